@@ -1,0 +1,1 @@
+//! Consul: a thin client, and what the mesh does with it.

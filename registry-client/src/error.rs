@@ -1,0 +1,10 @@
+//! What can go wrong outside a call.
+
+/// Why the mesh could not be set up or a server not be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting does not hold; says which and how to mend it.
+    #[error("{0}")]
+    Config(String),
+}

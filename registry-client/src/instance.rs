@@ -1,0 +1,228 @@
+//! Who can be called: service names, instance ids, addresses.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+
+/// The name under which a service's instances are registered, for example
+/// `cart-service`: 1 to 128 characters of `A-Z a-z 0-9 - _ .`, beginning and
+/// ending with a letter or a digit.
+///
+/// Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceName(Arc<str>);
+
+impl ServiceName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        let sound = text.len() <= 128
+            && text.chars().all(inner)
+            && edge(text.chars().next())
+            && edge(text.chars().next_back());
+        if sound {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParseError(format!(
+                "service name `{text}` is not 1 to 128 characters of A-Z a-z 0-9 - _ . that begin and end with a letter or digit"
+            )))
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What tells one registered process of a service from another. State that
+/// is learnt about an instance is kept under this id across registry updates.
+///
+/// Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(Arc<str>);
+
+impl InstanceId {
+    /// Takes any text: the registry decides what an id is.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where an instance listens: an IP address or a host name, and a port that
+/// is not 0. A host name is looked up anew for every connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    host: Arc<str>,
+    port: u16,
+}
+
+impl Address {
+    /// An address of its two parts. An IPv6 host may stand in brackets.
+    ///
+    /// # Errors
+    /// When the host is empty, unspecified (`0.0.0.0`, `::`) or has characters
+    /// that no host name has, or the port is 0.
+    pub fn new(host: &str, port: u16) -> Result<Self, ParseError> {
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        let named = !bare.is_empty()
+            && bare.len() <= 253
+            && bare.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+        let dialable = match bare.parse::<std::net::IpAddr>() {
+            Ok(ip) => !ip.is_unspecified(),
+            Err(_) => named,
+        };
+        if !dialable {
+            return Err(ParseError(format!("`{host}` is not a host that can be dialled")));
+        }
+        if port == 0 {
+            return Err(ParseError(format!("port 0 of `{host}` cannot be dialled")));
+        }
+        Ok(Self { host: bare.into(), port })
+    }
+
+    /// The host, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl FromStr for Address {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let bad = || ParseError(format!("address `{text}` is not HOST:PORT"));
+        let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
+        Self::new(host, port.parse().map_err(|_| bad())?)
+    }
+}
+
+impl From<std::net::SocketAddr> for Address {
+    fn from(socket: std::net::SocketAddr) -> Self {
+        Self { host: socket.ip().to_string().into(), port: socket.port() }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What the registry says of an instance's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Health {
+    /// Every check passes.
+    Passing,
+    /// A check warns; the instance may be used, with its warning weight.
+    Warning,
+    /// A check fails: used only when no other instance is left.
+    Critical,
+    /// An operator or the instance itself took it out: never used.
+    Maintenance,
+}
+
+/// One registered process of a service, as the registry describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Instance {
+    /// Unique within its service.
+    pub id: InstanceId,
+    /// Where it listens.
+    pub address: Address,
+    /// Its share of the load relative to the others, 1 to 65,535.
+    pub weight: u16,
+    /// What the registry says of its health.
+    pub health: Health,
+    /// The registry's words for `health`, empty when it passes.
+    pub reason: String,
+    /// Free labels.
+    pub tags: Vec<String>,
+    /// Free pairs, such as `version`.
+    pub meta: BTreeMap<String, String>,
+}
+
+impl Instance {
+    /// A passing instance of weight 1, without tags and meta.
+    #[must_use]
+    pub fn new(id: &str, address: Address) -> Self {
+        Self {
+            id: InstanceId::new(id),
+            address,
+            weight: 1,
+            health: Health::Passing,
+            reason: String::new(),
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+        }
+    }
+}
+
+/// A text that is not what it should be; says which and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseError(pub(crate) String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_name_holds_only_what_a_registry_and_a_path_can_hold() {
+        for good in ["a", "cart-service", "Cart.v1_2"] {
+            assert_eq!(good.parse::<ServiceName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "a-", "a/b", "a b", "ä", &"a".repeat(129)] {
+            assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_dialled_is_refused() {
+        for bad in
+            ["", "host", ":80", "0.0.0.0:80", "[::]:80", "host:0", "host:70000", "a b:80", "http://x:80"]
+        {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_written_in_brackets() {
+        let address: Address = "[::1]:80".parse().unwrap();
+        assert_eq!((address.host(), address.port()), ("::1", 80));
+        assert_eq!(address.to_string(), "[::1]:80");
+    }
+}

@@ -1,0 +1,39 @@
+//! Which instances a service has right now.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::instance::{Instance, ServiceName};
+
+pub mod dns;
+pub mod fixed;
+
+/// What is known of a service's instances. Always the whole set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resolution {
+    /// The newest set that was believed; `None` until the first answer.
+    pub instances: Option<Arc<[Instance]>>,
+    /// Why the last look-up failed, in words; `None` once one succeeded. The
+    /// set beside it is the last good one.
+    pub error: Option<Arc<str>>,
+}
+
+impl Resolution {
+    /// A successful look-up.
+    #[must_use]
+    pub fn found(instances: impl Into<Arc<[Instance]>>) -> Self {
+        Self { instances: Some(instances.into()), error: None }
+    }
+}
+
+/// Tells the current set of a service's instances, and every change of it.
+pub trait Resolver: Send + Sync + 'static {
+    /// Begins to watch `service` and returns at once. The view changes only
+    /// when the content does; it never goes back to "no answer yet", and a
+    /// failed look-up leaves the instances as they were. The watch ends when
+    /// the last receiver is dropped. Called within a tokio runtime; must not
+    /// block.
+    fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution>;
+}

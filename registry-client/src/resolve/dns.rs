@@ -1,0 +1,1 @@
+//! DNS: A, AAAA and SRV records as instances.
