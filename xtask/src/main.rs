@@ -1,2 +1,57 @@
-//! xtask
-fn main() {}
+//! The project's own tasks: `cargo xtask setup` installs what the tests need,
+//! `cargo xtask test` is everything that must hold before a change lands.
+//!
+//! One file per command; what commands share stands in `machine` (where things
+//! are) and `process` (how a child is run and how its failure is told).
+
+mod machine;
+mod process;
+mod setup;
+mod test;
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::machine::Machine;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's own tasks", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what the tests need and print its versions; does nothing where nothing is missing
+    Setup(setup::Arguments),
+    /// Set up, then run every check that a change must pass
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().command;
+    let outcome = Machine::from_env().and_then(|machine| match task {
+        Task::Setup(arguments) => setup::run(&machine, &arguments),
+        Task::Test(arguments) => test::run(&machine, &arguments),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("\nerror: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes one line for the person at the terminal. A closed pipe (`| head`) is
+/// no reason to fail, so a failed write is let go.
+fn say(line: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

