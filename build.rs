@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "shop/product/v1/product_service.proto",
 ];
 
+#[allow(clippy::disallowed_methods, reason = "cargo tells a build script where to write by OUT_DIR")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
