@@ -6,7 +6,7 @@ mod advisories;
 
 use std::{process::Command, time::Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::{machine::Machine, process, say, setup};
@@ -59,13 +59,7 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
         }
         let began = Instant::now();
         heading(step.name());
-        notices.extend(step.run(machine).with_context(|| {
-            format!(
-                "step `{0}` failed after {1:.1} s; alone: cargo xtask test --no-setup --only {0}",
-                step.name(),
-                began.elapsed().as_secs_f64()
-            )
-        })?);
+        notices.extend(step.run(machine).map_err(|error| step.failed(began, &error))?);
         let seconds = began.elapsed().as_secs_f64();
         say(format_args!("-- {}: passed in {seconds:.1} s", step.name()));
         times.push((step.name(), seconds));
@@ -93,6 +87,14 @@ impl Step {
             Self::Doc => "doc",
             Self::Deny => "deny",
         }
+    }
+
+    fn failed(self, began: Instant, error: &Error) -> Error {
+        let (name, seconds) = (self.name(), began.elapsed().as_secs_f64());
+        anyhow!(
+            "step `{name}` failed after {seconds:.1} s: {error:#}\n  \
+             alone: cargo xtask test --no-setup --only {name}"
+        )
     }
 
     /// Runs the step; gives what was left out and must be told at the end.
