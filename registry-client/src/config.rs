@@ -3,7 +3,16 @@
 
 use std::time::Duration;
 
-use crate::balance::Balancer;
+use crate::{Error, balance::Balancer};
+
+mod duration;
+mod env;
+mod server;
+
+pub use duration::parse_duration;
+pub use server::{Advertise, ServerConfig};
+
+pub(crate) use env::Environment;
 
 /// How a [`Channel`](crate::Channel) calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,5 +49,65 @@ impl Default for ChannelConfig {
             connect_timeout: Duration::from_secs(5),
             fail_fast: false,
         }
+    }
+}
+
+impl ChannelConfig {
+    /// The defaults, changed by what the environment sets: `CONSORT_DEADLINE`,
+    /// `CONSORT_KEEPALIVE_TIME`,
+    /// `CONSORT_KEEPALIVE_TIMEOUT`. A variable that is empty counts as unset.
+    ///
+    /// # Errors
+    /// When a variable's value cannot be used; names the variable, the value
+    /// and what is expected.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::read(&Environment::of_process())
+    }
+
+    pub(crate) fn read(env: &Environment<'_>) -> Result<Self, Error> {
+        let default = Self::default();
+        Ok(Self {
+            deadline: env.positive_duration("CONSORT_DEADLINE")?.unwrap_or(default.deadline),
+            keepalive_time: env
+                .positive_duration("CONSORT_KEEPALIVE_TIME")?
+                .unwrap_or(default.keepalive_time),
+            keepalive_timeout: env
+                .positive_duration("CONSORT_KEEPALIVE_TIMEOUT")?
+                .unwrap_or(default.keepalive_timeout),
+            ..default
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &'static str) -> Result<ChannelConfig, String> {
+        let lookup = move |asked: &str| (asked == name).then(|| value.into());
+        ChannelConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_unset_or_empty_variable_leaves_the_default() {
+        assert_eq!(read("OTHER", "1s").unwrap(), ChannelConfig::default());
+        assert_eq!(read("CONSORT_DEADLINE", "").unwrap(), ChannelConfig::default());
+    }
+
+    #[test]
+    fn a_set_variable_replaces_the_default() {
+        assert_eq!(read("CONSORT_DEADLINE", "1m30s").unwrap().deadline, Duration::from_secs(90));
+        assert_eq!(
+            read("CONSORT_KEEPALIVE_TIME", "500ms").unwrap().keepalive_time,
+            Duration::from_millis(500)
+        );
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_with_its_value_and_what_is_expected() {
+        let said = read("CONSORT_DEADLINE", "soon").unwrap_err();
+        assert_eq!(said, "CONSORT_DEADLINE: `soon` is not a duration such as 15s, 500ms or 1m30s");
+        let said = read("CONSORT_DEADLINE", "0s").unwrap_err();
+        assert_eq!(said, "CONSORT_DEADLINE: `0s` is no time at all; a duration above 0 is expected");
     }
 }

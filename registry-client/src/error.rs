@@ -7,4 +7,7 @@ pub enum Error {
     /// A setting does not hold; says which and how to mend it.
     #[error("{0}")]
     Config(String),
+    /// The listener that a server was given cannot be used.
+    #[error("the server's listener cannot be used")]
+    Listener(#[source] std::io::Error),
 }

@@ -1,32 +1,162 @@
 //! The one handle: channels to services, and a server that registers itself.
 
-use crate::{Channel, Error, server::Server};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    Channel, ChannelConfig, Error, config::ServerConfig, instance::ServiceName, policy::Methods,
+    resolve::Resolver, server::Server,
+};
 
 /// The way into the mesh: hands out channels and servers that share one
-/// registry client. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Mesh {}
+/// registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Mesh {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    resolver: Arc<dyn Resolver>,
+    channel_config: ChannelConfig,
+    server_config: ServerConfig,
+    descriptors: Vec<&'static [u8]>,
+    methods: Methods,
+    /// One channel per service that was ever asked for. Names come from code,
+    /// so they are few.
+    channels: Mutex<HashMap<ServiceName, Channel>>,
+}
 
 impl Mesh {
-    /// A mesh as the environment says: `CONSUL_*` as Consul's own command
-    /// line reads it, `CONSORT_*` for this library.
+    /// A mesh as the environment says: `CONSUL_*` as Consul's own command line
+    /// reads it, and `CONSORT_*` as [`ChannelConfig::from_env`] and
+    /// [`ServerConfig::from_env`] do. To add to that, start from
+    /// [`MeshBuilder::from_env`].
     ///
     /// # Errors
     /// When a variable is set to something that it cannot mean.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is left behind.
     pub async fn from_env() -> Result<Self, Error> {
-        Ok(Self {})
+        MeshBuilder::from_env()?.build()
     }
 
-    /// A channel to `service`; the same one each time. An impossible name
-    /// gives a channel whose every call fails saying so.
-    #[must_use]
-    pub fn channel(&self, _service: &str) -> Channel {
-        Channel {}
+    /// A mesh that is told everything in code.
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::default()
     }
 
-    /// A server for `service`.
+    /// A channel to `service`; the same one each time. Within a tokio runtime.
+    /// An impossible name gives a channel whose every call fails saying so.
     #[must_use]
-    pub fn serve(&self, _service: &str) -> Server {
-        Server {}
+    pub fn channel(&self, service: &str) -> Channel {
+        let name: ServiceName = match service.parse() {
+            Ok(name) => name,
+            Err(why) => panic!("no such channel: {why}"),
+        };
+        let shared = &*self.shared;
+        let mut channels = shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = channels.entry(name).or_insert_with_key(|name| {
+            let config = shared.channel_config.clone();
+            Channel::new(name.clone(), &*shared.resolver, shared.methods.clone(), config)
+        });
+        channel.clone()
+    }
+
+    /// A server for `service`, the name that it registers under.
+    pub fn serve(&self, service: &str) -> Server {
+        let shared = &*self.shared;
+        Server::new(service.parse(), shared.server_config.clone(), shared.descriptors.clone())
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").finish_non_exhaustive()
+    }
+}
+
+/// Puts a [`Mesh`] together.
+#[derive(Default)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct MeshBuilder {
+    resolver: Option<Arc<dyn Resolver>>,
+    channel_config: ChannelConfig,
+    server_config: ServerConfig,
+    descriptors: Vec<&'static [u8]>,
+}
+
+impl MeshBuilder {
+    /// Starts from what the environment says; see [`Mesh::from_env`].
+    ///
+    /// # Errors
+    /// When a variable is set to something that it cannot mean.
+    pub fn from_env() -> Result<Self, Error> {
+        Ok(Self {
+            resolver: None,
+            channel_config: ChannelConfig::from_env()?,
+            server_config: ServerConfig::from_env()?,
+            descriptors: Vec::new(),
+        })
+    }
+
+    /// Finds instances by `resolver` instead of Consul.
+    pub fn resolver(mut self, resolver: impl Resolver) -> Self {
+        self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// How channels call.
+    pub fn channel_config(mut self, config: ChannelConfig) -> Self {
+        self.channel_config = config;
+        self
+    }
+
+    /// How servers serve.
+    pub fn server_config(mut self, config: ServerConfig) -> Self {
+        self.server_config = config;
+        self
+    }
+
+    /// Describes services: an encoded `google.protobuf.FileDescriptorSet`. From
+    /// it channels learn which methods are safe to send twice, and reflection
+    /// what it answers. May be called for several.
+    pub fn descriptors(mut self, set: &'static [u8]) -> Self {
+        self.descriptors.push(set);
+        self
+    }
+
+    /// The mesh.
+    ///
+    /// # Errors
+    /// When there is nothing to find instances by, or a descriptor set is not
+    /// one.
+    pub fn build(self) -> Result<Mesh, Error> {
+        let mut methods = Methods::default();
+        for set in &self.descriptors {
+            methods.describe(set)?;
+        }
+        let resolver = self.resolver.ok_or_else(|| {
+            Error::Config("the mesh has no registry; give it one by `consul` or `resolver`".to_owned())
+        })?;
+        Ok(Mesh {
+            shared: Arc::new(Shared {
+                resolver,
+                channel_config: self.channel_config,
+                server_config: self.server_config,
+                descriptors: self.descriptors,
+                methods,
+                channels: Mutex::default(),
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder").finish_non_exhaustive()
     }
 }

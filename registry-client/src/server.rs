@@ -1,26 +1,254 @@
 //! A tonic server that registers itself, tells its health and drains.
+//!
+//! From start to stop:
+//!
+//! 1. The listener is bound already; the health is `NOT_SERVING`.
+//! 2. The instance registers, and stays registered whatever happens to the
+//!    registry. A registry that cannot be reached never keeps the server from
+//!    serving.
+//! 3. Connections are taken in; the health is SERVING.
+//! 4. The stop signal comes: the health is `NOT_SERVING`, which is pushed to
+//!    every open `Watch`, and the registry shows the instance in maintenance.
+//!    Calls are still taken until everyone has had time to hear of it
+//!    ([`ServerConfig::drain`]).
+//! 5. The listener closes and every connection gets GOAWAY. Calls under way
+//!    finish, or are cut off after [`ServerConfig::drain_timeout`].
+//! 6. The instance deregisters.
 
-use std::future::Future;
+use std::{collections::BTreeMap, convert::Infallible, future::Future, time::Duration};
 
-use tokio::net::TcpListener;
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    body::Body,
+    server::NamedService,
+    service::{Routes, RoutesBuilder},
+};
+use tower_service::Service;
+use tracing::{info, warn};
 
-use crate::Error;
+use crate::{
+    Error,
+    config::ServerConfig,
+    instance::{ParseError, ServiceName},
+};
 
-/// A server of one service, made by [`Mesh::serve`](crate::Mesh::serve).
+mod accept;
+mod address;
+mod connection;
+mod deadline;
+mod drain;
+mod health;
+mod panic;
+mod reflection;
+mod signal;
+mod socket;
+
+pub use drain::Drain;
+pub use health::Health;
+pub use signal::shutdown_signal;
+
+use accept::Acceptor;
+use connection::Connections;
+
+/// A server of one registered service, made by
+/// [`Mesh::serve`](crate::Mesh::serve). Answers `grpc.health.v1` and
+/// `grpc.reflection` (v1 and v1alpha) besides the services it is given.
 #[derive(Debug)]
-pub struct Server {}
+#[must_use = "a server does nothing until it is run"]
+pub struct Server {
+    name: Result<ServiceName, ParseError>,
+    config: ServerConfig,
+    descriptors: Vec<&'static [u8]>,
+    routes: RoutesBuilder,
+    served: Vec<&'static str>,
+    added_twice: Option<&'static str>,
+    tags: Vec<String>,
+    meta: BTreeMap<String, String>,
+    health: Health,
+    drain: Drain,
+}
 
 impl Server {
-    /// Serves, registered, until `shutdown` completes; then drains.
+    pub(crate) fn new(
+        name: Result<ServiceName, ParseError>,
+        config: ServerConfig,
+        descriptors: Vec<&'static [u8]>,
+    ) -> Self {
+        let meta = [("protocol", "grpc"), ("version", "unknown")];
+        Self {
+            name,
+            config,
+            descriptors,
+            routes: RoutesBuilder::default(),
+            served: Vec::new(),
+            added_twice: None,
+            tags: Vec::new(),
+            meta: meta.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            health: Health::new(),
+            drain: Drain::new(),
+        }
+    }
+
+    /// Serves `service`, one that tonic generates, under its full name. A
+    /// request message above 4 MiB is refused unless the service is made with
+    /// another `max_decoding_message_size`.
+    pub fn add_service<S, R>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<R>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        R: http_body::Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        if self.served.contains(&S::NAME) {
+            self.added_twice = Some(S::NAME);
+            return self;
+        }
+        self.served.push(S::NAME);
+        self.health.report(S::NAME, true);
+        self.routes.add_service(service);
+        self
+    }
+
+    /// Describes services to reflection: an encoded
+    /// `google.protobuf.FileDescriptorSet`, beside those that the mesh was
+    /// built with.
+    pub fn descriptors(mut self, set: &'static [u8]) -> Self {
+        self.descriptors.push(set);
+        self
+    }
+
+    /// Replaces how this server serves; unless called, as the mesh was told.
+    pub fn config(mut self, config: ServerConfig) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Labels the registered instance.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// Adds a pair to the registered instance, beside `protocol`, which is
+    /// `grpc`, and `version`.
+    pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.meta.insert(key.into(), value.into());
+        self
+    }
+
+    /// The version that the registered instance shows, and by which traffic can
+    /// be split; `unknown` unless set.
+    pub fn version(self, version: impl Into<String>) -> Self {
+        self.meta("version", version)
+    }
+
+    /// A handle to say that a service cannot do its work for now.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// A handle that tells services when to end streams that would go on for
+    /// ever.
+    #[must_use]
+    pub fn drain_signal(&self) -> Drain {
+        self.drain.clone()
+    }
+
+    /// Serves on `listener`, registered, until `shutdown` completes; then stops
+    /// as the [module](self) says, and returns once nothing is left running.
+    /// Within a tokio runtime.
     ///
     /// # Errors
-    /// When the listener fails.
+    /// Before anything is served: when the service's name, its tags, meta or
+    /// descriptors cannot be used, or a service was added twice.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes every connection and stops looking after the
+    /// registration, which stays as it is.
     pub async fn run(
         self,
-        _listener: TcpListener,
+        listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
-        shutdown.await;
+        let Self { health, drain, config, .. } = &self;
+        let (health, drain, config) = (health.clone(), drain.clone(), config.clone());
+        let bound = listener.local_addr().map_err(Error::Listener)?;
+        let name = self.name.clone().map_err(|why| Error::Config(why.to_string()))?;
+
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let connections = Connections::new(self.routes()?, &config, drain.clone(), cut.clone());
+        let acceptor = Acceptor::new(listener, config.max_connections);
+        let open = TaskTracker::new();
+
+        health.set_running(true);
+        info!(service = %name, %bound, "`{name}` serves on {bound}");
+        let leave = async {
+            shutdown.await;
+            health.set_running(false);
+            sleep(config.drain).await;
+        };
+        tokio::select! {
+            () = leave => {}
+            never = take_in(&acceptor, &connections, &open) => match never {},
+        }
+        drop(acceptor);
+        drain.begin();
+        finish(&open, &cut, config.drain_timeout).await;
+        info!(service = %name, "`{name}` has stopped");
         Ok(())
+    }
+
+    /// Everything that is answered: the services, their health, reflection.
+    fn routes(self) -> Result<Routes, Error> {
+        if let Some(name) = self.added_twice {
+            return Err(Error::Config(format!("the service {name} was added twice; add it once")));
+        }
+        let mut routes = self.routes;
+        routes.add_service(self.health.service(self.drain));
+        let mut served = self.served;
+        served.push(HEALTH);
+        reflection::add(&mut routes, &served, &self.descriptors)?;
+        Ok(routes.routes())
+    }
+}
+
+const HEALTH: &str = "grpc.health.v1.Health";
+
+/// Takes in connections for as long as it is polled.
+async fn take_in(acceptor: &Acceptor, connections: &Connections, open: &TaskTracker) -> Infallible {
+    loop {
+        let (stream, permit) = acceptor.accept().await;
+        let connection = connections.clone().serve(stream);
+        open.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    }
+}
+
+/// Waits until every connection has ended; ends those that take too long.
+async fn finish(open: &TaskTracker, cut: &CancellationToken, limit: Duration) {
+    open.close();
+    if timeout(limit, open.wait()).await.is_err() {
+        let left = open.len();
+        warn!(
+            connections = left,
+            "{left} connections still had calls under way after {limit:?}; cutting them off"
+        );
+        cut.cancel();
+        open.wait().await;
     }
 }

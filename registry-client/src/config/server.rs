@@ -1,0 +1,182 @@
+//! How a server serves, says that it is there, and stops.
+
+use std::{str::FromStr, time::Duration};
+
+use super::Environment;
+use crate::{
+    Error,
+    instance::{Address, ParseError},
+};
+
+/// How a [`Server`](crate::server::Server) serves, registers and stops. Every
+/// limit is on unless it is changed.
+///
+/// The size of one message is limited by the service itself: a service that
+/// tonic generates refuses a request above 4 MiB unless
+/// `max_decoding_message_size` says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Under which address the server registers; unless set (`ADVERTISE`), the
+    /// address it listens on, or, where it listens on every interface, the one
+    /// that other machines reach.
+    pub advertise: Option<Advertise>,
+    /// How often the registry checks the server's health; 2 s unless set.
+    pub check_interval: Duration,
+    /// How long one such check may take; 1 s unless set.
+    pub check_timeout: Duration,
+    /// After how long without a passing check the registry forgets the
+    /// instance, for example after a crash; 10 min unless set, and at least
+    /// 1 min, which is Consul's least. A server that lives registers again.
+    pub deregister_after: Duration,
+    /// How long the server still takes new calls after it has said that it is
+    /// leaving, so that its callers hear of it; 2 s unless set
+    /// (`CONSORT_DRAIN`).
+    pub drain: Duration,
+    /// How long, after that, calls under way may take to finish before they
+    /// are cut off; 10 s unless set.
+    pub drain_timeout: Duration,
+    /// The most calls at once on one connection; 1,000 unless set. A channel of
+    /// this library carries all its calls to an instance on few connections,
+    /// so the 100 that others suggest would throttle it; without any cap,
+    /// one peer's open streams fill the memory.
+    pub max_concurrent_streams: u32,
+    /// The most connections at once; 10,000 unless set. Further ones wait in
+    /// the operating system's queue.
+    pub max_connections: usize,
+    /// The most bytes of metadata that one request may carry; 16 KiB unless
+    /// set.
+    pub max_header_list_size: u32,
+    /// How many calls one peer may cancel before the server has looked at them;
+    /// 200 unless set. A peer above it loses its connection: that is how the
+    /// "rapid reset" attack is stopped. Deadlines that expire in bulk stay
+    /// below it.
+    pub max_pending_resets: usize,
+    /// How long a new connection may take to say that it speaks HTTP/2; 10 s
+    /// unless set.
+    pub handshake_timeout: Duration,
+    /// How often an idle connection is asked whether its peer still lives;
+    /// 30 s unless set.
+    pub keepalive_time: Duration,
+    /// How long the answer to that may take before the connection is closed;
+    /// 10 s unless set.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            advertise: None,
+            check_interval: Duration::from_secs(2),
+            check_timeout: Duration::from_secs(1),
+            deregister_after: Duration::from_secs(600),
+            drain: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(10),
+            max_concurrent_streams: 1_000,
+            max_connections: 10_000,
+            max_header_list_size: 16 * 1024,
+            max_pending_resets: 200,
+            handshake_timeout: Duration::from_secs(10),
+            keepalive_time: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// The defaults, changed by what the environment sets: `ADVERTISE`,
+    /// `CONSORT_DRAIN`. A variable that is empty counts as unset.
+    ///
+    /// # Errors
+    /// When a variable's value cannot be used; names the variable, the value
+    /// and what is expected.
+    pub fn from_env() -> Result<Self, Error> {
+        Self::read(&Environment::of_process())
+    }
+
+    pub(crate) fn read(env: &Environment<'_>) -> Result<Self, Error> {
+        let default = Self::default();
+        Ok(Self {
+            advertise: env.parse("ADVERTISE")?,
+            drain: env.duration("CONSORT_DRAIN")?.unwrap_or(default.drain),
+            ..default
+        })
+    }
+}
+
+/// The address under which a server is to be registered: `HOST`, with the port
+/// it listens on, or `HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    host: String,
+    port: Option<u16>,
+}
+
+impl Advertise {
+    /// The address of a server that listens on `port`.
+    pub(crate) fn address(&self, port: u16) -> Result<Address, ParseError> {
+        Address::new(&self.host, self.port.unwrap_or(port))
+    }
+}
+
+impl FromStr for Advertise {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let with_port =
+            || text.parse().map(|a: Address| Self { host: a.host().into(), port: Some(a.port()) });
+        // First without a port, for the last group of an IPv6 address looks like one.
+        let bare = Address::new(text, 1).map(|a| Self { host: a.host().into(), port: None });
+        bare.or_else(|_| with_port()).map_err(|_| {
+            ParseError(format!(
+                "`{text}` is not an address that others can dial; HOST or HOST:PORT is expected"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advertised_address_may_leave_the_port_to_the_listener() {
+        for (text, expected) in [
+            ("10.0.0.7", "10.0.0.7:4000"),
+            ("10.0.0.7:81", "10.0.0.7:81"),
+            ("cart.example", "cart.example:4000"),
+            ("[::1]:81", "[::1]:81"),
+            ("[::1]", "[::1]:4000"),
+            ("fe80::1:80", "[fe80::1:80]:4000"),
+        ] {
+            let advertise: Advertise = text.parse().unwrap();
+            assert_eq!(advertise.address(4000).unwrap().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_dial_is_refused() {
+        for bad in ["0.0.0.0", "0.0.0.0:80", "::", "[::]:80", "host:0", "host:99999", "http://host", ""] {
+            assert!(bad.parse::<Advertise>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_environment_changes_the_defaults() {
+        let lookup = |name: &str| match name {
+            "CONSORT_DRAIN" => Some("0s".into()),
+            "ADVERTISE" => Some("10.0.0.7".into()),
+            _ => None,
+        };
+        let config = ServerConfig::read(&Environment::new(&lookup)).unwrap();
+        assert_eq!(config.drain, Duration::ZERO);
+        assert_eq!(config.advertise, Some("10.0.0.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_bad_address_is_named_with_its_variable() {
+        let lookup = |name: &str| (name == "ADVERTISE").then(|| "0.0.0.0:80".into());
+        let said = ServerConfig::read(&Environment::new(&lookup)).unwrap_err().to_string();
+        assert!(said.starts_with("ADVERTISE: `0.0.0.0:80` is not"), "{said}");
+    }
+}

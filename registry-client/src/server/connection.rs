@@ -1,0 +1,99 @@
+//! One peer's connection, from its first byte to its last.
+
+use std::{convert::Infallible, pin::pin};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::Routes,
+    transport::server::{Connected, TcpConnectInfo},
+};
+use tower_service::Service;
+use tracing::debug;
+
+use super::{Drain, deadline::Deadline, panic::CatchPanic, socket::Socket};
+use crate::config::ServerConfig;
+
+/// How every connection of a server is served. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Connections {
+    http: http2::Builder<TokioExecutor>,
+    service: CatchPanic<Deadline<Routes>>,
+    handshake: std::time::Duration,
+    drain: Drain,
+    cut: CancellationToken,
+}
+
+impl Connections {
+    /// `drain` lets each connection finish its calls and end; `cut` ends it at
+    /// once.
+    pub(super) fn new(routes: Routes, config: &ServerConfig, drain: Drain, cut: CancellationToken) -> Self {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(config.max_concurrent_streams)
+            .max_header_list_size(config.max_header_list_size)
+            .max_pending_accept_reset_streams(config.max_pending_resets)
+            .keep_alive_interval(config.keepalive_time)
+            .keep_alive_timeout(config.keepalive_timeout);
+        let service = CatchPanic::new(Deadline::new(routes.prepare()));
+        Self { http, service, handshake: config.handshake_timeout, drain, cut }
+    }
+
+    /// Serves one connection until it ends.
+    pub(super) async fn serve(self, stream: TcpStream) {
+        let peer = stream.connect_info();
+        let service = TowerToHyperService::new(OnConnection { inner: self.service, peer: peer.clone() });
+        let socket = TokioIo::new(Socket::new(stream, self.handshake, self.drain.clone()));
+        let mut connection = pin!(self.http.serve_connection(socket, service));
+        let mut ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = self.drain.draining() => None,
+            () = self.cut.cancelled() => return,
+        };
+        if ended.is_none() {
+            // GOAWAY: calls under way finish, new ones go elsewhere.
+            connection.as_mut().graceful_shutdown();
+            ended = tokio::select! {
+                ended = connection => Some(ended),
+                () = self.cut.cancelled() => None,
+            };
+        }
+        if let Some(Err(error)) = ended {
+            debug!(peer = ?peer.remote_addr, %error, "connection ended with an error");
+        }
+    }
+}
+
+/// Tells the handlers who called.
+#[derive(Clone)]
+struct OnConnection<S> {
+    inner: S,
+    peer: TcpConnectInfo,
+}
+
+impl<S, R> Service<Request<Incoming>> for OnConnection<S>
+where
+    S: Service<Request<tonic::body::Body>, Response = Response<R>, Error = Infallible>,
+    R: Body,
+{
+    type Response = Response<R>;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> S::Future {
+        let mut request = request.map(tonic::body::Body::new);
+        request.extensions_mut().insert(self.peer.clone());
+        self.inner.call(request)
+    }
+}

@@ -1,0 +1,233 @@
+//! What a server says of its own health: `grpc.health.v1`.
+//!
+//! tonic-health's protocol types with a state of our own, because its stock
+//! service answers a `Watch` of an unknown name with an error where the
+//! protocol asks for `SERVICE_UNKNOWN`, and keeps `Watch` streams open for
+//! ever, which would hold up every drain.
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{self, HealthServer},
+};
+
+use super::Drain;
+
+/// Says whether a server's services can do their work; from
+/// [`Server::health`](super::Server::health). Cheap to clone.
+///
+/// The whole server (the empty name) serves only while it runs and all its
+/// services do, because callers choose an instance as a whole. Once the server
+/// is leaving, nothing serves any more, whatever is reported.
+#[derive(Clone, Debug)]
+pub struct Health {
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: bool,
+    /// By full name, the empty one for the whole; whether it can work.
+    services: BTreeMap<String, bool>,
+}
+
+impl State {
+    fn status(&self, service: &str) -> Option<ServingStatus> {
+        let reported = self.services.get(service)?;
+        let whole = if service.is_empty() {
+            self.services.values().all(|&able| able)
+        } else {
+            self.services.get("").is_some_and(|&able| able)
+        };
+        let serves = self.running && *reported && whole;
+        Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
+    }
+}
+
+impl Health {
+    pub(super) fn new() -> Self {
+        let services = BTreeMap::from([(String::new(), true)]);
+        Self { state: Arc::new(watch::Sender::new(State { running: false, services })) }
+    }
+
+    /// Reports whether `service`, a full name such as
+    /// `shop.cart.v1.CartService`, can do its work; the empty name means the
+    /// whole server. Every service is able until it is reported otherwise.
+    pub fn report(&self, service: &str, able: bool) {
+        self.state.send_if_modified(|state| {
+            let before = state.services.insert(service.to_owned(), able);
+            before != Some(able)
+        });
+    }
+
+    /// Whether the whole server says that it serves.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.state.borrow().status("") == Some(ServingStatus::Serving)
+    }
+
+    /// The server as such runs, or does not (any more).
+    pub(super) fn set_running(&self, running: bool) {
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.running, running) != running);
+    }
+
+    pub(super) fn service(&self, drain: Drain) -> HealthServer<impl health_server::Health> {
+        HealthServer::new(Service { state: self.state.subscribe(), drain })
+    }
+}
+
+struct Service {
+    state: watch::Receiver<State>,
+    drain: Drain,
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = &request.get_ref().service;
+        match self.state.borrow().status(service) {
+            Some(status) => Ok(Response::new(answer(status))),
+            None => Err(Status::not_found(format!("this server has no service `{service}`"))),
+        }
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let watch = Watch {
+            service: request.into_inner().service,
+            state: self.state.clone(),
+            drain: self.drain.clone(),
+            told: None,
+        };
+        // The `None` behind the error ends the stream.
+        let answers = stream::unfold(Some(watch), |watch| async {
+            let mut watch = watch?;
+            match watch.next().await {
+                Ok(status) => Some((Ok(answer(status)), Some(watch))),
+                Err(ended) => Some((Err(ended), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// One open `Watch` stream.
+struct Watch {
+    service: String,
+    state: watch::Receiver<State>,
+    drain: Drain,
+    told: Option<ServingStatus>,
+}
+
+impl Watch {
+    /// The next status that differs from the last one told.
+    async fn next(&mut self) -> Result<ServingStatus, Status> {
+        let ended = || Status::unavailable("the server is shutting down; watch another instance");
+        loop {
+            let status = self.state.borrow_and_update().status(&self.service);
+            let status = status.unwrap_or(ServingStatus::ServiceUnknown);
+            if self.told.replace(status) != Some(status) {
+                return Ok(status);
+            }
+            tokio::select! {
+                // In this order: a change is told before the stream ends.
+                biased;
+                changed = self.state.changed() => changed.map_err(|_| ended())?,
+                () = self.drain.draining() => return Err(ended()),
+            }
+        }
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use health_server::Health as _;
+
+    use super::*;
+
+    const CART: &str = "shop.cart.v1.CartService";
+
+    fn service(health: &Health, drain: &Drain) -> Service {
+        Service { state: health.state.subscribe(), drain: drain.clone() }
+    }
+
+    async fn check(service: &Service, name: &str) -> Result<ServingStatus, tonic::Code> {
+        let request = Request::new(HealthCheckRequest { service: name.into() });
+        service.check(request).await.map(|answer| answer.get_ref().status()).map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn a_server_serves_while_it_runs_and_all_its_services_are_able() {
+        let health = Health::new();
+        let service = service(&health, &Drain::new());
+        health.report(CART, true);
+        assert_eq!(check(&service, "").await, Ok(ServingStatus::NotServing));
+
+        health.set_running(true);
+        assert_eq!(check(&service, "").await, Ok(ServingStatus::Serving));
+        assert_eq!(check(&service, CART).await, Ok(ServingStatus::Serving));
+
+        health.report(CART, false);
+        assert_eq!(check(&service, "").await, Ok(ServingStatus::NotServing));
+        assert_eq!(check(&service, CART).await, Ok(ServingStatus::NotServing));
+
+        health.report(CART, true);
+        health.report("", false);
+        assert_eq!(check(&service, CART).await, Ok(ServingStatus::NotServing));
+
+        health.report("", true);
+        health.set_running(false);
+        assert_eq!(check(&service, CART).await, Ok(ServingStatus::NotServing));
+        assert_eq!(check(&service, "nope").await, Err(tonic::Code::NotFound));
+    }
+
+    #[tokio::test]
+    async fn a_watch_tells_each_change_once_and_ends_when_the_server_drains() {
+        let health = Health::new();
+        let drain = Drain::new();
+        let service = service(&health, &drain);
+        let request = Request::new(HealthCheckRequest::default());
+        let mut watch = service.watch(request).await.unwrap().into_inner();
+        let mut next = async || watch.next().await.map(|told| told.map(|t| t.status()).map_err(|s| s.code()));
+
+        assert_eq!(next().await, Some(Ok(ServingStatus::NotServing)));
+        health.set_running(true);
+        assert_eq!(next().await, Some(Ok(ServingStatus::Serving)));
+        health.report(CART, true);
+        health.set_running(false);
+        drain.begin();
+        assert_eq!(next().await, Some(Ok(ServingStatus::NotServing)));
+        assert_eq!(next().await, Some(Err(tonic::Code::Unavailable)));
+        assert_eq!(next().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_watch_of_an_unknown_name_waits_for_it() {
+        let health = Health::new();
+        let service = service(&health, &Drain::new());
+        health.set_running(true);
+        let request = Request::new(HealthCheckRequest { service: CART.into() });
+        let mut watch = service.watch(request).await.unwrap().into_inner();
+
+        assert_eq!(watch.next().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
+        health.report(CART, true);
+        assert_eq!(watch.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    }
+}

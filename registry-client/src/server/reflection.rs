@@ -1,0 +1,43 @@
+//! `grpc.reflection`, v1 and v1alpha: what lets grpcurl list, describe and
+//! call everything without a proto file.
+
+use tonic::service::RoutesBuilder;
+use tonic_reflection::server::Builder;
+
+use crate::Error;
+
+/// Adds both versions of the service to `routes`. `served` are the full names
+/// of the other services; only those are listed, however many more the
+/// descriptors describe.
+pub(super) fn add(
+    routes: &mut RoutesBuilder,
+    served: &[&'static str],
+    descriptors: &[&'static [u8]],
+) -> Result<(), Error> {
+    let bad = |why| {
+        Error::Config(format!("a descriptor set given to `descriptors` cannot be used for reflection: {why}"))
+    };
+    routes.add_service(builder(served, descriptors).build_v1().map_err(bad)?);
+    routes.add_service(builder(served, descriptors).build_v1alpha().map_err(bad)?);
+    Ok(())
+}
+
+fn builder(served: &[&'static str], descriptors: &[&'static [u8]]) -> Builder<'static> {
+    let own = [
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        // Error details: without their types grpcurl shows bytes.
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
+    ];
+    // Each version describes the other too, hence not its own switch for itself.
+    let mut builder = Builder::configure().include_reflection_service(false);
+    for set in descriptors.iter().copied().chain(own) {
+        builder = builder.register_encoded_file_descriptor_set(set);
+    }
+    let names = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+    for name in served.iter().chain(&names) {
+        builder = builder.with_service_name(*name);
+    }
+    builder
+}

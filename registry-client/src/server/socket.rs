@@ -1,0 +1,113 @@
+//! A peer's socket, with patience for its first bytes and for its last.
+
+use std::{
+    future::Future,
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use super::Drain;
+
+/// What an HTTP/2 client sends first: `PRI * HTTP/2.0…`, RFC 9113 §3.4.
+const PREFACE_LEN: usize = 24;
+
+/// How long a closed connection still reads. Closing a socket with unread
+/// bytes sends a reset, which may overtake answers that are on their way.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// An accepted connection.
+pub(super) struct Socket {
+    stream: TcpStream,
+    preface: Option<Preface>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+/// What is still missing of the client's preface, and what ends the wait for it.
+struct Preface {
+    missing: usize,
+    patience: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+}
+
+impl Socket {
+    /// Within `handshake` the peer must have said that it speaks HTTP/2; it
+    /// need not any more once the server drains.
+    pub(super) fn new(stream: TcpStream, handshake: Duration, drain: Drain) -> Self {
+        let patience = Box::pin(async move {
+            tokio::select! {
+                () = sleep(handshake) => "the peer did not begin HTTP/2 in time",
+                () = drain.draining() => "the server is shutting down",
+            }
+        });
+        Self { stream, preface: Some(Preface { missing: PREFACE_LEN, patience }), linger: None }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let Some(preface) = &mut self.preface else { return read };
+        if read.is_pending() {
+            let why = ready!(preface.patience.as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+        }
+        preface.missing = preface.missing.saturating_sub(buf.filled().len() - before);
+        if preface.missing == 0 {
+            self.preface = None;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Says that nothing more will be sent, then reads until the peer has said
+    /// the same.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scratch = [0; 1024];
+        loop {
+            if linger.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut buf = ReadBuf::new(&mut scratch);
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf));
+            if read.is_err() || buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
