@@ -74,6 +74,11 @@ impl Machine {
             .find(|file| is_executable(file))
     }
 
+    /// Whether a folder is on PATH.
+    pub(crate) fn has_on_path(&self, folder: &Path) -> bool {
+        self.path.iter().any(|entry| entry == folder)
+    }
+
     /// A command that finds the installed tools, in the repository's root.
     pub(crate) fn command(&self, program: impl Into<OsString>) -> Command {
         let mut command = Command::new(program.into());

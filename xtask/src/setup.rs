@@ -31,7 +31,7 @@ use crate::{
     process, say,
 };
 
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only these tools [default: all that `cargo xtask test` needs]
     #[arg(value_name = "TOOL")]
@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     bench: bool,
 }
+
+/// What `cargo xtask test` needs.
+pub(crate) const FOR_TESTS: [Name; 8] = Name::FOR_TESTS;
 
 /// A tool that is there, and where it was had.
 struct Found {
@@ -66,7 +69,11 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
     if arguments.bench {
         names.extend(Name::FOR_BENCH);
     }
-    ensure(machine, &names)
+    ensure(machine, &names)?;
+    if !machine.has_on_path(&machine.bin()) {
+        say(format_args!("to use them yourself: export PATH=\"$PATH:{}\"", machine.bin().display()));
+    }
+    Ok(())
 }
 
 /// Makes sure that these tools are there, printing a line for each.

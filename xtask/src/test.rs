@@ -49,7 +49,7 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
     let mut times = Vec::new();
     if !arguments.no_setup {
         heading("setup");
-        setup::run(machine, &setup::Arguments::default())?;
+        setup::ensure(machine, &setup::FOR_TESTS)?;
         times.push(("setup", started.elapsed().as_secs_f64()));
     }
     let mut notices = Vec::new();
