@@ -1,16 +1,246 @@
 //! Which of the ready instances a call goes to.
+//!
+//! A [`Picker`] sees an immutable [`ReadySet`] and answers with an index into
+//! it. It runs once for every attempt, so it takes no lock, allocates nothing
+//! and never waits.
+
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use crate::instance::{InstanceId, ParseError};
+
+mod least_request;
+mod random;
+mod round_robin;
+mod weighted;
+
+pub use least_request::LeastRequest;
+pub use random::Random;
+pub use round_robin::RoundRobin;
+pub use weighted::Weighted;
 
 /// The name of a balancing policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Balancer {
-    /// One after the other.
+    /// `round_robin`: one after the other.
     RoundRobin,
-    /// Any.
+    /// `random`: any, each as likely.
     Random,
-    /// One after the other, each as often as its weight says.
+    /// `weighted`: one after the other, each as often as its weight says.
     Weighted,
-    /// The one with fewer requests under way of two drawn at random.
+    /// `least_request`: the one with fewer requests under way of two drawn at
+    /// random.
     #[default]
     LeastRequest,
+}
+
+impl Balancer {
+    /// Every policy there is.
+    pub const ALL: [Self; 4] = [Self::RoundRobin, Self::Random, Self::Weighted, Self::LeastRequest];
+
+    /// The name in configuration, such as `round_robin`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::Weighted => "weighted",
+            Self::LeastRequest => "least_request",
+        }
+    }
+
+    /// A picker of this policy, to be used for one channel.
+    #[must_use]
+    pub fn picker(self) -> Box<dyn Picker> {
+        match self {
+            Self::RoundRobin => Box::new(RoundRobin::default()),
+            Self::Random => Box::new(Random),
+            Self::Weighted => Box::new(Weighted::default()),
+            Self::LeastRequest => Box::new(LeastRequest),
+        }
+    }
+}
+
+impl FromStr for Balancer {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        Self::ALL.into_iter().find(|b| b.name() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            ParseError(format!("there is no balancing policy `{text}`; there are {known}"))
+        })
+    }
+}
+
+impl fmt::Display for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Chooses the instance for an attempt.
+pub trait Picker: Send + Sync + fmt::Debug {
+    /// The index of the chosen candidate, below `ready.len()`; `None` when
+    /// the set is empty, which means "wait". Must not block, lock or
+    /// allocate. Sets come and go: state of the picker's own must hold for
+    /// any set.
+    fn pick(&self, ready: &ReadySet) -> Option<usize>;
+}
+
+/// The instances that can take a call right now. Immutable: a change makes a
+/// new set.
+#[derive(Clone, Debug, Default)]
+pub struct ReadySet {
+    candidates: Box<[Candidate]>,
+    /// Running sums of the weights, when they differ.
+    sums: Option<Box<[u32]>>,
+}
+
+/// One instance of a [`ReadySet`].
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Its share of the load relative to the others; at least 1.
+    pub weight: u16,
+    /// What it is doing; outlives the set.
+    pub load: Arc<Load>,
+}
+
+/// What one instance is doing for this process.
+#[derive(Debug, Default)]
+pub struct Load {
+    in_flight: AtomicU32,
+}
+
+impl Load {
+    /// Requests sent and not yet answered to the end.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub(crate) fn begin(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl ReadySet {
+    /// A set of `candidates`, in this order. A weight of 0 counts as 1.
+    #[must_use]
+    pub fn new(candidates: impl Into<Box<[Candidate]>>) -> Self {
+        let mut candidates = candidates.into();
+        for candidate in &mut candidates {
+            candidate.weight = candidate.weight.max(1);
+        }
+        let uneven = candidates.windows(2).any(|pair| pair[0].weight != pair[1].weight);
+        let sums = uneven.then(|| {
+            let add = |sum: &mut u32, c: &Candidate| {
+                *sum = sum.saturating_add(u32::from(c.weight));
+                Some(*sum)
+            };
+            candidates.iter().scan(0, add).collect()
+        });
+        Self { candidates, sums }
+    }
+
+    /// The candidates.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.candidates.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.candidates.is_empty()
+    }
+
+    /// A candidate at random, each as likely as its weight says.
+    fn draw(&self) -> Option<usize> {
+        let n = self.candidates.len();
+        match &self.sums {
+            _ if n == 0 => None,
+            None => Some(fastrand::usize(..n)),
+            Some(sums) => {
+                let ticket = fastrand::u32(..sums[n - 1]);
+                Some(sums.partition_point(|&sum| sum <= ticket))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn ready(weights: &[u16]) -> ReadySet {
+        let candidate = |(i, &weight): (usize, &u16)| Candidate {
+            id: InstanceId::new(&i.to_string()),
+            weight,
+            load: Arc::default(),
+        };
+        ReadySet::new(weights.iter().enumerate().map(candidate).collect::<Vec<_>>())
+    }
+
+    pub(super) fn counts(picker: &dyn Picker, ready: &ReadySet, picks: usize) -> Vec<usize> {
+        let mut counts = vec![0; ready.len()];
+        for _ in 0..picks {
+            counts[picker.pick(ready).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn every_policy_is_found_by_its_name_and_an_unknown_one_lists_them() {
+        for balancer in Balancer::ALL {
+            assert_eq!(balancer.name().parse(), Ok(balancer));
+        }
+        let error = "fastest".parse::<Balancer>().unwrap_err().to_string();
+        assert!(error.contains("fastest") && error.contains("least_request"), "{error}");
+    }
+
+    #[test]
+    fn every_policy_waits_on_an_empty_set_and_takes_the_only_one() {
+        for balancer in Balancer::ALL {
+            let picker = balancer.picker();
+            assert_eq!(picker.pick(&ready(&[])), None, "{balancer}");
+            assert_eq!(picker.pick(&ready(&[7])), Some(0), "{balancer}");
+        }
+    }
+
+    #[test]
+    fn every_policy_reaches_everyone_of_a_hundred() {
+        let set = ready(&[1; 100]);
+        for balancer in Balancer::ALL {
+            let counts = counts(&*balancer.picker(), &set, 10_000);
+            assert!(counts.iter().all(|&n| n > 0), "{balancer}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn policies_that_weigh_give_one_fifth_and_four_fifths() {
+        let set = ready(&[20, 80]);
+        for balancer in [Balancer::Weighted, Balancer::LeastRequest] {
+            let counts = counts(&*balancer.picker(), &set, 10_000);
+            assert!((1_500..=2_500).contains(&counts[0]), "{balancer}: {counts:?}");
+        }
+    }
 }

@@ -1,43 +1,151 @@
-//! What a generated client calls through.
+//! What a generated client calls through: the way from a request to an
+//! instance and back.
 
 use std::{
-    future::{Ready, ready},
+    fmt,
+    sync::Arc,
     task::{Context, Poll},
 };
 
+use http::{HeaderValue, Uri, uri::Authority};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 
-use crate::{ChannelConfig, instance::ServiceName, policy::Methods, resolve::Resolver};
+use crate::{
+    ChannelConfig,
+    balance::Picker,
+    instance::ServiceName,
+    policy::{Methods, deadline},
+    resolve::Resolver,
+};
 
-/// What a generated client calls through. Cheap to clone; clones share their
-/// connections.
-#[derive(Clone, Debug)]
-pub struct Channel {}
+mod answer;
+mod call;
+mod connection;
+mod failure;
+mod pool;
+mod subchannel;
+mod upload;
+
+pub use answer::Answer;
+pub use call::Call;
+use failure::Failure;
+use pool::{Pool, View};
+
+/// What a generated client calls through: every call goes to one of the
+/// service's instances, and to another if that one fails and the method may
+/// be sent again.
+///
+/// Use it as the argument of a generated client's `new`. Cheap to clone;
+/// clones share their connections, which close when the last clone and the
+/// last call are gone.
+///
+/// # Deadlines
+/// Every call ends: after its `grpc-timeout` ([`tonic::Request::set_timeout`])
+/// or else after [`ChannelConfig::deadline`], with `DEADLINE_EXCEEDED`. That
+/// covers waiting for an instance, connecting, every attempt and the body of
+/// the answer. Only where a descriptor says that the answer is a stream, and
+/// the caller set no timeout, the default covers no more than its head.
+///
+/// # Retries
+/// A request that provably was not processed is sent again to another
+/// instance. One that may have been is, up to two times, if its method is
+/// marked `NO_SIDE_EFFECTS` or `IDEMPOTENT` in [`Methods`] and the request is
+/// no larger than 256 KiB.
+///
+/// # Cancel safety
+/// Dropping a call, or the body of its answer, resets its stream.
+#[derive(Clone)]
+pub struct Channel {
+    core: Result<Arc<Core>, Status>,
+}
+
+/// What the clones of a channel share.
+struct Core {
+    service: ServiceName,
+    authority: Authority,
+    user_agent: Option<HeaderValue>,
+    /// `config.deadline` as a `grpc-timeout`.
+    default_timeout: HeaderValue,
+    methods: Methods,
+    config: ChannelConfig,
+    picker: Box<dyn Picker>,
+    view: Arc<View>,
+    _pool: AbortOnDropHandle<()>,
+}
 
 impl Channel {
-    /// A channel to `service` over whatever `resolver` says. Within a tokio
-    /// runtime: it starts connecting at once.
+    /// A channel to `service` over whatever `resolver` says. Called within a
+    /// tokio runtime; connecting begins at once.
     #[must_use]
     pub fn new(
-        _service: ServiceName,
-        _resolver: &dyn Resolver,
-        _methods: Methods,
-        _config: ChannelConfig,
+        service: ServiceName,
+        resolver: &dyn Resolver,
+        methods: Methods,
+        config: ChannelConfig,
     ) -> Self {
-        Self {}
+        let resolution = resolver.resolve(&service);
+        let view = Arc::new(View::new());
+        let Ok(authority) = Authority::try_from(service.as_str()) else {
+            return Self::broken(Status::internal(format!("`{service}` cannot stand in a URI")));
+        };
+        let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline)) else {
+            return Self::broken(Status::internal("the deadline cannot stand in a header"));
+        };
+        let pool = Pool::new(service.clone(), config.clone(), view.clone(), resolution);
+        let core = Core {
+            service,
+            authority,
+            user_agent: HeaderValue::from_str(concat!("registry-client/", env!("CARGO_PKG_VERSION"))).ok(),
+            default_timeout,
+            methods,
+            picker: config.balancer.picker(),
+            config,
+            view,
+            _pool: AbortOnDropHandle::new(tokio::spawn(pool.run())),
+        };
+        Self { core: Ok(Arc::new(core)) }
+    }
+
+    /// A channel whose every call fails with `status`.
+    #[must_use]
+    pub fn broken(status: Status) -> Self {
+        Self { core: Err(status) }
+    }
+}
+
+impl Core {
+    /// The full URI of a method; `uri` holds its path.
+    fn uri(&self, uri: Uri) -> Result<Uri, Failure> {
+        let mut parts = uri.into_parts();
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+        parts.authority = Some(self.authority.clone());
+        Uri::from_parts(parts).map_err(|e| Failure::BadRequest { cause: e.to_string().into() })
     }
 }
 
 impl tower_service::Service<http::Request<Body>> for Channel {
-    type Response = http::Response<Body>;
+    type Response = http::Response<Answer>;
     type Error = Status;
-    type Future = Ready<Result<Self::Response, Status>>;
+    type Future = Call;
 
+    /// Always ready: waiting for an instance belongs to the call, where the
+    /// deadline bounds it.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
-        ready(Err(Status::unavailable("stub")))
+    fn call(&mut self, request: http::Request<Body>) -> Call {
+        match &self.core {
+            Ok(core) => Call::new(core.clone(), request),
+            Err(status) => Call::failed(status.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let service = self.core.as_ref().map(|core| core.service.as_str());
+        f.debug_struct("Channel").field("service", &service).finish_non_exhaustive()
     }
 }

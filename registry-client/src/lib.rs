@@ -1,5 +1,6 @@
 //! A proxyless Consul service mesh for Rust gRPC.
 
+mod backoff;
 pub mod balance;
 mod channel;
 mod config;
@@ -10,8 +11,9 @@ mod mesh;
 pub mod policy;
 pub mod resolve;
 pub mod server;
+pub mod telemetry;
 
-pub use channel::Channel;
+pub use channel::{Answer, Call, Channel};
 pub use config::ChannelConfig;
 pub use error::Error;
 pub use mesh::Mesh;

@@ -1,0 +1,85 @@
+use super::{Candidate, Picker, ReadySet};
+
+/// Of two candidates drawn at random, the one with fewer requests under way
+/// for its weight.
+///
+/// Two choices instead of a full scan: nearly as even, and callers that see
+/// the same counts do not all run to the same instance (M. Mitzenmacher, "The
+/// Power of Two Choices"). Where weights differ they govern the draw too, so
+/// that a set is used in their proportion while it is idle as well as while
+/// it is busy; Envoy's `weight / (in flight + 1)` alone would send an idle
+/// set's calls to the heaviest.
+#[derive(Debug)]
+pub struct LeastRequest;
+
+impl Picker for LeastRequest {
+    fn pick(&self, ready: &ReadySet) -> Option<usize> {
+        let candidates = ready.candidates();
+        let (first, second) = match ready.sums {
+            _ if candidates.len() < 2 => return (!candidates.is_empty()).then_some(0),
+            None => two(candidates.len()),
+            Some(_) => (ready.draw()?, ready.draw()?),
+        };
+        let better = lighter(&candidates[second], &candidates[first]);
+        Some(if better { second } else { first })
+    }
+}
+
+/// Two different indices below `n`, which is at least 2.
+fn two(n: usize) -> (usize, usize) {
+    let random = fastrand::u64(..);
+    // Multiply and shift instead of a remainder: no division on this path.
+    let below = |bits: u64, n: usize| ((bits * n as u64) >> 32) as usize;
+    let first = below(random & u64::from(u32::MAX), n);
+    let second = below(random >> 32, n - 1);
+    (first, if second >= first { second + 1 } else { second })
+}
+
+/// Whether `a` has strictly fewer requests under way for its weight than `b`.
+fn lighter(a: &Candidate, b: &Candidate) -> bool {
+    let busy = |c: &Candidate| u64::from(c.load.in_flight());
+    // (busy a / weight a) < (busy b / weight b), without the divisions
+    busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{counts, ready},
+        *,
+    };
+
+    #[test]
+    fn the_busier_of_two_is_avoided() {
+        let set = ready(&[1, 1]);
+        set.candidates()[0].load.begin();
+        assert_eq!(counts(&LeastRequest, &set, 100), [0, 100]);
+    }
+
+    #[test]
+    fn twice_the_weight_bears_twice_the_requests() {
+        let set = ready(&[1, 2]);
+        let share_of_the_light = || counts(&LeastRequest, &set, 3_000)[0];
+        let [light, heavy] = set.candidates() else { panic!("two candidates") };
+
+        light.load.begin();
+        heavy.load.begin();
+        heavy.load.begin();
+        let even = share_of_the_light();
+        assert!((800..1_200).contains(&even), "{even}: both bear what they should");
+
+        heavy.load.begin();
+        let relieving = share_of_the_light();
+        assert!(relieving > 1_500, "{relieving}: the heavy one bears too much");
+    }
+
+    #[test]
+    fn two_draws_never_give_the_same_candidate() {
+        for n in 2..20 {
+            for _ in 0..1_000 {
+                let (a, b) = two(n);
+                assert!(a != b && a < n && b < n, "{a} and {b} of {n}");
+            }
+        }
+    }
+}

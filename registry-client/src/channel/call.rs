@@ -1,0 +1,382 @@
+//! One call: attempts until there is an answer, all within one deadline.
+
+use std::{
+    fmt::Write as _,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, Uri, header::HeaderName};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use super::{
+    Core,
+    answer::{Answer, Deadline, InFlight, drop_malformed_details},
+    connection::Connection,
+    failure::Failure,
+    upload::{RequestBody, Rest, Upload, UploadError},
+};
+use crate::{
+    balance::ReadySet,
+    instance::InstanceId,
+    policy::{
+        Method, deadline,
+        retry::{self, Tries},
+    },
+    telemetry::Explain,
+};
+
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
+pin_project! {
+    /// The answer to a call, some time. Dropping it cancels the call.
+    #[must_use = "a call does nothing unless polled"]
+    pub struct Call {
+        state: Result<State, Option<Status>>,
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+/// Everything a call is, apart from its timer.
+struct State {
+    core: Arc<Core>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: RequestBody,
+    method: Method,
+    /// When the call ends: bounds everything up to the head of the answer.
+    deadline: Deadline,
+    /// Whether `deadline` also bounds the answer's body.
+    bounds_answer: bool,
+    tries: Tries,
+    /// Who failed this call already.
+    tried: Vec<InstanceId>,
+    explain: Option<Explain>,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Choose an instance and send.
+    Pick,
+    /// For an instance to become ready, or for a delay to pass.
+    Wait(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Sent(Attempt),
+}
+
+struct Attempt {
+    answer: h2::client::ResponseFuture,
+    /// `None` once the whole request was written.
+    upload: Option<Upload>,
+    in_flight: InFlight,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
+    }
+}
+
+impl Call {
+    /// A call that has failed before it began.
+    pub(super) fn failed(status: Status) -> Self {
+        Self { state: Err(Some(status)), timer: None }
+    }
+
+    pub(super) fn new(core: Arc<Core>, request: http::Request<tonic::body::Body>) -> Self {
+        let (mut parts, body) = request.into_parts();
+        let method = core.methods.get(parts.uri.path());
+        let given = parts.headers.get(TIMEOUT).and_then(|value| deadline::parse(value.as_bytes()));
+        // A stream that nobody bounded goes on as long as it likes: only the
+        // wait for its head has the default limit, and the server is not told.
+        let bounds_answer = given.is_some() || !method.streams_answer;
+        if given.is_none() && bounds_answer {
+            parts.headers.insert(TIMEOUT, core.default_timeout.clone());
+        }
+        let limit = given.unwrap_or(core.config.deadline);
+        if let Some(agent) = &core.user_agent {
+            parts.headers.entry(http::header::USER_AGENT).or_insert_with(|| agent.clone());
+        }
+        let uri = match core.uri(parts.uri) {
+            Ok(uri) => uri,
+            Err(failure) => return Self::failed(failure.into()),
+        };
+        let state = State {
+            core,
+            uri,
+            headers: parts.headers,
+            body: RequestBody::new(body),
+            method,
+            deadline: Deadline { at: Instant::now() + limit, limit },
+            bounds_answer,
+            tries: Tries::default(),
+            tried: Vec::new(),
+            explain: parts.extensions.remove::<Explain>(),
+            stage: Stage::Pick,
+        };
+        Self { state: Ok(state), timer: None }
+    }
+}
+
+impl Future for Call {
+    type Output = Result<http::Response<Answer>, Status>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let state = match this.state {
+            Ok(state) => state,
+            Err(status) => {
+                let again = || Status::internal("the call was polled after it had ended");
+                return Poll::Ready(Err(status.take().unwrap_or_else(again)));
+            }
+        };
+        let result = match state.poll(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                if this.timer.is_none() {
+                    this.timer.set(Some(sleep_until(state.deadline.at)));
+                }
+                if let Some(timer) = this.timer.as_mut().as_pin_mut() {
+                    ready!(timer.poll(cx));
+                }
+                Err(state.expired())
+            }
+        };
+        // Ends the attempt, if one is under way, and with it its stream.
+        *this.state = Err(None);
+        this.timer.set(None);
+        Poll::Ready(result.map_err(Into::into))
+    }
+}
+
+impl State {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<Answer>, Failure>> {
+        loop {
+            match &mut self.stage {
+                Stage::Pick => self.stage = self.pick()?,
+                Stage::Wait(wait) => {
+                    ready!(wait.as_mut().poll(cx));
+                    self.stage = Stage::Pick;
+                }
+                Stage::Sent(attempt) => match ready!(attempt.poll(&mut self.body, cx)) {
+                    Ok(answer) => {
+                        if let Some(answer) = self.accept(answer) {
+                            return Poll::Ready(Ok(answer));
+                        }
+                    }
+                    Err(failure) => self.after(failure)?,
+                },
+            }
+        }
+    }
+
+    /// Sends to an instance, or begins to wait for one.
+    fn pick(&mut self) -> Result<Stage, Failure> {
+        let Some(connection) = self.choose() else {
+            // Listen first and look again then, or a change in between would
+            // be missed.
+            let mut changes = self.core.view.changes();
+            let snapshot = self.core.view.snapshot();
+            if !snapshot.ready.is_empty() {
+                return Ok(Stage::Pick);
+            }
+            if self.core.config.fail_fast && !snapshot.why.is_settling() {
+                let why = snapshot.why.clone();
+                return Err(Failure::NoInstance { service: self.core.service.clone(), why });
+            }
+            return Ok(Stage::Wait(Box::pin(async move {
+                // Fails only when the pool is gone; the deadline ends the call.
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            })));
+        };
+        match connection.send(self.head(), false) {
+            Ok((answer, stream)) => {
+                let in_flight = InFlight::on(connection);
+                Ok(Stage::Sent(Attempt { answer, upload: Some(Upload::new(stream)), in_flight }))
+            }
+            Err(error) => {
+                let failure = Failure::NotSent { to: connection.peer.clone(), cause: Arc::new(error) };
+                self.tried.push(connection.peer.id.clone());
+                self.retry(&failure).ok_or(failure)
+            }
+        }
+    }
+
+    /// The connection to send on; `None` when no instance is ready.
+    fn choose(&self) -> Option<Arc<Connection>> {
+        let snapshot = self.core.view.snapshot();
+        let index = if self.tried.is_empty() {
+            self.core.picker.pick(&snapshot.ready)?
+        } else {
+            self.choose_another(&snapshot.ready)?
+        };
+        let connection = snapshot.connections.get(index)?.clone();
+        if let Some(explain) = &self.explain {
+            let why = self.explain(&snapshot.ready);
+            explain.begin(connection.peer.id.clone(), connection.peer.address.clone(), why);
+        }
+        Some(connection)
+    }
+
+    /// As the picker says among those that have not failed this call; among
+    /// all when every one has.
+    fn choose_another(&self, ready: &ReadySet) -> Option<usize> {
+        let (indices, others): (Vec<_>, Vec<_>) = ready
+            .candidates()
+            .iter()
+            .enumerate()
+            .filter(|(_, candidate)| !self.tried.contains(&candidate.id))
+            .map(|(index, candidate)| (index, candidate.clone()))
+            .unzip();
+        if others.is_empty() {
+            return self.core.picker.pick(ready);
+        }
+        let picked = self.core.picker.pick(&ReadySet::new(others))?;
+        indices.get(picked).copied()
+    }
+
+    fn explain(&self, ready: &ReadySet) -> String {
+        let mut why = format!("{} of {} ready:", self.core.config.balancer, ready.len());
+        for candidate in ready.candidates().iter().take(10) {
+            let tried = if self.tried.contains(&candidate.id) { ", already failed this call" } else { "" };
+            let _ = write!(why, " {} ({} in flight{tried})", candidate.id, candidate.load.in_flight());
+        }
+        why
+    }
+
+    /// The head of the next attempt.
+    fn head(&self) -> http::Request<()> {
+        let mut head = http::Request::new(());
+        *head.method_mut() = http::Method::POST;
+        *head.version_mut() = http::Version::HTTP_2;
+        *head.uri_mut() = self.uri.clone();
+        *head.headers_mut() = self.headers.clone();
+        head
+    }
+
+    /// Takes an answer's head: gives it to the caller, or, where it says
+    /// UNAVAILABLE and another attempt may help, begins that one.
+    fn accept(&mut self, mut head: http::Response<h2::RecvStream>) -> Option<http::Response<Answer>> {
+        let unavailable = says_unavailable(&head);
+        if unavailable && let Some(stage) = self.decide(retry::Failure::Unavailable) {
+            self.note("answered UNAVAILABLE");
+            if let Stage::Sent(attempt) = &self.stage {
+                self.tried.push(attempt.in_flight.0.peer.id.clone());
+            }
+            self.stage = stage;
+            return None;
+        }
+        self.note("answered");
+        drop_malformed_details(head.headers_mut());
+        let Stage::Sent(attempt) = std::mem::replace(&mut self.stage, Stage::Pick) else { return None };
+        let upload = attempt.upload.map(|upload| {
+            let body = std::mem::replace(&mut self.body, RequestBody::ended());
+            AbortOnDropHandle::new(tokio::spawn(Rest::new(body, upload)))
+        });
+        let deadline = self.bounds_answer.then_some(self.deadline);
+        Some(head.map(|frames| Answer::new(frames, attempt.in_flight, deadline, upload)))
+    }
+
+    /// Ends an attempt that failed without an answer and begins the next.
+    fn after(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.note(&failure);
+        if let Stage::Sent(attempt) = &self.stage {
+            self.tried.push(attempt.in_flight.0.peer.id.clone());
+        }
+        self.stage = self.retry(&failure).ok_or(failure)?;
+        Ok(())
+    }
+
+    fn retry(&mut self, failure: &Failure) -> Option<Stage> {
+        self.decide(failure.kind())
+    }
+
+    /// What comes after a failed attempt; `None` when nothing does.
+    fn decide(&mut self, failure: retry::Failure) -> Option<Stage> {
+        let delay = self.tries.again(failure, self.method.idempotent)?;
+        // One that would start after the deadline helps nobody: let the
+        // failure be told, it is a better cause than "too late".
+        let left = self.deadline.at.checked_duration_since(Instant::now() + delay)?;
+        if !self.body.is_replayable() {
+            return None;
+        }
+        if let Ok(previous) = HeaderValue::from_str(&self.tries.sends().to_string()) {
+            self.headers.insert(PREVIOUS_ATTEMPTS, previous);
+        }
+        if self.bounds_answer
+            && let Ok(left) = HeaderValue::from_str(&deadline::format(left))
+        {
+            self.headers.insert(TIMEOUT, left);
+        }
+        Some(if delay == Duration::ZERO {
+            Stage::Pick
+        } else {
+            Stage::Wait(Box::pin(tokio::time::sleep(delay)))
+        })
+    }
+
+    fn expired(&self) -> Failure {
+        let service = &self.core.service;
+        let while_ = match &self.stage {
+            Stage::Sent(attempt) => format!("waiting for the answer of {}", attempt.in_flight.0.peer),
+            _ if self.core.view.snapshot().ready.is_empty() => {
+                format!("waiting for an instance of `{service}`: {}", self.core.view.snapshot().why)
+            }
+            _ => format!("between attempts, {} made to `{service}`", self.tries.sends()),
+        };
+        self.note(format_args!("deadline exceeded"));
+        Failure::Expired { limit: self.deadline.limit, while_ }
+    }
+
+    fn note(&self, outcome: impl std::fmt::Display) {
+        if let Some(explain) = &self.explain {
+            explain.end(outcome);
+        }
+    }
+}
+
+impl Attempt {
+    /// Writes the request and waits for the head of the answer.
+    fn poll(
+        &mut self,
+        body: &mut RequestBody,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<http::Response<h2::RecvStream>, Failure>> {
+        if let Some(upload) = &mut self.upload {
+            match upload.poll(body, cx) {
+                // The server may have answered before it took everything, and
+                // the answer says more than the broken upload does.
+                Poll::Ready(Ok(()) | Err(UploadError::Stream)) => self.upload = None,
+                Poll::Ready(Err(UploadError::Body(cause))) => {
+                    return Poll::Ready(Err(Failure::RequestBody { cause }));
+                }
+                Poll::Pending => {}
+            }
+        }
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        Poll::Ready(
+            answer.map_err(|error| Failure::Broken {
+                to: self.in_flight.0.peer.clone(),
+                cause: Arc::new(error),
+            }),
+        )
+    }
+}
+
+/// Whether the head of an answer says UNAVAILABLE, as a gRPC server does or
+/// as a proxy in front of it does ("HTTP to gRPC Status Code Mapping").
+fn says_unavailable<T>(head: &http::Response<T>) -> bool {
+    match head.headers().get("grpc-status") {
+        Some(code) => code == "14",
+        None => matches!(head.status().as_u16(), 429 | 502 | 503 | 504),
+    }
+}

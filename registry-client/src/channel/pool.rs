@@ -1,0 +1,277 @@
+//! The instances of one service: whom to connect to, and who can take calls.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{info, warn};
+
+use super::{
+    connection::Connection,
+    failure::{NoInstance, Peer},
+    subchannel::{Event, State, Subchannel},
+};
+use crate::{
+    ChannelConfig,
+    balance::{Candidate, Load, ReadySet},
+    instance::{Health, Instance, InstanceId, ServiceName},
+    resolve::Resolution,
+};
+
+/// How long an instance that left the registry, but answers, is kept after an
+/// ordinary removal.
+const KEEP: Duration = Duration::from_secs(30);
+/// The same when more than half of the set left at once: that is more often a
+/// registry that lost its memory than a service that shrank.
+const KEEP_AFTER_COLLAPSE: Duration = Duration::from_secs(600);
+/// Events of subchannels that may wait for the pool.
+const EVENTS: usize = 64;
+
+/// What calls see of the pool; replaced as a whole.
+#[derive(Debug)]
+pub(super) struct View {
+    snapshot: ArcSwap<Snapshot>,
+    changed: watch::Sender<()>,
+}
+
+/// The ready set with the connections behind it.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) ready: ReadySet,
+    /// One for each candidate of `ready`, in the same order.
+    pub(super) connections: Box<[Arc<Connection>]>,
+    /// Why `ready` is empty, when it is.
+    pub(super) why: NoInstance,
+}
+
+impl View {
+    pub(super) fn new() -> Self {
+        let nothing = Snapshot {
+            ready: ReadySet::default(),
+            connections: Box::default(),
+            why: NoInstance::NeverResolved(None),
+        };
+        Self { snapshot: ArcSwap::from_pointee(nothing), changed: watch::Sender::new(()) }
+    }
+
+    pub(super) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// Wakes at every change from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn publish(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.changed.send_replace(());
+    }
+}
+
+/// The task that owns the subchannels of one service.
+pub(super) struct Pool {
+    service: ServiceName,
+    config: ChannelConfig,
+    view: Arc<View>,
+    resolution: watch::Receiver<Resolution>,
+    members: HashMap<InstanceId, Member>,
+    events: mpsc::Receiver<(InstanceId, u64, Event)>,
+    to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
+    generations: u64,
+}
+
+/// One instance and what is kept about it across registry updates.
+struct Member {
+    instance: Instance,
+    generation: u64,
+    load: Arc<Load>,
+    subchannel: Subchannel,
+    /// Set while the registry does not list it: until when it is kept.
+    unlisted: Option<Instant>,
+}
+
+impl Pool {
+    pub(super) fn new(
+        service: ServiceName,
+        config: ChannelConfig,
+        view: Arc<View>,
+        resolution: watch::Receiver<Resolution>,
+    ) -> Self {
+        let (to_pool, events) = mpsc::channel(EVENTS);
+        Self { service, config, view, resolution, members: HashMap::new(), events, to_pool, generations: 0 }
+    }
+
+    /// Runs until its task is dropped with the channel.
+    pub(super) async fn run(mut self) {
+        self.resolution.mark_changed();
+        let mut resolving = true;
+        loop {
+            let next_expiry = self.members.values().filter_map(|m| m.unlisted).min();
+            tokio::select! {
+                changed = self.resolution.changed(), if resolving => match changed {
+                    Ok(()) => self.reconcile(),
+                    // The resolver ended; its last word holds.
+                    Err(_) => resolving = false,
+                },
+                Some((id, generation, event)) = self.events.recv() => self.apply(&id, generation, event),
+                () = until(next_expiry) => self.forget(),
+            }
+            self.publish();
+        }
+    }
+
+    /// Brings the members in line with what the registry says now.
+    fn reconcile(&mut self) {
+        let resolution = self.resolution.borrow_and_update().clone();
+        let Some(listed) = resolution.instances else { return };
+        let listed: HashMap<&InstanceId, &Instance> = listed.iter().map(|i| (&i.id, i)).collect();
+
+        let before = self.members.values().filter(|m| m.unlisted.is_none()).count();
+        let absent =
+            self.members.iter().filter(|(id, m)| m.unlisted.is_none() && !listed.contains_key(id)).count();
+        let collapsed = absent * 2 > before;
+        let until = Instant::now() + if collapsed { KEEP_AFTER_COLLAPSE } else { KEEP };
+        for (id, member) in &mut self.members {
+            if member.unlisted.is_none() && !listed.contains_key(id) {
+                member.unlisted = Some(until);
+            }
+        }
+        if absent > 0 {
+            let service = &self.service;
+            info!(%service, absent, of = before, "instances of `{service}` left the registry; those that answer are kept for a while");
+        }
+        self.forget();
+        for instance in listed.into_values() {
+            self.meet(instance);
+        }
+    }
+
+    /// Takes in what the registry says of one instance.
+    fn meet(&mut self, instance: &Instance) {
+        if let Some(member) = self.members.get_mut(&instance.id)
+            && member.instance.address == instance.address
+        {
+            let recovered = instance.health == Health::Passing && member.instance.health != Health::Passing;
+            let news = recovered || member.unlisted.is_some();
+            member.unlisted = None;
+            member.instance = instance.clone();
+            if news {
+                member.subchannel.hurry();
+            }
+            return;
+        }
+        // New, or moved to another address: connections of the old one finish.
+        self.generations += 1;
+        let load = self.members.remove(&instance.id).map_or_else(Arc::default, |m| m.load);
+        let peer = Peer { id: instance.id.clone(), address: instance.address.clone() };
+        let subchannel = Subchannel::start(
+            peer,
+            self.generations,
+            load.clone(),
+            self.config.clone(),
+            self.to_pool.clone(),
+        );
+        let member = Member {
+            instance: instance.clone(),
+            generation: self.generations,
+            load,
+            subchannel,
+            unlisted: None,
+        };
+        self.members.insert(instance.id.clone(), member);
+    }
+
+    fn apply(&mut self, id: &InstanceId, generation: u64, event: Event) {
+        if let Some(member) = self.members.get_mut(id)
+            && member.generation == generation
+        {
+            member.subchannel.apply(event);
+            self.forget();
+        }
+    }
+
+    /// Drops unlisted members that do not answer or were kept long enough.
+    fn forget(&mut self) {
+        let now = Instant::now();
+        self.members.retain(|id, member| {
+            let Some(until) = member.unlisted else { return true };
+            let kept = member.subchannel.state == State::Ready && now < until;
+            if !kept {
+                info!(service = %self.service, instance = %id, "forgotten: not in the registry, and not answering or kept long enough");
+            }
+            kept
+        });
+    }
+
+    fn publish(&self) {
+        let (usable, critical): (Vec<_>, Vec<_>) = self
+            .members
+            .values()
+            .filter(|m| m.subchannel.state == State::Ready && m.instance.health != Health::Maintenance)
+            .partition(|m| m.instance.health != Health::Critical);
+        // Panic: when nothing healthy is left, an instance that the registry
+        // calls critical but that answers is better than failing.
+        let panicking = usable.is_empty() && !critical.is_empty();
+        if panicking && self.view.snapshot().ready.is_empty() {
+            warn!(service = %self.service, instances = critical.len(), "every instance is critical in the registry; calling those that answer");
+        }
+        let mut chosen = if panicking { critical } else { usable };
+        // Whatever order the registry has, round robin keeps one of its own.
+        chosen.sort_unstable_by(|a, b| a.instance.id.cmp(&b.instance.id));
+        let (candidates, connections): (Vec<_>, Vec<_>) = chosen
+            .into_iter()
+            .filter_map(|m| Some((m.candidate(), m.subchannel.connection.clone()?)))
+            .unzip();
+        self.view.publish(Snapshot {
+            ready: ReadySet::new(candidates),
+            connections: connections.into(),
+            why: self.why(),
+        });
+    }
+
+    /// Why nobody would be ready.
+    fn why(&self) -> NoInstance {
+        let resolution = self.resolution.borrow();
+        if resolution.instances.is_none() {
+            return NoInstance::NeverResolved(resolution.error.clone());
+        }
+        if self.members.is_empty() {
+            return NoInstance::NoneListed(resolution.error.clone());
+        }
+        let fresh = |m: &&Member| {
+            matches!(m.subchannel.state, State::Idle | State::Connecting) && m.subchannel.cause.is_none()
+        };
+        match self.members.values().filter(fresh).count() {
+            0 => NoInstance::AllFailing(
+                self.members.values().map(|m| (m.instance.id.clone(), m.cause())).collect(),
+            ),
+            n => NoInstance::Connecting(n),
+        }
+    }
+}
+
+impl Member {
+    fn candidate(&self) -> Candidate {
+        Candidate { id: self.instance.id.clone(), weight: self.instance.weight, load: self.load.clone() }
+    }
+
+    /// Why it takes no calls.
+    fn cause(&self) -> Arc<str> {
+        match &self.subchannel.cause {
+            Some(cause) => cause.clone(),
+            None => format!("{:?} in the registry: {}", self.instance.health, self.instance.reason).into(),
+        }
+    }
+}
+
+/// Completes at `at`; never when there is none.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,247 @@
+//! One instance's connection and its state.
+//!
+//! ```text
+//!            ┌────────────── Connect ──────────────┐
+//!            │                                     │
+//!  Idle ─────┴─► Connecting ──Connected──► Ready ──┼─Goaway──► Draining
+//!                  ▲   │                     │     │              │
+//!               Connect└─Failed─┐          Closed  └──────────────┤
+//!                  │            ▼            │                 Connect
+//!                  └──── TransientFailure ◄──┴─────Closed─────────┘
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::{Instant, sleep},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, info, warn};
+
+use super::{
+    connection::{self, Closed, Connection, Established},
+    failure::Peer,
+};
+use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, instance::InstanceId};
+
+/// Where a subchannel stands. The vocabulary is gRPC's, with `Draining` for a
+/// connection that finishes its streams while its successor is being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing was tried yet.
+    Idle,
+    /// A connection is being made.
+    Connecting,
+    /// Calls may be sent.
+    Ready,
+    /// The peer takes no new calls; those under way go on.
+    Draining,
+    /// The last try failed; the next comes after a delay.
+    TransientFailure,
+}
+
+/// What moves a subchannel from one state to another.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    Connect,
+    Connected(Arc<Connection>),
+    Failed(Arc<str>),
+    Goaway,
+    Closed(Arc<str>),
+}
+
+impl State {
+    /// The only place where states change.
+    pub(super) fn after(self, event: &Event) -> Self {
+        match (self, event) {
+            (Self::Idle | Self::Draining | Self::TransientFailure, Event::Connect) => Self::Connecting,
+            (Self::Connecting, Event::Connected(_)) => Self::Ready,
+            (Self::Connecting, Event::Failed(_)) => Self::TransientFailure,
+            (Self::Ready, Event::Goaway) => Self::Draining,
+            (Self::Ready | Self::Draining, Event::Closed(_)) => Self::TransientFailure,
+            (state, _) => state,
+        }
+    }
+}
+
+/// A subchannel as the pool sees it. Dropping it stops connecting; calls that
+/// are under way on its connection finish.
+#[derive(Debug)]
+pub(super) struct Subchannel {
+    pub(super) state: State,
+    /// The connection of `Ready`.
+    pub(super) connection: Option<Arc<Connection>>,
+    /// Why the last try or connection ended; kept while trying again.
+    pub(super) cause: Option<Arc<str>>,
+    hurry: Arc<Notify>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Subchannel {
+    /// Starts connecting to `peer`. Its events go to `events`, under its id
+    /// and `generation`, which tells them from those of a predecessor.
+    pub(super) fn start(
+        peer: Peer,
+        generation: u64,
+        load: Arc<Load>,
+        config: ChannelConfig,
+        events: mpsc::Sender<(InstanceId, u64, Event)>,
+    ) -> Self {
+        let hurry = Arc::new(Notify::new());
+        let task = Task { peer, generation, load, config, events, hurry: hurry.clone() };
+        Self {
+            state: State::Idle,
+            connection: None,
+            cause: None,
+            hurry,
+            _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
+        }
+    }
+
+    /// Applies an event of its own task.
+    pub(super) fn apply(&mut self, event: Event) {
+        self.state = self.state.after(&event);
+        match event {
+            Event::Connected(connection) => {
+                self.connection = Some(connection);
+                self.cause = None;
+            }
+            Event::Failed(cause) | Event::Closed(cause) => {
+                self.connection = None;
+                self.cause = Some(cause);
+            }
+            Event::Goaway => {
+                self.connection = None;
+                self.cause = Some("it is draining".into());
+            }
+            Event::Connect => {}
+        }
+    }
+
+    /// Cuts the present delay short: there is news of the instance.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+}
+
+/// Makes a connection, watches it, makes the next.
+struct Task {
+    peer: Peer,
+    generation: u64,
+    load: Arc<Load>,
+    config: ChannelConfig,
+    events: mpsc::Sender<(InstanceId, u64, Event)>,
+    hurry: Arc<Notify>,
+}
+
+/// A connection that ends sooner than this after it was made counts as a
+/// failed try: its successor waits, so that a peer that accepts and hangs up
+/// is not dialled in a busy loop.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
+
+impl Task {
+    /// Runs until the pool drops the subchannel.
+    async fn run(self) {
+        let mut backoff = ConnectBackoff::new();
+        let mut keepalive_time = self.config.keepalive_time;
+        loop {
+            self.tell(Event::Connect).await;
+            let tried =
+                connection::connect(self.peer.clone(), self.load.clone(), &self.config, keepalive_time).await;
+            match tried {
+                Ok(established) => {
+                    let since = Instant::now();
+                    let closed = self.follow(established).await;
+                    if closed.as_ref().is_some_and(Closed::too_many_pings) {
+                        // gRFC A8: a server that calls us too eager gets half as many.
+                        keepalive_time = keepalive_time.saturating_mul(2);
+                        warn!(instance = %self.peer, ?keepalive_time, "the server is asked for signs of life too often, asking less");
+                    }
+                    if since.elapsed() >= SHORT_LIVED {
+                        backoff = ConnectBackoff::new();
+                        continue;
+                    }
+                }
+                Err(error) => {
+                    debug!(instance = %self.peer, %error, "could not connect");
+                    self.tell(Event::Failed(error.to_string().into())).await;
+                }
+            }
+            tokio::select! {
+                () = sleep(backoff.delay()) => {}
+                () = self.hurry.notified() => backoff = ConnectBackoff::new(),
+            }
+        }
+    }
+
+    /// Stays with a connection until it takes no more calls; `None` when it
+    /// is draining, else why it ended.
+    async fn follow(&self, established: Established) -> Option<Closed> {
+        let Established { connection, draining, mut driver } = established;
+        info!(instance = %self.peer, "connected");
+        self.tell(Event::Connected(connection)).await;
+        tokio::select! {
+            // A draining connection lives on with its streams; its driver
+            // ends by itself when the last of them does.
+            Ok(()) = draining => {
+                info!(instance = %self.peer, "is draining");
+                self.tell(Event::Goaway).await;
+                None
+            }
+            closed = &mut driver => {
+                let closed = closed.unwrap_or(Closed::Stopped);
+                info!(instance = %self.peer, cause = %closed, "disconnected");
+                self.tell(Event::Closed(closed.to_string().into())).await;
+                Some(closed)
+            }
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        // Fails only when the pool is gone, and then this task is about to be.
+        let _ = self.events.send((self.peer.id.clone(), self.generation, event)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed() -> Event {
+        Event::Failed("refused".into())
+    }
+
+    fn closed() -> Event {
+        Event::Closed("gone".into())
+    }
+
+    #[test]
+    fn a_lost_instance_is_connected_to_again() {
+        let lost = State::Ready.after(&closed());
+        assert_eq!(lost, State::TransientFailure);
+        assert_eq!(lost.after(&Event::Connect), State::Connecting);
+    }
+
+    #[test]
+    fn a_draining_instance_takes_no_calls_until_there_is_a_new_connection() {
+        let draining = State::Ready.after(&Event::Goaway);
+        assert_eq!(draining, State::Draining);
+        assert_eq!(draining.after(&Event::Connect), State::Connecting);
+        assert_eq!(draining.after(&closed()), State::TransientFailure);
+    }
+
+    #[test]
+    fn events_out_of_turn_change_nothing() {
+        for (state, event) in [
+            (State::Idle, failed()),
+            (State::Idle, closed()),
+            (State::Connecting, Event::Connect),
+            (State::Connecting, Event::Goaway),
+            (State::Ready, failed()),
+            (State::TransientFailure, closed()),
+        ] {
+            assert_eq!(state.after(&event), state, "{state:?} after {event:?}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What happened to a call, for whoever asks.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::instance::{Address, InstanceId};
+
+/// A slip that a caller puts into a request's extensions to learn where each
+/// attempt went and why. A request without one pays nothing for it.
+///
+/// ```
+/// use registry_client::telemetry::Explain;
+///
+/// let explain = Explain::default();
+/// let mut request = tonic::Request::new(());
+/// request.extensions_mut().insert(explain.clone());
+/// // … after the call:
+/// for attempt in explain.attempts() {
+///     println!("{attempt}");
+/// }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Explain(Arc<Mutex<Vec<Attempt>>>);
+
+/// One attempt of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Attempt {
+    /// The instance it was sent to.
+    pub instance: InstanceId,
+    /// Where that instance listens.
+    pub address: Address,
+    /// Why this instance: the policy and what it chose from.
+    pub why: String,
+    /// How it ended, in words; empty while it is under way.
+    pub outcome: String,
+}
+
+impl Explain {
+    /// The attempts so far, in order. Empty when the call never reached an
+    /// instance.
+    #[must_use]
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.with(|attempts| attempts.clone())
+    }
+
+    pub(crate) fn begin(&self, instance: InstanceId, address: Address, why: String) {
+        self.with(|attempts| attempts.push(Attempt { instance, address, why, outcome: String::new() }));
+    }
+
+    pub(crate) fn end(&self, outcome: impl fmt::Display) {
+        self.with(|attempts| {
+            if let Some(last) = attempts.last_mut() {
+                last.outcome = outcome.to_string();
+            }
+        });
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Attempt>) -> T) -> T {
+        // A poisoned list is still a list: every change of it is one step.
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = if self.outcome.is_empty() { "under way" } else { &self.outcome };
+        write!(f, "{} at {} ({}): {outcome}", self.instance, self.address, self.why)
+    }
+}
