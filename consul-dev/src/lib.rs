@@ -1,1 +1,179 @@
-//! consul-dev
+//! A Consul-compatible agent that runs inside a process, for development and tests.
+//!
+//! It answers the part of Consul's HTTP API that discovery needs: registration with TTL, gRPC and TCP checks, health
+//! and catalog reads with blocking queries, maintenance, and the key-value store. Status codes, headers, bodies and
+//! error texts are those of Consul 1.22.5, and one conformance suite holds both to the same answers.
+//!
+//! **It is not for production.** It keeps everything in memory, knows one node, no access control, no TLS and no
+//! other agent. What it does not serve, it answers with 404, as the real one answers a path it does not know.
+//!
+//! ```
+//! # async fn run() -> std::io::Result<()> {
+//! use consul_dev::{Agent, Options};
+//!
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let agent = Agent::start(listener, Options::default())?;
+//! println!("CONSUL_HTTP_ADDR={}", agent.url());
+//! agent.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod agent;
+mod answer;
+mod blocking;
+mod catalog;
+mod checks;
+mod decode;
+mod duration;
+mod filter;
+mod health;
+mod kv;
+mod model;
+mod request;
+mod router;
+mod server;
+mod store;
+mod ui;
+mod wire;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use crate::checks::TaskGuard;
+use crate::model::Node;
+use crate::store::Store;
+
+/// How often services are looked for whose checks have been critical for too long; Consul's own interval.
+const REAP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How the agent presents itself.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// The name of its one node; `consort-dev` unless set.
+    pub node_name: String,
+    /// The name of its datacenter; `dc1` unless set, as Consul's own default.
+    pub datacenter: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { node_name: "consort-dev".into(), datacenter: "dc1".into() }
+    }
+}
+
+impl Options {
+    /// The same with another node name.
+    #[must_use]
+    pub fn node_name(self, node_name: impl Into<String>) -> Self {
+        Self { node_name: node_name.into(), ..self }
+    }
+
+    /// The same with another datacenter.
+    #[must_use]
+    pub fn datacenter(self, datacenter: impl Into<String>) -> Self {
+        Self { datacenter: datacenter.into(), ..self }
+    }
+}
+
+/// What every request needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) store: Arc<Store>,
+    pub(crate) node: Node,
+}
+
+/// A running agent. Dropping it closes its connections, ends its checks and forgets everything.
+#[derive(Debug)]
+pub struct Agent {
+    addr: SocketAddr,
+    server: JoinHandle<()>,
+    store: Arc<Store>,
+    _reaper: TaskGuard,
+}
+
+impl Agent {
+    /// Starts an agent that answers on `listener`.
+    ///
+    /// # Errors
+    /// When the listener's address cannot be read.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(listener: TcpListener, options: Options) -> io::Result<Self> {
+        let addr = listener.local_addr()?;
+        let node = Node {
+            id: uuid::Uuid::new_v4().to_string(),
+            name: options.node_name,
+            datacenter: options.datacenter,
+            address: addr.ip().to_string(),
+            port: addr.port(),
+        };
+        warn!(
+            %addr, node = %node.name, consul_version = model::CONSUL_VERSION,
+            "a development agent with Consul's API is listening on {addr}: it forgets everything when it stops and is not for production"
+        );
+        let store = Arc::new(Store::new(node.clone()));
+        let context = Arc::new(Context { store: Arc::clone(&store), node });
+        let server = tokio::spawn(server::serve(listener, context));
+        let reaper = TaskGuard::spawn(reap(Arc::downgrade(&store)));
+        Ok(Self { addr, server, store, _reaper: reaper })
+    }
+
+    /// Binds `addr` (port 0 takes any that is free) and starts an agent there.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn bind(addr: SocketAddr, options: Options) -> io::Result<Self> {
+        Self::start(TcpListener::bind(addr).await?, options)
+    }
+
+    /// The address it answers on.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The base URL of its API, without a final slash: what `CONSUL_HTTP_ADDR` takes.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// Stops it and waits until its address is free again.
+    ///
+    /// # Cancel safety
+    /// When the future is dropped, the agent stops all the same.
+    pub async fn stop(mut self) {
+        self.server.abort();
+        // It was aborted, so it ends with an error that says so.
+        let _ = (&mut self.server).await;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.server.abort();
+        // The checks' tasks end with the checks.
+        self.store.write(|state| state.local = store::Local::default());
+    }
+}
+
+/// Removes services that have been critical for longer than they allow.
+async fn reap(store: std::sync::Weak<Store>) {
+    loop {
+        tokio::time::sleep(REAP_INTERVAL).await;
+        let Some(store) = store.upgrade() else { return };
+        for id in store.read(store::State::services_to_reap) {
+            info!(service = %id, "deregistering a service that has been critical for longer than it allows");
+            store.write(|state| state.remove_service(&id));
+        }
+    }
+}

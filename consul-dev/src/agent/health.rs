@@ -1,0 +1,159 @@
+//! `/v1/agent/health`: the verdict over a service's checks, for load balancers that ask the agent itself.
+
+use http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::Context;
+use crate::answer::{self, Answer, Failure};
+use crate::model::{Check, NODE_MAINTENANCE, Node, SERVICE_MAINTENANCE, Service, Status};
+use crate::request::Request;
+use crate::store::State;
+use crate::wire::AgentService;
+
+/// The worst of a service's checks; maintenance is worse than critical.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Checks(Status),
+    Maintenance,
+}
+
+impl Verdict {
+    fn of(check: &Check) -> Self {
+        if check.id == NODE_MAINTENANCE || check.id.starts_with(SERVICE_MAINTENANCE) {
+            return Self::Maintenance;
+        }
+        Self::Checks(check.status)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Checks(status) => status.name(),
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    fn code(self) -> StatusCode {
+        match self {
+            Self::Checks(Status::Passing) => StatusCode::OK,
+            Self::Checks(Status::Warning) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Checks(Status::Critical) | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Info {
+    aggregated_status: &'static str,
+    service: Option<AgentService>,
+    checks: Option<Vec<AgentCheck>>,
+}
+
+/// A check as only these endpoints show it: without its type, with a definition of zeros.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AgentCheck {
+    node: String,
+    #[serde(rename = "CheckID")]
+    check_id: String,
+    name: String,
+    status: Status,
+    notes: String,
+    output: String,
+    #[serde(rename = "ServiceID")]
+    service_id: String,
+    service_name: String,
+    service_tags: Option<Vec<String>>,
+    r#type: &'static str,
+    exposed_port: u16,
+    definition: Value,
+    create_index: u64,
+    modify_index: u64,
+}
+
+impl AgentCheck {
+    fn new(check: &Check, node: &Node) -> Self {
+        let check = check.clone();
+        Self {
+            node: node.name.clone(),
+            check_id: check.id,
+            name: check.name,
+            status: check.status,
+            notes: check.notes,
+            output: check.output,
+            service_id: check.service_id,
+            service_name: check.service_name,
+            service_tags: check.service_tags,
+            r#type: "",
+            exposed_port: 0,
+            definition: empty_definition(),
+            create_index: 0,
+            modify_index: 0,
+        }
+    }
+}
+
+fn empty_definition() -> Value {
+    json!({
+        "Interval": "0s", "Timeout": "0s", "DeregisterCriticalServiceAfter": "0s",
+        "HTTP": "", "Header": null, "Method": "", "Body": "", "TLSServerName": "", "TLSSkipVerify": false,
+        "TCP": "", "TCPUseTLS": false, "UDP": "", "GRPC": "", "OSService": "", "GRPCUseTLS": false,
+    })
+}
+
+/// `GET /v1/agent/health/service/name/:name`: all instances of this agent, and the worst verdict of them.
+pub(crate) fn by_name(context: &Context, request: &Request) -> Result<Answer, Failure> {
+    let name = request.rest.as_str();
+    if name.is_empty() {
+        return Err(Failure::bad_request("Missing service Name"));
+    }
+    request.refuse_enterprise()?;
+    let found: Vec<(Verdict, Info)> = context.store.read(|state| {
+        let named = |service: &&Service| service.name == name;
+        state.local.services.values().filter(named).map(|service| judge(state, service)).collect()
+    });
+    let (code, reason) = match found.iter().map(|(verdict, _)| *verdict).max() {
+        Some(worst) => (worst.code(), worst.name().to_owned()),
+        None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
+    };
+    let infos: Vec<Info> = found.into_iter().map(|(_, info)| info).collect();
+    Ok(respond(request, code, &reason, &infos))
+}
+
+/// `GET /v1/agent/health/service/id/:id`: one instance.
+pub(crate) fn by_id(context: &Context, request: &Request) -> Result<Answer, Failure> {
+    let id = request.rest.as_str();
+    if id.is_empty() {
+        return Err(Failure::bad_request("Missing serviceID"));
+    }
+    request.refuse_enterprise()?;
+    let found = context.store.read(|state| state.local.services.get(id).map(|service| judge(state, service)));
+    let Some((verdict, info)) = found else {
+        let nobody = Info { aggregated_status: Status::Critical.name(), service: None, checks: None };
+        return Ok(respond(request, StatusCode::NOT_FOUND, &format!("ServiceId {id} not found"), &nobody));
+    };
+    Ok(respond(request, verdict.code(), verdict.name(), &info))
+}
+
+fn judge(state: &State, service: &Service) -> (Verdict, Info) {
+    let checks: Vec<&Check> = state.local.checks_of(&service.id).collect();
+    let worst =
+        checks.iter().map(|check| Verdict::of(check)).max().unwrap_or(Verdict::Checks(Status::Passing));
+    let info = Info {
+        aggregated_status: worst.name(),
+        service: Some(AgentService::new(service, &state.node)),
+        checks: Some(checks.into_iter().map(|check| AgentCheck::new(check, &state.node)).collect()),
+    };
+    (worst, info)
+}
+
+fn respond(request: &Request, code: StatusCode, reason: &str, body: &impl Serialize) -> Answer {
+    let mut answer = if request.query.get("format") == "text" {
+        answer::with_type(code, "text/plain", reason.to_owned().into())
+    } else {
+        answer::json(code, body, request.pretty())
+    };
+    answer::set(&mut answer, "x-consul-reason", reason);
+    answer
+}

@@ -1,0 +1,188 @@
+//! The body of a registration.
+
+use std::collections::BTreeMap;
+
+use crate::checks::{CheckSpec, Within};
+use crate::decode::{DecodeError, Field, Json, fill, members, object};
+use crate::model::{Locality, NamedPort, Service, TaggedAddress, Weights};
+
+/// What the real decoder calls the type it reads a registration into.
+const TARGET: &str = "struct { EnableTagOverrideSnake bool \"json:\\\"enable_tag_override\\\"\"; TaggedAddressesSnake map[string]structs.ServiceAddress \"json:\\\"tagged_addresses\\\"\"; *structs.Alias }";
+
+/// A registration as it came, decoded but not yet valid.
+#[derive(Debug, Default)]
+pub(super) struct Definition {
+    pub(super) service: Service,
+    pub(super) kind: String,
+    /// Present if the request had any.
+    pub(super) weights: Option<Weights>,
+    /// `Check` first, then `Checks`; an empty `Check` is none.
+    pub(super) checks: Vec<CheckSpec>,
+    /// The request asked for more than this agent can register, by the name of the field.
+    pub(super) unserved: Option<&'static str>,
+}
+
+impl Definition {
+    pub(super) fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+        let mut definition = Self::default();
+        let (mut check, mut checks) = (CheckSpec::default(), Vec::new());
+        for (key, value) in object(body, TARGET)? {
+            match key.to_ascii_lowercase().as_str() {
+                "check" if value != Json::Null => {
+                    let at = ".Alias.Check";
+                    check = CheckSpec::read(nested(value, at, "structs.CheckType")?, at, Within::Service)?;
+                }
+                "checks" if value != Json::Null => checks = read_checks(value)?,
+                "check" | "checks" => {}
+                _ => definition.set(&key, value)?,
+            }
+        }
+        if !check.is_empty() {
+            definition.checks.push(check);
+        }
+        definition.checks.append(&mut checks);
+        definition.service.weights = definition.weights.unwrap_or_default();
+        Ok(definition)
+    }
+
+    fn set(&mut self, key: &str, value: Json) -> Result<(), DecodeError> {
+        let service = &mut self.service;
+        let mut token = String::new();
+        match key.to_ascii_lowercase().as_str() {
+            "kind" => fill(&mut self.kind, value, ".Alias.Kind"),
+            "id" => fill(&mut service.id, value, ".Alias.ID"),
+            "name" => fill(&mut service.name, value, ".Alias.Name"),
+            "tags" => fill(&mut service.tags, value, ".Alias.Tags"),
+            "address" => fill(&mut service.address, value, ".Alias.Address"),
+            "taggedaddresses" | "tagged_addresses" => {
+                fill(&mut service.tagged_addresses, value, ".Alias.TaggedAddresses")
+            }
+            "meta" => fill(&mut service.meta, value, ".Alias.Meta"),
+            "port" => fill(&mut service.port, value, ".Alias.Port"),
+            "ports" => fill(&mut service.ports, value, ".Alias.Ports"),
+            "socketpath" => fill(&mut service.socket_path, value, ".Alias.SocketPath"),
+            "weights" => fill(&mut self.weights, value, ".Alias.Weights"),
+            "token" => fill(&mut token, value, ".Alias.Token"),
+            "enabletagoverride" | "enable_tag_override" => {
+                fill(&mut service.enable_tag_override, value, ".Alias.EnableTagOverride")
+            }
+            "locality" => fill(&mut service.locality, value, ".Alias.Locality"),
+            "connect" => self.read_connect(value),
+            "proxy" => {
+                if value != Json::Null {
+                    self.unserved = Some("Proxy");
+                }
+                Ok(())
+            }
+            _ => Err(DecodeError::unknown_field(key)),
+        }
+    }
+
+    fn read_connect(&mut self, value: Json) -> Result<(), DecodeError> {
+        for (key, value) in nested(value, ".Alias.Connect", "structs.ServiceConnect")? {
+            match key.to_ascii_lowercase().as_str() {
+                "native" => fill(&mut self.service.native, value, ".Alias.Connect.Alias.Native")?,
+                "sidecarservice" | "sidecar_service" => {
+                    if value != Json::Null {
+                        self.unserved = Some("Connect.SidecarService");
+                    }
+                }
+                "peermeta" => {}
+                _ => return Err(DecodeError::unknown_field(&key)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn nested(value: Json, at: &str, wanted: &str) -> Result<Vec<(String, Json)>, DecodeError> {
+    match value {
+        Json::Object(_) | Json::Null => members(value, wanted),
+        other => Err(DecodeError::mismatch(&other, at, wanted)),
+    }
+}
+
+fn read_checks(value: Json) -> Result<Vec<CheckSpec>, DecodeError> {
+    let at = ".Alias.Checks";
+    let Json::Array(items) = value else {
+        return Err(DecodeError::mismatch(&value, at, "structs.CheckTypes"));
+    };
+    let read = |item| CheckSpec::read(nested(item, at, "structs.CheckType")?, at, Within::Service);
+    items.into_iter().map(read).collect()
+}
+
+impl Field for Weights {
+    fn read(value: Json, at: &str) -> Result<Self, DecodeError> {
+        let mut weights = Self { passing: 0, warning: 0 };
+        for (key, value) in nested(value, at, "structs.Weights")? {
+            match key.to_ascii_lowercase().as_str() {
+                "passing" => fill(&mut weights.passing, value, &format!("Weights{at}.Passing"))?,
+                "warning" => fill(&mut weights.warning, value, &format!("Weights{at}.Warning"))?,
+                _ => return Err(DecodeError::unknown_field(&key)),
+            }
+        }
+        Ok(weights)
+    }
+}
+
+impl Field for Locality {
+    fn read(value: Json, at: &str) -> Result<Self, DecodeError> {
+        let mut locality = Self::default();
+        for (key, value) in nested(value, at, "structs.Locality")? {
+            match key.to_ascii_lowercase().as_str() {
+                "region" => fill(&mut locality.region, value, &format!("Locality{at}.Region"))?,
+                "zone" => fill(&mut locality.zone, value, &format!("Locality{at}.Zone"))?,
+                _ => return Err(DecodeError::unknown_field(&key)),
+            }
+        }
+        Ok(locality)
+    }
+}
+
+impl Field for TaggedAddress {
+    fn read(value: Json, at: &str) -> Result<Self, DecodeError> {
+        let mut address = Self::default();
+        for (key, value) in nested(value, at, "structs.ServiceAddress")? {
+            match key.to_ascii_lowercase().as_str() {
+                "address" => fill(&mut address.address, value, &format!("ServiceAddress{at}.Address"))?,
+                "port" => fill(&mut address.port, value, &format!("ServiceAddress{at}.Port"))?,
+                _ => return Err(DecodeError::unknown_field(&key)),
+            }
+        }
+        Ok(address)
+    }
+}
+
+impl Field for BTreeMap<String, TaggedAddress> {
+    fn read(value: Json, at: &str) -> Result<Self, DecodeError> {
+        let Json::Object(members) = value else {
+            return Err(DecodeError::mismatch(&value, at, "map[string]structs.ServiceAddress"));
+        };
+        let read = |(tag, value)| Ok((tag, Option::<TaggedAddress>::read(value, at)?.unwrap_or_default()));
+        members.into_iter().map(read).collect()
+    }
+}
+
+impl Field for NamedPort {
+    fn read(value: Json, at: &str) -> Result<Self, DecodeError> {
+        let mut port = Self::default();
+        for (key, value) in nested(value, at, "structs.ServicePort")? {
+            match key.to_ascii_lowercase().as_str() {
+                "name" => fill(&mut port.name, value, &format!("ServicePort{at}.Name"))?,
+                "port" => fill(&mut port.port, value, &format!("ServicePort{at}.Port"))?,
+                "default" => fill(&mut port.default, value, &format!("ServicePort{at}.Default"))?,
+                _ => return Err(DecodeError::unknown_field(&key)),
+            }
+        }
+        Ok(port)
+    }
+}
+
+impl Field for Vec<NamedPort> {
+    fn read(value: Json, at: &str) -> Result<Self, DecodeError> {
+        let Json::Array(items) = value else {
+            return Err(DecodeError::mismatch(&value, at, "structs.ServicePorts"));
+        };
+        items.into_iter().map(|item| NamedPort::read(item, at)).collect()
+    }
+}

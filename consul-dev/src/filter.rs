@@ -1,0 +1,403 @@
+//! Filter expressions: `Service.Meta.version == "v2" and "http" in Service.Tags`.
+//!
+//! This is the language of Consul's `filter` parameter without `matches`. An expression is checked against the
+//! fields of what it will filter before anything is read, so a wrong one is an error even where there is nothing.
+
+mod parse;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::answer::Failure;
+
+/// The fields that can be asked for, with `*` for any key of a map.
+pub(crate) type Schema = &'static [(&'static str, Kind)];
+
+/// What a field holds, and so what can be asked of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    Int,
+    Bool,
+    /// A list of texts.
+    List,
+    /// Texts or structures by their keys.
+    Map,
+    /// A structure: only its fields can be asked for.
+    Struct,
+    /// A list of structures: a field of it is asked of every one, and one that fits is enough.
+    Structs,
+}
+
+use Kind::{Bool, Int, List, Map, Struct, Structs, Text};
+
+/// Fields of an instance in `/v1/health/service`.
+pub(crate) const INSTANCE: Schema = &[
+    ("Node", Struct),
+    ("Node.ID", Text),
+    ("Node.Node", Text),
+    ("Node.Address", Text),
+    ("Node.Datacenter", Text),
+    ("Node.TaggedAddresses", Map),
+    ("Node.TaggedAddresses.*", Text),
+    ("Node.Meta", Map),
+    ("Node.Meta.*", Text),
+    ("Node.PeerName", Text),
+    ("Service", Struct),
+    ("Service.Kind", Text),
+    ("Service.ID", Text),
+    ("Service.Service", Text),
+    ("Service.Tags", List),
+    ("Service.Address", Text),
+    ("Service.TaggedAddresses", Map),
+    ("Service.TaggedAddresses.*", Struct),
+    ("Service.TaggedAddresses.*.Address", Text),
+    ("Service.TaggedAddresses.*.Port", Int),
+    ("Service.Meta", Map),
+    ("Service.Meta.*", Text),
+    ("Service.Port", Int),
+    ("Service.SocketPath", Text),
+    ("Service.Weights", Struct),
+    ("Service.Weights.Passing", Int),
+    ("Service.Weights.Warning", Int),
+    ("Service.EnableTagOverride", Bool),
+    ("Service.Proxy", Struct),
+    ("Service.Proxy.Mode", Text),
+    ("Service.Connect", Struct),
+    ("Service.Connect.Native", Bool),
+    ("Service.PeerName", Text),
+    ("Checks", Structs),
+    ("Checks.Node", Text),
+    ("Checks.CheckID", Text),
+    ("Checks.Name", Text),
+    ("Checks.Status", Text),
+    ("Checks.Notes", Text),
+    ("Checks.Output", Text),
+    ("Checks.ServiceID", Text),
+    ("Checks.ServiceName", Text),
+    ("Checks.ServiceTags", List),
+    ("Checks.Type", Text),
+    ("Checks.Interval", Text),
+    ("Checks.Timeout", Text),
+    ("Checks.ExposedPort", Int),
+    ("Checks.PeerName", Text),
+];
+
+/// Fields of a check in `/v1/health/checks` and `/v1/agent/checks`.
+pub(crate) const CHECK: Schema = &[
+    ("Node", Text),
+    ("CheckID", Text),
+    ("Name", Text),
+    ("Status", Text),
+    ("Notes", Text),
+    ("Output", Text),
+    ("ServiceID", Text),
+    ("ServiceName", Text),
+    ("ServiceTags", List),
+    ("Type", Text),
+    ("Interval", Text),
+    ("Timeout", Text),
+    ("ExposedPort", Int),
+    ("PeerName", Text),
+];
+
+/// Fields of a service in `/v1/agent/services`.
+pub(crate) const AGENT_SERVICE: Schema = &[
+    ("Kind", Text),
+    ("ID", Text),
+    ("Service", Text),
+    ("Tags", List),
+    ("Meta", Map),
+    ("Meta.*", Text),
+    ("Port", Int),
+    ("Address", Text),
+    ("SocketPath", Text),
+    ("TaggedAddresses", Map),
+    ("TaggedAddresses.*", Struct),
+    ("TaggedAddresses.*.Address", Text),
+    ("TaggedAddresses.*.Port", Int),
+    ("Weights", Struct),
+    ("Weights.Passing", Int),
+    ("Weights.Warning", Int),
+    ("EnableTagOverride", Bool),
+    ("ContentHash", Text),
+    ("Connect", Struct),
+    ("Connect.Native", Bool),
+    ("PeerName", Text),
+    ("Datacenter", Text),
+];
+
+/// Fields of a service in `/v1/catalog/service`.
+pub(crate) const CATALOG_SERVICE: Schema = &[
+    ("ID", Text),
+    ("Node", Text),
+    ("Address", Text),
+    ("Datacenter", Text),
+    ("TaggedAddresses", Map),
+    ("TaggedAddresses.*", Text),
+    ("NodeMeta", Map),
+    ("NodeMeta.*", Text),
+    ("ServiceKind", Text),
+    ("ServiceID", Text),
+    ("ServiceName", Text),
+    ("ServiceTags", List),
+    ("ServiceAddress", Text),
+    ("ServiceTaggedAddresses", Map),
+    ("ServiceTaggedAddresses.*", Struct),
+    ("ServiceTaggedAddresses.*.Address", Text),
+    ("ServiceTaggedAddresses.*.Port", Int),
+    ("ServiceWeights", Struct),
+    ("ServiceWeights.Passing", Int),
+    ("ServiceWeights.Warning", Int),
+    ("ServiceMeta", Map),
+    ("ServiceMeta.*", Text),
+    ("ServicePort", Int),
+    ("ServiceSocketPath", Text),
+    ("ServiceEnableTagOverride", Bool),
+    ("ServiceConnect", Struct),
+    ("ServiceConnect.Native", Bool),
+    ("PeerName", Text),
+];
+
+/// Fields of a node in `/v1/catalog/nodes`.
+pub(crate) const NODE: Schema = &[
+    ("ID", Text),
+    ("Node", Text),
+    ("Address", Text),
+    ("Datacenter", Text),
+    ("TaggedAddresses", Map),
+    ("TaggedAddresses.*", Text),
+    ("Meta", Map),
+    ("Meta.*", Text),
+    ("PeerName", Text),
+];
+
+/// An expression that fits its schema; an empty one keeps everything.
+#[derive(Debug)]
+pub(crate) struct Filter(Option<Expr>);
+
+/// A parsed expression.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Expr {
+    Not(Box<Self>),
+    And(Box<Self>, Box<Self>),
+    Or(Box<Self>, Box<Self>),
+    Match {
+        selector: Vec<String>,
+        operator: Operator,
+        value: String,
+        /// The selector goes through a key of a map, which may be absent.
+        keyed: bool,
+    },
+}
+
+/// What is asked of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operator {
+    Equal,
+    NotEqual,
+    In,
+    NotIn,
+    IsEmpty,
+    IsNotEmpty,
+}
+
+impl Operator {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Equal => "Equal",
+            Self::NotEqual => "Not Equal",
+            Self::In => "In",
+            Self::NotIn => "Not In",
+            Self::IsEmpty => "Is Empty",
+            Self::IsNotEmpty => "Is Not Empty",
+        }
+    }
+}
+
+impl Filter {
+    /// Reads an expression over the fields of `schema`.
+    ///
+    /// # Errors
+    /// Says in Consul's words where the expression is wrong.
+    pub(crate) fn parse(text: &str, schema: Schema) -> Result<Self, Failure> {
+        let refuse =
+            |why: String| Failure::internal(format!("Failed to create boolean expression evaluator: {why}"));
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let mut expr = parse::expression(text).map_err(refuse)?;
+        expr.check(schema).map_err(refuse)?;
+        Ok(Self(Some(expr)))
+    }
+
+    /// The same for `/v1/agent/checks`, which looks at the fields only when it filters and says less.
+    pub(crate) fn parse_at_use(text: &str, schema: Schema) -> Result<Self, Failure> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let mut expr = parse::expression(text).map_err(|why| {
+            Failure::internal(format!("Failed to create boolean expression evaluator: {why}"))
+        })?;
+        expr.check(schema).map_err(Failure::internal)?;
+        Ok(Self(Some(expr)))
+    }
+
+    /// Whether the expression is true of `item`.
+    pub(crate) fn keeps(&self, item: &impl Serialize) -> bool {
+        let Some(expr) = &self.0 else { return true };
+        serde_json::to_value(item).is_ok_and(|value| expr.holds(&value))
+    }
+}
+
+impl Expr {
+    fn check(&mut self, schema: Schema) -> Result<(), String> {
+        match self {
+            Self::Not(inner) => inner.check(schema),
+            Self::And(left, right) | Self::Or(left, right) => {
+                left.check(schema)?;
+                right.check(schema)
+            }
+            Self::Match { selector, operator, value, keyed } => {
+                let (pattern, kind) = field_of(schema, selector)?;
+                *keyed = pattern.contains('*');
+                check_match(&selector.join("."), kind, *operator, value)
+            }
+        }
+    }
+
+    fn holds(&self, item: &Value) -> bool {
+        match self {
+            Self::Not(inner) => !inner.holds(item),
+            Self::And(left, right) => left.holds(item) && right.holds(item),
+            Self::Or(left, right) => left.holds(item) || right.holds(item),
+            Self::Match { selector, operator, value, keyed } => {
+                let test = |field: Option<&Value>| match field {
+                    Some(field) => compare(field, *operator, value),
+                    // An absent field was left out because it is empty; an absent key equals nothing.
+                    None if *keyed => matches!(operator, Operator::NotEqual | Operator::NotIn),
+                    None => compare(&Value::Null, *operator, value),
+                };
+                any_field(item, selector, &test)
+            }
+        }
+    }
+}
+
+/// The field that `selector` names; the shortest part of it that is no field is what the error names.
+fn field_of(schema: Schema, selector: &[String]) -> Result<(&'static str, Kind), String> {
+    let mut field = None;
+    for length in 1..=selector.len() {
+        let part = &selector[..length];
+        let fits = |pattern: &str| {
+            pattern.split('.').count() == length
+                && pattern.split('.').zip(part).all(|(wanted, given)| wanted == "*" || wanted == given)
+        };
+        field = schema.iter().find(|(pattern, _)| fits(pattern)).copied();
+        if field.is_none() {
+            return Err(format!("Selector {:?} is not valid", part.join(".")));
+        }
+    }
+    field.ok_or_else(|| "Selector \"\" is not valid".to_owned())
+}
+
+fn check_match(selector: &str, kind: Kind, operator: Operator, value: &str) -> Result<(), String> {
+    use Operator::{Equal, In, IsEmpty, IsNotEmpty, NotEqual, NotIn};
+    let allowed = match kind {
+        Text => matches!(operator, Equal | NotEqual | In | NotIn),
+        Int | Bool => matches!(operator, Equal | NotEqual),
+        List | Map => matches!(operator, In | NotIn | IsEmpty | IsNotEmpty),
+        Structs => matches!(operator, IsEmpty | IsNotEmpty),
+        Struct => false,
+    };
+    if !allowed {
+        return Err(format!("Invalid match operator {:?} for selector {selector:?}", operator.name()));
+    }
+    let coerced = match kind {
+        Int => value.parse::<i64>().map(|_| ()).map_err(|_| "ParseInt"),
+        Bool => crate::request::parse_bool(value).map(|_| ()).ok_or("ParseBool"),
+        _ => Ok(()),
+    };
+    coerced.map_err(|function| {
+        format!(
+            "Failed to coerce value {value:?} for selector {selector:?}: strconv.{function}: parsing {value:?}: invalid syntax"
+        )
+    })
+}
+
+/// Whether the field at `selector` passes; in a list of structures one that does is enough.
+fn any_field(item: &Value, selector: &[String], test: &dyn Fn(Option<&Value>) -> bool) -> bool {
+    let Some((first, rest)) = selector.split_first() else {
+        return test(Some(item));
+    };
+    match item {
+        Value::Array(items) => items.iter().any(|item| any_field(item, selector, test)),
+        other => match other.get(first) {
+            Some(found) => any_field(found, rest, test),
+            None => test(None),
+        },
+    }
+}
+
+fn compare(field: &Value, operator: Operator, value: &str) -> bool {
+    let equal = || match field {
+        Value::String(text) => text == value,
+        Value::Number(number) => value.parse::<i64>().ok() == number.as_i64(),
+        Value::Bool(flag) => crate::request::parse_bool(value) == Some(*flag),
+        Value::Null => matches!(value, "" | "0" | "false"),
+        Value::Array(_) | Value::Object(_) => false,
+    };
+    let contains = || match field {
+        Value::String(text) => text.contains(value),
+        Value::Array(items) => items.iter().any(|item| item == value),
+        Value::Object(members) => members.contains_key(value),
+        _ => false,
+    };
+    let empty = || match field {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        other => other.is_null(),
+    };
+    match operator {
+        Operator::Equal => equal(),
+        Operator::NotEqual => !equal(),
+        Operator::In => contains(),
+        Operator::NotIn => !contains(),
+        Operator::IsEmpty => empty(),
+        Operator::IsNotEmpty => !empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn keeps(text: &str) -> bool {
+        let item = json!({
+            "Node": {"Node": "n", "Meta": {}},
+            "Service": {"ID": "web-1", "Tags": ["a", "b"], "Meta": {"version": "v2", "x-y": "1"}, "Port": 80},
+            "Checks": [{"Status": "passing"}, {"Status": "critical"}],
+        });
+        Filter::parse(text, INSTANCE).unwrap().keeps(&item)
+    }
+
+    #[test]
+    fn expressions_are_evaluated() {
+        for text in [
+            r#"Service.Meta.version == "v2""#,
+            r#"Service.Meta["x-y"] == 1 and not Service.ID != web-1"#.replace("web-1", "\"web-1\"").as_str(),
+            "a in Service.Tags and Service.Tags contains b",
+            "\"c\" not in Service.Tags or Service.Port == 3",
+            "(Service.Port == 80)",
+            "Checks.Status == critical",
+            "Checks is not empty and Node.Meta is empty",
+            "Service.Meta.none != x",
+            "Service.Address == \"\"",
+            "Service.EnableTagOverride == false",
+        ] {
+            assert!(keeps(text), "{text}");
+            assert!(!keeps(&format!("not ({text})")), "not ({text})");
+        }
+    }
+}
