@@ -111,6 +111,13 @@ impl Connection {
         self.0.clone().ready().await.is_ok()
     }
 
+    /// Completes when the server has closed this connection.
+    pub(crate) async fn until_closed(&self) {
+        while self.0.clone().ready().await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
     /// Begins a call of `/service/method` with further headers.
     pub(crate) async fn begin(&self, method: &str, headers: &[(&str, &str)]) -> Result<Answer, h2::Error> {
         let mut request = Request::post(format!("http://test/{method}"))

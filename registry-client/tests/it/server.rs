@@ -1,9 +1,7 @@
 //! How a server starts, protects itself and stops.
 
 use std::{
-    io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -21,8 +19,12 @@ use tokio::{
     time::timeout,
 };
 use tonic::{Code, transport::Endpoint};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+use tonic_health::{
+    pb::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+        health_server::HealthServer,
+    },
+    server::{HealthReporter, HealthService},
 };
 
 use crate::scripted::{Connection, Scripted};
@@ -39,7 +41,7 @@ pub(crate) struct Running {
     health: Health,
     drain: Drain,
     stop: oneshot::Sender<()>,
-    run: JoinHandle<Result<(), Error>>,
+    pub(crate) run: JoinHandle<Result<(), Error>>,
 }
 
 impl Running {
@@ -80,7 +82,7 @@ impl Resolver for Nobody {
     }
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
@@ -270,49 +272,8 @@ async fn what_cannot_be_served_is_said_before_anything_is() {
     assert!(said(server("no/name")).await.contains("`no/name`"));
     let twice = server("test").add_service(Scripted::default()).add_service(Scripted::default());
     assert!(said(twice).await.contains("test.v1.Scripted was added twice"));
+    let built_in = HealthServer::new(HealthService::from_health_reporter(HealthReporter::new()));
+    let said_of_it = said(server("test").add_service(built_in)).await;
+    assert!(said_of_it.contains("every server has it already"), "{said_of_it}");
     assert!(said(server("test").descriptors(b"\xff")).await.contains("descriptor set"));
-}
-
-#[test]
-fn a_second_signal_ends_the_process_at_once() {
-    for (signal, code) in [("TERM", 143), ("INT", 130)] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "server::child_that_never_finishes_stopping", "--ignored", "--nocapture"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let kill = || {
-            let sent = Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
-            assert!(sent.unwrap().success());
-        };
-        wait_for_line(&mut said, "listening");
-        kill();
-        wait_for_line(&mut said, "stopping");
-        kill();
-        assert_eq!(child.wait().unwrap().code(), Some(code));
-    }
-}
-
-fn wait_for_line(said: &mut impl BufRead, wanted: &str) {
-    let mut line = String::new();
-    while said.read_line(&mut line).unwrap() > 0 {
-        if line.contains(wanted) {
-            return;
-        }
-        line.clear();
-    }
-    panic!("the child ended before it said `{wanted}`");
-}
-
-/// Not a test of its own: the process that the one above signals.
-#[tokio::test]
-#[ignore = "run by `a_second_signal_ends_the_process_at_once`"]
-async fn child_that_never_finishes_stopping() {
-    let signal = registry_client::server::shutdown_signal();
-    println!("listening");
-    signal.await;
-    println!("stopping");
-    std::future::pending::<()>().await;
 }
