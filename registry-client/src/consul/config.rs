@@ -1,0 +1,204 @@
+//! How a client is set up: by hand, or by the variables of Consul's own
+//! command line.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+use super::{Client, Error, endpoint::Endpoint, http::Transport, tls::Tls, token::Token};
+
+/// The largest body that is accepted from an agent, in bytes, unless set.
+const MAX_BODY: usize = 16 << 20;
+
+/// The settings of a [`Client`], made by [`Client::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    addr: String,
+    token: Option<SecretString>,
+    token_file: Option<PathBuf>,
+    auth: Option<SecretString>,
+    namespace: Option<String>,
+    partition: Option<String>,
+    ssl: bool,
+    tls: Tls,
+    max_body: usize,
+}
+
+impl ClientBuilder {
+    pub(super) fn new(addr: &str) -> Self {
+        Self {
+            addr: addr.to_owned(),
+            token: None,
+            token_file: None,
+            auth: None,
+            namespace: None,
+            partition: None,
+            ssl: false,
+            tls: Tls::default(),
+            max_body: MAX_BODY,
+        }
+    }
+
+    /// Reads the variables through `get`, which tests replace. As with
+    /// Consul's own command line an empty variable counts as unset.
+    pub(super) fn read(get: impl Fn(&'static str) -> Option<String>) -> Result<Self, Error> {
+        let get = |name| get(name).filter(|value| !value.is_empty());
+        let mut it = Self::new(&get("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned()));
+        it.token = get("CONSUL_HTTP_TOKEN").map(SecretString::from);
+        it.token_file = get("CONSUL_HTTP_TOKEN_FILE").map(PathBuf::from);
+        it.auth = get("CONSUL_HTTP_AUTH").map(SecretString::from);
+        it.namespace = get("CONSUL_NAMESPACE");
+        it.partition = get("CONSUL_PARTITION");
+        it.ssl = flag("CONSUL_HTTP_SSL", get("CONSUL_HTTP_SSL"))?.unwrap_or(false);
+        it.tls.skip_verify = !flag("CONSUL_HTTP_SSL_VERIFY", get("CONSUL_HTTP_SSL_VERIFY"))?.unwrap_or(true);
+        it.tls.ca_file = get("CONSUL_CACERT").map(PathBuf::from);
+        it.tls.ca_dir = get("CONSUL_CAPATH").map(PathBuf::from);
+        it.tls.server_name = get("CONSUL_TLS_SERVER_NAME");
+        it.tls.identity = match (get("CONSUL_CLIENT_CERT"), get("CONSUL_CLIENT_KEY")) {
+            (Some(cert), Some(key)) => Some((cert.into(), key.into())),
+            (None, None) => None,
+            (Some(_), None) => return Err(alone("CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY")),
+            (None, Some(_)) => return Err(alone("CONSUL_CLIENT_KEY", "CONSUL_CLIENT_CERT")),
+        };
+        Ok(it)
+    }
+
+    /// The ACL token; none unless set (`CONSUL_HTTP_TOKEN`).
+    pub fn token(mut self, token: impl Into<SecretString>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// A file that holds the ACL token, read when the client is made and
+    /// again whenever Consul refuses a request. It takes precedence over
+    /// [`token`](Self::token) (`CONSUL_HTTP_TOKEN_FILE`).
+    pub fn token_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.token_file = Some(file.into());
+        self
+    }
+
+    /// `user:password` for HTTP basic authentication, for a proxy before the
+    /// agent (`CONSUL_HTTP_AUTH`).
+    pub fn basic_auth(mut self, user_and_password: impl Into<SecretString>) -> Self {
+        self.auth = Some(user_and_password.into());
+        self
+    }
+
+    /// The Enterprise namespace. On a community agent only `default` means
+    /// something, and every request fails saying so (`CONSUL_NAMESPACE`).
+    pub fn namespace(mut self, name: impl Into<String>) -> Self {
+        self.namespace = Some(name.into());
+        self
+    }
+
+    /// The Enterprise partition, like [`namespace`](Self::namespace)
+    /// (`CONSUL_PARTITION`).
+    pub fn partition(mut self, name: impl Into<String>) -> Self {
+        self.partition = Some(name.into());
+        self
+    }
+
+    /// A PEM file of the authorities that may vouch for the agent; the
+    /// system's unless set (`CONSUL_CACERT`).
+    pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.tls.ca_file = Some(file.into());
+        self
+    }
+
+    /// A directory of such files (`CONSUL_CAPATH`).
+    pub fn ca_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.tls.ca_dir = Some(dir.into());
+        self
+    }
+
+    /// PEM files of the certificate and key that this client shows
+    /// (`CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY`).
+    pub fn client_identity(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls.identity = Some((cert.into(), key.into()));
+        self
+    }
+
+    /// The name that the agent's certificate must have; the host of the
+    /// address unless set (`CONSUL_TLS_SERVER_NAME`).
+    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls.server_name = Some(name.into());
+        self
+    }
+
+    /// Whether the agent's certificate is not verified at all. Off unless
+    /// set; only for trials (`CONSUL_HTTP_SSL_VERIFY=false`).
+    pub fn skip_verify(mut self, skip: bool) -> Self {
+        self.tls.skip_verify = skip;
+        self
+    }
+
+    /// The largest body that is accepted from the agent, in bytes; 16 MiB
+    /// unless set, which is some 12,000 instances of one service.
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = bytes;
+        self
+    }
+
+    /// A client with these settings. Connects only when first asked
+    /// something.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when the address means nothing, a file cannot be
+    /// read, or a file does not hold what it should.
+    pub fn build(self) -> Result<Client, Error> {
+        let endpoint = Endpoint::parse(&self.addr, self.ssl)?;
+        let token = Token::new(self.token, self.token_file)?;
+        let tls = self.tls.connector(&endpoint)?;
+        let scope = super::scope::Scope::new(self.namespace, self.partition);
+        let transport = Transport::new(endpoint, tls, token, self.auth.as_ref(), self.max_body)?;
+        Ok(Client::of(transport, scope))
+    }
+}
+
+fn alone(set: &str, missing: &str) -> Error {
+    Error::Config(format!("{set} is set and {missing} is not: set both, or none"))
+}
+
+/// A truth value as Go reads it.
+fn flag(name: &str, value: Option<String>) -> Result<Option<bool>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    match value.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        _ => Err(Error::Config(format!("{name}=`{value}` is neither true nor false: write one of them"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &'static [(&'static str, &'static str)]) -> Result<Client, Error> {
+        let get = |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned());
+        ClientBuilder::read(get)?.build()
+    }
+
+    #[test]
+    fn nothing_set_is_the_agent_on_this_machine() {
+        assert_eq!(read(&[("CONSUL_HTTP_TOKEN", "")]).unwrap().addr(), "127.0.0.1:8500");
+    }
+
+    #[test]
+    fn a_setting_that_means_nothing_is_named_with_its_mend() {
+        let words = |pairs| read(pairs).unwrap_err().to_string();
+        assert!(words(&[("CONSUL_HTTP_SSL", "maybe")]).contains("CONSUL_HTTP_SSL=`maybe`"));
+        assert!(words(&[("CONSUL_CLIENT_CERT", "/c")]).contains("CONSUL_CLIENT_KEY"));
+        assert!(words(&[("CONSUL_HTTP_TOKEN_FILE", "/does/not/exist")]).contains("CONSUL_HTTP_TOKEN_FILE"));
+        let missing_ca = words(&[("CONSUL_HTTP_SSL", "1"), ("CONSUL_CACERT", "/does/not/exist")]);
+        assert!(missing_ca.contains("/does/not/exist"), "{missing_ca}");
+    }
+
+    #[test]
+    fn no_secret_shows_when_printed() {
+        let builder = ClientBuilder::new("127.0.0.1:8500").token("canary-token".to_owned());
+        let builder = builder.basic_auth("user:canary-word".to_owned());
+        let shown = format!("{builder:?} {:?}", builder.clone().build().unwrap());
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}

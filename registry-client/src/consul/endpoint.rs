@@ -1,0 +1,145 @@
+//! Where an agent listens.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use super::Error;
+
+/// Where an agent listens, parsed from what `CONSUL_HTTP_ADDR` may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) at: At,
+    /// Put before every path, for an agent behind a reverse proxy.
+    pub(super) prefix: String,
+    /// As it stands in messages.
+    pub(super) shown: Arc<str>,
+}
+
+/// What to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    Tcp { host: String, port: u16, tls: bool },
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Parses `host:port`, `http://…`, `https://…` or `unix:///path`.
+    /// `tls` is what `CONSUL_HTTP_SSL` asks for; as with Consul's own command
+    /// line, `https://` asks for it too and `http://` does not take it back.
+    pub(super) fn parse(text: &str, tls: bool) -> Result<Self, Error> {
+        let bad = |why: &str| {
+            Error::Config(format!(
+                "Consul address `{text}` {why}: write host:port, http://host:port, https://host:port or \
+                 unix:///path (CONSUL_HTTP_ADDR)"
+            ))
+        };
+        let (tls, rest) = match text.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') => {
+                let at = At::Unix(path.into());
+                return Ok(Self { at, prefix: String::new(), shown: text.into() });
+            }
+            Some(("unix", _)) => return Err(bad("needs an absolute path")),
+            Some(("http", rest)) => (tls, rest),
+            Some(("https", rest)) => (true, rest),
+            Some(_) => return Err(bad("has an unknown scheme")),
+            None => (tls, text),
+        };
+        let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if rest.contains(['?', '#', '@']) {
+            return Err(bad("holds more than an address"));
+        }
+        let parsed: http::uri::Authority = authority.parse().map_err(|_| bad("is none"))?;
+        let port = match (parsed.port_u16(), authority.ends_with(']') || !authority.contains(':')) {
+            (Some(port), _) if port > 0 => port,
+            (None, true) => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+            _ => return Err(bad("has no sound port")),
+        };
+        let host = parsed.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() {
+            return Err(bad("names no host"));
+        }
+        let shown = if tls { format!("https://{authority}{prefix}") } else { format!("{authority}{prefix}") };
+        let prefix = prefix.trim_end_matches('/').to_owned();
+        Ok(Self { at: At::Tcp { host, port, tls }, prefix, shown: shown.into() })
+    }
+
+    /// What stands in the URI and so in the `Host` header.
+    pub(super) fn authority(&self) -> String {
+        match &self.at {
+            At::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            At::Tcp { host, port, .. } => format!("{host}:{port}"),
+            At::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
+    /// Whether the agent runs on this machine, so that asking it often costs
+    /// nobody else anything.
+    pub(super) fn is_local(&self) -> bool {
+        match &self.at {
+            At::Unix(_) => true,
+            At::Tcp { host, .. } => {
+                host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16, tls: bool) -> At {
+        At::Tcp { host: host.to_owned(), port, tls }
+    }
+
+    #[test]
+    fn every_form_of_the_command_line_is_understood() {
+        let cases = [
+            ("127.0.0.1:8500", false, tcp("127.0.0.1", 8500, false)),
+            ("127.0.0.1:8501", true, tcp("127.0.0.1", 8501, true)),
+            ("http://consul:8500", true, tcp("consul", 8500, true)),
+            ("https://consul", false, tcp("consul", 443, true)),
+            ("http://consul/", false, tcp("consul", 80, false)),
+            ("[::1]:8500", false, tcp("::1", 8500, false)),
+            ("[::1]", false, tcp("::1", 80, false)),
+            ("unix:///run/consul.sock", false, At::Unix("/run/consul.sock".into())),
+        ];
+        for (text, tls, at) in cases {
+            assert_eq!(Endpoint::parse(text, tls).unwrap().at, at, "{text}");
+        }
+        assert_eq!(Endpoint::parse("https://proxy/consul/", false).unwrap().prefix, "/consul");
+    }
+
+    #[test]
+    fn what_cannot_be_an_address_is_refused_with_the_forms_that_can() {
+        for bad in [
+            "",
+            "host:",
+            "host:0",
+            "host:70000",
+            "ftp://x",
+            "unix://rel",
+            "a b:1",
+            "u:p@h:1",
+            "h:1?x=1",
+            ":8500",
+        ] {
+            let error = Endpoint::parse(bad, false).unwrap_err().to_string();
+            assert!(error.contains("unix:///path (CONSUL_HTTP_ADDR)"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_local_agent_is_recognised() {
+        for (text, local) in
+            [("localhost:1", true), ("127.0.0.2:1", true), ("[::1]:1", true), ("10.0.0.1:1", false)]
+        {
+            assert_eq!(Endpoint::parse(text, false).unwrap().is_local(), local, "{text}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The loop that compares, and registers only on a difference: every
+//! registration restarts the TTL and draws the first probe anew.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{RegistrationState, Wishes, compare};
+use crate::consul::{
+    AgentService, Client, Error, ServiceSpec, View,
+    agent::service_call,
+    error::said,
+    http::{Answer, Call},
+    watch::{
+        self as engine, Change, Resource,
+        cursor::By,
+        pace::{Backoff, Bucket, Pace, jittered},
+    },
+};
+
+/// The agent's checks are looked at this often; the entry wakes us itself.
+const LOOK: Duration = Duration::from_secs(30);
+
+pub(super) struct Reconciler {
+    client: Client,
+    spec: Arc<ServiceSpec>,
+    state: watch::Sender<RegistrationState>,
+    wishes: watch::Receiver<Wishes>,
+    forgotten: Arc<Notify>,
+    pace: Pace,
+    /// Bounds a fight with whoever else writes our entry.
+    registrations: Bucket,
+    /// Whether a maintenance that an earlier process of ours left has been
+    /// looked for.
+    lifted: bool,
+}
+
+/// The loop was told to end.
+struct Stopped;
+
+impl Reconciler {
+    pub(super) fn new(
+        client: Client,
+        spec: Arc<ServiceSpec>,
+        state: watch::Sender<RegistrationState>,
+        wishes: watch::Receiver<Wishes>,
+        forgotten: Arc<Notify>,
+    ) -> Self {
+        // An agent of this machine may be asked often: it is what makes an
+        // instance come back within a second of its agent.
+        let most = if client.is_local() { Duration::from_secs(1) } else { Duration::from_secs(5) };
+        let pace = Pace {
+            backoff_first: Duration::from_millis(250),
+            backoff_most: most,
+            slow: Duration::from_secs(10),
+            refill: Duration::from_millis(250),
+            ..Pace::default()
+        };
+        let registrations = Bucket::new(3, Duration::from_secs(5));
+        Self { client, spec, state, wishes, forgotten, pace, registrations, lifted: false }
+    }
+
+    /// For ever, or until `stop`; what was begun is finished.
+    pub(super) async fn run(&mut self, stop: &CancellationToken) {
+        while let Ok(()) = self.register(stop).await {
+            let Ok(why) = self.watch(stop).await else { return };
+            self.pending(&format!("it is registered again: {why}"));
+        }
+    }
+
+    /// Registers, trying until it works.
+    async fn register(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
+        tokio::select! {
+            () = stop.cancelled() => return Err(Stopped),
+            () = self.registrations.take() => {}
+        }
+        let mut backoff = Backoff::new(&self.pace);
+        while let Err(e) = self.register_once().await {
+            self.pending(&e.to_string());
+            let pause = if e.is_retryable() { backoff.next() } else { jittered(self.pace.slow) };
+            tokio::select! {
+                () = stop.cancelled() => return Err(Stopped),
+                () = sleep(pause.max(Duration::from_millis(50))) => {}
+            }
+        }
+        self.registered();
+        Ok(())
+    }
+
+    async fn register_once(&self) -> Result<(), Error> {
+        self.client.register(&self.spec).await?;
+        let wish = self.wishes.borrow().maintenance.clone();
+        match wish {
+            Some(notes) => self.client.maintenance(&self.spec.id, Some(&notes)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Watches until something differs, and says what.
+    async fn watch(&mut self, stop: &CancellationToken) -> Result<String, Stopped> {
+        // A new watch each time: its first answer is news whatever it says,
+        // so that an entry lost again at once is noticed too.
+        let entry = Entry { client: self.client.clone(), id: self.spec.id.clone() };
+        let mut entry = engine::spawn(self.client.clone(), entry, self.pace);
+        let forgotten = Arc::clone(&self.forgotten);
+        let mut look = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Err(Stopped),
+                () = forgotten.notified() => return Ok("the agent does not know its check".to_owned()),
+                Ok(()) = entry.changed() => {
+                    let view = entry.borrow_and_update().clone();
+                    if let Some(why) = self.judge(&view) {
+                        return Ok(why);
+                    }
+                    if view.error.is_none() && self.registered() {
+                        // It may be another agent than before.
+                        look = Instant::now();
+                    }
+                }
+                () = sleep_until(look) => {
+                    if let Some(why) = self.look().await {
+                        return Ok(why);
+                    }
+                    look = Instant::now() + LOOK.mul_f64(0.8 + 0.4 * fastrand::f64());
+                }
+            }
+        }
+    }
+
+    /// What is wrong with the entry; an entry that cannot be read is not.
+    fn judge(&self, view: &View<Option<AgentService>>) -> Option<String> {
+        if let Some(error) = &view.error {
+            self.pending(error);
+            return None;
+        }
+        match view.value.as_ref()? {
+            None => {
+                Some("the agent does not know it (it was restarted, or somebody deregistered it)".to_owned())
+            }
+            Some(has) => compare::entry(&self.spec, has),
+        }
+    }
+
+    /// What is wrong with our check. Also mends what needs no registration.
+    async fn look(&mut self) -> Option<String> {
+        let checks = match self.client.checks().await {
+            Ok(checks) => compare::checks(&self.spec, &checks),
+            Err(e) => {
+                // The watch of the entry fails too then, and says so.
+                tracing::debug!(id = %self.spec.id, "the checks of `{}` cannot be read: {e}", self.spec.id);
+                return None;
+            }
+        };
+        if checks.differs.is_some() {
+            return checks.differs;
+        }
+        if let Err(e) = self.mend(&checks).await {
+            tracing::warn!(id = %self.spec.id, "the checks of `{}` cannot be mended: {e}", self.spec.id);
+        }
+        None
+    }
+
+    async fn mend(&mut self, checks: &compare::Checks) -> Result<(), Error> {
+        for stale in &checks.stale {
+            tracing::info!(id = %self.spec.id, "check `{stale}`, left by an earlier version, is deregistered");
+            self.client.deregister_check(stale).await?;
+        }
+        let wish = self.wishes.borrow().maintenance.clone();
+        match (&checks.maintenance, wish) {
+            (None, Some(notes)) => self.client.maintenance(&self.spec.id, Some(&notes)).await?,
+            (Some(notes), None) if !self.lifted && compare::is_own(notes) => {
+                tracing::info!(id = %self.spec.id, "the maintenance of an earlier process ({notes}) is lifted");
+                self.client.maintenance(&self.spec.id, None).await?;
+            }
+            // An operator's maintenance is his.
+            _ => {}
+        }
+        self.lifted = true;
+        Ok(())
+    }
+
+    /// Says so once.
+    fn pending(&self, why: &str) {
+        let id = &self.spec.id;
+        self.state.send_if_modified(|state| {
+            if matches!(state, RegistrationState::Pending { why: before } if **before == *why) {
+                return false;
+            }
+            tracing::warn!(%id, "instance `{id}` is not known to be registered: {why}");
+            *state = RegistrationState::Pending { why: why.into() };
+            true
+        });
+    }
+
+    /// Says so once; true when it was not before.
+    fn registered(&self) -> bool {
+        let (id, addr) = (&self.spec.id, self.client.addr());
+        self.state.send_if_modified(|state| {
+            if *state == RegistrationState::Registered {
+                return false;
+            }
+            tracing::info!(%id, "instance `{id}` is registered at Consul agent {addr}");
+            *state = RegistrationState::Registered;
+            true
+        })
+    }
+}
+
+/// Our own entry at the agent, followed by content hash.
+struct Entry {
+    client: Client,
+    id: String,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "entry of `{}`", self.id)
+    }
+}
+
+impl Resource for Entry {
+    type Value = Option<AgentService>;
+    const BY: By = By::Hash;
+
+    fn call(&self) -> Result<Call, Error> {
+        service_call(&self.id)
+    }
+
+    fn read(&self, answer: &Answer) -> Result<Option<AgentService>, Error> {
+        let call = self.call()?;
+        if answer.found {
+            return self.client.decode(&call, answer).map(Some);
+        }
+        let words = said(&answer.body);
+        if words.to_ascii_lowercase().contains("unknown service") {
+            return Ok(None);
+        }
+        // A proxy's 404 is no word of the agent.
+        Err(Error::Decode { addr: self.client.shown(), path: call.path, cause: format!("404 ({words})") })
+    }
+
+    fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change {
+        if held == Some(new) { Change::Same } else { Change::Differs }
+    }
+}

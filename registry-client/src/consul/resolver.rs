@@ -1,0 +1,208 @@
+//! The instances of a service as Consul knows them, and every change.
+
+mod instances;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::watch;
+
+use self::instances::{Found, Omitted};
+use super::{
+    Client, Error, HealthQuery,
+    error::said,
+    http::{Answer, Call},
+    watch::{Change, News, Resource, cursor::By, follow, pace::Pace},
+    wire::Bounded,
+};
+use crate::{
+    instance::{InstanceId, ServiceName},
+    resolve::{Resolution, Resolver},
+};
+
+/// Resolves services by Consul's health endpoint. Cheap to clone.
+///
+/// Every instance is told, whatever its checks say: the channel decides what
+/// to do with a critical one. Reads may be answered by any server, so that
+/// discovery goes on while there is no leader. An empty answer is told as an
+/// empty set; whether to believe it is the channel's business. One watch per
+/// service, datacenter and filter serves all resolvers of one [`Client`] and
+/// its clones; it ends when nobody looks.
+#[derive(Clone, Debug)]
+pub struct ConsulResolver {
+    client: Client,
+    query: HealthQuery,
+    pace: Pace,
+}
+
+impl ConsulResolver {
+    /// A resolver that asks by `client`.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, query: HealthQuery { stale: true, ..HealthQuery::default() }, pace: Pace::default() }
+    }
+
+    /// Only the instances that match a filter expression of Consul's, such as
+    /// `Service.Meta.version == "v2"`.
+    #[must_use]
+    pub fn with_filter(mut self, expression: impl Into<String>) -> Self {
+        self.query.filter = Some(expression.into());
+        self
+    }
+
+    /// The instances of another datacenter, at their WAN addresses.
+    #[must_use]
+    pub fn with_datacenter(mut self, datacenter: impl Into<String>) -> Self {
+        self.query.datacenter = Some(datacenter.into());
+        self
+    }
+}
+
+impl Resolver for ConsulResolver {
+    fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
+        // Consul looks service names up without regard to case.
+        let key = (service.as_str().to_ascii_lowercase(), self.query.clone());
+        let shared = &self.client.inner.shared;
+        let (sender, receiver) = match shared.join(&key) {
+            Joined::Running(receiver) => return receiver,
+            Joined::New(sender, receiver) => (sender, receiver),
+        };
+        let health = Health {
+            client: self.client.clone(),
+            service: service.clone(),
+            query: self.query.clone(),
+            warned: Mutex::default(),
+        };
+        tokio::spawn(watch_health(health, self.pace, key, sender));
+        receiver
+    }
+}
+
+/// Follows one service until nobody looks.
+async fn watch_health(health: Health, pace: Pace, key: Key, sender: Arc<watch::Sender<Resolution>>) {
+    let client = health.client.clone();
+    let followed = follow(&client, &health, pace, |news| {
+        sender.send_if_modified(|resolution| publish(resolution, news));
+    });
+    tokio::pin!(followed);
+    loop {
+        tokio::select! {
+            () = sender.closed() => {
+                if client.inner.shared.leave(&key, &sender) {
+                    return;
+                }
+            }
+            () = &mut followed => return,
+        }
+    }
+}
+
+fn publish(resolution: &mut Resolution, news: News<'_, &Vec<Found>>) -> bool {
+    match news {
+        News::Changed(found) => {
+            let instances: Vec<_> = found.iter().map(|found| found.instance.clone()).collect();
+            *resolution = Resolution::found(instances);
+        }
+        News::Recovered => resolution.error = None,
+        News::Failed(words) if resolution.error.as_deref() == Some(words) => return false,
+        News::Failed(words) => resolution.error = Some(words.into()),
+    }
+    true
+}
+
+type Key = (String, HealthQuery);
+
+/// The watches that run, by what they look at.
+#[derive(Debug, Default)]
+pub(super) struct Shared(Mutex<HashMap<Key, Weak<watch::Sender<Resolution>>>>);
+
+enum Joined {
+    Running(watch::Receiver<Resolution>),
+    New(Arc<watch::Sender<Resolution>>, watch::Receiver<Resolution>),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<watch::Sender<Resolution>>>> {
+        // A map of weak pointers is sound whatever its last user panicked at.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, key: &Key) -> Joined {
+        let mut running = self.lock();
+        if let Some(sender) = running.get(key).and_then(Weak::upgrade) {
+            return Joined::Running(sender.subscribe());
+        }
+        let (sender, receiver) = watch::channel(Resolution::default());
+        let sender = Arc::new(sender);
+        running.insert(key.clone(), Arc::downgrade(&sender));
+        Joined::New(sender, receiver)
+    }
+
+    /// False when somebody joined since the last one left.
+    fn leave(&self, key: &Key, sender: &watch::Sender<Resolution>) -> bool {
+        let mut running = self.lock();
+        let idle = sender.receiver_count() == 0;
+        if idle {
+            running.remove(key);
+        }
+        idle
+    }
+}
+
+/// The health of a service, followed.
+struct Health {
+    client: Client,
+    service: ServiceName,
+    query: HealthQuery,
+    /// What was left out and said so, as far as it is still there.
+    warned: Mutex<HashSet<Omitted>>,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "service `{}`", self.service)
+    }
+}
+
+impl Resource for Health {
+    type Value = Vec<Found>;
+    const BY: By = By::Index;
+
+    fn call(&self) -> Result<Call, Error> {
+        self.query.call(self.service.as_str())
+    }
+
+    fn read(&self, answer: &Answer) -> Result<Vec<Found>, Error> {
+        let call = self.call()?;
+        if !answer.found {
+            // Consul answers an unknown service with an empty list.
+            let cause = format!("404 ({})", said(&answer.body));
+            return Err(Error::Decode { addr: self.client.shown(), path: call.path, cause });
+        }
+        let Bounded(entries) = self.client.decode(&call, answer)?;
+        let (found, omitted) = instances::of(entries, self.query.datacenter.is_some());
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for new in omitted.difference(&warned) {
+            tracing::warn!(service = %self.service, "left out of service `{}`: {new}", self.service);
+        }
+        *warned = omitted;
+        Ok(found)
+    }
+
+    fn compare(&self, held: Option<&Vec<Found>>, new: &Vec<Found>) -> Change {
+        let Some(held) = held else {
+            return if new.is_empty() { Change::Loses } else { Change::Differs };
+        };
+        let ids: HashSet<&InstanceId> = new.iter().map(|found| &found.instance.id).collect();
+        if held.iter().any(|found| !ids.contains(&found.instance.id)) {
+            Change::Loses
+        } else if held.len() == new.len() && held.iter().zip(new).all(|(held, new)| held.is_like(new)) {
+            Change::Same
+        } else {
+            Change::Differs
+        }
+    }
+}

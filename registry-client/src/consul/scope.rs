@@ -1,0 +1,48 @@
+//! Enterprise namespaces and partitions.
+
+use tokio::sync::OnceCell;
+
+use super::{
+    Error, Version,
+    http::{Call, Transport},
+    version,
+};
+
+/// In which namespace and partition to ask. A community agent answers 400 to
+/// any of the two, `default` included, so the agent's edition is asked once
+/// before the first of them is sent.
+#[derive(Debug)]
+pub(super) struct Scope {
+    namespace: Option<String>,
+    partition: Option<String>,
+    agent: OnceCell<Version>,
+}
+
+impl Scope {
+    pub(super) fn new(namespace: Option<String>, partition: Option<String>) -> Self {
+        Self { namespace, partition, agent: OnceCell::new() }
+    }
+
+    /// `call`, in the scope.
+    pub(super) async fn apply(&self, transport: &Transport, mut call: Call) -> Result<Call, Error> {
+        if self.namespace.is_none() && self.partition.is_none() {
+            return Ok(call);
+        }
+        let agent = self.agent.get_or_try_init(|| version::ask(transport)).await?;
+        let scopes =
+            [("ns", "CONSUL_NAMESPACE", &self.namespace), ("partition", "CONSUL_PARTITION", &self.partition)];
+        for (name, variable, value) in scopes {
+            match value {
+                Some(value) if agent.is_enterprise() => call = call.with(name, value),
+                Some(value) if value != "default" => {
+                    return Err(Error::Config(format!(
+                        "{variable}=`{value}` needs Consul Enterprise and the agent at {} is {agent}: unset it",
+                        transport.addr()
+                    )));
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(call)
+    }
+}

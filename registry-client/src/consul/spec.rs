@@ -1,0 +1,347 @@
+//! What is registered, checked before it is sent: an agent hardly does.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use super::{CheckStatus, Error, GoDuration, path};
+use crate::instance::{Address, ServiceName};
+
+/// What an instance registers as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceSpec {
+    /// Unique on the agent; the same id silently overwrites. See
+    /// [`instance_id`].
+    pub id: String,
+    /// The service that it is an instance of.
+    pub name: ServiceName,
+    /// Where it can be called.
+    pub address: Address,
+    /// Free labels.
+    pub tags: Vec<String>,
+    /// Free pairs: at most 64, keys of 1 to 128 characters `A-Z a-z 0-9 - _`
+    /// not beginning with `consul-`, values of at most 512 bytes.
+    pub meta: BTreeMap<String, String>,
+    /// Its share of the load.
+    pub weights: Weights,
+    /// How the agent finds out whether it is well.
+    pub check: CheckSpec,
+    /// After how long in critical state the agent forgets the instance, at
+    /// least a minute; `None` for never. A minute unless set: it mops up
+    /// after a killed process, and a live one registers again at once.
+    pub deregister_after: Option<Duration>,
+}
+
+/// An instance's share of the load. Both are always sent: one alone would
+/// mean 0 for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Weights {
+    /// While every check passes; 1 to 65,535.
+    pub passing: u16,
+    /// While a check warns; 0 takes it out then.
+    pub warning: u16,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+/// How the agent finds out whether an instance is well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CheckSpec {
+    /// The agent calls `grpc.health.v1.Health/Check`; made by
+    /// [`CheckSpec::grpc`].
+    Grpc {
+        /// `host:port/service`; the service may be missing.
+        target: String,
+        /// How often, at least a second. The first probe comes at a random
+        /// point of the first interval.
+        interval: Duration,
+        /// How long a probe may take.
+        timeout: Duration,
+        /// What holds until the first probe.
+        initial: CheckStatus,
+    },
+    /// The instance itself tells that it is well, every third of the time.
+    Ttl {
+        /// How long one word of it holds, at least 30 s: an agent without a
+        /// leader takes up to 19 s to hear it.
+        ttl: Duration,
+        /// What holds until the first word.
+        initial: CheckStatus,
+    },
+}
+
+impl CheckSpec {
+    /// A gRPC check of `service` (empty for the whole server) at `address`:
+    /// every second, so that a newcomer, which starts critical, serves within
+    /// a second of being ready; each probe may take 2 s, so that a hung
+    /// process is known within three.
+    #[must_use]
+    pub fn grpc(address: &Address, service: &str) -> Self {
+        let slash = if service.is_empty() { "" } else { "/" };
+        Self::Grpc {
+            target: format!("{address}{slash}{service}"),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(2),
+            initial: CheckStatus::Critical,
+        }
+    }
+
+    /// A TTL check of 30 s that starts critical and is told well at once.
+    #[must_use]
+    pub fn ttl() -> Self {
+        Self::Ttl { ttl: Duration::from_secs(30), initial: CheckStatus::Critical }
+    }
+
+    /// As Consul names it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Grpc { .. } => "grpc",
+            Self::Ttl { .. } => "ttl",
+        }
+    }
+}
+
+/// The id of an instance that is the same whenever it is started at the same
+/// address: `name-host-port`.
+#[must_use]
+pub fn instance_id(name: &ServiceName, address: &Address) -> String {
+    format!("{name}-{}-{}", address.host(), address.port())
+}
+
+impl ServiceSpec {
+    /// An instance of `name` at `address`, with the id of [`instance_id`], no
+    /// tags, no meta and weights of 1.
+    #[must_use]
+    pub fn new(name: ServiceName, address: Address, check: CheckSpec) -> Self {
+        Self {
+            id: instance_id(&name, &address),
+            name,
+            address,
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            weights: Weights::default(),
+            check,
+            deregister_after: Some(Duration::from_secs(60)),
+        }
+    }
+
+    /// The id of its check. It names the check's type, for a check that
+    /// changes its type under one id leaves the old prober running.
+    #[must_use]
+    pub fn check_id(&self) -> String {
+        format!("{}:{}", self.check_id_stem(), self.check.kind())
+    }
+
+    /// What the ids of all our checks of this instance begin with.
+    pub(super) fn check_id_stem(&self) -> String {
+        format!("service:{}", self.id)
+    }
+
+    /// Whether Consul would take it and mean the same.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], naming the first rule that is broken.
+    pub fn validate(&self) -> Result<(), Error> {
+        let id = &self.id;
+        let invalid =
+            |why: String| Err(Error::Invalid(format!("instance `{id}` cannot be registered: {why}")));
+        path::of("agent/service", id)?;
+        if id.len() > 256 || id.chars().any(char::is_control) {
+            return invalid("its id is longer than 256 bytes or holds control characters".to_owned());
+        }
+        if self.weights.passing == 0 {
+            return invalid("its weight is 0; the least is 1".to_owned());
+        }
+        if self.tags.iter().any(|tag| tag.is_empty() || tag.chars().any(char::is_control)) {
+            return invalid("a tag is empty or holds control characters".to_owned());
+        }
+        if self.meta.len() > 64 {
+            return invalid(format!("it has {} meta pairs, the most is 64", self.meta.len()));
+        }
+        for (key, value) in &self.meta {
+            if let Some(why) = meta_fault(key, value) {
+                return invalid(format!("meta `{key}` {why}"));
+            }
+        }
+        if self.deregister_after.is_some_and(|after| after < Duration::from_secs(60)) {
+            return invalid("deregister_after is less than a minute, the least Consul knows".to_owned());
+        }
+        match check_fault(&self.check) {
+            Some(why) => invalid(why),
+            None => Ok(()),
+        }
+    }
+
+    /// The body of the registration.
+    pub(super) fn wire(&self) -> impl Serialize + '_ {
+        let (grpc, ttl, interval, timeout, initial) = match &self.check {
+            CheckSpec::Grpc { target, interval, timeout, initial } => {
+                (Some(target.as_str()), None, Some(*interval), Some(*timeout), *initial)
+            }
+            CheckSpec::Ttl { ttl, initial } => (None, Some(*ttl), None, None, *initial),
+        };
+        let go = |duration: Option<Duration>| duration.map(|d| GoDuration(d).to_string());
+        let check = WireCheck {
+            check_id: self.check_id(),
+            name: format!("{} of {}", self.check.kind(), self.id),
+            grpc,
+            ttl: go(ttl),
+            interval: go(interval),
+            timeout: go(timeout),
+            status: initial,
+            deregister_critical_service_after: go(self.deregister_after),
+        };
+        WireService {
+            id: &self.id,
+            name: self.name.as_str(),
+            address: self.address.host(),
+            port: self.address.port(),
+            tags: &self.tags,
+            meta: &self.meta,
+            weights: self.weights,
+            checks: [check],
+        }
+    }
+}
+
+fn meta_fault(key: &str, value: &str) -> Option<String> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if key.is_empty() || key.len() > 128 || !key.chars().all(sound) {
+        Some("has a key that is not 1 to 128 characters of A-Z a-z 0-9 - _".to_owned())
+    } else if key.starts_with("consul-") {
+        Some("has a key that begins with `consul-`, which is Consul's own".to_owned())
+    } else if value.len() > 512 {
+        Some(format!("has a value of {} bytes, the most is 512", value.len()))
+    } else {
+        None
+    }
+}
+
+fn check_fault(check: &CheckSpec) -> Option<String> {
+    match check {
+        CheckSpec::Grpc { target, .. }
+            if target.split('/').next().is_none_or(|at| at.parse::<Address>().is_err()) =>
+        {
+            Some(format!("`{target}` is not host:port/service, which a gRPC check needs"))
+        }
+        CheckSpec::Grpc { interval, .. } if *interval < Duration::from_secs(1) => Some(format!(
+            "its check's interval of {interval:?} is less than a second, the least Consul knows"
+        )),
+        CheckSpec::Grpc { timeout, .. } if timeout.is_zero() => Some("its check's timeout is 0".to_owned()),
+        CheckSpec::Ttl { ttl, .. } if *ttl < Duration::from_secs(30) => {
+            Some(format!("its TTL of {ttl:?} is less than 30 s, which an agent without a leader outlasts"))
+        }
+        CheckSpec::Grpc { .. } | CheckSpec::Ttl { .. } => None,
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireService<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    name: &'a str,
+    address: &'a str,
+    port: u16,
+    tags: &'a [String],
+    meta: &'a BTreeMap<String, String>,
+    weights: Weights,
+    checks: [WireCheck<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireCheck<'a> {
+    #[serde(rename = "CheckID")]
+    check_id: String,
+    name: String,
+    #[serde(rename = "GRPC", skip_serializing_if = "Option::is_none")]
+    grpc: Option<&'a str>,
+    #[serde(rename = "TTL", skip_serializing_if = "Option::is_none")]
+    ttl: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+    status: CheckStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deregister_critical_service_after: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> ServiceSpec {
+        let address: Address = "10.0.0.1:5000".parse().unwrap();
+        let check = CheckSpec::grpc(&address, "shop.cart.v1.CartService");
+        ServiceSpec::new("cart-service".parse().unwrap(), address, check)
+    }
+
+    #[test]
+    fn a_registration_is_written_as_an_agent_reads_it() {
+        let mut spec = spec();
+        spec.meta.insert("version".to_owned(), "v1".to_owned());
+        assert_eq!(
+            serde_json::to_value(spec.wire()).unwrap(),
+            serde_json::json!({
+                "ID": "cart-service-10.0.0.1-5000", "Name": "cart-service",
+                "Address": "10.0.0.1", "Port": 5000, "Tags": [], "Meta": {"version": "v1"},
+                "Weights": {"Passing": 1, "Warning": 1},
+                "Checks": [{
+                    "CheckID": "service:cart-service-10.0.0.1-5000:grpc",
+                    "Name": "grpc of cart-service-10.0.0.1-5000",
+                    "GRPC": "10.0.0.1:5000/shop.cart.v1.CartService",
+                    "Interval": "1s", "Timeout": "2s", "Status": "critical",
+                    "DeregisterCriticalServiceAfter": "60s",
+                }],
+            })
+        );
+        spec.check = CheckSpec::ttl();
+        let ttl = serde_json::to_value(spec.wire()).unwrap();
+        assert_eq!(ttl["Checks"][0]["TTL"], "30s");
+        assert_eq!(ttl["Checks"][0].get("GRPC"), None);
+    }
+
+    #[test]
+    fn what_consul_would_misread_is_refused_before_it_is_sent() {
+        type Spoil = fn(&mut ServiceSpec);
+        let cases: [(&str, Spoil); 13] = [
+            ("is empty", |s| s.id.clear()),
+            ("`..` part", |s| s.id = "a/../b".to_owned()),
+            ("256 bytes", |s| s.id = "a".repeat(257)),
+            ("weight is 0", |s| s.weights.passing = 0),
+            ("tag is empty", |s| s.tags.push(String::new())),
+            ("65 meta pairs", |s| s.meta = (0..65).map(|i| (format!("k{i}"), String::new())).collect()),
+            ("meta `a b`", |s| drop(s.meta.insert("a b".to_owned(), String::new()))),
+            ("Consul's own", |s| drop(s.meta.insert("consul-x".to_owned(), String::new()))),
+            ("513 bytes", |s| drop(s.meta.insert("k".to_owned(), "v".repeat(513)))),
+            ("less than a minute", |s| s.deregister_after = Some(Duration::from_secs(59))),
+            ("not host:port/service", |s| {
+                let CheckSpec::Grpc { target, .. } = &mut s.check else { return };
+                *target = "nowhere".to_owned();
+            }),
+            ("less than a second", |s| {
+                let CheckSpec::Grpc { interval, .. } = &mut s.check else { return };
+                *interval = Duration::from_millis(999);
+            }),
+            ("less than 30 s", |s| {
+                s.check = CheckSpec::Ttl { ttl: Duration::from_secs(29), initial: CheckStatus::Critical };
+            }),
+        ];
+        spec().validate().unwrap();
+        for (words, spoil) in cases {
+            let mut spec = spec();
+            spoil(&mut spec);
+            let error = spec.validate().unwrap_err().to_string();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The one engine behind every read that follows a resource of Consul's.
+//!
+//! [`follow`] asks, judges, compares and tells: a [`Resource`] says what to
+//! ask and how to read it, [`cursor`] what an answer is worth, [`pace`] how
+//! fast to go. Data that is held survives every failure.
+
+pub(super) mod cursor;
+pub(super) mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use self::{
+    cursor::{By, Cursor, Doubt, Verdict, judge},
+    pace::{Backoff, Bucket, Pace, jittered},
+};
+use super::{
+    Client, Error,
+    http::{Answer, Call},
+};
+
+/// Who answers blocking queries: a client, or a script in tests.
+pub(super) trait Source: Send + Sync {
+    /// Asks for what comes after `cursor`, for at most `wait`.
+    fn ask(
+        &self,
+        call: &Call,
+        cursor: &Cursor,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Answer, Error>> + Send;
+}
+
+impl Source for Client {
+    async fn ask(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
+        self.wait(call, cursor, wait).await
+    }
+}
+
+/// Something of Consul's that can be followed.
+pub(super) trait Resource: fmt::Display + Send + Sync {
+    /// What is read; all of it, every time.
+    type Value: Send;
+
+    /// By what it blocks.
+    const BY: By;
+
+    /// What to ask.
+    fn call(&self) -> Result<Call, Error>;
+
+    /// Reads an answer, which may be a 404.
+    fn read(&self, answer: &Answer) -> Result<Self::Value, Error>;
+
+    /// How `new` differs from what is held, volatile parts left out.
+    fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change;
+}
+
+/// How a new answer differs from what is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Same,
+    /// It changes or adds, and takes nothing away.
+    Differs,
+    /// Something that is held is missing in it. When nothing is held, an
+    /// empty answer counts as this.
+    Loses,
+}
+
+/// What a watch tells.
+#[derive(Debug)]
+pub(super) enum News<'a, T> {
+    /// The content changed, or is there for the first time.
+    Changed(T),
+    /// It could not be read; what was told before still stands.
+    Failed(&'a str),
+    /// It can be read again and has not changed meanwhile.
+    Recovered,
+}
+
+/// Follows `resource` for ever; drop the future to end it.
+pub(super) async fn follow<S: Source, R: Resource>(
+    source: &S,
+    resource: &R,
+    pace: Pace,
+    mut tell: impl FnMut(News<'_, &R::Value>),
+) {
+    let mut state = State::new(pace);
+    loop {
+        state.bucket.take().await;
+        let pause = match step(source, resource, &mut state).await {
+            Ok(Progress::Told(changed)) => {
+                let failed = state.worked(resource);
+                match (&state.held, changed) {
+                    (Some(value), true) => tell(News::Changed(value)),
+                    _ if failed => tell(News::Recovered),
+                    _ => {}
+                }
+                if state.polls { jittered(pace.poll) } else { Duration::ZERO }
+            }
+            Ok(Progress::AskAgain) => Duration::ZERO,
+            Err(trouble) => {
+                let (pause, words) = state.failed(resource, &trouble);
+                tell(News::Failed(&words));
+                pause
+            }
+        };
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+    }
+}
+
+/// What is kept from one question to the next.
+struct State<T> {
+    pace: Pace,
+    cursor: Cursor,
+    polls: bool,
+    held: Option<T>,
+    bucket: Bucket,
+    backoff: Backoff,
+    /// The words of the failure that lasts, so that it is logged once.
+    failing: Option<String>,
+}
+
+enum Progress {
+    /// The answer was good; whether it changed anything.
+    Told(bool),
+    AskAgain,
+}
+
+/// Why a question brought nothing.
+enum Trouble {
+    Error(Error),
+    Doubt(Doubt),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// One question and what its answer is worth.
+async fn step<S: Source, R: Resource>(
+    source: &S,
+    resource: &R,
+    state: &mut State<R::Value>,
+) -> Result<Progress, Trouble> {
+    let answer = source.ask(&resource.call()?, &state.cursor, state.pace.wait).await?;
+    let (next, doubt, poll) = match judge(R::BY, &state.cursor, &answer.meta) {
+        Verdict::Read { next, doubt, poll } => (next, doubt, poll),
+        Verdict::AskAgain(why) => {
+            tracing::debug!(watch = %resource, "asking from the start: {why}");
+            state.cursor = Cursor::Start;
+            return Ok(Progress::AskAgain);
+        }
+    };
+    let value = resource.read(&answer)?;
+    let change = resource.compare(state.held.as_ref(), &value);
+    if let (Change::Loses, Some(doubt)) = (change, doubt) {
+        return Err(Trouble::Doubt(doubt));
+    }
+    state.cursor = next;
+    state.polls = poll;
+    let changed = state.held.is_none() || change != Change::Same;
+    if changed {
+        state.held = Some(value);
+    }
+    Ok(Progress::Told(changed))
+}
+
+impl<T> State<T> {
+    fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            cursor: Cursor::Start,
+            polls: false,
+            held: None,
+            bucket: Bucket::new(2, pace.refill),
+            backoff: Backoff::new(&pace),
+            failing: None,
+        }
+    }
+
+    /// True when it had failed before.
+    fn worked(&mut self, watch: &impl fmt::Display) -> bool {
+        self.backoff.reset();
+        let failed = self.failing.take().is_some();
+        if failed {
+            tracing::info!(%watch, "{watch} can be read again");
+        }
+        failed
+    }
+
+    /// How long to wait, and the words for it.
+    fn failed(&mut self, watch: &impl fmt::Display, trouble: &Trouble) -> (Duration, String) {
+        // The index of before may be meaningless after whatever happened.
+        self.cursor = Cursor::Start;
+        let (pause, words) = match trouble {
+            Trouble::Error(e) if e.is_retryable() => (self.backoff.next(), e.to_string()),
+            Trouble::Error(e) => (jittered(self.pace.slow), e.to_string()),
+            Trouble::Doubt(doubt) => {
+                (self.backoff.next(), format!("an answer that takes something away is not believed: {doubt}"))
+            }
+        };
+        if self.failing.as_ref() == Some(&words) {
+            tracing::debug!(%watch, "{watch} still cannot be read: {words}");
+        } else {
+            let kept = if self.held.is_some() { "; what was known is kept" } else { "" };
+            tracing::warn!(%watch, "{watch} cannot be read: {words}{kept}");
+            self.failing = Some(words.clone());
+        }
+        (pause, words)
+    }
+}
+
+/// What is known of something that is followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct View<T> {
+    /// The newest content; `None` until the first answer.
+    pub value: Option<T>,
+    /// Why the last look failed, in words; the value beside it is the last
+    /// good one.
+    pub error: Option<Arc<str>>,
+}
+
+impl<T> Default for View<T> {
+    fn default() -> Self {
+        Self { value: None, error: None }
+    }
+}
+
+impl<T: Clone> View<T> {
+    /// True when the news changed something.
+    pub(super) fn take(&mut self, news: News<'_, &T>) -> bool {
+        match news {
+            News::Changed(value) => *self = Self { value: Some(value.clone()), error: None },
+            News::Recovered => self.error = None,
+            News::Failed(words) if self.error.as_deref() == Some(words) => return false,
+            News::Failed(words) => self.error = Some(words.into()),
+        }
+        true
+    }
+}
+
+/// Follows `resource` in a task of its own that ends when the last receiver
+/// is dropped.
+pub(super) fn spawn<R>(client: Client, resource: R, pace: Pace) -> watch::Receiver<View<R::Value>>
+where
+    R: Resource + 'static,
+    R::Value: Clone + Sync,
+{
+    let (sender, receiver) = watch::channel(View::default());
+    tokio::spawn(async move {
+        let followed = follow(&client, &resource, pace, |news| {
+            sender.send_if_modified(|view| view.take(news));
+        });
+        tokio::select! {
+            () = sender.closed() => {}
+            () = followed => {}
+        }
+    });
+    receiver
+}

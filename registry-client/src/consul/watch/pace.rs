@@ -1,0 +1,136 @@
+//! How fast a watch may ask: never in a spin, never in step with others.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// The pace of a watch or of another loop that asks an agent for ever.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::consul) struct Pace {
+    /// How long one blocking query waits at the agent.
+    pub(in crate::consul) wait: Duration,
+    /// The first backoff after a failure draws from 0 to this.
+    pub(in crate::consul) backoff_first: Duration,
+    /// Backoffs grow up to this.
+    pub(in crate::consul) backoff_most: Duration,
+    /// The pause after a failure that only a person can mend: half of this
+    /// to this.
+    pub(in crate::consul) slow: Duration,
+    /// Every so often one more question is allowed, past a burst of two.
+    pub(in crate::consul) refill: Duration,
+    /// How often something that cannot block is asked again.
+    pub(in crate::consul) poll: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(25),
+            backoff_first: Duration::from_millis(500),
+            backoff_most: Duration::from_secs(30),
+            slow: Duration::from_secs(30),
+            refill: Duration::from_millis(500),
+            poll: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Exponential backoff with full jitter: 0 to a ceiling that doubles.
+#[derive(Debug)]
+pub(in crate::consul) struct Backoff {
+    first: Duration,
+    most: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    pub(in crate::consul) fn new(pace: &Pace) -> Self {
+        Self { first: pace.backoff_first, most: pace.backoff_most, failures: 0 }
+    }
+
+    /// What to wait after one more failure.
+    pub(in crate::consul) fn next(&mut self) -> Duration {
+        let ceiling = self.ceiling();
+        self.failures = self.failures.saturating_add(1);
+        ceiling.mul_f64(fastrand::f64())
+    }
+
+    /// It worked: begin from the first again.
+    pub(in crate::consul) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    fn ceiling(&self) -> Duration {
+        self.first.saturating_mul(2u32.saturating_pow(self.failures.min(20))).min(self.most)
+    }
+}
+
+/// Half of `whole` to `whole`, so that a crowd does not come at once.
+pub(in crate::consul) fn jittered(whole: Duration) -> Duration {
+    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+/// A token bucket: a burst, then one token per `refill`.
+#[derive(Debug)]
+pub(in crate::consul) struct Bucket {
+    refill: Duration,
+    /// How far ahead of its time a token may be taken.
+    slack: Duration,
+    /// When the next token would be there without a burst.
+    due: Instant,
+}
+
+impl Bucket {
+    pub(in crate::consul) fn new(burst: u32, refill: Duration) -> Self {
+        Self { refill, slack: refill * burst.saturating_sub(1), due: Instant::now() }
+    }
+
+    /// Takes a token, waiting for one if none is there.
+    ///
+    /// # Cancel safety
+    /// A cancelled wait takes nothing.
+    pub(in crate::consul) async fn take(&mut self) {
+        if self.due > Instant::now() + self.slack {
+            sleep_until(self.due - self.slack).await;
+        }
+        self.due = self.due.max(Instant::now()) + self.refill;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backoff_doubles_to_its_limit_and_draws_below_it() {
+        let mut backoff = Backoff::new(&Pace::default());
+        let ceilings: Vec<u128> = (0..9)
+            .map(|_| {
+                let ceiling = backoff.ceiling();
+                assert!(backoff.next() <= ceiling);
+                ceiling.as_millis()
+            })
+            .collect();
+        assert_eq!(ceilings, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+        backoff.reset();
+        assert_eq!(backoff.ceiling(), Duration::from_millis(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bucket_gives_a_burst_and_then_one_token_a_refill() {
+        let mut bucket = Bucket::new(2, Duration::from_secs(1));
+        let start = Instant::now();
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            bucket.take().await;
+            taken.push(start.elapsed().as_secs());
+        }
+        assert_eq!(taken, [0, 0, 1, 2, 3]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let start = Instant::now();
+        for _ in 0..3 {
+            bucket.take().await;
+        }
+        assert_eq!(start.elapsed().as_secs(), 1, "no more than the burst is saved up");
+    }
+}

@@ -1,0 +1,212 @@
+//! The engine against a script, on a paused clock.
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use tokio::time::{Instant, timeout};
+
+use super::{cursor::Meta, *};
+use crate::consul::TokenState;
+
+/// A list of numbers, told in any order.
+struct Numbers;
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("numbers")
+    }
+}
+
+impl Resource for Numbers {
+    type Value = Vec<u32>;
+    const BY: By = By::Index;
+
+    fn call(&self) -> Result<Call, Error> {
+        Ok(Call::get("/v1/numbers", "nothing"))
+    }
+
+    fn read(&self, answer: &Answer) -> Result<Vec<u32>, Error> {
+        let mut numbers: Vec<u32> = serde_json::from_slice(&answer.body).unwrap();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn compare(&self, held: Option<&Vec<u32>>, new: &Vec<u32>) -> Change {
+        match held {
+            Some(held) if held == new => Change::Same,
+            Some(held) if held.iter().any(|n| !new.contains(n)) => Change::Loses,
+            None if new.is_empty() => Change::Loses,
+            _ => Change::Differs,
+        }
+    }
+}
+
+/// Gives its answers in turn, then the last word for ever.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Result<Answer, Error>>>,
+    asked: Mutex<Vec<Cursor>>,
+    then: Option<fn() -> Result<Answer, Error>>,
+}
+
+impl Script {
+    fn of(answers: impl IntoIterator<Item = Result<Answer, Error>>) -> Self {
+        Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
+    }
+
+    fn always(then: fn() -> Result<Answer, Error>) -> Self {
+        Self { then: Some(then), ..Self::default() }
+    }
+
+    fn asked(&self) -> Vec<Cursor> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Source for Script {
+    async fn ask(&self, _: &Call, cursor: &Cursor, _: Duration) -> Result<Answer, Error> {
+        self.asked.lock().unwrap().push(cursor.clone());
+        let next = self.answers.lock().unwrap().pop_front();
+        match (next, self.then) {
+            (Some(answer), _) => answer,
+            (None, Some(then)) => then(),
+            (None, None) => std::future::pending().await,
+        }
+    }
+}
+
+fn answer(numbers: &str, meta: Meta) -> Result<Answer, Error> {
+    Ok(Answer { found: true, meta, body: numbers.to_owned().into() })
+}
+
+fn blocking(index: u64, numbers: &str) -> Result<Answer, Error> {
+    answer(numbers, Meta { index: Some(index), known_leader: true, ..Meta::default() })
+}
+
+fn streaming(index: u64, numbers: &str) -> Result<Answer, Error> {
+    answer(numbers, Meta { index: Some(index), streaming: true, ..Meta::default() })
+}
+
+fn leaderless(index: u64, numbers: &str) -> Result<Answer, Error> {
+    answer(numbers, Meta { index: Some(index), ..Meta::default() })
+}
+
+fn down() -> Result<Answer, Error> {
+    Err(Error::Unreachable { addr: "a:1".into(), cause: "refused".to_owned() })
+}
+
+fn denied() -> Result<Answer, Error> {
+    let (addr, path, said, needs) = ("a:1".into(), String::new(), String::new(), String::new());
+    Err(Error::Denied { addr, path, said, needs, token: TokenState::Missing })
+}
+
+fn bad_request() -> Result<Answer, Error> {
+    Err(Error::BadRequest { addr: "a:1".into(), path: String::new(), status: 400, said: "filter".to_owned() })
+}
+
+/// What is told within ten minutes, a word each.
+async fn told(script: &Script) -> Vec<String> {
+    let mut told = Vec::new();
+    let followed = follow(script, &Numbers, Pace::default(), |news| {
+        told.push(match news {
+            News::Changed(numbers) => format!("{numbers:?}"),
+            News::Failed(words) => words.split([':', ';']).next().unwrap().to_owned(),
+            News::Recovered => "recovered".to_owned(),
+        });
+    });
+    let _ = timeout(Duration::from_secs(600), followed).await;
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_changes_are_told_whatever_their_order() {
+    let script = Script::of([
+        blocking(5, "[1,2]"),
+        blocking(6, "[2,1]"),
+        streaming(7, "[2,1,3]"),
+        streaming(8, "[3]"),
+        streaming(8, "[3]"),
+    ]);
+    assert_eq!(told(&script).await, ["[1, 2]", "[1, 2, 3]", "[3]"]);
+    let asked = [0, 5, 6, 7, 8, 8].map(|i| if i == 0 { Cursor::Start } else { Cursor::Index(i) });
+    assert_eq!(script.asked(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_answer_without_an_index_is_none() {
+    let script = Script::of([blocking(5, "[1]"), streaming(1, "[]"), blocking(5, "[1]")]);
+    assert_eq!(told(&script).await, ["[1]"]);
+    assert_eq!(script.asked(), [Cursor::Start, Cursor::Index(5), Cursor::Start, Cursor::Index(5)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_went_backwards_is_asked_anew_from_the_start() {
+    let script = Script::of([blocking(9, "[1]"), blocking(4, "[2]"), blocking(4, "[2,3]")]);
+    assert_eq!(told(&script).await, ["[1]", "[2, 3]"]);
+    assert_eq!(script.asked(), [Cursor::Start, Cursor::Index(9), Cursor::Start, Cursor::Index(4)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_it_asks_from_the_start_and_says_when_it_works_again() {
+    let script =
+        Script::of([blocking(9, "[1]"), down(), down(), blocking(3, "[1]"), down(), blocking(4, "[2]")]);
+    let down = "cannot reach Consul at a";
+    assert_eq!(told(&script).await, ["[1]", down, down, "recovered", down, "[2]"]);
+    assert_eq!(script.asked()[2..4], [Cursor::Start, Cursor::Start]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_smaller_answer_without_a_leader_is_not_believed() {
+    let doubted = "an answer that takes something away is not believed";
+    let script = Script::of([
+        leaderless(2, "[]"),
+        blocking(5, "[1,2]"),
+        leaderless(6, "[1]"),
+        leaderless(6, "[1,2,3]"),
+        blocking(7, "[1]"),
+    ]);
+    assert_eq!(told(&script).await, [doubted, "[1, 2]", doubted, "[1, 2, 3]", "[1]"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_woken_all_the_time_asks_no_more_than_twice_a_second() {
+    let script = Script::always(|| blocking(5, "[1]"));
+    assert_eq!(told(&script).await, ["[1]"]);
+    let asked = script.asked().len();
+    assert!((1_000..=1_202).contains(&asked), "{asked} questions in 600 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_down_is_asked_seldom_and_for_ever() {
+    let script = Script::always(down);
+    told(&script).await;
+    let asked = script.asked().len();
+    assert!((20..=90).contains(&asked), "{asked} questions in 600 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_person_can_mend_is_surfaced_and_not_spun_on() {
+    for then in [denied, bad_request] {
+        let script = Script::always(then);
+        let told = told(&script).await;
+        assert!((20..=41).contains(&script.asked().len()), "{} questions in 600 s", script.asked().len());
+        assert_eq!(told.len(), script.asked().len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_cannot_be_waited_on_is_polled() {
+    let script = Script::always(|| answer("[1]", Meta { known_leader: true, ..Meta::default() }));
+    told(&script).await;
+    let asked = script.asked();
+    assert!(asked.iter().all(|cursor| *cursor == Cursor::Start));
+    assert!((100..=260).contains(&asked.len()), "{} questions in 600 s", asked.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_two_questions_do_not_wait() {
+    let script = Script::of([blocking(5, "[1]")]);
+    let start = Instant::now();
+    let _ = timeout(Duration::from_millis(1), follow(&script, &Numbers, Pace::default(), |_| ())).await;
+    assert_eq!(script.asked().len(), 2);
+    assert!(start.elapsed() <= Duration::from_millis(2));
+}

@@ -1,0 +1,316 @@
+//! What an agent sends, read tolerantly: `null` for an empty list or map,
+//! missing zero values, unknown fields, and any integer for a port.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::GoDuration;
+
+/// A registered service, as `/v1/agent/service/:id` and
+/// `/v1/health/service/:name` tell it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct AgentService {
+    /// Unique on its agent.
+    #[serde(rename = "ID", deserialize_with = "null_is_default")]
+    pub id: String,
+    /// The service's name.
+    #[serde(deserialize_with = "null_is_default")]
+    pub service: String,
+    /// Where it listens; empty for its node's address.
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    /// Whatever somebody registered.
+    #[serde(deserialize_with = "any_integer")]
+    pub port: i64,
+    /// Free labels.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tags: Vec<String>,
+    /// Free pairs.
+    #[serde(deserialize_with = "null_is_default")]
+    pub meta: BTreeMap<String, String>,
+    /// Its share of the load.
+    #[serde(deserialize_with = "null_is_default")]
+    pub weights: WireWeights,
+    /// Addresses by use, such as `wan`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tagged_addresses: BTreeMap<String, TaggedAddress>,
+}
+
+/// An address for one use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct TaggedAddress {
+    /// The host.
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    /// Whatever somebody registered; 0 for the service's own.
+    #[serde(deserialize_with = "any_integer")]
+    pub port: i64,
+}
+
+/// Weights as they come: any integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+#[non_exhaustive]
+pub struct WireWeights {
+    /// Its share while every check passes.
+    #[serde(default, deserialize_with = "any_integer")]
+    pub passing: i64,
+    /// Its share while a check warns.
+    #[serde(default, deserialize_with = "any_integer")]
+    pub warning: i64,
+}
+
+impl Default for WireWeights {
+    /// An agent that sends no weights means these.
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+/// A check, of a service or of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct Check {
+    /// Unique on its agent.
+    #[serde(rename = "CheckID", deserialize_with = "null_is_default")]
+    pub id: String,
+    /// What it found.
+    #[serde(deserialize_with = "null_is_default")]
+    pub status: CheckStatus,
+    /// A person's words, such as the reason of a maintenance.
+    #[serde(deserialize_with = "null_is_default")]
+    pub notes: String,
+    /// The prober's words. Consul writes them with a delay.
+    #[serde(deserialize_with = "null_is_default")]
+    pub output: String,
+    /// The service it belongs to; empty for a check of the node.
+    #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
+    pub service_id: String,
+    /// `grpc`, `ttl`, `http`, …; empty on agents before 1.7.
+    #[serde(rename = "Type", deserialize_with = "null_is_default")]
+    pub kind: String,
+    /// How often it probes.
+    #[serde(deserialize_with = "any_duration")]
+    pub interval: GoDuration,
+    /// How long a probe may take.
+    #[serde(deserialize_with = "any_duration")]
+    pub timeout: GoDuration,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckStatus {
+    /// All is well.
+    Passing,
+    /// Usable, with a warning.
+    Warning,
+    /// Not usable. Also what an unknown status means, and none.
+    #[default]
+    Critical,
+}
+
+impl<'de> Deserialize<'de> for CheckStatus {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Ok(match text.as_str() {
+            "passing" => Self::Passing,
+            "warning" => Self::Warning,
+            _ => Self::Critical,
+        })
+    }
+}
+
+impl fmt::Display for CheckStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        })
+    }
+}
+
+/// The node that an instance is registered on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct Node {
+    /// The node's name.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: String,
+    /// The node's address.
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
+    /// Addresses by use, such as `wan`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tagged_addresses: BTreeMap<String, String>,
+    /// Free pairs, and `consul-version`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub meta: BTreeMap<String, String>,
+}
+
+/// One registered instance with its node and all checks that concern it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct HealthEntry {
+    /// Where it is registered.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: Node,
+    /// The instance.
+    #[serde(deserialize_with = "null_is_default")]
+    pub service: AgentService,
+    /// Its own checks and its node's.
+    #[serde(deserialize_with = "null_is_default")]
+    pub checks: Vec<Check>,
+}
+
+/// `/v1/agent/self`, as far as it is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct AgentSelf {
+    /// The agent's settings.
+    #[serde(deserialize_with = "null_is_default")]
+    pub config: AgentConfig,
+}
+
+/// The settings of an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[non_exhaustive]
+pub struct AgentConfig {
+    /// The datacenter it belongs to.
+    #[serde(deserialize_with = "null_is_default")]
+    pub datacenter: String,
+    /// The name of its node.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node_name: String,
+    /// Whether it is a server.
+    #[serde(deserialize_with = "null_is_default")]
+    pub server: bool,
+    /// Its version, such as `1.22.5`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub version: String,
+}
+
+/// Reads `null` as the type's default.
+pub(super) fn null_is_default<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// Reads any number as the nearest `i64`; what is none is -1, which no port
+/// and no weight can be.
+fn any_integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    let number = match serde_json::Value::deserialize(from)? {
+        serde_json::Value::Null => return Ok(0),
+        serde_json::Value::Number(number) => number,
+        _ => return Ok(-1),
+    };
+    Ok(number.as_i64().unwrap_or(if number.as_u64().is_some() { i64::MAX } else { -1 }))
+}
+
+/// Reads a duration; what is none is 0. A check that was written into the
+/// catalogue from outside may hold any text there.
+fn any_duration<'de, D: Deserializer<'de>>(from: D) -> Result<GoDuration, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// The most elements that are read of one list: more would cost memory that
+/// no real registry asks for.
+pub(super) const MOST: usize = 65_536;
+
+/// A list of at most [`MOST`] elements; `null` is empty.
+#[derive(Debug)]
+pub(super) struct Bounded<T>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(BoundedVisitor(PhantomData))
+    }
+}
+
+struct BoundedVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> de::Visitor<'de> for BoundedVisitor<T> {
+    type Value = Bounded<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MOST} elements")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Bounded<T>, E> {
+        Ok(Bounded(Vec::new()))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Bounded<T>, A::Error> {
+        let mut list = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            if list.len() == MOST {
+                return Err(de::Error::invalid_length(MOST + 1, &self));
+            }
+            list.push(element);
+        }
+        Ok(Bounded(list))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_missing_and_unknown_fields_are_taken_in_stride() {
+        let json = r#"[{"Node": null, "Service": {"ID": "a", "Port": 80, "Tags": null, "Meta": null,
+            "Weights": {"Passing": 5}, "New": {"x": 1}}, "Checks": null}, {}]"#;
+        let Bounded(entries) = serde_json::from_str::<Bounded<HealthEntry>>(json).unwrap();
+        assert_eq!(entries.len(), 2);
+        assert_eq!(entries[0].service.port, 80);
+        assert_eq!(entries[0].service.weights, WireWeights { passing: 5, warning: 0 });
+        assert_eq!(entries[1].service.weights, WireWeights { passing: 1, warning: 1 });
+        assert!(serde_json::from_str::<Bounded<HealthEntry>>("null").unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_port_is_whatever_somebody_registered() {
+        for (json, port) in [
+            ("-1", -1),
+            ("70000", 70_000),
+            ("18446744073709551615", i64::MAX),
+            ("1e30", -1),
+            ("\"80\"", -1),
+            ("null", 0),
+        ] {
+            let service: AgentService = serde_json::from_str(&format!("{{\"Port\": {json}}}")).unwrap();
+            assert_eq!(service.port, port, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_status_is_critical() {
+        let check: Check = serde_json::from_str(r#"{"Status": "odd", "Interval": "10s"}"#).unwrap();
+        assert_eq!(check.status, CheckStatus::Critical);
+        assert_eq!(check.interval.0.as_secs(), 10);
+        let check: Check = serde_json::from_str(r#"{"Interval": "often", "Timeout": 5}"#).unwrap();
+        assert!(check.interval.0.is_zero());
+    }
+
+    #[test]
+    fn a_list_without_end_is_refused() {
+        let endless = format!("[{}{{}}]", "{},".repeat(MOST));
+        let error = serde_json::from_str::<Bounded<HealthEntry>>(&endless).unwrap_err();
+        assert!(error.to_string().contains("at most 65536"), "{error}");
+    }
+}
