@@ -54,7 +54,7 @@ impl Default for ChannelConfig {
 
 impl ChannelConfig {
     /// The defaults, changed by what the environment sets: `CONSORT_DEADLINE`,
-    /// `CONSORT_KEEPALIVE_TIME`,
+    /// `CONSORT_BALANCER`, `CONSORT_KEEPALIVE_TIME`,
     /// `CONSORT_KEEPALIVE_TIMEOUT`. A variable that is empty counts as unset.
     ///
     /// # Errors
@@ -68,6 +68,7 @@ impl ChannelConfig {
         let default = Self::default();
         Ok(Self {
             deadline: env.positive_duration("CONSORT_DEADLINE")?.unwrap_or(default.deadline),
+            balancer: env.parse("CONSORT_BALANCER")?.unwrap_or(default.balancer),
             keepalive_time: env
                 .positive_duration("CONSORT_KEEPALIVE_TIME")?
                 .unwrap_or(default.keepalive_time),
@@ -101,6 +102,7 @@ mod tests {
             read("CONSORT_KEEPALIVE_TIME", "500ms").unwrap().keepalive_time,
             Duration::from_millis(500)
         );
+        assert_eq!(read("CONSORT_BALANCER", "round_robin").unwrap().balancer, Balancer::RoundRobin);
     }
 
     #[test]
@@ -109,5 +111,7 @@ mod tests {
         assert_eq!(said, "CONSORT_DEADLINE: `soon` is not a duration such as 15s, 500ms or 1m30s");
         let said = read("CONSORT_DEADLINE", "0s").unwrap_err();
         assert_eq!(said, "CONSORT_DEADLINE: `0s` is no time at all; a duration above 0 is expected");
+        let said = read("CONSORT_BALANCER", "best").unwrap_err();
+        assert!(said.contains("`best`") && said.contains("round_robin"), "{said}");
     }
 }

@@ -14,6 +14,6 @@ pub mod server;
 pub mod telemetry;
 
 pub use channel::{Answer, Call, Channel};
-pub use config::ChannelConfig;
+pub use config::{Advertise, ChannelConfig, ServerConfig, parse_duration};
 pub use error::Error;
-pub use mesh::Mesh;
+pub use mesh::{Mesh, MeshBuilder};

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tonic::Status;
+
 use crate::{
     Channel, ChannelConfig, Error, config::ServerConfig, instance::ServiceName, policy::Methods,
     resolve::Resolver, server::Server,
@@ -55,7 +57,7 @@ impl Mesh {
     pub fn channel(&self, service: &str) -> Channel {
         let name: ServiceName = match service.parse() {
             Ok(name) => name,
-            Err(why) => panic!("no such channel: {why}"),
+            Err(why) => return Channel::broken(Status::invalid_argument(format!("no such channel: {why}"))),
         };
         let shared = &*self.shared;
         let mut channels = shared.channels.lock().unwrap_or_else(PoisonError::into_inner);

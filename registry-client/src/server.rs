@@ -110,7 +110,7 @@ impl Server {
         R: http_body::Body<Data = Bytes> + Send + 'static,
         R::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if self.served.contains(&S::NAME) {
+        if self.served.contains(&S::NAME) || BUILT_IN.contains(&S::NAME) {
             self.added_twice = Some(S::NAME);
             return self;
         }
@@ -214,18 +214,23 @@ impl Server {
     /// Everything that is answered: the services, their health, reflection.
     fn routes(self) -> Result<Routes, Error> {
         if let Some(name) = self.added_twice {
-            return Err(Error::Config(format!("the service {name} was added twice; add it once")));
+            let mend = if BUILT_IN.contains(&name) { "every server has it already" } else { "add it once" };
+            return Err(Error::Config(format!("the service {name} was added twice; {mend}")));
         }
         let mut routes = self.routes;
         routes.add_service(self.health.service(self.drain));
-        let mut served = self.served;
-        served.push(HEALTH);
+        let served: Vec<_> = self.served.into_iter().chain(BUILT_IN).collect();
         reflection::add(&mut routes, &served, &self.descriptors)?;
         Ok(routes.routes())
     }
 }
 
-const HEALTH: &str = "grpc.health.v1.Health";
+/// What every server answers besides the services it is given.
+const BUILT_IN: [&str; 3] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+];
 
 /// Takes in connections for as long as it is polled.
 async fn take_in(acceptor: &Acceptor, connections: &Connections, open: &TaskTracker) -> Infallible {

@@ -7,8 +7,8 @@ use tonic_reflection::server::Builder;
 use crate::Error;
 
 /// Adds both versions of the service to `routes`. `served` are the full names
-/// of the other services; only those are listed, however many more the
-/// descriptors describe.
+/// of all services; only those are listed, however many more the descriptors
+/// describe.
 pub(super) fn add(
     routes: &mut RoutesBuilder,
     served: &[&'static str],
@@ -35,8 +35,7 @@ fn builder(served: &[&'static str], descriptors: &[&'static [u8]]) -> Builder<'s
     for set in descriptors.iter().copied().chain(own) {
         builder = builder.register_encoded_file_descriptor_set(set);
     }
-    let names = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
-    for name in served.iter().chain(&names) {
+    for name in served {
         builder = builder.with_service_name(*name);
     }
     builder

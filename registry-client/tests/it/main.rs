@@ -1,0 +1,7 @@
+//! What the library promises, on real sockets.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
+
+mod process;
+mod reflection;
+mod scripted;
+mod server;
