@@ -40,7 +40,7 @@ pub(crate) struct Running {
     service: Scripted,
     health: Health,
     drain: Drain,
-    stop: oneshot::Sender<()>,
+    pub(crate) stop: oneshot::Sender<()>,
     pub(crate) run: JoinHandle<Result<(), Error>>,
 }
 
