@@ -1,4 +1,66 @@
 //! A proxyless Consul service mesh for Rust gRPC.
+//!
+//! A service that uses this library registers itself in Consul and is found
+//! there, and its calls go straight from process to process: no sidecar, and
+//! no address in any configuration.
+//!
+//! ```no_run
+//! # use tonic_health::{
+//! #     pb::{health_client::HealthClient as CartServiceClient, health_server::HealthServer as OrderServiceServer},
+//! #     server::{HealthReporter, HealthService},
+//! # };
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! # let orders = HealthService::from_health_reporter(HealthReporter::new());
+//! use registry_client::{Mesh, server::shutdown_signal};
+//! use tokio::net::TcpListener;
+//!
+//! let mesh = Mesh::from_env().await?;
+//! let mut carts = CartServiceClient::new(mesh.channel("cart-service"));
+//!
+//! let listener = TcpListener::bind("0.0.0.0:0").await?;
+//! mesh.serve("order-service")
+//!     .add_service(OrderServiceServer::new(orders))
+//!     .run(listener, shutdown_signal())
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `CartServiceClient` and `OrderServiceServer` are what tonic generates. The
+//! whole of it, two services that call each other, is the workspace's
+//! `examples/hello`: `cargo run -p hello`.
+//!
+//! # What that does
+//!
+//! The **server** registers with a gRPC health check and stays registered,
+//! whatever happens to the agent. It answers `grpc.health.v1` and reflection,
+//! bounds what one peer can take, ends calls whose deadline has passed, and
+//! stops without failing a call: [`server`] tells in which order.
+//!
+//! The **channel** knows every instance that the registry lists and keeps a
+//! connection to each. Every call has a deadline that covers waiting,
+//! connecting and all attempts. What was provably not processed is sent to
+//! another instance, and so is, after a failure, a call whose method is declared
+//! safe to send twice. While the registry is down, the last good set is used.
+//!
+//! # Terms
+//!
+//! - *Instance*: one registered process of a service ([`instance`]).
+//! - *Resolver*: tells the current set of a service's instances ([`resolve`]);
+//!   Consul ([`consul`]) is one.
+//! - *Subchannel*: one instance's connections and their state.
+//! - *Ready set*: the instances that calls can go to, an immutable snapshot.
+//! - *Picker*: chooses one of them for each attempt ([`balance`]).
+//! - *Channel*: what a generated client calls through ([`Channel`]).
+//! - *Policy*: what holds for one method ([`policy`]).
+//! - *Call*: what the caller asked for; *attempt*: one time it was sent
+//!   ([`telemetry`] shows them).
+//! - *Draining*: finishing what is under way and taking nothing new.
+//!
+//! # What it does not do
+//!
+//! It starts no proxy and speaks no xDS. It is no Consul agent: one must run
+//! somewhere that the process can reach.
 
 mod backoff;
 pub mod balance;

@@ -9,8 +9,12 @@ use std::{
 use tonic::Status;
 
 use crate::{
-    Channel, ChannelConfig, Error, config::ServerConfig, instance::ServiceName, policy::Methods,
-    resolve::Resolver, server::Server,
+    Channel, ChannelConfig, Error, ServerConfig,
+    consul::{Client, ConsulResolver},
+    instance::ServiceName,
+    policy::Methods,
+    resolve::Resolver,
+    server::Server,
 };
 
 /// The way into the mesh: hands out channels and servers that share one
@@ -21,6 +25,7 @@ pub struct Mesh {
 }
 
 struct Shared {
+    consul: Option<Client>,
     resolver: Arc<dyn Resolver>,
     channel_config: ChannelConfig,
     server_config: ServerConfig,
@@ -71,7 +76,15 @@ impl Mesh {
     /// A server for `service`, the name that it registers under.
     pub fn serve(&self, service: &str) -> Server {
         let shared = &*self.shared;
-        Server::new(service.parse(), shared.server_config.clone(), shared.descriptors.clone())
+        let config = shared.server_config.clone();
+        Server::new(service.parse(), shared.consul.clone(), config, shared.descriptors.clone())
+    }
+
+    /// The Consul that this mesh registers in; `None` when it was built
+    /// without.
+    #[must_use]
+    pub fn consul(&self) -> Option<&Client> {
+        self.shared.consul.as_ref()
     }
 }
 
@@ -85,6 +98,7 @@ impl fmt::Debug for Mesh {
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct MeshBuilder {
+    consul: Option<Client>,
     resolver: Option<Arc<dyn Resolver>>,
     channel_config: ChannelConfig,
     server_config: ServerConfig,
@@ -98,6 +112,7 @@ impl MeshBuilder {
     /// When a variable is set to something that it cannot mean.
     pub fn from_env() -> Result<Self, Error> {
         Ok(Self {
+            consul: Some(Client::from_env().map_err(|why| Error::Config(why.to_string()))?),
             resolver: None,
             channel_config: ChannelConfig::from_env()?,
             server_config: ServerConfig::from_env()?,
@@ -105,7 +120,15 @@ impl MeshBuilder {
         })
     }
 
-    /// Finds instances by `resolver` instead of Consul.
+    /// Registers servers in Consul, and finds instances there unless a
+    /// [`resolver`](Self::resolver) is given.
+    pub fn consul(mut self, client: Client) -> Self {
+        self.consul = Some(client);
+        self
+    }
+
+    /// Finds instances by `resolver` and not in Consul. Without a
+    /// [`consul`](Self::consul) besides, servers do not register.
     pub fn resolver(mut self, resolver: impl Resolver) -> Self {
         self.resolver = Some(Arc::new(resolver));
         self
@@ -141,11 +164,13 @@ impl MeshBuilder {
         for set in &self.descriptors {
             methods.describe(set)?;
         }
-        let resolver = self.resolver.ok_or_else(|| {
+        let found_in = |consul: &Client| Arc::new(ConsulResolver::new(consul.clone())) as Arc<dyn Resolver>;
+        let resolver = self.resolver.or_else(|| self.consul.as_ref().map(found_in)).ok_or_else(|| {
             Error::Config("the mesh has no registry; give it one by `consul` or `resolver`".to_owned())
         })?;
         Ok(Mesh {
             shared: Arc::new(Shared {
+                consul: self.consul,
                 resolver,
                 channel_config: self.channel_config,
                 server_config: self.server_config,

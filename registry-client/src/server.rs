@@ -33,8 +33,8 @@ use tower_service::Service;
 use tracing::{info, warn};
 
 use crate::{
-    Error,
-    config::ServerConfig,
+    Error, ServerConfig,
+    consul::Client,
     instance::{ParseError, ServiceName},
 };
 
@@ -44,6 +44,7 @@ mod connection;
 mod deadline;
 mod drain;
 mod health;
+mod listing;
 mod panic;
 mod reflection;
 mod signal;
@@ -55,6 +56,7 @@ pub use signal::shutdown_signal;
 
 use accept::Acceptor;
 use connection::Connections;
+use listing::{Listing, Wanted};
 
 /// A server of one registered service, made by
 /// [`Mesh::serve`](crate::Mesh::serve). Answers `grpc.health.v1` and
@@ -63,6 +65,7 @@ use connection::Connections;
 #[must_use = "a server does nothing until it is run"]
 pub struct Server {
     name: Result<ServiceName, ParseError>,
+    registry: Option<Client>,
     config: ServerConfig,
     descriptors: Vec<&'static [u8]>,
     routes: RoutesBuilder,
@@ -77,12 +80,14 @@ pub struct Server {
 impl Server {
     pub(crate) fn new(
         name: Result<ServiceName, ParseError>,
+        registry: Option<Client>,
         config: ServerConfig,
         descriptors: Vec<&'static [u8]>,
     ) -> Self {
         let meta = [("protocol", "grpc"), ("version", "unknown")];
         Self {
             name,
+            registry,
             config,
             descriptors,
             routes: RoutesBuilder::default(),
@@ -182,22 +187,25 @@ impl Server {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
-        let Self { health, drain, config, .. } = &self;
-        let (health, drain, config) = (health.clone(), drain.clone(), config.clone());
         let bound = listener.local_addr().map_err(Error::Listener)?;
         let name = self.name.clone().map_err(|why| Error::Config(why.to_string()))?;
+        let (registry, config) = (self.registry.clone(), self.config.clone());
+        let (health, drain) = (self.health.clone(), self.drain.clone());
+        let wanted = Wanted { name: name.clone(), tags: self.tags.clone(), meta: self.meta.clone() };
 
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
         let connections = Connections::new(self.routes()?, &config, drain.clone(), cut.clone());
         let acceptor = Acceptor::new(listener, config.max_connections);
         let open = TaskTracker::new();
+        let listing = Listing::begin(registry.as_ref(), wanted, bound, &config).await?;
 
         health.set_running(true);
         info!(service = %name, %bound, "`{name}` serves on {bound}");
         let leave = async {
             shutdown.await;
             health.set_running(false);
+            listing.leave().await;
             sleep(config.drain).await;
         };
         tokio::select! {
@@ -207,6 +215,7 @@ impl Server {
         drop(acceptor);
         drain.begin();
         finish(&open, &cut, config.drain_timeout).await;
+        listing.end().await;
         info!(service = %name, "`{name}` has stopped");
         Ok(())
     }

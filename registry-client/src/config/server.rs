@@ -21,13 +21,12 @@ pub struct ServerConfig {
     /// address it listens on, or, where it listens on every interface, the one
     /// that other machines reach.
     pub advertise: Option<Advertise>,
-    /// How often the registry checks the server's health; 2 s unless set.
+    /// How often the registry asks for the server's health; 1 s unless set,
+    /// and at least that, which is Consul's least.
     pub check_interval: Duration,
-    /// How long one such check may take; 1 s unless set.
-    pub check_timeout: Duration,
     /// After how long without a passing check the registry forgets the
-    /// instance, for example after a crash; 10 min unless set, and at least
-    /// 1 min, which is Consul's least. A server that lives registers again.
+    /// instance, for example after a crash; 1 min unless set, and at least
+    /// that, which is Consul's least. A server that lives registers again.
     pub deregister_after: Duration,
     /// How long the server still takes new calls after it has said that it is
     /// leaving, so that its callers hear of it; 2 s unless set
@@ -67,9 +66,8 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             advertise: None,
-            check_interval: Duration::from_secs(2),
-            check_timeout: Duration::from_secs(1),
-            deregister_after: Duration::from_secs(600),
+            check_interval: Duration::from_secs(1),
+            deregister_after: Duration::from_secs(60),
             drain: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(10),
             max_concurrent_streams: 1_000,

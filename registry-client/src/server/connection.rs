@@ -19,7 +19,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{Drain, deadline::Deadline, panic::CatchPanic, socket::Socket};
-use crate::config::ServerConfig;
+use crate::ServerConfig;
 
 /// How every connection of a server is served. Cheap to clone.
 #[derive(Clone)]

@@ -4,5 +4,6 @@
 mod mesh;
 mod process;
 mod reflection;
+mod registration;
 mod scripted;
 mod server;

@@ -1,0 +1,133 @@
+//! A server's entry in the registry, from start to stop.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use consul_dev::{Agent, Options};
+use registry_client::{
+    Error, Mesh, ServerConfig,
+    consul::{Client, ConsulResolver},
+    instance::{Health, Instance},
+    resolve::{Resolution, Resolver},
+    server::Drain,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    scripted::{Connection, Scripted},
+    server::within,
+};
+
+/// A registered server under test.
+struct Registered {
+    address: SocketAddr,
+    drain: Drain,
+    stop: oneshot::Sender<()>,
+    run: JoinHandle<Result<(), Error>>,
+}
+
+impl Registered {
+    async fn start(agent: &str, drain: Duration) -> Self {
+        let mut config = ServerConfig::default();
+        config.drain = drain;
+        let mesh = Mesh::builder().consul(client(agent)).server_config(config).build().unwrap();
+        let server = mesh.serve("test").add_service(Scripted::default()).version("1.2.3").tag("blue");
+        let server = server.meta("zone", "a");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let drain = server.drain_signal();
+        let run = tokio::spawn(server.run(listener, async {
+            let _ = stopped.await;
+        }));
+        Self { address, drain, stop, run }
+    }
+}
+
+fn client(agent: &str) -> Client {
+    Client::builder(agent).build().unwrap()
+}
+
+async fn agent() -> Agent {
+    Agent::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap()
+}
+
+fn view(agent: &str) -> watch::Receiver<Resolution> {
+    ConsulResolver::new(client(agent)).resolve(&"test".parse().unwrap())
+}
+
+/// The instances as soon as they are as `wanted`.
+async fn once(view: &mut watch::Receiver<Resolution>, wanted: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
+    let fits = |now: &Resolution| now.instances.as_ref().is_some_and(|set| wanted(set));
+    within(view.wait_for(fits)).await.unwrap().instances.as_deref().unwrap().to_vec()
+}
+
+fn all(health: Health) -> impl Fn(&[Instance]) -> bool {
+    move |set| !set.is_empty() && set.iter().all(|instance| instance.health == health)
+}
+
+#[tokio::test]
+async fn a_server_registers_leaves_and_deregisters_in_this_order() {
+    let agent = agent().await;
+    let server = Registered::start(&agent.url(), Duration::from_secs(2)).await;
+    let mut view = view(&agent.url());
+
+    let passing = once(&mut view, all(Health::Passing)).await;
+    let instance = &passing[0];
+    assert_eq!(instance.address, server.address.into());
+    assert_eq!(instance.id.as_str(), format!("test-127.0.0.1-{}", server.address.port()));
+    assert_eq!(instance.tags, ["blue"]);
+    let meta = |key: &str| instance.meta.get(key).map(String::as_str);
+    assert_eq!((meta("protocol"), meta("version"), meta("zone")), (Some("grpc"), Some("1.2.3"), Some("a")));
+
+    server.stop.send(()).unwrap();
+    let leaving = once(&mut view, all(Health::Maintenance)).await;
+    assert!(leaving[0].reason.contains("shutting down"), "{}", leaving[0].reason);
+    assert!(!server.drain.is_draining(), "callers must have time to hear of it");
+    assert_eq!(Connection::open(server.address).await.echo().await, "hello");
+
+    once(&mut view, <[_]>::is_empty).await;
+    assert!(server.drain.is_draining());
+    within(server.run).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_server_serves_while_the_agent_is_down_and_registers_once_it_is_up() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let server = Registered::start(&free.to_string(), Duration::ZERO).await;
+    assert_eq!(Connection::open(server.address).await.echo().await, "hello");
+
+    let agent = Agent::bind(free, Options::default()).await.unwrap();
+    once(&mut view(&agent.url()), all(Health::Passing)).await;
+    server.stop.send(()).unwrap();
+    within(server.run).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_is_dead_or_hangs_delays_the_exit_by_no_more_than_two_seconds() {
+    // Takes connections and never says a word.
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    for agent in [hung.local_addr().unwrap(), dead] {
+        let server = Registered::start(&agent.to_string(), Duration::ZERO).await;
+        Connection::open(server.address).await.echo().await;
+        let began = Instant::now();
+        server.stop.send(()).unwrap();
+        within(server.run).await.unwrap().unwrap();
+        assert!(began.elapsed() < Duration::from_millis(2_500), "{agent}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn what_consul_would_not_take_is_said_before_anything_is_served() {
+    let mesh = Mesh::builder().consul(client("127.0.0.1:1")).build().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refused = mesh.serve("test").meta("a b", "c").run(listener, std::future::pending()).await;
+    assert!(refused.unwrap_err().to_string().contains("meta `a b`"));
+}
