@@ -85,9 +85,8 @@ impl Client {
     /// # Errors
     /// [`Error::Config`] when one of them means nothing or names a file that
     /// cannot be used.
-    #[allow(clippy::disallowed_methods, reason = "this is the constructor that reads the environment")]
     pub fn from_env() -> Result<Self, Error> {
-        ClientBuilder::read(|name| std::env::var(name).ok())?.build()
+        ClientBuilder::from_env()?.build()
     }
 
     /// A client of the agent at `addr` (`host:port`, `http://…`, `https://…`

@@ -36,6 +36,8 @@ pub struct Attempt {
     pub why: String,
     /// How it ended, in words; empty while it is under way.
     pub outcome: String,
+    /// Whether the instance answered, with whatever status.
+    pub answered: bool,
 }
 
 impl Explain {
@@ -47,13 +49,24 @@ impl Explain {
     }
 
     pub(crate) fn begin(&self, instance: InstanceId, address: Address, why: String) {
-        self.with(|attempts| attempts.push(Attempt { instance, address, why, outcome: String::new() }));
+        let attempt = Attempt { instance, address, why, outcome: String::new(), answered: false };
+        self.with(|attempts| attempts.push(attempt));
     }
 
     pub(crate) fn end(&self, outcome: impl fmt::Display) {
         self.with(|attempts| {
             if let Some(last) = attempts.last_mut() {
                 last.outcome = outcome.to_string();
+            }
+        });
+    }
+
+    /// The last attempt was answered.
+    pub(crate) fn answered(&self, outcome: &str) {
+        self.with(|attempts| {
+            if let Some(last) = attempts.last_mut() {
+                outcome.clone_into(&mut last.outcome);
+                last.answered = true;
             }
         });
     }

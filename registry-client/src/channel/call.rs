@@ -205,6 +205,7 @@ impl State {
             }
             Err(error) => {
                 let failure = Failure::NotSent { to: connection.peer.clone(), cause: Arc::new(error) };
+                self.note(&failure);
                 self.tried.push(connection.peer.id.clone());
                 self.retry(&failure).ok_or(failure)
             }
@@ -268,14 +269,14 @@ impl State {
     fn accept(&mut self, mut head: http::Response<h2::RecvStream>) -> Option<http::Response<Answer>> {
         let unavailable = says_unavailable(&head);
         if unavailable && let Some(stage) = self.decide(retry::Failure::Unavailable) {
-            self.note("answered UNAVAILABLE");
+            self.note_answer("answered UNAVAILABLE");
             if let Stage::Sent(attempt) = &self.stage {
                 self.tried.push(attempt.in_flight.0.peer.id.clone());
             }
             self.stage = stage;
             return None;
         }
-        self.note("answered");
+        self.note_answer("answered");
         drop_malformed_details(head.headers_mut());
         let Stage::Sent(attempt) = std::mem::replace(&mut self.stage, Stage::Pick) else { return None };
         let upload = attempt.upload.map(|upload| {
@@ -335,6 +336,12 @@ impl State {
         };
         self.note(format_args!("deadline exceeded"));
         Failure::Expired { limit: self.deadline.limit, while_ }
+    }
+
+    fn note_answer(&self, outcome: &str) {
+        if let Some(explain) = &self.explain {
+            explain.answered(outcome);
+        }
     }
 
     fn note(&self, outcome: impl std::fmt::Display) {

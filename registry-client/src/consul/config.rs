@@ -64,6 +64,21 @@ impl ClientBuilder {
         Ok(it)
     }
 
+    /// Settings as the environment says; see [`Client::from_env`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a variable means nothing.
+    #[allow(clippy::disallowed_methods, reason = "this is the constructor that reads the environment")]
+    pub fn from_env() -> Result<Self, Error> {
+        Self::read(|name| std::env::var(name).ok())
+    }
+
+    /// Another agent: `host:port`, `http://…`, `https://…` or `unix:///path`.
+    pub fn addr(mut self, addr: &str) -> Self {
+        addr.clone_into(&mut self.addr);
+        self
+    }
+
     /// The ACL token; none unless set (`CONSUL_HTTP_TOKEN`).
     pub fn token(mut self, token: impl Into<SecretString>) -> Self {
         self.token = Some(token.into());
