@@ -1,0 +1,323 @@
+//! The command line. Names and flags are a contract that scripts build on:
+//! later versions only add to them.
+#![allow(clippy::doc_markdown, reason = "these comments are read at a terminal, as help")]
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::up::registry::Wanted;
+
+/// Runs and looks into a mesh of gRPC services on Consul.
+///
+/// Without a command it is `mesh up`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mesh",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 fine, 1 verdict missed or call failed, 2 usage or set-up, 3 not ready."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Starts a registry and the whole shop, and stays until Ctrl-C.
+    Up(UpArgs),
+    /// Shows every instance and its health, as the registry says it.
+    ///
+    /// Exit code 0 when all are passing, 3 when not, 2 when nothing answers.
+    Status(StatusArgs),
+    /// Runs one service in the foreground, configured by its environment.
+    Serve(ServeArgs),
+    /// Sends calls at a fixed rate, however slow the answers are, and reports.
+    ///
+    /// Open loop: a call starts when it is due, and its latency counts from
+    /// then, so that a slow answer delays no other call and hides nothing. In
+    /// --data, {{uuid}} is a new UUID and {{n}} the call's number, from 0.
+    ///
+    /// With --json each call is a line: t (when it was due, in seconds since
+    /// the start), ok, code, ms, endpoint (the instance that answered, or
+    /// null), attempts, idempotent. The last line is the summary. Percentiles
+    /// are of every call that was sent, failed ones too. A call that is due
+    /// while --in-flight-max others are under way is not sent: it counts as
+    /// failed, with the code NOT_SENT.
+    Load(LoadArgs),
+    /// Makes one call and prints the answer as JSON.
+    ///
+    /// Fields have the names of the protocol; those with their default value
+    /// are left out. A server stream prints a line per message. A failed call
+    /// prints its code, message and details on standard error; exit code 1.
+    Call(CallArgs),
+    /// Runs a program that ends when standard input does.
+    #[command(hide = true)]
+    Tether(TetherArgs),
+}
+
+/// Where a running mesh is found.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Whereabouts {
+    /// The folder that `mesh up` keeps its data, logs and `mesh.json` in
+    /// [default: .consort]
+    #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// A Consul's address, as its own command line takes it.
+    #[arg(long, env = "CONSUL_HTTP_ADDR", value_name = "ADDRESS")]
+    http_addr: Option<String>,
+}
+
+impl Whereabouts {
+    /// The address of a Consul that somebody named; an empty one is none, as
+    /// with Consul's own command line.
+    pub(crate) fn consul(&self) -> Option<&str> {
+        self.http_addr.as_deref().filter(|address| !address.is_empty())
+    }
+}
+
+/// `mesh up`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Which registry: `auto` takes the running Consul at CONSUL_HTTP_ADDR or
+    /// 127.0.0.1:8500, else starts `consul agent -dev` from PATH, else the
+    /// embedded one; `consul` and `embedded` name one; a URL names a running
+    /// Consul.
+    #[arg(long, env = "CONSORT_REGISTRY", default_value = "auto", value_name = "auto|embedded|consul|URL")]
+    pub(crate) registry: Wanted,
+    /// How many instances of each service, 1 to 10.
+    #[arg(long, env = "CONSORT_REPLICAS", default_value_t = 2, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=10))]
+    pub(crate) replicas: u16,
+    #[command(flatten)]
+    pub(crate) whereabouts: Whereabouts,
+    /// Throws away the data of earlier runs first.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    #[command(flatten)]
+    pub(crate) ports: PortArgs,
+    /// The database of each service, with `{service}` where its name goes, for
+    /// example `postgres://shop@localhost/{service}` [default: a SQLite file
+    /// for each in the state directory]
+    #[arg(long, env = "CONSORT_DATABASE_URL", value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// The address that services listen on and register [default: 127.0.0.1,
+    /// or, with a Consul on another machine, the address that faces it]
+    #[arg(long, env = "CONSORT_HOST", value_name = "IP")]
+    pub(crate) host: Option<IpAddr>,
+    /// The Consul that `auto` and `consul` start.
+    #[arg(long, env = "CONSUL_BIN", default_value = "consul", value_name = "PROGRAM")]
+    pub(crate) consul_bin: PathBuf,
+    /// Whether the environment holds a token for Consul.
+    #[arg(skip = token_is_set())]
+    pub(crate) token: bool,
+}
+
+#[allow(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+fn token_is_set() -> bool {
+    std::env::var_os("CONSUL_HTTP_TOKEN").is_some_and(|token| !token.is_empty())
+}
+
+/// Which ports `mesh up` opens.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PortArgs {
+    /// Puts every port into P..P+200, fixed by service and replica.
+    #[arg(long, env = "CONSORT_PORT_BASE", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1024..=65335))]
+    pub(crate) port_base: Option<u16>,
+    /// The port of the registry that `mesh up` starts [default: 8500]
+    #[arg(long, env = "CONSORT_REGISTRY_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65525))]
+    pub(crate) registry_port: Option<u16>,
+    /// The port of the first cart-service; replicas follow [default: 50051]
+    #[arg(long, env = "CONSORT_CART_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65525))]
+    pub(crate) cart_port: Option<u16>,
+    /// The port of the first order-service; replicas follow [default: 50061]
+    #[arg(long, env = "CONSORT_ORDER_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65525))]
+    pub(crate) order_port: Option<u16>,
+    /// The port of the first product-service; replicas follow [default: 50071]
+    #[arg(long, env = "CONSORT_PRODUCT_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65525))]
+    pub(crate) product_port: Option<u16>,
+}
+
+/// `mesh status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) whereabouts: Whereabouts,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mesh serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// cart-service, order-service or product-service.
+    pub(crate) service: String,
+    /// Prints every setting, its value and where it came from, and exits.
+    #[arg(long)]
+    pub(crate) print_config: bool,
+    /// Stops when standard input ends, as it does when the starter dies.
+    #[arg(long, hide = true)]
+    pub(crate) parent_pipe: bool,
+}
+
+/// What `load` and `call` send, and to whom.
+#[derive(Debug, Args)]
+pub(crate) struct RequestArgs {
+    /// For example shop.cart.v1.CartService/GetCart.
+    pub(crate) method: String,
+    /// The request as JSON, for example '{"customer_id":"ada"}'.
+    #[arg(long, default_value = "{}", value_name = "JSON")]
+    pub(crate) data: String,
+    /// A metadata pair sent with every call; may be repeated.
+    #[arg(long, value_name = "K:V", value_parser = pair)]
+    pub(crate) metadata: Vec<(String, String)>,
+    /// The service that is called [default: follows from the method:
+    /// shop.cart.v1.CartService is cart-service]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) whereabouts: Whereabouts,
+}
+
+/// `mesh load`.
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    #[command(flatten)]
+    pub(crate) request: RequestArgs,
+    /// Calls per second.
+    #[arg(long, default_value = "200", value_name = "N", value_parser = rate)]
+    pub(crate) rate: f64,
+    /// How long to send, for example 30s, 2m or 500ms.
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// How long a call may take, all its attempts together.
+    #[arg(long, default_value = "1s", value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Duration,
+    /// The most calls under way at once.
+    #[arg(long, default_value_t = 10_000, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) in_flight_max: u32,
+    /// A JSON line per call and a summary line, instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Exit code 1 when more than N calls failed.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_failed: Option<u64>,
+}
+
+/// `mesh call`.
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    #[command(flatten)]
+    pub(crate) request: RequestArgs,
+    /// How long the call may take [default: CONSORT_DEADLINE, 15s; a stream
+    /// has none unless given]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) deadline: Option<Duration>,
+    /// Adds a last JSON object: each attempt, its instance and why.
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
+
+/// `mesh tether`.
+#[derive(Debug, Args)]
+pub(crate) struct TetherArgs {
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once(':').ok_or("not KEY:VALUE")?;
+    Ok((key.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.01..=1_000_000.0).contains(&rate) => Ok(rate),
+        _ => Err("not a number from 0.01 to 1000000".to_owned()),
+    }
+}
+
+/// A time that is more than nothing and at most a day.
+fn duration(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    match registry_client::parse_duration(text) {
+        Ok(time) if !time.is_zero() && time <= DAY => Ok(time),
+        Ok(_) => Err("not more than nothing and at most 24h".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_and_flags_keep_their_names() {
+        let cli = Cli::command();
+        let flags = |name: &str| -> Vec<String> {
+            let command = cli.find_subcommand(name).unwrap();
+            command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
+        };
+        let contract: [(&str, &[&str]); 5] = [
+            ("up", &["registry", "replicas", "state-dir", "fresh", "port-base"]),
+            ("status", &["state-dir", "json"]),
+            ("serve", &["print-config"]),
+            (
+                "load",
+                &[
+                    "rate",
+                    "duration",
+                    "deadline",
+                    "data",
+                    "metadata",
+                    "service",
+                    "in-flight-max",
+                    "json",
+                    "max-failed",
+                    "state-dir",
+                ],
+            ),
+            ("call", &["data", "explain", "deadline", "metadata", "state-dir"]),
+        ];
+        for (command, wanted) in contract {
+            let have = flags(command);
+            for flag in wanted {
+                assert!(have.iter().any(|f| f == flag), "mesh {command} --{flag} is gone");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_command_the_flags_are_those_of_up() {
+        let cli = Cli::try_parse_from(["mesh", "--fresh", "--replicas", "3"]).unwrap();
+        assert!(cli.command.is_none() && cli.up.fresh);
+        assert_eq!(cli.up.replicas, 3);
+    }
+
+    #[test]
+    fn a_time_is_bounded() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        for bad in ["", "30", "0s", "25h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

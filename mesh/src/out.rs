@@ -1,0 +1,11 @@
+//! Text for people, on standard output.
+
+use std::io::{self, Write};
+
+/// Writes a line, or several. What cannot be written is lost on purpose: a
+/// mesh goes on running when whoever read its output is gone.
+pub(crate) fn say(text: impl AsRef<str>) {
+    let text = text.as_ref().trim_end_matches('\n');
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}

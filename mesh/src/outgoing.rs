@@ -1,0 +1,154 @@
+//! Calls through the mesh's own channel, as `load` and `call` make them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use registry_client::{Channel, telemetry::Explain};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    client::Grpc,
+    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+};
+
+use crate::{
+    cli::RequestArgs,
+    dynamic::{Method, Raw},
+    found::Found,
+};
+
+/// A method, the channel to the service that has it, and the metadata that
+/// goes along.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    method: Method,
+    metadata: MetadataMap,
+    channel: Channel,
+}
+
+impl Outgoing {
+    /// What the command line asks for. Within a runtime: the channel begins
+    /// to connect.
+    ///
+    /// # Errors
+    /// When there is no such method, no mesh, or the metadata is malformed.
+    pub(crate) fn new(args: &RequestArgs) -> Result<Self> {
+        let method = Method::find(&args.method)?;
+        let service = args.service.clone().unwrap_or_else(|| method.service_name());
+        let mut metadata = MetadataMap::new();
+        for (key, value) in &args.metadata {
+            metadata.append(name(key)?, text(key, value)?);
+        }
+        let channel = Found::find(&args.whereabouts)?.mesh()?.channel(&service);
+        Ok(Self { method, metadata, channel })
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// One unary call of an encoded request, within `deadline`.
+    pub(crate) async fn unary(&self, message: Bytes, deadline: Duration) -> Answered {
+        let explain = Explain::default();
+        let request = self.request(message, Some(deadline), &explain);
+        let mut grpc = Grpc::new(self.channel.clone());
+        let answer = match grpc.ready().await {
+            Ok(()) => grpc.unary(request, self.method.path(), Raw).await,
+            Err(status) => Err(status),
+        };
+        Answered::new(answer.map(Response::into_inner), &explain)
+    }
+
+    /// One call whatever it answers with: its messages, as a stream.
+    ///
+    /// # Errors
+    /// The status that the call ended with before the first message.
+    pub(crate) async fn streaming(
+        &self,
+        message: Bytes,
+        deadline: Option<Duration>,
+        explain: &Explain,
+    ) -> Result<Streaming<Bytes>, Status> {
+        let request = self.request(message, deadline, explain);
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await?;
+        let answer = grpc.server_streaming(request, self.method.path(), Raw).await?;
+        Ok(answer.into_inner())
+    }
+
+    fn request(&self, message: Bytes, deadline: Option<Duration>, explain: &Explain) -> Request<Bytes> {
+        let mut request = Request::new(message);
+        *request.metadata_mut() = self.metadata.clone();
+        if let Some(deadline) = deadline {
+            request.set_timeout(deadline);
+        }
+        request.extensions_mut().insert(explain.clone());
+        request
+    }
+}
+
+/// How a unary call ended.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    code: Code,
+    /// The instance whose answer it is.
+    pub(crate) endpoint: Option<String>,
+    /// How often it was sent.
+    pub(crate) attempts: u32,
+}
+
+impl Answered {
+    fn new(answer: Result<Bytes, Status>, explain: &Explain) -> Self {
+        let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
+        let attempts = explain.attempts();
+        let last = attempts.last();
+        Self {
+            code,
+            endpoint: last.filter(|a| a.answered).map(|a| a.instance.to_string()),
+            attempts: u32::try_from(attempts.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A call that failed before it was sent.
+    pub(crate) fn never_sent(code: Code) -> Self {
+        Self { code, endpoint: None, attempts: 0 }
+    }
+
+    /// The code as it is written in gRPC's documents.
+    pub(crate) fn code_name(&self) -> &'static str {
+        code_name(self.code)
+    }
+}
+
+/// A code as it is written in gRPC's documents, such as `NOT_FOUND`.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+fn name(key: &str) -> Result<AsciiMetadataKey> {
+    AsciiMetadataKey::from_bytes(key.as_bytes())
+        .ok()
+        .with_context(|| format!("--metadata: `{key}` is not the name of text metadata"))
+}
+
+fn text(key: &str, value: &str) -> Result<AsciiMetadataValue> {
+    value.parse().ok().with_context(|| format!("--metadata: the value of `{key}` is not printable ASCII"))
+}

@@ -1,0 +1,47 @@
+//! The shop's services: the one table that `up`, `serve` and `status` share.
+
+use std::fmt;
+
+/// A service that this program can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Service {
+    Product,
+    Cart,
+    Order,
+}
+
+impl Service {
+    /// All of them, in the order they are shown.
+    pub(crate) const ALL: [Self; 3] = [Self::Cart, Self::Order, Self::Product];
+
+    /// The name it is registered under.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cart => "cart-service",
+            Self::Order => "order-service",
+            Self::Product => "product-service",
+        }
+    }
+
+    /// The service of that name.
+    ///
+    /// # Errors
+    /// When there is none; names those there are.
+    pub(crate) fn named(name: &str) -> anyhow::Result<Self> {
+        Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            anyhow::anyhow!("there is no service `{name}`; there are {known}")
+        })
+    }
+
+    /// Its short name, as it stands in flags, variables and file names.
+    pub(crate) fn short(self) -> &'static str {
+        self.name().trim_end_matches("-service")
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,298 @@
+//! The state directory of `mesh up`: who owns it, what lies in it, and
+//! `mesh.json`, by which every other command finds a running mesh.
+//!
+//! ```text
+//! .consort/
+//!   consort-state   says that the folder is ours; without it nothing is deleted
+//!   lock            held by the running `mesh up`; its text is the process id
+//!   mesh.json       the running mesh; gone when it has stopped
+//!   data/           what services keep; --fresh empties it
+//!   logs/           a file for each process
+//! ```
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Where `mesh up` keeps its things unless told otherwise.
+pub(crate) const DEFAULT_DIR: &str = ".consort";
+
+const MARKER: &str = "consort-state";
+const MARKER_TEXT: &str = "This folder belongs to `mesh up`. `mesh up --fresh` empties data/.\n";
+
+/// `mesh.json`: what a running `mesh up` says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MeshFile {
+    /// The registry's URL.
+    pub(crate) registry: String,
+    /// The process id of `mesh up`.
+    pub(crate) pid: u32,
+    /// When it started, RFC 3339.
+    pub(crate) started: String,
+    /// The processes it looks after.
+    pub(crate) instances: Vec<Process>,
+}
+
+/// One process of `mesh up`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) service: String,
+    /// The id it is registered under; null until it is.
+    pub(crate) id: Option<String>,
+    /// Host and port.
+    pub(crate) address: String,
+    /// Null while it is down.
+    pub(crate) pid: Option<u32>,
+    /// The health that the registry last showed; null before it is listed.
+    pub(crate) health: Option<String>,
+    /// When that health was first seen, RFC 3339.
+    pub(crate) since: Option<String>,
+    /// Where its output goes.
+    pub(crate) log: PathBuf,
+}
+
+/// The files of a state directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    dir: PathBuf,
+}
+
+impl Files {
+    /// The directory itself, made absolute so that it means the same in every
+    /// process.
+    ///
+    /// # Errors
+    /// When the current directory is gone.
+    pub(crate) fn of(dir: Option<&Path>) -> Result<Self> {
+        let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
+        let dir = std::path::absolute(dir).with_context(|| format!("could not tell where {dir:?} is"))?;
+        Ok(Self { dir })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// The log of the process called `name`.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(format!("{name}.log"))
+    }
+
+    fn mesh(&self) -> PathBuf {
+        self.dir.join("mesh.json")
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+
+    /// What the last `mesh up` here said of itself, and whether it still runs;
+    /// `None` when there is no `mesh.json`.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read.
+    pub(crate) fn running(&self) -> Result<Option<Running>> {
+        let path = self.mesh();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e).with_context(|| format!("could not read {}", path.display())),
+        };
+        let file = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not what `mesh up` wrote; delete it", path.display()))?;
+        // Whoever wrote it holds the lock for as long as it lives.
+        let alive = File::open(self.lock())
+            .is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        Ok(Some(Running { file, alive }))
+    }
+}
+
+/// A `mesh.json` that was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) file: MeshFile,
+    /// Whether the `mesh up` that wrote it still runs.
+    pub(crate) alive: bool,
+}
+
+/// A state directory that this process owns until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    pub(crate) files: Files,
+    /// Locked; the lock ends with the process, however it ends.
+    _lock: File,
+}
+
+impl Owned {
+    /// Takes the directory, making it when it is not there. With `fresh` the
+    /// data in it is thrown away.
+    ///
+    /// # Errors
+    /// When it is somebody else's folder, another `mesh up` runs on it, or it
+    /// cannot be written.
+    pub(crate) fn take(files: Files, fresh: bool) -> Result<Self> {
+        adopt(&files.dir)?;
+        let lock = lock(&files)?;
+        if fresh {
+            remove_data(&files)?;
+        }
+        for dir in [files.data(), files.dir.join("logs")] {
+            fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
+        }
+        Ok(Self { files, _lock: lock })
+    }
+
+    /// Replaces `mesh.json` as a whole: a reader sees the old or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write(&self, file: &MeshFile) -> Result<()> {
+        let path = self.files.mesh();
+        let new = self.files.dir.join("mesh.json.new");
+        let mut text = serde_json::to_vec_pretty(file)?;
+        text.push(b'\n');
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &path))
+            .with_context(|| format!("could not write {}", path.display()))
+    }
+
+    /// Says that the mesh has stopped.
+    pub(crate) fn clear(&self) {
+        if let Err(error) = fs::remove_file(self.files.mesh())
+            && error.kind() != ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "could not remove mesh.json");
+        }
+    }
+}
+
+/// Makes the folder ours, unless it holds things that are not.
+fn adopt(dir: &Path) -> Result<()> {
+    let marker = dir.join(MARKER);
+    if marker.is_file() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).with_context(|| {
+        format!("could not make the state directory {}; choose another with --state-dir", dir.display())
+    })?;
+    let mut entries = fs::read_dir(dir).with_context(|| format!("could not read {}", dir.display()))?;
+    if entries.next().is_some() {
+        bail!(
+            "{} holds things but no file `{MARKER}`, so it is not a state directory of ours; \
+             choose an empty or new one with --state-dir or CONSORT_STATE_DIR",
+            dir.display()
+        );
+    }
+    fs::write(&marker, MARKER_TEXT).with_context(|| {
+        format!("could not write {}; choose another place with --state-dir", marker.display())
+    })
+}
+
+fn lock(files: &Files) -> Result<File> {
+    let path = files.lock();
+    let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.with_context(|| format!("could not open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let pid = fs::read_to_string(&path).unwrap_or_default();
+            bail!(
+                "a mesh already runs on {} (process {}); stop it, or choose another --state-dir and --port-base",
+                files.dir.display(),
+                pid.trim()
+            );
+        }
+        Err(TryLockError::Error(e)) => {
+            return Err(e).with_context(|| format!("could not lock {}", path.display()));
+        }
+    }
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .with_context(|| format!("could not write {}", path.display()))?;
+    Ok(file)
+}
+
+fn remove_data(files: &Files) -> Result<()> {
+    let data = files.data();
+    match fs::remove_dir_all(&data) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("could not remove {}", data.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(dir: &tempfile::TempDir) -> Files {
+        Files::of(Some(&dir.path().join("state"))).unwrap()
+    }
+
+    fn file() -> MeshFile {
+        MeshFile {
+            registry: "http://127.0.0.1:8500".into(),
+            pid: std::process::id(),
+            started: "2026-01-01T00:00:00Z".into(),
+            instances: vec![],
+        }
+    }
+
+    #[test]
+    fn a_mesh_is_found_while_it_runs_and_known_as_dead_after() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        assert!(files.running().unwrap().is_none());
+        let owned = Owned::take(files.clone(), false).unwrap();
+        owned.write(&file()).unwrap();
+        let found = files.running().unwrap().unwrap();
+        assert!(found.alive);
+        assert_eq!(found.file, file());
+        drop(owned);
+        assert!(!files.running().unwrap().unwrap().alive, "its lock is free");
+    }
+
+    #[test]
+    fn two_on_one_directory_are_refused_with_the_first_ones_pid() {
+        let dir = tempfile::tempdir().unwrap();
+        let _owned = Owned::take(files(&dir), false).unwrap();
+        let text = Owned::take(files(&dir), false).unwrap_err().to_string();
+        assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn fresh_empties_the_data_of_our_own_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        drop(Owned::take(files.clone(), false).unwrap());
+        let kept = files.data().join("cart.db");
+        fs::write(&kept, "x").unwrap();
+        drop(Owned::take(files.clone(), false).unwrap());
+        assert!(kept.exists(), "data outlives a restart");
+        drop(Owned::take(files, true).unwrap());
+        assert!(!kept.exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_ours_is_never_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("data")).unwrap();
+        fs::write(dir.path().join("data/thesis"), "x").unwrap();
+        let files = Files::of(Some(dir.path())).unwrap();
+        for fresh in [false, true] {
+            let text = Owned::take(files.clone(), fresh).unwrap_err().to_string();
+            assert!(text.contains("--state-dir"), "{text}");
+        }
+        assert!(dir.path().join("data/thesis").exists());
+    }
+}

@@ -1,0 +1,193 @@
+//! `mesh up`: a registry and the whole shop, as real processes.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    Exit,
+    cli::UpArgs,
+    out::say,
+    services::Service,
+    state::{Files, Owned},
+};
+
+pub(crate) mod banner;
+pub(crate) mod children;
+pub(crate) mod overview;
+pub(crate) mod ports;
+pub(crate) mod registry;
+mod seed;
+mod shop;
+pub(crate) mod stop;
+
+use children::{Children, Program};
+use overview::{Overview, Seen, rfc3339_now};
+use ports::Ports;
+use registry::{Choice, Registry};
+use shop::Shop;
+use stop::Stop;
+
+/// How long the end may take once there is no more time.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// Starts everything, stays until it is told to stop, stops everything.
+///
+/// # Errors
+/// When something does not start; what did start is stopped again.
+pub(crate) async fn run(args: UpArgs) -> Result<Exit> {
+    let began = (Instant::now(), rfc3339_now());
+    let database = Database::new(args.database_url.as_deref())?;
+    let owned = Owned::take(Files::of(args.whereabouts.state_dir.as_deref())?, args.fresh)?;
+    crate::logging::to_file(&owned.files.log("mesh"))?;
+    let stop = Stop::on_signals()?;
+
+    let ports = Ports::new(&args.ports);
+    let choice = Choice::make(&args.registry, args.whereabouts.consul(), &args.consul_bin).await?;
+    let host = match args.host {
+        Some(host) => host,
+        None => facing(&choice)?,
+    };
+    ports.check_services(host, args.replicas)?;
+    match &choice {
+        Choice::Running { .. } => {}
+        Choice::Consul { .. } => ports.check_registry(true)?,
+        Choice::Embedded => ports.check_registry(false)?,
+    }
+
+    let (events, received) = mpsc::channel(64);
+    let registry = choice.start(&ports, &owned.files, &events, &stop).await?;
+    let overview = plan(&ports, host, args.replicas, &owned.files);
+    let programs = programs(&overview, &registry.url, &owned.files, &database)?;
+    let children = Children::start(programs, &events, &stop);
+    drop(events);
+    let ended = Shop::new(&owned, &registry, overview, began, args.token).watch(received, &stop).await;
+
+    let drained = end(children, registry, &stop).await;
+    owned.clear();
+    ended.map(|()| if drained { Exit::Fine } else { Exit::Interrupted })
+}
+
+/// Stops the processes, then the registry that they deregister from; returns
+/// whether there was time for it.
+async fn end(mut children: Children, registry: Registry, stop: &Stop) -> bool {
+    stop.begin();
+    say("stopping; Ctrl-C again ends at once");
+    tokio::select! {
+        () = async { children.ended().await; registry.stop().await } => true,
+        () = stop.at_once() => {
+            let _ = timeout(AT_ONCE, children.ended()).await;
+            false
+        }
+    }
+}
+
+/// The address on which services are reached: this machine's own unless the
+/// registry is on another, which must be able to check them.
+///
+/// # Errors
+/// When no way leads to the registry.
+fn facing(choice: &Choice) -> Result<IpAddr> {
+    let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let Choice::Running { url } = choice else { return Ok(loopback) };
+    if url.starts_with("unix://") {
+        return Ok(loopback);
+    }
+    let uri: http::Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
+    let target = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(8500));
+    // Connecting a UDP socket sends nothing; it only asks the routing table.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(target)?;
+        socket.local_addr()
+    });
+    let from = socket.with_context(|| {
+        format!("could not tell which address faces the registry {url}; name it with --host or CONSORT_HOST")
+    })?;
+    Ok(from.ip())
+}
+
+/// Which processes there shall be, before any is started.
+fn plan(ports: &Ports, host: IpAddr, replicas: u16, files: &Files) -> Overview {
+    let seen = |service: Service, replica: u16| {
+        let address = SocketAddr::new(host, ports.service(service, replica));
+        Seen::new(service, replica, address, files.log(&format!("{service}-{replica}")))
+    };
+    let replicas = |service| (1..=replicas).map(move |replica| (service, replica));
+    let all = Service::ALL.into_iter().flat_map(replicas);
+    Overview { instances: all.map(|(service, replica)| seen(service, replica)).collect() }
+}
+
+/// How each of them is started: this very program, as `mesh serve`.
+fn programs(overview: &Overview, registry: &str, files: &Files, database: &Database) -> Result<Vec<Program>> {
+    let path = std::env::current_exe().context("could not tell which program this is")?;
+    let program = |seen: &Seen| Program {
+        name: seen.name.clone(),
+        path: path.clone(),
+        args: ["serve", seen.service.name(), "--parent-pipe"].map(Into::into).into(),
+        env: [
+            ("LISTEN", seen.address.to_string().into()),
+            ("DATABASE_URL", database.of(seen.service, files).into()),
+            ("CONSUL_HTTP_ADDR", registry.into()),
+            ("CONSORT_STATE_DIR", files.dir().into()),
+        ]
+        .into(),
+        log: seen.log.clone(),
+    };
+    Ok(overview.instances.iter().map(program).collect())
+}
+
+/// Where each service keeps its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Database {
+    /// A file for each in the state directory.
+    Files,
+    /// A URL with `{service}` in it.
+    Template(String),
+}
+
+impl Database {
+    fn new(template: Option<&str>) -> Result<Self> {
+        match template {
+            None => Ok(Self::Files),
+            Some(template) if template.contains("{service}") => Ok(Self::Template(template.to_owned())),
+            Some(_) => bail!(
+                "--database-url gives every service the same database; write {{service}} where its name goes, \
+                 for example postgres://shop@localhost/{{service}}"
+            ),
+        }
+    }
+
+    fn of(&self, service: Service, files: &Files) -> String {
+        match self {
+            Self::Files => {
+                format!("sqlite:{}", files.data().join(format!("{}.db", service.short())).display())
+            }
+            Self::Template(template) => template.replace("{service}", service.short()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_service_has_a_database_of_its_own() {
+        let files = Files::of(Some("/somewhere".as_ref())).unwrap();
+        let of = |template, service| Database::new(template).unwrap().of(service, &files);
+        assert_eq!(of(None, Service::Cart), "sqlite:/somewhere/data/cart.db");
+        assert_eq!(of(Some("postgres://h/{service}_db"), Service::Order), "postgres://h/order_db");
+        assert!(Database::new(Some("postgres://h/shop")).unwrap_err().to_string().contains("{service}"));
+    }
+
+    #[test]
+    fn services_face_their_registry() {
+        let facing = |url: &str| facing(&Choice::Running { url: url.into() }).unwrap();
+        assert!(facing("http://127.0.0.1:8500").is_loopback());
+        assert!(facing("unix:///run/consul.sock").is_loopback());
+    }
+}

@@ -1,0 +1,185 @@
+//! Which port each process gets, and that it is free before anything starts.
+//!
+//! | process | default | with `--port-base P` |
+//! |---|---|---|
+//! | registry: HTTP | 8500 | P |
+//! | Consul: gRPC, gRPC with TLS, LAN, WAN, servers | 8502, 8503, 8301, 8302, 8300 | P+1 … P+5 |
+//! | cart-service 1, 2, … | 50051, 50052, … | P+10, P+11, … |
+//! | order-service 1, 2, … | 50061, 50062, … | P+20, P+21, … |
+//! | product-service 1, 2, … | 50071, 50072, … | P+30, P+31, … |
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cli::PortArgs, services::Service};
+
+/// The ports that a Consul of ours opens besides HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConsulPorts {
+    pub(crate) grpc: u16,
+    pub(crate) grpc_tls: u16,
+    pub(crate) serf_lan: u16,
+    pub(crate) serf_wan: u16,
+    pub(crate) server: u16,
+}
+
+/// The whole plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Ports {
+    base: Option<u16>,
+    args: PortArgs,
+}
+
+impl Ports {
+    pub(crate) fn new(args: &PortArgs) -> Self {
+        Self { base: args.port_base, args: args.clone() }
+    }
+
+    /// Where a registry of ours answers HTTP.
+    pub(crate) fn registry(&self) -> u16 {
+        self.args.registry_port.or(self.base).unwrap_or(8500)
+    }
+
+    /// What a Consul of ours opens besides.
+    pub(crate) fn consul(&self) -> ConsulPorts {
+        match self.base {
+            Some(base) => ConsulPorts {
+                grpc: base + 1,
+                grpc_tls: base + 2,
+                serf_lan: base + 3,
+                serf_wan: base + 4,
+                server: base + 5,
+            },
+            None => ConsulPorts { grpc: 8502, grpc_tls: 8503, serf_lan: 8301, serf_wan: 8302, server: 8300 },
+        }
+    }
+
+    /// Where replica `replica`, counted from 1, of `service` listens.
+    pub(crate) fn service(&self, service: Service, replica: u16) -> u16 {
+        let (own, offset, default) = match service {
+            Service::Cart => (self.args.cart_port, 10, 50051),
+            Service::Order => (self.args.order_port, 20, 50061),
+            Service::Product => (self.args.product_port, 30, 50071),
+        };
+        own.or(self.base.map(|base| base + offset)).unwrap_or(default) + replica - 1
+    }
+
+    /// Sees whether every service's port, and no port twice, can be had.
+    ///
+    /// # Errors
+    /// When one cannot; names the port, whose it is, and what changes it.
+    pub(crate) fn check_services(&self, host: IpAddr, replicas: u16) -> Result<()> {
+        let mut seen = std::collections::HashMap::new();
+        for service in Service::ALL {
+            for replica in 1..=replicas {
+                let port = self.service(service, replica);
+                let who = format!("{service} {replica}");
+                if let Some(other) = seen.insert(port, who.clone()) {
+                    bail!("port {port} is meant for {other} and for {who}; {}", mend(service.short()));
+                }
+                check(SocketAddr::new(host, port), &who, service.short())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees whether the ports of a registry of ours can be had: with `consul`
+    /// all of a Consul, otherwise only HTTP.
+    ///
+    /// # Errors
+    /// As [`Self::check_services`].
+    pub(crate) fn check_registry(&self, consul: bool) -> Result<()> {
+        let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+        check(local(self.registry()), "the registry", "registry")?;
+        if consul {
+            let ConsulPorts { grpc, grpc_tls, serf_lan, serf_wan, server } = self.consul();
+            for port in [grpc, grpc_tls, serf_lan, serf_wan, server] {
+                free(local(port)).with_context(|| {
+                    format!(
+                        "port {port} (Consul) cannot be had; move every port with --port-base or \
+                         CONSORT_PORT_BASE, or use --registry embedded"
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(at: SocketAddr, who: &str, flag: &str) -> Result<()> {
+    free(at).with_context(|| format!("port {} ({who}) cannot be had; {}", at.port(), mend(flag)))
+}
+
+fn free(at: SocketAddr) -> std::io::Result<()> {
+    TcpListener::bind(at).map(drop)
+}
+
+fn mend(flag: &str) -> String {
+    format!(
+        "choose another with --{flag}-port or CONSORT_{}_PORT, or move every port with --port-base or \
+         CONSORT_PORT_BASE",
+        flag.to_uppercase()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn based(base: u16) -> Ports {
+        Ports::new(&PortArgs { port_base: Some(base), ..PortArgs::default() })
+    }
+
+    #[test]
+    fn a_port_base_moves_every_port_into_its_two_hundred() {
+        let ports = based(20_000);
+        let consul = ports.consul();
+        let mut all = vec![
+            ports.registry(),
+            consul.grpc,
+            consul.grpc_tls,
+            consul.serf_lan,
+            consul.serf_wan,
+            consul.server,
+        ];
+        for service in Service::ALL {
+            all.extend((1..=10).map(|replica| ports.service(service, replica)));
+        }
+        assert!(all.iter().all(|p| (20_000..=20_200).contains(p)), "{all:?}");
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "two processes share a port: {all:?}");
+    }
+
+    #[test]
+    fn a_ports_own_flag_wins_over_the_base() {
+        let ports =
+            Ports::new(&PortArgs { port_base: Some(20_000), cart_port: Some(4000), ..PortArgs::default() });
+        assert_eq!(ports.service(Service::Cart, 2), 4001);
+        assert_eq!(ports.service(Service::Order, 1), 20_020);
+    }
+
+    #[test]
+    fn a_taken_port_is_named_with_its_flag() {
+        let taken = TcpListener::bind((LOOPBACK, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let ports = Ports::new(&PortArgs { cart_port: Some(port), ..PortArgs::default() });
+        let text = ports.check_services(LOOPBACK, 1).unwrap_err().to_string();
+        assert!(text.contains(&format!("port {port} (cart-service 1)")), "{text}");
+        assert!(text.contains("--cart-port") && text.contains("CONSORT_CART_PORT"), "{text}");
+    }
+
+    #[test]
+    fn two_processes_never_share_a_port() {
+        let ports = Ports::new(&PortArgs {
+            cart_port: Some(23_011),
+            order_port: Some(23_011),
+            ..PortArgs::default()
+        });
+        assert!(ports.check_services(LOOPBACK, 1).unwrap_err().to_string().contains("order-service 1"));
+    }
+}

@@ -1,0 +1,10 @@
+//! The built program, run as people run it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "tests, and the tools they need are found by the environment"
+)]
+
+mod complaints;
+mod running;

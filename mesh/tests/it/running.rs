@@ -1,0 +1,201 @@
+//! A `mesh up` under test, and the commands that talk to it.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The longest that anything here is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `mesh` with no setting of whoever runs the tests.
+pub(crate) fn mesh<const N: usize>(args: [&str; N]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["CONSUL_", "CONSORT_", "OTEL_", "RUST_LOG", "DATABASE_URL", "LISTEN", "ADVERTISE"]
+            .iter()
+            .any(|ours| name.starts_with(ours))
+        {
+            command.env_remove(name);
+        }
+    }
+    command.args(args);
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(mut command: Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// Where a tool is: on PATH, else where `cargo xtask setup` puts it.
+pub(crate) fn tool(name: &str) -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    let tools = set("CONSORT_TOOLS").or_else(|| cache.map(|cache| cache.join("consort/tools")));
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(tools.map(|tools| tools.join("bin")));
+    let found = places.iter().map(|place| place.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("there is no `{name}`: run `cargo xtask setup`"))
+}
+
+/// The real Consul of the tests.
+pub(crate) fn consul() -> PathBuf {
+    std::env::var_os("CONSUL_BIN").filter(|v| !v.is_empty()).map_or_else(|| tool("consul"), PathBuf::from)
+}
+
+/// A first port with two hundred free ones behind it, below the range that
+/// the system hands out by itself.
+pub(crate) fn port_base() -> u16 {
+    let first = u16::try_from(std::process::id() % 50).unwrap();
+    (0..50)
+        .map(|n| 20_000 + (first + n) % 50 * 200)
+        .find(|base| (*base..base + 40).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()))
+        .expect("a range of free ports")
+}
+
+/// A running `mesh up`. Dropping it kills it, and its processes go with it.
+pub(crate) struct Up {
+    child: Child,
+    lines: Receiver<String>,
+    /// Everything it printed so far.
+    pub(crate) printed: String,
+}
+
+impl Up {
+    /// Starts one on `state` and waits until it says that it is ready.
+    pub(crate) fn start(state: &Path, base: u16, args: &[&str]) -> Self {
+        let mut command = mesh(["up", "--port-base", &base.to_string(), "--state-dir"]);
+        command.arg(state).args(args);
+        Self::run(command)
+    }
+
+    /// Starts `command` and waits until it says that it is ready.
+    pub(crate) fn run(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut up = Self { child, lines, printed: String::new() };
+        up.line("Ready after");
+        up
+    }
+
+    /// Waits for a line with these words.
+    pub(crate) fn line(&mut self, words: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.printed += &format!("{line}\n");
+                    if line.contains(words) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("no `{words}` in:\n{}", self.printed),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("it ended without `{words}`:\n{}", self.printed)
+                }
+            }
+        }
+    }
+
+    /// Asks it to stop; its exit code.
+    pub(crate) fn stop(mut self) -> i32 {
+        signal(self.child.id(), Signal::TERM);
+        let code = self.child.wait().unwrap().code();
+        code.unwrap_or(-1)
+    }
+
+    /// Kills it without a word.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A mesh's state directory, and what is asked of the mesh that runs on it.
+pub(crate) struct State(TempDir);
+
+impl State {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    pub(crate) fn command<const N: usize>(&self, args: [&str; N]) -> Command {
+        let mut command = mesh(args);
+        command.arg("--state-dir").arg(self.dir());
+        command
+    }
+
+    /// `mesh status --json`: its exit code and what it printed.
+    pub(crate) fn status(&self) -> (i32, Value) {
+        let (code, out, err) = run(self.command(["status", "--json"]));
+        assert!(code != 2, "{err}");
+        (code, serde_json::from_str(&out).unwrap())
+    }
+
+    /// Waits until every instance is passing.
+    pub(crate) fn all_passing(&self) -> Value {
+        until(|| Some(self.status()).filter(|(code, _)| *code == 0).map(|(_, status)| status))
+    }
+
+    /// `mesh call`: the answer.
+    pub(crate) fn call(&self, method: &str, data: &str) -> Value {
+        let (code, out, err) = run(self.command(["call", method, "--data", data]));
+        assert_eq!(code, 0, "{method}: {err}");
+        serde_json::from_str(&out).unwrap()
+    }
+}
+
+/// The process ids in a status.
+pub(crate) fn pids(status: &Value, service: &str) -> Vec<u32> {
+    let instances = status["instances"].as_array().unwrap().iter();
+    let of_service = instances.filter(|i| service.is_empty() || i["service"] == service);
+    of_service.map(|i| u32::try_from(i["pid"].as_u64().unwrap()).unwrap()).collect()
+}
+
+/// Asks again and again, for what tells nobody when it changes.
+pub(crate) fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "it did not come");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+}
+
+/// Whether a process with that id is there.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    test_kill_process(Pid::from_raw(pid.cast_signed()).unwrap()).is_ok()
+}
