@@ -1,6 +1,7 @@
 //! What the library promises, on real sockets.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
+mod consul;
 mod mesh;
 mod process;
 mod reflection;

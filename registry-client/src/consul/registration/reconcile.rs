@@ -60,7 +60,7 @@ impl Reconciler {
             refill: Duration::from_millis(250),
             ..Pace::default()
         };
-        let registrations = Bucket::new(3, Duration::from_secs(5));
+        let registrations = Bucket::new(3, Duration::from_secs(3));
         Self { client, spec, state, wishes, forgotten, pace, registrations, lifted: false }
     }
 

@@ -1,0 +1,6 @@
+//! The client, the resolver and the registration, on the development agent, a
+//! real Consul, and a liar.
+
+mod agents;
+mod registration;
+mod registry;

@@ -1,0 +1,187 @@
+//! The registries that the same cases run against: the development agent and
+//! a real Consul.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use registry_client::consul::Client;
+use tokio::{net::TcpListener, process::Child, time::sleep};
+
+/// Far longer than anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs each case on the development agent and on a real Consul.
+macro_rules! on_each_agent {
+    ($($case:ident),* $(,)?) => {
+        mod on_consul_dev {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case($crate::consul::agents::TestAgent::development().await).await;
+            })*
+        }
+        mod on_consul {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case($crate::consul::agents::TestAgent::consul("").await).await;
+            })*
+        }
+    };
+}
+pub(crate) use on_each_agent;
+
+/// A running agent, stopped on drop.
+pub(crate) struct TestAgent {
+    pub(crate) addr: SocketAddr,
+    running: Option<Running>,
+    kind: Kind,
+}
+
+enum Running {
+    Development(consul_dev::Agent),
+    Consul { _process: Child, _log: tempfile::TempDir },
+}
+
+#[derive(Clone)]
+enum Kind {
+    Development,
+    Consul { arguments: Vec<String> },
+}
+
+impl TestAgent {
+    pub(crate) async fn development() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        Self::begin(addr, Kind::Development).await
+    }
+
+    /// A real Consul, with `hcl` added to its configuration.
+    pub(crate) async fn consul(hcl: &str) -> Self {
+        let binary = consul_binary();
+        let version = std::process::Command::new(&binary).arg("version").output();
+        let version = String::from_utf8(version.expect("consul runs").stdout).unwrap();
+        let [http, server, serf] = free_ports();
+        // Before 1.14 there is no such port to close.
+        let old = (2..14).any(|minor| version.contains(&format!("Consul v1.{minor}.")));
+        let grpc_tls = if old { "" } else { "grpc_tls = -1" };
+        let ports = format!(
+            "ports {{ http = {http} server = {server} serf_lan = {serf} serf_wan = -1 dns = -1 grpc = -1 {grpc_tls} }} \
+             {hcl}"
+        );
+        let arguments = [
+            "agent",
+            "-dev",
+            "-bind",
+            "127.0.0.1",
+            "-client",
+            "127.0.0.1",
+            "-log-level",
+            "warn",
+            "-hcl",
+            &ports,
+        ];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        Self::begin(([127, 0, 0, 1], http).into(), Kind::Consul { arguments }).await
+    }
+
+    async fn begin(addr: SocketAddr, kind: Kind) -> Self {
+        let mut agent = Self { addr, running: None, kind };
+        agent.start().await;
+        println!("on {}", agent.client().version().await.unwrap());
+        agent
+    }
+
+    /// Starts it again, at the same address and with nothing registered;
+    /// returns once it has a leader.
+    pub(crate) async fn start(&mut self) {
+        self.running = Some(match &self.kind {
+            Kind::Development => {
+                let agent = consul_dev::Agent::bind(self.addr, consul_dev::Options::default()).await;
+                Running::Development(agent.expect("the port of the agent before is free"))
+            }
+            Kind::Consul { arguments } => {
+                let log = tempfile::tempdir().unwrap();
+                let file = std::fs::File::create(log.path().join("log")).unwrap();
+                let process = tokio::process::Command::new(consul_binary())
+                    .args(arguments)
+                    .stdin(Stdio::null())
+                    .stdout(file)
+                    .stderr(Stdio::null())
+                    .kill_on_drop(true)
+                    .spawn()
+                    .expect("consul starts");
+                Running::Consul { _process: process, _log: log }
+            }
+        });
+        let leads = || async { self.client().leader().await.is_ok_and(|leader| leader.is_some()) };
+        eventually("the agent has a leader", leads).await;
+    }
+
+    /// Kills it; what was registered is forgotten.
+    pub(crate) async fn stop(&mut self) {
+        match self.running.take() {
+            Some(Running::Development(agent)) => agent.stop().await,
+            Some(Running::Consul { _process: mut process, .. }) => process.kill().await.unwrap(),
+            None => {}
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::builder(&self.addr.to_string()).build().unwrap()
+    }
+}
+
+/// `CONSUL_BIN`, else the one on PATH, else what `cargo xtask setup` keeps.
+#[allow(clippy::disallowed_methods, reason = "tests have no other way to be told")]
+fn consul_binary() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let on_path = || {
+        std::env::split_paths(&std::env::var_os("PATH")?)
+            .map(|dir| dir.join("consul"))
+            .find(|file| file.is_file())
+    };
+    let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let kept = || {
+        set("CONSORT_TOOLS").or_else(|| Some(cache()?.join("consort/tools"))).map(|d| d.join("bin/consul"))
+    };
+    set("CONSUL_BIN")
+        .or_else(on_path)
+        .or_else(|| kept().filter(|file| file.is_file()))
+        .expect("this test needs a real Consul: run `cargo xtask setup`")
+}
+
+/// Ports that nobody has, below those that outgoing connections take.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let mut held = Vec::new();
+    std::array::from_fn(|_| {
+        loop {
+            let port = fastrand::u16(20_000..32_000);
+            let at = ("127.0.0.1", port);
+            if let (Ok(tcp), Ok(udp)) = (std::net::TcpListener::bind(at), std::net::UdpSocket::bind(at)) {
+                held.push((tcp, udp));
+                return port;
+            }
+        }
+    })
+}
+
+/// Waits until `holds`; says how long that took.
+#[track_caller]
+pub(crate) fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) -> impl Future<Output = Duration> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let start = Instant::now();
+        while !holds().await {
+            assert!(start.elapsed() < PATIENCE, "{caller}: not within {PATIENCE:?}: {what}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        start.elapsed()
+    }
+}
