@@ -212,6 +212,39 @@ async fn a_request_with_too_much_metadata_is_refused_and_the_connection_lives() 
 }
 
 #[tokio::test]
+async fn a_peer_that_cancels_faster_than_it_is_served_loses_its_connection_and_nobody_else_does() {
+    /// An HTTP/2 frame: length, type, flags, stream, payload.
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags];
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const RESET: u8 = 3;
+    const END_STREAM_AND_HEADERS: u8 = 5;
+    // `:method POST`, `:scheme http`, `:path /` of HPACK's static table.
+    const POST: [u8; 3] = [0x83, 0x86, 0x84];
+    const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+    let server = Running::start(|_| {}).await;
+    let neighbour = Connection::open(server.address).await;
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(SETTINGS, 0, 0, &[]));
+    for call in 0..10_000 {
+        flood.extend(frame(HEADERS, END_STREAM_AND_HEADERS, 2 * call + 1, &POST));
+        flood.extend(frame(RESET, 0, 2 * call + 1, &CANCEL));
+    }
+    let mut peer = TcpStream::connect(server.address).await.unwrap();
+    // Fails once the server has had enough.
+    let _ = peer.write_all(&flood).await;
+    assert_closed(&mut peer).await;
+    assert_eq!(neighbour.echo().await, "hello");
+    assert_eq!(Connection::open(server.address).await.echo().await, "hello");
+}
+
+#[tokio::test]
 async fn a_call_whose_timeout_passes_answers_deadline_exceeded() {
     let server = Running::start(|_| {}).await;
     let connection = Connection::open(server.address).await;
