@@ -1,0 +1,90 @@
+//! What a service is told from outside.
+
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use registry_client::Advertise;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{database::DatabaseUrl, telemetry::LogFilter};
+
+mod print;
+
+pub use print::print;
+
+/// The settings of a service: a flag wins over the environment, which wins
+/// over the default. Those of the mesh, `CONSUL_*` and `CONSORT_*`, are read by
+/// the mesh itself.
+#[derive(Args, Clone, Debug)]
+pub struct ServiceConfig {
+    /// Where to listen; port 0 takes a free one.
+    #[arg(long, env = "LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+
+    /// Under which address to register, HOST or HOST:PORT [default: the one listened on, or the one that
+    /// other machines reach]
+    #[arg(long, env = "ADVERTISE", value_name = "HOST[:PORT]")]
+    pub advertise: Option<String>,
+
+    /// Where the data is, sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME; all replicas of a service share it
+    /// [default: a SQLite file in the state directory]
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
+    pub database_url: Option<SecretString>,
+
+    /// The directory for what outlives a restart.
+    #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR", default_value = ".consort")]
+    pub state_dir: PathBuf,
+
+    /// Which log lines are written: info, or warn,cart_service=debug.
+    #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::parse)]
+    pub log: LogFilter,
+
+    /// Prints every setting, its value and where it came from, and exits.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+// Takes anything: what clap refuses it prints, and a URL may hold a password.
+fn secret(text: &str) -> Result<SecretString, Infallible> {
+    Ok(text.into())
+}
+
+impl ServiceConfig {
+    /// The database of `service`, by default a file in the state directory,
+    /// whose folder is made.
+    ///
+    /// # Errors
+    /// When `DATABASE_URL` names none, or the folder cannot be made.
+    pub fn database(&self, service: &str) -> anyhow::Result<DatabaseUrl> {
+        if let Some(url) = self.database_url.as_ref().filter(|url| !url.expose_secret().is_empty()) {
+            return Ok(url.expose_secret().parse()?);
+        }
+        let path = self.default_file(service);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| {
+                format!(
+                    "could not make the folder {}; let this user write there, or change CONSORT_STATE_DIR or \
+                     DATABASE_URL",
+                    folder.display()
+                )
+            })?;
+        }
+        Ok(DatabaseUrl::Sqlite(path))
+    }
+
+    /// Under which address to register; `None` unless set.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn advertised(&self) -> anyhow::Result<Option<Advertise>> {
+        let Some(text) = self.advertise.as_deref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let read = text.parse().with_context(|| format!("ADVERTISE `{text}` is not HOST or HOST:PORT"))?;
+        Ok(Some(read))
+    }
+
+    fn default_file(&self, service: &str) -> PathBuf {
+        let short = service.strip_suffix("-service").unwrap_or(service);
+        self.state_dir.join("data").join(format!("{short}.db"))
+    }
+}

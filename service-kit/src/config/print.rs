@@ -1,0 +1,108 @@
+//! `--print-config`.
+
+use std::io::{self, Write};
+
+use clap::{ArgMatches, parser::ValueSource};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::ServiceConfig;
+use crate::database::masked;
+
+/// A setting that the mesh reads from the environment itself.
+struct Variable {
+    name: &'static str,
+    /// What holds while it is unset, in words where it is not a value.
+    default: &'static str,
+    secret: bool,
+}
+
+const fn variable(name: &'static str, default: &'static str) -> Variable {
+    Variable { name, default, secret: false }
+}
+
+const fn secret(name: &'static str) -> Variable {
+    Variable { name, default: "(none)", secret: true }
+}
+
+/// What `registry-client` reads; its documentation says what each means.
+const MESH: [Variable; 19] = [
+    variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
+    secret("CONSUL_HTTP_TOKEN"),
+    variable("CONSUL_HTTP_TOKEN_FILE", "(none)"),
+    secret("CONSUL_HTTP_AUTH"),
+    variable("CONSUL_HTTP_SSL", "false"),
+    variable("CONSUL_HTTP_SSL_VERIFY", "true"),
+    variable("CONSUL_CACERT", "(none)"),
+    variable("CONSUL_CAPATH", "(none)"),
+    variable("CONSUL_CLIENT_CERT", "(none)"),
+    variable("CONSUL_CLIENT_KEY", "(none)"),
+    variable("CONSUL_TLS_SERVER_NAME", "(none)"),
+    variable("CONSUL_NAMESPACE", "(none)"),
+    variable("CONSUL_PARTITION", "(none)"),
+    variable("CONSORT_DEADLINE", "15s"),
+    variable("CONSORT_BALANCER", "least_request"),
+    variable("CONSORT_KEEPALIVE_TIME", "10s"),
+    variable("CONSORT_KEEPALIVE_TIMEOUT", "5s"),
+    variable("CONSORT_DRAIN", "2s"),
+    variable("CONSORT_ADMIN", "(none)"),
+];
+
+/// Writes every setting of `service`, its value and where it came from, a line
+/// each. Passwords and tokens are not shown. `matches` is what `config` was
+/// read from.
+///
+/// # Errors
+/// When `out` fails.
+pub fn print(
+    service: &str,
+    config: &ServiceConfig,
+    matches: &ArgMatches,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let database = match &config.database_url {
+        Some(url) if !url.expose_secret().is_empty() => shown(url),
+        _ => format!("sqlite:{}", config.default_file(service).display()),
+    };
+    let own = [
+        ("LISTEN", "listen", config.listen.to_string()),
+        ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
+        ("DATABASE_URL", "database_url", database),
+        ("CONSORT_STATE_DIR", "state_dir", config.state_dir.display().to_string()),
+        ("RUST_LOG", "log", config.log.as_str().to_owned()),
+    ];
+    for (name, id, value) in own {
+        writeln!(out, "{name:<26} {value:<40} {}", source(matches, id))?;
+    }
+    for variable in &MESH {
+        let set = from_environment(variable.name);
+        let from = if set.is_some() { "environment" } else { "default" };
+        let value = set.map_or_else(
+            || variable.default.to_owned(),
+            |value| if variable.secret { "***".to_owned() } else { masked(&value) },
+        );
+        writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
+    }
+    Ok(())
+}
+
+fn shown(url: &SecretString) -> String {
+    masked(url.expose_secret())
+}
+
+fn or_none(text: Option<&str>) -> String {
+    text.filter(|text| !text.is_empty()).unwrap_or("(none)").to_owned()
+}
+
+fn source(matches: &ArgMatches, id: &str) -> &'static str {
+    match matches.value_source(id) {
+        Some(ValueSource::CommandLine) => "flag",
+        Some(ValueSource::EnvVariable) => "environment",
+        _ => "default",
+    }
+}
+
+/// A variable that is set; one that is empty counts as unset.
+#[allow(clippy::disallowed_methods, reason = "it shows what the mesh's `from_env` will read")]
+fn from_environment(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

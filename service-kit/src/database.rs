@@ -1,0 +1,167 @@
+//! One type over SQLite and PostgreSQL.
+//!
+//! Replicas of a service are processes that share one database. SQLite, one
+//! file, serves them on one machine; PostgreSQL serves them on many. A store
+//! writes its SQL once where both understand it (`$1` is a parameter in both)
+//! and twice, by [`Sql::each`], where they don't.
+//!
+//! What holds for both:
+//!
+//! - A commit that returned is durable. SQLite runs with a write-ahead log and
+//!   `synchronous=FULL`; with `NORMAL` a power loss takes acknowledged commits.
+//! - Nothing waits without bound: not for a connection, a lock or an answer.
+//! - Writers of one row follow one another. SQLite has one writer at a time
+//!   (`BEGIN IMMEDIATE`); on PostgreSQL a transaction first writes the row that
+//!   it is about, which locks it.
+//! - A read is one statement and so sees one state.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{PgPool, SqlitePool};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::changes::Changes;
+
+mod error;
+mod migrate;
+mod open_error;
+mod postgres;
+mod row;
+mod sqlite;
+mod transaction;
+mod url;
+
+pub use error::Error;
+pub use migrate::{Migration, Migrations};
+pub use open_error::OpenError;
+pub use row::{Column, Row, Sql, Value};
+pub use transaction::Transaction;
+pub use url::{DatabaseUrl, InvalidUrl, masked};
+
+/// The longest that one statement may take with everything it waits for; the
+/// backstop behind the bounds of each database.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A database, open and migrated. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pools: Pools,
+    changes: Changes,
+    /// Ends with the last clone.
+    _feed: Arc<AbortOnDropHandle<()>>,
+}
+
+#[derive(Clone, Debug)]
+enum Pools {
+    Sqlite {
+        /// One connection: SQLite has one writer at a time, and in a queue of
+        /// ours they wait their turn, where in SQLite they would poll.
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+impl Database {
+    /// Opens the database at `url` and brings its schema up to date, one
+    /// replica at a time. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When it cannot be opened; in one line that names cause and mend and
+    /// holds no password.
+    ///
+    /// # Cancel safety
+    /// A migration that is under way is undone.
+    pub async fn open(url: &DatabaseUrl, migrations: &Migrations) -> Result<Self, OpenError> {
+        let changes = Changes::default();
+        let (pools, feed) = match url {
+            DatabaseUrl::Sqlite(path) => sqlite::open(path, migrations, &changes).await?,
+            DatabaseUrl::Postgres(options) => postgres::open(options, migrations, &changes).await?,
+        };
+        Ok(Self { pools, changes, _feed: Arc::new(AbortOnDropHandle::new(feed)) })
+    }
+
+    /// Who wants to know of changes subscribes here.
+    #[must_use]
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    /// Begins to write. Dropping the transaction undoes it.
+    ///
+    /// # Errors
+    /// When no connection could be had in time.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a transaction that was begun is undone.
+    pub async fn begin(&self) -> Result<Transaction, Error> {
+        Transaction::begin(&self.pools, self.changes.clone()).await
+    }
+
+    /// Reads at most one row.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn row(&self, sql: impl Into<Sql>, values: &[Value]) -> Result<Option<Row>, Error> {
+        let sql = sql.into();
+        match &self.pools {
+            Pools::Sqlite { readers, .. } => {
+                let query = row::bind(sql.sqlite, values);
+                Ok(bounded(query.fetch_optional(readers)).await?.map(Row::Sqlite))
+            }
+            Pools::Postgres(pool) => {
+                let query = row::bind(sql.postgres, values);
+                Ok(bounded(query.fetch_optional(pool)).await?.map(Row::Postgres))
+            }
+        }
+    }
+
+    /// Reads all rows. The statement must bound how many there are.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn rows(&self, sql: impl Into<Sql>, values: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = sql.into();
+        match &self.pools {
+            Pools::Sqlite { readers, .. } => {
+                let query = row::bind(sql.sqlite, values);
+                let rows = bounded(query.fetch_all(readers)).await?;
+                Ok(rows.into_iter().map(Row::Sqlite).collect())
+            }
+            Pools::Postgres(pool) => {
+                let query = row::bind(sql.postgres, values);
+                let rows = bounded(query.fetch_all(pool)).await?;
+                Ok(rows.into_iter().map(Row::Postgres).collect())
+            }
+        }
+    }
+
+    /// Closes every connection after what is under way on it.
+    ///
+    /// # Cancel safety
+    /// The pools refuse new work from the first poll on; dropping it only stops
+    /// waiting.
+    pub async fn close(&self) {
+        match &self.pools {
+            Pools::Sqlite { writer, readers } => {
+                readers.close().await;
+                writer.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// Bounds one exchange with the database.
+async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::Slow(STATEMENT_LIMIT)),
+    }
+}

@@ -1,0 +1,94 @@
+//! What a database can answer instead of a result.
+
+use std::time::Duration;
+
+use tonic::Code;
+use tracing::error;
+
+use crate::error::{Fault, internal};
+
+/// Why a statement has no result. Violated constraints do not show here:
+/// stores write so that a conflict is a count of rows.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database is away, busy or full; may pass by itself. A commit that
+    /// ended so may have happened or not.
+    #[error("the database is not available: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// No answer within the time that a statement may take.
+    #[error("the database did not answer within {0:?}")]
+    Slow(Duration),
+    /// The statement or what it found is not as the code expects.
+    #[error("the database refused a statement: {0}")]
+    Unexpected(#[source] sqlx::Error),
+    /// A stored value is not valid.
+    #[error("the database holds an invalid {what}: {why}")]
+    Corrupt {
+        /// Which value.
+        what: &'static str,
+        /// Why it is not valid.
+        why: String,
+    },
+}
+
+impl Error {
+    /// A stored value that is not valid.
+    pub fn corrupt(what: &'static str, why: impl std::fmt::Display) -> Self {
+        Self::Corrupt { what, why: why.to_string() }
+    }
+
+    /// What a caller is told. Logs the cause.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unavailable(_) | Self::Slow(_) => {
+                error!(cause = %self, "{self}");
+                let words = "the database is not available right now; try again";
+                Fault::new(Code::Unavailable, "DATABASE_UNAVAILABLE", words)
+            }
+            Self::Unexpected(_) | Self::Corrupt { .. } => internal(self),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        if may_pass(&error) { Self::Unavailable(error) } else { Self::Unexpected(error) }
+    }
+}
+
+fn may_pass(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+                Some(_) => postgres_may_pass(&code),
+                None => sqlite_code(&code).is_some_and(sqlite_may_pass),
+            }
+        }
+        _ => false,
+    }
+}
+
+/// The primary code of an extended result code of SQLite.
+pub(super) fn sqlite_code(code: &str) -> Option<i32> {
+    code.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
+/// BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
+fn sqlite_may_pass(code: i32) -> bool {
+    matches!(code, 5 | 6 | 8 | 10 | 13 | 14)
+}
+
+/// Lost connections (08), conflicts of transactions (40), resources (53), locks
+/// (55), an operator's intervention (57), failing disks (58), and a server that
+/// is a standby for now.
+fn postgres_may_pass(code: &str) -> bool {
+    matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58")) || code == "25006"
+}

@@ -1,0 +1,81 @@
+//! Why a database could not be opened, in words of one line: cause and mend.
+
+use std::{fmt, io, path::Path};
+
+use sqlx::{migrate::MigrateError, postgres::PgConnectOptions};
+
+use super::{error::sqlite_code, url};
+
+/// Why a database could not be opened, with how to mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct OpenError(String);
+
+impl OpenError {
+    /// A file that cannot be made or written.
+    pub(super) fn file(path: &Path, why: &io::Error) -> Self {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).display();
+        let mend = match why.kind() {
+            io::ErrorKind::NotFound => format!("make the folder {folder} or change DATABASE_URL"),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                format!("let this user write to {folder} or change DATABASE_URL")
+            }
+            io::ErrorKind::StorageFull => format!("free space in {folder} or change DATABASE_URL"),
+            _ => "change DATABASE_URL to a file that can be written".to_owned(),
+        };
+        Self(format!("could not write the database sqlite:{}: {why}; {mend}", path.display()))
+    }
+
+    /// A file that SQLite cannot use.
+    pub(super) fn sqlite(path: &Path, why: &sqlx::Error) -> Self {
+        let code = why.as_database_error().and_then(|e| e.code()).and_then(|code| sqlite_code(&code));
+        let mend = match code {
+            Some(26) => "it is not a database; change DATABASE_URL or move the file away",
+            Some(11) => "it is damaged; restore it from a copy",
+            Some(5 | 6) => "another process keeps it locked; end that process or wait for it",
+            Some(8 | 14) => "let this user write to the file and its folder",
+            Some(10 | 13) => "see to the disk: it is full or failing",
+            _ => "change DATABASE_URL to a file that can be used",
+        };
+        Self(format!("could not open the database sqlite:{}: {}; {mend}", path.display(), one_line(why)))
+    }
+
+    /// A server that cannot be reached or does not let us in.
+    pub(super) fn postgres(options: &PgConnectOptions, why: &sqlx::Error) -> Self {
+        let code = why.as_database_error().and_then(|e| e.code()).unwrap_or_default().into_owned();
+        let mend = match (code.as_str(), why) {
+            ("28P01" | "28000", _) => "check user and password in DATABASE_URL",
+            ("3D000", _) => "create that database or change its name in DATABASE_URL",
+            ("53300", _) => "the server has no connection left; raise max_connections or run fewer replicas",
+            ("57P03", _) => "the server is starting up; try again",
+            (_, sqlx::Error::Io(_)) => "start the server or change host and port in DATABASE_URL",
+            (_, sqlx::Error::Tls(_)) => "check sslmode in DATABASE_URL and the server's certificate",
+            _ => "check DATABASE_URL",
+        };
+        Self(format!("could not connect to {}: {}; {mend}", url::shown(options), one_line(why)))
+    }
+
+    /// A server that does not answer.
+    pub(super) fn silent(options: &PgConnectOptions, waited: std::time::Duration) -> Self {
+        let shown = url::shown(options);
+        Self(format!("{shown} did not answer within {waited:?}; check host and port in DATABASE_URL"))
+    }
+
+    /// A schema that is not the one this program knows.
+    pub(super) fn migration(shown: &str, why: &MigrateError) -> Self {
+        let mend = match why {
+            MigrateError::VersionMissing(_) => "a newer version has been here; run that version or newer",
+            MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => {
+                "its schema was changed by hand or by another program; restore it or use another database"
+            }
+            _ => "see to the cause and start again",
+        };
+        Self(format!("could not bring {shown} up to date: {}; {mend}", one_line(why)))
+    }
+}
+
+fn one_line(why: &dyn fmt::Display) -> String {
+    let text = why.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,101 @@
+//! SQLite: one file, shared by the replicas on one machine.
+
+use std::{
+    fs::OpenOptions,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::{Migrations, OpenError, Pools, error::sqlite_code, migrate};
+use crate::changes::{self, Changes};
+
+/// How long to wait for another process to finish its transaction.
+const BUSY: Duration = Duration::from_secs(5);
+/// How long to wait for a connection of our own.
+const ACQUIRE: Duration = Duration::from_secs(5);
+/// How long replicas that start together may wait for each other.
+const OPEN: Duration = Duration::from_secs(15);
+const READERS: u32 = 4;
+/// What a checkpoint cuts the log down to.
+const LOG_LIMIT: &str = "67108864";
+
+pub(super) async fn open(
+    path: &Path,
+    migrations: &Migrations,
+    changes: &Changes,
+) -> Result<(Pools, JoinHandle<()>), OpenError> {
+    probe(path).await?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .pragma("journal_size_limit", LOG_LIMIT);
+    let writer = pool(1).connect_lazy_with(options.clone());
+    migrate(path, &writer, migrations).await?;
+
+    // Not `read_only`: a reader of a log must be able to make its index.
+    let reading = options.pragma("query_only", "ON");
+    let readers = pool(READERS).connect_lazy_with(reading.clone());
+    let feed = tokio::spawn(changes::poll_sqlite(reading, changes.clone()));
+    Ok((Pools::Sqlite { writer, readers }, feed))
+}
+
+/// Connections stay open: opening one reads the schema, closing the last one
+/// empties the log.
+fn pool(most: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(ACQUIRE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // A file cannot hang up, so asking it each time would only cost.
+        .test_before_acquire(false)
+}
+
+/// Opens the file for writing, to learn the operating system's own reason when
+/// that fails; SQLite's is "unable to open database file" for all of them.
+async fn probe(path: &Path) -> Result<(), OpenError> {
+    let path: PathBuf = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || {
+        OpenOptions::new().create(true).append(true).open(&path).map_err(|why| OpenError::file(&path, &why))
+    });
+    match opened.await {
+        Ok(opened) => opened.map(drop),
+        // Only when the runtime is going down.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Brings the schema up to date. Replicas that start at the same moment find
+/// the file locked in ways that SQLite's own wait does not cover: turning on
+/// the log is one.
+async fn migrate(path: &Path, writer: &SqlitePool, migrations: &Migrations) -> Result<(), OpenError> {
+    let give_up = Instant::now() + OPEN;
+    let mut open = loop {
+        match writer.begin_with("BEGIN IMMEDIATE").await {
+            Ok(open) => break open,
+            Err(why) if is_busy(&why) && Instant::now() < give_up => sleep(Duration::from_millis(20)).await,
+            Err(why) => return Err(OpenError::sqlite(path, &why)),
+        }
+    };
+    let shown = format!("sqlite:{}", path.display());
+    migrate::sqlite(&mut open, migrations).await.map_err(|why| OpenError::migration(&shown, &why))?;
+    open.commit().await.map_err(|why| OpenError::sqlite(path, &why))
+}
+
+fn is_busy(why: &sqlx::Error) -> bool {
+    let code = why.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| sqlite_code(&code)).is_some_and(|code| matches!(code, 5 | 6))
+}

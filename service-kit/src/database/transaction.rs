@@ -1,0 +1,147 @@
+//! Writing.
+
+use sqlx::{Postgres, Sqlite};
+
+use super::{Error, Pools, Row, Sql, Value, bounded, row::bind};
+use crate::changes::{CHANNEL, Changes};
+
+/// A transaction that writes. Undone unless it is committed.
+#[derive(Debug)]
+#[must_use = "a transaction that is dropped is undone"]
+pub struct Transaction {
+    open: Open,
+    changed: Vec<String>,
+    changes: Changes,
+}
+
+#[derive(Debug)]
+enum Open {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Transaction {
+    pub(super) async fn begin(pools: &Pools, changes: Changes) -> Result<Self, Error> {
+        let open = match pools {
+            // At once the writer: one that reads first and then cannot write,
+            // because another has, would have to start over.
+            Pools::Sqlite { writer, .. } => {
+                Open::Sqlite(bounded(writer.begin_with("BEGIN IMMEDIATE")).await?)
+            }
+            Pools::Postgres(pool) => Open::Postgres(bounded(pool.begin()).await?),
+        };
+        Ok(Self { open, changed: Vec::new(), changes })
+    }
+
+    /// Runs a statement; returns how many rows it touched.
+    ///
+    /// # Errors
+    /// When the database fails. On PostgreSQL nothing more can then be done in
+    /// this transaction.
+    ///
+    /// # Cancel safety
+    /// Drop the transaction after cancelling this.
+    pub async fn execute(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<u64, Error> {
+        let sql = sql.into();
+        Ok(match &mut self.open {
+            Open::Sqlite(open) => {
+                bounded(bind(sql.sqlite, values).execute(&mut **open)).await?.rows_affected()
+            }
+            Open::Postgres(open) => {
+                bounded(bind(sql.postgres, values).execute(&mut **open)).await?.rows_affected()
+            }
+        })
+    }
+
+    /// Reads at most one row; also of a statement that writes, by `RETURNING`.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    ///
+    /// # Cancel safety
+    /// As [`execute`](Self::execute).
+    pub async fn row(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Option<Row>, Error> {
+        let sql = sql.into();
+        Ok(match &mut self.open {
+            Open::Sqlite(open) => {
+                bounded(bind(sql.sqlite, values).fetch_optional(&mut **open)).await?.map(Row::Sqlite)
+            }
+            Open::Postgres(open) => {
+                bounded(bind(sql.postgres, values).fetch_optional(&mut **open)).await?.map(Row::Postgres)
+            }
+        })
+    }
+
+    /// Reads all rows. The statement must bound how many there are.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    ///
+    /// # Cancel safety
+    /// As [`execute`](Self::execute).
+    pub async fn rows(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Vec<Row>, Error> {
+        let sql = sql.into();
+        Ok(match &mut self.open {
+            Open::Sqlite(open) => {
+                let rows = bounded(bind(sql.sqlite, values).fetch_all(&mut **open)).await?;
+                rows.into_iter().map(Row::Sqlite).collect()
+            }
+            Open::Postgres(open) => {
+                let rows = bounded(bind(sql.postgres, values).fetch_all(&mut **open)).await?;
+                rows.into_iter().map(Row::Postgres).collect()
+            }
+        })
+    }
+
+    /// Says that what `key` names has changed: after the commit, whoever
+    /// subscribed to it hears of it, through whichever replica.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    ///
+    /// # Cancel safety
+    /// As [`execute`](Self::execute).
+    pub async fn changed(&mut self, key: &str) -> Result<(), Error> {
+        if let Open::Postgres(open) = &mut self.open {
+            // Sent by the server when, and only when, the transaction commits.
+            let notify = bind("SELECT pg_notify($1, $2)", &[CHANNEL.into(), key.into()]);
+            bounded(notify.execute(&mut **open)).await?;
+        }
+        self.changed.push(key.to_owned());
+        Ok(())
+    }
+
+    /// Makes it durable; then tells this process's subscribers.
+    ///
+    /// # Errors
+    /// When the database fails. [`Error::Unavailable`] and [`Error::Slow`] leave
+    /// open whether the commit happened.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: the commit may have happened or not.
+    pub async fn commit(self) -> Result<(), Error> {
+        match self.open {
+            Open::Sqlite(open) => bounded(open.commit()).await?,
+            Open::Postgres(open) => bounded(open.commit()).await?,
+        }
+        for key in &self.changed {
+            self.changes.announce(key);
+        }
+        Ok(())
+    }
+
+    /// Undoes it, and waits until it is undone, which frees the row or the
+    /// writer at once. Dropping does the same a little later.
+    ///
+    /// # Errors
+    /// When the database fails; it is undone nevertheless.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn rollback(self) -> Result<(), Error> {
+        match self.open {
+            Open::Sqlite(open) => bounded(open.rollback()).await,
+            Open::Postgres(open) => bounded(open.rollback()).await,
+        }
+    }
+}

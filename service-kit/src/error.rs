@@ -1,0 +1,191 @@
+//! What a caller is told when a call fails.
+//!
+//! A service's own error type says what happened; here it becomes a status,
+//! always with `google.rpc.ErrorInfo`.
+
+use std::fmt;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use tracing::{error, warn};
+
+/// The most field violations that one status carries. Details travel in a
+/// header, which peers limit to a few KiB.
+const MOST_VIOLATIONS: usize = 16;
+
+/// A failure as a caller sees it: code, words, and a machine-readable reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    metadata: Vec<(&'static str, String)>,
+    violations: Vec<(String, String)>,
+}
+
+impl Fault {
+    /// A failure with its code, its reason in `UPPER_SNAKE_CASE`, and a
+    /// sentence for people that repeats no internal cause.
+    #[must_use]
+    pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
+    }
+
+    /// Adds a pair to `ErrorInfo.metadata`, such as the SKU that is missing.
+    #[must_use]
+    pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.metadata.push((key, value.to_string()));
+        self
+    }
+
+    /// The code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The status, with `domain`, the service's name, in its details.
+    #[must_use]
+    pub fn into_status(self, domain: &'static str) -> Status {
+        let metadata = self.metadata.into_iter().map(|(key, value)| (key.to_owned(), value));
+        let mut details = ErrorDetails::with_error_info(
+            self.reason,
+            domain,
+            metadata.collect::<std::collections::HashMap<_, _>>(),
+        );
+        if !self.violations.is_empty() {
+            let violation = |(field, why): (String, String)| FieldViolation::new(field, why);
+            details
+                .set_bad_request(self.violations.into_iter().map(violation).collect::<Vec<_>>());
+        }
+        Status::with_error_details(self.code, self.message, details)
+    }
+}
+
+/// Reads the fields of a request and remembers every one that is bad, so that
+/// a caller learns of all at once.
+///
+/// ```
+/// # use service_kit::{error::{Fault, Fields}, value::{CustomerId, Quantity}};
+/// fn parse(customer: &str, quantity: i32) -> Result<(CustomerId, Quantity), Fault> {
+///     let mut fields = Fields::default();
+///     let customer = fields.take("customer_id", CustomerId::parse(customer));
+///     let quantity = fields.take("quantity", Quantity::parse(quantity));
+///     customer.zip(quantity).ok_or_else(|| fields.fault())
+/// }
+/// assert!(parse("ada", 1).is_ok());
+/// assert!(parse("", 1_000).is_err());
+/// ```
+#[derive(Debug, Default)]
+pub struct Fields {
+    bad: Vec<(String, String)>,
+    more: usize,
+}
+
+impl Fields {
+    /// The value, or `None` after remembering why `path`, the field's name as
+    /// the protocol spells it, has none.
+    pub fn take<T, E: fmt::Display>(&mut self, path: impl Into<String>, parsed: Result<T, E>) -> Option<T> {
+        match parsed {
+            Ok(value) => Some(value),
+            Err(why) if self.bad.len() < MOST_VIOLATIONS => {
+                self.bad.push((path.into(), why.to_string()));
+                None
+            }
+            Err(_) => {
+                self.more += 1;
+                None
+            }
+        }
+    }
+
+    /// INVALID_ARGUMENT with everything that was bad.
+    #[must_use]
+    pub fn fault(self) -> Fault {
+        let named: Vec<_> = self.bad.iter().map(|(path, why)| format!("{path}: {why}")).collect();
+        let mut message = named.join("; ");
+        if self.more > 0 {
+            message = format!("{message}; and {} more", self.more);
+        }
+        let fault = Fault::new(Code::InvalidArgument, "INVALID_FIELD", message);
+        Fault { violations: self.bad, ..fault }
+    }
+}
+
+/// INVALID_ARGUMENT because of one field.
+#[must_use]
+pub fn invalid(path: impl Into<String>, why: impl fmt::Display) -> Fault {
+    let mut fields = Fields::default();
+    fields.take::<(), _>(path, Err(why));
+    fields.fault()
+}
+
+/// INTERNAL. Logs the cause, of which the caller learns nothing.
+#[must_use]
+pub fn internal(cause: &dyn fmt::Display) -> Fault {
+    error!(%cause, "a call failed by a fault of this service: {cause}");
+    Fault::new(Code::Internal, "INTERNAL", "the service failed; its log says why")
+}
+
+/// What a caller is told when `service`, which this one depends on, failed.
+/// Logs the cause.
+///
+/// What may pass by itself stays what it is: UNAVAILABLE, DEADLINE_EXCEEDED
+/// and CANCELLED. Everything else, such as a request that it should not have
+/// been sent, is a fault of this service.
+#[must_use]
+pub fn downstream(service: &'static str, status: &Status) -> Fault {
+    let (code, reason, words) = match status.code() {
+        Code::Unavailable | Code::ResourceExhausted | Code::Aborted => {
+            (Code::Unavailable, "DEPENDENCY_UNAVAILABLE", "is not available right now; try again")
+        }
+        Code::DeadlineExceeded => {
+            (Code::DeadlineExceeded, "DEPENDENCY_SLOW", "did not answer in time; try again")
+        }
+        Code::Cancelled => (Code::Cancelled, "CANCELLED", "was not waited for"),
+        _ => return internal(&format_args!("{service} answered {:?}: {}", status.code(), status.message())),
+    };
+    warn!(dependency = service, code = ?status.code(), cause = status.message(), "{service} failed a call");
+    Fault::new(code, reason, format!("{service} {words}")).with("dependency", service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_reason_domain_metadata_and_bad_fields() {
+        let mut fields = Fields::default();
+        assert_eq!(fields.take("quantity", "5".parse::<u8>()), Some(5));
+        fields.take::<(), _>("quantity", Err("must be 1 to 999"));
+        let status = fields.fault().with("held", 3).into_status("cart-service");
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "quantity: must be 1 to 999");
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "cart-service"));
+        assert_eq!(info.metadata["held"], "3");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "quantity");
+    }
+
+    #[test]
+    fn a_flood_of_bad_fields_stays_small() {
+        let mut fields = Fields::default();
+        for n in 0..1_000 {
+            fields.take::<(), _>(format!("ids[{n}]"), Err("bad"));
+        }
+        let status = fields.fault().into_status("x");
+        assert!(status.message().ends_with("and 984 more"));
+        assert!(status.details().len() < 4_096);
+    }
+
+    #[test]
+    fn an_internal_cause_is_not_told() {
+        let status = internal(&"secret").into_status("x");
+        assert!(!format!("{status:?}").contains("secret"));
+        let status = downstream("y", &Status::not_found("secret")).into_status("x");
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!format!("{status:?}").contains("secret"));
+        assert_eq!(downstream("y", &Status::unavailable("secret")).code(), Code::Unavailable);
+    }
+}

@@ -1,0 +1,170 @@
+//! Streams that begin with the present state and go on with every change.
+
+use std::{future::Future, pin::Pin};
+
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use tonic::{Code, Status};
+
+use crate::{changes::Subscription, error::Fault, value::Etag};
+
+/// What a method that answers with a stream of `T` returns.
+pub type Following<T> = BoxStream<'static, Result<T, Status>>;
+
+/// The present state and every later one that is seen, until the caller leaves
+/// or `drain` completes, which ends the stream with UNAVAILABLE so that the
+/// caller resumes it on another replica.
+///
+/// `read` gets the etag that was sent last and answers with the state and its
+/// etag, or `None` when that is still the one. It is asked only when the
+/// caller takes the next message: a slow caller gets the newest state and
+/// skips those between, and nothing queues up for it. The first error ends the
+/// stream.
+pub fn follow<T, R, F>(
+    subscription: Subscription,
+    domain: &'static str,
+    drain: impl Future<Output = ()> + Send + 'static,
+    read: R,
+) -> Following<T>
+where
+    T: Send + 'static,
+    R: Fn(Option<Etag>) -> F + Send + 'static,
+    F: Future<Output = Result<Option<(Etag, T)>, Status>> + Send + 'static,
+{
+    let follower = Follower { subscription, domain, drain: Box::pin(drain), read, sent: None };
+    stream::unfold(Some(follower), |follower| async move {
+        let mut follower = follower?;
+        match follower.next().await {
+            Ok(state) => Some((Ok(state), Some(follower))),
+            Err(status) => Some((Err(status), None)),
+        }
+    })
+    .boxed()
+}
+
+struct Follower<R> {
+    subscription: Subscription,
+    domain: &'static str,
+    drain: Pin<Box<dyn Future<Output = ()> + Send>>,
+    read: R,
+    /// `None` until the first state is sent, which waits for no change.
+    sent: Option<Etag>,
+}
+
+impl<R> Follower<R> {
+    async fn next<T, F>(&mut self) -> Result<T, Status>
+    where
+        R: Fn(Option<Etag>) -> F,
+        F: Future<Output = Result<Option<(Etag, T)>, Status>>,
+    {
+        let Self { subscription, read, sent, .. } = self;
+        let look = async {
+            loop {
+                if sent.is_some() {
+                    subscription.changed().await;
+                }
+                if let Some((etag, state)) = read(*sent).await? {
+                    *sent = Some(etag);
+                    return Ok(state);
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = &mut self.drain => Err(stopping(self.domain)),
+            state = look => state,
+        }
+    }
+}
+
+fn stopping(domain: &'static str) -> Status {
+    let words = "this replica is stopping; call again to go on with another";
+    Fault::new(Code::Unavailable, "DRAINING", words).into_status(domain)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    };
+
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::changes::Changes;
+
+    struct Followed {
+        changes: Changes,
+        version: Arc<AtomicU64>,
+        stream: Following<u64>,
+        drain: oneshot::Sender<()>,
+    }
+
+    fn followed() -> Followed {
+        let (changes, version) = (Changes::default(), Arc::new(AtomicU64::new(0)));
+        let (drain, draining) = oneshot::channel();
+        let state = version.clone();
+        let stream = follow(changes.subscribe("a"), "test", draining.map(drop), move |sent| {
+            let now = state.load(SeqCst);
+            let etag = Etag::of(now.try_into().unwrap());
+            async move {
+                if now == 13 {
+                    return Err(Status::internal("unlucky"));
+                }
+                Ok((sent != Some(etag)).then_some((etag, now)))
+            }
+        });
+        Followed { changes, version, stream, drain }
+    }
+
+    impl Followed {
+        fn change(&self, version: u64) {
+            self.version.store(version, SeqCst);
+            self.changes.announce("a");
+        }
+
+        fn next(&mut self) -> Option<Option<Result<u64, tonic::Code>>> {
+            let next = self.stream.next().now_or_never();
+            next.map(|item| item.map(|item| item.map_err(|status| status.code())))
+        }
+    }
+
+    #[tokio::test]
+    async fn it_begins_with_the_present_and_skips_what_was_not_taken() {
+        let mut followed = followed();
+        assert_eq!(followed.next(), Some(Some(Ok(0))));
+        assert_eq!(followed.next(), None);
+        (1..=5).for_each(|version| followed.change(version));
+        assert_eq!(followed.next(), Some(Some(Ok(5))));
+        assert_eq!(followed.next(), None);
+    }
+
+    #[tokio::test]
+    async fn an_announcement_without_a_change_sends_nothing() {
+        let mut followed = followed();
+        assert_eq!(followed.next(), Some(Some(Ok(0))));
+        followed.changes.announce_all();
+        assert_eq!(followed.next(), None);
+        followed.change(1);
+        assert_eq!(followed.next(), Some(Some(Ok(1))));
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_unavailable_on_drain_and_with_the_first_error() {
+        let mut drained = followed();
+        assert_eq!(drained.next(), Some(Some(Ok(0))));
+        let (drain, _) = oneshot::channel();
+        std::mem::replace(&mut drained.drain, drain).send(()).unwrap();
+        assert_eq!(drained.next(), Some(Some(Err(Code::Unavailable))));
+        assert_eq!(drained.next(), Some(None));
+
+        let mut failed = followed();
+        failed.change(13);
+        assert_eq!(failed.next(), Some(Some(Err(Code::Internal))));
+        assert_eq!(failed.next(), Some(None));
+    }
+}

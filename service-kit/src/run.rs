@@ -1,0 +1,111 @@
+//! The paved path of a service's `main`.
+
+use std::{future::Future, io::Write, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Command, FromArgMatches};
+use registry_client::{Mesh, MeshBuilder, ServerConfig, server::shutdown_signal};
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::{
+    config::{self, ServiceConfig},
+    database::{Database, Migrations},
+    telemetry,
+};
+
+/// What a program exits with when its settings or surroundings do not let it
+/// run.
+const SET_UP: u8 = 2;
+
+/// A whole `main`: reads the settings of `service`, begins to log, and runs it
+/// until SIGTERM or SIGINT. What fails is said in one line on standard error,
+/// with exit code 2.
+///
+/// ```no_run
+/// # async fn run(_: service_kit::config::ServiceConfig) -> anyhow::Result<()> { Ok(()) }
+/// # fn example() -> std::process::ExitCode {
+/// service_kit::run::main("cart-service", env!("CARGO_PKG_VERSION"), |config, shutdown| async move {
+///     tokio::select! { done = run(config) => done, () = shutdown => Ok(()) }
+/// })
+/// # }
+/// ```
+pub fn main<F>(
+    service: &'static str,
+    version: &'static str,
+    run: impl FnOnce(ServiceConfig, Shutdown) -> F,
+) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let command = Command::new(service).version(version).about("A service of the shop, on the mesh.");
+    let matches = ServiceConfig::augment_args(command).get_matches();
+    let done = ServiceConfig::from_arg_matches(&matches).context("could not read the settings").and_then(
+        |config| {
+            if config.print_config {
+                let mut out = std::io::stdout().lock();
+                return config::print(service, &config, &matches, &mut out).context("could not print");
+            }
+            telemetry::init(&config.log);
+            let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
+            runtime.block_on(async { run(config, Box::pin(shutdown_signal())).await })
+        },
+    );
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Where this cannot be written there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{service}: {why:#}");
+            ExitCode::from(SET_UP)
+        }
+    }
+}
+
+/// Completes when the program shall stop.
+pub type Shutdown = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What every service starts with.
+#[derive(Debug)]
+pub struct Ready {
+    /// The mesh, as the environment says.
+    pub mesh: Mesh,
+    /// The database, migrated.
+    pub database: Database,
+    /// Where to serve.
+    pub listener: TcpListener,
+}
+
+/// Puts together what `service` needs: the mesh, its database, its listener.
+///
+/// # Errors
+/// When a setting cannot be used, the address is taken, or the database cannot
+/// be opened; each with how to mend it.
+///
+/// # Cancel safety
+/// Cancel safe: nothing is left behind but a migrated database.
+pub async fn ready(
+    service: &str,
+    config: &ServiceConfig,
+    migrations: &Migrations,
+) -> anyhow::Result<Ready> {
+    let mut serving = ServerConfig::from_env()?;
+    if let Some(advertise) = config.advertised()? {
+        serving.advertise = Some(advertise);
+    }
+    let mesh = MeshBuilder::from_env()?
+        .server_config(serving)
+        .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
+        .build()?;
+    let listener = bind(config).await?;
+    let url = config.database(service)?;
+    let database = Database::open(&url, migrations).await?;
+    info!(service, database = %url, "the data of {service} is in {url}");
+    Ok(Ready { mesh, database, listener })
+}
+
+async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {
+    let address = config.listen;
+    TcpListener::bind(address).await.with_context(|| {
+        format!("could not listen on {address}; take another address by --listen or LISTEN, or port 0 for any")
+    })
+}
