@@ -27,8 +27,8 @@ pub struct ServiceConfig {
     #[arg(long, env = "ADVERTISE", value_name = "HOST[:PORT]")]
     pub advertise: Option<String>,
 
-    /// Where the data is, sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME; all replicas of a service share it
-    /// [default: a SQLite file in the state directory]
+    /// Where the data is, `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`; all replicas of a service
+    /// share it [default: a SQLite file in the state directory]
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
     pub database_url: Option<SecretString>,
 
@@ -36,7 +36,7 @@ pub struct ServiceConfig {
     #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR", default_value = ".consort")]
     pub state_dir: PathBuf,
 
-    /// Which log lines are written: info, or warn,cart_service=debug.
+    /// Which log lines are written: `info`, or `warn,cart_service=debug`.
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::parse)]
     pub log: LogFilter,
 

@@ -55,8 +55,7 @@ impl Fault {
         );
         if !self.violations.is_empty() {
             let violation = |(field, why): (String, String)| FieldViolation::new(field, why);
-            details
-                .set_bad_request(self.violations.into_iter().map(violation).collect::<Vec<_>>());
+            details.set_bad_request(self.violations.into_iter().map(violation).collect::<Vec<_>>());
         }
         Status::with_error_details(self.code, self.message, details)
     }
@@ -99,7 +98,7 @@ impl Fields {
         }
     }
 
-    /// INVALID_ARGUMENT with everything that was bad.
+    /// `INVALID_ARGUMENT` with everything that was bad.
     #[must_use]
     pub fn fault(self) -> Fault {
         let named: Vec<_> = self.bad.iter().map(|(path, why)| format!("{path}: {why}")).collect();
@@ -112,7 +111,7 @@ impl Fields {
     }
 }
 
-/// INVALID_ARGUMENT because of one field.
+/// `INVALID_ARGUMENT` because of one field.
 #[must_use]
 pub fn invalid(path: impl Into<String>, why: impl fmt::Display) -> Fault {
     let mut fields = Fields::default();
@@ -130,7 +129,7 @@ pub fn internal(cause: &dyn fmt::Display) -> Fault {
 /// What a caller is told when `service`, which this one depends on, failed.
 /// Logs the cause.
 ///
-/// What may pass by itself stays what it is: UNAVAILABLE, DEADLINE_EXCEEDED
+/// What may pass by itself stays what it is: UNAVAILABLE, `DEADLINE_EXCEEDED`
 /// and CANCELLED. Everything else, such as a request that it should not have
 /// been sent, is a fault of this service.
 #[must_use]

@@ -30,7 +30,7 @@ pub fn follow<T, R, F>(
 ) -> Following<T>
 where
     T: Send + 'static,
-    R: Fn(Option<Etag>) -> F + Send + 'static,
+    R: FnMut(Option<Etag>) -> F + Send + 'static,
     F: Future<Output = Result<Option<(Etag, T)>, Status>> + Send + 'static,
 {
     let follower = Follower { subscription, domain, drain: Box::pin(drain), read, sent: None };
@@ -56,7 +56,7 @@ struct Follower<R> {
 impl<R> Follower<R> {
     async fn next<T, F>(&mut self) -> Result<T, Status>
     where
-        R: Fn(Option<Etag>) -> F,
+        R: FnMut(Option<Etag>) -> F,
         F: Future<Output = Result<Option<(Etag, T)>, Status>>,
     {
         let Self { subscription, read, sent, .. } = self;
@@ -127,7 +127,7 @@ mod tests {
             self.changes.announce("a");
         }
 
-        fn next(&mut self) -> Option<Option<Result<u64, tonic::Code>>> {
+        fn next(&mut self) -> Option<Option<Result<u64, Code>>> {
             let next = self.stream.next().now_or_never();
             next.map(|item| item.map(|item| item.map_err(|status| status.code())))
         }

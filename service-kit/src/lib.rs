@@ -2,7 +2,7 @@
 //!
 //! - [`run`]: the paved path of a service's `main`
 //! - [`config`]: settings, each from a flag, the environment or a default
-//! - [`telemetry`]: logs
+//! - [`telemetry`]: what is logged, and how
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica

@@ -197,11 +197,8 @@ mod tests {
 
     #[test]
     fn what_is_no_amount_is_refused_with_its_reason() {
-        let too_fine = |code: &str, digits, step| MoneyError::Fraction {
-            currency: code.parse().unwrap(),
-            digits,
-            step,
-        };
+        let too_fine =
+            |code: &str, digits, step| MoneyError::Fraction { currency: code.parse().unwrap(), digits, step };
         let cases = [
             (wire("EUR", -1, 0), MoneyError::Negative),
             (wire("EUR", 0, -1), MoneyError::Negative),

@@ -2,10 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::{
-    error::Fields,
-    value::InvalidValue,
-};
+use crate::{error::Fields, value::InvalidValue};
 
 const DEFAULT_SIZE: i32 = 50;
 const MOST: i32 = 1_000;

@@ -40,8 +40,8 @@ where
 {
     let command = Command::new(service).version(version).about("A service of the shop, on the mesh.");
     let matches = ServiceConfig::augment_args(command).get_matches();
-    let done = ServiceConfig::from_arg_matches(&matches).context("could not read the settings").and_then(
-        |config| {
+    let done =
+        ServiceConfig::from_arg_matches(&matches).context("could not read the settings").and_then(|config| {
             if config.print_config {
                 let mut out = std::io::stdout().lock();
                 return config::print(service, &config, &matches, &mut out).context("could not print");
@@ -49,8 +49,7 @@ where
             telemetry::init(&config.log);
             let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
             runtime.block_on(async { run(config, Box::pin(shutdown_signal())).await })
-        },
-    );
+        });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -83,11 +82,7 @@ pub struct Ready {
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is left behind but a migrated database.
-pub async fn ready(
-    service: &str,
-    config: &ServiceConfig,
-    migrations: &Migrations,
-) -> anyhow::Result<Ready> {
+pub async fn ready(service: &str, config: &ServiceConfig, migrations: &Migrations) -> anyhow::Result<Ready> {
     let mut serving = ServerConfig::from_env()?;
     if let Some(advertise) = config.advertised()? {
         serving.advertise = Some(advertise);
@@ -106,6 +101,8 @@ pub async fn ready(
 async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {
     let address = config.listen;
     TcpListener::bind(address).await.with_context(|| {
-        format!("could not listen on {address}; take another address by --listen or LISTEN, or port 0 for any")
+        format!(
+            "could not listen on {address}; take another address by --listen or LISTEN, or port 0 for any"
+        )
     })
 }

@@ -34,16 +34,12 @@ pub(super) async fn open(
     let pool = PgPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(ACQUIRE)
-        .after_connect(|connection, _| {
-            Box::pin(async move { connection.execute(BOUNDS).await.map(drop) })
-        })
+        .after_connect(|connection, _| Box::pin(async move { connection.execute(BOUNDS).await.map(drop) }))
         // Asking every time would cost each call a round trip. Never asking
         // would fail a call for each connection that a restart has cut.
         .test_before_acquire(false)
         .before_acquire(|connection, meta| {
-            Box::pin(async move {
-                Ok(meta.idle_for < STALE || connection.ping().await.is_ok())
-            })
+            Box::pin(async move { Ok(meta.idle_for < STALE || connection.ping().await.is_ok()) })
         })
         .connect_lazy_with(options.clone());
     let feed = tokio::spawn(changes::listen_postgres(options, changes.clone()));
@@ -57,10 +53,7 @@ async fn bring_up_to_date(options: &PgConnectOptions, migrations: &Migrations) -
     let mut connection = connected
         .map_err(|_| OpenError::silent(options, CONNECT))?
         .map_err(|why| OpenError::postgres(options, &why))?;
-    connection
-        .execute("SET lock_timeout = '60s'")
-        .await
-        .map_err(|why| OpenError::postgres(options, &why))?;
+    connection.execute("SET lock_timeout = '60s'").await.map_err(|why| OpenError::postgres(options, &why))?;
     migrate::postgres(&mut connection, migrations)
         .await
         .map_err(|why| OpenError::migration(&url::shown(options), &why))?;

@@ -1,10 +1,7 @@
 //! Statements, what goes into them and what comes out.
 
 use sqlx::{
-    Decode, Encode, Postgres, Row as _, Sqlite, Type,
-    postgres::PgRow,
-    query::Query,
-    sqlite::SqliteRow,
+    Decode, Encode, Postgres, Row as _, Sqlite, Type, postgres::PgRow, query::Query, sqlite::SqliteRow,
 };
 
 use super::Error;

@@ -1,0 +1,52 @@
+# Starts a PostgreSQL server in the folder $1, says `ready`, and ends it when
+# standard input ends.
+folder=$1
+# Debian keeps the server off PATH, one folder per version, the newest first.
+for bin in $(ls -dr /usr/lib/postgresql/*/bin 2>/dev/null); do PATH=$PATH:$bin; done
+
+clean_up() {
+    cd /
+    rm -rf "$folder"
+}
+fail() {
+    echo "$1"
+    [ -f "$folder/log" ] && cat "$folder/log"
+    clean_up
+    exit 1
+}
+
+for program in initdb postgres; do
+    command -v "$program" >/dev/null || fail "there is no $program; run \`cargo xtask setup\`"
+done
+
+as=
+if [ "$(id -u)" = 0 ]; then
+    # The server refuses to be root.
+    user=postgres
+    id "$user" >/dev/null 2>&1 || user=nobody
+    chown "$user" "$folder" || fail "could not give $folder to $user"
+    as="setpriv --reuid=$user --regid=$(id -g "$user") --clear-groups"
+fi
+cd "$folder" || fail "could not enter $folder"
+
+$as "$(command -v initdb)" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 >log 2>&1 ||
+    fail "initdb failed:"
+$as "$(command -v postgres)" -D data -k "$folder" -c listen_addresses= -c fsync=off -c full_page_writes=off \
+    -c max_connections=100 >>log 2>&1 &
+server=$!
+
+tries=0
+until grep -q "ready to accept connections" log; do
+    kill -0 "$server" 2>/dev/null || fail "the server ended:"
+    tries=$((tries + 1))
+    [ "$tries" -lt 600 ] || { kill -QUIT "$server"; fail "the server was not ready after 30 s:"; }
+    sleep 0.05
+done
+echo ready
+# Nobody reads from here on.
+exec >/dev/null 2>&1
+
+read -r _
+kill -QUIT "$server"
+wait "$server"
+clean_up

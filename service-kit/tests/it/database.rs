@@ -1,0 +1,106 @@
+//! Writing and reading, from one and from several replicas.
+
+use std::time::Duration;
+
+use service_kit::{
+    database::{Database, Migration, Migrations, Sql},
+    on_both_databases,
+    testing::TestDatabase,
+};
+use tokio::task::JoinSet;
+
+const TABLE: &[Migration] = &[Migration {
+    name: "counters",
+    sql: "CREATE TABLE counters (name TEXT PRIMARY KEY, value BIGINT NOT NULL)",
+}];
+pub(crate) const MIGRATIONS: Migrations = Migrations { sqlite: TABLE, postgres: TABLE };
+
+const RAISE: &str = "INSERT INTO counters (name, value) VALUES ($1, 1) \
+     ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value";
+
+pub(crate) async fn open(database: &TestDatabase) -> Database {
+    Database::open(database.url(), &MIGRATIONS).await.unwrap()
+}
+
+pub(crate) async fn raise(database: &Database, name: &str) -> i64 {
+    let mut open = database.begin().await.unwrap();
+    let row = open.row(RAISE, &[name.into()]).await.unwrap().unwrap();
+    open.changed(name).await.unwrap();
+    open.commit().await.unwrap();
+    row.get("value").unwrap()
+}
+
+async fn value(database: &Database, name: &str) -> Option<i64> {
+    let row = database.row("SELECT value FROM counters WHERE name = $1", &[name.into()]).await.unwrap();
+    row.map(|row| row.get("value").unwrap())
+}
+
+async fn replicas_that_start_together_migrate_once(database: TestDatabase) {
+    let mut opening = JoinSet::new();
+    for _ in 0..6 {
+        let url = database.url().clone();
+        opening.spawn(async move { Database::open(&url, &MIGRATIONS).await.unwrap() });
+    }
+    let replicas = opening.join_all().await;
+    for replica in &replicas {
+        raise(replica, "a").await;
+    }
+    assert_eq!(value(&replicas[0], "a").await, Some(6));
+}
+
+async fn writers_of_two_replicas_lose_nothing(database: TestDatabase) {
+    let replicas = [open(&database).await, open(&database).await];
+    let mut writing = JoinSet::new();
+    for writer in 0..8 {
+        let replica = replicas[writer % 2].clone();
+        writing.spawn(async move {
+            for _ in 0..25 {
+                raise(&replica, "a").await;
+            }
+        });
+    }
+    writing.join_all().await;
+    assert_eq!(value(&replicas[0], "a").await, Some(200));
+}
+
+async fn what_is_dropped_or_rolled_back_never_was(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut dropped = database.begin().await.unwrap();
+    dropped.row(RAISE, &["a".into()]).await.unwrap();
+    drop(dropped);
+    let mut undone = database.begin().await.unwrap();
+    undone.row(RAISE, &["a".into()]).await.unwrap();
+    undone.rollback().await.unwrap();
+    assert_eq!(value(&database, "a").await, None);
+    assert_eq!(raise(&database, "a").await, 1);
+}
+
+async fn writers_that_are_cancelled_anywhere_leave_the_database_usable(database: TestDatabase) {
+    let database = open(&database).await;
+    for micros in (0..4_000).step_by(40) {
+        let _ = tokio::time::timeout(Duration::from_micros(micros), raise(&database, "a")).await;
+    }
+    let before = value(&database, "a").await.unwrap_or_default();
+    assert_eq!(raise(&database, "a").await, before + 1);
+}
+
+async fn a_statement_may_be_spelt_for_each_database(database: TestDatabase) {
+    let database = open(&database).await;
+    raise(&database, "a").await;
+    raise(&database, "c").await;
+    let named = Sql::each(
+        "SELECT name FROM counters WHERE name IN (SELECT value FROM json_each($1)) ORDER BY name",
+        "SELECT name FROM counters WHERE name IN (SELECT jsonb_array_elements_text($1::jsonb)) ORDER BY name",
+    );
+    let rows = database.rows(named, &[r#"["a","b","c"]"#.into()]).await.unwrap();
+    let names: Vec<String> = rows.iter().map(|row| row.get("name").unwrap()).collect();
+    assert_eq!(names, ["a", "c"]);
+}
+
+on_both_databases!(
+    replicas_that_start_together_migrate_once,
+    writers_of_two_replicas_lose_nothing,
+    what_is_dropped_or_rolled_back_never_was,
+    writers_that_are_cancelled_anywhere_leave_the_database_usable,
+    a_statement_may_be_spelt_for_each_database,
+);

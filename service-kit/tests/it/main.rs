@@ -1,0 +1,6 @@
+//! The database on real servers and files.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod changes;
+mod database;
+mod set_up;
