@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::backoff::full_jitter;
+
 /// The pace of a watch or of another loop that asks an agent for ever.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::consul) struct Pace {
@@ -50,18 +52,13 @@ impl Backoff {
 
     /// What to wait after one more failure.
     pub(in crate::consul) fn next(&mut self) -> Duration {
-        let ceiling = self.ceiling();
         self.failures = self.failures.saturating_add(1);
-        ceiling.mul_f64(fastrand::f64())
+        full_jitter(self.first, self.failures, self.most)
     }
 
     /// It worked: begin from the first again.
     pub(in crate::consul) fn reset(&mut self) {
         self.failures = 0;
-    }
-
-    fn ceiling(&self) -> Duration {
-        self.first.saturating_mul(2u32.saturating_pow(self.failures.min(20))).min(self.most)
     }
 }
 
@@ -102,18 +99,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_backoff_doubles_to_its_limit_and_draws_below_it() {
+    fn the_backoff_doubles_to_its_limit_and_begins_again() {
         let mut backoff = Backoff::new(&Pace::default());
-        let ceilings: Vec<u128> = (0..9)
-            .map(|_| {
-                let ceiling = backoff.ceiling();
-                assert!(backoff.next() <= ceiling);
-                ceiling.as_millis()
-            })
-            .collect();
-        assert_eq!(ceilings, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+        for ceiling in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
+            assert!(backoff.next() <= Duration::from_millis(ceiling));
+        }
         backoff.reset();
-        assert_eq!(backoff.ceiling(), Duration::from_millis(500));
+        assert!(backoff.next() <= Duration::from_millis(500));
     }
 
     #[tokio::test(start_paused = true)]
