@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::store::{State, Store};
+use crate::store::{Indexed, State, Store};
 
 /// How a query sees the state.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +21,16 @@ impl Seen {
     /// A query that is woken by every move of its index.
     pub(crate) fn at(index: u64) -> Self {
         Self { index, version: index, missing: false }
+    }
+
+    /// A query for `records` under a table's index, woken only by a change of one of them. Where there are none, any
+    /// move of the index may be the first.
+    pub(crate) fn of<'a, T: 'a>(index: u64, records: impl Iterator<Item = &'a Indexed<T>>) -> Self {
+        let mix = |version: u64, record: &Indexed<T>| {
+            (version ^ record.modify).wrapping_mul(0x0100_0000_01b3).wrapping_add(record.create)
+        };
+        let version = records.fold(0, mix);
+        Self { index, version: if version == 0 { index } else { version }, missing: false }
     }
 }
 

@@ -18,11 +18,11 @@ use crate::wire::{CatalogService, HealthService, NodeShape, Object};
 async fn read(
     context: &Context,
     request: &Request,
-    index: impl Fn(&State) -> u64,
+    look: impl Fn(&State) -> Seen,
 ) -> Result<ReadOptions, Failure> {
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     refuse_foreign(&options).map_err(Failure::with_meaningless_meta)?;
-    wait_for(&context.store, options.index, jittered(options.wait), |state| Seen::at(index(state))).await;
+    wait_for(&context.store, options.index, jittered(options.wait), look).await;
     Ok(options)
 }
 
@@ -30,7 +30,7 @@ async fn read(
 pub(crate) async fn services(context: &Context, request: &Request) -> Result<Answer, Failure> {
     request.refuse_enterprise()?;
     let filter = checked_filter(request, filter::CATALOG_SERVICE)?;
-    let options = read(context, request, |state| state.catalog.services_index()).await?;
+    let options = read(context, request, |state| Seen::at(state.catalog.services_index())).await?;
     let (index, names) = context.store.read(|state| {
         let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let wanted = |service: &&_| filter.keeps(&CatalogService::new(&state.node, service));
@@ -48,7 +48,10 @@ pub(crate) async fn service(context: &Context, request: &Request) -> Result<Answ
     request.refuse_enterprise()?;
     let name = required(request, "Missing service name")?;
     let filter = checked_filter(request, filter::CATALOG_SERVICE)?;
-    let options = read(context, request, |state| state.catalog.service_index(name)).await?;
+    let options = read(context, request, |state| {
+        Seen::of(state.catalog.service_index(name), state.catalog.instances(name))
+    })
+    .await?;
     let (index, all) = context.store.read(|state| {
         let shape = |service| CatalogService::new(&state.node, service);
         (state.catalog.service_index(name), state.catalog.instances(name).map(shape).collect::<Vec<_>>())
@@ -62,9 +65,11 @@ pub(crate) async fn service(context: &Context, request: &Request) -> Result<Answ
 
 /// `GET /v1/catalog/nodes`: the one node.
 pub(crate) async fn nodes(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    request.refuse_enterprise()?;
+    request.refuse_partition()?;
     let filter = checked_filter(request, filter::NODE)?;
-    let options = read(context, request, |state| state.catalog.nodes_index()).await?;
+    // The index moves with the services of the node, but only a change of the node itself would wake.
+    let look = |state: &State| Seen { version: 0, ..Seen::at(state.catalog.nodes_index()) };
+    let options = read(context, request, look).await?;
     let (index, node) = context
         .store
         .read(|state| (state.catalog.nodes_index(), NodeShape::new(&state.node, &state.catalog)));
@@ -86,7 +91,7 @@ pub(crate) async fn node(context: &Context, request: &Request) -> Result<Answer,
     let ours = context.node.name.eq_ignore_ascii_case(name);
     let of_node = move |state: &State| {
         let known = state.catalog.services_index().max(state.catalog.nodes_index());
-        if ours { known } else { 0 }
+        Seen::at(if ours { known } else { 0 })
     };
     let options = read(context, request, of_node).await?;
     let (index, found) = context.store.read(|state| {
@@ -96,7 +101,7 @@ pub(crate) async fn node(context: &Context, request: &Request) -> Result<Answer,
             node: NodeShape::new(&state.node, &state.catalog),
             services: Object(shapes.collect()),
         };
-        (of_node(state), ours.then_some(found))
+        (of_node(state).index, ours.then_some(found))
     });
     Ok(with_meta(request, &found, &blocking_meta(index, &options)))
 }

@@ -7,9 +7,9 @@ use crate::Context;
 use crate::answer::{self, Answer, Failure, Meta};
 use crate::blocking::{Seen, jittered, wait_for};
 use crate::filter::{self, Filter};
-use crate::model::Status;
+use crate::model::{Check, Node, Status};
 use crate::request::{ReadOptions, Request, parse_bool};
-use crate::store::State;
+use crate::store::{Indexed, State};
 use crate::wire::{CheckShape, HealthService, NodeShape};
 
 /// An instance of a service.
@@ -94,46 +94,46 @@ fn instances(state: &State, name: &str, connect: bool) -> Vec<Instance> {
 
 /// `GET /v1/health/checks/:service`.
 pub(crate) async fn checks(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    list(context, request, "Missing service name", |check, name| {
-        check.service_name().eq_ignore_ascii_case(name)
+    list(context, request, "Missing service name", |_, check, name| {
+        check.service_name.eq_ignore_ascii_case(name)
     })
     .await
 }
 
 /// `GET /v1/health/node/:node`.
 pub(crate) async fn node(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    let own = context.node.name.clone();
-    list(context, request, "Missing node name", move |_, name| own.eq_ignore_ascii_case(name)).await
+    list(context, request, "Missing node name", |node, _, name| node.name.eq_ignore_ascii_case(name)).await
 }
 
 /// `GET /v1/health/state/:state`.
 pub(crate) async fn state(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    list(context, request, "Missing check state", |check, state| {
+    list(context, request, "Missing check state", |_, check, state| {
         state == "any" || check.status.name() == state
     })
     .await
 }
 
-/// Every check that `wanted` wants for the last part of the path.
+/// Every check that is `wanted` for the last part of the path.
 async fn list(
     context: &Context,
     request: &Request,
     missing: &'static str,
-    wanted: impl Fn(&CheckShape, &str) -> bool,
+    wanted: impl Fn(&Node, &Check, &str) -> bool,
 ) -> Result<Answer, Failure> {
     request.refuse_enterprise()?;
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     let name = required(request, missing)?;
     refuse_foreign(&options).map_err(Failure::with_meaningless_meta)?;
     let filter = Filter::parse(&options.filter, filter::CHECK).map_err(Failure::with_meaningless_meta)?;
-    let look = |state: &State| Seen::at(state.catalog.checks_index());
+    let wanted = |check: &&Indexed<Check>| wanted(&context.node, &check.value, name);
+    let look = |state: &State| Seen::of(state.catalog.checks_index(), state.catalog.checks().filter(wanted));
     wait_for(&context.store, options.index, jittered(options.wait), look).await;
-    let (index, all) = context.store.read(|state| {
+    let (index, found) = context.store.read(|state| {
         let shape = |check| CheckShape::indexed(check, &context.node);
-        (state.catalog.checks_index(), state.catalog.checks().map(shape).collect::<Vec<_>>())
+        let found = state.catalog.checks().filter(wanted).map(shape).collect::<Vec<_>>();
+        (state.catalog.checks_index(), found)
     });
-    let kept: Vec<CheckShape> =
-        all.into_iter().filter(|check| wanted(check, name) && filter.keeps(check)).collect();
+    let kept: Vec<CheckShape> = found.into_iter().filter(|check| filter.keeps(check)).collect();
     Ok(with_meta(request, &kept, &blocking_meta(index, &options)))
 }
 

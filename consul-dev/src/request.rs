@@ -46,14 +46,22 @@ impl Request {
 
     /// Refuses parameters that only Consul Enterprise knows.
     pub(crate) fn refuse_enterprise(&self) -> Result<(), Failure> {
-        for (name, feature) in [("ns", "Namespaces"), ("partition", "Partitions")] {
-            if self.query.has(name) {
-                return Err(Failure::bad_request(format!(
-                    "Invalid query parameter: \"{name}\" - {feature} are a Consul Enterprise feature"
-                )));
-            }
+        self.refuse("ns", "Namespaces")?;
+        self.refuse_partition()
+    }
+
+    /// The same where namespaces do not matter.
+    pub(crate) fn refuse_partition(&self) -> Result<(), Failure> {
+        self.refuse("partition", "Partitions")
+    }
+
+    fn refuse(&self, name: &str, feature: &str) -> Result<(), Failure> {
+        if !self.query.has(name) {
+            return Ok(());
         }
-        Ok(())
+        Err(Failure::bad_request(format!(
+            "Invalid query parameter: \"{name}\" - {feature} are a Consul Enterprise feature"
+        )))
     }
 }
 

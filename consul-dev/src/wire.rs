@@ -316,10 +316,6 @@ pub(crate) struct CheckShape {
 }
 
 impl CheckShape {
-    pub(crate) fn service_name(&self) -> &str {
-        &self.service_name
-    }
-
     /// A check of the agent, which has no indexes.
     pub(crate) fn local(check: &Check, node: &Node) -> Self {
         Self::new(check, node, 0, 0)

@@ -78,8 +78,12 @@ pub(super) fn runnable(check: &CheckSpec) -> Result<(), Failure> {
 fn of_service(context: &Context, service: &Service, id: String, spec: &CheckSpec) -> NewCheck {
     let name =
         if spec.name.is_empty() { format!("Service '{}' check", service.name) } else { spec.name.clone() };
+    // Of a service's check only what was given is shown; `check/register` shows zeros as well.
+    let shown = |duration: GoDuration| if duration.is_zero() { String::new() } else { duration.to_string() };
     let check = Check {
         name,
+        interval: shown(spec.interval),
+        timeout: shown(spec.timeout),
         service_id: service.id.clone(),
         service_name: service.name.clone(),
         service_tags: service.tags.clone(),
@@ -90,15 +94,14 @@ fn of_service(context: &Context, service: &Service, id: String, spec: &CheckSpec
 
 /// The parts of a check that its definition gives.
 pub(super) fn described(id: String, spec: &CheckSpec) -> Check {
-    let shown = |duration: GoDuration| if duration.is_zero() { String::new() } else { duration.to_string() };
     Check {
         id,
         name: spec.name.clone(),
         status: Status::from_name(&spec.status).unwrap_or_default(),
         notes: spec.notes.clone(),
         kind: spec.kind(),
-        interval: shown(spec.interval),
-        timeout: shown(spec.timeout),
+        interval: spec.interval.to_string(),
+        timeout: spec.timeout.to_string(),
         ..Check::default()
     }
 }

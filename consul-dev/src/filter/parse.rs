@@ -256,6 +256,7 @@ impl<'a> Parser<'a> {
             return Err(self.expected(expectation));
         }
         if rest[end..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
+            self.at += end;
             return Err(self.broken("number", "Invalid number literal"));
         }
         self.at += end;

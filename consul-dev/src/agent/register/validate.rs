@@ -29,6 +29,9 @@ pub(super) fn definition(definition: &Definition) -> Result<(), Failure> {
     if definition.kind == "connect-proxy" && service.port == 0 && service.socket_path.is_empty() {
         faults.push("Port or SocketPath must be set for a connect-proxy".to_owned());
     }
+    if service.native && service.port == 0 && service.socket_path.is_empty() {
+        faults.push("Port or SocketPath must be set for a Connect native service.".to_owned());
+    }
     if !service.ports.is_empty() && service.port != 0 {
         faults.push("Cannot set both Port and Ports".to_owned());
     }

@@ -1,0 +1,176 @@
+//! A plain HTTP client that shows everything of an answer.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use crate::pattern;
+
+/// Headers that say nothing of Consul.
+const TRANSPORT: [&str; 4] = ["date", "content-length", "transfer-encoding", "connection"];
+
+/// What to ask.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    method: String,
+    path: String,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub(crate) fn new(method: &str, path: impl Into<String>) -> Self {
+        Self { method: method.to_owned(), path: path.into(), body: Vec::new() }
+    }
+
+    pub(crate) fn get(path: impl Into<String>) -> Self {
+        Self::new("GET", path)
+    }
+
+    pub(crate) fn put(path: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..Self::new("PUT", path) }
+    }
+}
+
+/// Asks one agent; follows no redirection.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    base: String,
+    hyper: HyperClient<HttpConnector, Full<Bytes>>,
+}
+
+impl Client {
+    pub(crate) fn new(base: &str) -> Self {
+        Self { base: base.to_owned(), hyper: HyperClient::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// The `host:port` that it asks.
+    pub(crate) fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
+    pub(crate) async fn send(&self, request: Request) -> Reply {
+        let shown = format!("{} {}", request.method, request.path);
+        self.try_send(request).await.unwrap_or_else(|| panic!("{shown}: no answer"))
+    }
+
+    pub(crate) async fn try_send(&self, request: Request) -> Option<Reply> {
+        let shown = format!("{} {} {}", request.method, request.path, String::from_utf8_lossy(&request.body));
+        let message = hyper::Request::builder()
+            .method(request.method.as_str())
+            .uri(format!("{}{}", self.base, request.path))
+            .body(Full::new(Bytes::from(request.body)))
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        let started = Instant::now();
+        let answer = self.hyper.request(message).await.ok()?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        let text =
+            |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        Some(Reply {
+            request: shown.chars().take(300).collect(),
+            status: head.status.as_u16(),
+            headers: head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
+            body,
+            took: started.elapsed(),
+        })
+    }
+}
+
+/// An answer, with assertions that name the request when they fail.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    request: String,
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Bytes,
+    pub(crate) took: Duration,
+}
+
+impl Reply {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{}: {error}: {}", self.request, self.text()))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    /// The index to block on.
+    pub(crate) fn index(&self) -> u64 {
+        let text = self.header("x-consul-index");
+        text.parse().unwrap_or_else(|_| panic!("{}: no index, but {text:?}", self.request))
+    }
+
+    pub(crate) fn backend(&self) -> &str {
+        self.header("x-consul-query-backend")
+    }
+
+    #[track_caller]
+    pub(crate) fn is_status(&self, status: u16) -> &Self {
+        assert_eq!(self.status, status, "{}: {}", self.request, self.text());
+        self
+    }
+
+    /// The answer of an accepted change.
+    #[track_caller]
+    pub(crate) fn is_done(&self) -> &Self {
+        self.is_status(200).has_text("")
+    }
+
+    #[track_caller]
+    pub(crate) fn has_text(&self, text: &str) -> &Self {
+        assert_eq!(self.text(), text, "{}", self.request);
+        self
+    }
+
+    /// Compares the body with a pattern; see [`pattern::compare`].
+    #[track_caller]
+    pub(crate) fn has_json(&self, wanted: &Value) -> &Self {
+        if let Err(difference) = pattern::compare(wanted, &self.json()) {
+            let shown: String =
+                self.text().split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect();
+            panic!("{}: {difference}\n    in {shown}", self.request);
+        }
+        self
+    }
+
+    /// A refusal: its status, its text, and exactly the headers of one.
+    #[track_caller]
+    pub(crate) fn is_refusal(&self, status: u16, text: &str) -> &Self {
+        self.is_status(status).has_text(text).has_headers(&["content-type", "x-consul-default-acl-policy"]);
+        assert_eq!(self.header("content-type"), "text/plain; charset=utf-8", "{}", self.request);
+        self
+    }
+
+    /// Exactly these headers, besides those of the transport and `Vary`.
+    #[track_caller]
+    pub(crate) fn has_headers(&self, names: &[&str]) -> &Self {
+        let own: Vec<&str> = self
+            .headers
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !TRANSPORT.contains(name) && *name != "vary")
+            .collect();
+        let mut wanted = names.to_vec();
+        wanted.sort_unstable();
+        assert_eq!(own, wanted, "{}", self.request);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn has_header(&self, name: &str, value: &str) -> &Self {
+        assert_eq!(self.header(name), value, "{}: {name}", self.request);
+        self
+    }
+}
