@@ -1,3 +1,6 @@
+// The Consul that the tests run, built by `cargo xtask setup`; it is neither
+// linked nor shipped. All five of its nested modules are published and verify,
+// which does not hold for every release: see to that when you change it.
 module consort/deploy/consul
 
 go 1.25.7

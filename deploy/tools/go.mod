@@ -1,3 +1,4 @@
+// Go programs that the tests run, built by `cargo xtask setup`.
 module consort/deploy/tools
 
 go 1.25.0

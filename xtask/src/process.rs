@@ -14,6 +14,9 @@ use anyhow::{Context, Result, bail};
 /// How many of the last lines of a failed command are shown.
 const TAIL: usize = 15;
 
+/// How long a program may think about a question.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Runs a command to its end, with all that it writes going to `log`.
 ///
 /// # Errors
@@ -44,18 +47,28 @@ pub(crate) fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<
 }
 
 /// Runs a command to its end and gives what it wrote, standard error after
-/// standard output. For questions that a program answers at once, such as its version.
+/// standard output. For questions that a program answers at once and in a few
+/// lines, such as its version: more than a pipe holds would look like a hang.
 ///
 /// # Errors
-/// When it cannot be started or fails.
+/// When it cannot be started, fails, or does not answer within [`PATIENCE`].
 pub(crate) fn ask(command: &mut Command) -> Result<String> {
     let shown = show(command);
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("could not start `{shown}`"))?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("could not start `{shown}`"))?;
+    let ended = wait(&mut child, PATIENCE).with_context(|| format!("could not wait for `{shown}`"))?;
+    let Some(status) = ended else {
+        bail!("`{shown}` did not answer within {} s", PATIENCE.as_secs());
+    };
+    let output = child.wait_with_output().with_context(|| format!("could not read from `{shown}`"))?;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
-    if !output.status.success() {
-        bail!("`{shown}` failed ({}): {}", output.status, text.trim());
+    if !status.success() {
+        bail!("`{shown}` failed ({status}): {}", text.trim());
     }
     Ok(text)
 }

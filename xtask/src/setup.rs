@@ -130,8 +130,12 @@ fn present(machine: &Machine, tool: &Tool) -> Result<Option<Found>> {
         Ok(Some(Found { version, path, origin: origin.to_owned() }))
     };
     if let (Source::Consul { .. }, Some(path)) = (&tool.source, &machine.consul_bin) {
-        return asked(path.clone(), "CONSUL_BIN")
-            .with_context(|| format!("CONSUL_BIN is `{}`, which does not run", path.display()));
+        return asked(path.clone(), "CONSUL_BIN").with_context(|| {
+            format!(
+                "CONSUL_BIN is `{}`, which is no Consul that runs here; unset it or name another",
+                path.display()
+            )
+        });
     }
     match &tool.source {
         Source::Rustup => {

@@ -16,29 +16,31 @@ pub(crate) struct Rule {
     pub(crate) why: &'static str,
 }
 
-/// The library's inner borders.
-pub(crate) const RULES: [Rule; 3] = [
-    Rule {
-        modules: &["consul"],
-        not_modules: &["channel"],
-        not_crates: &["tonic", "h2"],
-        why: "the registry is followed by any resolver's user: `consul` speaks HTTP to Consul, knows no gRPC \
-              call, and meets `channel` only in `resolve`'s vocabulary",
-    },
-    Rule {
-        modules: &["channel"],
-        not_modules: &["consul"],
-        not_crates: &[],
-        why: "a channel balances over what any resolver says; one that knows Consul works with nothing else",
-    },
-    Rule {
-        modules: &["balance", "health", "policy", "route"],
-        not_modules: &[],
-        not_crates: &["tonic", "hyper", "h2"],
-        why: "picking, health, policy and routing are the core that outlives the transport: tonic is being \
-              succeeded, and only `channel` and `server` adapt to it",
-    },
-];
+/// What `consul` may not know.
+pub(crate) const CONSUL: Rule = Rule {
+    modules: &["consul"],
+    not_modules: &["channel"],
+    not_crates: &["tonic", "h2"],
+    why: "the registry is followed by any resolver's user: `consul` speaks HTTP to Consul, knows no gRPC call, \
+          and meets `channel` only in `resolve`'s vocabulary",
+};
+
+/// What `channel` may not know.
+pub(crate) const CHANNEL: Rule = Rule {
+    modules: &["channel"],
+    not_modules: &["consul"],
+    not_crates: &[],
+    why: "a channel balances over what any resolver says; one that knows Consul works with nothing else",
+};
+
+/// What the decisions about a call may not know.
+pub(crate) const CORE: Rule = Rule {
+    modules: &["balance", "health", "policy", "route"],
+    not_modules: &[],
+    not_crates: &["tonic", "hyper", "h2"],
+    why: "picking, health, policy and routing are the core that outlives the transport: tonic is being \
+          succeeded, and only `channel` and `server` adapt to it",
+};
 
 /// Every place that breaks the rule. A rule whose modules are all gone is
 /// broken too, or a renamed module would be free of it.
@@ -205,6 +207,8 @@ fn tokens(code: &str) -> Vec<(usize, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RULES: [Rule; 3] = [CONSUL, CHANNEL, CORE];
 
     /// What the rules say of one file of the library.
     fn said(path: &str, text: &str) -> Vec<String> {
