@@ -23,6 +23,7 @@ mod answer;
 mod call;
 mod connection;
 mod failure;
+mod head;
 mod pool;
 mod subchannel;
 mod upload;
@@ -64,7 +65,6 @@ pub struct Channel {
 struct Core {
     service: ServiceName,
     authority: Authority,
-    user_agent: Option<HeaderValue>,
     /// `config.deadline` as a `grpc-timeout`.
     default_timeout: HeaderValue,
     methods: Methods,
@@ -96,7 +96,6 @@ impl Channel {
         let core = Core {
             service,
             authority,
-            user_agent: HeaderValue::from_str(concat!("registry-client/", env!("CARGO_PKG_VERSION"))).ok(),
             default_timeout,
             methods,
             picker: config.balancer.picker(),

@@ -16,13 +16,16 @@ use base64::{
 };
 use bytes::Bytes;
 use h2::RecvStream;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{connection::Connection, failure::Failure};
+
+/// A small part of what a stream may send ahead, in bytes.
+const RELEASE_AT: usize = 64 << 10;
 
 /// The body of an answer. Dropping it before its end cancels the call.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct Answer {
 struct Stream {
     frames: RecvStream,
     data_ended: bool,
+    /// Bytes handed to the reader and not yet given back to the peer's window.
+    read: usize,
     in_flight: InFlight,
 }
 
@@ -74,7 +79,7 @@ impl Answer {
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
         Self {
-            stream: Some(Stream { frames, data_ended: false, in_flight }),
+            stream: Some(Stream { frames, data_ended: false, read: 0, in_flight }),
             deadline,
             timer: None,
             _upload: upload,
@@ -101,8 +106,7 @@ impl Stream {
         if !self.data_ended {
             match ready!(self.frames.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // The frame leaves for its reader: the peer may send as much again.
-                    let _ = self.frames.flow_control().release_capacity(data.len());
+                    self.release(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
@@ -116,6 +120,17 @@ impl Stream {
             }
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(self.broken(error)))),
+        }
+    }
+
+    /// The frame leaves for its reader: the peer may send as much again. Told
+    /// in large steps; the end of the stream gives back what is left.
+    fn release(&mut self, bytes: usize) {
+        self.read += bytes;
+        if self.read >= RELEASE_AT {
+            // Fails only for more than was received.
+            let _ = self.frames.flow_control().release_capacity(self.read);
+            self.read = 0;
         }
     }
 
@@ -155,8 +170,10 @@ impl Body for Answer {
 
 /// Removes error details that are not base64: tonic panics on them.
 pub(super) fn drop_malformed_details(headers: &mut HeaderMap) {
-    const DETAILS: &str = "grpc-status-details-bin";
-    if let Some(value) = headers.get(DETAILS)
+    const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+    // A successful answer has its status and no more: nothing to look for.
+    if headers.len() > 1
+        && let Some(value) = headers.get(DETAILS)
         && AS_TONIC_READS.decode(value.as_bytes()).is_err()
     {
         headers.remove(DETAILS);

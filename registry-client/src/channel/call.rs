@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Uri, header::HeaderName};
+use http::{
+    HeaderValue,
+    header::{Entry, HeaderName},
+};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -20,6 +23,7 @@ use super::{
     answer::{Answer, Deadline, InFlight, drop_malformed_details},
     connection::Connection,
     failure::Failure,
+    head::{Head, TIMEOUT},
     upload::{RequestBody, Rest, Upload, UploadError},
 };
 use crate::{
@@ -32,8 +36,7 @@ use crate::{
     telemetry::Explain,
 };
 
-const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 pin_project! {
     /// The answer to a call, some time. Dropping it cancels the call.
@@ -48,8 +51,7 @@ pin_project! {
 /// Everything a call is, apart from its timer.
 struct State {
     core: Arc<Core>,
-    uri: Uri,
-    headers: HeaderMap,
+    head: Head,
     body: RequestBody,
     method: Method,
     /// When the call ends: bounds everything up to the head of the answer.
@@ -93,16 +95,19 @@ impl Call {
     pub(super) fn new(core: Arc<Core>, request: http::Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
         let method = core.methods.get(parts.uri.path());
-        let given = parts.headers.get(TIMEOUT).and_then(|value| deadline::parse(value.as_bytes()));
         // A stream that nobody bounded goes on as long as it likes: only the
         // wait for its head has the default limit, and the server is not told.
-        let bounds_answer = given.is_some() || !method.streams_answer;
-        if given.is_none() && bounds_answer {
-            parts.headers.insert(TIMEOUT, core.default_timeout.clone());
-        }
-        let limit = given.unwrap_or(core.config.deadline);
-        if let Some(agent) = &core.user_agent {
-            parts.headers.entry(http::header::USER_AGENT).or_insert_with(|| agent.clone());
+        let mut bounds_answer = true;
+        let mut limit = core.config.deadline;
+        match parts.headers.entry(TIMEOUT) {
+            Entry::Occupied(given) => match deadline::parse(given.get().as_bytes()) {
+                Some(given) => limit = given,
+                None => return Self::failed(Failure::BadTimeout.into()),
+            },
+            Entry::Vacant(_) if method.streams_answer => bounds_answer = false,
+            Entry::Vacant(free) => {
+                free.insert(core.default_timeout.clone());
+            }
         }
         let uri = match core.uri(parts.uri) {
             Ok(uri) => uri,
@@ -110,8 +115,7 @@ impl Call {
         };
         let state = State {
             core,
-            uri,
-            headers: parts.headers,
+            head: Head::new(uri, parts.headers),
             body: RequestBody::new(body),
             method,
             deadline: Deadline { at: Instant::now() + limit, limit },
@@ -198,7 +202,9 @@ impl State {
                 }
             })));
         };
-        match connection.send(self.head(), false) {
+        let left = (self.tries.sends() > 0 && self.bounds_answer)
+            .then(|| self.deadline.at.saturating_duration_since(Instant::now()));
+        match connection.send(self.head.next(self.tries.sends(), left), false) {
             Ok((answer, stream)) => {
                 let in_flight = InFlight::on(connection);
                 Ok(Stage::Sent(Attempt { answer, upload: Some(Upload::new(stream)), in_flight }))
@@ -254,20 +260,12 @@ impl State {
         why
     }
 
-    /// The head of the next attempt.
-    fn head(&self) -> http::Request<()> {
-        let mut head = http::Request::new(());
-        *head.method_mut() = http::Method::POST;
-        *head.version_mut() = http::Version::HTTP_2;
-        *head.uri_mut() = self.uri.clone();
-        *head.headers_mut() = self.headers.clone();
-        head
-    }
-
     /// Takes an answer's head: gives it to the caller, or, where it says
     /// UNAVAILABLE and another attempt may help, begins that one.
     fn accept(&mut self, mut head: http::Response<h2::RecvStream>) -> Option<http::Response<Answer>> {
-        let unavailable = says_unavailable(&head);
+        let status = head.headers().get(GRPC_STATUS);
+        let ends_here = status.is_some();
+        let unavailable = says_unavailable(head.status(), status);
         if unavailable && let Some(stage) = self.decide(retry::Failure::Unavailable) {
             self.note_answer("answered UNAVAILABLE");
             if let Stage::Sent(attempt) = &self.stage {
@@ -277,7 +275,9 @@ impl State {
             return None;
         }
         self.note_answer("answered");
-        drop_malformed_details(head.headers_mut());
+        if ends_here {
+            drop_malformed_details(head.headers_mut());
+        }
         let Stage::Sent(attempt) = std::mem::replace(&mut self.stage, Stage::Pick) else { return None };
         let upload = attempt.upload.map(|upload| {
             let body = std::mem::replace(&mut self.body, RequestBody::ended());
@@ -306,17 +306,8 @@ impl State {
         let delay = self.tries.again(failure, self.method.idempotent)?;
         // One that would start after the deadline helps nobody: let the
         // failure be told, it is a better cause than "too late".
-        let left = self.deadline.at.checked_duration_since(Instant::now() + delay)?;
-        if !self.body.is_replayable() {
+        if Instant::now() + delay >= self.deadline.at || !self.body.is_replayable() {
             return None;
-        }
-        if let Ok(previous) = HeaderValue::from_str(&self.tries.sends().to_string()) {
-            self.headers.insert(PREVIOUS_ATTEMPTS, previous);
-        }
-        if self.bounds_answer
-            && let Ok(left) = HeaderValue::from_str(&deadline::format(left))
-        {
-            self.headers.insert(TIMEOUT, left);
         }
         Some(if delay == Duration::ZERO {
             Stage::Pick
@@ -381,9 +372,9 @@ impl Attempt {
 
 /// Whether the head of an answer says UNAVAILABLE, as a gRPC server does or
 /// as a proxy in front of it does ("HTTP to gRPC Status Code Mapping").
-fn says_unavailable<T>(head: &http::Response<T>) -> bool {
-    match head.headers().get("grpc-status") {
+fn says_unavailable(http: http::StatusCode, grpc: Option<&HeaderValue>) -> bool {
+    match grpc {
         Some(code) => code == "14",
-        None => matches!(head.status().as_u16(), 429 | 502 | 503 | 504),
+        None => matches!(http.as_u16(), 429 | 502 | 503 | 504),
     }
 }

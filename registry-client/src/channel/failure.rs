@@ -21,6 +21,8 @@ pub(super) enum Failure {
     RequestBody { cause: Status },
     /// The request cannot be written as HTTP/2, for example a bad path.
     BadRequest { cause: Arc<str> },
+    /// The caller's `grpc-timeout` is malformed.
+    BadTimeout,
     /// There was no instance to send to, and the call was not to wait.
     NoInstance { service: ServiceName, why: NoInstance },
     /// The deadline passed.
@@ -103,7 +105,7 @@ impl Failure {
             Self::NotSent { .. } | Self::NoInstance { .. } => Code::Unavailable,
             Self::Broken { cause, .. } => code(cause),
             Self::RequestBody { cause } => cause.code(),
-            Self::BadRequest { .. } => Code::Internal,
+            Self::BadRequest { .. } | Self::BadTimeout => Code::Internal,
             Self::Expired { .. } => Code::DeadlineExceeded,
         }
     }
@@ -142,6 +144,9 @@ impl fmt::Display for Failure {
             Self::Broken { to, cause } => write!(f, "the stream to {to} broke: {cause}"),
             Self::RequestBody { cause } => f.write_str(cause.message()),
             Self::BadRequest { cause } => write!(f, "the request cannot be sent: {cause}"),
+            Self::BadTimeout => f.write_str(
+                "the request's grpc-timeout is malformed: one to eight digits and one of H M S m u n are expected",
+            ),
             Self::NoInstance { service, why } => write!(f, "no instance of `{service}` is ready: {why}"),
             Self::Expired { limit, while_ } => write!(f, "deadline of {limit:?} exceeded {while_}"),
         }

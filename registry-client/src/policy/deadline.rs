@@ -28,20 +28,29 @@ pub fn parse(text: &[u8]) -> Option<Duration> {
     })
 }
 
-/// Writes a `grpc-timeout` in the finest unit that holds it, never shorter
-/// than a nanosecond, for 0 would mean "already over".
+/// Writes a `grpc-timeout`: in the coarsest unit that is exact, else in the
+/// finest that holds it. Never 0, for that would mean "already over".
 #[must_use]
 pub fn format(left: Duration) -> String {
     let nanos = left.as_nanos().max(1);
-    let units = [(1, 'n'), (1_000, 'u'), (1_000_000, 'm'), (1_000_000_000, 'S'), (60_000_000_000, 'M')];
-    for (size, unit) in units {
-        let value = nanos / size;
-        if value <= MOST {
-            return format!("{}{unit}", value.max(1));
-        }
+    let exact = UNITS.iter().rev().find(|(size, _)| nanos.is_multiple_of(*size) && nanos / size <= MOST);
+    let finest = || UNITS.iter().find(|(size, _)| nanos / size <= MOST);
+    match exact.or_else(finest) {
+        Some((size, unit)) => format!("{}{unit}", nanos / size),
+        // Some thousand years: as good as the most that can be written.
+        None => format!("{MOST}H"),
     }
-    format!("{}H", (nanos / 3_600_000_000_000).min(MOST))
 }
+
+/// Every unit with its size in nanoseconds, the finest first.
+const UNITS: [(u128, char); 6] = [
+    (1, 'n'),
+    (1_000, 'u'),
+    (1_000_000, 'm'),
+    (1_000_000_000, 'S'),
+    (60_000_000_000, 'M'),
+    (3_600_000_000_000, 'H'),
+];
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +75,13 @@ mod tests {
         for text in ["", "S", "1", "1x", "-1S", "123456789S", "1.5S", " 1S"] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_round_timeout_is_written_short() {
+        assert_eq!(format(Duration::from_secs(15)), "15S");
+        assert_eq!(format(Duration::from_millis(1_500)), "1500m");
+        assert_eq!(format(Duration::ZERO), "1n");
     }
 
     #[test]

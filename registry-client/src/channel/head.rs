@@ -1,0 +1,124 @@
+//! A request's head, for as many attempts as there may be.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
+
+use crate::policy::deadline;
+
+pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("registry-client/", env!("CARGO_PKG_VERSION")));
+
+/// The head of a call's requests. `h2` consumes what it sends, and copying a
+/// whole header map for the rare second attempt costs every call: the first
+/// attempt takes the map itself, and only what cannot be made again is kept.
+#[derive(Debug)]
+pub(super) struct Head {
+    uri: Uri,
+    first: Option<HeaderMap>,
+    /// The caller's metadata, and whatever else is not on every request.
+    kept: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Head {
+    pub(super) fn new(uri: Uri, mut headers: HeaderMap) -> Self {
+        let kept = headers
+            .iter()
+            .filter(|(name, value)| !is_usual(name, value))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        Self { uri, first: Some(headers), kept }
+    }
+
+    /// The head of the next attempt. `left` is told to the server in every
+    /// attempt but the first, which has the caller's own time-out; `None` to
+    /// tell none.
+    pub(super) fn next(&mut self, failed: u32, left: Option<Duration>) -> Request<()> {
+        let headers = self.first.take().unwrap_or_else(|| self.again(failed, left));
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    fn again(&self, failed: u32, left: Option<Duration>) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.kept.len() + 5);
+        headers.insert(header::TE, TRAILERS);
+        headers.insert(header::CONTENT_TYPE, GRPC);
+        headers.insert(header::USER_AGENT, USER_AGENT);
+        let mut overridden = Vec::new();
+        for (name, value) in &self.kept {
+            // A kept value replaces the usual one; a repeated one adds to it.
+            if headers.contains_key(name) && !overridden.contains(&name) {
+                headers.remove(name);
+            }
+            overridden.push(name);
+            headers.append(name, value.clone());
+        }
+        headers.insert(PREVIOUS_ATTEMPTS, failed.into());
+        if let Some(left) = left
+            && let Ok(left) = HeaderValue::try_from(deadline::format(left))
+        {
+            headers.insert(TIMEOUT, left);
+        }
+        headers
+    }
+}
+
+/// Whether `again` writes this header anyway.
+fn is_usual(name: &HeaderName, value: &HeaderValue) -> bool {
+    (name == header::TE && value == TRAILERS)
+        || (name == header::CONTENT_TYPE && value == GRPC)
+        || *name == TIMEOUT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(pairs: &[(&'static str, &'static str)]) -> Head {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        Head::new(Uri::from_static("http://cart/shop.cart.v1.CartService/GetCart"), headers)
+    }
+
+    fn sorted(request: &Request<()>) -> Vec<(String, String)> {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            (name.to_string(), value.to_str().unwrap().to_owned())
+        };
+        let mut pairs: Vec<_> = request.headers().iter().map(text).collect();
+        pairs.sort();
+        pairs
+    }
+
+    #[test]
+    fn a_second_attempt_has_the_first_ones_headers_and_says_that_it_is_the_second() {
+        for pairs in [
+            &[("te", "trailers"), ("content-type", "application/grpc")][..],
+            &[("te", "trailers"), ("content-type", "application/grpc+json"), ("user-agent", "mine/1")][..],
+            &[("te", "trailers"), ("content-type", "application/grpc"), ("x-tag", "a"), ("x-tag", "b")][..],
+        ] {
+            let mut head = head(pairs);
+            let mut expected = sorted(&head.next(0, None));
+            expected.push(("grpc-previous-rpc-attempts".into(), "1".into()));
+            expected.sort();
+            assert_eq!(sorted(&head.next(1, None)), expected);
+        }
+    }
+
+    #[test]
+    fn a_second_attempt_tells_the_time_that_is_left() {
+        let mut head = head(&[("grpc-timeout", "15S")]);
+        assert_eq!(head.next(0, None).headers()[TIMEOUT], "15S");
+        assert_eq!(head.next(1, Some(Duration::from_secs(2))).headers()[TIMEOUT], "2S");
+    }
+}
