@@ -1,9 +1,11 @@
 //! The project's own tasks: `cargo xtask setup` installs what the tests need,
-//! `cargo xtask test` is everything that must hold before a change lands.
+//! `cargo xtask test` is everything that must hold before a change lands,
+//! `cargo xtask bench` measures.
 //!
 //! One file per command; what commands share stands in `machine` (where things
 //! are) and `process` (how a child is run and how its failure is told).
 
+mod bench;
 mod machine;
 mod process;
 mod setup;
@@ -32,6 +34,8 @@ enum Task {
     Setup(setup::Arguments),
     /// Set up, then run every check that a change must pass
     Test(test::Arguments),
+    /// Measure what a call costs our channel beside tonic's
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
     let outcome = Machine::from_env().and_then(|machine| match task {
         Task::Setup(arguments) => setup::run(&machine, &arguments),
         Task::Test(arguments) => test::run(&machine, &arguments),
+        Task::Bench(arguments) => bench::run(&machine, &arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

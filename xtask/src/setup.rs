@@ -22,9 +22,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::tool::Name;
 use self::{
     stamp::Stamp,
-    tool::{Name, Source, Tool},
+    tool::{Source, Tool},
 };
 use crate::{
     machine::{Machine, is_executable, remove_folder},

@@ -1,7 +1,7 @@
 //! Wall time and CPU of every variant, in turns, so that a noisy moment hits
 //! all alike; what counts is the median of each round's ratio.
 
-use std::{error::Error, fmt::Write, fs, time::Instant};
+use std::{error::Error, fs, time::Instant};
 
 use crate::variant::{Open, Variant};
 
@@ -14,7 +14,7 @@ struct Cost {
     cpu: f64,
 }
 
-/// Runs `rounds` rounds; a JSON array of one object per variant and number
+/// Runs `rounds` rounds; a Markdown table of one row per variant and number
 /// of callers: microseconds per call, and the ratios to tonic's channel.
 pub(crate) async fn run(rounds: usize, ports: &[u16]) -> Result<String, Box<dyn Error + Send + Sync>> {
     let mut open = Vec::new();
@@ -31,10 +31,11 @@ pub(crate) async fn run(rounds: usize, ports: &[u16]) -> Result<String, Box<dyn 
             }
         }
         for (variant, own) in Variant::ALL.into_iter().zip(&costs) {
-            rows.push(row(variant, callers, own, &costs[0])?);
+            rows.push(row(variant, callers, own, &costs[0]));
         }
     }
-    Ok(format!("[{}]", rows.join(",\n")))
+    let head = "| callers | channel | wall µs/call | client CPU µs/call | wall ratio | CPU ratio |\n|---|---|---|---|---|---|";
+    Ok(format!("{head}\n{}", rows.join("\n")))
 }
 
 async fn measure(open: &Open, count: usize, callers: usize) -> Result<Cost, Box<dyn Error + Send + Sync>> {
@@ -51,21 +52,18 @@ fn cpu_micros() -> Result<f64, Box<dyn Error + Send + Sync>> {
     Ok(nanos as f64 / 1e3)
 }
 
-fn row(variant: Variant, callers: usize, own: &[Cost], tonic: &[Cost]) -> Result<String, std::fmt::Error> {
+fn row(variant: Variant, callers: usize, own: &[Cost], tonic: &[Cost]) -> String {
     let of = |costs: &[Cost], value: fn(&Cost) -> f64| median(costs.iter().map(value).collect());
     let ratio =
         |value: fn(&Cost) -> f64| median(own.iter().zip(tonic).map(|(a, b)| value(a) / value(b)).collect());
-    let mut row = String::new();
-    write!(
-        row,
-        r#"{{"variant":"{}","callers":{callers},"wall_us":{:.2},"cpu_us":{:.2},"wall_ratio":{:.3},"cpu_ratio":{:.3}}}"#,
+    format!(
+        "| {callers} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
         variant.name(),
         of(own, |c| c.wall),
         of(own, |c| c.cpu),
         ratio(|c| c.wall),
         ratio(|c| c.cpu),
-    )?;
-    Ok(row)
+    )
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

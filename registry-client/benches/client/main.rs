@@ -4,7 +4,7 @@
 //! ```text
 //! client serve N                              N echo servers; prints their ports
 //! client calls VARIANT COUNT CALLERS PORT…    COUNT calls, nothing printed (for callgrind)
-//! client compare ROUNDS PORT…                 all variants in turn, as JSON
+//! client compare ROUNDS PORT…                 all variants in turn, as a table
 //! ```
 
 mod compare;

@@ -1,0 +1,159 @@
+//! `cargo xtask bench`: what a call costs our channel beside tonic's.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{
+    machine::Machine,
+    process, say,
+    setup::{self, Name},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Count instructions with callgrind instead of measuring time: the gate
+    #[arg(long)]
+    instructions: bool,
+    /// How many rounds are measured; the medians of their ratios count
+    #[arg(long, default_value_t = 9, value_name = "N")]
+    rounds: usize,
+    /// The ratio to tonic's channel above which the gate fails
+    #[arg(long, default_value_t = 0.72, value_name = "RATIO")]
+    most: f64,
+}
+
+/// Instances our channel balances over.
+const SERVERS: usize = 4;
+/// Concurrent callers while instructions are counted.
+const CALLERS: usize = 64;
+/// Calls of the short and the long run; their difference leaves out what
+/// starting costs.
+const CALLS: (u64, u64) = (1_280, 14_080);
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The command itself.
+///
+/// # Errors
+/// When something cannot be built or run, or the gate is missed.
+pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
+    let program = build(machine)?;
+    let servers = Servers::start(&program)?;
+    let folder = machine.root.join("target/bench");
+    fs::create_dir_all(&folder).context("could not create target/bench")?;
+    if arguments.instructions {
+        setup::ensure(machine, &[Name::Valgrind])?;
+        instructions(&program, &servers, &folder, arguments.most)
+    } else {
+        let mut compare = Command::new("taskset");
+        compare.args(["-c", "0"]).arg(&program).args(["compare", &arguments.rounds.to_string()]);
+        let table = process::ask(compare.args(&servers.ports))?;
+        fs::write(folder.join("compare.md"), &table).context("could not write target/bench/compare.md")?;
+        say(table.trim_end());
+        Ok(())
+    }
+}
+
+/// Builds the benchmark and gives the program's path.
+fn build(machine: &Machine) -> Result<PathBuf> {
+    say("building the benchmark (release profile)");
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(&machine.root).args([
+        "bench",
+        "--locked",
+        "-p",
+        "registry-client",
+        "--bench",
+        "client",
+        "--no-run",
+    ]);
+    let output = process::ask(&mut cargo)?;
+    let path = output
+        .lines()
+        .filter(|line| line.contains("Executable"))
+        .find_map(|line| line.rsplit_once('(')?.1.strip_suffix(')'));
+    let path = path.ok_or_else(|| anyhow!("cargo did not say where the benchmark is:\n{output}"))?;
+    Ok(machine.root.join(path))
+}
+
+/// Echo servers in a process of their own, on the second core.
+struct Servers {
+    child: Child,
+    ports: Vec<String>,
+}
+
+impl Servers {
+    fn start(program: &Path) -> Result<Self> {
+        let mut child = Command::new("taskset")
+            .args(["-c", "1"])
+            .arg(program)
+            .args(["serve", &SERVERS.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("could not start the echo servers (taskset is of util-linux)")?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).context("could not read the servers' ports")?;
+        }
+        let ports: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        if ports.len() != SERVERS {
+            bail!("the echo servers did not start");
+        }
+        Ok(Self { child, ports })
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        // They end when their input does; this makes sure.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn instructions(program: &Path, servers: &Servers, folder: &Path, most: f64) -> Result<()> {
+    let tonic = per_call(program, "tonic", servers, folder)?;
+    let ours = per_call(program, "consort", servers, folder)?;
+    let ratio = ours as f64 / tonic as f64;
+    say(format_args!("instructions per unary call of 100 bytes, {CALLERS} callers, user space:"));
+    say(format_args!("  tonic Channel, 1 endpoint                                {tonic}"));
+    say(format_args!("  consort Channel, {SERVERS} instances, least_request, deadline   {ours}"));
+    say(format_args!("instructions ratio {ratio:.2}"));
+    // Judged as printed, so that the line and the verdict cannot disagree.
+    if (ratio * 100.0).round() / 100.0 > most {
+        bail!(
+            "the gate is {most:.2}: what did the last change add to every call? `callgrind_annotate target/bench/consort.long` tells"
+        );
+    }
+    Ok(())
+}
+
+fn per_call(program: &Path, variant: &str, servers: &Servers, folder: &Path) -> Result<u64> {
+    let short = count(program, variant, CALLS.0, servers, &folder.join(format!("{variant}.short")))?;
+    let long = count(program, variant, CALLS.1, servers, &folder.join(format!("{variant}.long")))?;
+    Ok(long.saturating_sub(short) / (CALLS.1 - CALLS.0))
+}
+
+/// Instructions of one run, from callgrind's own file.
+fn count(program: &Path, variant: &str, calls: u64, servers: &Servers, out: &Path) -> Result<u64> {
+    let mut valgrind = Command::new("valgrind");
+    valgrind
+        .arg("--tool=callgrind")
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(program)
+        .args(["calls", variant, &calls.to_string(), &CALLERS.to_string()])
+        .args(&servers.ports);
+    process::run(&mut valgrind, &out.with_extension("log"), PATIENCE)?;
+    let text = fs::read_to_string(out).with_context(|| format!("could not read {}", out.display()))?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
+    total
+        .and_then(|total| total.trim().parse().ok())
+        .ok_or_else(|| anyhow!("{} has no totals", out.display()))
+}
