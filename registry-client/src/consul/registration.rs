@@ -140,8 +140,8 @@ impl Registration {
         let client = self.client.clone();
         let farewell = async {
             // A registration under way must not be overtaken by its undoing;
-            // half the time is enough for an agent that answers at all.
-            let _ = timeout(FAREWELL / 2, &mut self.task).await;
+            // a quarter of the time is enough for an agent that answers at all.
+            let _ = timeout(FAREWELL / 4, &mut self.task).await;
             self.task.abort();
             self.client.deregister(&self.spec.id).await
         };

@@ -31,11 +31,18 @@ pub(super) trait Source: Send + Sync {
         cursor: &Cursor,
         wait: Duration,
     ) -> impl Future<Output = Result<Answer, Error>> + Send;
+
+    /// Who that is, for messages.
+    fn addr(&self) -> &str;
 }
 
 impl Source for Client {
     async fn ask(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
         self.wait(call, cursor, wait).await
+    }
+
+    fn addr(&self) -> &str {
+        self.addr()
     }
 }
 
@@ -101,7 +108,7 @@ pub(super) async fn follow<S: Source, R: Resource>(
             }
             Ok(Progress::AskAgain) => Duration::ZERO,
             Err(trouble) => {
-                let (pause, words) = state.failed(resource, &trouble);
+                let (pause, words) = state.failed(resource, source.addr(), &trouble);
                 tell(News::Failed(&words));
                 pause
             }
@@ -195,14 +202,18 @@ impl<T> State<T> {
     }
 
     /// How long to wait, and the words for it.
-    fn failed(&mut self, watch: &impl fmt::Display, trouble: &Trouble) -> (Duration, String) {
+    fn failed(&mut self, watch: &impl fmt::Display, addr: &str, trouble: &Trouble) -> (Duration, String) {
         // The index of before may be meaningless after whatever happened.
         self.cursor = Cursor::Start;
         let (pause, words) = match trouble {
             Trouble::Error(e) if e.is_retryable() => (self.backoff.next(), e.to_string()),
             Trouble::Error(e) => (jittered(self.pace.slow), e.to_string()),
             Trouble::Doubt(doubt) => {
-                (self.backoff.next(), format!("an answer that takes something away is not believed: {doubt}"))
+                let words = format!(
+                    "Consul at {addr} told less than before and is not believed, for {doubt}; if that lasts, \
+                     look at its servers with `consul operator raft list-peers`"
+                );
+                (self.backoff.next(), words)
             }
         };
         if self.failing.as_ref() == Some(&words) {

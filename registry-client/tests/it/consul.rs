@@ -2,5 +2,7 @@
 //! real Consul, and a liar.
 
 mod agents;
+mod faults;
+mod liar;
 mod registration;
 mod registry;

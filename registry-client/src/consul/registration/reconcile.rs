@@ -1,11 +1,18 @@
 //! The loop that compares, and registers only on a difference: every
 //! registration restarts the TTL and draws the first probe anew.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +43,7 @@ pub(super) struct Reconciler {
     registrations: Bucket,
     /// Whether a maintenance that an earlier process of ours left has been
     /// looked for.
-    lifted: bool,
+    lifted: AtomicBool,
 }
 
 /// The loop was told to end.
@@ -61,7 +68,7 @@ impl Reconciler {
             ..Pace::default()
         };
         let registrations = Bucket::new(3, Duration::from_secs(3));
-        Self { client, spec, state, wishes, forgotten, pace, registrations, lifted: false }
+        Self { client, spec, state, wishes, forgotten, pace, registrations, lifted: AtomicBool::new(false) }
     }
 
     /// For ever, or until `stop`; what was begun is finished.
@@ -100,34 +107,44 @@ impl Reconciler {
         }
     }
 
-    /// Watches until something differs, and says what.
-    async fn watch(&mut self, stop: &CancellationToken) -> Result<String, Stopped> {
+    /// Watches until something differs, and says what. None of its parts
+    /// waits for another: an agent without a leader holds each read for long.
+    async fn watch(&self, stop: &CancellationToken) -> Result<String, Stopped> {
+        let look_again = Notify::new();
+        tokio::select! {
+            () = stop.cancelled() => Err(Stopped),
+            () = self.forgotten.notified() => Ok("the agent does not know its check".to_owned()),
+            why = self.watch_entry(&look_again) => Ok(why),
+            why = self.watch_checks(&look_again) => Ok(why),
+        }
+    }
+
+    async fn watch_entry(&self, look_again: &Notify) -> String {
         // A new watch each time: its first answer is news whatever it says,
         // so that an entry lost again at once is noticed too.
         let entry = Entry { client: self.client.clone(), id: self.spec.id.clone() };
         let mut entry = engine::spawn(self.client.clone(), entry, self.pace);
-        let forgotten = Arc::clone(&self.forgotten);
-        let mut look = Instant::now();
+        while let Ok(()) = entry.changed().await {
+            let view = entry.borrow_and_update().clone();
+            if let Some(why) = self.judge(&view) {
+                return why;
+            }
+            if view.error.is_none() && self.registered() {
+                // It may be another agent than before.
+                look_again.notify_one();
+            }
+        }
+        "its watch ended".to_owned()
+    }
+
+    async fn watch_checks(&self, look_again: &Notify) -> String {
         loop {
+            if let Some(why) = self.look().await {
+                return why;
+            }
             tokio::select! {
-                () = stop.cancelled() => return Err(Stopped),
-                () = forgotten.notified() => return Ok("the agent does not know its check".to_owned()),
-                Ok(()) = entry.changed() => {
-                    let view = entry.borrow_and_update().clone();
-                    if let Some(why) = self.judge(&view) {
-                        return Ok(why);
-                    }
-                    if view.error.is_none() && self.registered() {
-                        // It may be another agent than before.
-                        look = Instant::now();
-                    }
-                }
-                () = sleep_until(look) => {
-                    if let Some(why) = self.look().await {
-                        return Ok(why);
-                    }
-                    look = Instant::now() + LOOK.mul_f64(0.8 + 0.4 * fastrand::f64());
-                }
+                () = sleep(LOOK.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
+                () = look_again.notified() => {}
             }
         }
     }
@@ -147,7 +164,7 @@ impl Reconciler {
     }
 
     /// What is wrong with our check. Also mends what needs no registration.
-    async fn look(&mut self) -> Option<String> {
+    async fn look(&self) -> Option<String> {
         let checks = match self.client.checks().await {
             Ok(checks) => compare::checks(&self.spec, &checks),
             Err(e) => {
@@ -165,7 +182,7 @@ impl Reconciler {
         None
     }
 
-    async fn mend(&mut self, checks: &compare::Checks) -> Result<(), Error> {
+    async fn mend(&self, checks: &compare::Checks) -> Result<(), Error> {
         for stale in &checks.stale {
             tracing::info!(id = %self.spec.id, "check `{stale}`, left by an earlier version, is deregistered");
             self.client.deregister_check(stale).await?;
@@ -173,14 +190,14 @@ impl Reconciler {
         let wish = self.wishes.borrow().maintenance.clone();
         match (&checks.maintenance, wish) {
             (None, Some(notes)) => self.client.maintenance(&self.spec.id, Some(&notes)).await?,
-            (Some(notes), None) if !self.lifted && compare::is_own(notes) => {
+            (Some(notes), None) if !self.lifted.load(Relaxed) && compare::is_own(notes) => {
                 tracing::info!(id = %self.spec.id, "the maintenance of an earlier process ({notes}) is lifted");
                 self.client.maintenance(&self.spec.id, None).await?;
             }
             // An operator's maintenance is his.
             _ => {}
         }
-        self.lifted = true;
+        self.lifted.store(true, Relaxed);
         Ok(())
     }
 

@@ -72,6 +72,10 @@ impl Source for Script {
             (None, None) => std::future::pending().await,
         }
     }
+
+    fn addr(&self) -> &str {
+        "a:1"
+    }
 }
 
 fn answer(numbers: &str, meta: Meta) -> Result<Answer, Error> {
@@ -156,7 +160,7 @@ async fn after_a_failure_it_asks_from_the_start_and_says_when_it_works_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_smaller_answer_without_a_leader_is_not_believed() {
-    let doubted = "an answer that takes something away is not believed";
+    let doubted = "Consul at a";
     let script = Script::of([
         leaderless(2, "[]"),
         blocking(5, "[1,2]"),
