@@ -29,6 +29,7 @@ impl Target {
         let mut part = || parts.next().expect("a version has three parts");
         let numbers = (part(), part(), part());
         println!("conformance: running on {described} at {url}, Consul {version}");
+        let client = if numbers < (1, 22, 0) { client.of_an_old_agent() } else { client };
         Self { client, described: format!("{described} (Consul {version})"), version: numbers }
     }
 

@@ -120,15 +120,15 @@ fn check(target: &Target, indexed: bool, overrides: Value) -> Value {
         "ServiceID": "", "ServiceName": "", "ServiceTags": [], "Type": "", "Definition": {},
         "CreateIndex": index, "ModifyIndex": index,
     });
-    // Older agents do not show these.
-    if target.since(1, 22) {
-        for (key, empty) in [("Interval", json!("")), ("Timeout", json!("")), ("ExposedPort", json!(0))] {
-            check[key] = empty;
-        }
-    } else {
-        check["<more>"] = json!(true);
+    for (key, empty) in [("Interval", json!("")), ("Timeout", json!("")), ("ExposedPort", json!(0))] {
+        check[key] = empty;
     }
     merge(&mut check, overrides);
+    if let (false, Value::Object(members)) = (target.since(1, 22), &mut check) {
+        // Older agents do not show these.
+        members.retain(|key, _| !["Interval", "Timeout", "ExposedPort"].contains(&key.as_str()));
+        members.insert("<more>".to_owned(), json!(true));
+    }
     check
 }
 

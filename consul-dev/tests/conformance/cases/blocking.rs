@@ -32,7 +32,9 @@ pub(super) fn cases() -> Vec<Case> {
         a_vanished_service_keeps_an_index_above_the_last_one.alone(),
         the_list_of_services_wakes_and_keeps_quiet_about_checks.alone(),
         the_checks_of_a_service_wake,
-        the_list_of_nodes_moves_with_services_but_is_not_woken.alone(),
+        the_list_of_nodes_moves_with_services_but_is_not_woken
+            .alone()
+            .since((1, 22, 0), "the index of the nodes did not move with their services"),
         a_check_moves_the_index_of_its_service_in_the_catalog_but_does_not_wake,
         a_wait_of_zero_is_the_default,
     ]

@@ -24,14 +24,11 @@ async fn maintenance_is_a_critical_check(target: Target) {
         .put("/v1/agent/service/maintenance/maint-1?enable=true&reason=for%20a%20while", "")
         .await
         .is_done();
-    let mut shape = json!({
+    let shape = json!({
         "CheckID": "_service_maintenance:maint-1", "Name": "Service Maintenance Mode", "Status": "critical",
         "Notes": "for a while", "ServiceID": "maint-1", "ServiceName": "maint", "ServiceTags": ["t"],
         "Type": "maintenance",
     });
-    if !target.since(1, 9) {
-        shape["Type"] = json!("");
-    }
     let local = target.get("/v1/agent/checks").await.json();
     crate::pattern::compare(&check(&target, false, shape.clone()), &local["_service_maintenance:maint-1"])
         .unwrap();
@@ -101,13 +98,10 @@ async fn maintenance_of_the_node_touches_every_service(target: Target) {
     target.register(json!({"Name": "maint-node"})).await;
     let before = target.get("/v1/health/service/maint-node").await;
     target.put("/v1/agent/maintenance?enable=true", "").await.is_done();
-    let mut shape = json!({
+    let shape = json!({
         "CheckID": "_node_maintenance", "Name": "Node Maintenance Mode", "Status": "critical", "Type": "maintenance",
         "Notes": "Maintenance mode is enabled for this node, but no reason was provided. This is a default message.",
     });
-    if !target.since(1, 9) {
-        shape["Type"] = json!("");
-    }
     let seen = target.get("/v1/health/service/maint-node").await;
     assert!(seen.index() > before.index());
     let checks = json!([check(&target, true, shape), super::serf_health(&target)]);

@@ -25,7 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
         another_hash_answers_at_once,
         agent_health_gives_the_worst_verdict,
         agent_health_of_nobody_is_404,
-        agent_health_answers_in_plain_text,
+        agent_health_answers_in_plain_text.since((1, 22, 0), "the text of a 404 was in quotes"),
     ]
 }
 
