@@ -22,7 +22,7 @@ use crate::filter::{self, Filter};
 use crate::model::CONSUL_VERSION;
 use crate::request::{Request, wait_of};
 use crate::store::State;
-use crate::wire::{AgentService, CheckShape, Object, node_meta, tagged_addresses};
+use crate::wire::{AgentService, CheckShape, Object, node_meta};
 
 /// `GET /v1/agent/self`, with what this agent truly is; `DebugConfig` names only what clients look at.
 pub(crate) fn describe(context: &Context, request: &Request) -> Answer {
@@ -56,8 +56,6 @@ pub(crate) fn describe(context: &Context, request: &Request) -> Answer {
             "build": {"prerelease": "", "revision": "", "version": CONSUL_VERSION, "version_metadata": ""},
         },
         "Meta": node_meta(),
-        "TaggedAddresses": tagged_addresses(node),
-        "xDS": null,
     });
     answer::json(StatusCode::OK, &body, request.pretty())
 }

@@ -7,6 +7,8 @@ use http_body_util::Full;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use crate::store::AgentFull;
+
 /// What goes back to the client.
 pub(crate) type Answer = Response<Full<Bytes>>;
 
@@ -39,9 +41,14 @@ impl Failure {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 
-    /// The body was not read to its end, so the connection cannot be used again.
+    /// A body that is too long; it was not read to its end, so the connection cannot be used again.
     pub(crate) fn too_large(text: impl Into<String>) -> Self {
         Self { closes: true, ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, text) }
+    }
+
+    /// A body that never came to its end; the connection cannot be used again.
+    pub(crate) fn broken(text: impl Into<String>) -> Self {
+        Self { closes: true, ..Self::bad_request(text) }
     }
 
     /// Adds the headers of a query that never ran. Some of the real agent's endpoints send them with an error, and a
@@ -65,6 +72,12 @@ impl Failure {
     }
 }
 
+impl From<AgentFull> for Failure {
+    fn from(full: AgentFull) -> Self {
+        Self::internal(full.to_string())
+    }
+}
+
 /// What a query says of itself in headers.
 #[derive(Debug)]
 pub(crate) struct Meta {
@@ -85,6 +98,12 @@ pub(crate) fn set_meta(answer: &mut Answer, meta: &Meta) {
     if let Some(consistency) = meta.consistency {
         set(answer, "x-consul-effective-consistency", consistency);
     }
+}
+
+/// Adds what an answer from the agent's cache says. What is held here is never old.
+pub(crate) fn set_cached(answer: &mut Answer) {
+    set(answer, "x-cache", "HIT");
+    set(answer, "age", "0");
 }
 
 /// Sets a header; a value that no header can hold is left out.

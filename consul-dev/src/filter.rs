@@ -4,173 +4,14 @@
 //! fields of what it will filter before anything is read, so a wrong one is an error even where there is nothing.
 
 mod parse;
+mod schema;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::answer::Failure;
-
-/// The fields that can be asked for, with `*` for any key of a map.
-pub(crate) type Schema = &'static [(&'static str, Kind)];
-
-/// What a field holds, and so what can be asked of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Text,
-    Int,
-    Bool,
-    /// A list of texts.
-    List,
-    /// Texts or structures by their keys.
-    Map,
-    /// A structure: only its fields can be asked for.
-    Struct,
-    /// A list of structures: a field of it is asked of every one, and one that fits is enough.
-    Structs,
-}
-
-use Kind::{Bool, Int, List, Map, Struct, Structs, Text};
-
-/// Fields of an instance in `/v1/health/service`.
-pub(crate) const INSTANCE: Schema = &[
-    ("Node", Struct),
-    ("Node.ID", Text),
-    ("Node.Node", Text),
-    ("Node.Address", Text),
-    ("Node.Datacenter", Text),
-    ("Node.TaggedAddresses", Map),
-    ("Node.TaggedAddresses.*", Text),
-    ("Node.Meta", Map),
-    ("Node.Meta.*", Text),
-    ("Node.PeerName", Text),
-    ("Service", Struct),
-    ("Service.Kind", Text),
-    ("Service.ID", Text),
-    ("Service.Service", Text),
-    ("Service.Tags", List),
-    ("Service.Address", Text),
-    ("Service.TaggedAddresses", Map),
-    ("Service.TaggedAddresses.*", Struct),
-    ("Service.TaggedAddresses.*.Address", Text),
-    ("Service.TaggedAddresses.*.Port", Int),
-    ("Service.Meta", Map),
-    ("Service.Meta.*", Text),
-    ("Service.Port", Int),
-    ("Service.SocketPath", Text),
-    ("Service.Weights", Struct),
-    ("Service.Weights.Passing", Int),
-    ("Service.Weights.Warning", Int),
-    ("Service.EnableTagOverride", Bool),
-    ("Service.Proxy", Struct),
-    ("Service.Proxy.Mode", Text),
-    ("Service.Connect", Struct),
-    ("Service.Connect.Native", Bool),
-    ("Service.PeerName", Text),
-    ("Checks", Structs),
-    ("Checks.Node", Text),
-    ("Checks.CheckID", Text),
-    ("Checks.Name", Text),
-    ("Checks.Status", Text),
-    ("Checks.Notes", Text),
-    ("Checks.Output", Text),
-    ("Checks.ServiceID", Text),
-    ("Checks.ServiceName", Text),
-    ("Checks.ServiceTags", List),
-    ("Checks.Type", Text),
-    ("Checks.Interval", Text),
-    ("Checks.Timeout", Text),
-    ("Checks.ExposedPort", Int),
-    ("Checks.PeerName", Text),
-];
-
-/// Fields of a check in `/v1/health/checks` and `/v1/agent/checks`.
-pub(crate) const CHECK: Schema = &[
-    ("Node", Text),
-    ("CheckID", Text),
-    ("Name", Text),
-    ("Status", Text),
-    ("Notes", Text),
-    ("Output", Text),
-    ("ServiceID", Text),
-    ("ServiceName", Text),
-    ("ServiceTags", List),
-    ("Type", Text),
-    ("Interval", Text),
-    ("Timeout", Text),
-    ("ExposedPort", Int),
-    ("PeerName", Text),
-];
-
-/// Fields of a service in `/v1/agent/services`.
-pub(crate) const AGENT_SERVICE: Schema = &[
-    ("Kind", Text),
-    ("ID", Text),
-    ("Service", Text),
-    ("Tags", List),
-    ("Meta", Map),
-    ("Meta.*", Text),
-    ("Port", Int),
-    ("Address", Text),
-    ("SocketPath", Text),
-    ("TaggedAddresses", Map),
-    ("TaggedAddresses.*", Struct),
-    ("TaggedAddresses.*.Address", Text),
-    ("TaggedAddresses.*.Port", Int),
-    ("Weights", Struct),
-    ("Weights.Passing", Int),
-    ("Weights.Warning", Int),
-    ("EnableTagOverride", Bool),
-    ("ContentHash", Text),
-    ("Connect", Struct),
-    ("Connect.Native", Bool),
-    ("PeerName", Text),
-    ("Datacenter", Text),
-];
-
-/// Fields of a service in `/v1/catalog/service`.
-pub(crate) const CATALOG_SERVICE: Schema = &[
-    ("ID", Text),
-    ("Node", Text),
-    ("Address", Text),
-    ("Datacenter", Text),
-    ("TaggedAddresses", Map),
-    ("TaggedAddresses.*", Text),
-    ("NodeMeta", Map),
-    ("NodeMeta.*", Text),
-    ("ServiceKind", Text),
-    ("ServiceID", Text),
-    ("ServiceName", Text),
-    ("ServiceTags", List),
-    ("ServiceAddress", Text),
-    ("ServiceTaggedAddresses", Map),
-    ("ServiceTaggedAddresses.*", Struct),
-    ("ServiceTaggedAddresses.*.Address", Text),
-    ("ServiceTaggedAddresses.*.Port", Int),
-    ("ServiceWeights", Struct),
-    ("ServiceWeights.Passing", Int),
-    ("ServiceWeights.Warning", Int),
-    ("ServiceMeta", Map),
-    ("ServiceMeta.*", Text),
-    ("ServicePort", Int),
-    ("ServiceSocketPath", Text),
-    ("ServiceEnableTagOverride", Bool),
-    ("ServiceConnect", Struct),
-    ("ServiceConnect.Native", Bool),
-    ("PeerName", Text),
-];
-
-/// Fields of a node in `/v1/catalog/nodes`.
-pub(crate) const NODE: Schema = &[
-    ("ID", Text),
-    ("Node", Text),
-    ("Address", Text),
-    ("Datacenter", Text),
-    ("TaggedAddresses", Map),
-    ("TaggedAddresses.*", Text),
-    ("Meta", Map),
-    ("Meta.*", Text),
-    ("PeerName", Text),
-];
+use schema::Kind;
+pub(crate) use schema::{AGENT_SERVICE, CATALOG_SERVICE, CHECK, INSTANCE, NODE, Schema};
 
 /// An expression that fits its schema; an empty one keeps everything.
 #[derive(Debug)]
@@ -304,18 +145,18 @@ fn field_of(schema: Schema, selector: &[String]) -> Result<(&'static str, Kind),
 fn check_match(selector: &str, kind: Kind, operator: Operator, value: &str) -> Result<(), String> {
     use Operator::{Equal, In, IsEmpty, IsNotEmpty, NotEqual, NotIn};
     let allowed = match kind {
-        Text => matches!(operator, Equal | NotEqual | In | NotIn),
-        Int | Bool => matches!(operator, Equal | NotEqual),
-        List | Map => matches!(operator, In | NotIn | IsEmpty | IsNotEmpty),
-        Structs => matches!(operator, IsEmpty | IsNotEmpty),
-        Struct => false,
+        Kind::Text => matches!(operator, Equal | NotEqual | In | NotIn),
+        Kind::Int | Kind::Bool => matches!(operator, Equal | NotEqual),
+        Kind::List | Kind::Map => matches!(operator, In | NotIn | IsEmpty | IsNotEmpty),
+        Kind::Structs => matches!(operator, IsEmpty | IsNotEmpty),
+        Kind::Struct => false,
     };
     if !allowed {
         return Err(format!("Invalid match operator {:?} for selector {selector:?}", operator.name()));
     }
     let coerced = match kind {
-        Int => value.parse::<i64>().map(|_| ()).map_err(|_| "ParseInt"),
-        Bool => crate::request::parse_bool(value).map(|_| ()).ok_or("ParseBool"),
+        Kind::Int => value.parse::<i64>().map(|_| ()).map_err(|_| "ParseInt"),
+        Kind::Bool => crate::request::parse_bool(value).map(|_| ()).ok_or("ParseBool"),
         _ => Ok(()),
     };
     coerced.map_err(|function| {

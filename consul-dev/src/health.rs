@@ -32,7 +32,7 @@ pub(crate) async fn service(context: &Context, request: &Request, connect: bool)
     };
     refuse_foreign(&options)?;
     let filter = Filter::parse(&options.filter, filter::INSTANCE)?;
-    let streaming = options.index > 0
+    let streaming = (options.index > 0 || options.cached)
         && request.query.get("near").is_empty()
         && !request.query.has("merge-central-config");
     if streaming {
@@ -51,7 +51,11 @@ pub(crate) async fn service(context: &Context, request: &Request, connect: bool)
     };
     let kept: Vec<Instance> = all.into_iter().filter(wanted).collect();
     let meta = Meta { index, known_leader: !streaming, consistency: Some(options.consistency), streaming };
-    Ok(with_meta(request, &kept, &meta))
+    let mut answer = with_meta(request, &kept, &meta);
+    if options.cached {
+        answer::set_cached(&mut answer);
+    }
+    Ok(answer)
 }
 
 /// Waits as the streaming backend does: for something to happen to this very service.

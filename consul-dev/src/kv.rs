@@ -11,7 +11,6 @@ use crate::answer::{self, Answer, Failure, Meta};
 use crate::blocking::{Seen, jittered, wait_for};
 use crate::health::refuse_foreign;
 use crate::request::{ReadOptions, Request};
-use crate::server::MAX_BODY;
 use crate::store::{Entry, State};
 
 /// One key as it is read.
@@ -154,14 +153,13 @@ fn put(context: &Context, request: &Request, key: &str) -> Result<Answer, Failur
     }
     let flags = number(request, "flags")?.unwrap_or(0);
     let expected = number(request, "cas")?;
-    let value = value(request)?;
+    let value = request.body()?.clone();
     let written = context.store.write(|state| {
-        let matches = expected.is_none_or(|index| state.kv_matches(key, index));
-        if matches {
-            state.kv_put(key, value, flags);
+        if expected.is_some_and(|index| !state.kv_matches(key, index)) {
+            return Ok(false);
         }
-        matches
-    });
+        state.kv_put(key, value, flags).map(|()| true)
+    })?;
     Ok(answer::json(StatusCode::OK, &written, request.pretty()))
 }
 
@@ -181,16 +179,6 @@ fn delete(context: &Context, request: &Request, key: &str) -> Result<Answer, Fai
         matches
     });
     Ok(answer::json(StatusCode::OK, &deleted, request.pretty()))
-}
-
-fn value(request: &Request) -> Result<Bytes, Failure> {
-    let too_large = |announced: Option<u64>| match announced {
-        Some(length) => Failure::too_large(format!(
-            "Request body({length} bytes) too large, max size: {MAX_BODY} bytes. See https://developer.hashicorp.com/docs/agent/config/config-files#kv_max_value_size."
-        )),
-        None => Failure::too_large(format!("Request body too large. Max allowed is {MAX_BODY} bytes.")),
-    };
-    request.body.clone().map_err(|error| too_large(error.announced))
 }
 
 /// A parameter that must be a number if it is there.

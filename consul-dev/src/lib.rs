@@ -5,7 +5,13 @@
 //! error texts are those of Consul 1.22.5, and one conformance suite holds both to the same answers.
 //!
 //! **It is not for production.** It keeps everything in memory, knows one node, no access control, no TLS and no
-//! other agent. What it does not serve, it answers with 404, as the real one answers a path it does not know.
+//! other agent. What it does not serve, it answers with 404, as the real one answers a path it does not know; a
+//! registration that asks for more than it can do (a sidecar, an HTTP or script check, a check over TLS, a session's
+//! lock) is refused in words, never half done.
+//!
+//! Where a real agent's behaviour is an accident of its insides, this one keeps to the rule behind it: a query wakes
+//! for what it watches (the real one also for neighbours in its tree), a check whose type changes under its id loses
+//! its old probe (the real one runs both), and a cancelled query gives its place back at once.
 //!
 //! ```
 //! # async fn run() -> std::io::Result<()> {
@@ -175,5 +181,90 @@ async fn reap(store: std::sync::Weak<Store>) {
             info!(service = %id, "deregistering a service that has been critical for longer than it allows");
             store.write(|state| state.remove_service(&id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::{CheckSpec, Probe, set_status};
+    use crate::model::{Check, Service, Status};
+    use crate::store::NewCheck;
+
+    fn store() -> Arc<Store> {
+        Arc::new(Store::new(Node {
+            id: "n".into(),
+            name: "n".into(),
+            datacenter: "dc1".into(),
+            address: "127.0.0.1".into(),
+            port: 1,
+        }))
+    }
+
+    fn register(store: &Arc<Store>, id: &str, reap_after: Duration) {
+        let spec = CheckSpec { ttl: "1h".parse().unwrap(), ..CheckSpec::default() };
+        let check =
+            Check { id: id.into(), service_id: id.into(), service_name: id.into(), ..Check::default() };
+        let probe = Some(Probe::start(store, id, &spec));
+        let service = Service { id: id.into(), name: id.into(), ..Service::default() };
+        let checks = vec![NewCheck { check, reap_after: Some(reap_after), probe }];
+        store.write(|state| state.register_service(service, checks, false)).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_critical_for_longer_than_it_allows_is_removed() {
+        let store = store();
+        let reaper = TaskGuard::spawn(reap(Arc::downgrade(&store)));
+        register(&store, "dead", Duration::from_secs(60));
+        register(&store, "revived", Duration::from_secs(60));
+        let registered = || store.read(|state| state.local.services.keys().cloned().collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        set_status(&store, "revived", Status::Passing, String::new());
+        set_status(&store, "revived", Status::Critical, String::new());
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert_eq!(registered(), ["dead", "revived"]);
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        assert_eq!(registered(), ["revived"], "its time began anew");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(registered().is_empty());
+        drop(reaper);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_alone_reaches_the_catalog_after_some_minutes() {
+        let store = store();
+        register(&store, "quiet", Duration::from_secs(3600));
+        set_status(&store, "quiet", Status::Critical, "news".into());
+        let output = || {
+            store.read(|state| {
+                let mut checks = state.catalog.checks().map(|check| check.value.clone());
+                checks.find(|check| check.id == "quiet").map(|check| check.output)
+            })
+        };
+        tokio::time::sleep(Duration::from_secs(140)).await;
+        assert_eq!(output().as_deref(), Some(""));
+        tokio::time::sleep(Duration::from_secs(330)).await;
+        assert_eq!(output().as_deref(), Some("news"));
+    }
+
+    #[tokio::test]
+    async fn a_stopped_agent_gives_its_address_back_and_ends_blocked_queries() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let agent = Agent::bind(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();
+        let addr = agent.addr();
+        let mut blocked = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let request = b"GET /v1/catalog/services?index=100000&wait=10m HTTP/1.1\r\nHost: x\r\n\r\n";
+        blocked.write_all(request).await.unwrap();
+        let mut probe = tokio::net::TcpStream::connect(addr).await.unwrap();
+        let request = b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        probe.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        agent.stop().await;
+        let ended = blocked.read_to_string(&mut String::new()).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+        Agent::bind(addr, Options::default()).await.unwrap();
     }
 }

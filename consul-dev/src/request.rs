@@ -5,17 +5,23 @@ use http::Method;
 
 use crate::answer::Failure;
 use crate::duration::GoDuration;
+use crate::server::MAX_BODY;
 
 /// How long a blocking query waits where it does not say.
 const DEFAULT_WAIT: std::time::Duration = std::time::Duration::from_secs(300);
 /// The longest a blocking query can wait.
 const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// A request body that was longer than allowed.
+/// Why a request has no body.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TooLarge {
-    /// The length that the request announced, if it did.
-    pub(crate) announced: Option<u64>,
+pub(crate) enum BodyError {
+    /// It was longer than allowed.
+    TooLarge {
+        /// The length that the request announced, if it did.
+        announced: Option<u64>,
+    },
+    /// It broke off or took too long.
+    Broken,
 }
 
 /// A request for one endpoint.
@@ -25,17 +31,20 @@ pub(crate) struct Request {
     /// What follows the endpoint's own path, decoded.
     pub(crate) rest: String,
     pub(crate) query: Query,
-    pub(crate) body: Result<Bytes, TooLarge>,
+    pub(crate) body: Result<Bytes, BodyError>,
 }
 
 impl Request {
-    /// The body, or the refusal of a longer one than `limit` bytes.
+    /// The body, or the refusal of one that is too long or broke off.
     pub(crate) fn body(&self) -> Result<&Bytes, Failure> {
-        self.body.as_ref().map_err(|_| {
-            Failure::too_large(format!(
-                "Request body too large, max size: {} bytes.",
-                crate::server::MAX_BODY
-            ))
+        self.body.as_ref().map_err(|error| match error {
+            BodyError::TooLarge { announced: Some(length) } => Failure::too_large(format!(
+                "Request body({length} bytes) too large, max size: {MAX_BODY} bytes. See https://developer.hashicorp.com/docs/agent/config/config-files#kv_max_value_size."
+            )),
+            BodyError::TooLarge { announced: None } => {
+                Failure::too_large(format!("Request body too large. Max allowed is {MAX_BODY} bytes."))
+            }
+            BodyError::Broken => Failure::broken("the request's body broke off or took too long"),
         })
     }
 
@@ -115,6 +124,8 @@ pub(crate) struct ReadOptions {
     pub(crate) wait: std::time::Duration,
     pub(crate) consistency: &'static str,
     pub(crate) filter: String,
+    /// The agent may answer from its cache.
+    pub(crate) cached: bool,
     /// Of another datacenter than ours, of which there is none.
     pub(crate) foreign_datacenter: bool,
 }
@@ -131,6 +142,10 @@ impl ReadOptions {
             (false, true) => "consistent",
             (false, false) => "leader",
         };
+        if query.has("cached") && consistency == "consistent" {
+            let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
+            return Err(Failure::bad_request(text));
+        }
         let asked = [query.get("datacenter"), query.get("dc")].into_iter().find(|name| !name.is_empty());
         let index = match query.get("index") {
             "" => 0,
@@ -141,6 +156,7 @@ impl ReadOptions {
             wait: wait_of(query)?,
             consistency,
             filter: query.get("filter").to_owned(),
+            cached: query.has("cached"),
             foreign_datacenter: asked.is_some_and(|asked| asked != datacenter),
         })
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::Context;
-use crate::request::TooLarge;
+use crate::request::BodyError;
 use crate::router;
 
 /// The longest request body, in bytes, of the key-value store; every other body must be shorter anyway.
@@ -28,8 +28,11 @@ pub(crate) const MAX_BODY: usize = 512 * 1024;
 /// How many connections one client address may hold. A blocked query holds one.
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 200;
 
-/// How long a client may take to send the head of a request.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may be idle, and how long a client may take to send the head of a request; Consul's own.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a client may take to send the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const TOO_MANY: &str = "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
 
@@ -68,7 +71,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, limit: Arc<Limit>, cont
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -87,15 +90,17 @@ async fn refuse(mut stream: TcpStream) {
     let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
 }
 
-/// Reads a body, but no more than is allowed of one.
-pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, TooLarge> {
+/// Reads a body, but no more and no longer than is allowed of one.
+pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
     let announced = body.size_hint().exact();
     if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(TooLarge { announced });
+        return Err(BodyError::TooLarge { announced });
     }
-    let collected = Limited::new(body, MAX_BODY).collect().await;
-    // A body that broke off looks like a longer one; nobody is there to read the answer.
-    collected.map(http_body_util::Collected::to_bytes).map_err(|_| TooLarge { announced: None })
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { announced: None }),
+        Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
+    }
 }
 
 /// How many connections each address holds.

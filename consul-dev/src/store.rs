@@ -7,6 +7,7 @@ mod catalog;
 mod kv;
 mod local;
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -16,6 +17,24 @@ pub(crate) use kv::{Entry, Kv};
 pub(crate) use local::{Local, LocalCheck, NewCheck};
 
 use crate::model::Node;
+
+/// How many services, and how many checks, one agent takes.
+const MAX_REGISTERED: usize = 10_000;
+/// How many keys one agent takes.
+const MAX_KEYS: usize = 100_000;
+
+/// There are as many of something as the agent takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AgentFull {
+    most: usize,
+    of: &'static str,
+}
+
+impl fmt::Display for AgentFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this development agent holds {} {}, the most it takes", self.most, self.of)
+    }
+}
 
 /// State that any number of requests and check tasks share.
 #[derive(Debug)]

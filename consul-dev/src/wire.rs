@@ -45,7 +45,7 @@ impl NodeShape {
 }
 
 /// The addresses of the node by the kind of caller.
-pub(crate) fn tagged_addresses(node: &Node) -> BTreeMap<&'static str, String> {
+fn tagged_addresses(node: &Node) -> BTreeMap<&'static str, String> {
     let family = if node.address.contains(':') { ["lan_ipv6", "wan_ipv6"] } else { ["lan_ipv4", "wan_ipv4"] };
     ["lan", "wan"].into_iter().chain(family).map(|tag| (tag, node.address.clone())).collect()
 }

@@ -41,7 +41,7 @@ pub(crate) fn register_check(context: &Context, request: &Request) -> Result<Ans
     }
     runnable(&spec)?;
     let new = started(context, check, &spec);
-    context.store.write(|state| state.register_check(new));
+    context.store.write(|state| state.register_check(new))?;
     Ok(answer::done())
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn service_maintenance(context: &Context, request: &Request) -> Resul
         service_tags: service.tags,
         ..maintenance(request, "service")
     };
-    set_maintenance(context, check, enable);
+    set_maintenance(context, check, enable)?;
     Ok(answer::done())
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn node_maintenance(context: &Context, request: &Request) -> Result<A
         name: "Node Maintenance Mode".into(),
         ..maintenance(request, "node")
     };
-    set_maintenance(context, check, enable);
+    set_maintenance(context, check, enable)?;
     Ok(answer::done())
 }
 
@@ -143,19 +143,19 @@ fn maintenance(request: &Request, of: &str) -> Check {
 }
 
 /// Sets or lifts maintenance; setting it again changes nothing, not even the reason.
-fn set_maintenance(context: &Context, check: Check, enable: bool) {
+fn set_maintenance(context: &Context, check: Check, enable: bool) -> Result<(), Failure> {
     let id = check.id.clone();
     let changed = context.store.write(|state| match (enable, state.local.checks.contains_key(&id)) {
         (true, false) => {
-            state.register_check(NewCheck { check, reap_after: None, probe: None });
-            true
+            state.register_check(NewCheck { check, reap_after: None, probe: None }).map(|()| true)
         }
-        (false, true) => state.remove_check(&id),
-        _ => false,
-    });
+        (false, true) => Ok(state.remove_check(&id)),
+        _ => Ok(false),
+    })?;
     if changed {
         info!(check = %id, enable, "maintenance changed");
     }
+    Ok(())
 }
 
 fn decode_failed(error: DecodeError) -> Failure {

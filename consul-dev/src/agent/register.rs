@@ -44,7 +44,7 @@ pub(crate) fn register_service(context: &Context, request: &Request) -> Result<A
     let checks = checks.collect();
     let replace = matches!(request.query.all("replace-existing-checks").next(), Some("" | "true"));
     info!(service = %service.id, name = %service.name, "registering a service");
-    context.store.write(|state| state.register_service(service, checks, replace));
+    context.store.write(|state| state.register_service(service, checks, replace))?;
     Ok(answer::done())
 }
 

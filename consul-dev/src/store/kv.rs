@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::State;
+use super::{AgentFull, MAX_KEYS, State};
 
 /// How many deleted keys are remembered, so that a watcher of a prefix sees a deletion as a higher index.
 const TOMBSTONES: usize = 16_384;
@@ -69,16 +69,23 @@ impl Kv {
 
 impl State {
     /// Sets a key; an equal value and flags change nothing.
-    pub(crate) fn kv_put(&mut self, key: &str, value: Bytes, flags: u64) {
+    ///
+    /// # Errors
+    /// When the agent is full and the key is new.
+    pub(crate) fn kv_put(&mut self, key: &str, value: Bytes, flags: u64) -> Result<(), AgentFull> {
         let previous = self.kv.get(key);
         if previous.is_some_and(|entry| entry.value == value && entry.flags == flags) {
-            return;
+            return Ok(());
+        }
+        if previous.is_none() && self.kv.entries.len() >= MAX_KEYS {
+            return Err(AgentFull { most: MAX_KEYS, of: "keys" });
         }
         let create = previous.map(|entry| entry.create);
         let index = self.next_index();
         let entry = Entry { value, flags, create: create.unwrap_or(index), modify: index };
         self.kv.entries.insert(key.to_owned(), entry);
         self.kv.index = index;
+        Ok(())
     }
 
     /// Whether a check-and-set against `expected` may go ahead: 0 means that the key must not exist.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::State;
+use super::{AgentFull, MAX_REGISTERED, State};
 use crate::checks::{Probe, TaskGuard};
 use crate::model::{Check, Service, Status};
 
@@ -52,8 +52,20 @@ impl State {
     /// Registers a service with its checks. Those that were known keep their status and output.
     ///
     /// With `replace`, the service's other checks are removed, an operator's maintenance among them.
-    pub(crate) fn register_service(&mut self, service: Service, checks: Vec<NewCheck>, replace: bool) {
+    ///
+    /// # Errors
+    /// When the agent is full; then nothing has changed.
+    pub(crate) fn register_service(
+        &mut self,
+        service: Service,
+        checks: Vec<NewCheck>,
+        replace: bool,
+    ) -> Result<(), AgentFull> {
         let id = service.id.clone();
+        if self.local.services.len() >= MAX_REGISTERED && !self.local.services.contains_key(&id) {
+            return Err(AgentFull { most: MAX_REGISTERED, of: "services" });
+        }
+        self.room_for(&checks)?;
         let known: Vec<String> = checks.iter().map(|new| new.check.id.clone()).collect();
         self.local.services.insert(id.clone(), service);
         for new in checks {
@@ -72,13 +84,27 @@ impl State {
                 self.remove_check(&other);
             }
         }
+        Ok(())
     }
 
     /// Registers one check; if its id is known it keeps its status and output.
-    pub(crate) fn register_check(&mut self, new: NewCheck) {
+    ///
+    /// # Errors
+    /// When the agent is full; then nothing has changed.
+    pub(crate) fn register_check(&mut self, new: NewCheck) -> Result<(), AgentFull> {
         let id = new.check.id.clone();
+        self.room_for(std::slice::from_ref(&new))?;
         self.insert_check(new);
         self.push_check(&id);
+        Ok(())
+    }
+
+    fn room_for(&self, checks: &[NewCheck]) -> Result<(), AgentFull> {
+        let unknown = checks.iter().filter(|new| !self.local.checks.contains_key(&new.check.id)).count();
+        if self.local.checks.len() + unknown > MAX_REGISTERED {
+            return Err(AgentFull { most: MAX_REGISTERED, of: "checks" });
+        }
+        Ok(())
     }
 
     /// Removes a service and its checks; says whether there was one.

@@ -106,8 +106,12 @@ async fn a_ttl_expires_and_a_beat_revives_it(target: Target) {
     target.register(json!({"Name": "ttl-short", "Check": definition})).await;
     assert_eq!(agent_check(&target, "ttl-short").await["Status"], "passing");
     becomes(&target, "ttl-short", "critical", "TTL expired").await;
-    let seen = target.get("/v1/health/checks/ttl-short").await.json();
-    assert_eq!(seen[0]["Status"], "critical");
+    // What the agent finds out by itself reaches the catalog a moment later.
+    let started = Instant::now();
+    while target.get("/v1/health/checks/ttl-short").await.json()[0]["Status"] != "critical" {
+        assert!(started.elapsed() < Duration::from_secs(5), "not in the catalog");
+        sleep(Duration::from_millis(20)).await;
+    }
     target.put("/v1/agent/check/pass/ttl-short", "").await.is_done();
     becomes(&target, "ttl-short", "passing", "").await;
     becomes(&target, "ttl-short", "critical", "TTL expired").await;

@@ -21,6 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         checks_by_state,
         checks_of_a_node,
         the_consistency_is_told.since((1, 10, 0), "it was not"),
+        a_cached_read_is_streamed_and_says_so.since((1, 10, 0), "the streaming backend was not the default"),
     ]
 }
 
@@ -208,4 +209,15 @@ async fn the_consistency_is_told(target: Target) {
             reply.has_header("x-consul-query-backend", "blocking-query");
         }
     }
+}
+
+async fn a_cached_read_is_streamed_and_says_so(target: Target) {
+    target.register(json!({"Name": "health-cached"})).await;
+    // The first one may fill the cache.
+    target.get("/v1/health/service/health-cached?cached").await.is_status(200);
+    let reply = target.get("/v1/health/service/health-cached?cached").await;
+    reply.is_status(200).has_header("x-consul-query-backend", "streaming");
+    reply.has_header("x-cache", "HIT").has_header("age", "0");
+    let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
+    target.get("/v1/health/service/health-cached?cached&consistent").await.is_refusal(400, text);
 }
