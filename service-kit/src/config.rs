@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use registry_client::Advertise;
 use secrecy::{ExposeSecret, SecretString};
@@ -62,10 +62,10 @@ impl ServiceConfig {
         }
         let path = self.default_file(service);
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| {
-                format!(
-                    "could not make the folder {}; let this user write there, or change CONSORT_STATE_DIR or \
-                     DATABASE_URL",
+            std::fs::create_dir_all(folder).map_err(|why| {
+                anyhow!(
+                    "could not make the folder {}: {why}; let this user write there, or change CONSORT_STATE_DIR \
+                     or DATABASE_URL",
                     folder.display()
                 )
             })?;

@@ -41,6 +41,7 @@ pub use url::{DatabaseUrl, InvalidUrl, masked};
 /// The longest that one statement may take with everything it waits for; the
 /// backstop behind the bounds of each database.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A database, open and migrated. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
@@ -142,19 +143,24 @@ impl Database {
         }
     }
 
-    /// Closes every connection after what is under way on it.
+    /// Closes every connection after what is under way on it, and waits for
+    /// that for 2 s at most.
     ///
     /// # Cancel safety
     /// The pools refuse new work from the first poll on; dropping it only stops
     /// waiting.
     pub async fn close(&self) {
-        match &self.pools {
-            Pools::Sqlite { writer, readers } => {
-                readers.close().await;
-                writer.close().await;
+        let closing = async {
+            match &self.pools {
+                Pools::Sqlite { writer, readers } => {
+                    readers.close().await;
+                    writer.close().await;
+                }
+                Pools::Postgres(pool) => pool.close().await,
             }
-            Pools::Postgres(pool) => pool.close().await,
-        }
+        };
+        // What is cut off by the end of the process is undone.
+        let _ = tokio::time::timeout(CLOSE_LIMIT, closing).await;
     }
 }
 

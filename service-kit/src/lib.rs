@@ -6,11 +6,11 @@
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica
-//! - [`value`], [`money`], [`currency`], [`page`]: values, valid by
+//! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
 //!   construction
 //! - [`error`]: what a caller is told when a call fails
 //!
-//! Feature `test-util`: [`testing`], a PostgreSQL server for tests.
+//! Feature `test-util`: [`testing`], databases and replicas for tests.
 
 pub mod changes;
 pub mod config;
@@ -24,4 +24,5 @@ pub mod run;
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;
+pub mod timestamp;
 pub mod value;

@@ -8,6 +8,10 @@ const DEFAULT_SIZE: i32 = 50;
 const MOST: i32 = 1_000;
 /// First byte of every token; another layout gets another number.
 const VERSION: u8 = 1;
+/// How many entries are fetched at once.
+const CHUNK: usize = 20;
+/// The most bytes of entries on a page; a single larger entry still fits.
+pub const LARGEST: usize = 2 * 1024 * 1024;
 /// Bounds what a peer can make us decode; our own tokens are shorter.
 const LONGEST_TOKEN: usize = 512;
 
@@ -32,22 +36,44 @@ impl Page {
         Some(Self { size: size?, after: after?, scope })
     }
 
-    /// How many entries to fetch: one more than the page holds, which tells
-    /// whether there is another page.
-    #[must_use]
-    pub fn fetch(&self) -> i64 {
-        // At most 1,001.
-        i64::try_from(self.size).unwrap_or(i64::MAX).saturating_add(1)
-    }
-
-    /// Cuts what was fetched to the page, and gives the token of the next:
-    /// empty when there is none. `key` is what [`after`](Self::after) will be.
-    pub fn cut<T>(&self, fetched: &mut Vec<T>, key: impl Fn(&T) -> &str) -> String {
-        if fetched.len() <= self.size {
-            return String::new();
+    /// Fills the page; returns it with the token of the next page, empty when
+    /// there is none. `fetch` gets the key after which to go on and how many
+    /// entries to fetch; it is asked for a few at a time until the page holds
+    /// as many as were asked for, or [`LARGEST`] bytes by `weight`, since peers
+    /// refuse messages above a few MiB. `key` is what `fetch` gets back.
+    ///
+    /// # Errors
+    /// The first of `fetch`.
+    ///
+    /// # Cancel safety
+    /// Cancel safe if `fetch` is.
+    pub async fn fill<T, E, F>(
+        &self,
+        mut fetch: impl FnMut(Option<String>, usize) -> F,
+        key: impl Fn(&T) -> &str,
+        weight: impl Fn(&T) -> usize,
+    ) -> Result<(Vec<T>, String), E>
+    where
+        F: Future<Output = Result<Vec<T>, E>>,
+    {
+        let (mut entries, mut bytes, mut after) = (Vec::new(), 0, self.after.clone());
+        loop {
+            let fetched = fetch(after, CHUNK).await?;
+            let is_last = fetched.len() < CHUNK;
+            for entry in fetched {
+                bytes += weight(&entry);
+                let full = entries.len() == self.size || bytes > LARGEST;
+                if let Some(last) = entries.last().filter(|_| full) {
+                    let token = write(self.scope, key(last));
+                    return Ok((entries, token));
+                }
+                entries.push(entry);
+            }
+            if is_last {
+                return Ok((entries, String::new()));
+            }
+            after = entries.last().map(|last| key(last).to_owned());
         }
-        fetched.truncate(self.size);
-        fetched.last().map(|last| write(self.scope, key(last))).unwrap_or_default()
     }
 }
 
@@ -87,6 +113,8 @@ fn fingerprint(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
     fn page(scope: &str, size: i32, token: &str) -> Option<Page> {
@@ -101,16 +129,49 @@ mod tests {
         assert_eq!(page("list", -1, ""), None);
     }
 
-    #[test]
-    fn a_token_leads_to_the_next_page_of_its_own_list() {
-        let first = page("list", 2, "").unwrap();
-        let mut fetched = vec!["a", "b", "c"];
-        let token = first.cut(&mut fetched, |key| key);
-        assert_eq!(fetched, ["a", "b"]);
-        assert_eq!(page("list", 2, &token).unwrap().after.as_deref(), Some("b"));
+    /// A list of `a`, `b` and so on.
+    async fn fill(page: &Page, entries: usize, weight: usize) -> (Vec<String>, String) {
+        let all: Vec<String> = (0..entries).map(|n| format!("{n:04}")).collect();
+        let fetch = |after: Option<String>, most: usize| {
+            let rest = all.iter().filter(|entry| Some(*entry) > after.as_ref());
+            let chunk: Vec<String> = rest.take(most).cloned().collect();
+            async move { Ok::<_, Infallible>(chunk) }
+        };
+        page.fill(fetch, |entry| entry, |_| weight).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn pages_follow_one_another_and_leave_nothing_out() {
+        for entries in [0, 1, 6, 7, 8, 19, 20, 21, 60] {
+            let (mut all, mut token) = (Vec::new(), String::new());
+            loop {
+                let (page, next) = fill(&page("list", 7, &token).unwrap(), entries, 1).await;
+                assert!(page.len() == 7 || next.is_empty());
+                all.extend(page);
+                token = next;
+                if token.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(all.len(), entries);
+            assert!(all.is_sorted());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_is_cut_before_it_gets_too_large_to_send() {
+        let first = page("list", 1_000, "").unwrap();
+        let (entries, next) = fill(&first, 100, LARGEST / 10).await;
+        assert_eq!(entries.len(), 10);
+        assert_eq!(page("list", 1_000, &next).unwrap().after.as_deref(), Some("0009"));
+        assert_eq!(fill(&first, 3, LARGEST * 2).await.0.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_token_of_one_list_is_none_of_another() {
+        let (_, token) = fill(&page("list", 1, "").unwrap(), 2, 1).await;
+        assert_eq!(page("list", 2, &token).unwrap().after.as_deref(), Some("0000"));
         assert_eq!(page("other", 2, &token), None);
-        assert_eq!(first.cut(&mut vec!["c"], |key| key), "");
-        assert_eq!(first.cut(&mut vec!["c", "d"], |key| key), "");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{future::Future, io::Write, process::ExitCode};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, Command, FromArgMatches};
 use registry_client::{Mesh, MeshBuilder, ServerConfig, server::shutdown_signal};
 use tokio::net::TcpListener;
@@ -38,8 +38,8 @@ pub fn main<F>(
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let command = Command::new(service).version(version).about("A service of the shop, on the mesh.");
-    let matches = ServiceConfig::augment_args(command).get_matches();
+    let command = ServiceConfig::augment_args(Command::new(service).version(version));
+    let matches = command.about("A service of the shop, on the mesh.").get_matches();
     let done =
         ServiceConfig::from_arg_matches(&matches).context("could not read the settings").and_then(|config| {
             if config.print_config {
@@ -100,9 +100,9 @@ pub async fn ready(service: &str, config: &ServiceConfig, migrations: &Migration
 
 async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {
     let address = config.listen;
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "could not listen on {address}; take another address by --listen or LISTEN, or port 0 for any"
+    TcpListener::bind(address).await.map_err(|why| {
+        anyhow!(
+            "could not listen on {address}: {why}; take another address by --listen or LISTEN, or port 0 for any"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Databases for tests: a SQLite file, or a database on a PostgreSQL server
+//! For tests: replicas of a service in this process, and databases: a SQLite file, or a database on a PostgreSQL server
 //! that starts with the first test of a process that needs it and ends with
 //! the process, however that ends.
 
@@ -17,6 +17,10 @@ use sqlx::{Connection, Executor, PgConnection, SqlSafeStr};
 use tempfile::TempDir;
 
 use crate::database::DatabaseUrl;
+
+mod replica;
+
+pub use replica::{Replica, mesh_to};
 
 /// Runs each case, an `async fn(TestDatabase)`, on SQLite and on PostgreSQL.
 ///

@@ -1,0 +1,203 @@
+//! Each rpc through a real client and server, on both databases.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use mesh_proto::{
+    google::r#type::Money,
+    shop::product::v1::{
+        BatchGetProductsRequest, CreateProductRequest, GetProductRequest, ListProductsRequest, Product,
+        product_service_client::ProductServiceClient,
+    },
+};
+use product_service::{MIGRATIONS, NAME, sample_products, serve};
+use registry_client::Channel;
+use service_kit::{
+    database::Database,
+    on_both_databases,
+    testing::{Replica, TestDatabase, mesh_to},
+};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+struct TestApp {
+    products: ProductServiceClient<Channel>,
+    database: TestDatabase,
+    replica: Replica,
+}
+
+impl TestApp {
+    async fn spawn(database: TestDatabase) -> Self {
+        let open = Database::open(database.url(), &MIGRATIONS).await.unwrap();
+        let replica = Replica::start(|listener, shutdown| serve(mesh_to([]), open, listener, shutdown)).await;
+        let products = ProductServiceClient::new(mesh_to([replica.address]).channel(NAME));
+        Self { products, database, replica }
+    }
+
+    async fn with_samples(database: TestDatabase) -> Self {
+        let app = Self::spawn(database).await;
+        for product in sample_products() {
+            app.create(product).await.unwrap();
+        }
+        app
+    }
+
+    /// The same database under another replica.
+    async fn restart(self) -> Self {
+        self.replica.stop().await;
+        Self::spawn(self.database).await
+    }
+
+    async fn create(&self, product: Product) -> Result<Product, Status> {
+        let request = CreateProductRequest { product: Some(product) };
+        Ok(self.products.clone().create_product(request).await?.into_inner())
+    }
+
+    async fn get(&self, product_id: &str) -> Result<Product, Status> {
+        let request = GetProductRequest { product_id: product_id.into() };
+        Ok(self.products.clone().get_product(request).await?.into_inner())
+    }
+
+    async fn batch_get(&self, product_ids: &[&str]) -> Result<Vec<Product>, Status> {
+        let product_ids = product_ids.iter().map(|&id| id.to_owned()).collect();
+        let request = BatchGetProductsRequest { product_ids };
+        Ok(self.products.clone().batch_get_products(request).await?.into_inner().products)
+    }
+
+    async fn list(&self, page_size: i32, page_token: &str) -> Result<(Vec<Product>, String), Status> {
+        let request = ListProductsRequest { page_size, page_token: page_token.into() };
+        let page = self.products.clone().list_products(request).await?.into_inner();
+        Ok((page.products, page.next_page_token))
+    }
+}
+
+fn tea() -> Product {
+    Product {
+        product_id: "tea".into(),
+        title: "Tea ☕ 'quoted'".into(),
+        description: "Two\nlines".into(),
+        price: Some(Money { currency_code: "EUR".into(), units: 4, nanos: 990_000_000 }),
+        etag: String::new(),
+    }
+}
+
+fn ids(products: &[Product]) -> Vec<&str> {
+    products.iter().map(|product| product.product_id.as_str()).collect()
+}
+
+/// The details of a failure, after a look at what all of them have.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
+    let status = result.unwrap_err();
+    assert_eq!(status.code(), code, "{status:?}");
+    let details = status.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, NAME));
+    details
+}
+
+#[track_caller]
+fn refused_field<T: std::fmt::Debug>(result: Result<T, Status>, field: &str) {
+    let details = refused(result, Code::InvalidArgument, "INVALID_FIELD");
+    let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|v| &v.field).collect();
+    assert_eq!(fields, [field]);
+}
+
+async fn a_product_is_found_as_it_was_created_also_after_a_restart(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let created = app.create(tea()).await.unwrap();
+    assert_eq!(created, Product { etag: "1".into(), ..tea() });
+    assert_eq!(app.get("tea").await.unwrap(), created);
+    let app = app.restart().await;
+    assert_eq!(app.get("tea").await.unwrap(), created);
+    refused(app.get("coffee").await, Code::NotFound, "PRODUCT_NOT_FOUND");
+    refused_field(app.get("Tea").await, "product_id");
+}
+
+async fn creating_it_again_is_the_same_answer_unless_it_differs(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let first = app.create(tea()).await.unwrap();
+    assert_eq!(app.create(Product { etag: "7".into(), ..tea() }).await.unwrap(), first);
+    let differing = [
+        Product { title: "Other".into(), ..tea() },
+        Product { description: String::new(), ..tea() },
+        Product { price: Some(Money { currency_code: "USD".into(), ..tea().price.unwrap() }), ..tea() },
+    ];
+    for other in differing {
+        refused(app.create(other).await, Code::AlreadyExists, "PRODUCT_ALREADY_EXISTS");
+    }
+    refused_field(app.create(Product { title: String::new(), ..tea() }).await, "product.title");
+}
+
+async fn creating_at_once_makes_one_product(database: TestDatabase) {
+    let app = std::sync::Arc::new(TestApp::spawn(database).await);
+    let tasks = (0..16).map(|_| {
+        tokio::spawn({
+            let app = app.clone();
+            async move { app.create(tea()).await.unwrap() }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        assert_eq!(task.await.unwrap().etag, "1");
+    }
+    assert_eq!(app.list(0, "").await.unwrap().0.len(), 1);
+}
+
+async fn a_batch_comes_in_the_order_asked_for_or_names_what_is_missing(database: TestDatabase) {
+    let app = TestApp::with_samples(database).await;
+    let asked = ["stoneware-mug", "hand-grinder", "stoneware-mug"];
+    assert_eq!(ids(&app.batch_get(&asked).await.unwrap()), asked);
+    let details = refused(
+        app.batch_get(&["stoneware-mug", "no-such", "nor-this"]).await,
+        Code::NotFound,
+        "PRODUCT_NOT_FOUND",
+    );
+    assert_eq!(details.error_info().unwrap().metadata["product_ids"], "no-such,nor-this");
+    refused_field(app.batch_get(&[]).await, "product_ids");
+    refused_field(app.batch_get(&["a"; 101]).await, "product_ids");
+    refused_field(app.batch_get(&["stoneware-mug", "x'; DROP TABLE products; --"]).await, "product_ids[1]");
+    // Its details travel in a header, which must stay small enough for peers.
+    let missing: Vec<_> = (0..100).map(|n| format!("{n:064}")).collect();
+    let missing: Vec<_> = missing.iter().map(String::as_str).collect();
+    refused(app.batch_get(&missing).await, Code::NotFound, "PRODUCT_NOT_FOUND");
+}
+
+async fn pages_follow_one_another_by_sku(database: TestDatabase) {
+    let app = TestApp::with_samples(database).await;
+    let (mut all, mut token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let (page, next) = app.list(3, &token).await.unwrap();
+        all.extend(page);
+        pages += 1;
+        if next.is_empty() {
+            break;
+        }
+        token = next;
+    }
+    let mut expected = sample_products();
+    expected.sort_by(|a, b| a.product_id.cmp(&b.product_id));
+    assert_eq!((ids(&all), pages), (ids(&expected), 4));
+    for size in [0, 1_001, i32::MAX] {
+        assert_eq!(app.list(size, "").await.unwrap().0.len(), 10);
+    }
+    refused_field(app.list(-1, "").await, "page_size");
+    refused_field(app.list(0, "not ours").await, "page_token");
+}
+
+async fn a_page_of_the_largest_products_can_be_received(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    for n in 0..150 {
+        let description = "🫖".repeat(4_000);
+        app.create(Product { product_id: format!("tea-{n:03}"), description, ..tea() }).await.unwrap();
+    }
+    let (first, token) = app.list(1_000, "").await.unwrap();
+    let (second, end) = app.list(1_000, &token).await.unwrap();
+    assert_eq!((first.len() + second.len(), end.as_str()), (150, ""));
+}
+
+on_both_databases!(
+    a_product_is_found_as_it_was_created_also_after_a_restart,
+    creating_it_again_is_the_same_answer_unless_it_differs,
+    creating_at_once_makes_one_product,
+    a_batch_comes_in_the_order_asked_for_or_names_what_is_missing,
+    pages_follow_one_another_by_sku,
+    a_page_of_the_largest_products_can_be_received,
+);
