@@ -27,7 +27,10 @@ pub(crate) async fn run(args: CallArgs) -> Result<Exit> {
         Ok(mut answers) => loop {
             match answers.message().await {
                 Ok(Some(bytes)) => {
-                    print(&outgoing.method().decode(bytes)?, !outgoing.method().streams())?;
+                    let answer = outgoing.method().decode(bytes)?;
+                    if !print(&answer, !outgoing.method().streams())? {
+                        return Ok(Exit::Fine);
+                    }
                 }
                 Ok(None) => break Ok(()),
                 Err(status) => break Err(status),
@@ -48,17 +51,15 @@ pub(crate) async fn run(args: CallArgs) -> Result<Exit> {
     }
 }
 
-fn print(value: &Value, pretty: bool) -> Result<()> {
+/// Prints a JSON value; says whether anybody still reads.
+fn print(value: &Value, pretty: bool) -> Result<bool> {
+    let text = if pretty { serde_json::to_string_pretty(value)? } else { value.to_string() };
     let mut out = io::stdout().lock();
-    if pretty {
-        serde_json::to_writer_pretty(&mut out, value)
-    } else {
-        serde_json::to_writer(&mut out, value)
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("could not write the answer"),
     }
-    .map_err(io::Error::from)
-    .and_then(|()| out.write_all(b"\n"))
-    .and_then(|()| out.flush())
-    .context("could not write the answer")
 }
 
 fn attempt(attempt: &Attempt) -> Value {

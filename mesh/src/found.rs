@@ -8,7 +8,7 @@ use registry_client::{
 
 use crate::{
     cli::Whereabouts,
-    state::{Files, Process},
+    state::{Files, MeshFile, Process},
 };
 
 /// A mesh that is to be talked to.
@@ -21,33 +21,24 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// A state directory that is named wins; then `CONSUL_HTTP_ADDR`; then the
-    /// state directory in the current folder.
+    /// A mesh that runs on a state directory that is named wins; then
+    /// `CONSUL_HTTP_ADDR`; then the state directory in the current folder.
     ///
     /// # Errors
     /// When there is none of them.
     pub(crate) fn find(at: &Whereabouts) -> Result<Self> {
         let files = Files::of(at.state_dir.as_deref())?;
-        let running = files.running()?;
-        let address = at.consul();
-        let processes = running.as_ref().filter(|r| r.alive).map(|r| r.file.instances.clone());
-        match (running, address) {
-            (Some(running), None) => Self::up(&running.file.registry, processes),
-            (Some(running), Some(_)) if at.state_dir.is_some() => Self::up(&running.file.registry, processes),
-            (running, Some(address)) => {
-                let registry = url(address);
-                let same = running.is_some_and(|r| r.file.registry == registry);
-                Self::up(&registry, processes.filter(|_| same))
-            }
+        let named = at.state_dir.is_some();
+        match (files.running()?, at.consul().map(url)) {
+            (Some(mesh), None) => Ok(mesh.into()),
+            (Some(mesh), Some(_)) if named => Ok(mesh.into()),
+            (Some(mesh), Some(registry)) if mesh.registry == registry => Ok(mesh.into()),
+            (_, Some(registry)) => Ok(Self { registry, processes: Vec::new() }),
             (None, None) => bail!(
                 "no mesh runs on {}: start one with `mesh up`, or name another with --state-dir or CONSUL_HTTP_ADDR",
                 files.dir().display()
             ),
         }
-    }
-
-    fn up(registry: &str, processes: Option<Vec<Process>>) -> Result<Self> {
-        Ok(Self { registry: registry.to_owned(), processes: processes.unwrap_or_default() })
     }
 
     /// What looks instances up.
@@ -64,6 +55,12 @@ impl Found {
     /// When a `CONSUL_*` or `CONSORT_*` variable cannot mean anything.
     pub(crate) fn mesh(&self) -> Result<Mesh> {
         mesh(&self.registry)
+    }
+}
+
+impl From<MeshFile> for Found {
+    fn from(mesh: MeshFile) -> Self {
+        Self { registry: mesh.registry, processes: mesh.instances }
     }
 }
 

@@ -24,7 +24,7 @@ mod report;
 mod schedule;
 mod template;
 
-use report::{NOT_SENT, Record, Report, Summary};
+use report::{Record, Report, Summary};
 use schedule::Schedule;
 use template::Template;
 
@@ -96,10 +96,7 @@ impl Run {
     async fn call(&self, n: u64, due: Duration) -> Record {
         let answered = match self.template.request(n) {
             Ok(bytes) => self.outgoing.unary(bytes, self.left(due)).await,
-            Err(error) => {
-                tracing::warn!(%error, "call {n} could not be made");
-                Answered::never_sent(tonic::Code::InvalidArgument)
-            }
+            Err(error) => Answered::never_sent(tonic::Code::InvalidArgument, &error.to_string()),
         };
         Record {
             due,
@@ -107,6 +104,7 @@ impl Run {
             took: self.start.elapsed().saturating_sub(due),
             attempts: answered.attempts,
             endpoint: answered.endpoint,
+            message: answered.message,
         }
     }
 
@@ -143,9 +141,7 @@ fn pace(run: &Arc<Run>, schedule: Schedule, most: u32, records: &mpsc::Sender<Re
         || run.stopped.load(Relaxed),
         |n, due| {
             let Some(in_flight) = InFlight::begin(run, most) else {
-                let record =
-                    Record { due, code: NOT_SENT, took: Duration::ZERO, endpoint: None, attempts: 0 };
-                return flow(records.blocking_send(record).is_ok());
+                return flow(records.blocking_send(Record::not_sent(due)).is_ok());
             };
             let records = records.clone();
             handle.spawn(async move {

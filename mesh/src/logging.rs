@@ -1,9 +1,11 @@
 //! Where log lines go, which is never standard output.
 
-use std::{fs::File, io, path::Path, sync::Mutex};
+use std::{io, path::Path, sync::Mutex};
 
 use anyhow::{Context, Result};
 use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::up::children::open_log;
 
 /// Into a file, from `info` up unless `RUST_LOG` says otherwise: the terminal
 /// of `mesh up` is for what people look at.
@@ -11,8 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 /// # Errors
 /// When the file cannot be written or `RUST_LOG` cannot be read.
 pub(crate) fn to_file(path: &Path) -> Result<()> {
-    let file = File::options().create(true).append(true).open(path);
-    let file = file.with_context(|| format!("could not write {}", path.display()))?;
+    let file = open_log(path).with_context(|| format!("could not write {}", path.display()))?;
     fmt().with_env_filter(filter("info")?).with_ansi(false).with_writer(Mutex::new(file)).init();
     Ok(())
 }

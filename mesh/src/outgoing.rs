@@ -95,23 +95,29 @@ pub(crate) struct Answered {
     pub(crate) endpoint: Option<String>,
     /// How often it was sent.
     pub(crate) attempts: u32,
+    /// What was said when it failed.
+    pub(crate) message: Option<Box<str>>,
 }
 
 impl Answered {
     fn new(answer: Result<Bytes, Status>, explain: &Explain) -> Self {
-        let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
+        let (code, message) = match answer {
+            Ok(_) => (Code::Ok, None),
+            Err(status) => (status.code(), Some(status.message().into())),
+        };
         let attempts = explain.attempts();
         let last = attempts.last();
         Self {
             code,
             endpoint: last.filter(|a| a.answered).map(|a| a.instance.to_string()),
             attempts: u32::try_from(attempts.len()).unwrap_or(u32::MAX),
+            message,
         }
     }
 
     /// A call that failed before it was sent.
-    pub(crate) fn never_sent(code: Code) -> Self {
-        Self { code, endpoint: None, attempts: 0 }
+    pub(crate) fn never_sent(code: Code, why: &str) -> Self {
+        Self { code, endpoint: None, attempts: 0, message: Some(why.into()) }
     }
 
     /// The code as it is written in gRPC's documents.

@@ -14,6 +14,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -95,12 +96,12 @@ impl Files {
         self.dir.join("lock")
     }
 
-    /// What the last `mesh up` here said of itself, and whether it still runs;
-    /// `None` when there is no `mesh.json`.
+    /// What the `mesh up` that runs here says of itself; `None` when none
+    /// runs, also where one was killed and left its file.
     ///
     /// # Errors
     /// When the file is there but cannot be read.
-    pub(crate) fn running(&self) -> Result<Option<Running>> {
+    pub(crate) fn running(&self) -> Result<Option<MeshFile>> {
         let path = self.mesh();
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -110,18 +111,10 @@ impl Files {
         let file = serde_json::from_slice(&text)
             .with_context(|| format!("{} is not what `mesh up` wrote; delete it", path.display()))?;
         // Whoever wrote it holds the lock for as long as it lives.
-        let alive = File::open(self.lock())
-            .is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)));
-        Ok(Some(Running { file, alive }))
+        let lock = File::open(self.lock());
+        let alive = lock.is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        Ok(alive.then_some(file))
     }
-}
-
-/// A `mesh.json` that was found.
-#[derive(Clone, Debug)]
-pub(crate) struct Running {
-    pub(crate) file: MeshFile,
-    /// Whether the `mesh up` that wrote it still runs.
-    pub(crate) alive: bool,
 }
 
 /// A state directory that this process owns until it is dropped.
@@ -201,24 +194,32 @@ fn lock(files: &Files) -> Result<File> {
     let path = files.lock();
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.with_context(|| format!("could not open {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let pid = fs::read_to_string(&path).unwrap_or_default();
-            bail!(
-                "a mesh already runs on {} (process {}); stop it, or choose another --state-dir and --port-base",
-                files.dir.display(),
-                pid.trim()
-            );
-        }
-        Err(TryLockError::Error(e)) => {
-            return Err(e).with_context(|| format!("could not lock {}", path.display()));
-        }
+    if !try_lock(&file).with_context(|| format!("could not lock {}", path.display()))? {
+        let pid = fs::read_to_string(&path).unwrap_or_default();
+        bail!(
+            "a mesh already runs on {} (process {}); stop it, or choose another --state-dir and --port-base",
+            files.dir.display(),
+            pid.trim()
+        );
     }
     file.set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .with_context(|| format!("could not write {}", path.display()))?;
     Ok(file)
+}
+
+/// Whether the lock could be had. Another command that looks whether a mesh
+/// runs holds it for a moment, so one refusal is none.
+fn try_lock(file: &File) -> std::io::Result<bool> {
+    const TRIES: u32 = 10;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 fn remove_data(files: &Files) -> Result<()> {
@@ -249,17 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_is_found_while_it_runs_and_known_as_dead_after() {
+    fn a_mesh_is_found_while_it_runs_and_not_when_it_died() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         assert!(files.running().unwrap().is_none());
         let owned = Owned::take(files.clone(), false).unwrap();
         owned.write(&file()).unwrap();
-        let found = files.running().unwrap().unwrap();
-        assert!(found.alive);
-        assert_eq!(found.file, file());
+        assert_eq!(files.running().unwrap(), Some(file()));
         drop(owned);
-        assert!(!files.running().unwrap().unwrap().alive, "its lock is free");
+        assert_eq!(files.running().unwrap(), None, "its lock is free");
     }
 
     #[test]

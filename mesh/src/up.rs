@@ -1,16 +1,18 @@
 //! `mesh up`: a registry and the whole shop, as real processes.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use registry_client::consul::advertise_address;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     Exit,
     cli::UpArgs,
+    found,
     out::say,
     services::Service,
     state::{Files, Owned},
@@ -48,10 +50,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<Exit> {
 
     let ports = Ports::new(&args.ports);
     let choice = Choice::make(&args.registry, args.whereabouts.consul(), &args.consul_bin).await?;
-    let host = match args.host {
-        Some(host) => host,
-        None => facing(&choice)?,
-    };
+    let host = host(&args, &choice).await?;
     ports.check_services(host, args.replicas)?;
     match &choice {
         Choice::Running { .. } => {}
@@ -90,24 +89,22 @@ async fn end(mut children: Children, registry: Registry, stop: &Stop) -> bool {
 /// registry is on another, which must be able to check them.
 ///
 /// # Errors
-/// When no way leads to the registry.
-fn facing(choice: &Choice) -> Result<IpAddr> {
-    let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let Choice::Running { url } = choice else { return Ok(loopback) };
-    if url.starts_with("unix://") {
-        return Ok(loopback);
+/// When nobody could dial it, or no way leads to the registry.
+async fn host(args: &UpArgs, choice: &Choice) -> Result<IpAddr> {
+    let loopback = Ipv4Addr::LOCALHOST.into();
+    match (args.host, choice) {
+        (Some(host), _) if host.is_unspecified() => {
+            bail!("nobody can dial {host}; give --host an address of this machine")
+        }
+        (Some(host), _) => Ok(host),
+        (None, Choice::Running { url }) => {
+            let facing = advertise_address(&found::client(url)?).await;
+            let facing =
+                facing.context("could not tell which address faces the registry; name it with --host")?;
+            Ok(if facing.is_loopback() { loopback } else { facing })
+        }
+        (None, _) => Ok(loopback),
     }
-    let uri: http::Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
-    let target = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(8500));
-    // Connecting a UDP socket sends nothing; it only asks the routing table.
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
-        socket.connect(target)?;
-        socket.local_addr()
-    });
-    let from = socket.with_context(|| {
-        format!("could not tell which address faces the registry {url}; name it with --host or CONSORT_HOST")
-    })?;
-    Ok(from.ip())
 }
 
 /// Which processes there shall be, before any is started.
@@ -118,7 +115,7 @@ fn plan(ports: &Ports, host: IpAddr, replicas: u16, files: &Files) -> Overview {
     };
     let replicas = |service| (1..=replicas).map(move |replica| (service, replica));
     let all = Service::ALL.into_iter().flat_map(replicas);
-    Overview { instances: all.map(|(service, replica)| seen(service, replica)).collect() }
+    Overview::new(all.map(|(service, replica)| seen(service, replica)).collect())
 }
 
 /// How each of them is started: this very program, as `mesh serve`.
@@ -182,12 +179,5 @@ mod tests {
         assert_eq!(of(None, Service::Cart), "sqlite:/somewhere/data/cart.db");
         assert_eq!(of(Some("postgres://h/{service}_db"), Service::Order), "postgres://h/order_db");
         assert!(Database::new(Some("postgres://h/shop")).unwrap_err().to_string().contains("{service}"));
-    }
-
-    #[test]
-    fn services_face_their_registry() {
-        let facing = |url: &str| facing(&Choice::Running { url: url.into() }).unwrap();
-        assert!(facing("http://127.0.0.1:8500").is_loopback());
-        assert!(facing("unix:///run/consul.sock").is_loopback());
     }
 }

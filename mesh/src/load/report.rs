@@ -11,7 +11,7 @@ use hdrhistogram::{CreationError, Histogram};
 use serde::Serialize;
 
 /// The code of a call that was due while too many others were under way.
-pub(crate) const NOT_SENT: &str = "NOT_SENT";
+const NOT_SENT: &str = "NOT_SENT";
 
 /// To how many decimal digits times are kept.
 const DIGITS: u8 = 3;
@@ -30,9 +30,17 @@ pub(crate) struct Record {
     pub(crate) endpoint: Option<String>,
     /// How often it was sent.
     pub(crate) attempts: u32,
+    /// What was said when it failed.
+    pub(crate) message: Option<Box<str>>,
 }
 
 impl Record {
+    /// A call that was due while too many others were under way.
+    pub(crate) fn not_sent(due: Duration) -> Self {
+        let message = Some("too many calls were under way: see --in-flight-max".into());
+        Self { due, code: NOT_SENT, took: Duration::ZERO, endpoint: None, attempts: 0, message }
+    }
+
     /// Whether the call did what it should.
     pub(crate) fn ok(&self) -> bool {
         self.code == "OK"
@@ -127,6 +135,8 @@ pub(crate) struct Report<W> {
     second: Tally,
     by_endpoint: BTreeMap<String, u64>,
     by_code: BTreeMap<&'static str, u64>,
+    /// What was said last, by code.
+    said: BTreeMap<&'static str, Box<str>>,
 }
 
 impl<W: Write> Report<W> {
@@ -143,6 +153,7 @@ impl<W: Write> Report<W> {
             second: Tally::new()?,
             by_endpoint: BTreeMap::new(),
             by_code: BTreeMap::new(),
+            said: BTreeMap::new(),
         })
     }
 
@@ -169,6 +180,9 @@ impl<W: Write> Report<W> {
             self.out.write_all(b"\n")?;
         } else {
             self.second.add(&record);
+        }
+        if let Some(message) = record.message {
+            self.said.insert(record.code, message);
         }
         if let Some(endpoint) = record.endpoint {
             *self.by_endpoint.entry(endpoint).or_default() += 1;
@@ -220,6 +234,9 @@ impl<W: Write> Report<W> {
             self.out.write_all(b"\n")?;
         } else {
             write!(self.out, "{summary}")?;
+            for (code, message) in &self.said {
+                writeln!(self.out, "\nlast {code}: {message}")?;
+            }
         }
         self.out.flush()?;
         Ok(summary)
@@ -270,6 +287,7 @@ mod tests {
             took: Duration::from_millis(ms),
             endpoint: endpoint.map(str::to_owned),
             attempts: u32::from(code != NOT_SENT),
+            message: (code != "OK").then(|| "said so".into()),
         }
     }
 
@@ -326,12 +344,14 @@ mod tests {
         let mut out = Vec::new();
         let mut report = Report::new(&mut out, false, true).unwrap();
         report.add(record("OK", 2, Some("cart-1"))).unwrap();
+        report.add(record("NOT_FOUND", 2, Some("cart-1"))).unwrap();
         report.tick(Duration::from_secs(1)).unwrap();
         report.tick(Duration::from_secs(2)).unwrap();
         report.finish().unwrap();
         let text = String::from_utf8(out).unwrap();
         let lines: Vec<_> = text.lines().collect();
-        assert!(lines[0].contains("1 calls") && lines[1].contains("0 calls"), "{text}");
+        assert!(lines[0].contains("2 calls") && lines[1].contains("0 calls"), "{text}");
         assert!(text.contains("cart-1") && text.contains("100.0%"), "{text}");
+        assert!(text.ends_with("last NOT_FOUND: said so\n"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -70,7 +70,11 @@ impl Program {
     }
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
+/// Opens a log to add to it; one that has become too long is set aside.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn open_log(path: &Path) -> io::Result<File> {
     if fs::metadata(path).is_ok_and(|m| m.len() > LOG_MAX) {
         fs::rename(path, path.with_extension("log.old"))?;
     }
@@ -79,7 +83,14 @@ fn open_log(path: &Path) -> io::Result<File> {
 
 /// The last lines of a log, for a process that did not come up.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
-    let text = fs::read(path).unwrap_or_default();
+    const MOST: u64 = 16 << 10;
+    let mut text = Vec::new();
+    // A log that cannot be read has no last words.
+    let _ = File::open(path).and_then(|mut file| {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
+        file.take(MOST).read_to_end(&mut text)
+    });
     let text = String::from_utf8_lossy(&text);
     let kept: Vec<_> = text.lines().rev().take(lines).collect();
     kept.into_iter().rev().map(|l| format!("  {l}\n")).collect()

@@ -1,7 +1,7 @@
 //! What `mesh up` knows of its processes: what it started, and what the
 //! registry shows.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use registry_client::{
     instance::{Address, Health, InstanceId},
@@ -71,12 +71,20 @@ impl Seen {
 pub(crate) struct Overview {
     /// In the order they are shown.
     pub(crate) instances: Vec<Seen>,
+    /// Why the registry was last not understood; `None` once it is.
+    pub(crate) trouble: Option<Arc<str>>,
 }
 
 impl Overview {
+    /// Processes that nothing is known of yet.
+    pub(crate) fn new(instances: Vec<Seen>) -> Self {
+        Self { instances, trouble: None }
+    }
+
     /// Takes in what the registry says of a service; returns which instances'
     /// health differs from before.
     pub(crate) fn resolved(&mut self, service: Service, resolution: &Resolution) -> Vec<usize> {
+        self.trouble.clone_from(&resolution.error);
         // No answer yet, or none that is new: what was known stays known.
         let Some(found) = &resolution.instances else { return Vec::new() };
         let mut changed = Vec::new();
@@ -155,7 +163,7 @@ mod tests {
         let seen = |service, port| {
             Seen::new(service, 1, SocketAddr::from(([127, 0, 0, 1], port)), PathBuf::from("x.log"))
         };
-        Overview { instances: vec![seen(Service::Cart, 50051), seen(Service::Order, 50061)] }
+        Overview::new(vec![seen(Service::Cart, 50051), seen(Service::Order, 50061)])
     }
 
     fn resolution(health: Health) -> Resolution {

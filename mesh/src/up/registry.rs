@@ -11,11 +11,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use consul_dev::{Agent, Options};
-use registry_client::consul;
+use registry_client::consul::{self, HealthQuery};
 use tokio::{process::Command, sync::mpsc, time::Instant};
 
 use crate::{
     found::{client, url},
+    services::Service,
     state::Files,
     up::{
         children::{Children, Event, Program, tail},
@@ -100,7 +101,9 @@ impl Choice {
     }
 
     async fn running(url: &str, named_by: &str) -> Result<Self> {
-        let answer = client(url)?.leader().await;
+        // Asked for what every service will ask, so that a token without the
+        // right to it is refused here and not by each of them.
+        let answer = client(url)?.health(Service::Cart.name(), &HealthQuery::default()).await;
         answer.with_context(|| format!("the registry that {named_by} names cannot be used"))?;
         Ok(Self::Running { url: url.to_owned() })
     }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use futures_util::{Stream, StreamExt, stream::select_all};
 use registry_client::{
     consul::ConsulResolver,
@@ -145,6 +145,8 @@ impl<'a> Shop<'a> {
             self.overview.instances.iter().filter(|s| s.pid.is_none() || !s.is_passing()).collect();
         let list: Vec<_> = late.iter().map(|seen| format!("{} ({})", seen.name, seen.why_not())).collect();
         let list = if list.is_empty() { "the first products".to_owned() } else { list.join(", ") };
+        let trouble = self.overview.trouble.as_deref().map(|t| format!("; the registry: {t}"));
+        let list = list + &trouble.unwrap_or_default();
         if self.began.elapsed() > START_LIMIT {
             let words = late.first().map(|seen| format!("; {}", last_words(seen))).unwrap_or_default();
             bail!("after {START_LIMIT:?} these are not ready: {list}{words}");
@@ -159,12 +161,18 @@ impl<'a> Shop<'a> {
         anyhow::anyhow!("could not create the first products: {}; {words}", status.message())
     }
 
+    /// Tells other commands of this mesh, when there is something new.
     fn write(&mut self) -> Result<()> {
         let file = self.overview.file(&self.registry.url, &self.started);
-        if self.written.as_ref() != Some(&file) {
-            self.owned.write(&file).context("other commands would not find this mesh")?;
-            self.written = Some(file);
+        if self.written.as_ref() == Some(&file) {
+            return Ok(());
         }
+        match self.owned.write(&file) {
+            // What runs goes on running; only what others see of it is old.
+            Err(error) if self.ready => tracing::warn!("{error:#}"),
+            other => other?,
+        }
+        self.written = Some(file);
         Ok(())
     }
 
