@@ -80,7 +80,7 @@ pub(crate) fn client(url: &str) -> Result<Client> {
 pub(crate) fn mesh(url: &str) -> Result<Mesh> {
     MeshBuilder::from_env()?
         .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
-        .resolver(ConsulResolver::new(client(url)?))
+        .consul(client(url)?)
         .build()
         .context("could not set up the mesh")
 }

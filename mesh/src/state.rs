@@ -177,8 +177,7 @@ fn adopt(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| {
         format!("could not make the state directory {}; choose another with --state-dir", dir.display())
     })?;
-    let mut entries = fs::read_dir(dir).with_context(|| format!("could not read {}", dir.display()))?;
-    if entries.next().is_some() {
+    if !is_free(dir).with_context(|| format!("could not read {}", dir.display()))? {
         bail!(
             "{} holds things but no file `{MARKER}`, so it is not a state directory of ours; \
              choose an empty or new one with --state-dir or CONSORT_STATE_DIR",
@@ -188,6 +187,25 @@ fn adopt(dir: &Path) -> Result<()> {
     fs::write(&marker, MARKER_TEXT).with_context(|| {
         format!("could not write {}; choose another place with --state-dir", marker.display())
     })
+}
+
+/// Whether the folder is empty, or holds nothing but what `mesh serve` made
+/// in it: databases in `data/`.
+fn is_free(dir: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name() != "data" || !entry.file_type()?.is_dir() {
+            return Ok(false);
+        }
+        for file in fs::read_dir(entry.path())? {
+            let name = file?.file_name();
+            let name = name.to_string_lossy();
+            if ![".db", ".db-wal", ".db-shm"].iter().any(|ending| name.ends_with(ending)) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn lock(files: &Files) -> Result<File> {
@@ -293,5 +311,14 @@ mod tests {
             assert!(text.contains("--state-dir"), "{text}");
         }
         assert!(dir.path().join("data/thesis").exists());
+    }
+
+    #[test]
+    fn a_folder_in_which_a_service_was_served_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("data")).unwrap();
+        fs::write(dir.path().join("data/cart.db"), "x").unwrap();
+        drop(Owned::take(Files::of(Some(dir.path())).unwrap(), false).unwrap());
+        assert!(dir.path().join("data/cart.db").exists());
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt, stream::select_all};
 use registry_client::{
     consul::ConsulResolver,
@@ -74,7 +74,9 @@ impl<'a> Shop<'a> {
     /// When a process does not come up.
     pub(crate) async fn watch(mut self, mut events: mpsc::Receiver<Event>, stop: &Stop) -> Result<()> {
         let mesh = found::mesh(&self.registry.url)?;
-        let resolver = ConsulResolver::new(found::client(&self.registry.url)?);
+        // The mesh's own client, so that both look through the same watches.
+        let consul = mesh.consul().context("a mesh without a registry")?.clone();
+        let resolver = ConsulResolver::new(consul);
         let mut views = pin!(views(&resolver)?);
         let mut seeding = pin!(seed(&mesh, sample_products(), START_LIMIT));
         let mut impatient = pin!(sleep(SILENCE));
