@@ -41,6 +41,8 @@ pub(crate) enum Command {
     /// Open loop: a call starts when it is due, and its latency counts from
     /// then, so that a slow answer delays no other call and hides nothing. In
     /// --data, {{uuid}} is a new UUID and {{n}} the call's number, from 0.
+    /// Before the first call an instance is found, connected to and asked for
+    /// its health, which no time counts.
     ///
     /// With --json each call is a line: t (when it was due, in seconds since
     /// the start), ok, code, ms, endpoint (the instance that answered, or

@@ -17,6 +17,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 use crate::{
     Exit,
     cli::LoadArgs,
+    out::complain,
     outgoing::{Answered, Outgoing},
 };
 
@@ -32,6 +33,10 @@ use template::Template;
 /// does not fit waits, still under way, so that memory is bounded.
 const RECORDS: usize = 16_384;
 
+/// How long finding and connecting to the first instance may take before the
+/// calls begin; it is no part of any call's time.
+const OPENING: Duration = Duration::from_secs(5);
+
 /// Makes the run and prints what it saw.
 ///
 /// # Errors
@@ -43,8 +48,12 @@ pub(crate) async fn run(args: LoadArgs) -> Result<Exit> {
     if method.streams() {
         anyhow::bail!("`{}` answers with a stream, which has no latency to measure", method.full_name());
     }
+    let template = Template::new(method, &args.request.data)?;
+    if let Err(status) = outgoing.open(OPENING).await {
+        complain(&format!("the calls are made although no instance answers: {}", status.message()));
+    }
     let run = Arc::new(Run {
-        template: Template::new(method, &args.request.data)?,
+        template,
         start: Instant::now(),
         deadline: args.deadline,
         in_flight: AtomicU32::new(0),

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     run(cli).map_or_else(
         |error| {
-            complain(&error);
+            out::complain(&format!("{error:#}"));
             SET_UP.into()
         },
         ExitCode::from,
@@ -88,11 +88,4 @@ fn run(cli: Cli) -> Result<Exit> {
     // What is left in the runtime holds nothing that needs an orderly end.
     runtime.shutdown_background();
     exit
-}
-
-/// One line, cause and mend, on standard error.
-fn complain(error: &anyhow::Error) {
-    use std::io::Write;
-    // Where this cannot be written there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "mesh: {error:#}");
 }

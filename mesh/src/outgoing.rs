@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use registry_client::{Channel, telemetry::Explain};
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -45,6 +46,23 @@ impl Outgoing {
 
     pub(crate) fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// Waits until an instance is found and connected to, by asking for its
+    /// health.
+    ///
+    /// # Errors
+    /// Why there is none within `patience`.
+    pub(crate) async fn open(&self, patience: Duration) -> Result<(), Status> {
+        let mut request = Request::new(Bytes::new());
+        request.set_timeout(patience);
+        let mut grpc = Grpc::new(self.channel.clone());
+        grpc.ready().await?;
+        match grpc.unary(request, PathAndQuery::from_static("/grpc.health.v1.Health/Check"), Raw).await {
+            // Whoever cannot tell its health is there nevertheless.
+            Err(status) if !matches!(status.code(), Code::Unimplemented | Code::NotFound) => Err(status),
+            _ => Ok(()),
+        }
     }
 
     /// One unary call of an encoded request, within `deadline`.

@@ -234,7 +234,7 @@ impl<W: Write> Report<W> {
             self.out.write_all(b"\n")?;
         } else {
             write!(self.out, "{summary}")?;
-            for (code, message) in &self.said {
+            for (code, message) in self.said.iter().filter(|(_, message)| !message.is_empty()) {
                 writeln!(self.out, "\nlast {code}: {message}")?;
             }
         }
