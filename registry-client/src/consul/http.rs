@@ -253,10 +253,14 @@ impl Transport {
 
     fn unreachable(&self, lost: &legacy::Error) -> Error {
         let mut cause = root(lost);
-        if cause.contains("certificate") {
+        let lower = cause.to_ascii_lowercase();
+        if lower.contains("certificate") || lower.contains("unknownca") {
             cause.push_str(
-                " (CONSUL_CACERT names the authority to trust, CONSUL_TLS_SERVER_NAME the name to expect)",
+                " (CONSUL_CACERT names the authority to trust, CONSUL_TLS_SERVER_NAME the name to expect, \
+                 CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY what to show)",
             );
+        } else if lower.contains("corrupt message") {
+            cause.push_str(" (it seems to speak no TLS: http:// instead of https://, CONSUL_HTTP_SSL)");
         }
         Error::Unreachable { addr: self.addr(), cause }
     }

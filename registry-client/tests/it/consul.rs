@@ -6,3 +6,4 @@ mod faults;
 mod liar;
 mod registration;
 mod registry;
+mod security;

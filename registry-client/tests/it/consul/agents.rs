@@ -42,7 +42,7 @@ pub(crate) struct TestAgent {
 
 enum Running {
     Development(consul_dev::Agent),
-    Consul { _process: Child, _log: tempfile::TempDir },
+    Consul { process: Child, log: tempfile::TempDir },
 }
 
 #[derive(Clone)]
@@ -69,29 +69,20 @@ impl TestAgent {
         let old = (2..14).any(|minor| version.contains(&format!("Consul v1.{minor}.")));
         let grpc_tls = if old { "" } else { "grpc_tls = -1" };
         let ports = format!(
-            "ports {{ http = {http} server = {server} serf_lan = {serf} serf_wan = -1 dns = -1 grpc = -1 {grpc_tls} }} \
-             {hcl}"
+            "ports {{ http = {http} server = {server} serf_lan = {serf} serf_wan = -1 dns = -1 grpc = -1 {grpc_tls} }}"
         );
-        let arguments = [
-            "agent",
-            "-dev",
-            "-bind",
-            "127.0.0.1",
-            "-client",
-            "127.0.0.1",
-            "-log-level",
-            "warn",
-            "-hcl",
-            &ports,
-        ];
-        let arguments = arguments.map(str::to_owned).to_vec();
+        let listen = ["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-log-level", "warn"];
+        let arguments = listen.into_iter().chain(["-hcl", &ports, "-hcl", hcl]).map(str::to_owned).collect();
         Self::begin(([127, 0, 0, 1], http).into(), Kind::Consul { arguments }).await
     }
 
     async fn begin(addr: SocketAddr, kind: Kind) -> Self {
         let mut agent = Self { addr, running: None, kind };
         agent.start().await;
-        println!("on {}", agent.client().version().await.unwrap());
+        match agent.client().version().await {
+            Ok(version) => println!("on {version}"),
+            Err(e) => println!("on an agent that does not tell its version: {e}"),
+        }
         agent
     }
 
@@ -106,26 +97,39 @@ impl TestAgent {
             Kind::Consul { arguments } => {
                 let log = tempfile::tempdir().unwrap();
                 let file = std::fs::File::create(log.path().join("log")).unwrap();
+                let errors = file.try_clone().unwrap();
                 let process = tokio::process::Command::new(consul_binary())
                     .args(arguments)
                     .stdin(Stdio::null())
                     .stdout(file)
-                    .stderr(Stdio::null())
+                    .stderr(errors)
                     .kill_on_drop(true)
                     .spawn()
                     .expect("consul starts");
-                Running::Consul { _process: process, _log: log }
+                Running::Consul { process, log }
             }
         });
-        let leads = || async { self.client().leader().await.is_ok_and(|leader| leader.is_some()) };
-        eventually("the agent has a leader", leads).await;
+        let client = self.client();
+        let start = Instant::now();
+        while !client.leader().await.is_ok_and(|leader| leader.is_some()) {
+            let gone = self.exited().or_else(|| (start.elapsed() > PATIENCE).then(|| "no leader".to_owned()));
+            assert!(gone.is_none(), "the agent did not start: {}", gone.unwrap_or_default());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// What a Consul that ended wrote.
+    fn exited(&mut self) -> Option<String> {
+        let Some(Running::Consul { process, log }) = &mut self.running else { return None };
+        let status = process.try_wait().unwrap()?;
+        Some(format!("{status}: {}", std::fs::read_to_string(log.path().join("log")).unwrap()))
     }
 
     /// Kills it; what was registered is forgotten.
     pub(crate) async fn stop(&mut self) {
         match self.running.take() {
             Some(Running::Development(agent)) => agent.stop().await,
-            Some(Running::Consul { _process: mut process, .. }) => process.kill().await.unwrap(),
+            Some(Running::Consul { mut process, .. }) => process.kill().await.unwrap(),
             None => {}
         }
     }
@@ -137,7 +141,7 @@ impl TestAgent {
 
 /// `CONSUL_BIN`, else the one on PATH, else what `cargo xtask setup` keeps.
 #[allow(clippy::disallowed_methods, reason = "tests have no other way to be told")]
-fn consul_binary() -> PathBuf {
+pub(crate) fn consul_binary() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let on_path = || {
         std::env::split_paths(&std::env::var_os("PATH")?)
@@ -155,7 +159,7 @@ fn consul_binary() -> PathBuf {
 }
 
 /// Ports that nobody has, below those that outgoing connections take.
-fn free_ports<const N: usize>() -> [u16; N] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let mut held = Vec::new();
     std::array::from_fn(|_| {
         loop {
