@@ -1,8 +1,10 @@
 //! What the library promises, on real sockets.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
+mod channel;
 mod consul;
 mod mesh;
+mod peer;
 mod process;
 mod reflection;
 mod registration;

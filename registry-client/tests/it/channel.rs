@@ -1,0 +1,429 @@
+//! What a channel promises its caller, whatever an instance does.
+
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use prost_types::{
+    FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions, ServiceDescriptorProto,
+    method_options::IdempotencyLevel,
+};
+use registry_client::{
+    Channel, ChannelConfig,
+    balance::Balancer,
+    instance::{Health, Instance},
+    policy::Methods,
+    resolve::fixed::FixedResolver,
+    telemetry::Explain,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{Code, Request, Status, client::Grpc};
+use tonic_prost::ProstCodec;
+
+use crate::{
+    peer::{Peer, Reply},
+    server::within,
+};
+
+/// Not safe to send twice.
+const ADD: &str = "/test.v1.Peer/Add";
+/// Marked `NO_SIDE_EFFECTS`.
+const GET: &str = "/test.v1.Peer/Get";
+
+fn methods() -> Methods {
+    let method = |name: &str, level: IdempotencyLevel| MethodDescriptorProto {
+        name: Some(name.into()),
+        options: Some(MethodOptions { idempotency_level: Some(level.into()), ..Default::default() }),
+        ..Default::default()
+    };
+    let get = method("Get", IdempotencyLevel::NoSideEffects);
+    let watch = MethodDescriptorProto {
+        server_streaming: Some(true),
+        ..method("Watch", IdempotencyLevel::NoSideEffects)
+    };
+    let service =
+        ServiceDescriptorProto { name: Some("Peer".into()), method: vec![get, watch], ..Default::default() };
+    let file =
+        FileDescriptorProto { package: Some("test.v1".into()), service: vec![service], ..Default::default() };
+    let mut methods = Methods::default();
+    methods.describe(&prost::Message::encode_to_vec(&FileDescriptorSet { file: vec![file] })).unwrap();
+    methods
+}
+
+fn config(change: impl FnOnce(&mut ChannelConfig)) -> ChannelConfig {
+    let mut config = ChannelConfig::default();
+    config.deadline = Duration::from_secs(10);
+    config.balancer = Balancer::RoundRobin;
+    change(&mut config);
+    config
+}
+
+fn channel(resolver: &FixedResolver, change: impl FnOnce(&mut ChannelConfig)) -> Channel {
+    Channel::new("peer".parse().unwrap(), resolver, methods(), config(change))
+}
+
+async fn call(channel: &Channel, path: &'static str) -> Result<String, Status> {
+    send(channel, path, Request::new("hello".to_owned())).await
+}
+
+async fn send(channel: &Channel, path: &'static str, request: Request<String>) -> Result<String, Status> {
+    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
+    grpc.ready().await?;
+    let path = http::uri::PathAndQuery::from_static(path);
+    Ok(grpc.unary(request, path, ProstCodec::default()).await?.into_inner())
+}
+
+/// A request that tells where it went.
+fn explained() -> (Request<String>, Explain) {
+    let (mut request, explain) = (Request::new("hello".to_owned()), Explain::default());
+    request.extensions_mut().insert(explain.clone());
+    (request, explain)
+}
+
+/// A channel over these peers, with a connection to each.
+async fn connected(peers: &[&Peer], change: impl FnOnce(&mut ChannelConfig)) -> (Channel, FixedResolver) {
+    let instance = |(n, peer): (usize, &&Peer)| peer.instance(&n.to_string());
+    let resolver = FixedResolver::with(peers.iter().enumerate().map(instance));
+    let channel = channel(&resolver, change);
+    let ready = async {
+        // Whom a call goes to tells who is ready.
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < peers.len() {
+            let (request, explain) = explained();
+            let _ = send(&channel, "/test.v1.Peer/Warm", request).await;
+            seen.extend(explain.attempts().into_iter().map(|attempt| attempt.instance));
+            tokio::task::yield_now().await;
+        }
+    };
+    within(ready).await;
+    (channel, resolver)
+}
+
+#[tokio::test]
+async fn round_robin_gives_four_instances_the_same_number_of_calls() {
+    let peers = (0..4).map(|_| Peer::start(|_| Reply::Echo));
+    let peers = futures_util::future::join_all(peers).await;
+    let (channel, _resolver) = connected(&peers.iter().collect::<Vec<_>>(), |_| {}).await;
+    let before: Vec<_> = peers.iter().map(Peer::requests).collect();
+    for _ in 0..100 {
+        call(&channel, ADD).await.unwrap();
+    }
+    let served: Vec<_> = peers.iter().zip(before).map(|(peer, before)| peer.requests() - before).collect();
+    assert_eq!(served, [25; 4]);
+}
+
+#[tokio::test]
+async fn a_call_to_nobody_ends_at_its_deadline_and_says_that_the_registry_lists_none() {
+    let resolver = FixedResolver::with([]);
+    let channel = channel(&resolver, |c| c.deadline = Duration::from_millis(200));
+    let began = Instant::now();
+    let failed = call(&channel, GET).await.unwrap_err();
+    assert_eq!(failed.code(), Code::DeadlineExceeded);
+    assert!(failed.message().contains("registry lists none"), "{failed}");
+    assert!((200..1_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_call_that_fails_fast_says_why_nobody_is_there() {
+    for (resolver, words) in [
+        (FixedResolver::with([]), "the registry lists none"),
+        (
+            FixedResolver::with([Instance::new("dead", "127.0.0.1:1".parse().unwrap())]),
+            "all 1 are failing: dead: Connection refused",
+        ),
+        (
+            {
+                let resolver = FixedResolver::unresolved();
+                resolver.fail("Consul at 127.0.0.1:8500 cannot be reached");
+                resolver
+            },
+            "never resolved: Consul at 127.0.0.1:8500 cannot be reached",
+        ),
+    ] {
+        let channel = channel(&resolver, |c| c.fail_fast = true);
+        let failed = within(call(&channel, GET)).await.unwrap_err();
+        assert_eq!(failed.code(), Code::Unavailable);
+        assert!(failed.message().contains(words), "{failed}");
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_call_is_sent_as_soon_as_an_instance_appears() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let resolver = FixedResolver::unresolved();
+    let channel = channel(&resolver, |_| {});
+    let waiting = tokio::spawn(async move { call(&channel, ADD).await });
+    tokio::task::yield_now().await;
+    resolver.set([peer.instance("late")]);
+    assert_eq!(within(waiting).await.unwrap().unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_call_that_is_never_answered_and_resets_its_stream() {
+    for reply in [Reply::Hang, Reply::HangAfterHead] {
+        let peer = Peer::start(move |_| reply.clone()).await;
+        let resolver = FixedResolver::with([peer.instance("mute")]);
+        let channel = channel(&resolver, |_| {});
+        let mut request = Request::new(String::new());
+        request.set_timeout(Duration::from_millis(200));
+        let began = Instant::now();
+        let failed = send(&channel, GET, request).await.unwrap_err();
+        assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
+        assert!(failed.message().contains("mute at 127.0.0.1"), "{failed}");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        within(peer.resets.subscribe().wait_for(|resets| *resets == 1)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_resets_its_stream() {
+    let peer = Peer::start(|_| Reply::Hang).await;
+    let resolver = FixedResolver::with([peer.instance("mute")]);
+    let channel = channel(&resolver, |_| {});
+    let caller = channel.clone();
+    let abandoned = tokio::spawn(async move { call(&caller, GET).await });
+    within(async {
+        while peer.requests() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    abandoned.abort();
+    within(peer.resets.subscribe().wait_for(|resets| *resets == 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_time_that_is_left_is_told_to_the_server() {
+    let peer = Peer::start(|n| if n == 0 { Reply::Unavailable } else { Reply::Echo }).await;
+    let resolver = FixedResolver::with([peer.instance("one")]);
+    let channel = channel(&resolver, |_| {});
+    call(&channel, GET).await.unwrap();
+    let heads = peer.heads.lock().unwrap().clone();
+    assert_eq!(heads[0]["grpc-timeout"], "10S");
+    assert!(!heads[0].contains_key("grpc-previous-rpc-attempts"));
+    assert_ne!(heads[1]["grpc-timeout"], "10S", "the second attempt has less time");
+    assert_eq!(heads[1]["grpc-previous-rpc-attempts"], "1");
+}
+
+#[tokio::test]
+async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
+    for reply in [Reply::Unavailable, Reply::Close] {
+        // Fails real calls only: the first calls tell that it is connected.
+        let bad = Peer::start(move |n| if n < 8 { Reply::Echo } else { reply.clone() }).await;
+        let good = Peer::start(|_| Reply::Echo).await;
+        let (channel, _resolver) = connected(&[&bad, &good], |_| {}).await;
+        let mut moved = 0;
+        for _ in 0..40 {
+            let (request, explain) = explained();
+            assert_eq!(send(&channel, GET, request).await.unwrap(), "hello");
+            let attempts = explain.attempts();
+            if let [first, .., last] = &attempts[..] {
+                assert_ne!(first.instance, last.instance, "{attempts:?}");
+                moved += 1;
+            }
+        }
+        assert!(moved > 0, "the bad instance was never asked");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_idempotent_is_not_repeated_when_it_may_have_been_carried_out() {
+    for reply in [Reply::Unavailable, Reply::Close] {
+        let bad = Peer::start(move |_| reply.clone()).await;
+        let resolver = FixedResolver::with([bad.instance("bad")]);
+        let channel = channel(&resolver, |_| {});
+        let failed = call(&channel, ADD).await.unwrap_err();
+        assert_eq!(failed.code(), Code::Unavailable, "{failed}");
+        assert_eq!(bad.requests(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_repeated_whatever_the_method() {
+    let peer = Peer::start(|n| if n == 0 { Reply::Refuse } else { Reply::Echo }).await;
+    let resolver = FixedResolver::with([peer.instance("busy")]);
+    let channel = channel(&resolver, |_| {});
+    assert_eq!(call(&channel, ADD).await.unwrap(), "hello");
+    assert_eq!(peer.requests(), 2);
+}
+
+#[tokio::test]
+async fn an_idempotent_call_has_at_most_three_attempts() {
+    let peer = Peer::start(|_| Reply::Unavailable).await;
+    let resolver = FixedResolver::with([peer.instance("down")]);
+    let channel = channel(&resolver, |_| {});
+    let failed = call(&channel, GET).await.unwrap_err();
+    assert_eq!((failed.code(), peer.requests()), (Code::Unavailable, 3));
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_fails_no_call_of_any_kind() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let (channel, _resolver) = connected(&[&peer], |_| {}).await;
+    peer.go_away();
+    for _ in 0..50 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert!(peer.connections.load(Relaxed) >= 2, "a new connection followed the old one");
+}
+
+#[tokio::test]
+async fn an_instance_that_comes_back_is_used_again() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let (channel, resolver) = connected(&[&peer], |c| c.deadline = Duration::from_millis(500)).await;
+    let address = peer.address;
+    drop(peer);
+    // Long enough that the next try is seconds away.
+    let down = Instant::now();
+    while down.elapsed() < Duration::from_secs(3) {
+        call(&channel, GET).await.unwrap_err();
+    }
+    let peer = Peer::start_at(address, |_| Reply::Echo).await;
+    // News from the registry cuts the wait for that try short.
+    let mut news = peer.instance("0");
+    news.health = Health::Critical;
+    resolver.set([news.clone()]);
+    // On this one thread the pool takes it in when the test gives way.
+    tokio::task::yield_now().await;
+    news.health = Health::Passing;
+    resolver.set([news]);
+    assert_eq!(call(&channel, GET).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_critical_instance_is_used_only_when_there_is_no_other() {
+    let (well, ill) = (Peer::start(|_| Reply::Echo).await, Peer::start(|_| Reply::Echo).await);
+    let (channel, resolver) = connected(&[&well, &ill], |_| {}).await;
+    let mut critical = ill.instance("1");
+    critical.health = Health::Critical;
+    resolver.set([well.instance("0"), critical.clone()]);
+    let until_avoided = async {
+        while {
+            let before = ill.requests();
+            for _ in 0..4 {
+                call(&channel, GET).await.unwrap();
+            }
+            ill.requests() > before
+        } {}
+    };
+    within(until_avoided).await;
+    resolver.set([critical]);
+    drop(well);
+    assert_eq!(within(call(&channel, GET)).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn an_instance_that_left_the_registry_but_answers_is_kept() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let (channel, resolver) = connected(&[&peer], |_| {}).await;
+    resolver.set([]);
+    for _ in 0..100 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert_eq!(peer.connections.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_socket_that_accepts_and_says_nothing_is_not_ready() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = mute.local_addr().unwrap().into();
+    let resolver = FixedResolver::with([Instance::new("mute", address)]);
+    let channel = channel(&resolver, |c| {
+        c.connect_timeout = Duration::from_millis(100);
+        c.deadline = Duration::from_millis(800);
+    });
+    let failed = call(&channel, GET).await.unwrap_err();
+    assert!(failed.message().contains("mute: no answer within 100ms"), "{failed}");
+}
+
+#[tokio::test]
+async fn an_instance_that_hangs_leaves_the_ready_set_without_a_failed_call() {
+    let well = Peer::start(|_| Reply::Echo).await;
+    // On a thread of its own, which can be made to stand still.
+    let (tell, hung) = std::sync::mpsc::channel::<Peer>();
+    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
+    let (_thaw, thawed) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            tell.send(Peer::start(|_| Reply::Echo).await).unwrap();
+            frozen.await.unwrap();
+            let _ = thawed.recv();
+        });
+    });
+    let hung = tokio::task::spawn_blocking(move || hung.recv().unwrap()).await.unwrap();
+    let (channel, _resolver) = connected(&[&well, &hung], |c| {
+        c.keepalive_time = Duration::from_millis(100);
+        c.keepalive_timeout = Duration::from_millis(100);
+    })
+    .await;
+    freeze.send(()).unwrap();
+    let until_out = async {
+        while {
+            let (request, explain) = explained();
+            send(&channel, GET, request).await.unwrap();
+            explain.attempts()[0].why.starts_with("round_robin of 2")
+        } {}
+    };
+    within(until_out).await;
+}
+
+#[tokio::test]
+async fn details_that_are_not_base64_do_not_harm_the_caller() {
+    let peer = Peer::start(|_| Reply::BadDetails).await;
+    let resolver = FixedResolver::with([peer.instance("rude")]);
+    let failed = call(&channel(&resolver, |_| {}), GET).await.unwrap_err();
+    assert_eq!((failed.code(), failed.details()), (Code::InvalidArgument, &b""[..]));
+}
+
+#[tokio::test]
+async fn large_messages_pass_both_ways_and_give_the_window_back() {
+    let peer = Peer::start(|n| if n % 2 == 0 { Reply::Echo } else { Reply::Bytes(60_000) }).await;
+    let resolver = FixedResolver::with([peer.instance("big")]);
+    let channel = channel(&resolver, |_| {});
+    let large = "y".repeat(12 << 20);
+    assert_eq!(send(&channel, ADD, Request::new(large.clone())).await.unwrap(), large);
+    // Answers below the step in which room is given back, many times the
+    // connection's window together.
+    for _ in 0..300 {
+        within(call(&channel, ADD)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn both_sides_of_a_stream_may_speak_in_turn() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let resolver = FixedResolver::with([peer.instance("one")]);
+    let mut grpc = Grpc::new(channel(&resolver, |_| {}));
+    grpc.ready().await.unwrap();
+    let (say, said) = mpsc::channel(1);
+    let path = http::uri::PathAndQuery::from_static("/test.v1.Peer/Chat");
+    say.send("0".to_owned()).await.unwrap();
+    let request = Request::new(ReceiverStream::new(said));
+    let answer = grpc.streaming(request, path, ProstCodec::<String, String>::default());
+    let mut heard = within(answer).await.unwrap().into_inner();
+    for turn in 1..50 {
+        assert_eq!(within(heard.next()).await.unwrap().unwrap(), (turn - 1).to_string());
+        say.send(turn.to_string()).await.unwrap();
+    }
+    drop(say);
+    assert_eq!(within(heard.next()).await.unwrap().unwrap(), "49");
+    assert!(within(heard.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_bounded_outlives_the_default_deadline() {
+    let peer = Peer::start(|_| Reply::HangAfterHead).await;
+    let resolver = FixedResolver::with([peer.instance("one")]);
+    let mut grpc = Grpc::new(channel(&resolver, |c| c.deadline = Duration::from_millis(100)));
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/test.v1.Peer/Watch");
+    let request = Request::new(String::new());
+    let codec = ProstCodec::<String, String>::default();
+    let mut watch = grpc.server_streaming(request, path, codec).await.unwrap().into_inner();
+    let quiet = tokio::time::timeout(Duration::from_millis(300), watch.message()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    assert!(!peer.heads.lock().unwrap()[0].contains_key("grpc-timeout"));
+}
