@@ -36,7 +36,9 @@ const CALLERS: usize = 64;
 /// Calls of the short and the long run; their difference leaves out what
 /// starting costs.
 const CALLS: (u64, u64) = (1_280, 14_080);
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
+/// A release build of everything, on a machine that never made one.
+const BUILD: Duration = Duration::from_mins(45);
 
 /// The command itself.
 ///
@@ -53,7 +55,8 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
     } else {
         let mut compare = Command::new("taskset");
         compare.args(["-c", "0"]).arg(&program).args(["compare", &arguments.rounds.to_string()]);
-        let table = process::ask(compare.args(&servers.ports))?;
+        let log = folder.join("compare.log");
+        let table = process::read(compare.args(&servers.ports), &log, PATIENCE)?;
         fs::write(folder.join("compare.md"), &table).context("could not write target/bench/compare.md")?;
         say(table.trim_end());
         Ok(())
@@ -73,7 +76,7 @@ fn build(machine: &Machine) -> Result<PathBuf> {
         "client",
         "--no-run",
     ]);
-    let output = process::ask(&mut cargo)?;
+    let output = process::read(&mut cargo, &machine.root.join("target/bench/build.log"), BUILD)?;
     let path = output
         .lines()
         .filter(|line| line.contains("Executable"))

@@ -46,6 +46,15 @@ pub(crate) fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<
     bail!("`{shown}` {what}\n{}    (all of it: {})", tail(log), log.display())
 }
 
+/// Runs a command to its end as [`run`] does, and gives what it wrote.
+///
+/// # Errors
+/// As [`run`], and when the log cannot be read.
+pub(crate) fn read(command: &mut Command, log: &Path, limit: Duration) -> Result<String> {
+    run(command, log, limit)?;
+    fs::read_to_string(log).with_context(|| format!("could not read {}", log.display()))
+}
+
 /// Runs a command to its end and gives what it wrote, standard error after
 /// standard output. For questions that a program answers at once and in a few
 /// lines, such as its version: more than a pipe holds would look like a hang.
