@@ -60,8 +60,7 @@ pub(crate) async fn service(context: &Context, request: &Request, connect: bool)
 
 /// Waits as the streaming backend does: for something to happen to this very service.
 async fn wait_streaming(context: &Context, name: &str, options: &ReadOptions) {
-    let known = |state: &State| Seen::at(state.catalog.service_index(name));
-    if context.store.read(known).index > options.index {
+    if context.store.read(|state| index_of(state, name, true)) > options.index {
         return;
     }
     let happened = |state: &State| Seen::at(state.catalog.last_event(name));

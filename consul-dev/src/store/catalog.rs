@@ -20,7 +20,7 @@ pub(crate) struct Indexed<T> {
 pub(crate) struct Catalog {
     services: BTreeMap<String, Indexed<Service>>,
     checks: BTreeMap<String, Indexed<Check>>,
-    /// The last change of any instance of a service that exists, by its name in lower case.
+    /// The last change of any instance of a service that exists, by its name in ASCII lower case.
     by_name: HashMap<String, u64>,
     /// The last change of services that are gone, oldest first.
     gone: VecDeque<(String, u64)>,
@@ -29,7 +29,7 @@ pub(crate) struct Catalog {
     checks_index: u64,
     /// When last a service lost its last instance.
     extinction: Option<u64>,
-    /// The virtual address of each Connect-native service, by its name in lower case.
+    /// The virtual address of each Connect-native service, by its name in ASCII lower case.
     virtual_ips: BTreeMap<String, u32>,
     pub(crate) node_create: u64,
 }
@@ -105,7 +105,7 @@ impl Catalog {
 
     /// The index of a read of one service: its own where it exists, else that of the last service to vanish.
     pub(crate) fn service_index(&self, name: &str) -> u64 {
-        match self.by_name.get(&name.to_lowercase()) {
+        match self.by_name.get(&name.to_ascii_lowercase()) {
             Some(&index) => index,
             None => self
                 .extinction
@@ -115,7 +115,7 @@ impl Catalog {
 
     /// When anything last happened to the service called `name`; 0 if nothing ever did.
     pub(crate) fn last_event(&self, name: &str) -> u64 {
-        let name = name.to_lowercase();
+        let name = name.to_ascii_lowercase();
         let gone = || self.gone.iter().find(|(gone, _)| *gone == name).map(|&(_, index)| index);
         self.by_name.get(&name).copied().or_else(gone).unwrap_or(0)
     }
@@ -192,13 +192,13 @@ impl Catalog {
     fn touch_owner(&mut self, service_name: &str, index: u64) {
         if service_name.is_empty() {
             self.by_name.values_mut().for_each(|last| *last = index);
-        } else if let Some(last) = self.by_name.get_mut(&service_name.to_lowercase()) {
+        } else if let Some(last) = self.by_name.get_mut(&service_name.to_ascii_lowercase()) {
             *last = index;
         }
     }
 
     fn touch(&mut self, name: &str, index: u64) {
-        let name = name.to_lowercase();
+        let name = name.to_ascii_lowercase();
         self.gone.retain(|(gone, _)| *gone != name);
         self.by_name.insert(name, index);
     }
@@ -208,7 +208,7 @@ impl Catalog {
             self.touch(name, index);
             return;
         }
-        let name = name.to_lowercase();
+        let name = name.to_ascii_lowercase();
         self.by_name.remove(&name);
         self.virtual_ips.remove(&name);
         if self.gone.len() == REMEMBERED_GONE {
@@ -219,7 +219,7 @@ impl Catalog {
     }
 
     fn virtual_ip(&mut self, name: &str) -> String {
-        let name = name.to_lowercase();
+        let name = name.to_ascii_lowercase();
         let used = &mut self.virtual_ips;
         let number = used.get(&name).copied().unwrap_or_else(|| {
             let free = (1..).find(|number| !used.values().any(|taken| taken == number)).unwrap_or(1);

@@ -28,6 +28,9 @@ pub(super) fn cases() -> Vec<Case> {
         a_missing_service_is_not_woken_by_another_that_disappears
             .alone()
             .since((1, 10, 0), "the blocking backend wakes for it"),
+        a_vanished_service_blocks_whatever_vanished_after_it
+            .alone()
+            .since((1, 10, 0), "the blocking backend goes by the last that vanished"),
         a_missing_service_of_the_blocking_backend_may_be_woken_by_any_that_disappears.alone(),
         a_vanished_service_keeps_an_index_above_the_last_one.alone(),
         the_list_of_services_wakes_and_keeps_quiet_about_checks.alone(),
@@ -241,6 +244,17 @@ async fn a_missing_service_is_not_woken_by_another_that_disappears(target: Targe
     let path = "/v1/health/service/block-miss";
     let before = target.get(path).await;
     not_woken_by(&target, path, &before, target.deregister("block-miss-other")).await;
+}
+
+async fn a_vanished_service_blocks_whatever_vanished_after_it(target: Target) {
+    for name in ["block-first", "block-second"] {
+        target.register(json!({"Name": name})).await;
+    }
+    let path = "/v1/health/service/block-first";
+    let there = target.get(path).await;
+    let gone = woken_by(&target, path, &there, target.deregister("block-first")).await;
+    target.deregister("block-second").await;
+    not_woken_by(&target, path, &gone, async {}).await.has_text("[]");
 }
 
 async fn a_missing_service_of_the_blocking_backend_may_be_woken_by_any_that_disappears(target: Target) {
