@@ -18,8 +18,10 @@ use tempfile::TempDir;
 
 use crate::database::DatabaseUrl;
 
+mod refusal;
 mod replica;
 
+pub use refusal::{refused, refused_fields};
 pub use replica::{Replica, mesh_to};
 
 /// Runs each case, an `async fn(TestDatabase)`, on SQLite and on PostgreSQL.

@@ -121,10 +121,16 @@ impl Etag {
         }
     }
 
+    /// The version after one more change.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// Whether this is the version that directly follows `other`.
     #[must_use]
     pub fn follows(self, other: Self) -> bool {
-        other.0.checked_add(1) == Some(self.0)
+        self == other.next()
     }
 }
 

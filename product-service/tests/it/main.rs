@@ -1,6 +1,8 @@
 //! Each rpc through a real client and server, on both databases.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fmt::Debug;
+
 use mesh_proto::{
     google::r#type::Money,
     shop::product::v1::{
@@ -13,10 +15,10 @@ use registry_client::Channel;
 use service_kit::{
     database::Database,
     on_both_databases,
-    testing::{Replica, TestDatabase, mesh_to},
+    testing::{self, Replica, TestDatabase, mesh_to},
 };
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::ErrorDetails;
 
 struct TestApp {
     products: ProductServiceClient<Channel>,
@@ -83,22 +85,14 @@ fn ids(products: &[Product]) -> Vec<&str> {
     products.iter().map(|product| product.product_id.as_str()).collect()
 }
 
-/// The details of a failure, after a look at what all of them have.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
-    let status = result.unwrap_err();
-    assert_eq!(status.code(), code, "{status:?}");
-    let details = status.get_error_details();
-    let info = details.error_info().unwrap();
-    assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, NAME));
-    details
+fn refused<T: Debug>(result: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
+    testing::refused(NAME, result, code, reason)
 }
 
 #[track_caller]
-fn refused_field<T: std::fmt::Debug>(result: Result<T, Status>, field: &str) {
-    let details = refused(result, Code::InvalidArgument, "INVALID_FIELD");
-    let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|v| &v.field).collect();
-    assert_eq!(fields, [field]);
+fn refused_field<T: Debug>(result: Result<T, Status>, field: &str) {
+    testing::refused_fields(NAME, result, &[field]);
 }
 
 async fn a_product_is_found_as_it_was_created_also_after_a_restart(database: TestDatabase) {

@@ -1,0 +1,97 @@
+use super::*;
+
+fn sku(text: &str) -> Sku {
+    Sku::parse(text).unwrap()
+}
+
+fn pieces(number: u16) -> Quantity {
+    Quantity::parse(number).unwrap()
+}
+
+fn currency(code: &str) -> Currency {
+    code.parse().unwrap()
+}
+
+fn line(text: &str, number: u16) -> Line {
+    Line { sku: sku(text), quantity: pieces(number), currency: currency("EUR") }
+}
+
+fn cart(lines: impl IntoIterator<Item = Line>) -> Cart {
+    let customer = CustomerId::parse("ada").unwrap();
+    Cart { lines: lines.into_iter().collect(), etag: Etag::of(5), ..Cart::empty(customer) }
+}
+
+fn add(cart: &Cart, text: &str, number: u16) -> Result<Option<Change>, Refusal> {
+    cart.add(sku(text), pieces(number), currency("EUR"))
+}
+
+#[test]
+fn what_is_added_comes_on_top() {
+    assert_eq!(add(&cart([]), "tea", 3), Ok(Some(Change::Put(line("tea", 3)))));
+    assert_eq!(add(&cart([line("tea", 3)]), "tea", 4), Ok(Some(Change::Put(line("tea", 7)))));
+}
+
+#[test]
+fn a_line_holds_999_pieces_and_no_more() {
+    let held = cart([line("tea", 998)]);
+    assert_eq!(add(&held, "tea", 1), Ok(Some(Change::Put(line("tea", 999)))));
+    assert_eq!(add(&held, "tea", 2), Err(Refusal::TooMany { sku: sku("tea"), held: 998, more: 2 }));
+}
+
+#[test]
+fn a_cart_holds_100_lines_and_no_more() {
+    let full = cart((0..MOST_LINES).map(|n| line(&format!("p-{n}"), 1)));
+    assert_eq!(add(&full, "tea", 1), Err(Refusal::Full));
+    assert!(add(&full, "p-0", 1).is_ok());
+}
+
+#[test]
+fn a_cart_has_one_currency_until_it_is_empty() {
+    let mixed = Refusal::Mixed { sku: sku("mug"), held: currency("EUR"), other: currency("USD") };
+    let dollars = |cart: &Cart| cart.add(sku("mug"), pieces(1), currency("USD"));
+    assert_eq!(dollars(&cart([line("tea", 1)])), Err(mixed));
+    assert!(dollars(&cart([])).is_ok());
+}
+
+#[test]
+fn what_is_so_already_is_no_change() {
+    let cart = cart([line("tea", 3)]);
+    assert_eq!(cart.set(&sku("tea"), pieces(3)), Ok(None));
+    assert_eq!(cart.set(&sku("tea"), pieces(4)), Ok(Some(Change::Put(line("tea", 4)))));
+    assert_eq!(cart.set(&sku("mug"), pieces(4)), Err(Refusal::NotHeld(sku("mug"))));
+    assert_eq!(cart.remove(&sku("mug")), None);
+    assert_eq!(cart.remove(&sku("tea")), Some(Change::Remove(sku("tea"))));
+    assert_eq!(cart.clear(), Some(Change::Clear));
+    let empty = Cart { lines: Vec::new(), ..cart };
+    assert_eq!(empty.clear(), None);
+}
+
+#[test]
+fn a_change_keeps_the_order_of_lines_and_raises_the_version() {
+    let now = Timestamp::of_micros(7);
+    let before = cart([line("tea", 1), line("mug", 1)]);
+    let after = before.changed(Change::Put(line("tea", 2)), now);
+    assert_eq!(after.lines, [line("tea", 2), line("mug", 1)]);
+    assert_eq!((after.etag, after.updated), (Etag::of(6), Some(now)));
+    let after = after.changed(Change::Put(line("jug", 1)), now).changed(Change::Remove(sku("tea")), now);
+    assert_eq!(after.lines, [line("mug", 1), line("jug", 1)]);
+    assert!(after.changed(Change::Clear, now).lines.is_empty());
+}
+
+#[test]
+fn who_has_seen_another_version_is_refused_unless_it_is_done_already() {
+    let cart = cart([line("tea", 3)]);
+    let seen = |version| Some(Etag::of(version));
+    let set = |seen, number| cart.decide(seen, |cart| cart.set(&sku("tea"), pieces(number)));
+    for current in [None, seen(5)] {
+        assert!(set(current, 4).unwrap().is_some());
+        assert_eq!(set(current, 3), Ok(None));
+    }
+    // Version 5 is what version 4 became by this very request, sent before.
+    assert_eq!(set(seen(4), 3), Ok(None));
+    assert_eq!(set(seen(4), 4), Err(Refusal::Stale));
+    assert_eq!(set(seen(3), 3), Err(Refusal::Stale));
+    assert_eq!(set(seen(6), 3), Err(Refusal::Stale));
+    assert_eq!(cart.decide(seen(4), |cart| add(cart, "tea", 1)), Err(Refusal::Stale));
+    assert_eq!(cart.decide(seen(4), |cart| cart.set(&sku("mug"), pieces(1))), Err(Refusal::Stale));
+}

@@ -1,0 +1,153 @@
+//! Where carts are kept.
+
+use service_kit::{
+    database::{Database, Error as DatabaseError, Row, Transaction},
+    timestamp::Timestamp,
+    value::{CustomerId, Etag, Quantity, Sku},
+};
+
+use crate::{
+    Error,
+    domain::{Cart, Change, Line, Refusal},
+};
+
+/// One row per line, and one without a line for an empty cart.
+const CART: &str = "SELECT c.version, c.update_time, l.product_id, l.quantity, l.currency \
+     FROM carts c LEFT JOIN cart_lines l ON l.customer_id = c.customer_id \
+     WHERE c.customer_id = $1 ORDER BY l.added, l.product_id";
+
+/// Makes sure that there is a row, and locks it: writers of a cart follow one
+/// another, also when it is their first.
+const LOCK: &str = "INSERT INTO carts (customer_id, version, update_time) VALUES ($1, 0, 0) \
+     ON CONFLICT (customer_id) DO UPDATE SET version = carts.version";
+
+const RAISE: &str = "UPDATE carts SET version = version + 1, update_time = $2 WHERE customer_id = $1";
+
+const PUT: &str = "INSERT INTO cart_lines (customer_id, product_id, quantity, currency, added) \
+     SELECT $1, $2, $3, $4, version FROM carts WHERE customer_id = $1 \
+     ON CONFLICT (customer_id, product_id) DO UPDATE SET quantity = excluded.quantity";
+
+const REMOVE: &str = "DELETE FROM cart_lines WHERE customer_id = $1 AND product_id = $2";
+
+const CLEAR: &str = "DELETE FROM cart_lines WHERE customer_id = $1";
+
+/// The carts in the database.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// The carts of `database`.
+    #[must_use]
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// The database, for who wants to hear of changes. The key of a cart is
+    /// its customer's id.
+    #[must_use]
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// A customer's cart.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn get(&self, customer: &CustomerId) -> Result<Cart, DatabaseError> {
+        let rows = self.database.rows(CART, &[customer.as_str().into()]).await?;
+        read(customer, &rows)
+    }
+
+    /// Changes a cart as `decide` says, given that the caller has seen the
+    /// version that is there; see [`Cart::decide`]. Returns the cart as it then
+    /// is. No other writer comes between the decision and the change.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Database`].
+    ///
+    /// # Cancel safety
+    /// The change may have been made.
+    pub async fn change(
+        &self,
+        customer: &CustomerId,
+        seen: Option<Etag>,
+        decide: impl FnOnce(&Cart) -> Result<Option<Change>, Refusal>,
+    ) -> Result<Cart, Error> {
+        let mut open = self.database.begin().await?;
+        open.execute(LOCK, &[customer.as_str().into()]).await?;
+        let rows = open.rows(CART, &[customer.as_str().into()]).await?;
+        let cart = read(customer, &rows)?;
+        let change = match cart.decide(seen, decide) {
+            Ok(Some(change)) => change,
+            Ok(None) => {
+                open.rollback().await?;
+                return Ok(cart);
+            }
+            Err(refusal) => {
+                open.rollback().await?;
+                return Err(refusal.into());
+            }
+        };
+        let now = Timestamp::now();
+        write(&mut open, customer, &change, now).await?;
+        open.changed(customer.as_str()).await?;
+        open.commit().await?;
+        Ok(cart.changed(change, now))
+    }
+}
+
+async fn write(
+    open: &mut Transaction,
+    customer: &CustomerId,
+    change: &Change,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    let customer = customer.as_str();
+    open.execute(RAISE, &[customer.into(), now.micros().into()]).await?;
+    match change {
+        Change::Put(line) => {
+            let values = [
+                customer.into(),
+                line.sku.as_str().into(),
+                line.quantity.get().into(),
+                line.currency.code().into(),
+            ];
+            open.execute(PUT, &values).await?;
+        }
+        Change::Remove(sku) => {
+            open.execute(REMOVE, &[customer.into(), sku.as_str().into()]).await?;
+        }
+        Change::Clear => {
+            open.execute(CLEAR, &[customer.into()]).await?;
+        }
+    }
+    Ok(())
+}
+
+fn read(customer: &CustomerId, rows: &[Row]) -> Result<Cart, DatabaseError> {
+    let mut cart = Cart::empty(customer.clone());
+    for row in rows {
+        cart.etag = Etag::of(row.get("version")?);
+        let updated = Timestamp::of_micros(row.get("update_time")?);
+        cart.updated = (cart.etag != Etag::default()).then_some(updated);
+        if let Some(sku) = row.get::<Option<String>>("product_id")? {
+            cart.lines.push(read_line(&sku, row)?);
+        }
+    }
+    Ok(cart)
+}
+
+fn read_line(sku: &str, row: &Row) -> Result<Line, DatabaseError> {
+    let currency: String = row.get("currency")?;
+    Ok(Line {
+        sku: Sku::parse(sku).map_err(|why| DatabaseError::corrupt("product_id", why))?,
+        quantity: Quantity::parse(row.get::<i64>("quantity")?)
+            .map_err(|why| DatabaseError::corrupt("quantity", why))?,
+        currency: currency.parse().map_err(|why| DatabaseError::corrupt("currency", why))?,
+    })
+}
