@@ -111,6 +111,10 @@ impl Transport {
         Arc::clone(&self.endpoint.shown)
     }
 
+    pub(super) fn has_token(&self) -> bool {
+        self.token.now().is_some()
+    }
+
     /// Asks once and takes what there is now.
     pub(super) async fn send(&self, call: &Call) -> Result<Answer, Error> {
         self.within(PATIENCE, self.exchange(call, &Cursor::Start, Duration::ZERO), call).await

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use self::instances::{Found, Omitted};
 use super::{
-    Client, Error, HealthQuery,
+    Client, Error, HealthQuery, TokenState,
     error::said,
     http::{Answer, Call},
     watch::{Change, News, Resource, cursor::By, follow, pace::Pace},
@@ -100,17 +100,24 @@ async fn watch_health(health: Health, pace: Pace, key: Key, sender: Arc<watch::S
     }
 }
 
-fn publish(resolution: &mut Resolution, news: News<'_, &Vec<Found>>) -> bool {
+fn publish(resolution: &mut Resolution, news: News<'_, &Told>) -> bool {
     match news {
-        News::Changed(found) => {
-            let instances: Vec<_> = found.iter().map(|found| found.instance.clone()).collect();
-            *resolution = Resolution::found(instances);
+        News::Changed(told) => {
+            let instances: Vec<_> = told.found.iter().map(|found| found.instance.clone()).collect();
+            *resolution = Resolution { error: told.hint.clone(), ..Resolution::found(instances) };
         }
-        News::Recovered => resolution.error = None,
+        News::Recovered(told) => resolution.error.clone_from(&told.hint),
         News::Failed(words) if resolution.error.as_deref() == Some(words) => return false,
         News::Failed(words) => resolution.error = Some(words.into()),
     }
     true
+}
+
+/// What an answer told.
+struct Told {
+    found: Vec<Found>,
+    /// Why it may not be all, in words.
+    hint: Option<Arc<str>>,
 }
 
 type Key = (String, HealthQuery);
@@ -168,14 +175,14 @@ impl fmt::Display for Health {
 }
 
 impl Resource for Health {
-    type Value = Vec<Found>;
+    type Value = Told;
     const BY: By = By::Index;
 
     fn call(&self) -> Result<Call, Error> {
         self.query.call(self.service.as_str())
     }
 
-    fn read(&self, answer: &Answer) -> Result<Vec<Found>, Error> {
+    fn read(&self, answer: &Answer) -> Result<Told, Error> {
         let call = self.call()?;
         if !answer.found {
             // Consul answers an unknown service with an empty list.
@@ -183,26 +190,56 @@ impl Resource for Health {
             return Err(Error::Decode { addr: self.client.shown(), path: call.path, cause });
         }
         let Bounded(entries) = self.client.decode(&call, answer)?;
+        let hint = if entries.is_empty() { self.doubt_nothing(&call, answer)? } else { None };
         let (found, omitted) = instances::of(entries, self.query.datacenter.is_some());
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for new in omitted.difference(&warned) {
             tracing::warn!(service = %self.service, "left out of service `{}`: {new}", self.service);
         }
         *warned = omitted;
-        Ok(found)
+        Ok(Told { found, hint })
     }
 
-    fn compare(&self, held: Option<&Vec<Found>>, new: &Vec<Found>) -> Change {
-        let Some(held) = held else {
-            return if new.is_empty() { Change::Loses } else { Change::Differs };
+    fn compare(&self, held: Option<&Told>, new: &Told) -> Change {
+        let (held, hints, new) = match held {
+            None => return if new.found.is_empty() { Change::Loses } else { Change::Differs },
+            Some(held) => (&held.found, held.hint == new.hint, &new.found),
         };
         let ids: HashSet<&InstanceId> = new.iter().map(|found| &found.instance.id).collect();
         if held.iter().any(|found| !ids.contains(&found.instance.id)) {
             Change::Loses
-        } else if held.len() == new.len() && held.iter().zip(new).all(|(held, new)| held.is_like(new)) {
+        } else if hints
+            && held.len() == new.len()
+            && held.iter().zip(new).all(|(held, new)| held.is_like(new))
+        {
             Change::Same
         } else {
             Change::Differs
         }
+    }
+}
+
+impl Health {
+    /// A missing right shows as an empty answer. That of a token is told, and
+    /// the answer is none; that of nobody's token can only be guessed.
+    fn doubt_nothing(&self, call: &Call, answer: &Answer) -> Result<Option<Arc<str>>, Error> {
+        let (addr, has_token) = (self.client.shown(), self.client.inner.transport.has_token());
+        if answer.meta.filtered && has_token {
+            return Err(Error::Denied {
+                addr,
+                path: call.path.clone(),
+                said: "what was found may not be seen".to_owned(),
+                needs: call.needs.clone(),
+                token: TokenState::Lacking,
+            });
+        }
+        let (service, needs) = (&self.service, &call.needs);
+        let hint = || {
+            format!(
+                "Consul at {addr} shows no instance of `{service}` to who has no token; if there should be one, \
+                 set CONSUL_HTTP_TOKEN to a token with {needs}"
+            )
+        };
+        Ok((answer.meta.denies && !has_token).then(|| hint().into()))
     }
 }

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::sleep};
 
 use self::{
     cursor::{By, Cursor, Doubt, Verdict, judge},
-    pace::{Backoff, Bucket, Pace, jittered},
+    pace::{Backoff, Bucket, Complaint, Pace, jittered},
 };
 use super::{
     Client, Error,
@@ -62,6 +62,18 @@ pub(super) trait Resource: fmt::Display + Send + Sync {
 
     /// How `new` differs from what is held, volatile parts left out.
     fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change;
+
+    /// Says that it cannot be read, once for as long as that lasts. A watch
+    /// whose user says it himself leaves it out.
+    fn complain(&self, words: &str, kept: bool) {
+        let kept = if kept { "; what was known is kept" } else { "" };
+        tracing::warn!(watch = %self, "{self} cannot be read: {words}{kept}");
+    }
+
+    /// Says that this is over.
+    fn relax(&self) {
+        tracing::info!(watch = %self, "{self} can be read again");
+    }
 }
 
 /// How a new answer differs from what is held.
@@ -83,7 +95,7 @@ pub(super) enum News<'a, T> {
     /// It could not be read; what was told before still stands.
     Failed(&'a str),
     /// It can be read again and has not changed meanwhile.
-    Recovered,
+    Recovered(T),
 }
 
 /// Follows `resource` for ever; drop the future to end it.
@@ -101,7 +113,7 @@ pub(super) async fn follow<S: Source, R: Resource>(
                 let failed = state.worked(resource);
                 match (&state.held, changed) {
                     (Some(value), true) => tell(News::Changed(value)),
-                    _ if failed => tell(News::Recovered),
+                    (Some(value), false) if failed => tell(News::Recovered(value)),
                     _ => {}
                 }
                 if state.polls { jittered(pace.poll) } else { Duration::ZERO }
@@ -127,8 +139,7 @@ struct State<T> {
     held: Option<T>,
     bucket: Bucket,
     backoff: Backoff,
-    /// The words of the failure that lasts, so that it is logged once.
-    failing: Option<String>,
+    complaint: Complaint,
 }
 
 enum Progress {
@@ -187,22 +198,22 @@ impl<T> State<T> {
             held: None,
             bucket: Bucket::new(2, pace.refill),
             backoff: Backoff::new(&pace),
-            failing: None,
+            complaint: Complaint::default(),
         }
     }
 
     /// True when it had failed before.
-    fn worked(&mut self, watch: &impl fmt::Display) -> bool {
+    fn worked(&mut self, resource: &impl Resource) -> bool {
         self.backoff.reset();
-        let failed = self.failing.take().is_some();
+        let failed = self.complaint.ends();
         if failed {
-            tracing::info!(%watch, "{watch} can be read again");
+            resource.relax();
         }
         failed
     }
 
     /// How long to wait, and the words for it.
-    fn failed(&mut self, watch: &impl fmt::Display, addr: &str, trouble: &Trouble) -> (Duration, String) {
+    fn failed(&mut self, resource: &impl Resource, addr: &str, trouble: &Trouble) -> (Duration, String) {
         // The index of before may be meaningless after whatever happened.
         self.cursor = Cursor::Start;
         let (pause, words) = match trouble {
@@ -216,12 +227,10 @@ impl<T> State<T> {
                 (self.backoff.next(), words)
             }
         };
-        if self.failing.as_ref() == Some(&words) {
-            tracing::debug!(%watch, "{watch} still cannot be read: {words}");
+        if self.complaint.is_news(&words) {
+            resource.complain(&words, self.held.is_some());
         } else {
-            let kept = if self.held.is_some() { "; what was known is kept" } else { "" };
-            tracing::warn!(%watch, "{watch} cannot be read: {words}{kept}");
-            self.failing = Some(words.clone());
+            tracing::debug!(watch = %resource, "{resource} still cannot be read: {words}");
         }
         (pause, words)
     }
@@ -249,7 +258,7 @@ impl<T: Clone> View<T> {
     pub(super) fn take(&mut self, news: News<'_, &T>) -> bool {
         match news {
             News::Changed(value) => *self = Self { value: Some(value.clone()), error: None },
-            News::Recovered => self.error = None,
+            News::Recovered(_) => self.error = None,
             News::Failed(words) if self.error.as_deref() == Some(words) => return false,
             News::Failed(words) => self.error = Some(words.into()),
         }

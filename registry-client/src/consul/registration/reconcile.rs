@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -25,7 +25,7 @@ use crate::consul::{
     watch::{
         self as engine, Change, Resource,
         cursor::By,
-        pace::{Backoff, Bucket, Pace, jittered},
+        pace::{Backoff, Bucket, Complaint, Pace, jittered},
     },
 };
 
@@ -44,6 +44,7 @@ pub(super) struct Reconciler {
     /// Whether a maintenance that an earlier process of ours left has been
     /// looked for.
     lifted: AtomicBool,
+    complaint: Mutex<Complaint>,
 }
 
 /// The loop was told to end.
@@ -68,7 +69,17 @@ impl Reconciler {
             ..Pace::default()
         };
         let registrations = Bucket::new(3, Duration::from_secs(3));
-        Self { client, spec, state, wishes, forgotten, pace, registrations, lifted: AtomicBool::new(false) }
+        Self {
+            client,
+            spec,
+            state,
+            wishes,
+            forgotten,
+            pace,
+            registrations,
+            lifted: AtomicBool::new(false),
+            complaint: Mutex::default(),
+        }
     }
 
     /// For ever, or until `stop`; what was begun is finished.
@@ -201,30 +212,37 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Says so once.
     fn pending(&self, why: &str) {
         let id = &self.spec.id;
-        self.state.send_if_modified(|state| {
-            if matches!(state, RegistrationState::Pending { why: before } if **before == *why) {
-                return false;
-            }
+        if self.complaint().is_news(why) {
             tracing::warn!(%id, "instance `{id}` is not known to be registered: {why}");
+        } else {
+            tracing::debug!(%id, "instance `{id}` is still not known to be registered: {why}");
+        }
+        self.state.send_if_modified(|state| {
+            let same = matches!(state, RegistrationState::Pending { why: before } if **before == *why);
             *state = RegistrationState::Pending { why: why.into() };
-            true
+            !same
         });
     }
 
-    /// Says so once; true when it was not before.
+    /// True when it was not before.
     fn registered(&self) -> bool {
-        let (id, addr) = (&self.spec.id, self.client.addr());
-        self.state.send_if_modified(|state| {
-            if *state == RegistrationState::Registered {
-                return false;
-            }
-            tracing::info!(%id, "instance `{id}` is registered at Consul agent {addr}");
+        self.complaint().ends();
+        let news = self.state.send_if_modified(|state| {
+            let news = *state != RegistrationState::Registered;
             *state = RegistrationState::Registered;
-            true
-        })
+            news
+        });
+        if news {
+            let (id, addr) = (&self.spec.id, self.client.addr());
+            tracing::info!(%id, "instance `{id}` is registered at Consul agent {addr}");
+        }
+        news
+    }
+
+    fn complaint(&self) -> MutexGuard<'_, Complaint> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -264,4 +282,9 @@ impl Resource for Entry {
     fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change {
         if held == Some(new) { Change::Same } else { Change::Differs }
     }
+
+    /// The reconciler says what that means for the registration.
+    fn complain(&self, _: &str, _: bool) {}
+
+    fn relax(&self) {}
 }

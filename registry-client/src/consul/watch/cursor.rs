@@ -31,6 +31,10 @@ pub(in crate::consul) struct Meta {
     pub(in crate::consul) streaming: bool,
     pub(in crate::consul) known_leader: bool,
     pub(in crate::consul) last_contact: Duration,
+    /// The token given could not see all of it.
+    pub(in crate::consul) filtered: bool,
+    /// Who has no token sees only what is granted to everybody.
+    pub(in crate::consul) denies: bool,
 }
 
 impl Meta {
@@ -43,6 +47,8 @@ impl Meta {
             streaming: text("x-consul-query-backend") == Some("streaming"),
             known_leader: text("x-consul-knownleader") == Some("true"),
             last_contact: Duration::from_millis(number("x-consul-lastcontact").unwrap_or(0)),
+            filtered: text("x-consul-results-filtered-by-acls") == Some("true"),
+            denies: text("x-consul-default-acl-policy") == Some("deny"),
         }
     }
 }

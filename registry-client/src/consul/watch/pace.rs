@@ -94,6 +94,34 @@ impl Bucket {
     }
 }
 
+/// A failure that lasts, said when it begins and, should its cause change,
+/// again; but no more often than every [`Complaint::PAUSE`].
+#[derive(Debug, Default)]
+pub(in crate::consul) struct Complaint {
+    last: Option<(Instant, String)>,
+}
+
+impl Complaint {
+    const PAUSE: Duration = Duration::from_secs(30);
+
+    /// Whether these words are to be said at this moment.
+    pub(in crate::consul) fn is_news(&mut self, words: &str) -> bool {
+        let news = match &self.last {
+            None => true,
+            Some((at, said)) => said != words && at.elapsed() >= Self::PAUSE,
+        };
+        if news {
+            self.last = Some((Instant::now(), words.to_owned()));
+        }
+        news
+    }
+
+    /// It is over; true when anything had been said.
+    pub(in crate::consul) fn ends(&mut self) -> bool {
+        self.last.take().is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +152,17 @@ mod tests {
             bucket.take().await;
         }
         assert_eq!(start.elapsed().as_secs(), 1, "no more than the burst is saved up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_complaint_is_made_once_and_a_changed_one_seldom() {
+        let mut complaint = Complaint::default();
+        assert!(!complaint.ends());
+        let heard = ["refused", "refused", "reset"].map(|words| complaint.is_news(words));
+        assert_eq!(heard, [true, false, false]);
+        tokio::time::sleep(Complaint::PAUSE).await;
+        let heard = ["refused", "denied", "refused"].map(|words| complaint.is_news(words));
+        assert_eq!(heard, [false, true, false]);
+        assert!(complaint.ends() && complaint.is_news("refused"));
     }
 }

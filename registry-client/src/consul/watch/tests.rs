@@ -114,7 +114,7 @@ async fn told(script: &Script) -> Vec<String> {
         told.push(match news {
             News::Changed(numbers) => format!("{numbers:?}"),
             News::Failed(words) => words.split([':', ';']).next().unwrap().to_owned(),
-            News::Recovered => "recovered".to_owned(),
+            News::Recovered(_) => "recovered".to_owned(),
         });
     });
     let _ = timeout(Duration::from_secs(600), followed).await;

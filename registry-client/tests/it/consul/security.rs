@@ -121,6 +121,35 @@ async fn a_token_that_was_deleted_keeps_the_set_and_is_said() {
 }
 
 #[tokio::test]
+async fn who_may_not_see_an_instance_is_told_so() {
+    let guarded = Guarded::start().await;
+    let root = guarded.client("root");
+    root.register(&spec()).await.unwrap();
+    let powerless = guarded.token("powerless", r#"key_prefix "x" { policy = "read" }"#).await;
+    let resolve = |client: Client| ConsulResolver::new(client).resolve(&"web".parse().unwrap());
+    let nobody = Client::builder(&guarded.agent.addr.to_string()).build().unwrap();
+    let mut told = Vec::new();
+    for client in [nobody, guarded.client(&powerless)] {
+        let mut view = resolve(client);
+        let answered = view.wait_for(|now| now.instances.is_some() || now.error.is_some());
+        let now = timeout(PATIENCE, answered).await.expect("it is answered").unwrap().clone();
+        told.push((now.instances.map(|found| found.len()), now.error.map(|words| words.to_string())));
+    }
+    // Before 1.11 an agent does not tell that it hides something.
+    if !root.version().await.unwrap().at_least(1, 11) {
+        assert_eq!(told, [(Some(0), None), (Some(0), None)]);
+        return;
+    }
+    let [(nobody, guess), (lacking, refusal)] = &told[..] else { panic!() };
+    // Nobody may see nothing, and that may be all there is.
+    assert_eq!((nobody, lacking), (&Some(0), &None));
+    let words = "to a token with service:read on `web` and node:read";
+    assert!(guess.as_deref().is_some_and(|guess| guess.contains(words)), "{guess:?}");
+    let words = "a policy with service:read on `web` and node:read";
+    assert!(refusal.as_deref().is_some_and(|refusal| refusal.contains(words)), "{refusal:?}");
+}
+
+#[tokio::test]
 async fn an_agent_is_reached_by_mutual_tls_and_a_foreign_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
