@@ -82,6 +82,11 @@ pub(super) struct Pool {
     events: mpsc::Receiver<(InstanceId, u64, Event)>,
     to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
     generations: u64,
+    /// Whether instances are used that the registry calls critical.
+    panicking: bool,
+    /// Whether there was ever one that it does not; a newcomer is critical
+    /// until its first check, which is nothing to warn of.
+    was_well: bool,
 }
 
 /// One instance and what is kept about it across registry updates.
@@ -102,7 +107,18 @@ impl Pool {
         resolution: watch::Receiver<Resolution>,
     ) -> Self {
         let (to_pool, events) = mpsc::channel(EVENTS);
-        Self { service, config, view, resolution, members: HashMap::new(), events, to_pool, generations: 0 }
+        Self {
+            service,
+            config,
+            view,
+            resolution,
+            members: HashMap::new(),
+            events,
+            to_pool,
+            generations: 0,
+            panicking: false,
+            was_well: false,
+        }
     }
 
     /// Runs until its task is dropped with the channel.
@@ -117,7 +133,13 @@ impl Pool {
                     // The resolver ended; its last word holds.
                     Err(_) => resolving = false,
                 },
-                Some((id, generation, event)) = self.events.recv() => self.apply(&id, generation, event),
+                Some(event) = self.events.recv() => {
+                    self.apply(event);
+                    // Many instances change together: one new view for all.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.apply(event);
+                    }
+                }
                 () = until(next_expiry) => self.forget(),
             }
             self.publish();
@@ -185,8 +207,8 @@ impl Pool {
         self.members.insert(instance.id.clone(), member);
     }
 
-    fn apply(&mut self, id: &InstanceId, generation: u64, event: Event) {
-        if let Some(member) = self.members.get_mut(id)
+    fn apply(&mut self, (id, generation, event): (InstanceId, u64, Event)) {
+        if let Some(member) = self.members.get_mut(&id)
             && member.generation == generation
         {
             member.subchannel.apply(event);
@@ -207,7 +229,7 @@ impl Pool {
         });
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let (usable, critical): (Vec<_>, Vec<_>) = self
             .members
             .values()
@@ -216,9 +238,10 @@ impl Pool {
         // Panic: when nothing healthy is left, an instance that the registry
         // calls critical but that answers is better than failing.
         let panicking = usable.is_empty() && !critical.is_empty();
-        if panicking && self.view.snapshot().ready.is_empty() {
+        if panicking && !self.panicking && self.was_well {
             warn!(service = %self.service, instances = critical.len(), "every instance is critical in the registry; calling those that answer");
         }
+        let well = !usable.is_empty();
         let mut chosen = if panicking { critical } else { usable };
         // Whatever order the registry has, round robin keeps one of its own.
         chosen.sort_unstable_by(|a, b| a.instance.id.cmp(&b.instance.id));
@@ -231,6 +254,8 @@ impl Pool {
             connections: connections.into(),
             why: self.why(),
         });
+        self.panicking = panicking;
+        self.was_well |= well;
     }
 
     /// Why nobody would be ready.
