@@ -38,6 +38,13 @@ impl Fault {
         self
     }
 
+    /// Says that a field of the request is to blame.
+    #[must_use]
+    pub fn field(mut self, path: impl Into<String>, why: impl Into<String>) -> Self {
+        self.violations.push((path.into(), why.into()));
+        self
+    }
+
     /// The code.
     #[must_use]
     pub fn code(&self) -> Code {

@@ -1,0 +1,174 @@
+//! order-service with its cart-service and that one's product-service, in this
+//! process.
+
+use std::fmt::Debug;
+
+use mesh_proto::{
+    google::r#type::Money,
+    shop::{
+        cart::v1::{AddItemRequest, Cart, GetCartRequest, cart_service_client::CartServiceClient},
+        order::v1::{
+            CancelOrderRequest, CreateOrderRequest, GetOrderRequest, ListOrdersRequest, Order,
+            WatchOrderRequest, order_service_client::OrderServiceClient,
+        },
+        product::v1::{CreateProductRequest, Product, product_service_client::ProductServiceClient},
+    },
+};
+use order_service::NAME;
+use registry_client::Channel;
+use service_kit::{
+    database::Database,
+    testing::{self, Replica, TestDatabase, mesh_to},
+};
+use tonic::{Code, Status, Streaming};
+use tonic_types::ErrorDetails;
+use uuid::Uuid;
+
+pub(crate) struct TestApp {
+    orders: Vec<OrderServiceClient<Channel>>,
+    pub(crate) carts: CartServiceClient<Channel>,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) cart_replica: Option<Replica>,
+    _products: Replica,
+    _databases: [TestDatabase; 3],
+}
+
+pub(crate) const CUSTOMER: &str = "ada";
+
+impl TestApp {
+    /// One replica.
+    pub(crate) async fn spawn(database: TestDatabase) -> Self {
+        Self::with_replicas(database, 1).await
+    }
+
+    /// Several replicas on one database.
+    pub(crate) async fn with_replicas(database: TestDatabase, number: usize) -> Self {
+        let (catalogue, kept) = (TestDatabase::sqlite(), TestDatabase::sqlite());
+        let open = Database::open(catalogue.url(), &product_service::MIGRATIONS).await.unwrap();
+        let products = Replica::start(|listener, shutdown| {
+            product_service::serve(mesh_to([]), open, listener, shutdown)
+        })
+        .await;
+        stock(&products).await;
+        let open = Database::open(kept.url(), &cart_service::MIGRATIONS).await.unwrap();
+        let mesh = mesh_to([products.address]);
+        let carts =
+            Replica::start(|listener, shutdown| cart_service::serve(mesh, open, listener, shutdown)).await;
+        let (mut orders, mut replicas) = (Vec::new(), Vec::new());
+        for _ in 0..number {
+            let open = Database::open(database.url(), &order_service::MIGRATIONS).await.unwrap();
+            let mesh = mesh_to([carts.address]);
+            let replica =
+                Replica::start(|listener, shutdown| order_service::serve(mesh, open, listener, shutdown))
+                    .await;
+            orders.push(OrderServiceClient::new(mesh_to([replica.address]).channel(NAME)));
+            replicas.push(replica);
+        }
+        Self {
+            orders,
+            carts: CartServiceClient::new(mesh_to([carts.address]).channel(cart_service::NAME)),
+            replicas,
+            cart_replica: Some(carts),
+            _products: products,
+            _databases: [database, catalogue, kept],
+        }
+    }
+
+    /// A client of one of the replicas.
+    pub(crate) fn replica(&self, number: usize) -> OrderServiceClient<Channel> {
+        self.orders[number].clone()
+    }
+
+    /// Puts pieces into a cart.
+    pub(crate) async fn fill_of(&self, customer: &str, product_id: &str, quantity: i32) -> Cart {
+        let request = AddItemRequest {
+            customer_id: customer.into(),
+            product_id: product_id.into(),
+            quantity,
+            etag: String::new(),
+        };
+        self.carts.clone().add_item(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn fill(&self, product_id: &str, quantity: i32) -> Cart {
+        self.fill_of(CUSTOMER, product_id, quantity).await
+    }
+
+    pub(crate) async fn cart(&self) -> Cart {
+        let request = GetCartRequest { customer_id: CUSTOMER.into() };
+        self.carts.clone().get_cart(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn create(&self, request_id: &str, cart_etag: &str) -> Result<Order, Status> {
+        Ok(self.replica(0).create_order(creation(request_id, cart_etag)).await?.into_inner())
+    }
+
+    /// An order of one tea.
+    pub(crate) async fn ordered(&self) -> Order {
+        self.fill("tea", 1).await;
+        self.create(&new_request(), "").await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, order_id: &str) -> Result<Order, Status> {
+        let request = GetOrderRequest { order_id: order_id.into() };
+        Ok(self.replica(0).get_order(request).await?.into_inner())
+    }
+
+    pub(crate) async fn cancel(&self, order_id: &str) -> Result<Order, Status> {
+        let request = CancelOrderRequest { order_id: order_id.into() };
+        Ok(self.replica(0).cancel_order(request).await?.into_inner())
+    }
+
+    pub(crate) async fn list(
+        &self,
+        customer: &str,
+        page_size: i32,
+        page_token: &str,
+    ) -> Result<(Vec<Order>, String), Status> {
+        let request =
+            ListOrdersRequest { customer_id: customer.into(), page_size, page_token: page_token.into() };
+        let page = self.replica(0).list_orders(request).await?.into_inner();
+        Ok((page.orders, page.next_page_token))
+    }
+
+    pub(crate) async fn watch(&self, replica: usize, order_id: &str) -> Streaming<Order> {
+        let request = WatchOrderRequest { order_id: order_id.into() };
+        self.replica(replica).watch_order(request).await.unwrap().into_inner()
+    }
+}
+
+/// Tea and a mug.
+async fn stock(products: &Replica) {
+    let mut client = ProductServiceClient::new(mesh_to([products.address]).channel("product-service"));
+    for (product_id, units, nanos) in [("tea", 4, 990_000_000), ("mug", 12, 500_000_000)] {
+        let product = Product {
+            product_id: product_id.into(),
+            title: format!("A \"{product_id}\""),
+            price: Some(Money { currency_code: "EUR".into(), units, nanos }),
+            ..Product::default()
+        };
+        client.create_product(CreateProductRequest { product: Some(product) }).await.unwrap();
+    }
+}
+
+pub(crate) fn new_request() -> String {
+    Uuid::new_v4().to_string()
+}
+
+pub(crate) fn creation(request_id: &str, cart_etag: &str) -> CreateOrderRequest {
+    CreateOrderRequest {
+        customer_id: CUSTOMER.into(),
+        request_id: request_id.into(),
+        cart_etag: cart_etag.into(),
+    }
+}
+
+#[track_caller]
+pub(crate) fn refused<T: Debug>(result: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
+    testing::refused(NAME, result, code, reason)
+}
+
+#[track_caller]
+pub(crate) fn refused_fields<T: Debug>(result: Result<T, Status>, expected: &[&str]) {
+    testing::refused_fields(NAME, result, expected);
+}
