@@ -4,6 +4,7 @@
 mod agents;
 mod faults;
 mod liar;
+mod outage;
 mod registration;
 mod registry;
 mod security;

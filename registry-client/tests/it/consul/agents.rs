@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::Stdio,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -48,7 +49,7 @@ enum Running {
 #[derive(Clone)]
 enum Kind {
     Development,
-    Consul { arguments: Vec<String> },
+    Consul { arguments: Vec<String>, server: u16, _data: Option<Arc<tempfile::TempDir>> },
 }
 
 impl TestAgent {
@@ -61,19 +62,36 @@ impl TestAgent {
 
     /// A real Consul, with `hcl` added to its configuration.
     pub(crate) async fn consul(hcl: &str) -> Self {
-        let binary = consul_binary();
-        let version = std::process::Command::new(&binary).arg("version").output();
-        let version = String::from_utf8(version.expect("consul runs").stdout).unwrap();
-        let [http, server, serf] = free_ports();
-        // Before 1.14 there is no such port to close.
-        let old = (2..14).any(|minor| version.contains(&format!("Consul v1.{minor}.")));
-        let grpc_tls = if old { "" } else { "grpc_tls = -1" };
-        let ports = format!(
-            "ports {{ http = {http} server = {server} serf_lan = {serf} serf_wan = -1 dns = -1 grpc = -1 {grpc_tls} }}"
-        );
-        let listen = ["agent", "-dev", "-bind", "127.0.0.1", "-client", "127.0.0.1", "-log-level", "warn"];
-        let arguments = listen.into_iter().chain(["-hcl", &ports, "-hcl", hcl]).map(str::to_owned).collect();
-        Self::begin(([127, 0, 0, 1], http).into(), Kind::Consul { arguments }).await
+        let ports = free_ports();
+        let kind = Kind::Consul { arguments: arguments("-dev", ports, hcl), server: ports[1], _data: None };
+        Self::begin(([127, 0, 0, 1], ports[0]).into(), kind).await
+    }
+
+    /// Three servers of a real Consul, with a leader.
+    pub(crate) async fn cluster() -> [Self; 3] {
+        let data = Arc::new(tempfile::tempdir().unwrap());
+        let ports: [u16; 9] = free_ports();
+        let join: Vec<String> = (0..3).map(|i| format!("\"127.0.0.1:{}\"", ports[3 * i + 2])).collect();
+        let mut servers = std::array::from_fn(|i| {
+            let dir = data.path().join(i.to_string());
+            let hcl = format!(
+                r#"server = true bootstrap_expect = 3 node_name = "n{i}" disable_host_node_id = true
+                data_dir = "{}" retry_join = [{}] performance {{ raft_multiplier = 1 }}"#,
+                dir.display(),
+                join.join(", ")
+            );
+            let ports = [ports[3 * i], ports[3 * i + 1], ports[3 * i + 2]];
+            let arguments = arguments("-ui=false", ports, &hcl);
+            let kind = Kind::Consul { arguments, server: ports[1], _data: Some(Arc::clone(&data)) };
+            Self { addr: ([127, 0, 0, 1], ports[0]).into(), running: None, kind }
+        });
+        for server in &mut servers {
+            server.launch().await;
+        }
+        for server in &mut servers {
+            server.leads().await;
+        }
+        servers
     }
 
     async fn begin(addr: SocketAddr, kind: Kind) -> Self {
@@ -89,12 +107,17 @@ impl TestAgent {
     /// Starts it again, at the same address and with nothing registered;
     /// returns once it has a leader.
     pub(crate) async fn start(&mut self) {
+        self.launch().await;
+        self.leads().await;
+    }
+
+    async fn launch(&mut self) {
         self.running = Some(match &self.kind {
             Kind::Development => {
                 let agent = consul_dev::Agent::bind(self.addr, consul_dev::Options::default()).await;
                 Running::Development(agent.expect("the port of the agent before is free"))
             }
-            Kind::Consul { arguments } => {
+            Kind::Consul { arguments, .. } => {
                 let log = tempfile::tempdir().unwrap();
                 let file = std::fs::File::create(log.path().join("log")).unwrap();
                 let errors = file.try_clone().unwrap();
@@ -109,6 +132,9 @@ impl TestAgent {
                 Running::Consul { process, log }
             }
         });
+    }
+
+    async fn leads(&mut self) {
         let client = self.client();
         let start = Instant::now();
         while !client.leader().await.is_ok_and(|leader| leader.is_some()) {
@@ -134,9 +160,28 @@ impl TestAgent {
         }
     }
 
+    /// Whether this server's own address is `rpc`.
+    pub(crate) fn serves(&self, rpc: &str) -> bool {
+        matches!(&self.kind, Kind::Consul { server, .. } if rpc == format!("127.0.0.1:{server}"))
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::builder(&self.addr.to_string()).build().unwrap()
     }
+}
+
+/// The command line of an agent that keeps to this machine.
+fn arguments(mode: &str, [http, server, serf]: [u16; 3], hcl: &str) -> Vec<String> {
+    let version = std::process::Command::new(consul_binary()).arg("version").output();
+    let version = String::from_utf8(version.expect("consul runs").stdout).unwrap();
+    // Before 1.14 there is no such port to close.
+    let old = (2..14).any(|minor| version.contains(&format!("Consul v1.{minor}.")));
+    let grpc_tls = if old { "" } else { "grpc_tls = -1" };
+    let ports = format!(
+        "ports {{ http = {http} server = {server} serf_lan = {serf} serf_wan = -1 dns = -1 grpc = -1 {grpc_tls} }}"
+    );
+    let listen = ["agent", mode, "-bind", "127.0.0.1", "-client", "127.0.0.1", "-log-level", "warn"];
+    listen.into_iter().chain(["-hcl", &ports, "-hcl", hcl]).map(str::to_owned).collect()
 }
 
 /// `CONSUL_BIN`, else the one on PATH, else what `cargo xtask setup` keeps.
