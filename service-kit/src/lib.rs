@@ -10,7 +10,7 @@
 //!   construction
 //! - [`error`]: what a caller is told when a call fails
 //!
-//! Feature `test-util`: [`testing`], databases and replicas for tests.
+//! Feature `test-util`: `testing`, databases and replicas for tests.
 
 pub mod changes;
 pub mod config;
