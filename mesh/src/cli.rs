@@ -5,8 +5,9 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use service_kit::config::ServiceConfig;
 
-use crate::up::registry::Wanted;
+use crate::up::registry::{USUAL_PROGRAM, Wanted};
 
 /// Runs and looks into a mesh of gRPC services on Consul.
 ///
@@ -112,7 +113,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "CONSORT_HOST", value_name = "IP")]
     pub(crate) host: Option<IpAddr>,
     /// The Consul that `auto` and `consul` start.
-    #[arg(long, env = "CONSUL_BIN", default_value = "consul", value_name = "PROGRAM")]
+    #[arg(long, env = "CONSUL_BIN", default_value = USUAL_PROGRAM, value_name = "PROGRAM")]
     pub(crate) consul_bin: PathBuf,
     /// Whether the environment holds a token for Consul.
     #[arg(skip = token_is_set())]
@@ -164,9 +165,8 @@ pub(crate) struct StatusArgs {
 pub(crate) struct ServeArgs {
     /// cart-service, order-service or product-service.
     pub(crate) service: String,
-    /// Prints every setting, its value and where it came from, and exits.
-    #[arg(long)]
-    pub(crate) print_config: bool,
+    #[command(flatten)]
+    pub(crate) config: ServiceConfig,
     /// Stops when standard input ends, as it does when the starter dies.
     #[arg(long, hide = true)]
     pub(crate) parent_pipe: bool,

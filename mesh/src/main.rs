@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command};
 
@@ -54,8 +54,9 @@ impl From<Exit> for ExitCode {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    run(cli).map_or_else(
+    let matches = Cli::command().get_matches();
+    let run = || run(Cli::from_arg_matches(&matches).context("could not read the command line")?, &matches);
+    run().map_or_else(
         |error| {
             out::complain(&format!("{error:#}"));
             SET_UP.into()
@@ -64,12 +65,14 @@ fn main() -> ExitCode {
     )
 }
 
-fn run(cli: Cli) -> Result<Exit> {
+fn run(cli: Cli, matches: &ArgMatches) -> Result<Exit> {
     let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
     let exit = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Up(cli.up)) {
             Command::Up(args) => up::run(args).await,
-            Command::Serve(args) => serve::run(args).await,
+            Command::Serve(args) => {
+                serve::run(args, matches.subcommand_matches("serve").unwrap_or(matches)).await
+            }
             Command::Status(args) => {
                 logging::to_stderr()?;
                 status::run(args).await

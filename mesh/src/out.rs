@@ -13,5 +13,5 @@ pub(crate) fn say(text: impl AsRef<str>) {
 /// Writes a line to standard error: cause and mend. Where it cannot be
 /// written there is nobody to tell.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "mesh: {text}");
+    let _ = writeln!(io::stderr(), "mesh: {}", text.trim_end());
 }

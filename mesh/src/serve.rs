@@ -1,15 +1,46 @@
 //! `mesh serve`: one service in the foreground.
 
-use anyhow::{Result, bail};
+use std::{future::Future, io, pin::Pin};
+
+use anyhow::{Context, Result};
+use clap::ArgMatches;
+use registry_client::server::shutdown_signal;
+use service_kit::{config, telemetry};
 
 use crate::{Exit, cli::ServeArgs, services::Service, tether::parent_gone};
 
-/// Runs it until it is told to stop.
+/// Runs it until it is told to stop. `matches` is what `args` was read from.
 ///
 /// # Errors
 /// When there is no such service or it cannot run.
-pub(crate) async fn run(args: ServeArgs) -> Result<Exit> {
+pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
     let service = Service::named(&args.service)?;
-    let _parent = if args.parent_pipe { Some(parent_gone()?) } else { None };
-    bail!("{service} cannot be served yet");
+    if args.config.print_config {
+        config::print(service.name(), &args.config, matches, &mut io::stdout().lock())
+            .context("could not print the settings")?;
+        return Ok(Exit::Fine);
+    }
+    telemetry::init(&args.config.log);
+    let shutdown = shutdown(args.parent_pipe)?;
+    match service {
+        Service::Cart => cart_service::run(args.config, shutdown).await,
+        Service::Order => order_service::run(args.config, shutdown).await,
+        Service::Product => product_service::run(args.config, shutdown).await,
+    }?;
+    Ok(Exit::Fine)
+}
+
+/// A signal, or the end of whoever started us.
+fn shutdown(parent_pipe: bool) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    let signal = shutdown_signal();
+    if !parent_pipe {
+        return Ok(Box::pin(signal));
+    }
+    let parent = parent_gone()?;
+    Ok(Box::pin(async move {
+        tokio::select! {
+            () = signal => {}
+            () = parent.cancelled() => tracing::info!("whoever started this process is gone: shutting down"),
+        }
+    }))
 }

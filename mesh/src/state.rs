@@ -83,9 +83,13 @@ impl Files {
         self.dir.join("data")
     }
 
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
+    }
+
     /// The log of the process called `name`.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
-        self.dir.join("logs").join(format!("{name}.log"))
+        self.logs().join(format!("{name}.log"))
     }
 
     fn mesh(&self) -> PathBuf {
@@ -138,7 +142,7 @@ impl Owned {
         if fresh {
             remove_data(&files)?;
         }
-        for dir in [files.data(), files.dir.join("logs")] {
+        for dir in [files.data(), files.logs()] {
             fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         }
         Ok(Self { files, _lock: lock })

@@ -1,9 +1,10 @@
 //! What `mesh up` prints when everything runs.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use crate::{
     services::Service,
+    state::Files,
     table::table,
     up::overview::{Overview, Seen},
 };
@@ -17,7 +18,7 @@ pub(crate) struct Banner<'a> {
     pub(crate) kind: &'a str,
     /// Its web pages.
     pub(crate) ui: String,
-    pub(crate) state_dir: &'a Path,
+    pub(crate) files: &'a Files,
     /// The SKU that the example adds to a cart.
     pub(crate) product: String,
     /// The id of the example's order: the same line pasted twice is the same
@@ -40,8 +41,8 @@ impl Banner<'_> {
             self.registry,
             self.kind,
             self.ui,
-            self.state_dir.join("data").display(),
-            self.state_dir.join("logs").display(),
+            self.files.data().display(),
+            self.files.logs().display(),
             self.examples(overview),
             self.took.as_secs_f64(),
         )

@@ -31,6 +31,8 @@ pub(crate) const NAME: &str = "consul";
 const OURS: &str = "consort-up-";
 /// Where a Consul on this machine answers unless told otherwise.
 const USUAL: &str = "http://127.0.0.1:8500";
+/// The Consul that is started unless another is named.
+pub(crate) const USUAL_PROGRAM: &str = "consul";
 /// How long a Consul of ours may take until it leads; it takes two seconds.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -91,9 +93,10 @@ impl Choice {
             (Wanted::Auto, None) if foreign_consul(USUAL).await => {
                 Ok(Self::Running { url: USUAL.to_owned() })
             }
-            (Wanted::Auto, None) => {
-                Ok(Self::program(program).await.unwrap_or(Self::Embedded))
-            }
+            (Wanted::Auto, None) => match Self::program(program).await {
+                Err(_) if program == Path::new(USUAL_PROGRAM) => Ok(Self::Embedded),
+                chosen => chosen.context("the Consul that CONSUL_BIN names cannot be started"),
+            },
             (Wanted::Consul, _) => Self::program(program).await.context(
                 "no Consul can be started: put one on PATH, name it in CONSUL_BIN, or use --registry embedded",
             ),

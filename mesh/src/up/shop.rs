@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt, stream::select_all};
+use product_service::sample_products;
 use registry_client::{
     consul::ConsulResolver,
     instance::ServiceName,
@@ -153,7 +154,8 @@ impl<'a> Shop<'a> {
             let words = late.first().map(|seen| format!("; {}", last_words(seen))).unwrap_or_default();
             bail!("after {START_LIMIT:?} these are not ready: {list}{words}");
         }
-        say(format!("still waiting for {list}"));
+        let logs = self.owned.files.logs();
+        say(format!("still waiting for {list}; the logs are in {}", logs.display()));
         Ok(())
     }
 
@@ -183,7 +185,7 @@ impl<'a> Shop<'a> {
             registry: &self.registry.url,
             kind: &self.registry.kind,
             ui: self.registry.ui(),
-            state_dir: self.owned.files.dir(),
+            files: &self.owned.files,
             product: sample_products().first().map(|p| p.product_id.clone()).unwrap_or_default(),
             request_id: uuid::Uuid::new_v4().to_string(),
             token: self.token,
@@ -205,7 +207,4 @@ fn views(resolver: &ConsulResolver) -> Result<impl Stream<Item = (Service, Resol
         views.push(WatchStream::new(resolver.resolve(&name)).map(move |resolution| (service, resolution)));
     }
     Ok(select_all(views))
-}
-fn sample_products() -> Vec<mesh_proto::shop::product::v1::Product> {
-    vec![]
 }

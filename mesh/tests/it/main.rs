@@ -7,5 +7,5 @@
 )]
 
 mod complaints;
-#[allow(dead_code, reason = "the tests of the running shop use the rest")]
 mod running;
+mod shop;

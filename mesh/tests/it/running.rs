@@ -5,7 +5,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    sync::{
+        atomic::{AtomicU32, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -60,7 +63,10 @@ pub(crate) fn consul() -> PathBuf {
 /// A first port with two hundred free ones behind it, below the range that
 /// the system hands out by itself.
 pub(crate) fn port_base() -> u16 {
-    let first = u16::try_from(std::process::id() % 50).unwrap();
+    // Tests of one process start apart, those of several by chance.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() + NEXT.fetch_add(7, Relaxed);
+    let first = u16::try_from(first % 50).unwrap();
     (0..50)
         .map(|n| 20_000 + (first + n) % 50 * 200)
         .find(|base| (*base..base + 40).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()))
