@@ -3,7 +3,35 @@
 //! [`Client`] asks one agent: typed answers, typed errors, nothing followed,
 //! nothing unbounded. On it stand [`ConsulResolver`], which tells the
 //! instances of a service and every change of them, and [`Registration`],
-//! which keeps an instance registered for as long as it lives.
+//! which keeps an instance registered for as long as it lives. All reads that
+//! follow something go through one watch engine, which knows the rules of
+//! Consul's blocking queries.
+//!
+//! ```no_run
+//! use registry_client::{
+//!     consul::{CheckSpec, Client, ConsulResolver, Registration, ServiceSpec},
+//!     resolve::Resolver,
+//! };
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::from_env()?;
+//!
+//! // Registered from here on, until it is deregistered or dropped.
+//! let address = "10.0.0.7:50051".parse()?;
+//! let check = CheckSpec::grpc(&address, "");
+//! let spec = ServiceSpec::new("cart-service".parse()?, address, check);
+//! let registration = Registration::start(client.clone(), spec)?;
+//!
+//! // Every change of another service's instances.
+//! let mut products = ConsulResolver::new(client).resolve(&"product-service".parse()?);
+//! while products.changed().await.is_ok() {
+//!     println!("{:?}", products.borrow_and_update().instances);
+//! }
+//!
+//! registration.deregister().await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod agent;
 mod catalog;

@@ -243,3 +243,84 @@ impl Health {
         Ok((answer.meta.denies && !has_token).then(|| hint().into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consul::watch::cursor::Meta;
+
+    const ANSWER: &str = r#"[{"Node": {"Node": "n", "Address": "127.0.0.1", "TaggedAddresses": null},
+        "Service": {"ID": "web-1", "Service": "web", "Tags": ["a"], "Address": "10.0.0.1", "Port": 9001,
+            "Meta": {"version": "v2"}, "Weights": {"Passing": 10, "Warning": 1}},
+        "Checks": [{"CheckID": "c", "Status": "passing", "Interval": "1s", "Output": "ok"}]}]"#;
+
+    fn health() -> Health {
+        Health {
+            client: Client::builder("127.0.0.1:1").build().unwrap(),
+            service: "web".parse().unwrap(),
+            query: HealthQuery::default(),
+            warned: Mutex::default(),
+        }
+    }
+
+    fn answer(body: Vec<u8>) -> Answer {
+        Answer { found: true, meta: Meta::default(), body: body.into() }
+    }
+
+    #[test]
+    fn no_mutation_of_an_answer_does_harm() {
+        let health = health();
+        assert_eq!(health.read(&answer(ANSWER.into())).unwrap().found.len(), 1);
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..2_000 {
+            let mut body = ANSWER.as_bytes().to_vec();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..body.len());
+                match random.u8(..4) {
+                    0 => body[at] = random.u8(..),
+                    1 => body.truncate(at.max(1)),
+                    2 => drop(body.remove(at)),
+                    _ => body.insert(at, b"[]{},:\"0-"[random.usize(..9)]),
+                }
+                if body.is_empty() {
+                    body.push(b' ');
+                }
+            }
+            match health.read(&answer(body)) {
+                // Whatever was read can be dialled, and its words are bounded.
+                Ok(told) => {
+                    read += told.found.iter().filter(|found| found.instance.address.port() > 0).count();
+                }
+                Err(e) => {
+                    assert!(matches!(e, Error::Decode { .. }) && e.to_string().len() < 900, "{e}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(read > 50 && refused > 50, "{read} read, {refused} refused");
+    }
+
+    #[test]
+    fn every_change_counts_for_what_it_is() {
+        let health = health();
+        let read = |body: &str| health.read(&answer(body.into())).unwrap();
+        let one = read(ANSWER);
+        let other = ANSWER.replace("web-1", "web-2");
+        let both = read(&format!("{},{}", ANSWER.trim_end_matches(']'), &other[1..]));
+        let cases = [
+            (None, &one, Change::Differs),
+            (None, &read("[]"), Change::Loses),
+            (Some(&one), &read(&ANSWER.replace("\"ok\"", "\"well\"")), Change::Same),
+            (Some(&one), &read(&ANSWER.replace("passing", "critical")), Change::Differs),
+            (Some(&one), &read(&ANSWER.replace("9001", "9002")), Change::Differs),
+            (Some(&one), &both, Change::Differs),
+            (Some(&both), &one, Change::Loses),
+            (Some(&one), &read(&other), Change::Loses),
+            (Some(&one), &read("[]"), Change::Loses),
+        ];
+        for (i, (held, new, change)) in cases.into_iter().enumerate() {
+            assert_eq!(health.compare(held, new), change, "case {i}");
+        }
+    }
+}

@@ -40,13 +40,15 @@ impl Beat {
             let beaten = self.client.update_check(&check, status, &output).await;
             let pause = match &beaten {
                 Ok(()) => ttl / 3,
+                Err(e) if is_forgotten(e) => {
+                    self.forgotten.notify_one();
+                    jittered(RETRY)
+                }
                 Err(e) => {
-                    if is_forgotten(e) {
-                        self.forgotten.notify_one();
-                    } else if !failing {
+                    if !failing {
                         tracing::warn!(%check, "check `{check}` cannot be beaten: {e}");
                     }
-                    jittered(RETRY)
+                    if e.is_retryable() { jittered(RETRY) } else { ttl / 3 }
                 }
             };
             failing = beaten.is_err();

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, watch},
     time::sleep,
@@ -105,6 +106,8 @@ impl Reconciler {
                 () = sleep(pause.max(Duration::from_millis(50))) => {}
             }
         }
+        // What a beat found missing before is there now.
+        let _ = self.forgotten.notified().now_or_never();
         self.registered();
         Ok(())
     }
@@ -212,6 +215,7 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Tells that the registry may not know the instance.
     fn pending(&self, why: &str) {
         let id = &self.spec.id;
         if self.complaint().is_news(why) {
@@ -226,7 +230,7 @@ impl Reconciler {
         });
     }
 
-    /// True when it was not before.
+    /// Tells that the registry knows the instance; true when that is news.
     fn registered(&self) -> bool {
         self.complaint().ends();
         let news = self.state.send_if_modified(|state| {
