@@ -1,92 +1,39 @@
 //! What an order is, and how it may change.
 
-use std::fmt;
-
 use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
     money::{Money, MoneyError},
     timestamp::Timestamp,
     value::{CustomerId, Etag, InvalidValue, Quantity, Sku},
 };
-use uuid::Uuid;
 
-/// The id of an order: a version 7 UUID, which begins with the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OrderId(Uuid);
+mod id;
 
-impl OrderId {
-    /// A new one, greater than all that this process made before.
-    #[must_use]
-    pub fn new() -> Self {
-        Self(Uuid::now_v7())
-    }
+pub use id::{OrderId, RequestId};
 
-    /// Reads an order id.
-    ///
-    /// # Errors
-    /// When it is not a UUID.
-    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        parse_uuid(text).map(Self)
-    }
-}
-
-impl Default for OrderId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for OrderId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-/// What tells one request for an order from another: a UUID that the caller
-/// chose, the same in every repetition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(Uuid);
-
-impl RequestId {
-    /// Reads a request id; how a UUID is spelt makes no difference.
-    ///
-    /// # Errors
-    /// When it is not a UUID.
-    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        parse_uuid(text).map(Self)
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-fn parse_uuid(text: &str) -> Result<Uuid, InvalidValue> {
-    let uuid = Uuid::try_parse(text).ok().filter(|uuid| !uuid.is_nil());
-    uuid.ok_or_else(|| InvalidValue("must be a UUID that is not all zeroes".into()))
-}
-
-/// What a customer has bought.
+/// What a customer has bought, and where that stands. It changes by its
+/// methods only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
+    facts: Facts,
+    state: State,
+    updated: Timestamp,
+    etag: Etag,
+}
+
+/// What of an order never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
     /// Its id.
     pub id: OrderId,
     /// Who bought.
     pub customer: CustomerId,
-    /// Where it stands.
-    pub state: State,
     /// What was bought, at least one.
     pub lines: Vec<Line>,
     /// What the lines come to.
     pub total: Money,
     /// When it was made.
     pub created: Timestamp,
-    /// When it last changed.
-    pub updated: Timestamp,
-    /// Its version, 1 at first.
-    pub etag: Etag,
 }
 
 /// A product with the title and the price that it had.
@@ -103,10 +50,6 @@ pub struct Line {
 }
 
 /// Where an order stands.
-///
-/// ```text
-/// Confirmed ──cancel──► Cancelled ──cancel──► Cancelled
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Accepted.
@@ -115,7 +58,24 @@ pub enum State {
     Cancelled,
 }
 
+/// What can happen to an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Cancel,
+}
+
 impl State {
+    /// Where an order stands after an event: all transitions there are.
+    ///
+    /// ```text
+    /// Confirmed ──cancel──► Cancelled ──cancel──► Cancelled
+    /// ```
+    fn after(self, event: Event) -> Self {
+        match (self, event) {
+            (Self::Confirmed | Self::Cancelled, Event::Cancel) => Self::Cancelled,
+        }
+    }
+
     /// As it stands in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -145,37 +105,67 @@ impl Order {
     pub fn place(customer: CustomerId, lines: Vec<Line>, now: Timestamp) -> Result<Self, NoOrder> {
         let prices = lines.iter().map(|line| (line.price, line.quantity));
         let total = Money::total(prices)?.ok_or(NoOrder::Empty)?;
-        Ok(Self {
-            id: OrderId::new(),
-            customer,
-            state: State::Confirmed,
-            lines,
-            total,
-            created: now,
-            updated: now,
-            etag: Etag::default().next(),
-        })
+        Ok(Self::new(Facts { id: OrderId::new(now), customer, lines, total, created: now }))
+    }
+
+    fn new(facts: Facts) -> Self {
+        let updated = facts.created;
+        Self { facts, state: State::Confirmed, updated, etag: Etag::default().next() }
+    }
+
+    /// An order as it was kept.
+    pub(crate) fn kept(facts: Facts, state: State, updated: Timestamp, etag: Etag) -> Self {
+        Self { facts, state, updated, etag }
     }
 
     /// The order as cancelling at `now` leaves it; `None` when it is cancelled
     /// already.
     #[must_use]
     pub fn cancel(&self, now: Timestamp) -> Option<Self> {
-        match self.state {
-            State::Confirmed => {
-                let order = self.clone();
-                Some(Self { state: State::Cancelled, updated: now, etag: self.etag.next(), ..order })
-            }
-            State::Cancelled => None,
-        }
+        self.after(Event::Cancel, now)
+    }
+
+    fn after(&self, event: Event, now: Timestamp) -> Option<Self> {
+        let state = self.state.after(event);
+        // Where clocks differ, or were set back, time stands still.
+        let updated = now.max(self.updated);
+        (state != self.state).then(|| Self {
+            facts: self.facts.clone(),
+            state,
+            updated,
+            etag: self.etag.next(),
+        })
     }
 
     /// The order as it was when it was made: what the request for it was, and
     /// is each time again, answered with. Nothing else of it ever changes.
     #[must_use]
     pub fn as_placed(self) -> Self {
-        let updated = self.created;
-        Self { state: State::Confirmed, updated, etag: Etag::default().next(), ..self }
+        Self::new(self.facts)
+    }
+
+    /// What of it never changes.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// When it last changed.
+    #[must_use]
+    pub fn updated(&self) -> Timestamp {
+        self.updated
+    }
+
+    /// Its version, 1 at first.
+    #[must_use]
+    pub fn etag(&self) -> Etag {
+        self.etag
     }
 }
 
@@ -196,13 +186,14 @@ impl From<Order> for wire::Order {
             State::Confirmed => wire::OrderState::Confirmed,
             State::Cancelled => wire::OrderState::Cancelled,
         };
+        let Facts { id, customer, lines, total, created } = order.facts;
         Self {
-            order_id: order.id.to_string(),
-            customer_id: order.customer.as_str().to_owned(),
+            order_id: id.to_string(),
+            customer_id: customer.as_str().to_owned(),
             state: state.into(),
-            lines: order.lines.into_iter().map(Into::into).collect(),
-            total: Some(order.total.into()),
-            create_time: Some(order.created.into()),
+            lines: lines.into_iter().map(Into::into).collect(),
+            total: Some(total.into()),
+            create_time: Some(created.into()),
             update_time: Some(order.updated.into()),
             etag: order.etag.to_string(),
         }
@@ -240,7 +231,10 @@ mod tests {
     #[test]
     fn an_order_is_of_something_and_has_a_total() {
         let order = place(vec![line(499, "EUR", 3), line(1, "EUR", 1)]).unwrap();
-        assert_eq!((order.total.minor(), order.state, order.etag), (1_498, State::Confirmed, Etag::of(1)));
+        assert_eq!(
+            (order.facts.total.minor(), order.state, order.etag),
+            (1_498, State::Confirmed, Etag::of(1))
+        );
         assert_eq!(place(vec![]), Err(NoOrder::Empty));
         assert!(matches!(place(vec![line(1, "EUR", 1), line(1, "USD", 1)]), Err(NoOrder::NoTotal(_))));
         assert!(matches!(place(vec![line(i64::MAX, "EUR", 2)]), Err(NoOrder::NoTotal(_))));
@@ -256,13 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_uuids_however_they_are_spelt() {
-        let id = "018f3c5e-7b1a-7cc0-8f00-0123456789ab";
-        assert_eq!(RequestId::parse(&id.to_uppercase()).unwrap().to_string(), id);
-        assert_eq!(RequestId::parse(&id.replace('-', "")).unwrap().to_string(), id);
-        for bad in ["", "1", "018f3c5e-7b1a-7cc0-8f00-0123456789a", "00000000-0000-0000-0000-000000000000"] {
-            assert!(RequestId::parse(bad).is_err() && OrderId::parse(bad).is_err(), "{bad}");
-        }
-        assert!(OrderId::new() < OrderId::new());
+    fn a_clock_that_was_set_back_does_not_turn_back_an_order() {
+        let order = place(vec![line(499, "EUR", 3)]).unwrap();
+        assert_eq!(order.cancel(Timestamp::of_micros(1)).unwrap().updated, order.updated);
     }
 }

@@ -64,7 +64,8 @@ impl Orders {
     /// The order unless it is still the one that was sent last.
     async fn get_newer(&self, id: OrderId, sent: Option<Etag>) -> Result<Option<(Etag, wire::Order)>, Error> {
         let order = self.store.get(id).await?;
-        Ok((sent != Some(order.etag)).then(|| (order.etag, order.into())))
+        let etag = order.etag();
+        Ok((sent != Some(etag)).then(|| (etag, order.into())))
     }
 }
 

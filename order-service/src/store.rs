@@ -122,7 +122,7 @@ impl Store {
         let Some(first) = rows.first() else { return Ok(None) };
         let (seen, cart) = (etag(first, "request_etag")?, etag(first, "cart_etag")?.unwrap_or_default());
         match read_one(&rows)? {
-            Some(order) if order.customer == wanted.customer && seen == wanted.seen => {
+            Some(order) if order.facts().customer == wanted.customer && seen == wanted.seen => {
                 Ok(Some(Placed { order, cart }))
             }
             _ => Err(Error::Reused(wanted.request)),
@@ -144,9 +144,9 @@ impl Store {
             open.rollback().await?;
             return self.find(wanted).await?.ok_or_else(vanished);
         }
-        let order = &placed.order;
+        let order = placed.order.facts();
         open.execute(lines::INSERT, &[order.id.to_string().into(), lines::json(&order.lines)?]).await?;
-        open.changed(&order.id.to_string()).await?;
+        // Announced to nobody: who would wait for it does not know its id yet.
         open.commit().await?;
         Ok(placed)
     }
@@ -176,7 +176,8 @@ impl Store {
             open.rollback().await?;
             return Ok(order);
         };
-        let values = [key.as_str().into(), changed.state.as_str().into(), changed.updated.micros().into()];
+        let values =
+            [key.as_str().into(), changed.state().as_str().into(), changed.updated().micros().into()];
         open.execute(UPDATE, &values).await?;
         open.changed(&key).await?;
         open.commit().await?;
@@ -185,14 +186,14 @@ impl Store {
 }
 
 fn columns(wanted: &Wanted, placed: &Placed) -> [Value; 9] {
-    let order = &placed.order;
+    let order = placed.order.facts();
     [
         order.id.to_string().into(),
         order.customer.as_str().into(),
         wanted.request.to_string().into(),
         wanted.seen.map(|etag| etag.to_string()).unwrap_or_default().into(),
         placed.cart.to_string().into(),
-        order.state.as_str().into(),
+        placed.order.state().as_str().into(),
         order.total.minor().into(),
         order.total.currency().code().into(),
         order.created.micros().into(),

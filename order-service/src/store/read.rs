@@ -8,7 +8,7 @@ use service_kit::{
     value::{CustomerId, Etag, Quantity, Sku},
 };
 
-use crate::domain::{Line, Order, OrderId, State};
+use crate::domain::{Facts, Line, Order, OrderId, State};
 
 /// The order of these rows, all of one order.
 pub(super) fn read_one(rows: &[Row]) -> Result<Option<Order>, Error> {
@@ -17,32 +17,30 @@ pub(super) fn read_one(rows: &[Row]) -> Result<Option<Order>, Error> {
 
 /// The orders of these rows, those of one order in succession.
 pub(super) fn read_all(rows: &[Row]) -> Result<Vec<Order>, Error> {
-    let mut orders: Vec<Order> = Vec::new();
-    for row in rows {
-        let id = OrderId::parse(&text(row, "order_id")?).map_err(|why| Error::corrupt("order_id", why))?;
-        if orders.last().is_none_or(|order| order.id != id) {
-            orders.push(order(id, row)?);
-        }
-        if let Some(order) = orders.last_mut() {
-            let currency = order.total.currency();
-            order.lines.push(line(currency, row)?);
-        }
-    }
-    Ok(orders)
+    let ids: Result<Vec<_>, Error> = rows.iter().map(|row| Ok((text(row, "order_id")?, row))).collect();
+    ids?.chunk_by(|one, next| one.0 == next.0).filter_map(order).collect()
 }
 
-fn order(id: OrderId, row: &Row) -> Result<Order, Error> {
-    let currency: Currency = text(row, "currency")?.parse().map_err(|why| Error::corrupt("currency", why))?;
-    Ok(Order {
-        id,
-        customer: CustomerId::parse(&text(row, "customer_id")?)
+/// One line in each row; the rest of an order is the same in all of them.
+fn order(rows: &[(String, &Row)]) -> Option<Result<Order, Error>> {
+    let (id, first) = rows.first()?;
+    let facts = facts(id, first, rows.iter().map(|(_, row)| *row));
+    Some(facts.and_then(|facts| {
+        let state = State::parse(&text(first, "state")?).map_err(|why| Error::corrupt("state", why))?;
+        let updated = Timestamp::of_micros(first.get("update_time")?);
+        Ok(Order::kept(facts, state, updated, Etag::of(first.get("version")?)))
+    }))
+}
+
+fn facts<'r>(id: &str, first: &Row, rows: impl Iterator<Item = &'r Row>) -> Result<Facts, Error> {
+    let currency = text(first, "currency")?.parse().map_err(|why| Error::corrupt("currency", why))?;
+    Ok(Facts {
+        id: OrderId::parse(id).map_err(|why| Error::corrupt("order_id", why))?,
+        customer: CustomerId::parse(&text(first, "customer_id")?)
             .map_err(|why| Error::corrupt("customer_id", why))?,
-        state: State::parse(&text(row, "state")?).map_err(|why| Error::corrupt("state", why))?,
-        lines: Vec::new(),
-        total: Money::new(row.get("total")?, currency).map_err(|why| Error::corrupt("total", why))?,
-        created: Timestamp::of_micros(row.get("create_time")?),
-        updated: Timestamp::of_micros(row.get("update_time")?),
-        etag: Etag::of(row.get("version")?),
+        lines: rows.map(|row| line(currency, row)).collect::<Result<_, _>>()?,
+        total: Money::new(first.get("total")?, currency).map_err(|why| Error::corrupt("total", why))?,
+        created: Timestamp::of_micros(first.get("create_time")?),
     })
 }
 
