@@ -21,6 +21,9 @@ use crate::domain::Line;
 /// The service that keeps the carts.
 pub const SERVICE: &str = "cart-service";
 
+/// How long reading a cart may take with everything it waits for: well below
+/// the time that callers usually give, so that they learn who did not answer.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long emptying a cart may take altogether.
 const CLEAR_LIMIT: Duration = Duration::from_secs(2);
 /// How long an order's answer waits for it.
@@ -51,13 +54,14 @@ impl Carts {
     /// A customer's cart, with the prices of this moment.
     ///
     /// # Errors
-    /// What the caller is told, when cart-service fails or the cart cannot be
-    /// priced.
+    /// What the caller is told, when cart-service fails or does not answer
+    /// within 5 s, or the cart cannot be priced.
     ///
     /// # Cancel safety
     /// Cancel safe: the call is cancelled.
     pub async fn get(&self, customer: &CustomerId) -> Result<Snapshot, Fault> {
-        let request = GetCartRequest { customer_id: customer.as_str().to_owned() };
+        let mut request = Request::new(GetCartRequest { customer_id: customer.as_str().to_owned() });
+        request.set_timeout(READ_LIMIT);
         match self.carts.clone().get_cart(request).await {
             Ok(cart) => read(&cart.into_inner())
                 .map_err(|why| internal(&format_args!("{SERVICE} sent a cart that is none: {why}"))),

@@ -65,19 +65,36 @@ async fn a_request_id_is_not_for_another_request(database: TestDatabase) {
 
 async fn one_request_sent_many_times_at_once_makes_one_order(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
-    for _ in 0..5 {
-        app.fill("tea", 2).await;
-        let request = new_request();
+    for round in 0..4 {
+        let cart = app.fill("tea", 2).await;
+        // Some find the cart emptied by others: another cart than they insist on.
+        let (request, etag) = (new_request(), if round % 2 == 0 { "" } else { &cart.etag });
         let mut creating = JoinSet::new();
-        for n in 0..24 {
-            let (mut orders, request) = (app.replica(n % 2), creation(&request, ""));
+        for n in 0..50 {
+            let (mut orders, request) = (app.replica(n % 2), creation(&request, etag));
             creating.spawn(async move { orders.create_order(request).await.unwrap().into_inner() });
         }
         let mut answers = creating.join_all().await;
         answers.dedup();
         assert_eq!(answers.len(), 1);
     }
-    assert_eq!(app.list(CUSTOMER, 0, "").await.unwrap().0.len(), 5);
+    assert_eq!(app.list(CUSTOMER, 0, "").await.unwrap().0.len(), 4);
+}
+
+async fn two_requests_with_one_id_at_once_make_one_order(database: TestDatabase) {
+    let app = TestApp::with_replicas(database, 2).await;
+    for _ in 0..5 {
+        app.fill("tea", 1).await;
+        app.fill_of("bob", "tea", 1).await;
+        let mine = creation(&new_request(), "");
+        let bobs = CreateOrderRequest { customer_id: "bob".into(), ..mine.clone() };
+        let (mut one, mut other) = (app.replica(0), app.replica(1));
+        let not_made = match tokio::join!(one.create_order(mine), other.create_order(bobs)) {
+            (Ok(_), not_made) | (not_made, Ok(_)) => not_made,
+            neither => panic!("{neither:?}"),
+        };
+        refused(not_made, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    }
 }
 
 async fn an_empty_cart_and_a_changed_one_make_no_order(database: TestDatabase) {
@@ -118,6 +135,7 @@ on_both_databases!(
     the_same_request_is_answered_the_same_whatever_happened_since,
     a_request_id_is_not_for_another_request,
     one_request_sent_many_times_at_once_makes_one_order,
+    two_requests_with_one_id_at_once_make_one_order,
     an_empty_cart_and_a_changed_one_make_no_order,
     what_is_malformed_is_refused_field_by_field,
     without_cart_service_a_known_request_is_still_answered,
