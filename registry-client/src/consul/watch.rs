@@ -9,7 +9,7 @@ pub(super) mod pace;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, mem::Discriminant, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
 
@@ -21,6 +21,11 @@ use super::{
     Client, Error,
     http::{Answer, Call},
 };
+
+/// The longest backoff spares servers that many ask. Knocking at a closed
+/// port of this machine costs nobody anything, and discovery is back seconds
+/// after the agent.
+const LOCAL_MOST: Duration = Duration::from_secs(4);
 
 /// Who answers blocking queries: a client, or a script in tests.
 pub(super) trait Source: Send + Sync {
@@ -34,6 +39,9 @@ pub(super) trait Source: Send + Sync {
 
     /// Who that is, for messages.
     fn addr(&self) -> &str;
+
+    /// Whether it runs on this machine.
+    fn is_local(&self) -> bool;
 }
 
 impl Source for Client {
@@ -43,6 +51,10 @@ impl Source for Client {
 
     fn addr(&self) -> &str {
         self.addr()
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local()
     }
 }
 
@@ -120,7 +132,7 @@ pub(super) async fn follow<S: Source, R: Resource>(
             }
             Ok(Progress::AskAgain) => Duration::ZERO,
             Err(trouble) => {
-                let (pause, words) = state.failed(resource, source.addr(), &trouble);
+                let (pause, words) = state.failed(source, resource, &trouble);
                 tell(News::Failed(&words));
                 pause
             }
@@ -139,6 +151,8 @@ struct State<T> {
     held: Option<T>,
     bucket: Bucket,
     backoff: Backoff,
+    /// What the last question failed by.
+    cause: Option<Discriminant<Error>>,
     complaint: Complaint,
 }
 
@@ -198,6 +212,7 @@ impl<T> State<T> {
             held: None,
             bucket: Bucket::new(2, pace.refill),
             backoff: Backoff::new(&pace),
+            cause: None,
             complaint: Complaint::default(),
         }
     }
@@ -205,6 +220,7 @@ impl<T> State<T> {
     /// True when it had failed before.
     fn worked(&mut self, resource: &impl Resource) -> bool {
         self.backoff.reset();
+        self.cause = None;
         let failed = self.complaint.ends();
         if failed {
             resource.relax();
@@ -213,18 +229,23 @@ impl<T> State<T> {
     }
 
     /// How long to wait, and the words for it.
-    fn failed(&mut self, resource: &impl Resource, addr: &str, trouble: &Trouble) -> (Duration, String) {
+    fn failed(
+        &mut self,
+        source: &impl Source,
+        resource: &impl Resource,
+        trouble: &Trouble,
+    ) -> (Duration, String) {
         // The index of before may be meaningless after whatever happened.
         self.cursor = Cursor::Start;
         let (pause, words) = match trouble {
-            Trouble::Error(e) if e.is_retryable() => (self.backoff.next(), e.to_string()),
-            Trouble::Error(e) => (jittered(self.pace.slow), e.to_string()),
+            Trouble::Error(e) => (self.pause(source, e), e.to_string()),
             Trouble::Doubt(doubt) => {
                 let words = format!(
-                    "Consul at {addr} told less than before and is not believed, for {doubt}; if that lasts, \
-                     look at its servers with `consul operator raft list-peers`"
+                    "Consul at {} told less than before and is not believed, for {doubt}; if that lasts, \
+                     look at its servers with `consul operator raft list-peers`",
+                    source.addr()
                 );
-                (self.backoff.next(), words)
+                (self.backoff.next(self.pace.backoff_most), words)
             }
         };
         if self.complaint.is_news(&words) {
@@ -233,6 +254,21 @@ impl<T> State<T> {
             tracing::debug!(watch = %resource, "{resource} still cannot be read: {words}");
         }
         (pause, words)
+    }
+
+    fn pause(&mut self, source: &impl Source, error: &Error) -> Duration {
+        if !error.is_retryable() {
+            return jittered(self.pace.slow);
+        }
+        // An agent that was down for long and answers again, if only that it
+        // has no leader yet, is another matter than before.
+        let cause = std::mem::discriminant(error);
+        if self.cause.replace(cause).is_some_and(|before| before != cause) {
+            self.backoff.reset();
+        }
+        let most = self.pace.backoff_most;
+        let unreachable = matches!(error, Error::Unreachable { .. });
+        self.backoff.next(if unreachable && source.is_local() { most.min(LOCAL_MOST) } else { most })
     }
 }
 

@@ -45,7 +45,8 @@ impl Beat {
                     jittered(RETRY)
                 }
                 Err(e) => {
-                    if !failing {
+                    // Without an agent the reconciler has said so.
+                    if !failing && *self.state.borrow() == RegistrationState::Registered {
                         tracing::warn!(%check, "check `{check}` cannot be beaten: {e}");
                     }
                     if e.is_retryable() { jittered(RETRY) } else { ttl / 3 }

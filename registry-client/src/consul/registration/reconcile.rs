@@ -100,7 +100,11 @@ impl Reconciler {
         let mut backoff = Backoff::new(&self.pace);
         while let Err(e) = self.register_once().await {
             self.pending(&e.to_string());
-            let pause = if e.is_retryable() { backoff.next() } else { jittered(self.pace.slow) };
+            let pause = if e.is_retryable() {
+                backoff.next(self.pace.backoff_most)
+            } else {
+                jittered(self.pace.slow)
+            };
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped),
                 () = sleep(pause.max(Duration::from_millis(50))) => {}

@@ -41,19 +41,18 @@ impl Default for Pace {
 #[derive(Debug)]
 pub(in crate::consul) struct Backoff {
     first: Duration,
-    most: Duration,
     failures: u32,
 }
 
 impl Backoff {
     pub(in crate::consul) fn new(pace: &Pace) -> Self {
-        Self { first: pace.backoff_first, most: pace.backoff_most, failures: 0 }
+        Self { first: pace.backoff_first, failures: 0 }
     }
 
-    /// What to wait after one more failure.
-    pub(in crate::consul) fn next(&mut self) -> Duration {
+    /// What to wait after one more failure, at most `most`.
+    pub(in crate::consul) fn next(&mut self, most: Duration) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        full_jitter(self.first, self.failures, self.most)
+        full_jitter(self.first, self.failures, most)
     }
 
     /// It worked: begin from the first again.
@@ -128,12 +127,13 @@ mod tests {
 
     #[test]
     fn the_backoff_doubles_to_its_limit_and_begins_again() {
-        let mut backoff = Backoff::new(&Pace::default());
+        let (pace, most) = (Pace::default(), Pace::default().backoff_most);
+        let mut backoff = Backoff::new(&pace);
         for ceiling in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
-            assert!(backoff.next() <= Duration::from_millis(ceiling));
+            assert!(backoff.next(most) <= Duration::from_millis(ceiling));
         }
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(500));
+        assert!(backoff.next(most) <= Duration::from_millis(500));
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,6 +46,7 @@ struct Script {
     answers: Mutex<VecDeque<Result<Answer, Error>>>,
     asked: Mutex<Vec<Cursor>>,
     then: Option<fn() -> Result<Answer, Error>>,
+    local: bool,
 }
 
 impl Script {
@@ -76,6 +77,10 @@ impl Source for Script {
     fn addr(&self) -> &str {
         "a:1"
     }
+
+    fn is_local(&self) -> bool {
+        self.local
+    }
 }
 
 fn answer(numbers: &str, meta: Meta) -> Result<Answer, Error> {
@@ -96,6 +101,10 @@ fn leaderless(index: u64, numbers: &str) -> Result<Answer, Error> {
 
 fn down() -> Result<Answer, Error> {
     Err(Error::Unreachable { addr: "a:1".into(), cause: "refused".to_owned() })
+}
+
+fn no_leader() -> Result<Answer, Error> {
+    Err(Error::Unavailable { addr: "a:1".into(), status: 500, said: "No cluster leader".to_owned() })
 }
 
 fn denied() -> Result<Answer, Error> {
@@ -185,6 +194,34 @@ async fn an_agent_that_is_down_is_asked_seldom_and_for_ever() {
     told(&script).await;
     let asked = script.asked().len();
     assert!((20..=90).contains(&asked), "{asked} questions in 600 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_of_this_machine_is_found_again_within_seconds() {
+    let script = Script { local: true, ..Script::always(down) };
+    told(&script).await;
+    let asked = script.asked().len();
+    assert!((150..=700).contains(&asked), "{asked} questions in 600 s");
+    // One that answers is spared like any other, whoever it is.
+    let script = Script { local: true, ..Script::always(no_leader) };
+    told(&script).await;
+    let asked = script.asked().len();
+    assert!((20..=90).contains(&asked), "{asked} questions in 600 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_does_not_slow_what_comes_after_it() {
+    for _ in 0..20 {
+        let script = Script::of((0..30).map(|_| down()).chain([no_leader(), blocking(5, "[1]")]));
+        let mut left = None;
+        let followed = follow(&script, &Numbers, Pace::default(), |news| match (&news, left) {
+            (News::Failed(words), None) if words.contains("No cluster leader") => left = Some(Instant::now()),
+            (News::Changed(_), Some(since)) => assert!(since.elapsed() <= Duration::from_millis(501)),
+            _ => {}
+        });
+        let _ = timeout(Duration::from_secs(3_600), followed).await;
+        assert!(left.is_some());
+    }
 }
 
 #[tokio::test(start_paused = true)]
