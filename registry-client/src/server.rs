@@ -93,7 +93,7 @@ impl Server {
             routes: RoutesBuilder::default(),
             served: Vec::new(),
             added_twice: None,
-            tags: Vec::new(),
+            tags: vec!["grpc".to_owned()],
             meta: meta.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             health: Health::new(),
             drain: Drain::new(),
@@ -139,7 +139,7 @@ impl Server {
         self
     }
 
-    /// Labels the registered instance.
+    /// Labels the registered instance, beside the tag `grpc`.
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
         self
