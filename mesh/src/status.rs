@@ -119,7 +119,7 @@ fn lines(service: Service, resolution: &Resolution, processes: &[Process]) -> Ve
         address: p.address.clone(),
         pid: p.pid,
         health: "critical",
-        reason: "the registry does not list it".to_owned(),
+        reason: "not in the registry".to_owned(),
         admin: None,
         since: None,
     }));

@@ -59,7 +59,7 @@ impl Seen {
     /// Why it is not passing, in words.
     pub(crate) fn why_not(&self) -> String {
         match &self.listed {
-            None => "the registry does not list it".to_owned(),
+            None => "not in the registry".to_owned(),
             Some(listed) if listed.reason.is_empty() => health_name(listed.health).to_owned(),
             Some(listed) => format!("{}: {}", health_name(listed.health), listed.reason),
         }
@@ -197,6 +197,6 @@ mod tests {
         assert!(overview.is_ready(), "no answer is no news");
         overview.resolved(Service::Cart, &Resolution::found(vec![]));
         assert!(!overview.is_ready());
-        assert_eq!(overview.instances[0].why_not(), "the registry does not list it");
+        assert_eq!(overview.instances[0].why_not(), "not in the registry");
     }
 }

@@ -1,10 +1,10 @@
 //! A `mesh up` under test, and the commands that talk to it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Lines},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::{
         atomic::{AtomicU32, Ordering::Relaxed},
         mpsc::{Receiver, RecvTimeoutError, channel},
@@ -170,11 +170,50 @@ impl State {
         until(|| Some(self.status()).filter(|(code, _)| *code == 0).map(|(_, status)| status))
     }
 
+    /// `mesh load` at `rate` calls a second, of which none may fail. The
+    /// deadline leaves room for whatever else the machine does.
+    pub(crate) fn load(&self, method: &str, data: &str, (rate, seconds): (u32, u32)) -> Load {
+        let (rate, duration) = (rate.to_string(), format!("{seconds}s"));
+        let flags = ["--rate", &rate, "--deadline", "5s", "--max-failed", "0", "--json"];
+        let mut command = self.command(["load", method, "--data", data, "--duration", &duration]);
+        let mut child = command.args(flags).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Load { child, lines, calls: Vec::new() }
+    }
+
     /// `mesh call`: the answer.
     pub(crate) fn call(&self, method: &str, data: &str) -> Value {
         let (code, out, err) = run(self.command(["call", method, "--data", data]));
         assert_eq!(code, 0, "{method}: {err}");
         serde_json::from_str(&out).unwrap()
+    }
+}
+
+/// A `mesh load` under way.
+pub(crate) struct Load {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    calls: Vec<Value>,
+}
+
+impl Load {
+    /// Waits until `calls` calls have ended.
+    pub(crate) fn after(&mut self, calls: usize) {
+        while self.calls.len() < calls {
+            let line = self.lines.next().expect("more calls").unwrap();
+            self.calls.push(serde_json::from_str(&line).unwrap());
+        }
+    }
+
+    /// Waits for its end: all calls, and the summary of a run that kept what
+    /// its flags ask for.
+    pub(crate) fn finish(mut self) -> (Vec<Value>, Value) {
+        for line in &mut self.lines {
+            self.calls.push(serde_json::from_str(&line.unwrap()).unwrap());
+        }
+        let summary = self.calls.pop().unwrap()["summary"].clone();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0), "{summary}");
+        (self.calls, summary)
     }
 }
 

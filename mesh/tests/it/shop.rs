@@ -1,6 +1,6 @@
 //! The whole shop, started, used, hurt and stopped.
 
-use std::{process::Command, thread, time::Instant};
+use std::{process::Command, time::Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ fn the_embedded_mesh_sells_survives_and_remembers() {
     a_second_mesh_on_the_same_directory_is_refused(&state, base);
     a_bad_call_tells_its_details(&state);
     a_killed_instance_costs_no_call_and_comes_back(&state, &mut up, &status);
+    a_stopped_instance_costs_no_call_of_any_kind(&state, &mut up);
 
     let all = pids(&state.all_passing(), "");
     assert_eq!(up.stop(), 0);
@@ -106,47 +107,35 @@ fn a_bad_call_tells_its_details(state: &State) {
 
 fn a_killed_instance_costs_no_call_and_comes_back(state: &State, up: &mut Up, status: &Value) {
     let victim = pids(status, "cart-service")[0];
-    let mut load = state.command([
-        "load",
-        GET_CART,
-        "--data",
-        r#"{"customer_id":"ada"}"#,
-        "--rate",
-        "200",
-        "--duration",
-        "8s",
-        "--max-failed",
-        "0",
-        "--json",
-    ]);
-    let load = thread::spawn(move || {
-        load.stderr(std::process::Stdio::inherit());
-        let output = load.output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    });
-    // The load is under way when the killed one's calls are in flight; when
-    // exactly does not matter to what is asserted.
-    thread::sleep(std::time::Duration::from_secs(1));
+    let mut load = state.load(GET_CART, r#"{"customer_id":"ada"}"#, (200, 7));
+    load.after(200);
     signal(victim, Signal::KILL);
     up.line(&format!("(process {victim}) was ended by signal 9 (SIGKILL); it is started again"));
     up.line("runs again as process");
-    let status = state.all_passing();
-    assert!(!pids(&status, "cart-service").contains(&victim));
+    assert!(!pids(&state.all_passing(), "cart-service").contains(&victim));
 
-    let (code, out) = load.join().unwrap();
-    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let summary = &lines.last().unwrap()["summary"];
-    assert_eq!((code, &summary["failed"]), (Some(0), &json!(0)), "{summary}");
-    assert_eq!(summary["calls"], 1600);
-    let both = |calls: &[Value]| {
-        let mut endpoints: Vec<_> = calls.iter().filter_map(|call| call["endpoint"].as_str()).collect();
-        endpoints.sort_unstable();
-        endpoints.dedup();
-        endpoints.len() == 2
-    };
-    let calls = &lines[..lines.len() - 1];
-    assert!(both(&calls[..200]), "both answer before");
-    assert!(both(&calls[calls.len() - 200..]), "both answer after");
+    let (calls, summary) = load.finish();
+    assert_eq!((&summary["failed"], &summary["calls"]), (&json!(0), &json!(1400)), "{summary}");
+    assert_eq!(answering(&calls[..200]), 2, "both answer before");
+    assert_eq!(answering(&calls[calls.len() - 200..]), 2, "both answer after");
+}
+
+fn a_stopped_instance_costs_no_call_of_any_kind(state: &State, up: &mut Up) {
+    let victim = pids(&state.all_passing(), "cart-service")[1];
+    let data = r#"{"customer_id":"c{{n}}","product_id":"espresso-beans-1kg","quantity":1}"#;
+    let mut load = state.load("shop.cart.v1.CartService/AddItem", data, (40, 5));
+    load.after(40);
+    signal(victim, Signal::TERM);
+    up.line(&format!("(process {victim}) ended with exit code 0; it is started again"));
+    let (calls, summary) = load.finish();
+    assert_eq!(summary["failed"], 0, "{summary}");
+    assert!(calls.iter().all(|call| call["idempotent"] == false), "adding twice adds twice");
+}
+
+/// How many instances answered these calls.
+fn answering(calls: &[Value]) -> usize {
+    let endpoints = calls.iter().filter_map(|call| call["endpoint"].as_str());
+    endpoints.collect::<std::collections::BTreeSet<_>>().len()
 }
 
 /// The same shop on the Consul that everybody else runs.
