@@ -82,7 +82,7 @@ async fn a_server_registers_leaves_and_deregisters_in_this_order() {
     let instance = &passing[0];
     assert_eq!(instance.address, server.address.into());
     assert_eq!(instance.id.as_str(), format!("test-127.0.0.1-{}", server.address.port()));
-    assert_eq!(instance.tags, ["grpc", "blue"]);
+    assert_eq!(instance.tags, ["blue", "grpc"]);
     let meta = |key: &str| instance.meta.get(key).map(String::as_str);
     assert_eq!((meta("protocol"), meta("version"), meta("zone")), (Some("grpc"), Some("1.2.3"), Some("a")));
 
