@@ -50,7 +50,8 @@ impl Process {
     }
 
     fn kill(&self, signal: &str) {
-        let sent = Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status();
+        // The shell's own `kill`: a minimal system has no program of that name.
+        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]).status();
         assert!(sent.unwrap().success());
     }
 }
