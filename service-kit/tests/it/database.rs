@@ -97,6 +97,28 @@ async fn a_statement_may_be_spelt_for_each_database(database: TestDatabase) {
     assert_eq!(names, ["a", "c"]);
 }
 
+#[tokio::test]
+async fn a_commit_to_sqlite_is_written_through_to_the_disk() {
+    let folder = TestDatabase::sqlite();
+    let database = open(&folder).await;
+    let mut open = database.begin().await.unwrap();
+    for (pragma, expected) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1)] {
+        let row = open.row(pragma, &[]).await.unwrap().unwrap();
+        let name = pragma.trim_start_matches("PRAGMA ");
+        assert_eq!(row.get::<i64>(name).unwrap(), expected, "{pragma}");
+    }
+    let row = open.row("PRAGMA journal_mode", &[]).await.unwrap().unwrap();
+    assert_eq!(row.get::<String>("journal_mode").unwrap(), "wal");
+}
+
+#[tokio::test]
+async fn a_reader_of_sqlite_cannot_write() {
+    let folder = TestDatabase::sqlite();
+    let database = open(&folder).await;
+    assert!(database.row(RAISE, &["a".into()]).await.is_err());
+    assert_eq!(value(&database, "a").await, None);
+}
+
 on_both_databases!(
     replicas_that_start_together_migrate_once,
     writers_of_two_replicas_lose_nothing,
