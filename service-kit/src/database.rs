@@ -54,12 +54,7 @@ pub struct Database {
 
 #[derive(Clone, Debug)]
 enum Pools {
-    Sqlite {
-        /// One connection: SQLite has one writer at a time, and in a queue of
-        /// ours they wait their turn, where in SQLite they would poll.
-        writer: SqlitePool,
-        readers: SqlitePool,
-    },
+    Sqlite { writer: sqlite::Writer, readers: SqlitePool },
     Postgres(PgPool),
 }
 

@@ -3,24 +3,28 @@
 use std::{
     fs::OpenOptions,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use sqlx::{
-    SqlitePool,
+    Sqlite, SqlitePool, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use super::{Migrations, OpenError, Pools, error::sqlite_code, migrate};
+use super::{Error, Migrations, OpenError, Pools, bounded, error::sqlite_code, migrate};
 use crate::changes::{self, Changes};
 
 /// How long to wait for another process to finish its transaction.
 const BUSY: Duration = Duration::from_secs(5);
-/// How long to wait for a connection of our own.
+/// How often to ask whether it has.
+const ASK: Duration = Duration::from_millis(1);
+/// How long to wait for a turn of our own.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long replicas that start together may wait for each other.
 const OPEN: Duration = Duration::from_secs(15);
@@ -42,7 +46,7 @@ pub(super) async fn open(
         .foreign_keys(true)
         .busy_timeout(BUSY)
         .pragma("journal_size_limit", LOG_LIMIT);
-    let writer = pool(1).connect_lazy_with(options.clone());
+    let writer = Writer::new(options.clone());
     migrate(path, &writer, migrations).await?;
 
     // Not `read_only`: a reader of a log must be able to make its index.
@@ -50,6 +54,48 @@ pub(super) async fn open(
     let readers = pool(READERS).connect_lazy_with(reading.clone());
     let feed = tokio::spawn(changes::poll_sqlite(reading, changes.clone()));
     Ok((Pools::Sqlite { writer, readers }, feed))
+}
+
+/// The one connection that writes. Our own writers take turns, first come,
+/// first served; the one whose turn it is waits for those of other processes.
+#[derive(Clone, Debug)]
+pub(super) struct Writer {
+    pool: SqlitePool,
+    turn: Arc<Semaphore>,
+}
+
+/// A transaction that writes, and the turn that it takes.
+pub(super) type Turn = (Transaction<'static, Sqlite>, OwnedSemaphorePermit);
+
+impl Writer {
+    fn new(options: SqliteConnectOptions) -> Self {
+        // SQLite's own wait asks in steps of up to 100 ms and so keeps missing
+        // the short moments in which a busy file is free.
+        let options = options.busy_timeout(Duration::ZERO);
+        Self { pool: pool(1).connect_lazy_with(options), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Begins to write, at once as the writer: one that reads first, and then
+    /// cannot write because another has, would have to start over.
+    pub(super) async fn begin(&self) -> Result<Turn, Error> {
+        let turn = timeout(ACQUIRE, self.turn.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| Error::Slow(ACQUIRE))?.map_err(|_| sqlx::Error::PoolClosed)?;
+        Ok((bounded(self.begin_within(BUSY)).await?, turn))
+    }
+
+    async fn begin_within(&self, limit: Duration) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        let give_up = Instant::now() + limit;
+        loop {
+            match self.pool.begin_with("BEGIN IMMEDIATE").await {
+                Err(why) if is_busy(&why) && Instant::now() < give_up => sleep(ASK).await,
+                begun => return begun,
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
 }
 
 /// Connections stay open: opening one reads the schema, closing the last one
@@ -81,15 +127,8 @@ async fn probe(path: &Path) -> Result<(), OpenError> {
 /// Brings the schema up to date. Replicas that start at the same moment find
 /// the file locked in ways that SQLite's own wait does not cover: turning on
 /// the log is one.
-async fn migrate(path: &Path, writer: &SqlitePool, migrations: &Migrations) -> Result<(), OpenError> {
-    let give_up = Instant::now() + OPEN;
-    let mut open = loop {
-        match writer.begin_with("BEGIN IMMEDIATE").await {
-            Ok(open) => break open,
-            Err(why) if is_busy(&why) && Instant::now() < give_up => sleep(Duration::from_millis(20)).await,
-            Err(why) => return Err(OpenError::sqlite(path, &why)),
-        }
-    };
+async fn migrate(path: &Path, writer: &Writer, migrations: &Migrations) -> Result<(), OpenError> {
+    let mut open = writer.begin_within(OPEN).await.map_err(|why| OpenError::sqlite(path, &why))?;
     let shown = format!("sqlite:{}", path.display());
     migrate::sqlite(&mut open, migrations).await.map_err(|why| OpenError::migration(&shown, &why))?;
     open.commit().await.map_err(|why| OpenError::sqlite(path, &why))

@@ -1,8 +1,8 @@
 //! Writing.
 
-use sqlx::{Postgres, Sqlite};
+use sqlx::Postgres;
 
-use super::{Error, Pools, Row, Sql, Value, bounded, row::bind};
+use super::{Error, Pools, Row, Sql, Value, bounded, row::bind, sqlite};
 use crate::changes::{CHANNEL, Changes};
 
 /// A transaction that writes. Undone unless it is committed.
@@ -16,18 +16,14 @@ pub struct Transaction {
 
 #[derive(Debug)]
 enum Open {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(sqlite::Turn),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
 impl Transaction {
     pub(super) async fn begin(pools: &Pools, changes: Changes) -> Result<Self, Error> {
         let open = match pools {
-            // At once the writer: one that reads first and then cannot write,
-            // because another has, would have to start over.
-            Pools::Sqlite { writer, .. } => {
-                Open::Sqlite(bounded(writer.begin_with("BEGIN IMMEDIATE")).await?)
-            }
+            Pools::Sqlite { writer, .. } => Open::Sqlite(writer.begin().await?),
             Pools::Postgres(pool) => Open::Postgres(bounded(pool.begin()).await?),
         };
         Ok(Self { open, changed: Vec::new(), changes })
@@ -44,7 +40,7 @@ impl Transaction {
     pub async fn execute(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<u64, Error> {
         let sql = sql.into();
         Ok(match &mut self.open {
-            Open::Sqlite(open) => {
+            Open::Sqlite((open, _)) => {
                 bounded(bind(sql.sqlite, values).execute(&mut **open)).await?.rows_affected()
             }
             Open::Postgres(open) => {
@@ -63,7 +59,7 @@ impl Transaction {
     pub async fn row(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Option<Row>, Error> {
         let sql = sql.into();
         Ok(match &mut self.open {
-            Open::Sqlite(open) => {
+            Open::Sqlite((open, _)) => {
                 bounded(bind(sql.sqlite, values).fetch_optional(&mut **open)).await?.map(Row::Sqlite)
             }
             Open::Postgres(open) => {
@@ -82,7 +78,7 @@ impl Transaction {
     pub async fn rows(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Vec<Row>, Error> {
         let sql = sql.into();
         Ok(match &mut self.open {
-            Open::Sqlite(open) => {
+            Open::Sqlite((open, _)) => {
                 let rows = bounded(bind(sql.sqlite, values).fetch_all(&mut **open)).await?;
                 rows.into_iter().map(Row::Sqlite).collect()
             }
@@ -121,7 +117,7 @@ impl Transaction {
     /// Not cancel safe: the commit may have happened or not.
     pub async fn commit(self) -> Result<(), Error> {
         match self.open {
-            Open::Sqlite(open) => bounded(open.commit()).await?,
+            Open::Sqlite((open, _turn)) => bounded(open.commit()).await?,
             Open::Postgres(open) => bounded(open.commit()).await?,
         }
         for key in &self.changed {
@@ -140,7 +136,7 @@ impl Transaction {
     /// Cancel safe.
     pub async fn rollback(self) -> Result<(), Error> {
         match self.open {
-            Open::Sqlite(open) => bounded(open.rollback()).await,
+            Open::Sqlite((open, _turn)) => bounded(open.rollback()).await,
             Open::Postgres(open) => bounded(open.rollback()).await,
         }
     }
