@@ -12,7 +12,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use consul_dev::{Agent, Options};
 use registry_client::consul::{self, HealthQuery};
-use tokio::{process::Command, sync::mpsc, time::Instant};
+use tokio::{
+    process::Command,
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use crate::{
     found::{client, url},
@@ -33,6 +37,8 @@ const OURS: &str = "consort-up-";
 const USUAL: &str = "http://127.0.0.1:8500";
 /// The Consul that is started unless another is named.
 pub(crate) const USUAL_PROGRAM: &str = "consul";
+/// How long whatever listens at the usual address may take to say what it is.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// How long a Consul of ours may take until it leads; it takes two seconds.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -147,27 +153,42 @@ impl Choice {
                     path: std::env::current_exe().context("could not tell which program this is")?,
                     args: arguments(&program, ports, &node, version),
                     env: Vec::new(),
-                    log: log.clone(),
+                    log,
                 };
-                let own_stop = Stop::default();
-                let children = Children::start(vec![tethered], events, &own_stop);
-                let registry = Registry {
-                    url: format!("http://{local}"),
-                    kind: format!("consul agent -dev, {version}"),
-                    process: Running::Child { children, stop: own_stop },
-                };
-                let led = tokio::select! {
-                    led = leads(&registry.url) => led,
-                    () = stop.asked() => Ok(()),
-                };
-                if let Err(error) = led {
-                    registry.stop().await;
-                    bail!("{error:#}; its last lines ({}):\n{}", log.display(), tail(&log, 8));
-                }
-                Ok(registry)
+                start_consul(tethered, local, version, events, stop).await
             }
         }
     }
+}
+
+/// Starts `program`, a Consul of that version, and waits until it leads.
+async fn start_consul(
+    program: Program,
+    local: SocketAddr,
+    version: Version,
+    events: &mpsc::Sender<Event>,
+    stop: &Stop,
+) -> Result<Registry> {
+    let log = program.log.clone();
+    // Its own, because it ends after everything that deregisters from it.
+    let own_stop = Stop::default();
+    let registry = Registry {
+        url: format!("http://{local}"),
+        kind: format!("consul agent -dev, {version}"),
+        process: Running::Child {
+            children: Children::start(vec![program], events, &own_stop),
+            stop: own_stop,
+        },
+    };
+    let led = tokio::select! {
+        led = leads(&registry.url) => led,
+        () = stop.asked() => Ok(()),
+    };
+    if let Err(error) = led {
+        registry.stop().await;
+        bail!("{error:#}; its last lines ({}):\n{}", log.display(), tail(&log, 8));
+    }
+    Ok(registry)
 }
 
 /// The registry of a running `mesh up`.
@@ -209,11 +230,11 @@ impl Registry {
 /// up`: sharing that one would mix two shops.
 async fn foreign_consul(url: &str) -> bool {
     let Ok(client) = client(url) else { return false };
-    match client.agent_self().await {
-        Ok(agent) => !agent.config.node_name.starts_with(OURS),
+    match timeout(ANSWER_LIMIT, client.agent_self()).await {
+        Ok(Ok(agent)) => !agent.config.node_name.starts_with(OURS),
         // It has access control: surely not one of ours.
-        Err(consul::Error::Denied { .. }) => true,
-        Err(_) => false,
+        Ok(Err(consul::Error::Denied { .. })) => true,
+        Ok(Err(_)) | Err(_) => false,
     }
 }
 

@@ -157,7 +157,13 @@ fn the_mesh_on_a_real_consul_shows_in_its_pages_and_leaves_nothing() {
         let entries: Value = serde_json::from_str(&body).unwrap();
         let entries = entries.as_array().unwrap();
         assert_eq!(entries.len(), 2, "{body}");
-        assert!(entries.iter().all(|e| e["Service"]["Meta"]["protocol"] == "grpc"), "{body}");
+        for entry in entries {
+            let meta = &entry["Service"]["Meta"];
+            assert!(meta["protocol"] == "grpc" && meta["version"].is_string(), "{body}");
+            assert_eq!(entry["Service"]["Tags"], json!(["grpc"]), "{body}");
+            let mut checks = entry["Checks"].as_array().unwrap().iter();
+            assert!(checks.any(|c| c["Type"] == "grpc" && c["Status"] == "passing"), "{body}");
+        }
     }
     pasted_lines_work(&up.printed);
     assert_eq!(up.stop(), 0);
