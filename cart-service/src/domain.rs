@@ -148,16 +148,18 @@ impl Cart {
 
     /// The cart after a change made at `now`.
     #[must_use]
-    pub fn changed(mut self, change: Change, now: Timestamp) -> Self {
+    pub fn changed(mut self, change: &Change, now: Timestamp) -> Self {
         match change {
             Change::Put(line) => match self.lines.iter_mut().find(|held| held.sku == line.sku) {
-                Some(held) => *held = line,
-                None => self.lines.push(line),
+                Some(held) => held.clone_from(line),
+                None => self.lines.push(line.clone()),
             },
-            Change::Remove(sku) => self.lines.retain(|line| line.sku != sku),
+            Change::Remove(sku) => self.lines.retain(|line| line.sku != *sku),
             Change::Clear => self.lines.clear(),
         }
-        Self { etag: self.etag.next(), updated: Some(now), ..self }
+        // Where clocks differ, or were set back, time stands still.
+        let updated = self.updated.map_or(now, |before| before.max(now));
+        Self { etag: self.etag.next(), updated: Some(updated), ..self }
     }
 
     /// Decides on a change by a caller who may have said which version it has

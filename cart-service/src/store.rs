@@ -93,22 +93,19 @@ impl Store {
                 return Err(refusal.into());
             }
         };
-        let now = Timestamp::now();
-        write(&mut open, customer, &change, now).await?;
+        let cart = cart.changed(&change, Timestamp::now());
+        write(&mut open, &cart, &change).await?;
         open.changed(customer.as_str()).await?;
         open.commit().await?;
-        Ok(cart.changed(change, now))
+        Ok(cart)
     }
 }
 
-async fn write(
-    open: &mut Transaction,
-    customer: &CustomerId,
-    change: &Change,
-    now: Timestamp,
-) -> Result<(), DatabaseError> {
-    let customer = customer.as_str();
-    open.execute(RAISE, &[customer.into(), now.micros().into()]).await?;
+/// Writes the change that has led to `cart`.
+async fn write(open: &mut Transaction, cart: &Cart, change: &Change) -> Result<(), DatabaseError> {
+    let customer = cart.customer.as_str();
+    let updated = cart.updated.map(Timestamp::micros).unwrap_or_default();
+    open.execute(RAISE, &[customer.into(), updated.into()]).await?;
     match change {
         Change::Put(line) => {
             let values = [

@@ -70,12 +70,19 @@ fn what_is_so_already_is_no_change() {
 fn a_change_keeps_the_order_of_lines_and_raises_the_version() {
     let now = Timestamp::of_micros(7);
     let before = cart([line("tea", 1), line("mug", 1)]);
-    let after = before.changed(Change::Put(line("tea", 2)), now);
+    let after = before.changed(&Change::Put(line("tea", 2)), now);
     assert_eq!(after.lines, [line("tea", 2), line("mug", 1)]);
     assert_eq!((after.etag, after.updated), (Etag::of(6), Some(now)));
-    let after = after.changed(Change::Put(line("jug", 1)), now).changed(Change::Remove(sku("tea")), now);
+    let after = after.changed(&Change::Put(line("jug", 1)), now).changed(&Change::Remove(sku("tea")), now);
     assert_eq!(after.lines, [line("mug", 1), line("jug", 1)]);
-    assert!(after.changed(Change::Clear, now).lines.is_empty());
+    assert!(after.changed(&Change::Clear, now).lines.is_empty());
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_turn_back_a_cart() {
+    let later = Some(Timestamp::of_micros(9));
+    let cart = Cart { updated: later, ..cart([line("tea", 1)]) };
+    assert_eq!(cart.changed(&Change::Clear, Timestamp::of_micros(1)).updated, later);
 }
 
 #[test]

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use service_kit::{changes::Subscription, on_both_databases, testing::TestDatabase};
+use service_kit::{
+    changes::Subscription,
+    database::{Database, Error},
+    on_both_databases,
+    testing::TestDatabase,
+};
 use tokio::time::timeout;
 
 use crate::database::{open, raise};
@@ -30,6 +35,35 @@ async fn a_subscriber_hears_of_what_happened_right_after_it_came(database: TestD
         raise(&one, "a").await;
         assert!(heard(&mut there).await);
     }
+}
+
+async fn announce(database: &Database) -> Result<(), Error> {
+    let mut open = database.begin().await?;
+    open.changed("a").await?;
+    open.commit().await
+}
+
+#[tokio::test]
+async fn connections_that_the_server_cuts_are_made_anew() {
+    let server = TestDatabase::postgres().await;
+    let (one, other) = (open(&server).await, open(&server).await);
+    let mut there = other.changes().subscribe("a");
+    raise(&one, "a").await;
+    assert!(heard(&mut there).await);
+
+    const CUT: &str = "SELECT count(pg_terminate_backend(pid)) AS cut FROM pg_stat_activity \
+         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let cut: i64 = one.row(CUT, &[]).await.unwrap().unwrap().get("cut").unwrap();
+    assert!(cut >= 2, "only {cut} connections were there to cut");
+
+    // Calls may fail until every connection that was cut has been noticed.
+    let again = async {
+        while other.row("SELECT 1", &[]).await.is_err() {}
+        while announce(&one).await.is_err()
+            || timeout(Duration::from_millis(100), there.changed()).await.is_err()
+        {}
+    };
+    timeout(Duration::from_secs(5), again).await.unwrap();
 }
 
 on_both_databases!(
