@@ -110,7 +110,10 @@ impl Step {
                     .env("RUSTDOCFLAGS", "-D warnings"),
             )?,
             Self::Deny => {
-                cargo(machine, "deny --log-level warn check --hide-inclusion-graph bans licenses sources")?;
+                cargo(
+                    machine,
+                    "deny --workspace --log-level warn check --hide-inclusion-graph bans licenses sources",
+                )?;
                 return advisories::check(machine);
             }
         }

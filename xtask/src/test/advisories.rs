@@ -19,9 +19,9 @@ pub(super) fn check(machine: &Machine) -> Result<Option<String>> {
     if let Err(error) = process::run(&mut fetch, &log, LIMIT) {
         return Ok(Some(format!(
             "advisories were NOT checked: their database cannot be fetched from here\n{error:#}\n    \
-             where Git reaches it: cargo deny check advisories"
+             where Git reaches it: cargo deny --workspace check advisories"
         )));
     }
-    cargo(machine, "deny --log-level warn check --disable-fetch advisories")?;
+    cargo(machine, "deny --workspace --log-level warn check --disable-fetch advisories")?;
     Ok(None)
 }
