@@ -7,6 +7,7 @@
     unused_qualifications,
     clippy::all,
     clippy::doc_markdown,
+    clippy::too_many_lines,
     clippy::use_self
 )]
 

@@ -35,6 +35,7 @@ mod proto {
         unused_qualifications,
         clippy::all,
         clippy::doc_markdown,
+        clippy::too_many_lines,
         clippy::use_self,
         reason = "generated"
     )]
