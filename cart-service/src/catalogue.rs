@@ -1,6 +1,6 @@
 //! product-service, as carts see it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use mesh_proto::shop::product::v1::{
     BatchGetProductsRequest, Product, product_service_client::ProductServiceClient,
@@ -11,11 +11,16 @@ use service_kit::{
     money::Money,
     value::{Sku, line},
 };
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 /// The service that keeps the catalogue.
 pub const SERVICE: &str = "product-service";
+
+/// How long asking for offers may take with everything it waits for: below
+/// what order-service gives a cart, so that each caller learns who did not
+/// answer.
+const LIMIT: Duration = Duration::from_secs(3);
 
 /// What product-service says of products. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -55,7 +60,8 @@ impl Catalogue {
     /// for when there are none.
     ///
     /// # Errors
-    /// When one of them does not exist, or product-service fails.
+    /// When one of them does not exist, or product-service fails or does not
+    /// answer within 3 s.
     ///
     /// # Cancel safety
     /// Cancel safe: the call is cancelled.
@@ -64,7 +70,8 @@ impl Catalogue {
         if product_ids.is_empty() {
             return Ok(Offers::new());
         }
-        let request = BatchGetProductsRequest { product_ids };
+        let mut request = Request::new(BatchGetProductsRequest { product_ids });
+        request.set_timeout(LIMIT);
         let found = self.products.clone().batch_get_products(request).await;
         let products = found.map_err(|status| unavailable(&status))?.into_inner().products;
         products.into_iter().map(read).collect()
@@ -91,4 +98,28 @@ fn read(product: Product) -> Result<(Sku, Offer), Unavailable> {
     parsed().map_err(|why| {
         Unavailable::Failed(internal(&format_args!("{SERVICE} sent a product that is none: {why}")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use registry_client::{ChannelConfig, policy::Methods, resolve::fixed::FixedResolver};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_product_service_that_is_not_there_is_named_within_three_seconds() {
+        let nobody = FixedResolver::with([]);
+        let service = SERVICE.parse().unwrap();
+        let channel = Channel::new(service, &nobody, Methods::default(), ChannelConfig::default());
+        let began = Instant::now();
+        let sku = Sku::parse("espresso-beans-1kg").unwrap();
+        let Err(Unavailable::Failed(fault)) = Catalogue::new(channel).offers([&sku]).await else {
+            panic!("nobody answered, and yet there are offers")
+        };
+        assert_eq!(began.elapsed().as_secs(), LIMIT.as_secs());
+        let status = fault.into_status("cart-service");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((status.code(), &info.metadata["dependency"][..]), (Code::DeadlineExceeded, SERVICE));
+    }
 }
