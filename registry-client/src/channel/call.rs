@@ -14,7 +14,10 @@ use http::{
     header::{Entry, HeaderName},
 };
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep_until},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -186,22 +189,32 @@ impl State {
         let Some(connection) = self.choose() else {
             // Listen first and look again then, or a change in between would
             // be missed.
-            let mut changes = self.core.view.changes();
-            let snapshot = self.core.view.snapshot();
-            if !snapshot.ready.is_empty() {
-                return Ok(Stage::Pick);
-            }
-            if self.core.config.fail_fast && !snapshot.why.is_settling() {
-                let why = snapshot.why.clone();
-                return Err(Failure::NoInstance { service: self.core.service.clone(), why });
-            }
-            return Ok(Stage::Wait(Box::pin(async move {
-                // Fails only when the pool is gone; the deadline ends the call.
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            })));
+            let changes = self.core.view.changes();
+            return match self.choose() {
+                Some(connection) => self.send(connection),
+                None => self.wait(changes),
+            };
         };
+        self.send(connection)
+    }
+
+    /// Waits for the pool to change, unless the call is to fail fast.
+    fn wait(&self, mut changes: watch::Receiver<()>) -> Result<Stage, Failure> {
+        let snapshot = self.core.view.snapshot();
+        if self.core.config.fail_fast && snapshot.ready.is_empty() && !snapshot.why.is_settling() {
+            let why = snapshot.why.clone();
+            return Err(Failure::NoInstance { service: self.core.service.clone(), why });
+        }
+        Ok(Stage::Wait(Box::pin(async move {
+            // Fails only when the pool is gone; the deadline ends the call.
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })))
+    }
+
+    /// Begins an attempt.
+    fn send(&mut self, connection: Arc<Connection>) -> Result<Stage, Failure> {
         let left = (self.tries.sends() > 0 && self.bounds_answer)
             .then(|| self.deadline.at.saturating_duration_since(Instant::now()));
         match connection.send(self.head.next(self.tries.sends(), left), false) {

@@ -2,7 +2,6 @@
 
 use std::{
     future::Future,
-    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -95,12 +94,14 @@ pub(super) struct Upload {
     taken: usize,
     /// What was taken and not yet written.
     held: Option<Bytes>,
+    /// The frame after `held`, while there is no room for `held`.
+    next: Option<Bytes>,
     started: bool,
 }
 
 impl Upload {
     pub(super) fn new(stream: SendStream<Bytes>) -> Self {
-        Self { stream, taken: 0, held: None, started: false }
+        Self { stream, taken: 0, held: None, next: None, started: false }
     }
 
     /// Writes as much of `body` as there is and as the peer takes. Ready when
@@ -113,14 +114,15 @@ impl Upload {
         loop {
             // One frame is held back until it is known whether it is the last:
             // that one carries the end of the stream.
+            if self.next.is_some() {
+                ready!(self.poll_write(false, cx))?;
+                self.held = self.next.take();
+            }
             match body.poll_frame(self.taken, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    if self.held.is_some() {
-                        // Taken again from the body once there is room.
-                        ready!(self.poll_write(false, cx))?;
-                    }
                     self.taken += 1;
-                    self.held = Some(frame);
+                    let free = if self.held.is_none() { &mut self.held } else { &mut self.next };
+                    *free = Some(frame);
                 }
                 Poll::Ready(None) => return self.poll_write(true, cx),
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(UploadError::Body(status))),
@@ -173,11 +175,13 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Nothing is sent again any more, so nothing is kept.
+    /// Nothing is sent again any more, so nothing more is kept; what was kept
+    /// and is not yet sent on this attempt still is.
     pub(super) fn new(mut body: RequestBody, upload: Upload) -> Self {
         body.replayable = false;
-        // Frames of this attempt that were taken but not sent are in `held`.
-        drop(mem::take(&mut body.taken));
+        if upload.taken >= body.taken.len() {
+            body.taken = SmallVec::new();
+        }
         Self { body, upload }
     }
 }

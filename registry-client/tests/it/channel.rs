@@ -414,6 +414,27 @@ async fn both_sides_of_a_stream_may_speak_in_turn() {
 }
 
 #[tokio::test]
+async fn a_stream_far_larger_than_any_window_arrives_whole_and_in_order() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let resolver = FixedResolver::with([peer.instance("one")]);
+    let mut grpc = Grpc::new(channel(&resolver, |_| {}));
+    grpc.ready().await.unwrap();
+    // Many frames, each larger than the 64 KiB that a stream may begin with.
+    let message = |n: usize| format!("{n:06}").repeat(15_000);
+    let request = Request::new(tokio_stream::iter((0..60).map(message)));
+    let path = http::uri::PathAndQuery::from_static("/test.v1.Peer/Chat");
+    let answer = grpc.streaming(request, path, ProstCodec::<String, String>::default());
+    let mut heard = within(answer).await.unwrap().into_inner();
+    for n in 0..60 {
+        assert!(
+            within(heard.next()).await.unwrap().unwrap() == message(n),
+            "message {n} is not the one sent"
+        );
+    }
+    assert!(within(heard.next()).await.is_none());
+}
+
+#[tokio::test]
 async fn a_stream_that_nobody_bounded_outlives_the_default_deadline() {
     let peer = Peer::start(|_| Reply::HangAfterHead).await;
     let resolver = FixedResolver::with([peer.instance("one")]);
