@@ -21,6 +21,7 @@ use crate::{
 
 mod answer;
 mod call;
+mod connect;
 mod connection;
 mod failure;
 mod head;
@@ -30,6 +31,10 @@ mod upload;
 
 pub use answer::Answer;
 pub use call::Call;
+#[cfg(not(feature = "test-util"))]
+use connect::Connector;
+#[cfg(feature = "test-util")]
+pub use connect::{Connector, Io};
 use failure::Failure;
 use pool::{Pool, View};
 
@@ -84,6 +89,30 @@ impl Channel {
         methods: Methods,
         config: ChannelConfig,
     ) -> Self {
+        Self::over(service, resolver, methods, config, Connector::default())
+    }
+
+    /// A channel as [`new`](Self::new) makes it, whose sockets `connector`
+    /// opens.
+    #[cfg(feature = "test-util")]
+    #[must_use]
+    pub fn with_connector(
+        service: ServiceName,
+        resolver: &dyn Resolver,
+        methods: Methods,
+        config: ChannelConfig,
+        connector: Connector,
+    ) -> Self {
+        Self::over(service, resolver, methods, config, connector)
+    }
+
+    fn over(
+        service: ServiceName,
+        resolver: &dyn Resolver,
+        methods: Methods,
+        config: ChannelConfig,
+        connector: Connector,
+    ) -> Self {
         let resolution = resolver.resolve(&service);
         let view = Arc::new(View::new());
         let Ok(authority) = Authority::try_from(service.as_str()) else {
@@ -92,7 +121,7 @@ impl Channel {
         let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline)) else {
             return Self::broken(Status::internal("the deadline cannot stand in a header"));
         };
-        let pool = Pool::new(service.clone(), config.clone(), view.clone(), resolution);
+        let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution);
         let core = Core {
             service,
             authority,

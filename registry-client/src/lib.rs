@@ -57,6 +57,11 @@
 //!   ([`telemetry`] shows them).
 //! - *Draining*: finishing what is under way and taking nothing new.
 //!
+//! # Features
+//!
+//! - `test-util`: what tests of one's own failover need, see `testing`. Off
+//!   unless asked for.
+//!
 //! # What it does not do
 //!
 //! It starts no proxy and speaks no xDS. It is no Consul agent: one must run
@@ -74,6 +79,8 @@ pub mod policy;
 pub mod resolve;
 pub mod server;
 pub mod telemetry;
+#[cfg(feature = "test-util")]
+pub mod testing;
 
 pub use channel::{Answer, Call, Channel};
 pub use config::{Advertise, ChannelConfig, ServerConfig, parse_duration};

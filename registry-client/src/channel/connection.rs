@@ -16,13 +16,15 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::oneshot,
     task::JoinHandle,
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::failure::Peer;
+use super::{
+    connect::{Connector, Socket},
+    failure::Peer,
+};
 use crate::{ChannelConfig, balance::Load};
 
 /// What a stream may send ahead of its reader. Large enough that a fast link
@@ -112,15 +114,15 @@ pub(super) struct Established {
 pub(super) async fn connect(
     peer: Peer,
     load: Arc<Load>,
+    connector: &Connector,
     config: &ChannelConfig,
     keepalive_time: Duration,
 ) -> Result<Established, ConnectError> {
     let limit = config.connect_timeout;
     let deadline = Instant::now() + limit;
     let within = |result: Result<_, _>| result.unwrap_or(Err(ConnectError::TimedOut(limit)));
-    let opening = async { Ok(TcpStream::connect((peer.address.host(), peer.address.port())).await?) };
+    let opening = async { Ok(connector.open(&peer.address).await?) };
     let socket = within(tokio::time::timeout_at(deadline, opening).await)?;
-    socket.set_nodelay(true)?;
 
     let alive = Arc::new(AtomicBool::new(false));
     let io = Observed { io: socket, alive: alive.clone() };
@@ -159,7 +161,7 @@ pub(super) async fn connect(
 
 /// Owns the socket: reads and writes frames until the connection ends.
 struct Driver {
-    driving: h2::client::Connection<Observed<TcpStream>, Bytes>,
+    driving: h2::client::Connection<Observed<Socket>, Bytes>,
     keepalive: Keepalive,
     connection: Weak<Connection>,
     answered: Option<oneshot::Sender<()>>,

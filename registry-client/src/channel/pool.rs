@@ -1,6 +1,6 @@
 //! The instances of one service: whom to connect to, and who can take calls.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
@@ -10,6 +10,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    connect::Connector,
     connection::Connection,
     failure::{NoInstance, Peer},
     subchannel::{Event, State, Subchannel},
@@ -75,10 +76,12 @@ impl View {
 /// The task that owns the subchannels of one service.
 pub(super) struct Pool {
     service: ServiceName,
+    connector: Connector,
     config: ChannelConfig,
     view: Arc<View>,
     resolution: watch::Receiver<Resolution>,
-    members: HashMap<InstanceId, Member>,
+    /// Ordered, so that the same events lead to the same actions.
+    members: BTreeMap<InstanceId, Member>,
     events: mpsc::Receiver<(InstanceId, u64, Event)>,
     to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
     generations: u64,
@@ -102,6 +105,7 @@ struct Member {
 impl Pool {
     pub(super) fn new(
         service: ServiceName,
+        connector: Connector,
         config: ChannelConfig,
         view: Arc<View>,
         resolution: watch::Receiver<Resolution>,
@@ -109,10 +113,11 @@ impl Pool {
         let (to_pool, events) = mpsc::channel(EVENTS);
         Self {
             service,
+            connector,
             config,
             view,
             resolution,
-            members: HashMap::new(),
+            members: BTreeMap::new(),
             events,
             to_pool,
             generations: 0,
@@ -150,7 +155,7 @@ impl Pool {
     fn reconcile(&mut self) {
         let resolution = self.resolution.borrow_and_update().clone();
         let Some(listed) = resolution.instances else { return };
-        let listed: HashMap<&InstanceId, &Instance> = listed.iter().map(|i| (&i.id, i)).collect();
+        let listed: BTreeMap<&InstanceId, &Instance> = listed.iter().map(|i| (&i.id, i)).collect();
 
         let before = self.members.values().filter(|m| m.unlisted.is_none()).count();
         let absent =
@@ -194,6 +199,7 @@ impl Pool {
             peer,
             self.generations,
             load.clone(),
+            self.connector.clone(),
             self.config.clone(),
             self.to_pool.clone(),
         );

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::{
+    connect::Connector,
     connection::{self, Closed, Connection, Established},
     failure::Peer,
 };
@@ -85,11 +86,12 @@ impl Subchannel {
         peer: Peer,
         generation: u64,
         load: Arc<Load>,
+        connector: Connector,
         config: ChannelConfig,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
     ) -> Self {
         let hurry = Arc::new(Notify::new());
-        let task = Task { peer, generation, load, config, events, hurry: hurry.clone() };
+        let task = Task { peer, generation, load, connector, config, events, hurry: hurry.clone() };
         Self {
             state: State::Idle,
             connection: None,
@@ -130,6 +132,7 @@ struct Task {
     peer: Peer,
     generation: u64,
     load: Arc<Load>,
+    connector: Connector,
     config: ChannelConfig,
     events: mpsc::Sender<(InstanceId, u64, Event)>,
     hurry: Arc<Notify>,
@@ -147,8 +150,14 @@ impl Task {
         let mut keepalive_time = self.config.keepalive_time;
         loop {
             self.tell(Event::Connect).await;
-            let tried =
-                connection::connect(self.peer.clone(), self.load.clone(), &self.config, keepalive_time).await;
+            let tried = connection::connect(
+                self.peer.clone(),
+                self.load.clone(),
+                &self.connector,
+                &self.config,
+                keepalive_time,
+            )
+            .await;
             match tried {
                 Ok(established) => {
                     let since = Instant::now();

@@ -1,0 +1,127 @@
+//! How a connection to an instance gets its socket.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use crate::instance::Address;
+
+/// What opens sockets for a channel; TCP unless a test says otherwise. Cheap
+/// to clone.
+#[derive(Clone, Default)]
+#[cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "public for tests only"))]
+pub struct Connector(Kind);
+
+#[derive(Clone, Default)]
+enum Kind {
+    #[default]
+    Tcp,
+    #[cfg(feature = "test-util")]
+    Other(std::sync::Arc<dyn Fn(Address) -> Opening + Send + Sync>),
+}
+
+/// Bytes both ways, over whatever carries them.
+#[cfg(feature = "test-util")]
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+#[cfg(feature = "test-util")]
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+#[cfg(feature = "test-util")]
+type Opening = futures_util::future::BoxFuture<'static, io::Result<Box<dyn Io>>>;
+
+#[cfg(feature = "test-util")]
+impl Connector {
+    /// A connector that opens what `open` opens for an instance's address.
+    /// The channel bounds the wait by `connect_timeout` and drops the future
+    /// when it gives up.
+    pub fn new<F, T>(open: impl Fn(Address) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = io::Result<T>> + Send + 'static,
+        T: Io,
+    {
+        let open = move |address| -> Opening {
+            let opening = open(address);
+            Box::pin(async move { Ok(Box::new(opening.await?) as Box<dyn Io>) })
+        };
+        Self(Kind::Other(std::sync::Arc::new(open)))
+    }
+}
+
+impl Connector {
+    /// Opens a socket to `address`; a host name is looked up.
+    pub(super) async fn open(&self, address: &Address) -> io::Result<Socket> {
+        match &self.0 {
+            Kind::Tcp => {
+                let socket = TcpStream::connect((address.host(), address.port())).await?;
+                socket.set_nodelay(true)?;
+                Ok(Socket::Tcp(socket))
+            }
+            #[cfg(feature = "test-util")]
+            Kind::Other(open) => open(address.clone()).await.map(Socket::Other),
+        }
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+/// An open socket. An enum, so that TCP is called without indirection.
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(feature = "test-util")]
+    Other(Box<dyn Io>),
+}
+
+/// Calls the same method of whichever socket it is.
+macro_rules! either {
+    ($socket:expr, $io:ident => $call:expr) => {
+        match $socket {
+            Socket::Tcp($io) => $call,
+            #[cfg(feature = "test-util")]
+            Socket::Other($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        either!(self, io => io.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), io => Pin::new(io).poll_shutdown(cx))
+    }
+}
