@@ -17,6 +17,7 @@ use crate::{
     instance::ServiceName,
     policy::{Methods, deadline},
     resolve::Resolver,
+    telemetry::{ChannelState, Counters},
 };
 
 mod answer;
@@ -36,7 +37,7 @@ use connect::Connector;
 #[cfg(feature = "test-util")]
 pub use connect::{Connector, Io};
 use failure::Failure;
-use pool::{Pool, View};
+use pool::{Known, Pool, View};
 
 /// What a generated client calls through: every call goes to one of the
 /// service's instances, and to another if that one fails and the method may
@@ -76,6 +77,7 @@ struct Core {
     config: ChannelConfig,
     picker: Box<dyn Picker>,
     view: Arc<View>,
+    counters: Arc<Counters>,
     _pool: AbortOnDropHandle<()>,
 }
 
@@ -121,7 +123,9 @@ impl Channel {
         let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline)) else {
             return Self::broken(Status::internal("the deadline cannot stand in a header"));
         };
-        let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution);
+        let counters = Arc::<Counters>::default();
+        let told = counters.clone();
+        let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution, told);
         let core = Core {
             service,
             authority,
@@ -130,6 +134,7 @@ impl Channel {
             picker: config.balancer.picker(),
             config,
             view,
+            counters,
             _pool: AbortOnDropHandle::new(tokio::spawn(pool.run())),
         };
         Self { core: Ok(Arc::new(core)) }
@@ -139,6 +144,32 @@ impl Channel {
     #[must_use]
     pub fn broken(status: Status) -> Self {
         Self { core: Err(status) }
+    }
+
+    /// What the channel knows right now; `None` of a [broken](Self::broken) one.
+    #[must_use]
+    pub fn state(&self) -> Option<ChannelState> {
+        let core = self.core.as_ref().ok()?;
+        let snapshot = core.view.snapshot();
+        Some(ChannelState {
+            service: core.service.to_string(),
+            balancer: core.config.balancer.to_string(),
+            ready: snapshot.ready.len(),
+            why_none: snapshot.ready.is_empty().then(|| snapshot.why.to_string()),
+            resolver_error: snapshot.resolver_error.as_deref().map(str::to_owned),
+            instances: snapshot.known.iter().map(Known::state).collect(),
+            calls: core.counters.calls.get(),
+            attempts: core.counters.attempts.get(),
+            retries: core.counters.retries.get() + core.counters.transparent_retries.get(),
+            hedges: core.counters.hedges.get(),
+            ejections: core.counters.ejections.get(),
+        })
+    }
+
+    /// What the channel has counted; `None` of a [broken](Self::broken) one.
+    #[must_use]
+    pub fn counters(&self) -> Option<Arc<Counters>> {
+        self.core.as_ref().ok().map(|core| core.counters.clone())
     }
 }
 

@@ -70,9 +70,11 @@
 mod backoff;
 pub mod balance;
 mod channel;
+pub mod code;
 mod config;
 pub mod consul;
 mod error;
+pub mod health;
 pub mod instance;
 mod mesh;
 pub mod policy;

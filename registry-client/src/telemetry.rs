@@ -7,6 +7,12 @@ use std::{
 
 use crate::instance::{Address, InstanceId};
 
+mod counters;
+mod state;
+
+pub use counters::{Counter, Counters};
+pub use state::{ChannelState, InstanceState};
+
 /// A slip that a caller puts into a request's extensions to learn where each
 /// attempt went and why. A request without one pays nothing for it.
 ///

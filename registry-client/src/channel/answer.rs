@@ -23,9 +23,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{connection::Connection, failure::Failure};
+use crate::{code::Code, health::Ended};
 
 /// A small part of what a stream may send ahead, in bytes.
 const RELEASE_AT: usize = 64 << 10;
+
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The body of an answer. Dropping it before its end cancels the call.
 #[derive(Debug)]
@@ -115,6 +118,8 @@ impl Stream {
         }
         match ready!(self.frames.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
+                let code = trailers.get(GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
+                self.in_flight.0.observe(Ended::Answered(code.unwrap_or(Code::UNKNOWN)));
                 drop_malformed_details(&mut trailers);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
@@ -135,6 +140,7 @@ impl Stream {
     }
 
     fn broken(&self, error: h2::Error) -> Status {
+        self.in_flight.0.observe(Ended::Broken);
         Failure::Broken { to: self.in_flight.0.peer.clone(), cause: Arc::new(error) }.into()
     }
 }

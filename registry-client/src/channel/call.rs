@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{
-    HeaderValue,
-    header::{Entry, HeaderName},
-};
+use http::{HeaderValue, header::Entry};
 use pin_project_lite::pin_project;
 use tokio::{
     sync::watch,
@@ -21,16 +18,22 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+mod attempt;
+
+use attempt::Attempt;
+
 use super::{
     Core,
-    answer::{Answer, Deadline, InFlight, drop_malformed_details},
+    answer::{Answer, Deadline, GRPC_STATUS, InFlight, drop_malformed_details},
     connection::Connection,
     failure::Failure,
     head::{Head, TIMEOUT},
-    upload::{RequestBody, Rest, Upload, UploadError},
+    upload::{RequestBody, Rest, Upload},
 };
 use crate::{
     balance::ReadySet,
+    code::Code,
+    health::Ended,
     instance::InstanceId,
     policy::{
         Method, deadline,
@@ -38,8 +41,6 @@ use crate::{
     },
     telemetry::Explain,
 };
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 pin_project! {
     /// The answer to a call, some time. Dropping it cancels the call.
@@ -76,13 +77,6 @@ enum Stage {
     Sent(Attempt),
 }
 
-struct Attempt {
-    answer: h2::client::ResponseFuture,
-    /// `None` once the whole request was written.
-    upload: Option<Upload>,
-    in_flight: InFlight,
-}
-
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call").finish_non_exhaustive()
@@ -116,6 +110,7 @@ impl Call {
             Ok(uri) => uri,
             Err(failure) => return Self::failed(failure.into()),
         };
+        core.counters.calls.add();
         let state = State {
             core,
             head: Head::new(uri, parts.headers),
@@ -219,6 +214,7 @@ impl State {
             .then(|| self.deadline.at.saturating_duration_since(Instant::now()));
         match connection.send(self.head.next(self.tries.sends(), left), false) {
             Ok((answer, stream)) => {
+                self.core.counters.attempts.add();
                 let in_flight = InFlight::on(connection);
                 Ok(Stage::Sent(Attempt { answer, upload: Some(Upload::new(stream)), in_flight }))
             }
@@ -277,21 +273,25 @@ impl State {
     /// UNAVAILABLE and another attempt may help, begins that one.
     fn accept(&mut self, mut head: http::Response<h2::RecvStream>) -> Option<http::Response<Answer>> {
         let status = head.headers().get(GRPC_STATUS);
-        let ends_here = status.is_some();
+        let ended = status.map(|code| Code::from_header(code.as_bytes()));
         let unavailable = says_unavailable(head.status(), status);
         if unavailable && let Some(stage) = self.decide(retry::Failure::Unavailable) {
             self.note_answer("answered UNAVAILABLE");
             if let Stage::Sent(attempt) = &self.stage {
+                attempt.in_flight.0.observe(Ended::Answered(Code::UNAVAILABLE));
                 self.tried.push(attempt.in_flight.0.peer.id.clone());
             }
             self.stage = stage;
             return None;
         }
         self.note_answer("answered");
-        if ends_here {
+        if ended.is_some() {
             drop_malformed_details(head.headers_mut());
         }
         let Stage::Sent(attempt) = std::mem::replace(&mut self.stage, Stage::Pick) else { return None };
+        if let Some(code) = ended {
+            attempt.in_flight.0.observe(Ended::Answered(code));
+        }
         let upload = attempt.upload.map(|upload| {
             let body = std::mem::replace(&mut self.body, RequestBody::ended());
             AbortOnDropHandle::new(tokio::spawn(Rest::new(body, upload)))
@@ -304,6 +304,9 @@ impl State {
     fn after(&mut self, failure: Failure) -> Result<(), Failure> {
         self.note(&failure);
         if let Stage::Sent(attempt) = &self.stage {
+            if matches!(failure, Failure::Broken { .. }) && failure.kind() != retry::Failure::NotProcessed {
+                attempt.in_flight.0.observe(Ended::Broken);
+            }
             self.tried.push(attempt.in_flight.0.peer.id.clone());
         }
         self.stage = self.retry(&failure).ok_or(failure)?;
@@ -322,6 +325,10 @@ impl State {
         if Instant::now() + delay >= self.deadline.at || !self.body.is_replayable() {
             return None;
         }
+        match failure {
+            retry::Failure::NotProcessed => self.core.counters.transparent_retries.add(),
+            _ => self.core.counters.retries.add(),
+        }
         Some(if delay == Duration::ZERO {
             Stage::Pick
         } else {
@@ -330,9 +337,13 @@ impl State {
     }
 
     fn expired(&self) -> Failure {
+        self.core.counters.expired.add();
         let service = &self.core.service;
         let while_ = match &self.stage {
-            Stage::Sent(attempt) => format!("waiting for the answer of {}", attempt.in_flight.0.peer),
+            Stage::Sent(attempt) => {
+                attempt.in_flight.0.observe(Ended::Expired);
+                format!("waiting for the answer of {}", attempt.in_flight.0.peer)
+            }
             _ if self.core.view.snapshot().ready.is_empty() => {
                 format!("waiting for an instance of `{service}`: {}", self.core.view.snapshot().why)
             }
@@ -352,34 +363,6 @@ impl State {
         if let Some(explain) = &self.explain {
             explain.end(outcome);
         }
-    }
-}
-
-impl Attempt {
-    /// Writes the request and waits for the head of the answer.
-    fn poll(
-        &mut self,
-        body: &mut RequestBody,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<http::Response<h2::RecvStream>, Failure>> {
-        if let Some(upload) = &mut self.upload {
-            match upload.poll(body, cx) {
-                // The server may have answered before it took everything, and
-                // the answer says more than the broken upload does.
-                Poll::Ready(Ok(()) | Err(UploadError::Stream)) => self.upload = None,
-                Poll::Ready(Err(UploadError::Body(cause))) => {
-                    return Poll::Ready(Err(Failure::RequestBody { cause }));
-                }
-                Poll::Pending => {}
-            }
-        }
-        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
-        Poll::Ready(
-            answer.map_err(|error| Failure::Broken {
-                to: self.in_flight.0.peer.clone(),
-                cause: Arc::new(error),
-            }),
-        )
     }
 }
 

@@ -25,7 +25,11 @@ use super::{
     connect::{Connector, Socket},
     failure::Peer,
 };
-use crate::{ChannelConfig, balance::Load};
+use crate::{
+    ChannelConfig,
+    balance::Load,
+    health::{Ended, FAILURES, Record},
+};
 
 /// What a stream may send ahead of its reader. Large enough that a fast link
 /// is not throttled by round trips.
@@ -42,6 +46,7 @@ const MAX_HEADER_LIST: u32 = 64 << 10;
 pub(super) struct Connection {
     pub(super) peer: Peer,
     pub(super) load: Arc<Load>,
+    record: Arc<Record>,
     send: SendRequest<Bytes>,
 }
 
@@ -56,6 +61,11 @@ impl Connection {
         // request rather than refusing it when the peer's stream limit is
         // reached; the deadline bounds the wait.
         self.send.clone().send_request(head, end)
+    }
+
+    /// Takes note of how an attempt on it ended.
+    pub(super) fn observe(&self, ended: Ended) {
+        self.record.observe(ended, FAILURES);
     }
 
     /// Whether the peer takes no more streams: it sent GOAWAY.
@@ -113,7 +123,7 @@ pub(super) struct Established {
 /// Dropping the future closes the connection.
 pub(super) async fn connect(
     peer: Peer,
-    load: Arc<Load>,
+    (load, record): (Arc<Load>, Arc<Record>),
     connector: &Connector,
     config: &ChannelConfig,
     keepalive_time: Duration,
@@ -135,7 +145,7 @@ pub(super) async fn connect(
         .await
         .map_err(ConnectError::Handshake)?;
     let ping = driving.ping_pong();
-    let connection = Arc::new(Connection { peer, load, send });
+    let connection = Arc::new(Connection { peer, load, record, send });
 
     let (answered, first_answer) = oneshot::channel();
     let (drains, draining) = oneshot::channel();

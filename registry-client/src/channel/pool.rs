@@ -18,8 +18,10 @@ use super::{
 use crate::{
     ChannelConfig,
     balance::{Candidate, Load, ReadySet},
+    health::Record,
     instance::{Health, Instance, InstanceId, ServiceName},
     resolve::Resolution,
+    telemetry::{Counters, InstanceState},
 };
 
 /// How long an instance that left the registry, but answers, is kept after an
@@ -46,6 +48,23 @@ pub(super) struct Snapshot {
     pub(super) connections: Box<[Arc<Connection>]>,
     /// Why `ready` is empty, when it is.
     pub(super) why: NoInstance,
+    /// Every instance there is, ready or not.
+    pub(super) known: Box<[Known]>,
+    /// Why the last look-up failed, if it did.
+    pub(super) resolver_error: Option<Arc<str>>,
+}
+
+/// An instance, for whoever looks into the channel.
+#[derive(Debug)]
+pub(super) struct Known {
+    state: InstanceState,
+    load: Arc<Load>,
+}
+
+impl Known {
+    pub(super) fn state(&self) -> InstanceState {
+        InstanceState { in_flight: self.load.in_flight(), ..self.state.clone() }
+    }
 }
 
 impl View {
@@ -54,6 +73,8 @@ impl View {
             ready: ReadySet::default(),
             connections: Box::default(),
             why: NoInstance::NeverResolved(None),
+            known: Box::default(),
+            resolver_error: None,
         };
         Self { snapshot: ArcSwap::from_pointee(nothing), changed: watch::Sender::new(()) }
     }
@@ -85,6 +106,7 @@ pub(super) struct Pool {
     events: mpsc::Receiver<(InstanceId, u64, Event)>,
     to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
     generations: u64,
+    counters: Arc<Counters>,
     /// Whether instances are used that the registry calls critical.
     panicking: bool,
     /// Whether there was ever one that it does not; a newcomer is critical
@@ -97,6 +119,7 @@ struct Member {
     instance: Instance,
     generation: u64,
     load: Arc<Load>,
+    record: Arc<Record>,
     subchannel: Subchannel,
     /// Set while the registry does not list it: until when it is kept.
     unlisted: Option<Instant>,
@@ -109,6 +132,7 @@ impl Pool {
         config: ChannelConfig,
         view: Arc<View>,
         resolution: watch::Receiver<Resolution>,
+        counters: Arc<Counters>,
     ) -> Self {
         let (to_pool, events) = mpsc::channel(EVENTS);
         Self {
@@ -121,6 +145,7 @@ impl Pool {
             events,
             to_pool,
             generations: 0,
+            counters,
             panicking: false,
             was_well: false,
         }
@@ -193,12 +218,13 @@ impl Pool {
         }
         // New, or moved to another address: connections of the old one finish.
         self.generations += 1;
-        let load = self.members.remove(&instance.id).map_or_else(Arc::default, |m| m.load);
+        let (load, record) =
+            self.members.remove(&instance.id).map(|member| (member.load, member.record)).unwrap_or_default();
         let peer = Peer { id: instance.id.clone(), address: instance.address.clone() };
         let subchannel = Subchannel::start(
             peer,
             self.generations,
-            load.clone(),
+            (load.clone(), record.clone()),
             self.connector.clone(),
             self.config.clone(),
             self.to_pool.clone(),
@@ -207,6 +233,7 @@ impl Pool {
             instance: instance.clone(),
             generation: self.generations,
             load,
+            record,
             subchannel,
             unlisted: None,
         };
@@ -217,6 +244,12 @@ impl Pool {
         if let Some(member) = self.members.get_mut(&id)
             && member.generation == generation
         {
+            match &event {
+                Event::Connected(_) => self.counters.connections_opened.add(),
+                Event::Failed(_) => self.counters.connections_failed.add(),
+                Event::Closed(_) | Event::Goaway => self.counters.connections_closed.add(),
+                Event::Connect => {}
+            }
             member.subchannel.apply(event);
             self.forget();
         }
@@ -259,6 +292,8 @@ impl Pool {
             ready: ReadySet::new(candidates),
             connections: connections.into(),
             why: self.why(),
+            known: self.members.values().map(|member| member.known(panicking)).collect(),
+            resolver_error: self.resolution.borrow().error.clone(),
         });
         self.panicking = panicking;
         self.was_well |= well;
@@ -288,6 +323,46 @@ impl Pool {
 impl Member {
     fn candidate(&self) -> Candidate {
         Candidate { id: self.instance.id.clone(), weight: self.instance.weight, load: self.load.clone() }
+    }
+
+    /// What is told of it. `panicking`: a critical one is used too.
+    fn known(&self, panicking: bool) -> Known {
+        let connected = self.subchannel.state == State::Ready;
+        let allowed = match self.instance.health {
+            Health::Passing | Health::Warning => true,
+            Health::Critical => panicking,
+            Health::Maintenance => false,
+        };
+        let ready = connected && allowed;
+        let registry = match self.instance.health {
+            _ if self.unlisted.is_some() => "unlisted",
+            Health::Passing => "passing",
+            Health::Warning => "warning",
+            Health::Critical => "critical",
+            Health::Maintenance => "maintenance",
+        };
+        let decided_by = if ready {
+            None
+        } else if connected {
+            Some("registry")
+        } else {
+            Some("connection")
+        };
+        let state = InstanceState {
+            id: self.instance.id.to_string(),
+            address: self.instance.address.to_string(),
+            ready,
+            why: if ready { String::new() } else { self.cause().to_string() },
+            decided_by,
+            registry,
+            watch: "off",
+            connection: self.subchannel.state.name(),
+            connections: usize::from(self.subchannel.connection.is_some()),
+            in_flight: 0,
+            weight: self.instance.weight,
+            ejections: 0,
+        };
+        Known { state, load: self.load.clone() }
     }
 
     /// Why it takes no calls.

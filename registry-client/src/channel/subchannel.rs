@@ -24,7 +24,7 @@ use super::{
     connection::{self, Closed, Connection, Established},
     failure::Peer,
 };
-use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, instance::InstanceId};
+use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, health::Record, instance::InstanceId};
 
 /// Where a subchannel stands. The vocabulary is gRPC's, with `Draining` for a
 /// connection that finishes its streams while its successor is being made.
@@ -53,6 +53,17 @@ pub(super) enum Event {
 }
 
 impl State {
+    /// Its name as gRPC writes it, in small letters.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::TransientFailure => "transient_failure",
+        }
+    }
+
     /// The only place where states change.
     pub(super) fn after(self, event: &Event) -> Self {
         match (self, event) {
@@ -85,13 +96,13 @@ impl Subchannel {
     pub(super) fn start(
         peer: Peer,
         generation: u64,
-        load: Arc<Load>,
+        (load, record): (Arc<Load>, Arc<Record>),
         connector: Connector,
         config: ChannelConfig,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
     ) -> Self {
         let hurry = Arc::new(Notify::new());
-        let task = Task { peer, generation, load, connector, config, events, hurry: hurry.clone() };
+        let task = Task { peer, generation, load, record, connector, config, events, hurry: hurry.clone() };
         Self {
             state: State::Idle,
             connection: None,
@@ -132,6 +143,7 @@ struct Task {
     peer: Peer,
     generation: u64,
     load: Arc<Load>,
+    record: Arc<Record>,
     connector: Connector,
     config: ChannelConfig,
     events: mpsc::Sender<(InstanceId, u64, Event)>,
@@ -150,14 +162,9 @@ impl Task {
         let mut keepalive_time = self.config.keepalive_time;
         loop {
             self.tell(Event::Connect).await;
-            let tried = connection::connect(
-                self.peer.clone(),
-                self.load.clone(),
-                &self.connector,
-                &self.config,
-                keepalive_time,
-            )
-            .await;
+            let observed = (self.load.clone(), self.record.clone());
+            let (peer, connector) = (self.peer.clone(), &self.connector);
+            let tried = connection::connect(peer, observed, connector, &self.config, keepalive_time).await;
             match tried {
                 Ok(established) => {
                     let since = Instant::now();

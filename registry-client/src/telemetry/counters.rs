@@ -1,0 +1,55 @@
+//! What a channel counts, as plain atomics that a call adds to and a reader
+//! of metrics looks at.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// How many there were.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one channel has counted since it was made.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Calls begun.
+    pub calls: Counter,
+    /// Attempts sent, hedges among them.
+    pub attempts: Counter,
+    /// Attempts that followed a failed one which may have been processed.
+    pub retries: Counter,
+    /// Attempts that followed one which provably was not processed.
+    pub transparent_retries: Counter,
+    /// Attempts sent while an earlier one was still under way.
+    pub hedges: Counter,
+    /// Retries and hedges that the budget did not allow.
+    pub budget_refused: Counter,
+    /// Calls that were not sent because the service refuses too many.
+    pub throttled: Counter,
+    /// Calls that were not sent because too many were under way.
+    pub limited: Counter,
+    /// Calls whose deadline passed.
+    pub expired: Counter,
+    /// Instances taken out because their attempts failed.
+    pub ejections: Counter,
+    /// Instances that should have been, but too many were out already.
+    pub ejections_unenforced: Counter,
+    /// Connections established.
+    pub connections_opened: Counter,
+    /// Connections that ended.
+    pub connections_closed: Counter,
+    /// Tries to connect that failed.
+    pub connections_failed: Counter,
+}
