@@ -7,6 +7,7 @@
 //!   lock            held by the running `mesh up`; its text is the process id
 //!   mesh.json       the running mesh; gone when it has stopped
 //!   data/           what services keep; --fresh empties it
+//!   snapshots/      what the registry last told; --fresh empties it
 //!   logs/           a file for each process
 //! ```
 
@@ -24,7 +25,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const DEFAULT_DIR: &str = ".consort";
 
 const MARKER: &str = "consort-state";
-const MARKER_TEXT: &str = "This folder belongs to `mesh up`. `mesh up --fresh` empties data/.\n";
+const MARKER_TEXT: &str =
+    "This folder belongs to `mesh up`. `mesh up --fresh` empties data/ and snapshots/.\n";
 
 /// `mesh.json`: what a running `mesh up` says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,11 @@ impl Files {
 
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// Where the library remembers what the registry told.
+    fn snapshots(&self) -> PathBuf {
+        self.dir.join("snapshots")
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
@@ -140,7 +147,8 @@ impl Owned {
         adopt(&files.dir)?;
         let lock = lock(&files)?;
         if fresh {
-            remove_data(&files)?;
+            remove(&files.data())?;
+            remove(&files.snapshots())?;
         }
         for dir in [files.data(), files.logs()] {
             fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
@@ -194,17 +202,22 @@ fn adopt(dir: &Path) -> Result<()> {
 }
 
 /// Whether the folder is empty, or holds nothing but what `mesh serve` made
-/// in it: databases in `data/`.
+/// in it: databases in `data/`, and `snapshots/`.
 fn is_free(dir: &Path) -> std::io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name() != "data" || !entry.file_type()?.is_dir() {
+        let endings: &[&str] = match entry.file_name().to_str() {
+            Some("data") => &[".db", ".db-wal", ".db-shm"],
+            Some("snapshots") => &[".json"],
+            _ => return Ok(false),
+        };
+        if !entry.file_type()?.is_dir() {
             return Ok(false);
         }
         for file in fs::read_dir(entry.path())? {
             let name = file?.file_name();
             let name = name.to_string_lossy();
-            if ![".db", ".db-wal", ".db-shm"].iter().any(|ending| name.ends_with(ending)) {
+            if !endings.iter().any(|ending| name.ends_with(ending)) {
                 return Ok(false);
             }
         }
@@ -244,11 +257,10 @@ fn try_lock(file: &File) -> std::io::Result<bool> {
     Ok(false)
 }
 
-fn remove_data(files: &Files) -> Result<()> {
-    let data = files.data();
-    match fs::remove_dir_all(&data) {
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
         Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("could not remove {}", data.display()))
+            Err(e).with_context(|| format!("could not remove {}", dir.display()))
         }
         _ => Ok(()),
     }
@@ -296,12 +308,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         drop(Owned::take(files.clone(), false).unwrap());
-        let kept = files.data().join("cart.db");
-        fs::write(&kept, "x").unwrap();
+        fs::create_dir(files.snapshots()).unwrap();
+        let kept = [files.data().join("cart.db"), files.snapshots().join("cart-service.json")];
+        kept.iter().for_each(|file| fs::write(file, "x").unwrap());
         drop(Owned::take(files.clone(), false).unwrap());
-        assert!(kept.exists(), "data outlives a restart");
+        assert!(kept.iter().all(|file| file.exists()), "data outlives a restart");
         drop(Owned::take(files, true).unwrap());
-        assert!(!kept.exists());
+        assert!(!kept.iter().any(|file| file.exists()));
     }
 
     #[test]
@@ -320,8 +333,10 @@ mod tests {
     #[test]
     fn a_folder_in_which_a_service_was_served_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("data")).unwrap();
-        fs::write(dir.path().join("data/cart.db"), "x").unwrap();
+        for (folder, file) in [("data", "cart.db"), ("snapshots", "order-service.json")] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+            fs::write(dir.path().join(folder).join(file), "x").unwrap();
+        }
         drop(Owned::take(Files::of(Some(dir.path())).unwrap(), false).unwrap());
         assert!(dir.path().join("data/cart.db").exists());
     }

@@ -80,6 +80,7 @@ mod mesh;
 pub mod policy;
 pub mod resolve;
 pub mod server;
+mod snapshot;
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;
@@ -88,3 +89,4 @@ pub use channel::{Answer, Call, Channel};
 pub use config::{Advertise, ChannelConfig, ServerConfig, parse_duration};
 pub use error::Error;
 pub use mesh::{Mesh, MeshBuilder};
+pub use snapshot::Remembered;

@@ -3,13 +3,15 @@
 use std::{
     collections::HashMap,
     fmt,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use tonic::Status;
 
 use crate::{
-    Channel, ChannelConfig, Error, ServerConfig,
+    Channel, ChannelConfig, Error, Remembered, ServerConfig,
+    config::Environment,
     consul::{Client, ConsulResolver},
     instance::ServiceName,
     policy::Methods,
@@ -39,7 +41,8 @@ struct Shared {
 impl Mesh {
     /// A mesh as the environment says: `CONSUL_*` as Consul's own command line
     /// reads it, and `CONSORT_*` as [`ChannelConfig::from_env`] and
-    /// [`ServerConfig::from_env`] do. To add to that, start from
+    /// [`ServerConfig::from_env`] do, and `CONSORT_STATE_DIR` as
+    /// [`MeshBuilder::state_dir`]. To add to that, start from
     /// [`MeshBuilder::from_env`].
     ///
     /// # Errors
@@ -100,6 +103,7 @@ impl fmt::Debug for Mesh {
 pub struct MeshBuilder {
     consul: Option<Client>,
     resolver: Option<Arc<dyn Resolver>>,
+    state_dir: Option<PathBuf>,
     channel_config: ChannelConfig,
     server_config: ServerConfig,
     descriptors: Vec<&'static [u8]>,
@@ -114,6 +118,7 @@ impl MeshBuilder {
         Ok(Self {
             consul: Some(Client::from_env().map_err(|why| Error::Config(why.to_string()))?),
             resolver: None,
+            state_dir: Environment::of_process().path("CONSORT_STATE_DIR"),
             channel_config: ChannelConfig::from_env()?,
             server_config: ServerConfig::from_env()?,
             descriptors: Vec::new(),
@@ -131,6 +136,14 @@ impl MeshBuilder {
     /// [`consul`](Self::consul) besides, servers do not register.
     pub fn resolver(mut self, resolver: impl Resolver) -> Self {
         self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Remembers what the registry says in `dir` (`CONSORT_STATE_DIR`), so that
+    /// the next process starts while the registry is down; see [`Remembered`].
+    /// Nothing is written unless this is set.
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
         self
     }
 
@@ -168,6 +181,10 @@ impl MeshBuilder {
         let resolver = self.resolver.or_else(|| self.consul.as_ref().map(found_in)).ok_or_else(|| {
             Error::Config("the mesh has no registry; give it one by `consul` or `resolver`".to_owned())
         })?;
+        let resolver = match &self.state_dir {
+            Some(dir) => Arc::new(Remembered::new(resolver, dir)),
+            None => resolver,
+        };
         Ok(Mesh {
             shared: Arc::new(Shared {
                 consul: self.consul,

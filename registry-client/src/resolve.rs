@@ -1,6 +1,6 @@
 //! Which instances a service has right now.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
@@ -18,13 +18,17 @@ pub struct Resolution {
     /// Why the last look-up failed, in words; `None` once one succeeded. The
     /// set beside it is the last good one.
     pub error: Option<Arc<str>>,
+    /// When the set was saved, if it comes from a snapshot that an earlier
+    /// process left and the registry has not been believed to say it since;
+    /// `None` from the registry's first answer on.
+    pub remembered: Option<SystemTime>,
 }
 
 impl Resolution {
     /// A successful look-up.
     #[must_use]
     pub fn found(instances: impl Into<Arc<[Instance]>>) -> Self {
-        Self { instances: Some(instances.into()), error: None }
+        Self { instances: Some(instances.into()), ..Self::default() }
     }
 }
 
@@ -36,4 +40,21 @@ pub trait Resolver: Send + Sync + 'static {
     /// the last receiver is dropped. Called within a tokio runtime; must not
     /// block.
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution>;
+
+    /// What tells its sets from those of another resolver of the same kind,
+    /// such as a datacenter and a filter; empty unless there is something. The
+    /// same text in every process that is set up alike.
+    fn scope(&self) -> String {
+        String::new()
+    }
+}
+
+impl<R: Resolver + ?Sized> Resolver for Arc<R> {
+    fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
+        (**self).resolve(service)
+    }
+
+    fn scope(&self) -> String {
+        (**self).scope()
+    }
 }

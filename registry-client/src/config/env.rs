@@ -1,6 +1,6 @@
 //! Settings out of environment variables.
 
-use std::{ffi::OsString, fmt, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use super::parse_duration;
 use crate::{Error, instance::ParseError};
@@ -40,6 +40,11 @@ impl<'a> Environment<'a> {
             }
             some => Ok(some),
         })
+    }
+
+    /// The variable as a path; `None` when it is unset or empty.
+    pub(crate) fn path(&self, name: &str) -> Option<PathBuf> {
+        (self.lookup)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     fn parse_with<T>(

@@ -79,6 +79,13 @@ impl Resolver for ConsulResolver {
         tokio::spawn(watch_health(health, self.pace, key, sender));
         receiver
     }
+
+    fn scope(&self) -> String {
+        let mut asked = self.client.inner.scope.as_query();
+        asked.extend(self.query.datacenter.clone().map(|dc| ("dc", dc)));
+        asked.extend(self.query.filter.clone().map(|filter| ("filter", filter)));
+        super::path::query(&asked)
+    }
 }
 
 /// Follows one service until nobody looks.

@@ -23,6 +23,12 @@ impl Scope {
         Self { namespace, partition, agent: OnceCell::new() }
     }
 
+    /// The scope as a query has it; empty where there is none.
+    pub(super) fn as_query(&self) -> Vec<(&'static str, String)> {
+        let set = [("ns", &self.namespace), ("partition", &self.partition)].into_iter();
+        set.filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+    }
+
     /// `call`, in the scope.
     pub(super) async fn apply(&self, transport: &Transport, mut call: Call) -> Result<Call, Error> {
         if self.namespace.is_none() && self.partition.is_none() {

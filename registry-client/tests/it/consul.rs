@@ -1,7 +1,7 @@
 //! The client, the resolver and the registration, on the development agent, a
 //! real Consul, and a liar.
 
-mod agents;
+pub(crate) mod agents;
 mod faults;
 mod liar;
 mod outage;

@@ -10,3 +10,4 @@ mod reflection;
 mod registration;
 mod scripted;
 mod server;
+mod snapshot;

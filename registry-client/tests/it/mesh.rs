@@ -41,7 +41,7 @@ fn mesh(resolver: &Told) -> Mesh {
     Mesh::builder().resolver(resolver.clone()).channel_config(config).build().unwrap()
 }
 
-async fn echo(channel: Channel) -> Result<String, Status> {
+pub(crate) async fn echo(channel: Channel) -> Result<String, Status> {
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await?;
     let path = http::uri::PathAndQuery::from_static("/test.v1.Scripted/Echo");
