@@ -12,7 +12,7 @@ use std::{
 use http::{HeaderValue, header::Entry};
 use pin_project_lite::pin_project;
 use tokio::{
-    sync::watch,
+    sync::futures::OwnedNotified,
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -194,18 +194,13 @@ impl State {
     }
 
     /// Waits for the pool to change, unless the call is to fail fast.
-    fn wait(&self, mut changes: watch::Receiver<()>) -> Result<Stage, Failure> {
+    fn wait(&self, changes: OwnedNotified) -> Result<Stage, Failure> {
         let snapshot = self.core.view.snapshot();
         if self.core.config.fail_fast && snapshot.ready.is_empty() && !snapshot.why.is_settling() {
             let why = snapshot.why.clone();
             return Err(Failure::NoInstance { service: self.core.service.clone(), why });
         }
-        Ok(Stage::Wait(Box::pin(async move {
-            // Fails only when the pool is gone; the deadline ends the call.
-            if changes.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        })))
+        Ok(Stage::Wait(Box::pin(changes)))
     }
 
     /// Begins an attempt.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, futures::OwnedNotified, mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
@@ -37,7 +37,8 @@ const EVENTS: usize = 64;
 #[derive(Debug)]
 pub(super) struct View {
     snapshot: ArcSwap<Snapshot>,
-    changed: watch::Sender<()>,
+    /// Wakes whoever waits in the order in which they came.
+    changed: Arc<Notify>,
 }
 
 /// The ready set with the connections behind it.
@@ -76,21 +77,21 @@ impl View {
             known: Box::default(),
             resolver_error: None,
         };
-        Self { snapshot: ArcSwap::from_pointee(nothing), changed: watch::Sender::new(()) }
+        Self { snapshot: ArcSwap::from_pointee(nothing), changed: Arc::default() }
     }
 
     pub(super) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
 
-    /// Wakes at every change from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    /// Completes at the first change from now on.
+    pub(super) fn changes(&self) -> OwnedNotified {
+        self.changed.clone().notified_owned()
     }
 
     fn publish(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
     }
 }
 
@@ -158,6 +159,8 @@ impl Pool {
         loop {
             let next_expiry = self.members.values().filter_map(|m| m.unlisted).min();
             tokio::select! {
+                // In a fixed order, so that a simulation can be repeated.
+                biased;
                 changed = self.resolution.changed(), if resolving => match changed {
                     Ok(()) => self.reconcile(),
                     // The resolver ended; its last word holds.

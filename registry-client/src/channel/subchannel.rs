@@ -185,6 +185,7 @@ impl Task {
                 }
             }
             tokio::select! {
+                biased;
                 () = sleep(backoff.delay()) => {}
                 () = self.hurry.notified() => backoff = ConnectBackoff::new(),
             }
@@ -198,6 +199,7 @@ impl Task {
         info!(instance = %self.peer, "connected");
         self.tell(Event::Connected(connection)).await;
         tokio::select! {
+            biased;
             // A draining connection lives on with its streams; its driver
             // ends by itself when the last of them does.
             Ok(()) = draining => {
