@@ -7,6 +7,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use opentelemetry::metrics::Meter;
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::{
@@ -15,8 +17,9 @@ use crate::{
     consul::{Client, ConsulResolver},
     instance::ServiceName,
     policy::Methods,
-    resolve::Resolver,
+    resolve::{Resolution, Resolver},
     server::Server,
+    telemetry::{Meters, Observed, observe},
 };
 
 /// The way into the mesh: hands out channels and servers that share one
@@ -35,7 +38,14 @@ struct Shared {
     methods: Methods,
     /// One channel per service that was ever asked for. Names come from code,
     /// so they are few.
-    channels: Mutex<HashMap<ServiceName, Channel>>,
+    channels: Mutex<HashMap<ServiceName, Known>>,
+    meter: Option<Meter>,
+}
+
+/// A channel, and what its resolver tells it.
+struct Known {
+    channel: Channel,
+    resolution: watch::Receiver<Resolution>,
 }
 
 impl Mesh {
@@ -67,13 +77,8 @@ impl Mesh {
             Ok(name) => name,
             Err(why) => return Channel::broken(Status::invalid_argument(format!("no such channel: {why}"))),
         };
-        let shared = &*self.shared;
-        let mut channels = shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let channel = channels.entry(name).or_insert_with_key(|name| {
-            let config = shared.channel_config.clone();
-            Channel::new(name.clone(), &*shared.resolver, shared.methods.clone(), config)
-        });
-        channel.clone()
+        let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.entry(name).or_insert_with_key(|name| self.shared.open(name)).channel.clone()
     }
 
     /// A server for `service`, the name that it registers under.
@@ -88,6 +93,43 @@ impl Mesh {
     #[must_use]
     pub fn consul(&self) -> Option<&Client> {
         self.shared.consul.as_ref()
+    }
+}
+
+impl Shared {
+    /// A new channel.
+    fn open(&self, name: &ServiceName) -> Known {
+        let resolution = self.resolver.resolve(name);
+        let resolver = Resolved(resolution.clone());
+        let config = self.channel_config.clone();
+        let channel = Channel::new(name.clone(), &resolver, self.methods.clone(), config);
+        if let (Some(meter), Some(counters)) = (&self.meter, channel.counters()) {
+            counters.measure(Meters::new(meter, name));
+        }
+        Known { channel, resolution }
+    }
+
+    /// Every channel, for whoever collects metrics.
+    fn observed(&self) -> Vec<Observed> {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let observed = |(name, known): (&ServiceName, &Known)| {
+            Some(Observed {
+                service: name.to_string(),
+                counters: known.channel.counters()?,
+                state: known.channel.state()?,
+                resolution: known.resolution.borrow().clone(),
+            })
+        };
+        channels.iter().filter_map(observed).collect()
+    }
+}
+
+/// What was resolved already.
+struct Resolved(watch::Receiver<Resolution>);
+
+impl Resolver for Resolved {
+    fn resolve(&self, _: &ServiceName) -> watch::Receiver<Resolution> {
+        self.0.clone()
     }
 }
 
@@ -107,6 +149,7 @@ pub struct MeshBuilder {
     channel_config: ChannelConfig,
     server_config: ServerConfig,
     descriptors: Vec<&'static [u8]>,
+    meter: Option<Meter>,
 }
 
 impl MeshBuilder {
@@ -122,6 +165,7 @@ impl MeshBuilder {
             channel_config: ChannelConfig::from_env()?,
             server_config: ServerConfig::from_env()?,
             descriptors: Vec::new(),
+            meter: None,
         })
     }
 
@@ -144,6 +188,15 @@ impl MeshBuilder {
     /// Nothing is written unless this is set.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Measures channels by `meter`: attempts, retries, ejections and
+    /// connections under gRPC's names, the rest as `consort.*`. Counters are
+    /// read when the meter's reader collects; without a meter nothing is
+    /// measured. What exports them is the caller's choice of SDK.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = Some(meter);
         self
     }
 
@@ -185,17 +238,23 @@ impl MeshBuilder {
             Some(dir) => Arc::new(Remembered::new(resolver, dir)),
             None => resolver,
         };
-        Ok(Mesh {
-            shared: Arc::new(Shared {
-                consul: self.consul,
-                resolver,
-                channel_config: self.channel_config,
-                server_config: self.server_config,
-                descriptors: self.descriptors,
-                methods,
-                channels: Mutex::default(),
-            }),
-        })
+        let shared = Arc::new(Shared {
+            consul: self.consul,
+            resolver,
+            channel_config: self.channel_config,
+            server_config: self.server_config,
+            descriptors: self.descriptors,
+            methods,
+            channels: Mutex::default(),
+            meter: self.meter,
+        });
+        if let Some(meter) = &shared.meter {
+            // A provider outlives the mesh, and must not keep it alive.
+            let mesh = Arc::downgrade(&shared);
+            let channels = move || mesh.upgrade().map(|mesh| mesh.observed()).unwrap_or_default();
+            observe(meter, &(Arc::new(channels) as _));
+        }
+        Ok(Mesh { shared })
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Resolution {
     /// Why the last look-up failed, in words; `None` once one succeeded. The
     /// set beside it is the last good one.
     pub error: Option<Arc<str>>,
+    /// Since when look-ups fail; `None` while they succeed.
+    pub stale_since: Option<SystemTime>,
     /// When the set was saved, if it comes from a snapshot that an earlier
     /// process left and the registry has not been believed to say it since;
     /// `None` from the registry's first answer on.
@@ -29,6 +31,17 @@ impl Resolution {
     #[must_use]
     pub fn found(instances: impl Into<Arc<[Instance]>>) -> Self {
         Self { instances: Some(instances.into()), ..Self::default() }
+    }
+
+    /// Takes note that a look-up failed: the set stays. True when that changed
+    /// anything.
+    pub fn fail(&mut self, words: &str) -> bool {
+        if self.stale_since.is_some() && self.error.as_deref() == Some(words) {
+            return false;
+        }
+        self.error = Some(words.into());
+        self.stale_since.get_or_insert_with(SystemTime::now);
+        true
     }
 }
 

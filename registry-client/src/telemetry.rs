@@ -8,9 +8,13 @@ use std::{
 use crate::instance::{Address, InstanceId};
 
 mod counters;
+mod meters;
+mod observed;
 mod state;
 
 pub use counters::{Counter, Counters};
+pub use meters::{Meters, Retried};
+pub(crate) use observed::{Observed, observe};
 pub use state::{ChannelState, InstanceState};
 
 /// A slip that a caller puts into a request's extensions to learn where each

@@ -113,9 +113,11 @@ fn publish(resolution: &mut Resolution, news: News<'_, &Told>) -> bool {
             let instances: Vec<_> = told.found.iter().map(|found| found.instance.clone()).collect();
             *resolution = Resolution { error: told.hint.clone(), ..Resolution::found(instances) };
         }
-        News::Recovered(told) => resolution.error.clone_from(&told.hint),
-        News::Failed(words) if resolution.error.as_deref() == Some(words) => return false,
-        News::Failed(words) => resolution.error = Some(words.into()),
+        News::Recovered(told) => {
+            resolution.error.clone_from(&told.hint);
+            resolution.stale_since = None;
+        }
+        News::Failed(words) => return resolution.fail(words),
     }
     true
 }

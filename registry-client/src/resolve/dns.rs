@@ -197,13 +197,12 @@ fn fail(name: &str, view: &watch::Sender<Resolution>, cause: &str) {
         "DNS did not tell the addresses of `{name}`: {cause}; check the name, and the servers in /etc/resolv.conf"
     );
     view.send_if_modified(|now| {
-        if now.error.as_deref() == Some(&words) {
-            return false;
+        let news = now.fail(&words);
+        if news {
+            let kept = now.instances.as_ref().map_or(0, |instances| instances.len());
+            tracing::warn!(%name, "{words}; keeping {kept} instances");
         }
-        let kept = now.instances.as_ref().map_or(0, |instances| instances.len());
-        tracing::warn!(%name, "{words}; keeping {kept} instances");
-        now.error = Some(words.into());
-        true
+        news
     });
 }
 

@@ -48,7 +48,7 @@ impl FixedResolver {
 
     /// Tells that looking failed; the instances stay as they were.
     pub fn fail(&self, words: &str) {
-        self.view.send_modify(|now| now.error = Some(words.into()));
+        self.view.send_if_modified(|now| now.fail(words));
     }
 }
 

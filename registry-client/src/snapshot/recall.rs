@@ -50,8 +50,8 @@ impl Recall {
         let Some(snapshot) = &self.snapshot else { return now.clone() };
         let remembered = |instances| Resolution {
             instances: Some(instances),
-            error: now.error.clone(),
             remembered: Some(snapshot.saved),
+            ..now.clone()
         };
         let Some(listed) = now.instances.as_deref() else {
             let shown = remembered(snapshot.instances.clone());
@@ -124,7 +124,7 @@ mod tests {
         Resolution {
             instances: ports.map(|ports| instances(ports).into()),
             error: Some(words.into()),
-            remembered: None,
+            ..Resolution::default()
         }
     }
 

@@ -1,7 +1,12 @@
 //! What a channel counts, as plain atomics that a call adds to and a reader
 //! of metrics looks at.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use super::Meters;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -52,4 +57,20 @@ pub struct Counters {
     pub connections_closed: Counter,
     /// Tries to connect that failed.
     pub connections_failed: Counter,
+    meters: OnceLock<Meters>,
+}
+
+impl Counters {
+    /// Records the channel's attempts by these too, from now on; the first
+    /// given stay.
+    pub fn measure(&self, meters: Meters) {
+        let _ = self.meters.set(meters);
+    }
+
+    /// What records attempts; `None` where nobody measures, so that nobody
+    /// pays for it.
+    #[must_use]
+    pub fn meters(&self) -> Option<&Meters> {
+        self.meters.get()
+    }
 }

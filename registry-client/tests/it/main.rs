@@ -4,6 +4,7 @@
 mod channel;
 mod consul;
 mod mesh;
+mod metrics;
 mod peer;
 mod process;
 mod reflection;

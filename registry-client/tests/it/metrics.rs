@@ -1,0 +1,130 @@
+//! What a meter is told of channels.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use opentelemetry::{KeyValue, metrics::MeterProvider};
+use opentelemetry_sdk::metrics::{
+    InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
+    data::{AggregatedMetrics, Metric, MetricData},
+};
+use registry_client::{ChannelConfig, Mesh, resolve::fixed::FixedResolver};
+
+use crate::{
+    consul::agents::eventually,
+    mesh::echo,
+    peer::{Peer, Reply},
+};
+
+/// A provider that is collected from when a test wants.
+struct Measured {
+    provider: SdkMeterProvider,
+    exporter: InMemoryMetricExporter,
+}
+
+impl Measured {
+    fn new() -> Self {
+        let exporter = InMemoryMetricExporter::default();
+        let reader =
+            PeriodicReader::builder(exporter.clone()).with_interval(Duration::from_secs(3600)).build();
+        Self { provider: SdkMeterProvider::builder().with_reader(reader).build(), exporter }
+    }
+
+    fn mesh(&self, resolver: &FixedResolver) -> Mesh {
+        let mut config = ChannelConfig::default();
+        config.deadline = Duration::from_secs(5);
+        let mesh = Mesh::builder().resolver(resolver.clone()).channel_config(config);
+        mesh.meter(self.provider.meter("registry-client")).build().unwrap()
+    }
+
+    /// Every series with its value, now.
+    fn collect(&self) -> BTreeMap<String, f64> {
+        self.exporter.reset();
+        self.provider.force_flush().unwrap();
+        let all = self.exporter.get_finished_metrics().unwrap();
+        let metrics = all.iter().flat_map(|all| all.scope_metrics()).flat_map(|scope| scope.metrics());
+        metrics.flat_map(series).collect()
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "small numbers")]
+fn series(metric: &Metric) -> Vec<(String, f64)> {
+    assert!(!metric.description().is_empty() && !metric.unit().is_empty(), "{metric:?}");
+    let name = |pairs: &mut dyn Iterator<Item = &KeyValue>| {
+        let mut words: Vec<_> = pairs.map(|kv| format!("{}={}", kv.key, kv.value)).collect();
+        words.sort();
+        format!("{} {}", metric.name(), words.join(" "))
+    };
+    match metric.data() {
+        AggregatedMetrics::U64(MetricData::Sum(data)) => {
+            data.data_points().map(|p| (name(&mut p.attributes()), p.value() as f64)).collect()
+        }
+        AggregatedMetrics::I64(MetricData::Sum(data)) => {
+            data.data_points().map(|p| (name(&mut p.attributes()), p.value() as f64)).collect()
+        }
+        AggregatedMetrics::F64(MetricData::Gauge(data)) => {
+            data.data_points().map(|p| (name(&mut p.attributes()), p.value())).collect()
+        }
+        AggregatedMetrics::F64(MetricData::Histogram(data)) => {
+            data.data_points().map(|p| (name(&mut p.attributes()), p.count() as f64)).collect()
+        }
+        AggregatedMetrics::U64(MetricData::Histogram(data)) => {
+            data.data_points().map(|p| (name(&mut p.attributes()), p.count() as f64)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
+    let (refuses, echoes) = (Peer::start(|_| Reply::Refuse).await, Peer::start(|_| Reply::Echo).await);
+    let resolver = FixedResolver::with([refuses.instance("a"), echoes.instance("b")]);
+    let measured = Measured::new();
+    let mesh = measured.mesh(&resolver);
+    let channel = mesh.channel("web");
+    eventually("both are ready", || async { channel.state().unwrap().ready == 2 }).await;
+    for _ in 0..50 {
+        assert_eq!(echo(channel.clone()).await.unwrap(), "hello");
+    }
+    resolver.fail("the registry is on fire");
+    tokio::time::sleep(Duration::from_millis(5)).await;
+
+    let told = measured.collect();
+    let is = |series: &str| told.get(series).copied().unwrap_or_else(|| panic!("no `{series}` in {told:#?}"));
+    assert_eq!(is("consort.client.calls grpc.target=web"), 50.0);
+    let again = is("consort.client.retries consort.retry.kind=transparent grpc.target=web");
+    assert!(again > 0.0);
+    assert_eq!(is("grpc.client.attempt.started grpc.target=web"), 50.0 + again);
+    assert_eq!(is("consort.client.retries consort.retry.kind=hedge grpc.target=web"), 0.0);
+    assert_eq!(is("grpc.subchannel.open_connections grpc.target=web"), 2.0);
+    assert_eq!(is("grpc.subchannel.connection_attempts_succeeded grpc.target=web"), 2.0);
+    assert_eq!(is("consort.client.instances consort.instance.state=ready grpc.target=web"), 2.0);
+    assert_eq!(is("consort.client.requests_in_flight grpc.target=web"), 0.0);
+    assert!(is("consort.resolver.staleness grpc.target=web") > 0.0);
+    assert!(!told.contains_key("consort.resolver.snapshot_age grpc.target=web"));
+
+    // Gone from the registry, but answering.
+    resolver.set([echoes.instance("b")]);
+    eventually("it is kept", || async {
+        measured.collect()["consort.client.instances_unlisted grpc.target=web"] == 1.0
+    })
+    .await;
+    assert_eq!(measured.collect()["consort.resolver.staleness grpc.target=web"], 0.0);
+}
+
+#[tokio::test]
+async fn a_meter_keeps_no_mesh_alive_and_sees_each_of_its_channels() {
+    let peer = Peer::start(|_| Reply::Echo).await;
+    let measured = Measured::new();
+    let mesh = measured.mesh(&FixedResolver::with([peer.instance("a")]));
+    let channels = ["cart", "order"].map(|service| mesh.channel(service));
+    for channel in &channels {
+        assert_eq!(echo(channel.clone()).await.unwrap(), "hello");
+    }
+    let calls = |told: BTreeMap<String, f64>| -> Vec<_> {
+        told.into_iter().filter(|(name, _)| name.starts_with("consort.client.calls grpc")).collect()
+    };
+    let both = ["cart", "order"].map(|service| (format!("consort.client.calls grpc.target={service}"), 1.0));
+    assert_eq!(calls(measured.collect()), both);
+    drop((mesh, channels));
+    assert_eq!(calls(measured.collect()), []);
+}
