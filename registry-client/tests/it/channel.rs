@@ -1,9 +1,6 @@
 //! What a channel promises its caller, whatever an instance does.
 
-use std::{
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use prost_types::{
     FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions, ServiceDescriptorProto,
@@ -16,16 +13,14 @@ use registry_client::{
     policy::Methods,
     resolve::fixed::FixedResolver,
     telemetry::Explain,
+    testing::{FaultyServer, FaultyService, Reply},
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use crate::{
-    peer::{Peer, Reply},
-    server::within,
-};
+use crate::server::within;
 
 /// Not safe to send twice.
 const ADD: &str = "/test.v1.Peer/Add";
@@ -82,9 +77,24 @@ fn explained() -> (Request<String>, Explain) {
     (request, explain)
 }
 
+async fn start(service: impl Into<FaultyService>) -> FaultyServer {
+    FaultyServer::start(service).await.unwrap()
+}
+
+async fn echo() -> FaultyServer {
+    start(Reply::Echo).await
+}
+
+async fn scripted(script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> FaultyServer {
+    start(FaultyService::scripted(script)).await
+}
+
 /// A channel over these peers, with a connection to each.
-async fn connected(peers: &[&Peer], change: impl FnOnce(&mut ChannelConfig)) -> (Channel, FixedResolver) {
-    let instance = |(n, peer): (usize, &&Peer)| peer.instance(&n.to_string());
+async fn connected(
+    peers: &[&FaultyServer],
+    change: impl FnOnce(&mut ChannelConfig),
+) -> (Channel, FixedResolver) {
+    let instance = |(n, peer): (usize, &&FaultyServer)| peer.instance(&n.to_string());
     let resolver = FixedResolver::with(peers.iter().enumerate().map(instance));
     let channel = channel(&resolver, change);
     let ready = async {
@@ -103,14 +113,15 @@ async fn connected(peers: &[&Peer], change: impl FnOnce(&mut ChannelConfig)) -> 
 
 #[tokio::test]
 async fn round_robin_gives_four_instances_the_same_number_of_calls() {
-    let peers = (0..4).map(|_| Peer::start(|_| Reply::Echo));
+    let peers = (0..4).map(|_| echo());
     let peers = futures_util::future::join_all(peers).await;
     let (channel, _resolver) = connected(&peers.iter().collect::<Vec<_>>(), |_| {}).await;
-    let before: Vec<_> = peers.iter().map(Peer::requests).collect();
+    let before: Vec<_> = peers.iter().map(|peer| peer.counts().requests).collect();
     for _ in 0..100 {
         call(&channel, ADD).await.unwrap();
     }
-    let served: Vec<_> = peers.iter().zip(before).map(|(peer, before)| peer.requests() - before).collect();
+    let served: Vec<_> =
+        peers.iter().zip(before).map(|(peer, before)| peer.counts().requests - before).collect();
     assert_eq!(served, [25; 4]);
 }
 
@@ -151,7 +162,7 @@ async fn a_call_that_fails_fast_says_why_nobody_is_there() {
 
 #[tokio::test]
 async fn a_waiting_call_is_sent_as_soon_as_an_instance_appears() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = echo().await;
     let resolver = FixedResolver::unresolved();
     let channel = channel(&resolver, |_| {});
     let waiting = tokio::spawn(async move { call(&channel, ADD).await });
@@ -163,7 +174,7 @@ async fn a_waiting_call_is_sent_as_soon_as_an_instance_appears() {
 #[tokio::test]
 async fn a_deadline_ends_a_call_that_is_never_answered_and_resets_its_stream() {
     for reply in [Reply::Hang, Reply::HangAfterHead] {
-        let peer = Peer::start(move |_| reply.clone()).await;
+        let peer = start(reply).await;
         let resolver = FixedResolver::with([peer.instance("mute")]);
         let channel = channel(&resolver, |_| {});
         let mut request = Request::new(String::new());
@@ -173,34 +184,34 @@ async fn a_deadline_ends_a_call_that_is_never_answered_and_resets_its_stream() {
         assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
         assert!(failed.message().contains("mute at 127.0.0.1"), "{failed}");
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
-        within(peer.resets.subscribe().wait_for(|resets| *resets == 1)).await.unwrap();
+        within(peer.until(|seen| seen.resets == 1)).await;
     }
 }
 
 #[tokio::test]
 async fn a_call_that_is_dropped_resets_its_stream() {
-    let peer = Peer::start(|_| Reply::Hang).await;
+    let peer = start(Reply::Hang).await;
     let resolver = FixedResolver::with([peer.instance("mute")]);
     let channel = channel(&resolver, |_| {});
     let caller = channel.clone();
     let abandoned = tokio::spawn(async move { call(&caller, GET).await });
     within(async {
-        while peer.requests() == 0 {
+        while peer.counts().requests == 0 {
             tokio::task::yield_now().await;
         }
     })
     .await;
     abandoned.abort();
-    within(peer.resets.subscribe().wait_for(|resets| *resets == 1)).await.unwrap();
+    within(peer.until(|seen| seen.resets == 1)).await;
 }
 
 #[tokio::test]
 async fn the_time_that_is_left_is_told_to_the_server() {
-    let peer = Peer::start(|n| if n == 0 { Reply::Unavailable } else { Reply::Echo }).await;
+    let peer = scripted(|n| if n == 0 { Reply::fail(Code::Unavailable) } else { Reply::Echo }).await;
     let resolver = FixedResolver::with([peer.instance("one")]);
     let channel = channel(&resolver, |_| {});
     call(&channel, GET).await.unwrap();
-    let heads = peer.heads.lock().unwrap().clone();
+    let heads: Vec<_> = peer.heads().into_iter().map(|request| request.headers().clone()).collect();
     assert_eq!(heads[0]["grpc-timeout"], "10S");
     assert!(!heads[0].contains_key("grpc-previous-rpc-attempts"));
     assert_ne!(heads[1]["grpc-timeout"], "10S", "the second attempt has less time");
@@ -209,10 +220,10 @@ async fn the_time_that_is_left_is_told_to_the_server() {
 
 #[tokio::test]
 async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
-    for reply in [Reply::Unavailable, Reply::Close] {
+    for reply in [Reply::fail(Code::Unavailable), Reply::Close] {
         // Fails real calls only: the first calls tell that it is connected.
-        let bad = Peer::start(move |n| if n < 8 { Reply::Echo } else { reply.clone() }).await;
-        let good = Peer::start(|_| Reply::Echo).await;
+        let bad = scripted(move |n| if n < 8 { Reply::Echo } else { reply.clone() }).await;
+        let good = echo().await;
         let (channel, _resolver) = connected(&[&bad, &good], |_| {}).await;
         let mut moved = 0;
         for _ in 0..40 {
@@ -230,57 +241,57 @@ async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
 
 #[tokio::test]
 async fn a_call_that_is_not_idempotent_is_not_repeated_when_it_may_have_been_carried_out() {
-    for reply in [Reply::Unavailable, Reply::Close] {
-        let bad = Peer::start(move |_| reply.clone()).await;
+    for reply in [Reply::fail(Code::Unavailable), Reply::Close] {
+        let bad = start(reply).await;
         let resolver = FixedResolver::with([bad.instance("bad")]);
         let channel = channel(&resolver, |_| {});
         let failed = call(&channel, ADD).await.unwrap_err();
         assert_eq!(failed.code(), Code::Unavailable, "{failed}");
-        assert_eq!(bad.requests(), 1);
+        assert_eq!(bad.counts().requests, 1);
     }
 }
 
 #[tokio::test]
 async fn a_refused_stream_is_repeated_whatever_the_method() {
-    let peer = Peer::start(|n| if n == 0 { Reply::Refuse } else { Reply::Echo }).await;
+    let peer = scripted(|n| if n == 0 { Reply::Refuse } else { Reply::Echo }).await;
     let resolver = FixedResolver::with([peer.instance("busy")]);
     let channel = channel(&resolver, |_| {});
     assert_eq!(call(&channel, ADD).await.unwrap(), "hello");
-    assert_eq!(peer.requests(), 2);
+    assert_eq!(peer.counts().requests, 2);
 }
 
 #[tokio::test]
 async fn an_idempotent_call_has_at_most_three_attempts() {
-    let peer = Peer::start(|_| Reply::Unavailable).await;
+    let peer = start(Reply::fail(Code::Unavailable)).await;
     let resolver = FixedResolver::with([peer.instance("down")]);
     let channel = channel(&resolver, |_| {});
     let failed = call(&channel, GET).await.unwrap_err();
-    assert_eq!((failed.code(), peer.requests()), (Code::Unavailable, 3));
+    assert_eq!((failed.code(), peer.counts().requests), (Code::Unavailable, 3));
 }
 
 #[tokio::test]
 async fn a_server_that_goes_away_fails_no_call_of_any_kind() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = echo().await;
     let (channel, _resolver) = connected(&[&peer], |_| {}).await;
     peer.go_away();
     for _ in 0..50 {
         call(&channel, ADD).await.unwrap();
     }
-    assert!(peer.connections.load(Relaxed) >= 2, "a new connection followed the old one");
+    assert!(peer.counts().connections >= 2, "a new connection followed the old one");
 }
 
 #[tokio::test]
 async fn an_instance_that_comes_back_is_used_again() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = echo().await;
     let (channel, resolver) = connected(&[&peer], |c| c.deadline = Duration::from_millis(500)).await;
-    let address = peer.address;
+    let address = peer.address();
     drop(peer);
     // Long enough that the next try is seconds away.
     let down = Instant::now();
     while down.elapsed() < Duration::from_secs(3) {
         call(&channel, GET).await.unwrap_err();
     }
-    let peer = Peer::start_at(address, |_| Reply::Echo).await;
+    let peer = FaultyServer::start_at(address, Reply::Echo).await.unwrap();
     // News from the registry cuts the wait for that try short.
     let mut news = peer.instance("0");
     news.health = Health::Critical;
@@ -294,18 +305,18 @@ async fn an_instance_that_comes_back_is_used_again() {
 
 #[tokio::test]
 async fn a_critical_instance_is_used_only_when_there_is_no_other() {
-    let (well, ill) = (Peer::start(|_| Reply::Echo).await, Peer::start(|_| Reply::Echo).await);
+    let (well, ill) = (echo().await, echo().await);
     let (channel, resolver) = connected(&[&well, &ill], |_| {}).await;
     let mut critical = ill.instance("1");
     critical.health = Health::Critical;
     resolver.set([well.instance("0"), critical.clone()]);
     let until_avoided = async {
         while {
-            let before = ill.requests();
+            let before = ill.counts().requests;
             for _ in 0..4 {
                 call(&channel, GET).await.unwrap();
             }
-            ill.requests() > before
+            ill.counts().requests > before
         } {}
     };
     within(until_avoided).await;
@@ -316,13 +327,13 @@ async fn a_critical_instance_is_used_only_when_there_is_no_other() {
 
 #[tokio::test]
 async fn an_instance_that_left_the_registry_but_answers_is_kept() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = echo().await;
     let (channel, resolver) = connected(&[&peer], |_| {}).await;
     resolver.set([]);
     for _ in 0..100 {
         call(&channel, ADD).await.unwrap();
     }
-    assert_eq!(peer.connections.load(Relaxed), 1);
+    assert_eq!(peer.counts().connections, 1);
 }
 
 #[tokio::test]
@@ -340,15 +351,15 @@ async fn a_socket_that_accepts_and_says_nothing_is_not_ready() {
 
 #[tokio::test]
 async fn an_instance_that_hangs_leaves_the_ready_set_without_a_failed_call() {
-    let well = Peer::start(|_| Reply::Echo).await;
+    let well = echo().await;
     // On a thread of its own, which can be made to stand still.
-    let (tell, hung) = std::sync::mpsc::channel::<Peer>();
+    let (tell, hung) = std::sync::mpsc::channel::<FaultyServer>();
     let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
     let (_thaw, thawed) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            tell.send(Peer::start(|_| Reply::Echo).await).unwrap();
+            tell.send(echo().await).unwrap();
             frozen.await.unwrap();
             let _ = thawed.recv();
         });
@@ -372,7 +383,11 @@ async fn an_instance_that_hangs_leaves_the_ready_set_without_a_failed_call() {
 
 #[tokio::test]
 async fn details_that_are_not_base64_do_not_harm_the_caller() {
-    let peer = Peer::start(|_| Reply::BadDetails).await;
+    let rude = http::Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", "3")
+        .header("grpc-status-details-bin", "!");
+    let peer = start(Reply::Head(rude.body(()).unwrap())).await;
     let resolver = FixedResolver::with([peer.instance("rude")]);
     let failed = call(&channel(&resolver, |_| {}), GET).await.unwrap_err();
     assert_eq!((failed.code(), failed.details()), (Code::InvalidArgument, &b""[..]));
@@ -380,7 +395,7 @@ async fn details_that_are_not_base64_do_not_harm_the_caller() {
 
 #[tokio::test]
 async fn large_messages_pass_both_ways_and_give_the_window_back() {
-    let peer = Peer::start(|n| if n % 2 == 0 { Reply::Echo } else { Reply::Bytes(60_000) }).await;
+    let peer = scripted(|n| if n % 2 == 0 { Reply::Echo } else { Reply::Message(60_000) }).await;
     let resolver = FixedResolver::with([peer.instance("big")]);
     let channel = channel(&resolver, |_| {});
     let large = "y".repeat(12 << 20);
@@ -394,7 +409,7 @@ async fn large_messages_pass_both_ways_and_give_the_window_back() {
 
 #[tokio::test]
 async fn both_sides_of_a_stream_may_speak_in_turn() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = echo().await;
     let resolver = FixedResolver::with([peer.instance("one")]);
     let mut grpc = Grpc::new(channel(&resolver, |_| {}));
     grpc.ready().await.unwrap();
@@ -415,7 +430,7 @@ async fn both_sides_of_a_stream_may_speak_in_turn() {
 
 #[tokio::test]
 async fn a_stream_far_larger_than_any_window_arrives_whole_and_in_order() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = echo().await;
     let resolver = FixedResolver::with([peer.instance("one")]);
     let mut grpc = Grpc::new(channel(&resolver, |_| {}));
     grpc.ready().await.unwrap();
@@ -436,7 +451,7 @@ async fn a_stream_far_larger_than_any_window_arrives_whole_and_in_order() {
 
 #[tokio::test]
 async fn a_stream_that_nobody_bounded_outlives_the_default_deadline() {
-    let peer = Peer::start(|_| Reply::HangAfterHead).await;
+    let peer = start(Reply::HangAfterHead).await;
     let resolver = FixedResolver::with([peer.instance("one")]);
     let mut grpc = Grpc::new(channel(&resolver, |c| c.deadline = Duration::from_millis(100)));
     grpc.ready().await.unwrap();
@@ -446,5 +461,5 @@ async fn a_stream_that_nobody_bounded_outlives_the_default_deadline() {
     let mut watch = grpc.server_streaming(request, path, codec).await.unwrap().into_inner();
     let quiet = tokio::time::timeout(Duration::from_millis(300), watch.message()).await;
     assert!(quiet.is_err(), "{quiet:?}");
-    assert!(!peer.heads.lock().unwrap()[0].contains_key("grpc-timeout"));
+    assert!(!peer.heads()[0].headers().contains_key("grpc-timeout"));
 }

@@ -5,7 +5,6 @@ mod channel;
 mod consul;
 mod mesh;
 mod metrics;
-mod peer;
 mod process;
 mod reflection;
 mod registration;

@@ -7,13 +7,13 @@ use opentelemetry_sdk::metrics::{
     InMemoryMetricExporter, PeriodicReader, SdkMeterProvider,
     data::{AggregatedMetrics, Metric, MetricData},
 };
-use registry_client::{ChannelConfig, Mesh, resolve::fixed::FixedResolver};
-
-use crate::{
-    consul::agents::eventually,
-    mesh::echo,
-    peer::{Peer, Reply},
+use registry_client::{
+    ChannelConfig, Mesh,
+    resolve::fixed::FixedResolver,
+    testing::{FaultyServer, Reply},
 };
+
+use crate::{consul::agents::eventually, mesh::echo};
 
 /// A provider that is collected from when a test wants.
 struct Measured {
@@ -76,7 +76,8 @@ fn series(metric: &Metric) -> Vec<(String, f64)> {
 
 #[tokio::test]
 async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
-    let (refuses, echoes) = (Peer::start(|_| Reply::Refuse).await, Peer::start(|_| Reply::Echo).await);
+    let (refuses, echoes) =
+        (FaultyServer::start(Reply::Refuse).await.unwrap(), FaultyServer::start(Reply::Echo).await.unwrap());
     let resolver = FixedResolver::with([refuses.instance("a"), echoes.instance("b")]);
     let measured = Measured::new();
     let mesh = measured.mesh(&resolver);
@@ -113,7 +114,7 @@ async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
 
 #[tokio::test]
 async fn a_meter_keeps_no_mesh_alive_and_sees_each_of_its_channels() {
-    let peer = Peer::start(|_| Reply::Echo).await;
+    let peer = FaultyServer::start(Reply::Echo).await.unwrap();
     let measured = Measured::new();
     let mesh = measured.mesh(&FixedResolver::with([peer.instance("a")]));
     let channels = ["cart", "order"].map(|service| mesh.channel(service));

@@ -1,0 +1,127 @@
+//! What a faulty service answers to `grpc.health.v1`.
+
+use std::{
+    pin::pin,
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use h2::{SendStream, server::SendResponse};
+use tokio::sync::Notify;
+use tonic::{Code, Status};
+
+use super::stream;
+
+/// The path of the stream that tells a client how a server is.
+pub(super) const WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// The path of a single look.
+pub(super) const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// What a [`FaultyService`](super::FaultyService) says of its health, to
+/// `grpc.health.v1.Health/Watch` and `/Check` and whatever service they name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// `SERVING`.
+    #[default]
+    Serving,
+    /// `NOT_SERVING`.
+    NotServing,
+    /// `SERVICE_UNKNOWN`.
+    ServiceUnknown,
+    /// The status `UNIMPLEMENTED`, as of a server without health checking.
+    Unimplemented,
+    /// Nothing, ever.
+    Silent,
+}
+
+impl Health {
+    /// A `HealthCheckResponse`, framed as gRPC frames it.
+    fn message(self) -> Option<Bytes> {
+        let status = match self {
+            Self::Serving => 1,
+            Self::NotServing => 2,
+            Self::ServiceUnknown => 3,
+            Self::Unimplemented | Self::Silent => return None,
+        };
+        // Not compressed, two bytes long: field 1 as a varint.
+        Some(Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]))
+    }
+}
+
+/// The present answer, and the news that it changed.
+#[derive(Default)]
+pub(super) struct Current {
+    now: Mutex<Health>,
+    /// Wakes in a fixed order, so that a simulation can be repeated.
+    changed: Notify,
+}
+
+impl Current {
+    pub(super) fn set(&self, health: Health) {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = health;
+        self.changed.notify_waiters();
+    }
+
+    fn get(&self) -> Health {
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers one request; `once` for a check.
+    pub(super) async fn answer(&self, once: bool, mut answer: SendResponse<Bytes>) {
+        let mut told = None;
+        let mut out: Option<SendStream<Bytes>> = None;
+        loop {
+            // Listen first and look then, or a change in between is missed.
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let now = self.get();
+            if told != Some(now) {
+                told = Some(now);
+                if now == Health::Unimplemented {
+                    return refuse(answer, out);
+                }
+                if let Some(message) = now.message() {
+                    let sent = match &mut out {
+                        Some(out) => out.send_data(message, false),
+                        None => answer
+                            .send_response(stream::head(), false)
+                            .and_then(|begun| out.insert(begun).send_data(message, false)),
+                    };
+                    if sent.is_err() {
+                        return;
+                    }
+                    if once {
+                        return finish(out, &Status::new(Code::Ok, ""));
+                    }
+                }
+            }
+            let gone = async {
+                match &mut out {
+                    Some(out) => std::future::poll_fn(|cx| out.poll_reset(cx)).await.is_ok(),
+                    None => std::future::poll_fn(|cx| answer.poll_reset(cx)).await.is_ok(),
+                }
+            };
+            tokio::select! {
+                biased;
+                () = changed => {}
+                _ = gone => return,
+            }
+        }
+    }
+}
+
+fn refuse(mut answer: SendResponse<Bytes>, out: Option<SendStream<Bytes>>) {
+    let status = Status::unimplemented("no health checking here");
+    if out.is_some() {
+        return finish(out, &status);
+    }
+    // The client may be gone, and then needs no answer.
+    let _ = answer.send_response(stream::only(&status), true);
+}
+
+fn finish(out: Option<SendStream<Bytes>>, status: &Status) {
+    if let Some(mut out) = out {
+        let _ = out.send_trailers(stream::trailers(status));
+    }
+}

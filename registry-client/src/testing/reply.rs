@@ -1,0 +1,53 @@
+//! What becomes of one request.
+
+use std::time::Duration;
+
+use http::Response;
+use tonic::{Code, Status};
+
+/// What a [`FaultyService`](super::FaultyService) does with one request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Reply {
+    /// The request's own messages come back, each as it arrives.
+    Echo,
+    /// The same, after so long.
+    Slow(Duration),
+    /// One `google.protobuf.StringValue` of so many bytes comes back, before
+    /// the request has ended.
+    Message(usize),
+    /// This status at once, without a message.
+    Fail(Status),
+    /// This head and nothing more, whatever it says: what a proxy in front of
+    /// a server answers, or what no decent server would.
+    Head(Response<()>),
+    /// `RST_STREAM` with `REFUSED_STREAM`: provably not processed.
+    Refuse,
+    /// Nothing, ever.
+    Hang,
+    /// The head of an answer, and then nothing.
+    HangAfterHead,
+    /// As [`Echo`](Self::Echo), and the connection takes no more streams: as
+    /// the reply to everything, a storm of GOAWAY.
+    GoAway,
+    /// The connection is closed without an answer.
+    Close,
+}
+
+impl Reply {
+    /// A failure with this code.
+    #[must_use]
+    pub fn fail(code: Code) -> Self {
+        Self::Fail(Status::new(code, "as the test says"))
+    }
+
+    /// A failure with this code that says when to try again, or with `None`
+    /// not to (`grpc-retry-pushback-ms`, gRFC A6).
+    #[must_use]
+    pub fn pushback(code: Code, after: Option<Duration>) -> Self {
+        let millis = after.map_or(-1, |after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX));
+        let mut status = Status::new(code, "as the test says");
+        status.metadata_mut().insert("grpc-retry-pushback-ms", millis.into());
+        Self::Fail(status)
+    }
+}

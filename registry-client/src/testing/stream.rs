@@ -1,0 +1,123 @@
+//! How one request is answered, frame by frame.
+
+use std::{future::poll_fn, task::Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Response};
+use tonic::{Code, Status};
+
+use super::Reply;
+
+/// Whether the client reset the stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Ours,
+    Reset,
+}
+
+/// Does what `reply` says.
+pub(super) async fn answer(reply: Reply, mut body: RecvStream, mut answer: SendResponse<Bytes>) -> End {
+    match reply {
+        Reply::Fail(status) => return only_head(answer, only(&status)),
+        Reply::Head(head) => return only_head(answer, head),
+        Reply::Refuse => {
+            answer.send_reset(Reason::REFUSED_STREAM);
+            return End::Ours;
+        }
+        // Closing is the connection's to do, before a stream is answered.
+        Reply::Hang | Reply::Close => return abandoned(poll_fn(|cx| answer.poll_reset(cx)).await),
+        Reply::Slow(latency) => {
+            tokio::select! {
+                biased;
+                reset = poll_fn(|cx| answer.poll_reset(cx)) => return abandoned(reset),
+                () = tokio::time::sleep(latency) => {}
+            }
+        }
+        Reply::Echo | Reply::Message(_) | Reply::HangAfterHead | Reply::GoAway => {}
+    }
+    let Ok(mut out) = answer.send_response(head(), false) else { return End::Reset };
+    let sent = match reply {
+        Reply::HangAfterHead => return abandoned(poll_fn(|cx| out.poll_reset(cx)).await),
+        Reply::Message(size) => send(&mut out, message(size)).await,
+        _ => echo(&mut body, &mut out).await,
+    };
+    match sent {
+        Ok(()) => {
+            // Fails when the client has reset the stream by now.
+            let ended = out.send_trailers(trailers(&Status::new(Code::Ok, "")));
+            if ended.is_ok() { End::Ours } else { End::Reset }
+        }
+        Err(Broken) => match poll_fn(|cx| Poll::Ready(out.poll_reset(cx))).await {
+            Poll::Ready(reset) => abandoned(reset),
+            Poll::Pending => End::Ours,
+        },
+    }
+}
+
+/// The stream took no more.
+struct Broken;
+
+async fn echo(body: &mut RecvStream, out: &mut SendStream<Bytes>) -> Result<(), Broken> {
+    while let Some(data) = body.data().await {
+        let data = data.map_err(|_| Broken)?;
+        // Fails only when the stream is gone, which sending tells too.
+        let _ = body.flow_control().release_capacity(data.len());
+        send(out, data).await?;
+    }
+    Ok(())
+}
+
+/// Sends as fast as the client's window allows.
+async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), Broken> {
+    while !data.is_empty() {
+        out.reserve_capacity(data.len());
+        let Some(Ok(room)) = poll_fn(|cx| out.poll_capacity(cx)).await else { return Err(Broken) };
+        out.send_data(data.split_to(room.min(data.len())), false).map_err(|_| Broken)?;
+    }
+    Ok(())
+}
+
+/// Whose doing it is that a stream ended before it was answered: an error
+/// tells that the whole connection ended.
+fn abandoned(reset: Result<Reason, h2::Error>) -> End {
+    if reset.is_ok() { End::Reset } else { End::Ours }
+}
+
+fn only_head(mut answer: SendResponse<Bytes>, head: Response<()>) -> End {
+    if answer.send_response(head, true).is_ok() { End::Ours } else { End::Reset }
+}
+
+/// The head of an answer that has messages.
+pub(super) fn head() -> Response<()> {
+    let mut head = Response::new(());
+    head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    head
+}
+
+/// The head of an answer that is only a status.
+pub(super) fn only(status: &Status) -> Response<()> {
+    let mut head = head();
+    head.headers_mut().extend(trailers(status));
+    head
+}
+
+/// A status as the end of an answer.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        // Its text cannot stand in a header; the code can.
+        trailers.insert("grpc-status", HeaderValue::from(status.code() as i32));
+    }
+    trailers
+}
+
+/// A `StringValue` of `size` characters, framed as gRPC frames it.
+fn message(size: usize) -> Bytes {
+    let message = prost::Message::encode_to_vec(&"x".repeat(size));
+    let mut framed = BytesMut::with_capacity(message.len() + 5);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put(&*message);
+    framed.freeze()
+}
