@@ -21,10 +21,16 @@ impl ConnectBackoff {
         Self { next: FIRST }
     }
 
-    /// The delay before the next try; each is longer than the one before.
-    pub(crate) fn delay(&mut self) -> Duration {
+    /// How long after the start of a failed try the next one begins; each
+    /// delay is longer than the one before. `eager`: there is reason to expect
+    /// that the next will succeed, so that the delay stays about the first,
+    /// and never below it.
+    pub(crate) fn delay(&mut self, eager: bool) -> Duration {
         let base = self.next;
         self.next = base.mul_f64(FACTOR).min(MOST);
+        if eager {
+            return FIRST.mul_f64(1.0 + JITTER * fastrand::f64());
+        }
         base.mul_f64(1.0 + JITTER * (fastrand::f64() * 2.0 - 1.0))
     }
 }
@@ -47,13 +53,23 @@ mod tests {
         let mut backoff = ConnectBackoff::new();
         let mut expected = 1.0;
         for _ in 0..40 {
-            let delay = backoff.delay().as_secs_f64();
+            let delay = backoff.delay(false).as_secs_f64();
             assert!(
                 (expected * 0.799..=expected * 1.201).contains(&delay),
                 "{delay} is not {expected} ± 20 %"
             );
             expected = f64::min(expected * 1.6, 120.0);
         }
+    }
+
+    #[test]
+    fn an_eager_connection_is_tried_once_a_second_at_most_and_never_much_less() {
+        let mut backoff = ConnectBackoff::new();
+        for _ in 0..40 {
+            let delay = backoff.delay(true).as_secs_f64();
+            assert!((1.0..=1.2).contains(&delay), "{delay}");
+        }
+        assert!(backoff.delay(false) > Duration::from_secs(90), "what failed long is tried seldom again");
     }
 
     #[test]

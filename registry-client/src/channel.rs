@@ -26,6 +26,7 @@ mod connect;
 mod connection;
 mod failure;
 mod head;
+mod keepalive;
 mod pool;
 mod subchannel;
 mod upload;

@@ -26,12 +26,17 @@ pub struct ChannelConfig {
     /// (`CONSORT_BALANCER`).
     pub balancer: Balancer,
     /// After how long without a byte received a connection is asked whether it
-    /// is alive; 10 s unless set (`CONSORT_KEEPALIVE_TIME`).
+    /// is alive; 10 s unless set (`CONSORT_KEEPALIVE_TIME`). One that owes
+    /// answers is asked sooner: after half of this or of
+    /// `keepalive_timeout`, whichever is less.
     pub keepalive_time: Duration,
     /// How long the answer to that may take before the connection counts as
     /// dead; 5 s unless set (`CONSORT_KEEPALIVE_TIMEOUT`).
     pub keepalive_timeout: Duration,
-    /// The longest that connecting to one instance may take; 5 s unless set.
+    /// The longest that connecting to one instance may take; 5 s unless set
+    /// (`CONSORT_CONNECT_TIMEOUT`). An instance that the registry calls passing
+    /// is tried again a second after a try began, so that a value of about 1 s
+    /// finds a healed network soonest.
     pub connect_timeout: Duration,
     /// Whether a call fails at once, with UNAVAILABLE, when no instance is
     /// ready and none is being connected to for the first time. Off unless
@@ -55,7 +60,7 @@ impl Default for ChannelConfig {
 impl ChannelConfig {
     /// The defaults, changed by what the environment sets: `CONSORT_DEADLINE`,
     /// `CONSORT_BALANCER`, `CONSORT_KEEPALIVE_TIME`,
-    /// `CONSORT_KEEPALIVE_TIMEOUT`. A variable that is empty counts as unset.
+    /// `CONSORT_KEEPALIVE_TIMEOUT`, `CONSORT_CONNECT_TIMEOUT`. A variable that is empty counts as unset.
     ///
     /// # Errors
     /// When a variable's value cannot be used; names the variable, the value
@@ -75,6 +80,9 @@ impl ChannelConfig {
             keepalive_timeout: env
                 .positive_duration("CONSORT_KEEPALIVE_TIMEOUT")?
                 .unwrap_or(default.keepalive_timeout),
+            connect_timeout: env
+                .positive_duration("CONSORT_CONNECT_TIMEOUT")?
+                .unwrap_or(default.connect_timeout),
             ..default
         })
     }

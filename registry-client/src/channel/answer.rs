@@ -63,14 +63,14 @@ pub(super) struct InFlight(pub(super) Arc<Connection>);
 
 impl InFlight {
     pub(super) fn on(connection: Arc<Connection>) -> Self {
-        connection.load.begin();
+        connection.begin();
         Self(connection)
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.load.end();
+        self.0.end();
     }
 }
 

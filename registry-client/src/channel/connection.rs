@@ -4,26 +4,19 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Weak, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::oneshot,
-    task::JoinHandle,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
 use super::{
     connect::{Connector, Socket},
     failure::Peer,
+    keepalive::{Keepalive, Observed, Patience, Streams},
 };
 use crate::{
     ChannelConfig,
@@ -45,7 +38,8 @@ const MAX_HEADER_LIST: u32 = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: Peer,
-    pub(super) load: Arc<Load>,
+    load: Arc<Load>,
+    streams: Arc<Streams>,
     record: Arc<Record>,
     send: SendRequest<Bytes>,
 }
@@ -61,6 +55,18 @@ impl Connection {
         // request rather than refusing it when the peer's stream limit is
         // reached; the deadline bounds the wait.
         self.send.clone().send_request(head, end)
+    }
+
+    /// Counts a request as under way.
+    pub(super) fn begin(&self) {
+        self.load.begin();
+        self.streams.begin();
+    }
+
+    /// Counts it no more.
+    pub(super) fn end(&self) {
+        self.streams.end();
+        self.load.end();
     }
 
     /// Takes note of how an attempt on it ended.
@@ -126,7 +132,7 @@ pub(super) async fn connect(
     (load, record): (Arc<Load>, Arc<Record>),
     connector: &Connector,
     config: &ChannelConfig,
-    keepalive_time: Duration,
+    patience: Patience,
 ) -> Result<Established, ConnectError> {
     let limit = config.connect_timeout;
     let deadline = Instant::now() + limit;
@@ -145,11 +151,12 @@ pub(super) async fn connect(
         .await
         .map_err(ConnectError::Handshake)?;
     let ping = driving.ping_pong();
-    let connection = Arc::new(Connection { peer, load, record, send });
+    let streams = Arc::<Streams>::default();
+    let connection = Arc::new(Connection { peer, load, streams: streams.clone(), record, send });
 
     let (answered, first_answer) = oneshot::channel();
     let (drains, draining) = oneshot::channel();
-    let keepalive = Keepalive::new(ping, alive, keepalive_time, config.keepalive_timeout, deadline);
+    let keepalive = Keepalive::new(ping, alive, streams, patience, deadline);
     let driver = Driver {
         driving,
         keepalive,
@@ -189,7 +196,7 @@ impl Driver {
         }
         match self.keepalive.poll(cx) {
             Poll::Ready(silence) => return Poll::Ready(Closed::Silent(silence)),
-            Poll::Pending if self.keepalive.answered => {
+            Poll::Pending if self.keepalive.answered() => {
                 if let Some(answered) = self.answered.take() {
                     // Nobody waits any more: the connection is not wanted, and
                     // ends when its handle is dropped.
@@ -205,111 +212,5 @@ impl Driver {
             let _ = drains.send(());
         }
         Poll::Pending
-    }
-}
-
-/// Asks a connection on which nothing arrives whether it is alive.
-///
-/// Source: gRFC A8 (client-side keepalive). Unlike there, an idle connection
-/// is asked too: it stands in the ready set, and the next call should not be
-/// the one to find out.
-struct Keepalive {
-    ping: Option<h2::PingPong>,
-    /// Set by every byte that arrives.
-    alive: Arc<AtomicBool>,
-    time: Duration,
-    timeout: Duration,
-    asked: bool,
-    /// Whether the peer has ever answered.
-    answered: bool,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Keepalive {
-    /// Asks at once; the first answer has until `first`.
-    fn new(
-        mut ping: Option<h2::PingPong>,
-        alive: Arc<AtomicBool>,
-        time: Duration,
-        timeout: Duration,
-        first: Instant,
-    ) -> Self {
-        if let Some(ping) = &mut ping {
-            // Fails only when a ping is already under way.
-            let _ = ping.send_ping(h2::Ping::opaque());
-        }
-        Self { ping, alive, time, timeout, asked: true, answered: false, timer: Box::pin(sleep_until(first)) }
-    }
-
-    /// Ready when the peer is silent for too long; with how long that is.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let Some(ping) = &mut self.ping else { return Poll::Pending };
-        loop {
-            if self.asked && ping.poll_pong(cx).is_ready() {
-                self.asked = false;
-                self.answered = true;
-                self.timer.as_mut().reset(Instant::now() + self.time);
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let heard = self.alive.swap(false, Relaxed);
-            if self.asked && !(heard && self.answered) {
-                return Poll::Ready(self.time + self.timeout);
-            }
-            if heard || ping.send_ping(h2::Ping::opaque()).is_err() {
-                self.timer.as_mut().reset(Instant::now() + self.time);
-            } else {
-                self.asked = true;
-                self.timer.as_mut().reset(Instant::now() + self.timeout);
-            }
-        }
-    }
-}
-
-/// A socket that remembers whether anything arrived.
-struct Observed<T> {
-    io: T,
-    alive: Arc<AtomicBool>,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.alive.store(true, Relaxed);
-        }
-        polled
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

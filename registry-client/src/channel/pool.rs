@@ -193,6 +193,7 @@ impl Pool {
         for (id, member) in &mut self.members {
             if member.unlisted.is_none() && !listed.contains_key(id) {
                 member.unlisted = Some(until);
+                member.subchannel.set_eager(false);
             }
         }
         if absent > 0 {
@@ -214,6 +215,7 @@ impl Pool {
             let news = recovered || member.unlisted.is_some();
             member.unlisted = None;
             member.instance = instance.clone();
+            member.subchannel.set_eager(instance.health == Health::Passing);
             if news {
                 member.subchannel.hurry();
             }
@@ -232,6 +234,7 @@ impl Pool {
             self.config.clone(),
             self.to_pool.clone(),
         );
+        subchannel.set_eager(instance.health == Health::Passing);
         let member = Member {
             instance: instance.clone(),
             generation: self.generations,

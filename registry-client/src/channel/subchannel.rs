@@ -10,11 +10,17 @@
 //!                  └──── TransientFailure ◄──┴─────Closed─────────┘
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, mpsc},
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -23,6 +29,7 @@ use super::{
     connect::Connector,
     connection::{self, Closed, Connection, Established},
     failure::Peer,
+    keepalive::Patience,
 };
 use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, health::Record, instance::InstanceId};
 
@@ -87,6 +94,7 @@ pub(super) struct Subchannel {
     /// Why the last try or connection ended; kept while trying again.
     pub(super) cause: Option<Arc<str>>,
     hurry: Arc<Notify>,
+    eager: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -101,13 +109,24 @@ impl Subchannel {
         config: ChannelConfig,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
     ) -> Self {
-        let hurry = Arc::new(Notify::new());
-        let task = Task { peer, generation, load, record, connector, config, events, hurry: hurry.clone() };
+        let (hurry, eager) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let task = Task {
+            peer,
+            generation,
+            load,
+            record,
+            connector,
+            config,
+            events,
+            hurry: hurry.clone(),
+            eager: eager.clone(),
+        };
         Self {
             state: State::Idle,
             connection: None,
             cause: None,
             hurry,
+            eager,
             _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
         }
     }
@@ -132,6 +151,12 @@ impl Subchannel {
         }
     }
 
+    /// Says whether there is reason to expect that connecting will succeed:
+    /// delays between tries stay about a second then.
+    pub(super) fn set_eager(&self, eager: bool) {
+        self.eager.store(eager, Relaxed);
+    }
+
     /// Cuts the present delay short: there is news of the instance.
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
@@ -148,6 +173,7 @@ struct Task {
     config: ChannelConfig,
     events: mpsc::Sender<(InstanceId, u64, Event)>,
     hurry: Arc<Notify>,
+    eager: Arc<AtomicBool>,
 }
 
 /// A connection that ends sooner than this after it was made counts as a
@@ -159,20 +185,20 @@ impl Task {
     /// Runs until the pool drops the subchannel.
     async fn run(self) {
         let mut backoff = ConnectBackoff::new();
-        let mut keepalive_time = self.config.keepalive_time;
+        let mut patience = Patience::new(self.config.keepalive_time, self.config.keepalive_timeout);
         loop {
             self.tell(Event::Connect).await;
+            let started = Instant::now();
             let observed = (self.load.clone(), self.record.clone());
             let (peer, connector) = (self.peer.clone(), &self.connector);
-            let tried = connection::connect(peer, observed, connector, &self.config, keepalive_time).await;
+            let tried = connection::connect(peer, observed, connector, &self.config, patience).await;
             match tried {
                 Ok(established) => {
                     let since = Instant::now();
                     let closed = self.follow(established).await;
                     if closed.as_ref().is_some_and(Closed::too_many_pings) {
-                        // gRFC A8: a server that calls us too eager gets half as many.
-                        keepalive_time = keepalive_time.saturating_mul(2);
-                        warn!(instance = %self.peer, ?keepalive_time, "the server is asked for signs of life too often, asking less");
+                        patience = patience.doubled();
+                        warn!(instance = %self.peer, keepalive_time = ?patience.time(), "the server is asked for signs of life too often, asking less");
                     }
                     if since.elapsed() >= SHORT_LIVED {
                         backoff = ConnectBackoff::new();
@@ -186,7 +212,7 @@ impl Task {
             }
             tokio::select! {
                 biased;
-                () = sleep(backoff.delay()) => {}
+                () = sleep_until(started + backoff.delay(self.eager.load(Relaxed))) => {}
                 () = self.hurry.notified() => backoff = ConnectBackoff::new(),
             }
         }

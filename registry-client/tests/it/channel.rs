@@ -20,12 +20,12 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Status, client::Grpc};
 use tonic_prost::ProstCodec;
 
-use crate::server::within;
+use crate::{health::Freezer, server::within};
 
 /// Not safe to send twice.
 const ADD: &str = "/test.v1.Peer/Add";
 /// Marked `NO_SIDE_EFFECTS`.
-const GET: &str = "/test.v1.Peer/Get";
+pub(crate) const GET: &str = "/test.v1.Peer/Get";
 
 fn methods() -> Methods {
     let method = |name: &str, level: IdempotencyLevel| MethodDescriptorProto {
@@ -59,7 +59,7 @@ fn channel(resolver: &FixedResolver, change: impl FnOnce(&mut ChannelConfig)) ->
     Channel::new("peer".parse().unwrap(), resolver, methods(), config(change))
 }
 
-async fn call(channel: &Channel, path: &'static str) -> Result<String, Status> {
+pub(crate) async fn call(channel: &Channel, path: &'static str) -> Result<String, Status> {
     send(channel, path, Request::new("hello".to_owned())).await
 }
 
@@ -77,20 +77,20 @@ fn explained() -> (Request<String>, Explain) {
     (request, explain)
 }
 
-async fn start(service: impl Into<FaultyService>) -> FaultyServer {
+pub(crate) async fn start(service: impl Into<FaultyService>) -> FaultyServer {
     FaultyServer::start(service).await.unwrap()
 }
 
-async fn echo() -> FaultyServer {
+pub(crate) async fn echo() -> FaultyServer {
     start(Reply::Echo).await
 }
 
-async fn scripted(script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> FaultyServer {
+pub(crate) async fn scripted(script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> FaultyServer {
     start(FaultyService::scripted(script)).await
 }
 
 /// A channel over these peers, with a connection to each.
-async fn connected(
+pub(crate) async fn connected(
     peers: &[&FaultyServer],
     change: impl FnOnce(&mut ChannelConfig),
 ) -> (Channel, FixedResolver) {
@@ -352,25 +352,13 @@ async fn a_socket_that_accepts_and_says_nothing_is_not_ready() {
 #[tokio::test]
 async fn an_instance_that_hangs_leaves_the_ready_set_without_a_failed_call() {
     let well = echo().await;
-    // On a thread of its own, which can be made to stand still.
-    let (tell, hung) = std::sync::mpsc::channel::<FaultyServer>();
-    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
-    let (_thaw, thawed) = std::sync::mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            tell.send(echo().await).unwrap();
-            frozen.await.unwrap();
-            let _ = thawed.recv();
-        });
-    });
-    let hung = tokio::task::spawn_blocking(move || hung.recv().unwrap()).await.unwrap();
+    let (mut freezer, hung) = Freezer::start().await;
     let (channel, _resolver) = connected(&[&well, &hung], |c| {
         c.keepalive_time = Duration::from_millis(100);
         c.keepalive_timeout = Duration::from_millis(100);
     })
     .await;
-    freeze.send(()).unwrap();
+    freezer.freeze();
     let until_out = async {
         while {
             let (request, explain) = explained();

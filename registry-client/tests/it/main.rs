@@ -3,6 +3,7 @@
 
 mod channel;
 mod consul;
+mod health;
 mod mesh;
 mod metrics;
 mod process;
