@@ -1,11 +1,13 @@
 //! The project's own tasks: `cargo xtask setup` installs what the tests need,
 //! `cargo xtask test` is everything that must hold before a change lands,
-//! `cargo xtask bench` measures.
+//! `cargo xtask bench` measures, `cargo xtask chaos` shows that the promises
+//! hold under faults.
 //!
 //! One file per command; what commands share stands in `machine` (where things
 //! are) and `process` (how a child is run and how its failure is told).
 
 mod bench;
+mod chaos;
 mod machine;
 mod process;
 mod setup;
@@ -36,22 +38,30 @@ enum Task {
     Test(test::Arguments),
     /// Measure what a call costs our channel beside tonic's
     Bench(bench::Arguments),
+    /// Hurt a mesh of real processes and see whether every promise holds
+    Chaos(chaos::Arguments),
 }
 
 fn main() -> ExitCode {
     let task = Arguments::parse().command;
     let outcome = Machine::from_env().and_then(|machine| match task {
-        Task::Setup(arguments) => setup::run(&machine, &arguments),
-        Task::Test(arguments) => test::run(&machine, &arguments),
-        Task::Bench(arguments) => bench::run(&machine, &arguments),
+        Task::Setup(arguments) => setup::run(&machine, &arguments).map(done),
+        Task::Test(arguments) => test::run(&machine, &arguments).map(done),
+        Task::Bench(arguments) => bench::run(&machine, &arguments).map(done),
+        Task::Chaos(arguments) => chaos::run(&machine, &arguments),
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             say(format_args!("\nerror: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// How a command ends that says itself what it has to say.
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }
 
 /// Writes one line for the person at the terminal. A closed pipe (`| head`) is

@@ -26,6 +26,10 @@ pub(crate) enum Name {
     Consul,
     /// Counts instructions
     Valgrind,
+    /// Makes hosts out of network namespaces
+    Ip,
+    /// Drops packets between them
+    Nft,
 }
 
 /// One tool.
@@ -89,6 +93,8 @@ impl Name {
     ];
     /// What counting instructions needs besides.
     pub(crate) const FOR_BENCH: [Self; 1] = [Self::Valgrind];
+    /// What the scenarios of `cargo xtask chaos` need.
+    pub(crate) const FOR_CHAOS: [Self; 3] = [Self::Ip, Self::Nft, Self::Consul];
 
     /// The tool of that name.
     pub(crate) fn tool(self) -> Tool {
@@ -118,6 +124,15 @@ impl Name {
             Self::Valgrind => {
                 debian("valgrind", "by hand: install valgrind (Debian: apt-get install valgrind)")
             }
+            Self::Ip => Tool {
+                program: "ip",
+                version: &["-V"],
+                ..debian("iproute2", "by hand: install iproute2 (Debian: apt-get install iproute2)")
+            },
+            Self::Nft => Tool {
+                program: "nft",
+                ..debian("nftables", "by hand: install nftables (Debian: apt-get install nftables)")
+            },
         }
     }
 }

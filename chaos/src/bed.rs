@@ -1,0 +1,219 @@
+//! What is hurt: a registry, replicas of a service, and a mesh that calls
+//! them. Everything but the mesh is a process of its own.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use registry_client::{
+    Channel, ChannelConfig, Mesh,
+    balance::Balancer,
+    consul::{CheckStatus, Client, ConsulResolver, HealthEntry, HealthQuery, instance_id},
+    instance::{Health, InstanceId},
+    resolve::{Resolution, Resolver},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{cli::Size, proto::DESCRIPTORS};
+
+pub(crate) mod child;
+pub(crate) mod ports;
+pub(crate) mod registry;
+mod replica;
+
+pub(crate) use registry::{Kind, Registry};
+pub(crate) use replica::Replica;
+
+/// The service that is called.
+pub(crate) const SERVICE: &str = "target";
+/// How long replicas may take until the registry shows them passing.
+const UP: Duration = Duration::from_secs(30);
+
+/// What holds for one run of a scenario.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) size: Size,
+    /// The mechanism that is switched off.
+    pub(crate) without: Option<&'static str>,
+    /// Where processes write their logs and data.
+    pub(crate) logs: PathBuf,
+    /// The program of the real Consul.
+    pub(crate) consul: PathBuf,
+}
+
+impl Setting {
+    /// One of three, as the size says.
+    pub(crate) fn sized<T>(&self, quick: T, usual: T, full: T) -> T {
+        match self.size {
+            Size::Quick => quick,
+            Size::Usual => usual,
+            Size::Full => full,
+        }
+    }
+
+    /// How long the load goes on before anything is done to it.
+    pub(crate) fn warm_up(&self) -> Duration {
+        Duration::from_secs(self.sized(2, 5, 5))
+    }
+
+    /// Whether that mechanism is switched off.
+    pub(crate) fn lacks(&self, mechanism: &str) -> bool {
+        self.without == Some(mechanism)
+    }
+
+    /// How the load's channel calls: as RELIABILITY.md's bed says, but for the
+    /// mechanism that is switched off.
+    pub(crate) fn channel_config(&self) -> ChannelConfig {
+        let mut config = ChannelConfig::default();
+        config.deadline = Duration::from_secs(1);
+        config.keepalive_time = Duration::from_secs(1);
+        config.keepalive_timeout = Duration::from_millis(500);
+        config.connect_timeout = Duration::from_secs(1);
+        if self.lacks("keep-alive") {
+            config.keepalive_time = Duration::from_secs(3600);
+        }
+        if self.lacks("least_request") {
+            config.balancer = Balancer::RoundRobin;
+        }
+        config
+    }
+
+    /// A mesh that calls so, through `consul`.
+    ///
+    /// # Errors
+    /// Never in fact: the settings are ours.
+    pub(crate) fn mesh(&self, consul: Client, config: ChannelConfig) -> Result<Mesh> {
+        let mut builder = Mesh::builder().consul(consul).channel_config(config);
+        if !self.lacks("snapshot") {
+            builder = builder.state_dir(self.logs.join("state"));
+        }
+        // What no descriptor marks as safe to send twice is not sent twice.
+        let builder = if self.lacks("retry") { builder } else { builder.descriptors(DESCRIPTORS) };
+        Ok(builder.build()?)
+    }
+}
+
+/// A registry and replicas of [`SERVICE`].
+#[derive(Debug)]
+pub(crate) struct Bed {
+    pub(crate) setting: Setting,
+    pub(crate) registry: Registry,
+    pub(crate) replicas: Vec<Replica>,
+    pub(crate) consul: Client,
+    view: watch::Receiver<Resolution>,
+}
+
+impl Bed {
+    /// Starts a registry and `replicas` replicas, and waits until all pass.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub(crate) async fn start(setting: &Setting, kind: Kind, replicas: usize) -> Result<Self> {
+        let registry = Registry::start(kind, setting).await?;
+        let consul = registry.client()?;
+        let view = ConsulResolver::new(consul.clone()).resolve(&SERVICE.parse()?);
+        let mut bed = Self { setting: setting.clone(), registry, replicas: Vec::new(), consul, view };
+        for _ in 0..replicas {
+            bed.add(&[])?;
+        }
+        bed.all_passing().await?;
+        Ok(bed)
+    }
+
+    /// Starts another replica with these further arguments; its index.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn add(&mut self, args: &[&str]) -> Result<usize> {
+        self.add_to(SERVICE, args)
+    }
+
+    /// The same of another service.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn add_to(&mut self, service: &'static str, args: &[&str]) -> Result<usize> {
+        let listen = ports::free()?;
+        let name = format!("{service}-{}", self.replicas.len() + 1);
+        let url = self.registry.url();
+        let replica = Replica::start(&name, service, listen, Some(&url), args, &self.setting)?;
+        self.replicas.push(replica);
+        Ok(self.replicas.len() - 1)
+    }
+
+    /// What the registry says of the replicas, from now on.
+    pub(crate) fn view(&self) -> watch::Receiver<Resolution> {
+        self.view.clone()
+    }
+
+    /// Waits until the registry shows every replica passing.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub(crate) async fn all_passing(&self) -> Result<()> {
+        for Replica { service, id, .. } in &self.replicas {
+            let mut view = ConsulResolver::new(self.consul.clone()).resolve(&service.parse()?);
+            let waited = timeout(UP, view.wait_for(|now| passes(now, id))).await;
+            waited.with_context(|| format!("{id} does not pass within {UP:?}"))??;
+        }
+        Ok(())
+    }
+
+    /// The channel that the load calls through.
+    ///
+    /// # Errors
+    /// Never in fact: the settings are ours.
+    pub(crate) fn channel(&self) -> Result<Channel> {
+        self.channel_with(self.setting.channel_config())
+    }
+
+    /// The same with another configuration.
+    ///
+    /// # Errors
+    /// Never in fact: the settings are ours.
+    pub(crate) fn channel_with(&self, config: ChannelConfig) -> Result<Channel> {
+        Ok(self.setting.mesh(self.consul.clone(), config)?.channel(SERVICE))
+    }
+
+    /// How many instances of [`SERVICE`] the registry has, and how many of them
+    /// pass, asked straight.
+    pub(crate) async fn listed(&self) -> (usize, usize) {
+        let entries = self.consul.health(SERVICE, &HealthQuery::default()).await.unwrap_or_default();
+        let passing = |e: &&HealthEntry| e.checks.iter().all(|c| c.status == CheckStatus::Passing);
+        (entries.len(), entries.iter().filter(passing).count())
+    }
+
+    /// How long it takes from now until that many are registered, and until
+    /// that many pass; `None` for what does not come within `limit`.
+    pub(crate) async fn until_listed(&self, count: usize, limit: Duration) -> [Option<Duration>; 2] {
+        let began = Instant::now();
+        let mut seen = [None, None];
+        while began.elapsed() < limit && seen[1].is_none() {
+            let (registered, passing) = self.listed().await;
+            for (seen, now) in seen.iter_mut().zip([registered, passing]) {
+                if now >= count {
+                    seen.get_or_insert(began.elapsed());
+                }
+            }
+            // An agent tells nobody who asks so, so it is asked again.
+            sleep(Duration::from_millis(20)).await;
+        }
+        seen
+    }
+}
+
+/// Whether the registry shows that instance passing.
+pub(crate) fn passes(now: &Resolution, id: &InstanceId) -> bool {
+    let listed = now.instances.iter().flat_map(|all| all.iter());
+    listed.into_iter().any(|i| i.id == *id && i.health == Health::Passing)
+}
+
+/// The id under which a replica registers.
+///
+/// # Errors
+/// When the service's name is none.
+fn id_of(service: &str, listen: SocketAddr) -> Result<InstanceId> {
+    Ok(InstanceId::new(&instance_id(&service.parse()?, &listen.into())))
+}

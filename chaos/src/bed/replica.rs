@@ -1,0 +1,114 @@
+//! One replica of the service that is called.
+
+use std::{ffi::OsString, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use registry_client::instance::InstanceId;
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use super::{
+    Setting,
+    child::{Child, this},
+    id_of,
+};
+
+/// A replica, running or not. It comes back under the same address and id.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) id: InstanceId,
+    pub(crate) service: &'static str,
+    name: String,
+    words: Vec<OsString>,
+    setting: Setting,
+    child: Option<Child>,
+}
+
+impl Replica {
+    /// Starts a replica of `service`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(
+        name: &str,
+        service: &'static str,
+        listen: SocketAddr,
+        registry: Option<&str>,
+        args: &[&str],
+        setting: &Setting,
+    ) -> Result<Self> {
+        let listen_at = listen.to_string();
+        let mut words = this(&["serve", "--service", service, "--listen", &listen_at])?;
+        if let Some(registry) = registry {
+            words.extend(["--registry", registry].map(OsString::from));
+        }
+        if let Some(without) = setting.without {
+            words.extend(["--without", without].map(OsString::from));
+        }
+        words.extend(args.iter().map(OsString::from));
+        let id = id_of(service, listen)?;
+        let mut replica =
+            Self { id, service, name: name.to_owned(), words, setting: setting.clone(), child: None };
+        replica.begin()?;
+        Ok(replica)
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        self.child = Some(Child::start(&self.name, &self.words, &self.setting.logs)?);
+        Ok(())
+    }
+
+    /// `kill -9`; returns once it is gone.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.child.take().with_context(|| format!("{} does not run", self.name))?.kill().await
+    }
+
+    /// Asks it to stop by SIGTERM; how long that took.
+    ///
+    /// # Errors
+    /// When it does not stop in half a minute, or fails.
+    pub(crate) async fn stop(&mut self) -> Result<Duration> {
+        let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
+        let began = Instant::now();
+        child.signal(Signal::TERM)?;
+        let status = child.ended(Duration::from_secs(30)).await?;
+        anyhow::ensure!(status.success(), "{} ended with {status}:\n{}", self.name, child.last_words());
+        Ok(began.elapsed())
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.child.as_ref().with_context(|| format!("{} does not run", self.name))?.signal(signal)
+    }
+
+    /// Tells it how to behave; returns once it does.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn behave(&mut self, order: &str) -> Result<()> {
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        child.tell(order).await?;
+        child.hear("now ").await.map(drop)
+    }
+
+    /// What it has counted since it was last asked.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn report(&mut self) -> Result<crate::target::Report> {
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        child.tell("report").await?;
+        let line = child.hear("report ").await?;
+        serde_json::from_str(&line).context("a report that cannot be read")
+    }
+}

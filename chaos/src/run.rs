@@ -1,0 +1,185 @@
+//! Runs scenarios one after the other and sums them up.
+
+use std::{fs, path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::{
+    bed::Setting,
+    cli::RunArgs,
+    say,
+    scenario::{ALL, Scenario},
+    verdict::Outcome,
+};
+
+/// One run of one scenario, as it is written with `--json`.
+#[derive(Debug, Serialize)]
+struct Run {
+    id: &'static str,
+    run: u32,
+    off: Option<&'static str>,
+    held: bool,
+    seconds: f64,
+    outcome: Option<Outcome>,
+    /// Why it could not be run to its end.
+    error: Option<String>,
+}
+
+/// Everything that is written with `--json`.
+#[derive(Debug, Serialize)]
+struct Results<'a> {
+    date: String,
+    machine: String,
+    size: String,
+    passed: usize,
+    failed: usize,
+    runs: &'a [Run],
+}
+
+/// Does what the command line asks for; whether all held.
+///
+/// # Errors
+/// When a scenario is not known or nothing can be written.
+pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
+    let chosen = choose(&args.ids)?;
+    if args.list {
+        for scenario in chosen {
+            say(format_args!("{:<4} {}: {}", scenario.id, scenario.fault, scenario.promise));
+            say(format_args!("     off: {}", scenario.off));
+        }
+        return Ok(true);
+    }
+    let logs = Logs::new(args.logs.clone())?;
+    say(format_args!("on {}; every process's log is below {}", machine(), logs.path().display()));
+    let mut runs = Vec::new();
+    for scenario in chosen {
+        for turn in 1..=args.repeat {
+            runs.push(one(scenario, turn, args, &logs).await?);
+        }
+    }
+    let failed = sum_up(&runs, args)?;
+    if failed > 0 {
+        say(format_args!("the logs stay in {}", logs.keep().display()));
+    }
+    say(format_args!("{} passed, {failed} failed", ids(&runs).len() - failed));
+    Ok(failed == 0)
+}
+
+fn choose(ids: &[String]) -> Result<Vec<&'static Scenario>> {
+    if ids.is_empty() {
+        return Ok(ALL.iter().collect());
+    }
+    let find = |id: &String| {
+        let found = ALL.iter().find(|scenario| scenario.id.eq_ignore_ascii_case(id));
+        found.with_context(|| format!("there is no scenario `{id}`; --list shows all"))
+    };
+    ids.iter().map(find).collect()
+}
+
+/// Runs a scenario once, and says how it went. One that cannot be run to its
+/// end has failed; the others go on.
+async fn one(scenario: &'static Scenario, turn: u32, args: &RunArgs, logs: &Logs) -> Result<Run> {
+    let folder = logs.path().join(format!("{}-{turn}", scenario.id));
+    fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
+    let off = args.off.then_some(scenario.off);
+    let setting = Setting { size: args.size, without: off, logs: folder, consul: args.consul.clone() };
+    let without = off.map(|off| format!(" without {off}")).unwrap_or_default();
+    say(format_args!("{}  {}{without}", scenario.id, scenario.fault));
+    let began = Instant::now();
+    let outcome = (scenario.run)(setting).await;
+    let seconds = began.elapsed().as_secs_f64();
+    let mut run = Run { id: scenario.id, run: turn, off, held: false, seconds, outcome: None, error: None };
+    match outcome {
+        Ok(outcome) => {
+            say(outcome.text().trim_end());
+            run.held = outcome.held();
+            run.outcome = Some(outcome);
+        }
+        Err(error) => {
+            say(format_args!("    MISSED {error:#}"));
+            run.error = Some(format!("{error:#}"));
+        }
+    }
+    let verdict = if run.held { "held" } else { "MISSED" };
+    say(format_args!("    {verdict} in {seconds:.0} s"));
+    Ok(run)
+}
+
+/// Prints the table and writes the results; how many scenarios were missed.
+fn sum_up(runs: &[Run], args: &RunArgs) -> Result<usize> {
+    say("\n| # | fault | failed calls | time to detect | time to recover | attempts per call | verdict |");
+    say("|---|---|---|---|---|---|---|");
+    for run in runs {
+        let off = run.off.map(|off| format!(" without {off}")).unwrap_or_default();
+        let row = match (&run.outcome, &run.error) {
+            (Some(outcome), _) => outcome.row(),
+            (None, error) => format!("– | – | – | – | – | {}", error.as_deref().unwrap_or("not run")),
+        };
+        say(format_args!("| {}{off} | {row} |", run.id));
+    }
+    let all = ids(runs);
+    let missed = |id: &str| runs.iter().any(|run| run.id == id && !run.held);
+    let failed = all.iter().copied().filter(|id| missed(id)).count();
+    if let Some(file) = &args.json {
+        let results = Results {
+            date: time::OffsetDateTime::now_utc().date().to_string(),
+            machine: machine(),
+            size: format!("{:?}", args.size).to_lowercase(),
+            passed: all.len() - failed,
+            failed,
+            runs,
+        };
+        let text = serde_json::to_string_pretty(&results).context("could not write the results")?;
+        fs::write(file, text).with_context(|| format!("could not write {}", file.display()))?;
+    }
+    Ok(failed)
+}
+
+/// The scenarios of these runs, each once.
+fn ids(runs: &[Run]) -> Vec<&'static str> {
+    let mut ids: Vec<_> = runs.iter().map(|run| run.id).collect();
+    ids.dedup();
+    ids
+}
+
+/// What this machine is, as far as figures depend on it.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let profile = if cfg!(debug_assertions) { "dev profile" } else { "release profile" };
+    format!("{cores} cores, Linux {}, load {load} at the start, {profile}", kernel.trim())
+}
+
+/// Where the logs are: a folder that somebody named, or one that is removed
+/// at the end unless it is kept.
+struct Logs {
+    path: PathBuf,
+    temporary: Option<tempfile::TempDir>,
+}
+
+impl Logs {
+    fn new(named: Option<PathBuf>) -> Result<Self> {
+        if let Some(path) = named {
+            fs::create_dir_all(&path).with_context(|| format!("could not create {}", path.display()))?;
+            let path = std::path::absolute(&path).context("the folder of the logs cannot be named")?;
+            return Ok(Self { path, temporary: None });
+        }
+        let temporary = tempfile::Builder::new().prefix("chaos-").tempdir();
+        let temporary = temporary.context("could not create a folder for the logs")?;
+        Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary) })
+    }
+
+    fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    fn keep(self) -> PathBuf {
+        if let Some(temporary) = self.temporary {
+            let _ = temporary.keep();
+        }
+        self.path
+    }
+}

@@ -1,0 +1,117 @@
+//! The scenarios, by the numbers of RELIABILITY.md.
+
+use anyhow::Result;
+use futures_util::future::BoxFuture;
+
+use crate::{bed::Setting, verdict::Outcome};
+
+mod balance;
+mod deadlines;
+mod freeze;
+mod heal;
+mod kill;
+mod misbehave;
+mod outage;
+mod registry_down;
+mod rolling;
+mod unhealthy;
+
+/// A fault, and what is promised of it.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    /// Its number in RELIABILITY.md.
+    pub(crate) id: &'static str,
+    pub(crate) fault: &'static str,
+    pub(crate) promise: &'static str,
+    /// The mechanism that it guards, which `--off` switches off.
+    pub(crate) off: &'static str,
+    pub(crate) run: fn(Setting) -> BoxFuture<'static, Result<Outcome>>,
+}
+
+/// Every one.
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        id: "R1",
+        fault: "kill -9 one of three",
+        promise: "no idempotent call fails; others only if in flight there; p99 in that second ≤ 3 ×",
+        off: "retry",
+        run: |setting| Box::pin(kill::run(setting)),
+    },
+    Scenario {
+        id: "R2",
+        fault: "rolling restart by SIGTERM",
+        promise: "no call fails; each exits within 10 s",
+        off: "drain",
+        run: |setting| Box::pin(rolling::run(setting)),
+    },
+    Scenario {
+        id: "R3",
+        fault: "SIGSTOP of one of three",
+        promise: "no idempotent call fails; out within 2 s; back within 5 s",
+        off: "keep-alive",
+        run: |setting| Box::pin(freeze::run(setting)),
+    },
+    Scenario {
+        id: "R5",
+        fault: "one of three is slow by 500 ms",
+        promise: "its share ≤ 10 % after 5 s",
+        off: "least_request",
+        run: |setting| Box::pin(misbehave::slow(setting)),
+    },
+    Scenario {
+        id: "R6",
+        fault: "one of three fails at once",
+        promise: "its share ≤ 5 % after 1 s; success ≥ 99.9 %",
+        off: "outlier detection",
+        run: |setting| Box::pin(misbehave::failing(setting)),
+    },
+    Scenario {
+        id: "R7",
+        fault: "one of three fails half of its calls",
+        promise: "ejected within 10 s, back within 60 s; healthy ones never ejected",
+        off: "outlier detection",
+        run: |setting| Box::pin(misbehave::half(setting)),
+    },
+    Scenario {
+        id: "R8",
+        fault: "all unhealthy, then cured",
+        promise: "≥ 95 % still attempted; success within 1 s of the cure",
+        off: "panic",
+        run: |setting| Box::pin(unhealthy::run(setting)),
+    },
+    Scenario {
+        id: "R9",
+        fault: "total outage below three layers",
+        promise: "≤ 1.2 attempts a call at one layer, ≤ 1.3 at the bottom of three, ≤ 3 of one call",
+        off: "retry budget",
+        run: |setting| Box::pin(outage::run(setting)),
+    },
+    Scenario {
+        id: "R12",
+        fault: "deadlines three services deep",
+        promise: "the time shrinks hop by hop; ≥ 99 % of handlers cancelled within 100 ms",
+        off: "propagation",
+        run: |setting| Box::pin(deadlines::run(setting)),
+    },
+    Scenario {
+        id: "R13",
+        fault: "balance",
+        promise: "round robin exact, weights within ± 5 points, a newcomer has traffic within 2 s",
+        off: "balancing",
+        run: |setting| Box::pin(balance::run(setting)),
+    },
+    Scenario {
+        id: "R14",
+        fault: "the registry is down",
+        promise: "no call fails, no endpoint is dropped, ≤ 1 reconnect a second; a cold start works; converged within 5 s",
+        off: "snapshot",
+        run: |setting| Box::pin(registry_down::run(setting)),
+    },
+    Scenario {
+        id: "R18",
+        fault: "the agent is restarted, wiped, stopped; a foreign deregistration",
+        promise: "passing again within 2 s, re-registered within 5 s; shutdown never blocked for more than 2 s",
+        off: "registration loop",
+        run: |setting| Box::pin(heal::run(setting)),
+    },
+];

@@ -1,0 +1,128 @@
+//! R13: who gets how much, and how soon a newcomer does.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Result;
+use registry_client::{
+    ChannelConfig,
+    balance::Balancer,
+    consul::{CheckSpec, ServiceSpec, Weights},
+    instance::InstanceId,
+};
+
+use crate::{
+    bed::{Bed, Kind, Replica, SERVICE, Setting, passes, ports},
+    load::{Load, Mix, Seen, ratio},
+    verdict::Outcome,
+};
+
+/// How long a newcomer may take to have traffic after the registry shows it.
+const NEWCOMER: Duration = Duration::from_secs(2);
+/// How long anything may take that is only waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How far from its weight a share may be.
+const POINTS: f64 = 0.05;
+
+pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+    let mut bed = Bed::start(&setting, Kind::Dev, 4).await?;
+    let spread = round_robin(&bed).await?;
+
+    let load = Load::start(bed.channel()?, Mix::Both)?;
+    load.go_on(setting.warm_up()).await;
+    let took = newcomer(&mut bed, &load).await?;
+    load.go_on(setting.sized(1, 40, 40) * Duration::from_secs(1)).await;
+    let seen = load.finish().await?;
+
+    let mut outcome = Outcome::of("four instances, a fifth joins; two of weight 20 and 80", &seen);
+    outcome.detected(Some(took));
+    let exact = spread.values().all(|calls| *calls == 25) && spread.len() == 4;
+    let counts = format!("{:?}", spread.values().collect::<Vec<_>>());
+    outcome.figure(
+        "round robin: 100 calls over 4",
+        counts,
+        "25 each".to_owned(),
+        exact,
+        "balance/round_robin.rs",
+    );
+    let share = weighted(&setting).await?;
+    outcome.figure(
+        "weighted: share of the one of weight 20 beside 80",
+        format!("{share:.3}"),
+        format!("0.2 ± {POINTS}"),
+        (share - 0.2).abs() <= POINTS,
+        "balance/weighted.rs",
+    );
+    let failed = outcome.failed_idempotent + outcome.failed_other;
+    outcome.within(
+        "a newcomer's first answer, after the watch event",
+        Some(took),
+        NEWCOMER,
+        "channel/pool.rs",
+    );
+    outcome.at_most("failed calls", failed, 0, "channel/pool.rs: is a newcomer picked too early?");
+    Ok(outcome)
+}
+
+/// The same as the bed's with another balancer, or with none that knows its
+/// task.
+fn balanced(setting: &Setting, balancer: Balancer) -> ChannelConfig {
+    let mut config = setting.channel_config();
+    config.balancer = if setting.lacks("balancing") { Balancer::Random } else { balancer };
+    config
+}
+
+/// How many of 100 calls each instance answered.
+async fn round_robin(bed: &Bed) -> Result<BTreeMap<InstanceId, usize>> {
+    let channel = bed.channel_with(balanced(&bed.setting, Balancer::RoundRobin))?;
+    let load = Load::start(channel, Mix::Reads)?;
+    // Only once all four are connected is it round robin over four.
+    for replica in &bed.replicas {
+        load.until(Duration::ZERO, PATIENCE, |call| call.answered_by(&replica.id)).await?;
+    }
+    let from = load.now();
+    load.until(from, PATIENCE, |call| call.due > from + Duration::from_secs(1)).await?;
+    let seen = load.finish().await?;
+    let mut calls = seen.only(|call| call.due >= from).all().to_vec();
+    calls.sort_by_key(|call| call.due);
+    let mut spread = BTreeMap::new();
+    for attempt in calls.iter().take(100).flat_map(|call| &call.attempts) {
+        *spread.entry(attempt.instance.clone()).or_default() += 1;
+    }
+    Ok(spread)
+}
+
+/// How long after the registry shows another instance that one has answered.
+async fn newcomer(bed: &mut Bed, load: &Load) -> Result<Duration> {
+    let new = bed.add(&[])?;
+    let id = bed.replicas[new].id.clone();
+    let mut view = bed.view();
+    view.wait_for(|now| passes(now, &id)).await?;
+    let listed = load.now();
+    let first = load.until(Duration::ZERO, NEWCOMER * 5, |call| call.answered_by(&id)).await?;
+    Ok(first.end().saturating_sub(listed))
+}
+
+/// The share of the calls that goes to an instance of weight 20 beside one of
+/// 80.
+async fn weighted(setting: &Setting) -> Result<f64> {
+    let mut bed = Bed::start(setting, Kind::Dev, 0).await?;
+    let mut small = None;
+    for (n, weight) in [20, 80].into_iter().enumerate() {
+        let listen = ports::free()?;
+        let replica = Replica::start(&format!("weighted-{n}"), SERVICE, listen, None, &[], setting)?;
+        let check = CheckSpec::grpc(&listen.into(), "");
+        let mut spec = ServiceSpec::new(SERVICE.parse()?, listen.into(), check);
+        spec.weights = Weights { passing: weight, warning: weight };
+        bed.consul.register(&spec).await?;
+        small.get_or_insert(replica.id.clone());
+        bed.replicas.push(replica);
+    }
+    bed.all_passing().await?;
+    let load = Load::start(bed.channel_with(balanced(setting, Balancer::Weighted))?, Mix::Reads)?;
+    load.go_on(Duration::from_secs(1)).await;
+    let from = load.now();
+    load.go_on(PATIENCE / 2).await;
+    let seen: Seen = load.finish().await?.only(|call| call.due >= from);
+    let went = seen.all().iter().filter(|call| small.as_ref().is_some_and(|id| call.went_to(id))).count();
+    Ok(ratio(went, seen.calls()))
+}

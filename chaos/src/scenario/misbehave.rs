@@ -1,0 +1,119 @@
+//! R5, R6 and R7: one of three is slow, fails at once, or fails half of its
+//! calls.
+
+use std::{ops::Range, time::Duration};
+
+use anyhow::Result;
+use registry_client::instance::InstanceId;
+
+use crate::{
+    bed::{Bed, Kind, Setting},
+    load::{Load, Mix, Seen},
+    verdict::Outcome,
+};
+
+/// A time without a send that is longer than chance makes one: at 60 calls a
+/// second and instance, ejected.
+const EJECTED: Duration = Duration::from_secs(2);
+
+/// A misbehaving instance under load.
+struct Trial {
+    seen: Seen,
+    victim: InstanceId,
+    others: Vec<InstanceId>,
+    /// From the fault to its cure.
+    time: Range<Duration>,
+    end: Duration,
+}
+
+/// Three replicas, of which the last does as `order` says for `time`, and
+/// then well again for `after`, or less if it has traffic again by then.
+async fn trial(setting: &Setting, order: &str, time: u64, after: Duration) -> Result<Trial> {
+    let mut bed = Bed::start(setting, Kind::Dev, 3).await?;
+    let load = Load::start(bed.channel()?, Mix::Both)?;
+    load.go_on(setting.warm_up()).await;
+    let others = bed.replicas[..2].iter().map(|r| r.id.clone()).collect();
+    let replica = &mut bed.replicas[2];
+    let victim = replica.id.clone();
+    replica.behave(order).await?;
+    let from = load.now();
+    load.go_on(Duration::from_secs(time)).await;
+    let until = load.now();
+    replica.behave("well").await?;
+    // What it answers once is perhaps a probe: its traffic is back when more follows.
+    let mut answers = 0;
+    let again = |call: &crate::load::Record| {
+        answers += usize::from(call.answered_by(&victim));
+        answers > 20
+    };
+    if !after.is_zero() {
+        let _ = load.until(until, after, again).await;
+    }
+    let end = load.now();
+    Ok(Trial { seen: load.finish().await?, victim, others, time: from..until, end })
+}
+
+pub(super) async fn slow(setting: Setting) -> Result<Outcome> {
+    let time = setting.sized(10, 40, 60);
+    let trial = trial(&setting, "slow 500ms", time, Duration::ZERO).await?;
+    let later = trial.time.start + Duration::from_secs(5)..trial.time.end;
+    let mut outcome = Outcome::of(format!("one of three answers 500 ms later, for {time} s"), &trial.seen);
+    let share = trial.seen.due(later).share(&trial.victim);
+    outcome.below("its share after 5 s", share, 0.10, "balance/least_request.rs");
+    outcome.at_most(
+        "failed calls",
+        outcome.failed_idempotent + outcome.failed_other,
+        0,
+        "channel/call.rs: nothing failed there",
+    );
+    Ok(outcome)
+}
+
+pub(super) async fn failing(setting: Setting) -> Result<Outcome> {
+    let time = setting.sized(10, 55, 60);
+    let trial = trial(&setting, "fail INTERNAL", time, Duration::ZERO).await?;
+    let later = trial.time.start + Duration::from_secs(1)..trial.time.end;
+    let mut outcome =
+        Outcome::of(format!("one of three answers INTERNAL at once, for {time} s"), &trial.seen);
+    let first = trial.seen.gaps(&trial.victim, trial.time.clone(), EJECTED).into_iter().next();
+    outcome.detected(first.map(|gap| gap.start - trial.time.start));
+    let share = trial.seen.due(later).share(&trial.victim);
+    outcome.below("its share after 1 s", share, 0.05, "health/outlier.rs: consecutive failures");
+    // The same few failures weigh more in a short run.
+    let least = setting.sized(0.99, 0.999, 0.999);
+    outcome.above(
+        "success",
+        trial.seen.success(),
+        least,
+        "health/outlier.rs; balance.rs: does an error look fast?",
+    );
+    Ok(outcome)
+}
+
+pub(super) async fn half(setting: Setting) -> Result<Outcome> {
+    let time = setting.sized(15, 30, 60);
+    let (out, back) = (Duration::from_secs(10), Duration::from_secs(60));
+    let trial = trial(&setting, "half INTERNAL", time, back).await?;
+    let mut outcome = Outcome::of(format!("one of three fails half of its calls, for {time} s"), &trial.seen);
+    let gaps = trial.seen.gaps(&trial.victim, trial.time.clone(), EJECTED);
+    let ejected = gaps.first().map(|gap| gap.start - trial.time.start);
+    let returned = traffic(&trial.seen, &trial.victim, trial.time.end..trial.end);
+    outcome.detected(ejected);
+    outcome.recovered(returned);
+    outcome.within("ejected after", ejected, out, "health/outlier.rs");
+    outcome.within("returned after its cure", returned, back, "health/outlier.rs: the ejection's time");
+    let healthy =
+        trial.others.iter().flat_map(|id| trial.seen.gaps(id, setting.warm_up()..trial.end, EJECTED));
+    outcome.at_most("ejections of healthy ones", healthy.count(), 0, "health/outlier.rs: who is counted?");
+    Ok(outcome)
+}
+
+/// How long after the beginning of `time` an instance has its usual traffic:
+/// ten answers within a second.
+fn traffic(seen: &Seen, id: &InstanceId, time: Range<Duration>) -> Option<Duration> {
+    let mut ends: Vec<_> =
+        seen.due(time.clone()).only(|c| c.answered_by(id)).all().iter().map(|c| c.due).collect();
+    ends.sort_unstable();
+    let busy = ends.windows(10).find(|ten| ten[9] - ten[0] < Duration::from_secs(1))?;
+    Some(busy[9].saturating_sub(time.start))
+}

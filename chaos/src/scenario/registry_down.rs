@@ -1,0 +1,139 @@
+//! R14: the registry is gone; what is known goes on being used.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    bed::{Bed, Kind, SERVICE, Setting, passes},
+    load::{Load, Mix, Seen},
+    verdict::Outcome,
+};
+
+/// The processes that want the registry: three replicas and the load.
+const PROCESSES: usize = 4;
+/// How long after its return everything must be as before.
+const CONVERGED: Duration = Duration::from_secs(5);
+/// A time without a send that means that an endpoint was dropped.
+const DROPPED: Duration = Duration::from_secs(1);
+
+/// What came of one outage.
+struct Outage {
+    seen: Seen,
+    cold: Seen,
+    dropped: usize,
+    /// Connections that were tried, per process and second.
+    reconnects: f64,
+    converged: Option<Duration>,
+}
+
+pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+    let (dev, real) = setting.sized((12, 0), (60, 45), (600, 60));
+    let mut outages = vec![outage(&setting, Kind::Dev, dev).await?];
+    if real > 0 {
+        outages.push(outage(&setting, Kind::Consul, real).await?);
+    }
+    let all = outages.iter().flat_map(|outage| outage.seen.all()).cloned().collect();
+    let fault = format!("the registry is down: {dev} s of consul-dev, {real} s of a real Consul");
+    let mut outcome = Outcome::of(fault, &Seen::new(all));
+    for Outage { cold, dropped, reconnects, converged, .. } in &outages {
+        outcome.recovered(*converged);
+        outcome.at_most("dropped endpoints", *dropped, 0, "consul/resolver.rs: the last good set");
+        outcome.below("reconnects per process and second", *reconnects, 1.0, "consul/watch/pace.rs");
+        let failed = cold.failed(true) + cold.failed(false);
+        let what = "failed calls of a cold start without the registry";
+        outcome.at_most(what, failed, 0, "snapshot.rs: was the set written and read?");
+        outcome.within(
+            "converged after its return",
+            *converged,
+            CONVERGED,
+            "consul/registration.rs; consul/watch.rs",
+        );
+    }
+    let failed = outcome.failed_idempotent + outcome.failed_other;
+    outcome.at_most("failed calls", failed, 0, "channel/pool.rs");
+    Ok(outcome)
+}
+
+async fn outage(setting: &Setting, kind: Kind, seconds: u64) -> Result<Outage> {
+    let time = Duration::from_secs(seconds);
+    let mut bed = Bed::start(setting, kind, 3).await?;
+    let load = Load::start(bed.channel()?, Mix::Both)?;
+    load.go_on(setting.warm_up()).await;
+    let from = load.now();
+    bed.registry.kill().await?;
+    let cold = cold_start(&bed).await?;
+    load.go_on((time / 2).saturating_sub(setting.warm_up())).await;
+    // Half of the time it refuses, half of it it hangs up, which can be counted.
+    let door = Door::open(bed.registry.address()).await?;
+    load.go_on(time / 2).await;
+    let reconnects = door.close() as f64 / (time / 2).as_secs_f64() / PROCESSES as f64;
+    bed.registry.wipe()?;
+    bed.registry.begin().await?;
+    let converged = converged(&bed, &load).await;
+    load.go_on(setting.warm_up()).await;
+    let until = load.now();
+    let seen = load.finish().await?;
+    let gaps = bed.replicas.iter().flat_map(|r| seen.gaps(&r.id, from..until, DROPPED));
+    let dropped = gaps.count();
+    Ok(Outage { dropped, seen, cold, reconnects, converged })
+}
+
+/// Another client begins, as a process that starts now would: with a registry
+/// that does not answer, and what an earlier one left on disk.
+async fn cold_start(bed: &Bed) -> Result<Seen> {
+    let setting = &bed.setting;
+    let client = bed.registry.client()?;
+    let channel = setting.mesh(client, setting.channel_config())?.channel(SERVICE);
+    let load = Load::start(channel, Mix::Both)?;
+    load.go_on(setting.warm_up()).await;
+    load.finish().await
+}
+
+/// How long until all are registered and passing again and the load's own
+/// view says so without an error.
+async fn converged(bed: &Bed, load: &Load) -> Option<Duration> {
+    let began = load.now();
+    let mut view = bed.view();
+    let all = async {
+        bed.until_listed(3, CONVERGED * 4).await[1]?;
+        let known =
+            view.wait_for(|now| now.error.is_none() && bed.replicas.iter().all(|r| passes(now, &r.id)));
+        known.await.ok().map(drop)
+    };
+    let all = tokio::time::timeout(CONVERGED * 4, all).await.ok().flatten();
+    all.map(|()| load.now() - began)
+}
+
+/// Takes connections where the registry was, hangs up, and counts.
+struct Door {
+    count: Arc<AtomicUsize>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Door {
+    async fn open(at: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(at).await.context("the registry's port cannot be had")?;
+        let count = Arc::new(AtomicUsize::new(0));
+        let counting = count.clone();
+        let task = tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                counting.fetch_add(1, Relaxed);
+            }
+        });
+        Ok(Self { count, _task: AbortOnDropHandle::new(task) })
+    }
+
+    fn close(self) -> usize {
+        self.count.load(Relaxed)
+    }
+}

@@ -1,0 +1,134 @@
+//! `chaos serve`: a replica that behaves as its standard input says.
+
+use std::{
+    io::{self, BufRead, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use registry_client::{ChannelConfig, Mesh, ServerConfig, consul::Client, server::shutdown_signal};
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    bed::Setting,
+    cli::{ServeArgs, Size},
+    proto::{
+        DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
+        target_service_client::TargetServiceClient,
+        target_service_server::{TargetService, TargetServiceServer},
+    },
+};
+
+mod behaviour;
+mod ledger;
+
+use behaviour::{Behaviour, Order};
+use ledger::Ledger;
+pub(crate) use ledger::Report;
+
+/// Serves until SIGTERM or the end of standard input.
+///
+/// # Errors
+/// When it cannot listen or register.
+pub(crate) async fn run(args: ServeArgs) -> Result<()> {
+    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(levels).with_ansi(false).with_writer(io::stderr).init();
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.with_context(|| format!("could not listen on {}", args.listen))?;
+    let mesh = mesh(&args)?;
+    let target = Target {
+        work: args.work,
+        behaviour: Behaviour::default(),
+        ledger: Ledger::default(),
+        next: args.relay.as_deref().map(|service| TargetServiceClient::new(mesh.channel(service))),
+    };
+    let target = Arc::new(target);
+    let server = mesh.serve(&args.service).add_service(TargetServiceServer::from_arc(target.clone()));
+    let health = server.health();
+    std::thread::Builder::new()
+        .name("orders".into())
+        .spawn(move || {
+            obey(&target, &|well| health.report("", well));
+            // The harness is gone, however it went.
+            std::process::exit(0);
+        })
+        .context("could not start a thread")?;
+    server.run(listener, shutdown_signal()).await?;
+    Ok(())
+}
+
+/// The mesh that it registers in and passes calls on through.
+fn mesh(args: &ServeArgs) -> Result<Mesh> {
+    let mut serving = ServerConfig::default();
+    if args.without.as_deref() == Some("drain") {
+        (serving.drain, serving.drain_timeout) = (Duration::ZERO, Duration::ZERO);
+    }
+    let mut builder = Mesh::builder().server_config(serving).descriptors(DESCRIPTORS);
+    builder = match &args.registry {
+        Some(url) => builder.consul(Client::builder(url).build()?),
+        None => builder.resolver(registry_client::resolve::fixed::FixedResolver::with([])),
+    };
+    Ok(builder.channel_config(calls(args)).build()?)
+}
+
+/// Calls as the load does.
+fn calls(args: &ServeArgs) -> ChannelConfig {
+    let without = args.without.clone().map(|name| &*name.leak());
+    Setting { size: Size::Usual, without, logs: "".into(), consul: "".into() }.channel_config()
+}
+
+/// Does what each line says, until there is none.
+fn obey(target: &Target, healthy: &dyn Fn(bool)) {
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let answer = match line.parse() {
+            Ok(Order::Report) => serde_json::to_string(&target.ledger.take()).map(|r| format!("report {r}")),
+            Ok(Order::Healthy(well)) => {
+                healthy(well);
+                Ok(format!("now {line}"))
+            }
+            Ok(Order::Behave(act)) => {
+                target.behaviour.set(act);
+                Ok(format!("now {line}"))
+            }
+            Err(why) => Ok(format!("what? {why}")),
+        };
+        let mut out = io::stdout().lock();
+        let _ = answer.map(|answer| writeln!(out, "{answer}").and_then(|()| out.flush()));
+    }
+}
+
+/// The service.
+#[derive(Debug)]
+struct Target {
+    work: Duration,
+    behaviour: Behaviour,
+    ledger: Ledger,
+    next: Option<TargetServiceClient<registry_client::Channel>>,
+}
+
+impl Target {
+    async fn handle<T>(&self, request: Request<T>) -> Result<(), Status> {
+        let _entry = self.ledger.enter(request.metadata());
+        self.behaviour.act(self.work).await?;
+        if let Some(next) = &self.next {
+            next.clone().read(ReadRequest {}).await?;
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl TargetService for Target {
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
+        self.handle(request).await?;
+        Ok(Response::new(ReadResponse {}))
+    }
+
+    async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {
+        self.handle(request).await?;
+        Ok(Response::new(WriteResponse {}))
+    }
+}

@@ -1,0 +1,185 @@
+//! What a scenario measured beside what was promised.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::load::Seen;
+
+/// How one scenario ended.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Outcome {
+    /// What was done, in words and numbers.
+    pub(crate) fault: String,
+    pub(crate) calls: usize,
+    pub(crate) failed_idempotent: usize,
+    pub(crate) failed_other: usize,
+    /// The longest time from a fault until nothing was sent there any more.
+    pub(crate) detect_seconds: Option<f64>,
+    /// The longest time from a fault's end until all was as before.
+    pub(crate) recover_seconds: Option<f64>,
+    pub(crate) attempts_per_call: f64,
+    pub(crate) figures: Vec<Figure>,
+    /// The first failures.
+    pub(crate) failures: Vec<String>,
+}
+
+/// One figure and its promise.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Figure {
+    pub(crate) what: &'static str,
+    pub(crate) measured: String,
+    pub(crate) promised: String,
+    pub(crate) held: bool,
+    /// Where to look when it was missed.
+    pub(crate) look: &'static str,
+}
+
+impl Outcome {
+    /// What the load saw; the figures come after.
+    pub(crate) fn of(fault: impl Into<String>, seen: &Seen) -> Self {
+        Self {
+            fault: fault.into(),
+            calls: seen.calls(),
+            failed_idempotent: seen.failed(true),
+            failed_other: seen.failed(false),
+            attempts_per_call: seen.attempts_per_call(),
+            failures: seen.failures(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether every figure was held.
+    pub(crate) fn held(&self) -> bool {
+        self.figures.iter().all(|figure| figure.held)
+    }
+
+    /// The longest detection, when it was seen.
+    pub(crate) fn detected(&mut self, after: Option<Duration>) {
+        self.detect_seconds = longer(self.detect_seconds, after);
+    }
+
+    /// The longest recovery, when it was seen.
+    pub(crate) fn recovered(&mut self, after: Option<Duration>) {
+        self.recover_seconds = longer(self.recover_seconds, after);
+    }
+
+    /// A count that may be no more than `most`.
+    pub(crate) fn at_most(&mut self, what: &'static str, count: usize, most: usize, look: &'static str) {
+        self.figure(what, count.to_string(), format!("≤ {most}"), count <= most, look);
+    }
+
+    /// A number that may be no more than `most`.
+    pub(crate) fn below(&mut self, what: &'static str, is: f64, most: f64, look: &'static str) {
+        self.figure(what, format!("{is:.3}"), format!("≤ {most}"), is <= most, look);
+    }
+
+    /// A number that may be no less than `least`.
+    pub(crate) fn above(&mut self, what: &'static str, is: f64, least: f64, look: &'static str) {
+        self.figure(what, format!("{is:.4}"), format!("≥ {least}"), is >= least, look);
+    }
+
+    /// A time that must have been seen and be no longer than `most`.
+    pub(crate) fn within(
+        &mut self,
+        what: &'static str,
+        took: Option<Duration>,
+        most: Duration,
+        look: &'static str,
+    ) {
+        let said = took.map_or_else(|| "never".to_owned(), |took| format!("{:.3} s", took.as_secs_f64()));
+        let held = took.is_some_and(|took| took <= most);
+        self.figure(what, said, format!("≤ {:.3} s", most.as_secs_f64()), held, look);
+    }
+
+    /// Any other figure.
+    pub(crate) fn figure(
+        &mut self,
+        what: &'static str,
+        measured: String,
+        promised: String,
+        held: bool,
+        look: &'static str,
+    ) {
+        self.figures.push(Figure { what, measured, promised, held, look });
+    }
+
+    /// The lines that a person reads when it has ended.
+    pub(crate) fn text(&self) -> String {
+        let seconds = |s: Option<f64>| s.map_or_else(|| "–".to_owned(), |s| format!("{s:.2} s"));
+        let mut text = format!(
+            "    {}\n    {} calls, failed: {} idempotent, {} other; detected {}, recovered {}, \
+             {:.3} attempts per call\n",
+            self.fault,
+            self.calls,
+            self.failed_idempotent,
+            self.failed_other,
+            seconds(self.detect_seconds),
+            seconds(self.recover_seconds),
+            self.attempts_per_call,
+        );
+        for Figure { what, measured, promised, held, look } in &self.figures {
+            let mark = if *held { "held  " } else { "MISSED" };
+            text += &format!("    {mark} {what}: {measured} ({promised})\n");
+            if !held {
+                text += &format!("           look at {look}\n");
+            }
+        }
+        if !self.held() {
+            for failure in &self.failures {
+                text += &format!("           failed: {failure}\n");
+            }
+        }
+        text
+    }
+
+    /// Its row in the table: everything but the id.
+    pub(crate) fn row(&self) -> String {
+        let seconds = |s: Option<f64>| s.map_or_else(|| "–".to_owned(), |s| format!("{s:.2} s"));
+        let missed: Vec<_> = self.figures.iter().filter(|f| !f.held).map(|f| f.what).collect();
+        let verdict =
+            if missed.is_empty() { "held".to_owned() } else { format!("missed: {}", missed.join("; ")) };
+        format!(
+            "{} | {} of {} ({} idempotent) | {} | {} | {:.3} | {verdict}",
+            self.fault,
+            self.failed_idempotent + self.failed_other,
+            self.calls,
+            self.failed_idempotent,
+            seconds(self.detect_seconds),
+            seconds(self.recover_seconds),
+            self.attempts_per_call,
+        )
+    }
+}
+
+fn longer(known: Option<f64>, new: Option<Duration>) -> Option<f64> {
+    let new = new.map(|time| time.as_secs_f64());
+    known.into_iter().chain(new).reduce(f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_missed_figure_is_a_missed_scenario_and_says_where_to_look() {
+        let mut outcome = Outcome::default();
+        outcome.at_most("failed calls", 0, 0, "the retries");
+        assert!(outcome.held());
+        outcome.within("out", None, Duration::from_secs(2), "the keep-alive");
+        assert!(!outcome.held());
+        assert!(outcome.text().contains("look at the keep-alive"), "{}", outcome.text());
+        assert!(outcome.row().ends_with("missed: out"), "{}", outcome.row());
+    }
+
+    #[test]
+    fn the_longest_time_counts() {
+        let mut outcome = Outcome::default();
+        outcome.recovered(None);
+        assert_eq!(outcome.recover_seconds, None);
+        for seconds in [1, 3, 2] {
+            outcome.recovered(Some(Duration::from_secs(seconds)));
+        }
+        assert_eq!(outcome.recover_seconds, Some(3.0));
+    }
+}

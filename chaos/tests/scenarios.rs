@@ -1,0 +1,76 @@
+//! The scenarios in a short form, as real processes: what a change may not
+//! break. `cargo xtask chaos` runs all of them at length.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::process::{Command, Output};
+
+/// Runs one scenario; its logs are in the folder.
+fn chaos(id: &str, more: &[&str]) -> (Output, tempfile::TempDir) {
+    let logs = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chaos"));
+    command.args([id, "--size", "quick", "--logs"]).arg(logs.path()).args(more);
+    (command.output().unwrap(), logs)
+}
+
+#[track_caller]
+fn holds(id: &str) {
+    let (output, logs) = chaos(id, &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complained = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let logs = logs.keep();
+        panic!("{id} was missed; its logs are in {}:\n{said}{complained}", logs.display());
+    }
+    assert!(said.trim_end().ends_with("1 passed, 0 failed"), "{said}");
+}
+
+#[test]
+fn r1_a_killed_instance_fails_no_idempotent_call() {
+    holds("R1");
+}
+
+#[test]
+fn r2_a_rolling_restart_fails_no_call() {
+    holds("R2");
+}
+
+#[test]
+fn r5_load_moves_away_from_a_slow_instance() {
+    holds("R5");
+}
+
+#[test]
+fn r8_unhealthy_instances_are_still_tried_when_there_are_no_others() {
+    holds("R8");
+}
+
+#[test]
+fn r13_load_is_balanced_and_reaches_a_newcomer() {
+    holds("R13");
+}
+
+/// A scenario that cannot be missed proves nothing.
+#[test]
+fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
+    let (output, _logs) = chaos("R13", &["--off"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("MISSED round robin") && said.trim_end().ends_with("0 passed, 1 failed"), "{said}");
+}
+
+#[test]
+fn every_scenario_is_listed_with_what_it_promises() {
+    let (output, _logs) = chaos("--list", &[]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 "] {
+        assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
+    }
+}
+
+#[test]
+fn an_unknown_scenario_is_a_wrong_command_line() {
+    let (output, _logs) = chaos("R99", &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("R99"));
+}
