@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{Error, balance::Balancer};
+use crate::{Error, balance::Balancer, policy::ServiceConfig};
 
 mod duration;
 mod env;
@@ -15,7 +15,7 @@ pub use server::{Advertise, ServerConfig};
 pub(crate) use env::Environment;
 
 /// How a [`Channel`](crate::Channel) calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ChannelConfig {
     /// The longest a call may take when its caller sets no `grpc-timeout`:
@@ -42,6 +42,9 @@ pub struct ChannelConfig {
     /// ready and none is being connected to for the first time. Off unless
     /// set: the call waits for one until its deadline.
     pub fail_fast: bool,
+    /// What holds for each method, and for all together; nothing but the
+    /// defaults unless set.
+    pub service_config: ServiceConfig,
 }
 
 impl Default for ChannelConfig {
@@ -53,6 +56,7 @@ impl Default for ChannelConfig {
             keepalive_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             fail_fast: false,
+            service_config: ServiceConfig::default(),
         }
     }
 }

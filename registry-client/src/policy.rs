@@ -1,120 +1,289 @@
-//! What holds for each method: how long it may take and whether it may be
-//! sent again. Pure values and decisions; knows nothing of how calls travel.
+//! What holds for each method: how long it may take, whether it may be sent
+//! again, how large its messages are. Pure values and decisions; knows nothing
+//! of how calls travel.
+//!
+//! It comes from two sides. [`Methods`], learnt from descriptor sets, say which
+//! methods are safe to send twice; a [`ServiceConfig`] says what an operator
+//! wants. Put together, they give one [`MethodPolicy`] for each method.
 
-use std::{collections::HashMap, sync::Arc};
-
-use prost_types::method_options::IdempotencyLevel;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::Error;
 
+pub mod budget;
 pub mod deadline;
+pub mod hedge;
+mod methods;
 pub mod retry;
+pub mod service_config;
+mod window;
 
-/// What is known of the methods that may be called, by path. Learnt from
-/// descriptor sets; a method that is in none counts as unary and not safe to
-/// send twice. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Methods {
-    by_path: Arc<HashMap<Box<str>, Method>>,
-}
+use hedge::{HedgeDelay, HedgingPolicy, Latencies};
+pub use methods::{Method, Methods};
+use retry::RetryPolicy;
+pub use service_config::{MethodConfig, ServiceConfig};
 
-/// What a descriptor says of one method.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Everything that holds for one method.
+#[derive(Debug, Default)]
 #[non_exhaustive]
-pub struct Method {
-    /// Whether a request that may have been carried out can be sent again:
-    /// `idempotency_level` is `NO_SIDE_EFFECTS` or `IDEMPOTENT`.
+pub struct MethodPolicy {
+    /// Whether the descriptor says that the method may be sent twice.
     pub idempotent: bool,
     /// Whether the answer is a stream, which has no natural end.
     pub streams_answer: bool,
+    /// The longest a call may take; of this and the caller's `grpc-timeout` the
+    /// smaller holds.
+    pub timeout: Option<Duration>,
+    /// Whether a call waits while no instance is ready; `None`: as
+    /// [`ChannelConfig::fail_fast`](crate::ChannelConfig::fail_fast) says.
+    pub wait_for_ready: Option<bool>,
+    /// The most bytes of one request message.
+    pub max_request_bytes: Option<usize>,
+    /// The most bytes of one message of the answer.
+    pub max_response_bytes: Option<usize>,
+    /// When another attempt follows a failed one. Where `hedging` is in force:
+    /// as that says, at once and for its non-fatal codes.
+    pub retry: RetryPolicy,
+    /// When further attempts begin before one has failed; only where the method
+    /// may be sent twice.
+    pub hedging: Option<HedgingPolicy>,
+    /// What `hedging` takes its percentile of.
+    latencies: Option<Latencies>,
 }
 
-impl Methods {
-    /// Learns every method of an encoded `google.protobuf.FileDescriptorSet`,
-    /// such as build scripts write.
+impl MethodPolicy {
+    /// `exact`: the configuration names this method and no other, so that it is
+    /// the operator's word that it may be sent twice.
+    fn new(method: Method, config: &MethodConfig, exact: bool) -> Self {
+        let twice = method.idempotent || exact;
+        let hedging = config.hedging.filter(|_| twice);
+        let retry = match hedging {
+            Some(hedging) => RetryPolicy {
+                max_attempts: hedging.max_attempts,
+                initial_backoff: Duration::ZERO,
+                codes: hedging.non_fatal,
+                ..RetryPolicy::default()
+            },
+            None => {
+                let retry = config.retry.unwrap_or_default();
+                // A default is nobody's word.
+                let twice = method.idempotent || exact && config.retry.is_some();
+                RetryPolicy { applies: retry.applies && twice, ..retry }
+            }
+        };
+        let percentile = hedging.and_then(|hedging| match hedging.delay {
+            HedgeDelay::Fixed(_) => None,
+            HedgeDelay::Percentile(percentile) => Some(percentile),
+        });
+        Self {
+            idempotent: method.idempotent,
+            streams_answer: method.streams_answer,
+            timeout: config.timeout,
+            wait_for_ready: config.wait_for_ready,
+            max_request_bytes: config.max_request_bytes,
+            max_response_bytes: config.max_response_bytes,
+            retry,
+            hedging,
+            latencies: percentile.map(Latencies::new),
+        }
+    }
+
+    /// How long after an attempt the next begins although nothing has failed;
+    /// `None` without hedging, and before a percentile is known.
+    #[must_use]
+    pub fn hedge_delay(&self) -> Option<Duration> {
+        match self.hedging?.delay {
+            HedgeDelay::Fixed(delay) => Some(delay),
+            HedgeDelay::Percentile(_) => self.latencies.as_ref()?.delay(),
+        }
+    }
+
+    /// Takes note of how long an attempt took, or for how long it was under way
+    /// when it was cancelled because another was faster. Costs nothing without
+    /// hedging by percentile.
+    pub fn observe(&self, took: Duration) {
+        if let Some(latencies) = &self.latencies {
+            latencies.record(took);
+        }
+    }
+}
+
+/// The policies of all methods of a channel, worked out once.
+#[derive(Debug)]
+pub struct Policies {
+    by_path: HashMap<Box<str>, Arc<MethodPolicy>>,
+    /// For methods that no descriptor knows and no configuration names.
+    by_service: HashMap<Box<str>, Arc<MethodPolicy>>,
+    others: Arc<MethodPolicy>,
+}
+
+impl Policies {
+    /// What `config` says of the methods, of which those in `methods` are
+    /// known.
     ///
     /// # Errors
-    /// When the bytes are not one.
-    pub fn describe(&mut self, descriptor_set: &[u8]) -> Result<(), Error> {
-        let set: prost_types::FileDescriptorSet = prost::Message::decode(descriptor_set).map_err(|e| {
-            Error::Config(format!("the descriptor set cannot be read ({e}): pass the bytes of an encoded google.protobuf.FileDescriptorSet"))
-        })?;
-        let by_path = Arc::make_mut(&mut self.by_path);
-        for file in &set.file {
-            for service in &file.service {
-                for method in &service.method {
-                    let path = match file.package() {
-                        "" => format!("/{}/{}", service.name(), method.name()),
-                        package => format!("/{package}.{}/{}", service.name(), method.name()),
-                    };
-                    by_path.insert(path.into(), Method::of(method));
-                }
-            }
-        }
-        Ok(())
+    /// When a setting made in code is out of its range or contradicts another.
+    pub fn new(methods: &Methods, config: &ServiceConfig) -> Result<Self, Error> {
+        config.check()?;
+        let known = methods.iter().map(|(path, method)| (path.into(), method));
+        let named = config.methods().map(|name| (name.into(), methods.get(name)));
+        let by_path = known.chain(named).map(|(path, method): (Box<str>, Method)| {
+            let (config, exact) = config.of(&path);
+            (path, Arc::new(MethodPolicy::new(method, config, exact)))
+        });
+        let unknown = |config| Arc::new(MethodPolicy::new(Method::default(), config, false));
+        Ok(Self {
+            by_path: by_path.collect(),
+            by_service: config.services().map(|(name, config)| (name.into(), unknown(config))).collect(),
+            others: unknown(config.of("").0),
+        })
     }
 
-    /// What is known of the method at `path`, such as
-    /// `/shop.cart.v1.CartService/GetCart`.
+    /// What holds for the method at `path`, such as
+    /// `/shop.cart.v1.CartService/GetCart`. One look-up where the method is
+    /// known.
     #[must_use]
-    pub fn get(&self, path: &str) -> Method {
-        self.by_path.get(path).copied().unwrap_or_default()
-    }
-}
-
-impl Method {
-    fn of(descriptor: &prost_types::MethodDescriptorProto) -> Self {
-        let level = descriptor.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
-        Self {
-            idempotent: matches!(level, Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent)),
-            streams_answer: descriptor.server_streaming(),
-        }
+    pub fn get(&self, path: &str) -> &Arc<MethodPolicy> {
+        let of_service = || self.by_service.get(service_config::service_of(path)?);
+        self.by_path.get(path).or_else(of_service).unwrap_or(&self.others)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use prost_types::{
-        FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions, ServiceDescriptorProto,
-    };
 
     use super::*;
+    use crate::code::{Code, Codes};
 
-    fn method(name: &str, level: Option<IdempotencyLevel>) -> MethodDescriptorProto {
-        MethodDescriptorProto {
+    /// `p.S` has `Read`, which may be sent twice, and `Add`, which may not.
+    fn methods() -> Methods {
+        let read = prost_types::MethodOptions { idempotency_level: Some(1), ..Default::default() };
+        let method = |name: &str, options| prost_types::MethodDescriptorProto {
             name: Some(name.into()),
-            options: level.map(|l| MethodOptions { idempotency_level: Some(l.into()), ..Default::default() }),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn only_methods_marked_so_may_be_sent_again() {
-        let service = ServiceDescriptorProto {
-            name: Some("S".into()),
-            method: vec![
-                method("Read", Some(IdempotencyLevel::NoSideEffects)),
-                method("Set", Some(IdempotencyLevel::Idempotent)),
-                method("Unknown", Some(IdempotencyLevel::IdempotencyUnknown)),
-                method("Add", None),
-            ],
+            options,
             ..Default::default()
         };
-        let file = FileDescriptorProto {
-            package: Some("p.v1".into()),
+        let service = prost_types::ServiceDescriptorProto {
+            name: Some("S".into()),
+            method: vec![method("Read", Some(read)), method("Add", None)],
+            ..Default::default()
+        };
+        let file = prost_types::FileDescriptorProto {
+            package: Some("p".into()),
             service: vec![service],
             ..Default::default()
         };
         let mut methods = Methods::default();
-        methods.describe(&FileDescriptorSet { file: vec![file] }.encode_to_vec()).unwrap();
-        let idempotent = |name: &str| methods.get(&format!("/p.v1.S/{name}")).idempotent;
-        assert!(idempotent("Read") && idempotent("Set"));
-        assert!(!idempotent("Unknown") && !idempotent("Add") && !idempotent("Absent"));
+        methods.describe(&prost_types::FileDescriptorSet { file: vec![file] }.encode_to_vec()).unwrap();
+        methods
+    }
+
+    fn policies(config: ServiceConfig) -> Policies {
+        Policies::new(&methods(), &config).unwrap()
+    }
+
+    fn timeout(secs: u64) -> MethodConfig {
+        MethodConfig { timeout: Some(Duration::from_secs(secs)), ..MethodConfig::default() }
     }
 
     #[test]
-    fn bytes_that_are_no_descriptor_set_are_refused() {
-        assert!(Methods::default().describe(b"\xff\xff not a descriptor").is_err());
+    fn without_configuration_only_idempotent_methods_are_retried() {
+        let policies = policies(ServiceConfig::default());
+        assert!(policies.get("/p.S/Read").idempotent && policies.get("/p.S/Read").retry.applies);
+        assert!(!policies.get("/p.S/Add").idempotent && !policies.get("/p.S/Add").retry.applies);
+        assert!(!policies.get("/p.S/Unknown").retry.applies);
+        assert_eq!(policies.get("/p.S/Read").retry, RetryPolicy::default());
+    }
+
+    #[test]
+    fn the_method_wins_over_its_service_and_that_over_the_default() {
+        let config = ServiceConfig::default()
+            .for_all(timeout(1))
+            .for_service("p.S", timeout(2))
+            .for_method("p.S", "Read", timeout(3))
+            .for_method("q.T", "Unheard", timeout(4));
+        let policies = policies(config);
+        let timeout = |path: &str| policies.get(path).timeout.map(|t| t.as_secs());
+        assert_eq!(timeout("/p.S/Read"), Some(3));
+        assert_eq!(timeout("/p.S/Add"), Some(2));
+        assert_eq!(timeout("/p.S/Unknown"), Some(2));
+        assert_eq!(timeout("/q.T/Unheard"), Some(4));
+        assert_eq!(timeout("/q.T/Unknown"), Some(1));
+        assert_eq!(timeout("no path"), Some(1));
+    }
+
+    #[test]
+    fn a_retry_policy_of_a_service_holds_for_idempotent_methods_only() {
+        let retry = Some(RetryPolicy { max_attempts: 4, ..RetryPolicy::default() });
+        let config = MethodConfig { retry, ..MethodConfig::default() };
+        let policies = policies(ServiceConfig::default().for_service("p.S", config));
+        let retry = |path: &str| (policies.get(path).retry.applies, policies.get(path).retry.max_attempts);
+        assert_eq!(retry("/p.S/Read"), (true, 4));
+        assert!(!retry("/p.S/Add").0 && !retry("/p.S/Unknown").0);
+    }
+
+    #[test]
+    fn a_retry_policy_of_one_method_is_the_operators_word() {
+        let config = MethodConfig { retry: Some(RetryPolicy::default()), ..MethodConfig::default() };
+        let with = ServiceConfig::default().for_method("p.S", "Add", config);
+        assert!(policies(with).get("/p.S/Add").retry.applies);
+        let without = ServiceConfig::default().for_method("p.S", "Add", timeout(1));
+        assert!(!policies(without).get("/p.S/Add").retry.applies, "a time-out says nothing about retries");
+    }
+
+    #[test]
+    fn retries_can_be_switched_off() {
+        let config = MethodConfig { retry: Some(RetryPolicy::off()), ..MethodConfig::default() };
+        let policies = policies(ServiceConfig::default().for_all(config));
+        assert!(!policies.get("/p.S/Read").retry.applies);
+    }
+
+    #[test]
+    fn a_method_that_may_be_sent_twice_is_hedged_and_its_retries_follow_the_hedging() {
+        let non_fatal = Codes::of(&[Code::INTERNAL]);
+        let delay = HedgeDelay::Fixed(Duration::from_millis(20));
+        let hedging = Some(HedgingPolicy { max_attempts: 4, delay, non_fatal });
+        let config = MethodConfig { hedging, ..MethodConfig::default() };
+        let policies = policies(ServiceConfig::default().for_all(config));
+        let read = policies.get("/p.S/Read");
+        assert_eq!((read.hedging, read.hedge_delay()), (hedging, Some(Duration::from_millis(20))));
+        assert_eq!((read.retry.max_attempts, read.retry.codes), (4, non_fatal));
+        assert_eq!((read.retry.initial_backoff, read.retry.applies), (Duration::ZERO, true));
+        let add = policies.get("/p.S/Add");
+        assert_eq!((add.hedging, add.hedge_delay(), add.retry.applies), (None, None, false));
+    }
+
+    #[test]
+    fn a_percentile_is_observed_per_method() {
+        let config = MethodConfig { hedging: Some(HedgingPolicy::default()), ..MethodConfig::default() };
+        let policies = policies(ServiceConfig::default().for_all(config).for_method(
+            "p.S",
+            "Unheard",
+            MethodConfig { hedging: Some(HedgingPolicy::default()), ..MethodConfig::default() },
+        ));
+        let read = policies.get("/p.S/Read");
+        assert_eq!(read.hedge_delay(), None);
+        (0..200).for_each(|_| read.observe(Duration::from_millis(10)));
+        assert!(read.hedge_delay().unwrap() >= Duration::from_millis(10));
+        assert_eq!(policies.get("/p.S/Unheard").hedge_delay(), None);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused_by_name() {
+        let with = |config| Policies::new(&methods(), &ServiceConfig::default().for_service("p.S", config));
+        let retry = |retry| MethodConfig { retry: Some(retry), ..MethodConfig::default() };
+        let said = |config| with(config).unwrap_err().to_string();
+        let nan = said(retry(RetryPolicy { multiplier: f64::NAN, ..RetryPolicy::default() }));
+        assert!(nan.contains("p.S") && nan.contains("multiplier") && nan.contains("NaN"), "{nan}");
+        let none = said(retry(RetryPolicy { max_attempts: 0, ..RetryPolicy::default() }));
+        assert!(none.contains("max_attempts"), "{none}");
+        let hedging = |delay| Some(HedgingPolicy { delay, ..HedgingPolicy::default() });
+        let odd = hedging(HedgeDelay::Percentile(100));
+        let odd = said(MethodConfig { hedging: odd, ..MethodConfig::default() });
+        assert!(odd.contains("percentile") && odd.contains("100"), "{odd}");
+        let hedging = hedging(HedgeDelay::Fixed(Duration::ZERO));
+        let both = said(MethodConfig { hedging, ..retry(RetryPolicy::default()) });
+        assert!(both.contains("exclude each other"), "{both}");
     }
 }

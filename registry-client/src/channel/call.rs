@@ -37,7 +37,7 @@ use crate::{
     instance::InstanceId,
     policy::{
         Method, deadline,
-        retry::{self, Tries},
+        retry::{self, RetryPolicy, Tries},
     },
     telemetry::Explain,
 };
@@ -314,7 +314,8 @@ impl State {
 
     /// What comes after a failed attempt; `None` when nothing does.
     fn decide(&mut self, failure: retry::Failure) -> Option<Stage> {
-        let delay = self.tries.again(failure, self.method.idempotent)?;
+        let policy = RetryPolicy { applies: self.method.idempotent, ..RetryPolicy::default() };
+        let delay = self.tries.again(failure, &policy, None)?;
         // One that would start after the deadline helps nobody: let the
         // failure be told, it is a better cause than "too late".
         if Instant::now() + delay >= self.deadline.at || !self.body.is_replayable() {

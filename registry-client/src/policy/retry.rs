@@ -2,7 +2,72 @@
 
 use std::time::Duration;
 
-use crate::backoff::full_jitter;
+use super::hedge::HedgingPolicy;
+use crate::code::{Code, Codes};
+
+/// When a method's failed attempts are followed by others. What was provably
+/// not processed is sent again whatever stands here.
+///
+/// Source: gRFC A6, "Retry Policy"; delays are fully jittered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// The most attempts that may have been processed, the first included; 3
+    /// unless set, 1 is no retry, and above 5 counts as 5.
+    pub max_attempts: u32,
+    /// The delay before the second attempt is anything up to this; 25 ms
+    /// unless set.
+    pub initial_backoff: Duration,
+    /// No delay is longer; 1 s unless set.
+    pub max_backoff: Duration,
+    /// How much longer than the one before the next delay may be; 2 unless
+    /// set, above 0.
+    pub multiplier: f64,
+    /// The codes that are worth another attempt; UNAVAILABLE unless set. A
+    /// connection that broke counts as UNAVAILABLE.
+    pub codes: Codes,
+    /// Whether an attempt that may have been processed may be repeated. In a
+    /// configuration, `false` forbids it. In a
+    /// [`MethodPolicy`](super::MethodPolicy) it is `true` only where the method
+    /// is idempotent, or where the configuration names it and nothing else.
+    pub applies: bool,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            initial_backoff: Duration::from_millis(25),
+            max_backoff: Duration::from_secs(1),
+            multiplier: 2.0,
+            codes: Codes::of(&[Code::UNAVAILABLE]),
+            applies: true,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Sends nothing again that may have been processed.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { max_attempts: 1, applies: false, ..Self::default() }
+    }
+
+    /// Any delay from 0 to `initial_backoff × multiplier^(turn − 1)`, at most
+    /// `max_backoff`; `turn` counts from 1.
+    fn delay(&self, turn: u32) -> Duration {
+        let exponent = i32::try_from(turn.saturating_sub(1)).unwrap_or(i32::MAX);
+        let most = self.initial_backoff.as_secs_f64() * self.multiplier.powi(exponent);
+        let most = Duration::try_from_secs_f64(most).unwrap_or(self.max_backoff).min(self.max_backoff);
+        most.mul_f64(fastrand::f64())
+    }
+}
+
+/// The most counted attempts that any policy can ask for (gRFC A6).
+pub(super) const MOST_ATTEMPTS: u32 = 5;
+/// The most attempts in all. Those that were provably not processed are free
+/// within this bound; the deadline bounds them too.
+const SENDS: u32 = 8;
 
 /// How an attempt failed, as far as sending again is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,88 +76,275 @@ pub enum Failure {
     /// The request provably was not processed: it never left, or the server
     /// said so (`REFUSED_STREAM`, a GOAWAY below its stream).
     NotProcessed,
-    /// The connection broke, or the server answered UNAVAILABLE: it may or may
-    /// not have been processed.
+    /// The connection broke: it may or may not have been processed.
     Unavailable,
+    /// The server answered with this code.
+    Answered(Code),
     /// Anything else; sending again would not help.
     Final,
 }
 
-/// The most attempts that may have been processed, the first included.
-const ATTEMPTS: u32 = 3;
-/// The most attempts in all. Those that were provably not processed are free
-/// within this bound; the deadline bounds them too.
-const SENDS: u32 = 8;
-const BASE: Duration = Duration::from_millis(25);
-const CAP: Duration = Duration::from_secs(1);
+/// What the server said about sending again, in `grpc-retry-pushback-ms`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushback {
+    /// After exactly this long.
+    After(Duration),
+    /// Not at all.
+    Never,
+}
+
+impl Pushback {
+    /// Reads the value of `grpc-retry-pushback-ms`. What is negative, above
+    /// `i32::MAX` or no number means "not at all" (gRFC A6).
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Self {
+        let millis = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i32>().ok());
+        let delay = millis.and_then(|millis| u64::try_from(millis).ok());
+        delay.map_or(Self::Never, |millis| Self::After(Duration::from_millis(millis)))
+    }
+}
 
 /// What one call has already tried.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tries {
-    /// Attempts that may have been processed.
+    /// Attempts beyond the first that may have been processed.
     counted: u32,
-    /// Attempts in all.
+    /// Attempts beyond the first.
     sends: u32,
+    /// Delays since the call began, or since the server last said how long.
+    turns: u32,
+    /// The server asked not to be sent this again.
+    stopped: bool,
 }
 
 impl Tries {
-    /// Attempts made so far.
+    /// Attempts made before the one that is next or under way; with hedging,
+    /// before the last begun. What `grpc-previous-rpc-attempts` tells.
     #[must_use]
     pub fn sends(self) -> u32 {
         self.sends
     }
 
-    /// Records a failed attempt and decides: `Some(delay)` to try again after
-    /// that long, `None` to give up. `idempotent`: the method may be sent
-    /// again although the last attempt may have been processed.
+    /// Records a failed attempt and decides: `Some(delay)` to send another
+    /// after that long, `None` to give up.
     ///
-    /// Source: gRFC A6 (transparent retries, retry policy); delays are fully
-    /// jittered, and none is owed where the server did not process anything.
-    pub fn again(&mut self, failure: Failure, idempotent: bool) -> Option<Duration> {
-        self.sends += 1;
-        match failure {
-            Failure::NotProcessed if self.sends < SENDS => {
-                let first = self.sends == 1;
-                Some(if first { Duration::ZERO } else { full_jitter(BASE, self.sends - 1, CAP) })
-            }
-            Failure::Unavailable => {
-                self.counted += 1;
-                let more = idempotent && self.counted < ATTEMPTS && self.sends < SENDS;
-                more.then(|| full_jitter(BASE, self.counted, CAP))
-            }
-            _ => None,
+    /// Source: gRFC A6 (transparent retries, retry policy, pushback). None is
+    /// owed a delay the first time that the server did not process anything.
+    pub fn again(
+        &mut self,
+        failure: Failure,
+        policy: &RetryPolicy,
+        pushback: Option<Pushback>,
+    ) -> Option<Duration> {
+        self.stopped |= pushback == Some(Pushback::Never);
+        let code = match failure {
+            Failure::NotProcessed => None,
+            Failure::Unavailable => Some(Code::UNAVAILABLE),
+            Failure::Answered(code) => Some(code),
+            Failure::Final => return None,
+        };
+        let counts = code.is_some();
+        let worth_it = code.is_none_or(|code| policy.applies && policy.codes.contains(code));
+        if !worth_it || !self.has_room(counts.then_some(policy.max_attempts)) {
+            return None;
         }
+        let first = self.sends == 0;
+        self.sends += 1;
+        self.counted += u32::from(counts);
+        Some(match pushback {
+            Some(Pushback::After(delay)) => {
+                self.turns = 0;
+                delay
+            }
+            _ if first && !counts => Duration::ZERO,
+            _ => {
+                self.turns += 1;
+                policy.delay(self.turns)
+            }
+        })
+    }
+
+    /// Whether one more attempt may be sent while others are under way; it is
+    /// recorded then.
+    pub fn hedge(&mut self, policy: &HedgingPolicy) -> bool {
+        let room = self.has_room(Some(policy.max_attempts));
+        if room {
+            self.sends += 1;
+            self.counted += 1;
+        }
+        room
+    }
+
+    /// Whether another attempt stays within every bound; `most` is that of the
+    /// counted ones, when it counts.
+    fn has_room(self, most: Option<u32>) -> bool {
+        let counted = most.is_none_or(|most| self.counted + 1 < most.min(MOST_ATTEMPTS));
+        !self.stopped && counted && self.sends + 1 < SENDS
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy::default()
+    }
 
     #[test]
     fn an_idempotent_call_gets_two_more_attempts() {
         let mut tries = Tries::default();
-        assert!(tries.again(Failure::Unavailable, true).is_some());
-        assert!(tries.again(Failure::Unavailable, true).is_some());
-        assert_eq!(tries.again(Failure::Unavailable, true), None);
+        assert!(tries.again(Failure::Unavailable, &policy(), None).is_some());
+        assert!(tries.again(Failure::Answered(Code::UNAVAILABLE), &policy(), None).is_some());
+        assert_eq!(tries.again(Failure::Unavailable, &policy(), None), None);
+        assert_eq!(tries.sends(), 2);
     }
 
     #[test]
     fn a_call_that_is_not_idempotent_is_repeated_only_if_provably_not_processed() {
         let mut tries = Tries::default();
-        assert_eq!(tries.again(Failure::NotProcessed, false), Some(Duration::ZERO));
-        assert_eq!(tries.again(Failure::Unavailable, false), None);
+        let off = RetryPolicy { applies: false, ..policy() };
+        assert_eq!(tries.again(Failure::NotProcessed, &off, None), Some(Duration::ZERO));
+        assert_eq!(tries.again(Failure::Unavailable, &off, None), None);
+        assert_eq!(tries.again(Failure::Answered(Code::UNAVAILABLE), &off, None), None);
     }
 
     #[test]
     fn even_unprocessed_attempts_come_to_an_end() {
         let mut tries = Tries::default();
-        let more = (0..100).take_while(|_| tries.again(Failure::NotProcessed, true).is_some()).count();
+        let more =
+            (0..100).take_while(|_| tries.again(Failure::NotProcessed, &policy(), None).is_some()).count();
         assert_eq!(more, 7);
     }
 
     #[test]
     fn a_final_failure_is_never_repeated() {
-        assert_eq!(Tries::default().again(Failure::Final, true), None);
+        assert_eq!(Tries::default().again(Failure::Final, &policy(), None), None);
+    }
+
+    #[test]
+    fn only_the_codes_of_the_policy_are_repeated() {
+        let codes = Codes::of(&[Code::INTERNAL]);
+        let policy = RetryPolicy { codes, ..policy() };
+        assert!(Tries::default().again(Failure::Answered(Code::INTERNAL), &policy, None).is_some());
+        assert_eq!(Tries::default().again(Failure::Answered(Code::UNAVAILABLE), &policy, None), None);
+        assert_eq!(Tries::default().again(Failure::Unavailable, &policy, None), None, "broken");
+    }
+
+    #[test]
+    fn a_policy_cannot_ask_for_more_than_five_attempts() {
+        let policy = RetryPolicy { max_attempts: 100, ..policy() };
+        let mut tries = Tries::default();
+        let more =
+            (0..100).take_while(|_| tries.again(Failure::Unavailable, &policy, None).is_some()).count();
+        assert_eq!(more, 4);
+    }
+
+    #[test]
+    fn one_attempt_is_no_retry() {
+        let policy = RetryPolicy { max_attempts: 1, ..policy() };
+        assert_eq!(Tries::default().again(Failure::Unavailable, &policy, None), None);
+        assert_eq!(Tries::default().again(Failure::Unavailable, &RetryPolicy::off(), None), None);
+    }
+
+    #[test]
+    fn a_server_may_say_when_or_never() {
+        let wait = Duration::from_millis(700);
+        let mut tries = Tries::default();
+        let after = Some(Pushback::After(wait));
+        assert_eq!(tries.again(Failure::Unavailable, &policy(), after), Some(wait));
+        let mut tries = Tries::default();
+        assert_eq!(tries.again(Failure::Unavailable, &policy(), Some(Pushback::Never)), None);
+        let hedging = HedgingPolicy::default();
+        assert!(!tries.hedge(&hedging), "never is never, for a hedge too");
+    }
+
+    #[test]
+    fn pushback_does_not_make_a_code_worth_repeating() {
+        let after = Some(Pushback::After(Duration::ZERO));
+        assert_eq!(Tries::default().again(Failure::Answered(Code::INTERNAL), &policy(), after), None);
+    }
+
+    #[test]
+    fn after_pushback_delays_begin_anew() {
+        let policy = RetryPolicy {
+            max_attempts: 5,
+            initial_backoff: Duration::from_millis(1),
+            max_backoff: Duration::from_secs(10),
+            multiplier: 1_000.0,
+            ..policy()
+        };
+        let longest = |pushback: Option<Pushback>| {
+            let last = |_| {
+                let mut tries = Tries::default();
+                tries.again(Failure::Unavailable, &policy, None);
+                tries.again(Failure::Unavailable, &policy, pushback);
+                tries.again(Failure::Unavailable, &policy, None).unwrap()
+            };
+            (0..200).map(last).max().unwrap()
+        };
+        assert!(longest(None) > Duration::from_secs(1));
+        assert!(longest(Some(Pushback::After(Duration::ZERO))) <= Duration::from_millis(1));
+    }
+
+    #[test]
+    fn pushback_is_read_as_milliseconds_and_anything_odd_as_never() {
+        assert_eq!(Pushback::parse(b"0"), Pushback::After(Duration::ZERO));
+        assert_eq!(Pushback::parse(b"1500"), Pushback::After(Duration::from_millis(1_500)));
+        for odd in ["-1", "", "1.5", "soon", "99999999999", " 1", "\u{fffd}"] {
+            assert_eq!(Pushback::parse(odd.as_bytes()), Pushback::Never, "{odd}");
+        }
+        assert_eq!(Pushback::parse(b"\xff"), Pushback::Never);
+    }
+
+    #[test]
+    fn hedges_and_retries_share_one_count() {
+        let hedging = HedgingPolicy { max_attempts: 3, ..HedgingPolicy::default() };
+        let mut tries = Tries::default();
+        assert!(tries.hedge(&hedging));
+        assert!(tries.again(Failure::Unavailable, &policy(), None).is_some());
+        assert!(!tries.hedge(&hedging));
+        assert_eq!(tries.again(Failure::Unavailable, &policy(), None), None);
+        assert_eq!(tries.sends(), 2);
+    }
+
+    fn failures() -> impl Strategy<Value = Failure> {
+        prop_oneof![
+            Just(Failure::NotProcessed),
+            Just(Failure::Unavailable),
+            (0..17).prop_map(|code| Failure::Answered(Code::from_number(code))),
+            Just(Failure::Final),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens to a call, it is sent at most 8 times, at most
+        /// `max_attempts` of them counted, and no delay is above its bound.
+        #[test]
+        fn every_call_comes_to_an_end(
+            events in prop::collection::vec((failures(), any::<bool>()), 0..40),
+            max_attempts in 0u32..10,
+            multiplier in prop_oneof![0.1..10.0f64, Just(f64::MAX), Just(f64::NAN)],
+        ) {
+            let policy = RetryPolicy { max_attempts, multiplier, ..policy() };
+            let hedging = HedgingPolicy { max_attempts, ..HedgingPolicy::default() };
+            let mut tries = Tries::default();
+            let (mut sent, mut counted) = (1, 1);
+            for (failure, hedge) in events {
+                let counts = hedge || failure != Failure::NotProcessed;
+                let more = if hedge {
+                    tries.hedge(&hedging)
+                } else {
+                    let delay = tries.again(failure, &policy, None);
+                    prop_assert!(delay.is_none_or(|delay| delay <= policy.max_backoff));
+                    delay.is_some()
+                };
+                sent += u32::from(more);
+                counted += u32::from(more && counts);
+            }
+            prop_assert!(sent <= 8 && counted <= max_attempts.clamp(1, 5));
+        }
     }
 }
