@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use crate::{Error, balance::Balancer, policy::ServiceConfig};
 
+mod admission;
 mod duration;
 mod env;
 mod server;
 
+pub use admission::AdmissionConfig;
 pub use duration::parse_duration;
 pub use server::{Advertise, ServerConfig};
 

@@ -86,7 +86,7 @@ pub mod telemetry;
 pub mod testing;
 
 pub use channel::{Answer, Call, Channel};
-pub use config::{Advertise, ChannelConfig, ServerConfig, parse_duration};
+pub use config::{AdmissionConfig, Advertise, ChannelConfig, ServerConfig, parse_duration};
 pub use error::Error;
 pub use mesh::{Mesh, MeshBuilder};
 pub use snapshot::Remembered;

@@ -40,6 +40,7 @@ use crate::{
 
 mod accept;
 mod address;
+mod admission;
 mod connection;
 mod deadline;
 mod drain;
@@ -55,6 +56,7 @@ pub use health::Health;
 pub use signal::shutdown_signal;
 
 use accept::Acceptor;
+use admission::Admission;
 use connection::Connections;
 use listing::{Listing, Wanted};
 
@@ -195,7 +197,10 @@ impl Server {
 
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
-        let connections = Connections::new(self.routes()?, &config, drain.clone(), cut.clone());
+        let admission = config.admission.as_ref();
+        let admission = Admission::new(admission, name.as_str(), &self.served, &self.descriptors)?;
+        let service = admission.before(self.routes()?.prepare());
+        let connections = Connections::new(service, &config, drain.clone(), cut.clone());
         let acceptor = Acceptor::new(listener, config.max_connections);
         let open = TaskTracker::new();
         let listing = Listing::begin(registry.as_ref(), wanted, bound, &config).await?;

@@ -47,7 +47,8 @@ impl<'a> Environment<'a> {
         (self.lookup)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    fn parse_with<T>(
+    /// The variable, as `parse` reads it.
+    pub(crate) fn parse_with<T>(
         &self,
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, ParseError>,

@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use super::Environment;
+use super::{AdmissionConfig, Environment};
 use crate::{
     Error,
     instance::{Address, ParseError},
@@ -54,6 +54,9 @@ pub struct ServerConfig {
     /// How long a new connection may take to say that it speaks HTTP/2; 10 s
     /// unless set.
     pub handshake_timeout: Duration,
+    /// How the server refuses calls when there are too many; `None` takes in
+    /// whatever comes. On unless `CONSORT_ADMISSION` is `off`.
+    pub admission: Option<AdmissionConfig>,
     /// How often an idle connection is asked whether its peer still lives;
     /// 30 s unless set.
     pub keepalive_time: Duration,
@@ -75,6 +78,7 @@ impl Default for ServerConfig {
             max_header_list_size: 16 * 1024,
             max_pending_resets: 200,
             handshake_timeout: Duration::from_secs(10),
+            admission: Some(AdmissionConfig::default()),
             keepalive_time: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
         }
@@ -83,7 +87,9 @@ impl Default for ServerConfig {
 
 impl ServerConfig {
     /// The defaults, changed by what the environment sets: `ADVERTISE`,
-    /// `CONSORT_DRAIN`. A variable that is empty counts as unset.
+    /// `CONSORT_DRAIN`, `CONSORT_ADMISSION` (`on` or `off`),
+    /// `CONSORT_MAX_CONCURRENCY` (calls of one method, at least 1). A variable
+    /// that is empty counts as unset.
     ///
     /// # Errors
     /// When a variable's value cannot be used; names the variable, the value
@@ -97,9 +103,31 @@ impl ServerConfig {
         Ok(Self {
             advertise: env.parse("ADVERTISE")?,
             drain: env.duration("CONSORT_DRAIN")?.unwrap_or(default.drain),
+            admission: admission(env)?,
             ..default
         })
     }
+}
+
+fn admission(env: &Environment<'_>) -> Result<Option<AdmissionConfig>, Error> {
+    let on = env.parse_with("CONSORT_ADMISSION", |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        other => Err(ParseError(format!("`{other}` is neither `on` nor `off`"))),
+    })?;
+    let most = env.parse_with("CONSORT_MAX_CONCURRENCY", |text| match text.parse::<u32>() {
+        Ok(most @ 1..) => Ok(most as usize),
+        _ => Err(ParseError(format!("`{text}` is not a number of calls, at least 1"))),
+    })?;
+    if on == Some(false) {
+        return Ok(None);
+    }
+    let mut admission = AdmissionConfig::default();
+    if let Some(most) = most {
+        admission.max = most;
+        admission.initial = most;
+    }
+    Ok(Some(admission))
 }
 
 /// The address under which a server is to be registered: `HOST`, with the port
@@ -169,6 +197,24 @@ mod tests {
         let config = ServerConfig::read(&Environment::new(&lookup)).unwrap();
         assert_eq!(config.drain, Duration::ZERO);
         assert_eq!(config.advertise, Some("10.0.0.7".parse().unwrap()));
+    }
+
+    #[test]
+    fn admission_can_be_bounded_and_switched_off() {
+        let read = |on: &'static str, most: &'static str| {
+            let lookup = move |name: &str| match name {
+                "CONSORT_ADMISSION" => Some(on.into()),
+                "CONSORT_MAX_CONCURRENCY" => Some(most.into()),
+                _ => None,
+            };
+            ServerConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
+        };
+        assert_eq!(read("", "").unwrap().admission, Some(AdmissionConfig::default()));
+        assert_eq!(read("off", "").unwrap().admission, None);
+        let bounded = read("on", "50").unwrap().admission.unwrap();
+        assert_eq!((bounded.max, bounded.initial), (50, 50));
+        assert!(read("yes", "").unwrap_err().starts_with("CONSORT_ADMISSION: `yes`"));
+        assert!(read("on", "0").unwrap_err().starts_with("CONSORT_MAX_CONCURRENCY: `0`"));
     }
 
     #[test]

@@ -18,14 +18,14 @@ use tonic::{
 use tower_service::Service;
 use tracing::debug;
 
-use super::{Drain, deadline::Deadline, panic::CatchPanic, socket::Socket};
+use super::{Drain, admission::Admitted, deadline::Deadline, panic::CatchPanic, socket::Socket};
 use crate::ServerConfig;
 
 /// How every connection of a server is served. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
-    service: CatchPanic<Deadline<Routes>>,
+    service: CatchPanic<Deadline<Admitted<Routes>>>,
     handshake: std::time::Duration,
     drain: Drain,
     cut: CancellationToken,
@@ -34,7 +34,12 @@ pub(super) struct Connections {
 impl Connections {
     /// `drain` lets each connection finish its calls and end; `cut` ends it at
     /// once.
-    pub(super) fn new(routes: Routes, config: &ServerConfig, drain: Drain, cut: CancellationToken) -> Self {
+    pub(super) fn new(
+        service: Admitted<Routes>,
+        config: &ServerConfig,
+        drain: Drain,
+        cut: CancellationToken,
+    ) -> Self {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(config.max_concurrent_streams)
@@ -42,7 +47,7 @@ impl Connections {
             .max_pending_accept_reset_streams(config.max_pending_resets)
             .keep_alive_interval(config.keepalive_time)
             .keep_alive_timeout(config.keepalive_timeout);
-        let service = CatchPanic::new(Deadline::new(routes.prepare()));
+        let service = CatchPanic::new(Deadline::new(service));
         Self { http, service, handshake: config.handshake_timeout, drain, cut }
     }
 

@@ -1,8 +1,10 @@
 //! What the library promises, on real sockets.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
+mod admission;
 mod channel;
 mod consul;
+mod dropped;
 mod health;
 mod mesh;
 mod metrics;

@@ -4,8 +4,9 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -24,11 +25,28 @@ pub(crate) struct Scripted {
     pub(crate) begun: Arc<Semaphore>,
     /// A permit lets one `Hold` end.
     pub(crate) release: Arc<Semaphore>,
+    /// When each `Hold` and each stream of `Ticks` was dropped.
+    pub(crate) dropped: Arc<Mutex<Vec<Instant>>>,
+    /// How many calls of `Work` are worked on at once.
+    pub(crate) workers: Arc<Semaphore>,
+}
+
+/// How long `Work` takes once it is worked on.
+pub(crate) const WORK: Duration = Duration::from_millis(20);
+
+/// Tells when it was dropped.
+struct Dropped(Arc<Mutex<Vec<Instant>>>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(Instant::now());
+    }
 }
 
 impl Default for Scripted {
     fn default() -> Self {
-        Self { begun: Arc::new(Semaphore::new(0)), release: Arc::new(Semaphore::new(0)) }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { begun: semaphore(0), release: semaphore(0), dropped: Arc::default(), workers: semaphore(4) }
     }
 }
 
@@ -42,7 +60,12 @@ impl Scripted {
     async fn unary(self, method: String, said: String) -> Result<tonic::Response<String>, Status> {
         match method.as_str() {
             "Echo" => {}
+            "Work" => {
+                let _one = self.workers.acquire().await.unwrap();
+                tokio::time::sleep(WORK).await;
+            }
             "Hold" => {
+                let _told = Dropped(self.dropped.clone());
                 self.begun.add_permits(1);
                 self.release.acquire().await.unwrap().forget();
             }
@@ -52,10 +75,13 @@ impl Scripted {
     }
 
     /// One message, then nothing for ever, or a panic.
-    fn stream(method: &str, said: String) -> Answers {
+    fn stream(&self, method: &str, said: String) -> Answers {
         let first = stream::iter([Ok(said)]);
+        let told = Dropped(self.dropped.clone());
         match method {
-            "Ticks" => Box::pin(first.chain(stream::pending())),
+            "Ticks" => Box::pin(first.chain(stream::pending()).inspect(move |_| {
+                let _ = &told;
+            })),
             _ => Box::pin(first.chain(stream::once(async { panic!("as the test asked") }))),
         }
     }
@@ -78,7 +104,8 @@ impl tower_service::Service<Request<Body>> for Scripted {
             Ok(match method.as_str() {
                 "Ticks" | "PanicLater" => {
                     let answer = move |said: tonic::Request<String>| {
-                        let stream = Self::stream(&method, said.into_inner());
+                        this.begun.add_permits(1);
+                        let stream = this.stream(&method, said.into_inner());
                         async move { Ok::<_, Status>(tonic::Response::new(stream)) }
                     };
                     grpc.server_streaming(tower::service_fn(answer), request).await
@@ -101,6 +128,7 @@ pub(crate) struct Connection(SendRequest<Bytes>);
 impl Connection {
     pub(crate) async fn open(address: std::net::SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let (send, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Self(send)
@@ -114,7 +142,7 @@ impl Connection {
     /// Completes when the server has closed this connection.
     pub(crate) async fn until_closed(&self) {
         while self.0.clone().ready().await.is_ok() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -128,7 +156,8 @@ impl Connection {
         }
         let mut send = self.0.clone().ready().await?;
         let (response, mut body) = send.send_request(request.body(()).unwrap(), false)?;
-        body.send_data(frame(&"hello".to_owned()), true)?;
+        // A server that has answered already needs none of it.
+        let _ = body.send_data(frame(&"hello".to_owned()), true);
         let (head, body) = response.await?.into_parts();
         Ok(Answer { http: head.status, headers: head.headers, body })
     }

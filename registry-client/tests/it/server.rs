@@ -37,7 +37,7 @@ const HOLD: &str = "test.v1.Scripted/Hold";
 /// A server under test.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
-    service: Scripted,
+    pub(crate) service: Scripted,
     health: Health,
     drain: Drain,
     pub(crate) stop: oneshot::Sender<()>,
@@ -46,11 +46,20 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_server(server("test"), change).await
+    }
+
+    /// One whose methods are described.
+    pub(crate) async fn described(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_server(server("test").descriptors(crate::admission::descriptors()), change).await
+    }
+
+    async fn start_server(server: Server, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let mut config = ServerConfig::default();
         config.drain = Duration::ZERO;
         change(&mut config);
         let service = Scripted::default();
-        let server = server("test").config(config).add_service(service.clone());
+        let server = server.config(config).add_service(service.clone());
         let (health, drain) = (server.health(), server.drain_signal());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -62,7 +71,7 @@ impl Running {
     }
 
     /// A `Hold` that the server has begun.
-    async fn held(&self) -> JoinHandle<Result<(tonic::Status, String), h2::Error>> {
+    pub(crate) async fn held(&self) -> JoinHandle<Result<(tonic::Status, String), h2::Error>> {
         let connection = Connection::open(self.address).await;
         let call = tokio::spawn(async move { connection.call(HOLD, &[]).await });
         within(self.service.begun.acquire()).await.unwrap().forget();
@@ -86,7 +95,7 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
-async fn health_client(address: SocketAddr) -> HealthClient<tonic::transport::Channel> {
+pub(crate) async fn health_client(address: SocketAddr) -> HealthClient<tonic::transport::Channel> {
     let channel = Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
     HealthClient::new(channel)
 }

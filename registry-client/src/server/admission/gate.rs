@@ -1,0 +1,333 @@
+//! The gate before one method: lets a call in, has it wait shortly, or refuses
+//! it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use super::gradient::{Begun, Bounds, Ended, Gradient};
+
+/// After so long without a refusal, refusing is over.
+const CALM_AGAIN: Duration = Duration::from_secs(10);
+
+/// A bounded number of calls under way and a bounded queue before them.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// What is behind it, in words.
+    name: Box<str>,
+    queue: usize,
+    queue_wait: Duration,
+    waiting: AtomicUsize,
+    /// As many as the limit; first come, first served.
+    permits: Arc<Semaphore>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    gradient: Gradient,
+    /// How many permits exist, taken ones included.
+    permits: usize,
+    under_way: usize,
+    refused: u64,
+    refusing: Option<Refusing>,
+}
+
+#[derive(Debug)]
+struct Refusing {
+    last: Instant,
+    calls: u64,
+}
+
+/// What becomes of a call at the gate.
+pub(super) enum Entry<W> {
+    In(Ticket),
+    /// It may be let in soon; gives the ticket or the refusal.
+    Wait(W),
+    Refused(Refusal),
+}
+
+/// Why a call was not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) name: Box<str>,
+    pub(super) under_way: usize,
+    pub(super) limit: usize,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, under_way, limit } = self;
+        write!(f, "the server is at its limit: {under_way} calls of {name} are under way, {limit} may be")
+    }
+}
+
+impl Gate {
+    /// A gate whose limit follows the latency within `bounds`; up to `queue`
+    /// calls wait before it, each up to `queue_wait`.
+    pub(super) fn new(name: &str, bounds: Bounds, queue: usize, queue_wait: Duration) -> Arc<Self> {
+        let gradient = Gradient::new(bounds, now());
+        let permits = gradient.limit();
+        Arc::new(Self {
+            name: name.into(),
+            queue,
+            queue_wait,
+            waiting: AtomicUsize::new(0),
+            permits: Arc::new(Semaphore::new(permits)),
+            state: Mutex::new(State { gradient, permits, under_way: 0, refused: 0, refusing: None }),
+        })
+    }
+
+    /// A gate for at most so many at once, however long they take.
+    pub(super) fn fixed(name: &str, limit: usize) -> Arc<Self> {
+        Self::new(name, Bounds { min: limit, max: limit, initial: limit }, 0, Duration::ZERO)
+    }
+
+    /// A call is at the gate whose caller allows it `patience` from now.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        patience: Option<Duration>,
+    ) -> Entry<impl Future<Output = Result<Ticket, Refusal>> + Send + use<>> {
+        match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => Entry::In(self.clone().begin(permit, patience)),
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => match self.join(patience) {
+                Some(place) => Entry::Wait(place.wait(patience)),
+                None => Entry::Refused(self.refuse()),
+            },
+        }
+    }
+
+    /// A place in the queue, if the call's turn will come in time.
+    fn join(self: &Arc<Self>, patience: Option<Duration>) -> Option<Place> {
+        let before = self.waiting.fetch_add(1, Relaxed);
+        // Counts from here on, and no more when it is dropped.
+        let place = Place { gate: self.clone() };
+        let turn = {
+            let state = self.state();
+            let latency = state.gradient.latency().unwrap_or(0.0);
+            latency * (before + 1) as f64 / state.gradient.limit().max(1) as f64
+        };
+        let most = self.queue_wait.min(patience.unwrap_or(Duration::MAX)).as_secs_f64();
+        (before < self.queue && turn <= most).then_some(place)
+    }
+
+    fn begin(self: Arc<Self>, permit: OwnedSemaphorePermit, patience: Option<Duration>) -> Ticket {
+        let now = now();
+        let mut state = self.state();
+        state.under_way += 1;
+        let under_way = state.under_way;
+        let begun = state.gradient.begin(under_way, patience, now);
+        self.resize(&mut state);
+        let over = state.refusing.take_if(|r| now.duration_since(r.last) >= CALM_AGAIN);
+        drop(state);
+        if let Some(Refusing { calls, .. }) = over {
+            info!(method = %self.name, refused = calls, "all calls of {} are let in again; {calls} were refused", self.name);
+        }
+        Ticket { gate: self, begun, ended: Ended::CutOff, permit: Some(permit) }
+    }
+
+    fn refuse(&self) -> Refusal {
+        let now = now();
+        let mut state = self.state();
+        state.refused += 1;
+        let refusal =
+            Refusal { name: self.name.clone(), under_way: state.under_way, limit: state.gradient.limit() };
+        let first = state.refusing.is_none();
+        let refusing = state.refusing.get_or_insert(Refusing { last: now, calls: 0 });
+        refusing.last = now;
+        refusing.calls += 1;
+        drop(state);
+        if first {
+            warn!(method = %self.name, limit = refusal.limit, "calls are refused: {refusal}");
+        }
+        refusal
+    }
+
+    /// Makes as many permits exist as the limit says, as far as free ones can
+    /// be taken away.
+    fn resize(&self, state: &mut State) {
+        let limit = state.gradient.limit();
+        if limit > state.permits {
+            self.permits.add_permits(limit - state.permits);
+            state.permits = limit;
+        } else if limit < state.permits {
+            state.permits -= self.permits.forget_permits(state.permits - limit);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of it is whole, so what a panic left is whole too.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts as waiting until it is dropped.
+struct Place {
+    gate: Arc<Gate>,
+}
+
+impl Place {
+    async fn wait(self, patience: Option<Duration>) -> Result<Ticket, Refusal> {
+        let gate = &self.gate;
+        let began = now();
+        let most = gate.queue_wait.min(patience.unwrap_or(Duration::MAX));
+        let Ok(Ok(permit)) = timeout(most, gate.permits.clone().acquire_owned()).await else {
+            return Err(gate.refuse());
+        };
+        let left = patience.map(|patience| patience.saturating_sub(now().duration_since(began)));
+        Ok(gate.clone().begin(permit, left))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gate.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A call that is under way, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    gate: Arc<Gate>,
+    begun: Begun,
+    /// Unless told, its caller has given up.
+    ended: Ended,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Ticket {
+    /// Says how the call ended, and ends it.
+    pub(super) fn end(mut self, ended: Ended) {
+        self.ended = ended;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.gate.state();
+        state.under_way -= 1;
+        let under_way = state.under_way;
+        state.gradient.end(&self.begun, self.ended, under_way, now());
+        self.gate.resize(&mut state);
+        let permit = self.permit.take();
+        if state.permits > state.gradient.limit()
+            && let Some(permit) = permit
+        {
+            permit.forget();
+            state.permits -= 1;
+        }
+    }
+}
+
+/// By tokio's clock, which a test can hold.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(10);
+
+    fn gate(limit: usize, queue: usize) -> Arc<Gate> {
+        Gate::new("test", Bounds { min: limit, max: limit, initial: limit }, queue, WAIT)
+    }
+
+    fn in_at_once(gate: &Arc<Gate>) -> Ticket {
+        match gate.enter(None) {
+            Entry::In(ticket) => ticket,
+            _ => panic!("{gate:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_waits_is_let_in_when_another_ends() {
+        let gate = gate(1, 1);
+        let first = in_at_once(&gate);
+        let Entry::Wait(second) = gate.enter(None) else { panic!("{gate:?}") };
+        assert!(matches!(gate.enter(None), Entry::Refused(_)), "the queue is full");
+        let second = tokio::spawn(second);
+        tokio::task::yield_now().await;
+        first.end(Ended::Answered);
+        let ticket = second.await.unwrap().unwrap();
+        assert_eq!(gate.state().under_way, 1);
+        drop(ticket);
+        drop(in_at_once(&gate));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_no_longer_than_the_queue_allows() {
+        let gate = gate(1, 9);
+        let _first = in_at_once(&gate);
+        let Entry::Wait(second) = gate.enter(None) else { panic!("{gate:?}") };
+        let began = now();
+        let refusal = second.await.unwrap_err();
+        assert_eq!((refusal.under_way, refusal.limit), (1, 1));
+        assert!(now().duration_since(began) <= WAIT + Duration::from_millis(1));
+        assert_eq!(gate.waiting.load(Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_turn_comes_too_late_is_refused_at_once() {
+        let gate = gate(1, 9);
+        let usual = in_at_once(&gate);
+        tokio::time::advance(Duration::from_millis(6)).await;
+        usual.end(Ended::Answered);
+        let _first = in_at_once(&gate);
+        assert!(matches!(gate.enter(Some(Duration::from_millis(5))), Entry::Refused(_)));
+        let Entry::Wait(_second) = gate.enter(Some(Duration::from_secs(1))) else { panic!("{gate:?}") };
+        assert!(matches!(gate.enter(Some(Duration::from_secs(1))), Entry::Refused(_)), "6 + 6 ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_gives_up_leaves_its_place_and_its_turn() {
+        let gate = gate(1, 1);
+        let first = in_at_once(&gate);
+        let Entry::Wait(second) = gate.enter(None) else { panic!("{gate:?}") };
+        drop(second);
+        let Entry::Wait(third) = gate.enter(None) else { panic!("{gate:?}") };
+        first.end(Ended::Answered);
+        drop(third);
+        drop(in_at_once(&gate));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_shrinks_is_kept_as_calls_end_and_one_that_grows_at_once() {
+        let gate = Gate::new("test", Bounds { min: 1, max: 64, initial: 64 }, 0, WAIT);
+        for _ in 0..3 {
+            let calm = in_at_once(&gate);
+            tokio::time::advance(Duration::from_millis(10)).await;
+            calm.end(Ended::Answered);
+        }
+        let mut under_way = vec![in_at_once(&gate)];
+        // Ever one is left over, so that the gate never forgets.
+        for _ in 0..200 {
+            while let Entry::In(ticket) = gate.enter(None) {
+                under_way.push(ticket);
+            }
+            tokio::time::advance(Duration::from_millis(500)).await;
+            for ticket in under_way.drain(1..) {
+                ticket.end(Ended::Answered);
+            }
+        }
+        let limit = gate.state().gradient.limit();
+        assert!(limit < 64, "{gate:?}");
+        assert_eq!(gate.state().permits, limit);
+        assert_eq!(gate.permits.available_permits(), limit - 1);
+        drop(under_way);
+        drop(in_at_once(&gate));
+        assert_eq!(gate.permits.available_permits(), 64);
+    }
+}

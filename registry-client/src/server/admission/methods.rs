@@ -1,0 +1,97 @@
+//! Which gate is before which method.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{gate::Gate, gradient::Bounds};
+use crate::{AdmissionConfig, Error};
+
+/// The gates of a server; made once, then only read.
+#[derive(Debug)]
+pub(super) struct Methods {
+    by_path: HashMap<Box<str>, Way>,
+    services: HashSet<&'static str>,
+    undescribed: Arc<Gate>,
+}
+
+/// How a call of a method comes in.
+#[derive(Clone, Debug)]
+pub(super) enum Way {
+    /// Counts until its answer begins.
+    Call(Arc<Gate>),
+    /// Counts until its answer has ended.
+    Stream(Arc<Gate>),
+    /// Does not count.
+    Free,
+}
+
+impl Methods {
+    /// Gates for what `services` are described to have.
+    ///
+    /// # Errors
+    /// When a descriptor set is not one.
+    pub(super) fn new(
+        config: &AdmissionConfig,
+        services: &[&'static str],
+        descriptors: &[&'static [u8]],
+    ) -> Result<Self, Error> {
+        let streams = Gate::fixed("streaming methods", config.max_streams);
+        let max = config.max.max(1);
+        let min = config.min.clamp(1, max);
+        let bounds = Bounds { min, max, initial: config.initial.clamp(min, max) };
+        let mut by_path = HashMap::new();
+        for (path, streaming) in described(services, descriptors)? {
+            let way = if streaming {
+                Way::Stream(streams.clone())
+            } else {
+                let name = path.trim_start_matches('/');
+                Way::Call(Gate::new(name, bounds, config.queue, config.queue_wait))
+            };
+            by_path.insert(path, way);
+        }
+        for path in &config.exempt {
+            by_path.insert(format!("/{}", path.trim_start_matches('/')).into(), Way::Free);
+        }
+        let undescribed = Gate::fixed("methods without a descriptor", bounds.max);
+        Ok(Self { by_path, services: services.iter().copied().collect(), undescribed })
+    }
+
+    /// The way of a request to `path`. Health, reflection and what is not
+    /// served at all are free.
+    pub(super) fn way(&self, path: &str) -> Way {
+        if let Some(way) = self.by_path.get(path) {
+            return way.clone();
+        }
+        let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        if self.services.contains(service) { Way::Call(self.undescribed.clone()) } else { Way::Free }
+    }
+}
+
+/// The paths of all methods of `services`, and whether one streams in either
+/// direction.
+fn described(services: &[&str], descriptors: &[&'static [u8]]) -> Result<Vec<(Box<str>, bool)>, Error> {
+    let mut found = Vec::new();
+    for set in descriptors {
+        let set: prost_types::FileDescriptorSet = prost::Message::decode(*set).map_err(|why| {
+            Error::Config(format!("a descriptor set given to `descriptors` cannot be read: {why}"))
+        })?;
+        for file in &set.file {
+            for service in &file.service {
+                let name = match file.package() {
+                    "" => service.name().to_owned(),
+                    package => format!("{package}.{}", service.name()),
+                };
+                if !services.contains(&name.as_str()) {
+                    continue;
+                }
+                found.extend(service.method.iter().map(|method| {
+                    let streaming = method.client_streaming() || method.server_streaming();
+                    (format!("/{name}/{}", method.name()).into(), streaming)
+                }));
+            }
+        }
+    }
+    Ok(found)
+}
