@@ -15,7 +15,7 @@ use crate::{
     ChannelConfig,
     balance::Picker,
     instance::ServiceName,
-    policy::{Methods, deadline},
+    policy::{Methods, Policies, budget::Budget, deadline},
     resolve::Resolver,
     telemetry::{ChannelState, Counters},
 };
@@ -25,7 +25,9 @@ mod call;
 mod connect;
 mod connection;
 mod failure;
+mod framing;
 mod head;
+mod in_flight;
 mod keepalive;
 mod pool;
 mod subchannel;
@@ -74,7 +76,8 @@ struct Core {
     authority: Authority,
     /// `config.deadline` as a `grpc-timeout`.
     default_timeout: HeaderValue,
-    methods: Methods,
+    policies: Policies,
+    budget: Budget,
     config: ChannelConfig,
     picker: Box<dyn Picker>,
     view: Arc<View>,
@@ -124,6 +127,10 @@ impl Channel {
         let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline)) else {
             return Self::broken(Status::internal("the deadline cannot stand in a header"));
         };
+        let policies = match Policies::new(&methods, &config.service_config) {
+            Ok(policies) => policies,
+            Err(why) => return Self::broken(Status::invalid_argument(why.to_string())),
+        };
         let counters = Arc::<Counters>::default();
         let told = counters.clone();
         let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution, told);
@@ -131,7 +138,8 @@ impl Channel {
             service,
             authority,
             default_timeout,
-            methods,
+            policies,
+            budget: Budget::new(config.service_config.budget),
             picker: config.balancer.picker(),
             config,
             view,

@@ -13,6 +13,7 @@ use crate::Error;
 pub mod budget;
 pub mod deadline;
 pub mod hedge;
+pub mod incoming;
 mod methods;
 pub mod retry;
 pub mod service_config;
@@ -96,6 +97,11 @@ impl MethodPolicy {
             HedgeDelay::Fixed(delay) => Some(delay),
             HedgeDelay::Percentile(_) => self.latencies.as_ref()?.delay(),
         }
+    }
+
+    /// Whether [`observe`](Self::observe) takes note of anything.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.latencies.is_some()
     }
 
     /// Takes note of how long an attempt took, or for how long it was under way

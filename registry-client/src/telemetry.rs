@@ -58,25 +58,30 @@ impl Explain {
         self.with(|attempts| attempts.clone())
     }
 
-    pub(crate) fn begin(&self, instance: InstanceId, address: Address, why: String) {
+    /// An attempt begins; gives its place in the list.
+    pub(crate) fn begin(&self, instance: InstanceId, address: Address, why: String) -> usize {
         let attempt = Attempt { instance, address, why, outcome: String::new(), answered: false };
-        self.with(|attempts| attempts.push(attempt));
+        self.with(|attempts| {
+            attempts.push(attempt);
+            attempts.len() - 1
+        })
     }
 
-    pub(crate) fn end(&self, outcome: impl fmt::Display) {
+    /// The attempt at `place` ended without an answer.
+    pub(crate) fn end(&self, place: usize, outcome: impl fmt::Display) {
         self.with(|attempts| {
-            if let Some(last) = attempts.last_mut() {
-                last.outcome = outcome.to_string();
+            if let Some(attempt) = attempts.get_mut(place) {
+                attempt.outcome = outcome.to_string();
             }
         });
     }
 
-    /// The last attempt was answered.
-    pub(crate) fn answered(&self, outcome: &str) {
+    /// The attempt at `place` was answered.
+    pub(crate) fn answered(&self, place: usize, outcome: impl fmt::Display) {
         self.with(|attempts| {
-            if let Some(last) = attempts.last_mut() {
-                outcome.clone_into(&mut last.outcome);
-                last.answered = true;
+            if let Some(attempt) = attempts.get_mut(place) {
+                attempt.outcome = outcome.to_string();
+                attempt.answered = true;
             }
         });
     }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::{connection::Connection, failure::Failure};
+use super::{failure::Failure, framing::MessageSizes, in_flight::InFlight};
 use crate::{code::Code, health::Ended};
 
 /// A small part of what a stream may send ahead, in bytes.
@@ -35,6 +35,7 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 pub struct Answer {
     stream: Option<Stream>,
     deadline: Option<Deadline>,
+    blames: bool,
     /// Made when the first frame is late; most answers never need it.
     timer: Option<Pin<Box<Sleep>>>,
     /// The rest of the request, in a call that streams both ways.
@@ -47,6 +48,8 @@ struct Stream {
     data_ended: bool,
     /// Bytes handed to the reader and not yet given back to the peer's window.
     read: usize,
+    /// Bounds each message, where the method's policy does.
+    sizes: Option<MessageSizes>,
     in_flight: InFlight,
 }
 
@@ -57,33 +60,29 @@ pub(super) struct Deadline {
     pub(super) limit: Duration,
 }
 
-/// Counts a request as under way on its instance until it is dropped.
-#[derive(Debug)]
-pub(super) struct InFlight(pub(super) Arc<Connection>);
-
-impl InFlight {
-    pub(super) fn on(connection: Arc<Connection>) -> Self {
-        connection.begin();
-        Self(connection)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.end();
-    }
+/// What an answer's body may not exceed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) deadline: Option<Deadline>,
+    /// The most bytes of one message.
+    pub(super) message: Option<usize>,
+    /// Whether the instance is to blame when the deadline passes: not where a
+    /// stream simply goes on until then.
+    pub(super) blames: bool,
 }
 
 impl Answer {
     pub(super) fn new(
         frames: RecvStream,
         in_flight: InFlight,
-        deadline: Option<Deadline>,
+        bounds: Bounds,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
+        let sizes = bounds.message.map(MessageSizes::up_to);
         Self {
-            stream: Some(Stream { frames, data_ended: false, read: 0, in_flight }),
-            deadline,
+            stream: Some(Stream { frames, data_ended: false, read: 0, sizes, in_flight }),
+            deadline: bounds.deadline,
+            blames: bounds.blames,
             timer: None,
             _upload: upload,
         }
@@ -96,10 +95,13 @@ impl Answer {
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let (Some(deadline), Some(stream)) = (self.deadline, &self.stream) else { return Poll::Pending };
+        let (Some(deadline), Some(stream)) = (self.deadline, &mut self.stream) else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
         ready!(timer.as_mut().poll(cx));
-        let while_ = format!("while {} was answering", stream.in_flight.0.peer);
+        if self.blames {
+            stream.in_flight.observe(Ended::Expired);
+        }
+        let while_ = format!("while {} was answering", stream.in_flight.peer());
         Poll::Ready(Failure::Expired { limit: deadline.limit, while_ }.into())
     }
 }
@@ -109,6 +111,10 @@ impl Stream {
         if !self.data_ended {
             match ready!(self.frames.poll_data(cx)) {
                 Some(Ok(data)) => {
+                    if let Some(Err(why)) = self.sizes.as_mut().map(|sizes| sizes.pass(&data)) {
+                        let why = format!("the answer of {} has {why}", self.in_flight.peer());
+                        return Poll::Ready(Some(Err(Status::resource_exhausted(why))));
+                    }
                     self.release(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -119,7 +125,7 @@ impl Stream {
         match ready!(self.frames.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
                 let code = trailers.get(GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
-                self.in_flight.0.observe(Ended::Answered(code.unwrap_or(Code::UNKNOWN)));
+                self.in_flight.observe(Ended::Answered(code.unwrap_or(Code::UNKNOWN)));
                 drop_malformed_details(&mut trailers);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))
             }
@@ -139,9 +145,9 @@ impl Stream {
         }
     }
 
-    fn broken(&self, error: h2::Error) -> Status {
-        self.in_flight.0.observe(Ended::Broken);
-        Failure::Broken { to: self.in_flight.0.peer.clone(), cause: Arc::new(error) }.into()
+    fn broken(&mut self, error: h2::Error) -> Status {
+        self.in_flight.observe(Ended::Broken);
+        Failure::Broken { to: self.in_flight.peer().clone(), cause: Arc::new(error) }.into()
     }
 }
 

@@ -1,7 +1,6 @@
 //! One call: attempts until there is an answer, all within one deadline.
 
 use std::{
-    fmt::Write as _,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -9,37 +8,35 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, header::Entry};
 use pin_project_lite::pin_project;
+use smallvec::SmallVec;
 use tokio::{
     sync::futures::OwnedNotified,
     time::{Instant, Sleep, sleep_until},
 };
-use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 mod attempt;
+mod choose;
+mod limit;
+mod outcome;
 
 use attempt::Attempt;
+use limit::Limit;
 
 use super::{
     Core,
-    answer::{Answer, Deadline, GRPC_STATUS, InFlight, drop_malformed_details},
+    answer::{Answer, Deadline},
     connection::Connection,
     failure::Failure,
-    head::{Head, TIMEOUT},
-    upload::{RequestBody, Rest, Upload},
+    head::Head,
+    in_flight::InFlight,
+    upload::{RequestBody, Upload},
 };
 use crate::{
-    balance::ReadySet,
-    code::Code,
-    health::Ended,
     instance::InstanceId,
-    policy::{
-        Method, deadline,
-        retry::{self, RetryPolicy, Tries},
-    },
-    telemetry::Explain,
+    policy::{MethodPolicy, incoming::Incoming, retry::Tries},
+    telemetry::{Explain, Retried},
 };
 
 pin_project! {
@@ -57,16 +54,22 @@ struct State {
     core: Arc<Core>,
     head: Head,
     body: RequestBody,
-    method: Method,
+    policy: Arc<MethodPolicy>,
+    /// The call that the caller is answering, if it is a handler.
+    incoming: Option<Incoming>,
     /// When the call ends: bounds everything up to the head of the answer.
     deadline: Deadline,
     /// Whether `deadline` also bounds the answer's body.
     bounds_answer: bool,
     tries: Tries,
+    retried: Retried,
     /// Who failed this call already.
     tried: Vec<InstanceId>,
     explain: Option<Explain>,
     stage: Stage,
+    /// The attempts under way: one, unless the call is hedged.
+    attempts: SmallVec<[Attempt; 1]>,
+    hedging: Option<Hedging>,
 }
 
 enum Stage {
@@ -74,7 +77,15 @@ enum Stage {
     Pick,
     /// For an instance to become ready, or for a delay to pass.
     Wait(Pin<Box<dyn Future<Output = ()> + Send>>),
-    Sent(Attempt),
+    /// For an answer to one of the attempts.
+    Sent,
+}
+
+/// Attempts that are sent while earlier ones are still under way.
+struct Hedging {
+    /// Until the next one.
+    timer: Pin<Box<Sleep>>,
+    delay: Duration,
 }
 
 impl std::fmt::Debug for Call {
@@ -91,37 +102,35 @@ impl Call {
 
     pub(super) fn new(core: Arc<Core>, request: http::Request<tonic::body::Body>) -> Self {
         let (mut parts, body) = request.into_parts();
-        let method = core.methods.get(parts.uri.path());
-        // A stream that nobody bounded goes on as long as it likes: only the
-        // wait for its head has the default limit, and the server is not told.
-        let mut bounds_answer = true;
-        let mut limit = core.config.deadline;
-        match parts.headers.entry(TIMEOUT) {
-            Entry::Occupied(given) => match deadline::parse(given.get().as_bytes()) {
-                Some(given) => limit = given,
-                None => return Self::failed(Failure::BadTimeout.into()),
-            },
-            Entry::Vacant(_) if method.streams_answer => bounds_answer = false,
-            Entry::Vacant(free) => {
-                free.insert(core.default_timeout.clone());
-            }
-        }
+        let policy = core.policies.get(parts.uri.path()).clone();
+        let incoming = Incoming::current();
+        let left = incoming.as_ref().and_then(Incoming::left);
+        let Limit { limit, bounds_answer } = match Limit::set(&mut parts.headers, &core, &policy, left) {
+            Ok(limit) => limit,
+            Err(failure) => return Self::failed(failure.into()),
+        };
         let uri = match core.uri(parts.uri) {
             Ok(uri) => uri,
             Err(failure) => return Self::failed(failure.into()),
         };
+        let now = Instant::now();
         core.counters.calls.add();
+        core.budget.deposit(now);
         let state = State {
             core,
             head: Head::new(uri, parts.headers),
-            body: RequestBody::new(body),
-            method,
-            deadline: Deadline { at: Instant::now() + limit, limit },
+            body: RequestBody::new(body, policy.max_request_bytes),
+            policy,
+            incoming,
+            deadline: Deadline { at: now + limit, limit },
             bounds_answer,
             tries: Tries::default(),
+            retried: Retried::default(),
             tried: Vec::new(),
             explain: parts.extensions.remove::<Explain>(),
             stage: Stage::Pick,
+            attempts: SmallVec::new(),
+            hedging: None,
         };
         Self { state: Ok(state), timer: None }
     }
@@ -151,7 +160,10 @@ impl Future for Call {
                 Err(state.expired())
             }
         };
-        // Ends the attempt, if one is under way, and with it its stream.
+        if let Some(meters) = state.core.counters.meters() {
+            meters.call(&state.retried);
+        }
+        // Ends the attempts that are under way, and with them their streams.
         *this.state = Err(None);
         this.timer.set(None);
         Poll::Ready(result.map_err(Into::into))
@@ -167,14 +179,12 @@ impl State {
                     ready!(wait.as_mut().poll(cx));
                     self.stage = Stage::Pick;
                 }
-                Stage::Sent(attempt) => match ready!(attempt.poll(&mut self.body, cx)) {
-                    Ok(answer) => {
-                        if let Some(answer) = self.accept(answer) {
-                            return Poll::Ready(Ok(answer));
-                        }
+                Stage::Sent => {
+                    let (attempt, ended) = ready!(self.poll_attempts(cx));
+                    if let Some(answer) = self.take(attempt, ended)? {
+                        return Poll::Ready(Ok(answer));
                     }
-                    Err(failure) => self.after(failure)?,
-                },
+                }
             }
         }
     }
@@ -186,187 +196,103 @@ impl State {
             // be missed.
             let changes = self.core.view.changes();
             return match self.choose() {
-                Some(connection) => self.send(connection),
+                Some(connection) => self.begin(connection),
                 None => self.wait(changes),
             };
         };
-        self.send(connection)
+        self.begin(connection)
     }
 
     /// Waits for the pool to change, unless the call is to fail fast.
     fn wait(&self, changes: OwnedNotified) -> Result<Stage, Failure> {
         let snapshot = self.core.view.snapshot();
-        if self.core.config.fail_fast && snapshot.ready.is_empty() && !snapshot.why.is_settling() {
+        let fail_fast = self.policy.wait_for_ready.map_or(self.core.config.fail_fast, |wait| !wait);
+        if fail_fast && snapshot.ready.is_empty() && !snapshot.why.is_settling() {
             let why = snapshot.why.clone();
             return Err(Failure::NoInstance { service: self.core.service.clone(), why });
         }
         Ok(Stage::Wait(Box::pin(changes)))
     }
 
-    /// Begins an attempt.
-    fn send(&mut self, connection: Arc<Connection>) -> Result<Stage, Failure> {
-        let left = (self.tries.sends() > 0 && self.bounds_answer)
+    /// Begins an attempt; what follows when the connection takes none.
+    fn begin(&mut self, connection: Arc<Connection>) -> Result<Stage, Failure> {
+        match self.send(connection) {
+            Ok(()) => {
+                self.plan_hedge();
+                Ok(Stage::Sent)
+            }
+            Err(failure) => self.retry(&failure).ok_or(failure),
+        }
+    }
+
+    fn send(&mut self, connection: Arc<Connection>) -> Result<(), Failure> {
+        let sends = self.tries.sends();
+        let left = (sends > 0 && self.bounds_answer)
             .then(|| self.deadline.at.saturating_duration_since(Instant::now()));
-        match connection.send(self.head.next(self.tries.sends(), left), false) {
+        let slip = self.explain.as_ref().map(|explain| self.note_begin(explain, &connection));
+        match connection.send(self.head.next(sends, left), false) {
             Ok((answer, stream)) => {
                 self.core.counters.attempts.add();
-                let in_flight = InFlight::on(connection);
-                Ok(Stage::Sent(Attempt { answer, upload: Some(Upload::new(stream)), in_flight }))
+                let in_flight = InFlight::on(connection, &self.policy, &self.core.counters);
+                self.attempts.push(Attempt { answer, upload: Some(Upload::new(stream)), in_flight, slip });
+                Ok(())
             }
             Err(error) => {
                 let failure = Failure::NotSent { to: connection.peer.clone(), cause: Arc::new(error) };
-                self.note(&failure);
+                self.note(slip, &failure);
                 self.tried.push(connection.peer.id.clone());
-                self.retry(&failure).ok_or(failure)
+                Err(failure)
             }
         }
     }
 
-    /// The connection to send on; `None` when no instance is ready.
-    fn choose(&self) -> Option<Arc<Connection>> {
-        let snapshot = self.core.view.snapshot();
-        let index = if self.tried.is_empty() {
-            self.core.picker.pick(&snapshot.ready)?
-        } else {
-            self.choose_another(&snapshot.ready)?
-        };
-        let connection = snapshot.connections.get(index)?.clone();
-        if let Some(explain) = &self.explain {
-            let why = self.explain(&snapshot.ready);
-            explain.begin(connection.peer.id.clone(), connection.peer.address.clone(), why);
-        }
-        Some(connection)
-    }
-
-    /// As the picker says among those that have not failed this call; among
-    /// all when every one has.
-    fn choose_another(&self, ready: &ReadySet) -> Option<usize> {
-        let (indices, others): (Vec<_>, Vec<_>) = ready
-            .candidates()
-            .iter()
-            .enumerate()
-            .filter(|(_, candidate)| !self.tried.contains(&candidate.id))
-            .map(|(index, candidate)| (index, candidate.clone()))
-            .unzip();
-        if others.is_empty() {
-            return self.core.picker.pick(ready);
-        }
-        let picked = self.core.picker.pick(&ReadySet::new(others))?;
-        indices.get(picked).copied()
-    }
-
-    fn explain(&self, ready: &ReadySet) -> String {
-        let mut why = format!("{} of {} ready:", self.core.config.balancer, ready.len());
-        for candidate in ready.candidates().iter().take(10) {
-            let tried = if self.tried.contains(&candidate.id) { ", already failed this call" } else { "" };
-            let _ = write!(why, " {} ({} in flight{tried})", candidate.id, candidate.load.in_flight());
-        }
-        why
-    }
-
-    /// Takes an answer's head: gives it to the caller, or, where it says
-    /// UNAVAILABLE and another attempt may help, begins that one.
-    fn accept(&mut self, mut head: http::Response<h2::RecvStream>) -> Option<http::Response<Answer>> {
-        let status = head.headers().get(GRPC_STATUS);
-        let ended = status.map(|code| Code::from_header(code.as_bytes()));
-        let unavailable = says_unavailable(head.status(), status);
-        if unavailable && let Some(stage) = self.decide(retry::Failure::Unavailable) {
-            self.note_answer("answered UNAVAILABLE");
-            if let Stage::Sent(attempt) = &self.stage {
-                attempt.in_flight.0.observe(Ended::Answered(Code::UNAVAILABLE));
-                self.tried.push(attempt.in_flight.0.peer.id.clone());
+    /// The attempt that ends next, with how it did.
+    #[allow(clippy::type_complexity, reason = "an attempt and its result, used once")]
+    fn poll_attempts(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<(Attempt, Result<http::Response<h2::RecvStream>, Failure>)> {
+        loop {
+            for index in 0..self.attempts.len() {
+                if let Poll::Ready(ended) = self.attempts[index].poll(&mut self.body, cx) {
+                    return Poll::Ready((self.attempts.swap_remove(index), ended));
+                }
             }
-            self.stage = stage;
-            return None;
-        }
-        self.note_answer("answered");
-        if ended.is_some() {
-            drop_malformed_details(head.headers_mut());
-        }
-        let Stage::Sent(attempt) = std::mem::replace(&mut self.stage, Stage::Pick) else { return None };
-        if let Some(code) = ended {
-            attempt.in_flight.0.observe(Ended::Answered(code));
-        }
-        let upload = attempt.upload.map(|upload| {
-            let body = std::mem::replace(&mut self.body, RequestBody::ended());
-            AbortOnDropHandle::new(tokio::spawn(Rest::new(body, upload)))
-        });
-        let deadline = self.bounds_answer.then_some(self.deadline);
-        Some(head.map(|frames| Answer::new(frames, attempt.in_flight, deadline, upload)))
-    }
-
-    /// Ends an attempt that failed without an answer and begins the next.
-    fn after(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.note(&failure);
-        if let Stage::Sent(attempt) = &self.stage {
-            if matches!(failure, Failure::Broken { .. }) && failure.kind() != retry::Failure::NotProcessed {
-                attempt.in_flight.0.observe(Ended::Broken);
-            }
-            self.tried.push(attempt.in_flight.0.peer.id.clone());
-        }
-        self.stage = self.retry(&failure).ok_or(failure)?;
-        Ok(())
-    }
-
-    fn retry(&mut self, failure: &Failure) -> Option<Stage> {
-        self.decide(failure.kind())
-    }
-
-    /// What comes after a failed attempt; `None` when nothing does.
-    fn decide(&mut self, failure: retry::Failure) -> Option<Stage> {
-        let policy = RetryPolicy { applies: self.method.idempotent, ..RetryPolicy::default() };
-        let delay = self.tries.again(failure, &policy, None)?;
-        // One that would start after the deadline helps nobody: let the
-        // failure be told, it is a better cause than "too late".
-        if Instant::now() + delay >= self.deadline.at || !self.body.is_replayable() {
-            return None;
-        }
-        match failure {
-            retry::Failure::NotProcessed => self.core.counters.transparent_retries.add(),
-            _ => self.core.counters.retries.add(),
-        }
-        Some(if delay == Duration::ZERO {
-            Stage::Pick
-        } else {
-            Stage::Wait(Box::pin(tokio::time::sleep(delay)))
-        })
-    }
-
-    fn expired(&self) -> Failure {
-        self.core.counters.expired.add();
-        let service = &self.core.service;
-        let while_ = match &self.stage {
-            Stage::Sent(attempt) => {
-                attempt.in_flight.0.observe(Ended::Expired);
-                format!("waiting for the answer of {}", attempt.in_flight.0.peer)
-            }
-            _ if self.core.view.snapshot().ready.is_empty() => {
-                format!("waiting for an instance of `{service}`: {}", self.core.view.snapshot().why)
-            }
-            _ => format!("between attempts, {} made to `{service}`", self.tries.sends()),
-        };
-        self.note(format_args!("deadline exceeded"));
-        Failure::Expired { limit: self.deadline.limit, while_ }
-    }
-
-    fn note_answer(&self, outcome: &str) {
-        if let Some(explain) = &self.explain {
-            explain.answered(outcome);
+            let Some(hedging) = &mut self.hedging else { return Poll::Pending };
+            ready!(hedging.timer.as_mut().poll(cx));
+            self.hedge();
         }
     }
 
-    fn note(&self, outcome: impl std::fmt::Display) {
-        if let Some(explain) = &self.explain {
-            explain.end(outcome);
+    /// Sets the timer of the next hedge, if the method has any.
+    fn plan_hedge(&mut self) {
+        if self.hedging.is_none()
+            && let Some(delay) = self.policy.hedge_delay()
+        {
+            self.hedging = Some(Hedging { timer: Box::pin(sleep_until(Instant::now() + delay)), delay });
         }
     }
-}
 
-/// Whether the head of an answer says UNAVAILABLE, as a gRPC server does or
-/// as a proxy in front of it does ("HTTP to gRPC Status Code Mapping").
-fn says_unavailable(http: http::StatusCode, grpc: Option<&HeaderValue>) -> bool {
-    match grpc {
-        Some(code) => code == "14",
-        None => matches!(http.as_u16(), 429 | 502 | 503 | 504),
+    /// Sends once more while earlier attempts are under way, to an instance
+    /// that has none of them, if the budget allows it.
+    ///
+    /// Source: gRFC A6 (hedging).
+    fn hedge(&mut self) {
+        let (Some(hedging), Some(policy)) = (&mut self.hedging, &self.policy.hedging) else { return };
+        let now = Instant::now();
+        hedging.timer.as_mut().reset(now + hedging.delay);
+        // Only a request that is there as a whole can be sent twice at once.
+        if !self.body.is_complete() {
+            return;
+        }
+        let Some(connection) = self.choose_unused() else { return };
+        if !self.tries.hedge(policy) {
+            self.hedging = None;
+        } else if !self.core.budget.withdraw(now) {
+            self.core.counters.budget_refused.add();
+        } else if self.send(connection).is_ok() {
+            self.core.counters.hedges.add();
+            self.retried.hedges += 1;
+        }
     }
 }

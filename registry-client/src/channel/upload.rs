@@ -12,6 +12,8 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 use tonic::{Status, body::Body};
 
+use super::framing::MessageSizes;
+
 /// The largest request that is kept for another attempt, in bytes.
 const REPLAY_LIMIT: usize = 256 << 10;
 /// What may be handed to `h2` without asking for room first: within the
@@ -27,21 +29,30 @@ pub(super) struct RequestBody {
     taken: SmallVec<[Bytes; 1]>,
     size: usize,
     replayable: bool,
+    /// Bounds each message, where the method's policy does.
+    sizes: Option<MessageSizes>,
 }
 
 impl RequestBody {
-    pub(super) fn new(source: Body) -> Self {
-        Self { source: Some(source), taken: SmallVec::new(), size: 0, replayable: true }
+    /// `most`: how many bytes a message may have.
+    pub(super) fn new(source: Body, most: Option<usize>) -> Self {
+        let sizes = most.map(MessageSizes::up_to);
+        Self { source: Some(source), taken: SmallVec::new(), size: 0, replayable: true, sizes }
     }
 
     /// A body without anything in it.
     pub(super) fn ended() -> Self {
-        Self { source: None, taken: SmallVec::new(), size: 0, replayable: false }
+        Self { source: None, taken: SmallVec::new(), size: 0, replayable: false, sizes: None }
     }
 
     /// Whether another attempt could send the same body.
     pub(super) fn is_replayable(&self) -> bool {
         self.replayable
+    }
+
+    /// Whether the whole of it is here to be sent once more.
+    pub(super) fn is_complete(&self) -> bool {
+        self.replayable && self.source.is_none()
     }
 
     /// The next frame, the `n`th of this attempt; `None` at the end.
@@ -56,6 +67,10 @@ impl RequestBody {
                 // A request has no trailers in gRPC.
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        if let Some(Err(why)) = self.sizes.as_mut().map(|sizes| sizes.pass(&data)) {
+                            let why = format!("the request has {why}");
+                            return Poll::Ready(Some(Err(Status::resource_exhausted(why))));
+                        }
                         self.keep(&data);
                         return Poll::Ready(Some(Ok(data)));
                     }

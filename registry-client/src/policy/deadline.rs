@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// The most that eight digits hold.
-const MOST: u128 = 99_999_999;
+const MOST: u64 = 99_999_999;
 
 /// Reads a `grpc-timeout`; `None` when it is malformed, which the protocol
 /// lets a receiver treat as absent.
@@ -32,18 +32,16 @@ pub fn parse(text: &[u8]) -> Option<Duration> {
 /// finest that holds it. Never 0, for that would mean "already over".
 #[must_use]
 pub fn format(left: Duration) -> String {
-    let nanos = left.as_nanos().max(1);
+    // Saturates at some 500 years, which is as good as any longer time.
+    let nanos = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1);
     let exact = UNITS.iter().rev().find(|(size, _)| nanos.is_multiple_of(*size) && nanos / size <= MOST);
     let finest = || UNITS.iter().find(|(size, _)| nanos / size <= MOST);
-    match exact.or_else(finest) {
-        Some((size, unit)) => format!("{}{unit}", nanos / size),
-        // Some thousand years: as good as the most that can be written.
-        None => format!("{MOST}H"),
-    }
+    let (size, unit) = exact.or_else(finest).unwrap_or(&UNITS[UNITS.len() - 1]);
+    format!("{}{unit}", nanos / size)
 }
 
 /// Every unit with its size in nanoseconds, the finest first.
-const UNITS: [(u128, char); 6] = [
+const UNITS: [(u64, char); 6] = [
     (1, 'n'),
     (1_000, 'u'),
     (1_000_000, 'm'),

@@ -1,4 +1,5 @@
-//! A call ends when its caller's `grpc-timeout` has passed.
+//! A call ends when its caller's `grpc-timeout` has passed, and so do the
+//! calls that its handler makes.
 //!
 //! Covers the whole call, a stream's messages included: the handler is dropped
 //! and the answer is `DEADLINE_EXCEEDED`, where tonic's own server would answer
@@ -12,14 +13,22 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    task::futures::TaskLocalFuture,
+    time::{Instant, Sleep, sleep_until},
+};
 use tonic::Status;
 use tower_service::Service;
 
-use crate::policy::deadline;
+use crate::policy::{deadline, incoming::Incoming};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+/// gRFC A6: a negative push-back says not to retry.
+const NEVER: HeaderValue = HeaderValue::from_static("-1");
 
 /// Bounds each call of the service within by its `grpc-timeout`.
 #[derive(Clone, Debug)]
@@ -48,10 +57,14 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match grpc_timeout(request.headers()) {
-            Ok(None) => Call::Within { call: self.inner.call(request), expiry: None },
             Ok(Some(Duration::ZERO)) => Call::Refused { status: Some(expired()) },
-            Ok(Some(limit)) => {
-                Call::Within { call: self.inner.call(request), expiry: Some(Box::pin(sleep(limit))) }
+            Ok(limit) => {
+                // A limit beyond what a clock can hold is none.
+                let at = limit.and_then(|limit| Instant::now().checked_add(limit));
+                let incoming = Incoming::new(at);
+                let call = incoming.sync_scope(|| self.inner.call(request));
+                let call = incoming.scope(call);
+                Call::Within { call, incoming, expiry: at.map(|at| Box::pin(sleep_until(at))) }
             }
             Err(malformed) => Call::Refused { status: Some(malformed) },
         }
@@ -62,7 +75,7 @@ pin_project! {
     /// One call, until its answer begins.
     #[project = CallProjection]
     pub(super) enum Call<F> {
-        Within { #[pin] call: F, expiry: Option<Pin<Box<Sleep>>> },
+        Within { #[pin] call: TaskLocalFuture<Incoming, F>, incoming: Incoming, expiry: Option<Pin<Box<Sleep>>> },
         Refused { status: Option<Status> },
     }
 }
@@ -75,10 +88,15 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let status = match self.project() {
-            CallProjection::Within { call, expiry } => {
-                if let Poll::Ready(answer) = call.poll(cx) {
-                    let bounded = |body| Bounded { body: Some(body), expiry: expiry.take() };
-                    return Poll::Ready(answer.map(|answer| answer.map(bounded)));
+            CallProjection::Within { call, incoming, expiry } => {
+                if let Poll::Ready(Ok(mut answer)) = call.poll(cx) {
+                    stop_the_chain(answer.headers_mut(), incoming);
+                    let incoming = Some(incoming.clone());
+                    return Poll::Ready(Ok(answer.map(|body| Bounded {
+                        body: Some(body),
+                        incoming,
+                        expiry: expiry.take(),
+                    })));
                 }
                 let Some(expiry) = expiry else { return Poll::Pending };
                 ready!(expiry.as_mut().poll(cx));
@@ -87,7 +105,7 @@ where
             CallProjection::Refused { status } => status.take().unwrap_or_else(expired),
         };
         let (parts, ()) = status.into_http::<()>().into_parts();
-        Poll::Ready(Ok(Response::from_parts(parts, Bounded { body: None, expiry: None })))
+        Poll::Ready(Ok(Response::from_parts(parts, Bounded { body: None, incoming: None, expiry: None })))
     }
 }
 
@@ -97,7 +115,19 @@ pin_project! {
     pub(super) struct Bounded<R> {
         #[pin]
         body: Option<R>,
+        incoming: Option<Incoming>,
         expiry: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+/// Tells the caller of a call that failed for want of a retry further down not
+/// to begin one in turn: each layer that does multiplies the load of an outage.
+fn stop_the_chain(head: &mut HeaderMap, incoming: &Incoming) {
+    if incoming.is_exhausted()
+        && head.get(GRPC_STATUS).is_some_and(|code| code == "14")
+        && !head.contains_key(PUSHBACK)
+    {
+        head.insert(PUSHBACK, NEVER);
     }
 }
 
@@ -111,8 +141,12 @@ impl<R: Body> Body for Bounded<R> {
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let mut this = self.project();
         let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        if let Poll::Ready(frame) = body.poll_frame(cx) {
-            return Poll::Ready(frame);
+        let polled = match this.incoming {
+            Some(incoming) => incoming.sync_scope(|| body.poll_frame(cx)),
+            None => body.poll_frame(cx),
+        };
+        if polled.is_ready() {
+            return polled;
         }
         let Some(expiry) = this.expiry else { return Poll::Pending };
         ready!(expiry.as_mut().poll(cx));

@@ -23,9 +23,12 @@ use tonic_prost::ProstCodec;
 use crate::{health::Freezer, server::within};
 
 /// Not safe to send twice.
-const ADD: &str = "/test.v1.Peer/Add";
+pub(crate) const ADD: &str = "/test.v1.Peer/Add";
 /// Marked `NO_SIDE_EFFECTS`.
 pub(crate) const GET: &str = "/test.v1.Peer/Get";
+
+/// `NO_SIDE_EFFECTS`, and its answer is a stream.
+pub(crate) const WATCH: &str = "/test.v1.Peer/Watch";
 
 fn methods() -> Methods {
     let method = |name: &str, level: IdempotencyLevel| MethodDescriptorProto {
@@ -55,7 +58,7 @@ fn config(change: impl FnOnce(&mut ChannelConfig)) -> ChannelConfig {
     config
 }
 
-fn channel(resolver: &FixedResolver, change: impl FnOnce(&mut ChannelConfig)) -> Channel {
+pub(crate) fn channel(resolver: &FixedResolver, change: impl FnOnce(&mut ChannelConfig)) -> Channel {
     Channel::new("peer".parse().unwrap(), resolver, methods(), config(change))
 }
 
@@ -63,7 +66,11 @@ pub(crate) async fn call(channel: &Channel, path: &'static str) -> Result<String
     send(channel, path, Request::new("hello".to_owned())).await
 }
 
-async fn send(channel: &Channel, path: &'static str, request: Request<String>) -> Result<String, Status> {
+pub(crate) async fn send(
+    channel: &Channel,
+    path: &'static str,
+    request: Request<String>,
+) -> Result<String, Status> {
     let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(64 << 20);
     grpc.ready().await?;
     let path = http::uri::PathAndQuery::from_static(path);
@@ -71,7 +78,7 @@ async fn send(channel: &Channel, path: &'static str, request: Request<String>) -
 }
 
 /// A request that tells where it went.
-fn explained() -> (Request<String>, Explain) {
+pub(crate) fn explained() -> (Request<String>, Explain) {
     let (mut request, explain) = (Request::new("hello".to_owned()), Explain::default());
     request.extensions_mut().insert(explain.clone());
     (request, explain)

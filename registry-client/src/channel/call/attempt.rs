@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::super::{
-    answer::InFlight,
     failure::Failure,
+    in_flight::InFlight,
     upload::{RequestBody, Upload, UploadError},
 };
 
@@ -19,6 +19,8 @@ pub(super) struct Attempt {
     /// `None` once the whole request was written.
     pub(super) upload: Option<Upload>,
     pub(super) in_flight: InFlight,
+    /// Its place in what the caller is told.
+    pub(super) slip: Option<usize>,
 }
 
 impl Attempt {
@@ -42,7 +44,7 @@ impl Attempt {
         let answer = ready!(Pin::new(&mut self.answer).poll(cx));
         Poll::Ready(
             answer.map_err(|error| Failure::Broken {
-                to: self.in_flight.0.peer.clone(),
+                to: self.in_flight.peer().clone(),
                 cause: Arc::new(error),
             }),
         )

@@ -1,0 +1,178 @@
+//! What a service config makes of calls.
+
+use std::time::{Duration, Instant};
+
+use registry_client::{
+    Channel, ChannelConfig,
+    policy::{
+        MethodConfig, ServiceConfig,
+        budget::BudgetConfig,
+        hedge::{HedgeDelay, HedgingPolicy},
+        retry::RetryPolicy,
+    },
+    resolve::fixed::FixedResolver,
+    testing::{FaultyServer, Reply},
+};
+use tonic::{Code, Request};
+
+use crate::{
+    channel::{ADD, GET, call, channel, connected, echo, explained, scripted, send, start},
+    server::within,
+};
+
+fn hedging(delay: Duration) -> MethodConfig {
+    let mut policy = HedgingPolicy::default();
+    policy.delay = HedgeDelay::Fixed(delay);
+    policy.max_attempts = 3;
+    method(|config| config.hedging = Some(policy))
+}
+
+fn method(change: impl FnOnce(&mut MethodConfig)) -> MethodConfig {
+    let mut config = MethodConfig::default();
+    change(&mut config);
+    config
+}
+
+fn for_all(config: MethodConfig) -> impl FnOnce(&mut ChannelConfig) {
+    move |channel| channel.service_config = ServiceConfig::default().for_all(config)
+}
+
+/// A channel to one peer.
+fn to(peer: &FaultyServer, change: impl FnOnce(&mut ChannelConfig)) -> Channel {
+    channel(&FixedResolver::with([peer.instance("one")]), change)
+}
+
+#[tokio::test]
+async fn a_hedge_answers_for_an_instance_that_hangs_and_the_loser_is_cancelled() {
+    let (mute, well) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&mute, &well], for_all(hedging(Duration::from_millis(20)))).await;
+    mute.set(Reply::Hang);
+    let mut hedged = 0;
+    for _ in 0..30 {
+        let (request, explain) = explained();
+        assert_eq!(within(send(&channel, GET, request)).await.unwrap(), "hello");
+        if let [first, second] = &explain.attempts()[..] {
+            assert_ne!(first.instance, second.instance);
+            assert!(!first.answered && second.answered, "{first} and {second}");
+            hedged += 1;
+        }
+    }
+    assert!(hedged > 0, "the mute instance was never asked");
+    within(mute.until(|seen| seen.resets == hedged)).await;
+}
+
+#[tokio::test]
+async fn a_hedge_comes_at_once_after_a_failure_that_is_not_fatal() {
+    let (bad, well) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&bad, &well], for_all(hedging(Duration::from_secs(60)))).await;
+    let before = bad.counts().requests;
+    bad.set(Reply::fail(Code::Unavailable));
+    for _ in 0..30 {
+        assert_eq!(within(call(&channel, GET)).await.unwrap(), "hello");
+    }
+    assert!(bad.counts().requests > before, "the failing instance was never asked");
+}
+
+#[tokio::test]
+async fn what_may_not_be_sent_twice_is_not_hedged() {
+    let (mute, other) = (start(Reply::Hang).await, start(Reply::Hang).await);
+    let resolver = FixedResolver::with([mute.instance("0"), other.instance("1")]);
+    let channel = channel(&resolver, for_all(hedging(Duration::from_millis(10))));
+    let mut request = Request::new("hello".to_owned());
+    request.set_timeout(Duration::from_millis(300));
+    let failed = send(&channel, ADD, request).await.unwrap_err();
+    assert_eq!(failed.code(), Code::DeadlineExceeded, "{failed}");
+    assert_eq!(mute.counts().requests + other.counts().requests, 1);
+}
+
+#[tokio::test]
+async fn in_an_outage_retries_stay_within_the_budget() {
+    let peer = start(Reply::fail(Code::Unavailable)).await;
+    let channel = to(&peer, |config| {
+        let budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 0 };
+        config.service_config.budget = budget;
+    });
+    for _ in 0..300 {
+        call(&channel, GET).await.unwrap_err();
+    }
+    let attempts = peer.counts().requests;
+    assert!((330..=360).contains(&attempts), "{attempts} attempts of 300 calls");
+    let counters = channel.counters().unwrap();
+    assert_eq!(counters.retries.get() + 300, attempts);
+    assert!(counters.budget_refused.get() > 200);
+}
+
+#[tokio::test]
+async fn a_method_that_is_named_is_retried_as_its_policy_says() {
+    let peer = scripted(|n| if n < 3 { Reply::fail(Code::Unavailable) } else { Reply::Echo }).await;
+    let mut retry = RetryPolicy::default();
+    retry.max_attempts = 4;
+    let named = method(|config| config.retry = Some(retry));
+    let channel = to(&peer, |config| {
+        config.service_config = ServiceConfig::default().for_method("test.v1.Peer", "Add", named);
+    });
+    assert_eq!(call(&channel, ADD).await.unwrap(), "hello");
+    assert_eq!(peer.counts().requests, 4);
+}
+
+#[tokio::test]
+async fn a_policy_shortens_a_call_and_tells_the_server() {
+    let peer = start(Reply::Hang).await;
+    let channel = to(&peer, for_all(method(|config| config.timeout = Some(Duration::from_millis(200)))));
+    let began = Instant::now();
+    let failed = call(&channel, GET).await.unwrap_err();
+    assert_eq!(failed.code(), Code::DeadlineExceeded);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(peer.heads()[0].headers()["grpc-timeout"], "200m");
+}
+
+#[tokio::test]
+async fn messages_above_the_policys_size_are_refused_on_either_side() {
+    let peer = scripted(|n| if n == 0 { Reply::Echo } else { Reply::Message(5_000) }).await;
+    let channel = to(
+        &peer,
+        for_all(method(|config| {
+            config.max_request_bytes = Some(1_000);
+            config.max_response_bytes = Some(2_000);
+        })),
+    );
+    assert_eq!(call(&channel, GET).await.unwrap(), "hello");
+
+    let failed = send(&channel, GET, Request::new("x".repeat(1_001))).await.unwrap_err();
+    assert_eq!(failed.code(), Code::ResourceExhausted);
+    assert!(failed.message().contains("the request has a message of 10"), "{failed}");
+
+    let failed = call(&channel, GET).await.unwrap_err();
+    assert_eq!(failed.code(), Code::ResourceExhausted);
+    assert!(failed.message().contains("2000 is the most"), "{failed}");
+}
+
+#[tokio::test]
+async fn one_method_can_fail_fast_while_others_wait() {
+    let channel = channel(&FixedResolver::with([]), |config| {
+        config.deadline = Duration::from_millis(200);
+        let fast = method(|config| config.wait_for_ready = Some(false));
+        config.service_config = ServiceConfig::default().for_method("test.v1.Peer", "Get", fast);
+    });
+    assert_eq!(call(&channel, GET).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(call(&channel, ADD).await.unwrap_err().code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_server_that_says_not_to_retry_is_obeyed() {
+    let peer = start(Reply::pushback(Code::Unavailable, None)).await;
+    let channel = to(&peer, |_| {});
+    assert_eq!(call(&channel, GET).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(peer.counts().requests, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_says_when_to_retry_is_asked_again_then() {
+    let wait = Duration::from_millis(300);
+    let again = move |n| if n == 0 { Reply::pushback(Code::Unavailable, Some(wait)) } else { Reply::Echo };
+    let peer = scripted(again).await;
+    let channel = to(&peer, |_| {});
+    let began = Instant::now();
+    assert_eq!(call(&channel, GET).await.unwrap(), "hello");
+    assert!(began.elapsed() >= wait, "{:?}", began.elapsed());
+}
