@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::{failure::Failure, framing::MessageSizes, in_flight::InFlight};
+use super::{failure::Failure, framing::MessageSizes, head::find, in_flight::InFlight};
 use crate::{code::Code, health::Ended};
 
 /// A small part of what a stream may send ahead, in bytes.
@@ -124,7 +124,7 @@ impl Stream {
         }
         match ready!(self.frames.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
-                let code = trailers.get(GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
+                let code = find(&trailers, &GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
                 self.in_flight.observe(Ended::Answered(code.unwrap_or(Code::UNKNOWN)));
                 drop_malformed_details(&mut trailers);
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))

@@ -72,6 +72,16 @@ impl Head {
     }
 }
 
+/// The first value under `name`. Most maps of a call have a handful of names,
+/// among which looking is cheaper than hashing.
+pub(super) fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    const FEW: usize = 8;
+    if headers.len() > FEW {
+        return headers.get(name);
+    }
+    headers.iter().find_map(|(held, value)| (held == name).then_some(value))
+}
+
 /// Whether `again` writes this header anyway.
 fn is_usual(name: &HeaderName, value: &HeaderValue) -> bool {
     (name == header::TE && value == TRAILERS)

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-use super::super::{Core, failure::Failure, head::TIMEOUT};
+use super::super::{
+    Core,
+    failure::Failure,
+    head::{TIMEOUT, find},
+};
 use crate::policy::{MethodPolicy, deadline};
 
 /// A call's time, and what of the call has to fit into it.
@@ -24,7 +28,7 @@ impl Limit {
         policy: &MethodPolicy,
         left: Option<Duration>,
     ) -> Result<Self, Failure> {
-        let asked = match headers.get(TIMEOUT) {
+        let asked = match find(headers, &TIMEOUT) {
             Some(given) => Some(deadline::parse(given.as_bytes()).ok_or(Failure::BadTimeout)?),
             None => None,
         };

@@ -10,6 +10,7 @@ use super::{
     super::{
         answer::{Answer, Bounds, GRPC_STATUS, drop_malformed_details},
         failure::Failure,
+        head::find,
         upload::{RequestBody, Rest},
     },
     Attempt, Stage, State,
@@ -47,7 +48,7 @@ impl State {
         mut head: http::Response<h2::RecvStream>,
     ) -> Option<http::Response<Answer>> {
         // A head with a status is the whole answer.
-        let ended = head.headers().get(GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
+        let ended = find(head.headers(), &GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
         let code = ended.or_else(|| code_of(head.status()));
         if let Some(code) = code {
             attempt.in_flight.observe(Ended::Answered(code));
