@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use super::{Client, Error, endpoint::Endpoint, http::Transport, tls::Tls, token::Token};
 
 /// The largest body that is accepted from an agent, in bytes, unless set.
-const MAX_BODY: usize = 16 << 20;
+const MAX_BODY: usize = 8 << 20;
 
 /// The settings of a [`Client`], made by [`Client::builder`].
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ impl ClientBuilder {
         self
     }
 
-    /// The largest body that is accepted from the agent, in bytes; 16 MiB
+    /// The largest body that is accepted from the agent, in bytes; 8 MiB
     /// unless set, which is some 12,000 instances of one service.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;

@@ -143,7 +143,9 @@ impl Transport {
     async fn exchange(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
         let token = self.token.now();
         let answer = self.once_or_twice(call, cursor, wait, token.as_ref()).await?;
-        if answer.status() != StatusCode::FORBIDDEN || !self.token.renewed(token.as_ref()).await {
+        // What a token may not see is left out of some answers instead.
+        let refused = answer.status() == StatusCode::FORBIDDEN || Meta::read(answer.headers()).filtered;
+        if !refused || !self.token.renewed(token.as_ref()).await {
             return self.judge(call, answer, token.is_some()).await;
         }
         let token = self.token.now();
@@ -240,19 +242,30 @@ impl Transport {
         })
     }
 
+    /// The whole body. Into one buffer as it comes: gathering its frames first
+    /// would hold it twice, and it may be large.
     async fn collect(&self, call: &Call, body: Incoming) -> Result<Bytes, Error> {
-        match Limited::new(body, self.max_body).collect().await {
-            Ok(whole) => Ok(whole.to_bytes()),
-            Err(e) if e.is::<LengthLimitError>() => Err(Error::Decode {
-                addr: self.addr(),
-                path: call.path.clone(),
-                cause: format!("it is longer than the {} bytes that are accepted", self.max_body),
-            }),
-            Err(e) => Err(Error::Unreachable {
-                addr: self.addr(),
-                cause: format!("the connection broke in the middle of an answer ({})", root(&*e)),
-            }),
+        let mut body = Limited::new(body, self.max_body);
+        let mut whole = Vec::new();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => whole.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Err(e) if e.is::<LengthLimitError>() => {
+                    return Err(Error::Decode {
+                        addr: self.addr(),
+                        path: call.path.clone(),
+                        cause: format!("it is longer than the {} bytes that are accepted", self.max_body),
+                    });
+                }
+                Err(e) => {
+                    return Err(Error::Unreachable {
+                        addr: self.addr(),
+                        cause: format!("the connection broke in the middle of an answer ({})", root(&*e)),
+                    });
+                }
+            }
         }
+        Ok(whole.into())
     }
 
     fn unreachable(&self, lost: &legacy::Error) -> Error {

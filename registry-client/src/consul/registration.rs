@@ -7,8 +7,12 @@
 //!      │ └──────┐              │ own checks every 30 s            │
 //!      └────────┴──────────────┴──────────────────────────────────┘
 //! ```
+//!
+//! Besides its agent's word it compares what the servers show, which differs
+//! for as long as the agent's token for the instance has expired.
 
 mod beat;
+mod catalogue;
 mod compare;
 mod reconcile;
 

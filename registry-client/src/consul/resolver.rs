@@ -110,7 +110,7 @@ async fn watch_health(health: Health, pace: Pace, key: Key, sender: Arc<watch::S
 fn publish(resolution: &mut Resolution, news: News<'_, &Told>) -> bool {
     match news {
         News::Changed(told) => {
-            let instances: Vec<_> = told.found.iter().map(|found| found.instance.clone()).collect();
+            let instances = told.found.instances.clone();
             *resolution = Resolution { error: told.hint.clone(), ..Resolution::found(instances) };
         }
         News::Recovered(told) => {
@@ -124,7 +124,7 @@ fn publish(resolution: &mut Resolution, news: News<'_, &Told>) -> bool {
 
 /// What an answer told.
 struct Told {
-    found: Vec<Found>,
+    found: Found,
     /// Why it may not be all, in words.
     hint: Option<Arc<str>>,
 }
@@ -211,16 +211,13 @@ impl Resource for Health {
 
     fn compare(&self, held: Option<&Told>, new: &Told) -> Change {
         let (held, hints, new) = match held {
-            None => return if new.found.is_empty() { Change::Loses } else { Change::Differs },
+            None => return if new.found.instances.is_empty() { Change::Loses } else { Change::Differs },
             Some(held) => (&held.found, held.hint == new.hint, &new.found),
         };
-        let ids: HashSet<&InstanceId> = new.iter().map(|found| &found.instance.id).collect();
-        if held.iter().any(|found| !ids.contains(&found.instance.id)) {
+        let ids: HashSet<&InstanceId> = new.instances.iter().map(|instance| &instance.id).collect();
+        if held.instances.iter().any(|instance| !ids.contains(&instance.id)) {
             Change::Loses
-        } else if hints
-            && held.len() == new.len()
-            && held.iter().zip(new).all(|(held, new)| held.is_like(new))
-        {
+        } else if hints && held.is_like(new) {
             Change::Same
         } else {
             Change::Differs
@@ -279,7 +276,7 @@ mod tests {
     #[test]
     fn no_mutation_of_an_answer_does_harm() {
         let health = health();
-        assert_eq!(health.read(&answer(ANSWER.into())).unwrap().found.len(), 1);
+        assert_eq!(health.read(&answer(ANSWER.into())).unwrap().found.instances.len(), 1);
         let mut random = fastrand::Rng::with_seed(7);
         let (mut read, mut refused) = (0, 0);
         for _ in 0..2_000 {
@@ -299,7 +296,8 @@ mod tests {
             match health.read(&answer(body)) {
                 // Whatever was read can be dialled, and its words are bounded.
                 Ok(told) => {
-                    read += told.found.iter().filter(|found| found.instance.address.port() > 0).count();
+                    read +=
+                        told.found.instances.iter().filter(|instance| instance.address.port() > 0).count();
                 }
                 Err(e) => {
                     assert!(matches!(e, Error::Decode { .. }) && e.to_string().len() < 900, "{e}");

@@ -191,6 +191,13 @@ async fn step<S: Source, R: Resource>(
     };
     let value = resource.read(&answer)?;
     let change = resource.compare(state.held.as_ref(), &value);
+    if change == Change::Loses && answer.meta.streaming && state.cursor != Cursor::Start {
+        // A stream tells neither that its server lost the leader nor that the
+        // token lost a right; the answer to a question from the start does.
+        tracing::debug!(watch = %resource, "asking from the start: something is missing in a streaming answer");
+        state.cursor = Cursor::Start;
+        return Ok(Progress::AskAgain);
+    }
     if let (Change::Loses, Some(doubt)) = (change, doubt) {
         return Err(Trouble::Doubt(doubt));
     }

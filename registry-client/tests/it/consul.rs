@@ -3,6 +3,7 @@
 
 pub(crate) mod agents;
 mod faults;
+mod garbage;
 mod liar;
 mod outage;
 mod registration;

@@ -7,6 +7,7 @@ mod consul;
 mod dropped;
 mod health;
 mod hops;
+mod log;
 mod mesh;
 mod metrics;
 mod policies;

@@ -2,9 +2,8 @@
 //! lost its memory.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -14,42 +13,13 @@ use registry_client::{
 };
 use tempfile::TempDir;
 use tonic::Code;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::{
     consul::agents::{TestAgent, eventually},
+    log::Log,
     mesh::echo,
     server::{Running, within},
 };
-
-/// What was logged on this thread since it began.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
-        (log, subscriber.finish().set_default())
-    }
-
-    /// Its lines that contain `words`.
-    fn lines(&self, words: &str) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 fn mesh(client: Client, dir: &Path) -> Mesh {
     let mut config = ChannelConfig::default();

@@ -13,11 +13,15 @@ use std::{
 use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, watch},
-    time::sleep,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{RegistrationState, Wishes, compare};
+use super::{
+    RegistrationState, Wishes,
+    catalogue::{self, Shown},
+    compare,
+};
 use crate::consul::{
     AgentService, Client, Error, ServiceSpec, View,
     agent::service_call,
@@ -32,6 +36,12 @@ use crate::consul::{
 
 /// The agent's checks are looked at this often; the entry wakes us itself.
 const LOOK: Duration = Duration::from_secs(30);
+/// What the servers show follows an agent within a moment; after this it is
+/// no moment any more.
+const SETTLE: Duration = Duration::from_secs(5);
+/// An instance whose agent and servers differ is registered again no more
+/// often than this: should it not help, it only restarts the checks.
+const HEAL_AGAIN: Duration = Duration::from_secs(300);
 
 pub(super) struct Reconciler {
     client: Client,
@@ -46,6 +56,21 @@ pub(super) struct Reconciler {
     /// looked for.
     lifted: AtomicBool,
     complaint: Mutex<Complaint>,
+    /// Whether the servers have shown the instance.
+    was_shown: AtomicBool,
+    /// When it was last registered because servers and agent differed.
+    healed: Mutex<Option<Instant>>,
+}
+
+/// What a look at the agent's checks and at the servers found.
+#[derive(Default)]
+struct Look {
+    /// Why it is to be registered again.
+    differs: Option<String>,
+    /// How the servers show it otherwise than the agent.
+    frozen: Option<String>,
+    /// Whether somebody took it out of service.
+    maintained: bool,
 }
 
 /// The loop was told to end.
@@ -80,6 +105,8 @@ impl Reconciler {
             registrations,
             lifted: AtomicBool::new(false),
             complaint: Mutex::default(),
+            was_shown: AtomicBool::new(false),
+            healed: Mutex::default(),
         }
     }
 
@@ -156,15 +183,67 @@ impl Reconciler {
     }
 
     async fn watch_checks(&self, look_again: &Notify) -> String {
+        let mut doubt = None;
+        let mut frozen = false;
         loop {
-            if let Some(why) = self.look().await {
+            let look = self.look().await;
+            if let Some(why) = look.differs {
                 return why;
             }
+            let pause = match look.frozen {
+                // Twice the same is no change that is on its way.
+                Some(why) if doubt.as_ref() == Some(&why) => {
+                    if self.may_heal() {
+                        self.thaw(look.maintained).await;
+                        return why;
+                    }
+                    frozen = true;
+                    self.pending(&why);
+                    LOOK
+                }
+                Some(why) => {
+                    doubt = Some(why);
+                    SETTLE
+                }
+                None => {
+                    doubt = None;
+                    if std::mem::take(&mut frozen) {
+                        self.registered();
+                    }
+                    LOOK
+                }
+            };
             tokio::select! {
-                () = sleep(LOOK.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
+                () = sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
                 () = look_again.notified() => {}
             }
         }
+    }
+
+    /// Makes the agent tell the servers about the instance with the token of
+    /// today, when it is registered again. An agent that was refused keeps the
+    /// entry as told, and so a registration of the same content too: it must
+    /// be gone in between. That would end a maintenance, which then waits for
+    /// the agent's own comparison, minutes later.
+    async fn thaw(&self, maintained: bool) {
+        let forgotten = async {
+            self.client.register(&self.spec).await?;
+            if maintained { Ok(()) } else { self.client.deregister(&self.spec.id).await }
+        };
+        if let Err(e) = forgotten.await {
+            tracing::debug!(id = %self.spec.id, "`{}` could not be told to the servers anew: {e}", self.spec.id);
+        }
+    }
+
+    /// Whether registering again may be tried against a difference between
+    /// agent and servers.
+    fn may_heal(&self) -> bool {
+        let mut healed = self.healed.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = healed.is_none_or(|at| at.elapsed() >= HEAL_AGAIN);
+        if may {
+            *healed = Some(Instant::now());
+        }
+        may
     }
 
     /// What is wrong with the entry; an entry that cannot be read is not.
@@ -182,22 +261,26 @@ impl Reconciler {
     }
 
     /// What is wrong with our check. Also mends what needs no registration.
-    async fn look(&self) -> Option<String> {
-        let checks = match self.client.checks().await {
-            Ok(checks) => compare::checks(&self.spec, &checks),
+    async fn look(&self) -> Look {
+        let all = match self.client.checks().await {
+            Ok(all) => all,
             Err(e) => {
                 // The watch of the entry fails too then, and says so.
                 tracing::debug!(id = %self.spec.id, "the checks of `{}` cannot be read: {e}", self.spec.id);
-                return None;
+                return Look::default();
             }
         };
+        let checks = compare::checks(&self.spec, &all);
         if checks.differs.is_some() {
-            return checks.differs;
+            return Look { differs: checks.differs, ..Look::default() };
         }
         if let Err(e) = self.mend(&checks).await {
             tracing::warn!(id = %self.spec.id, "the checks of `{}` cannot be mended: {e}", self.spec.id);
         }
-        None
+        let shown = catalogue::ask(&self.client, &self.spec).await;
+        self.was_shown.fetch_or(matches!(shown, Shown::As(_)), Relaxed);
+        let frozen = catalogue::differs(&self.spec, &all, shown, self.was_shown.load(Relaxed));
+        Look { differs: None, frozen, maintained: checks.maintenance.is_some() }
     }
 
     async fn mend(&self, checks: &compare::Checks) -> Result<(), Error> {

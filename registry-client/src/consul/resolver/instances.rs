@@ -1,8 +1,9 @@
 //! From what somebody registered to what can be called.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
+    sync::Arc,
 };
 
 use crate::{
@@ -13,21 +14,28 @@ use crate::{
 /// The most that one instance may weigh; Consul's own sidecars cap it so.
 const MOST_WEIGHT: i64 = 128;
 
-/// An instance, with what made its health.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The checks of an instance that do not pass; for comparison without their
+/// output.
+pub(super) type Failing = Vec<(String, CheckStatus)>;
+
+/// The instances of an answer, in the order of their ids.
+#[derive(Clone, Debug)]
 pub(super) struct Found {
-    pub(super) instance: Instance,
-    /// The checks that do not pass; for comparison without their output.
-    failing: Vec<(String, CheckStatus)>,
+    /// Shared with whoever is told of them.
+    pub(super) instances: Arc<[Instance]>,
+    /// One for each of them.
+    failing: Box<[Failing]>,
 }
 
 impl Found {
     /// Equal but for what the checks print, which Consul writes with a delay
     /// of minutes and which would wake everyone.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        let (a, b) = (&self.instance, &other.instance);
-        (&a.id, &a.address, a.weight, a.health, &a.tags, &a.meta, &self.failing)
-            == (&b.id, &b.address, b.weight, b.health, &b.tags, &b.meta, &other.failing)
+        let like = |(a, b): (&Instance, &Instance)| {
+            (&a.id, &a.address, a.weight, a.health, &a.tags, &a.meta)
+                == (&b.id, &b.address, b.weight, b.health, &b.tags, &b.meta)
+        };
+        self.failing == other.failing && self.instances.iter().zip(&*other.instances).all(like)
     }
 }
 
@@ -46,18 +54,22 @@ impl fmt::Display for Omitted {
     }
 }
 
-/// The instances of an answer, in the order of their ids, and what was left
-/// out. `wan`: at the addresses for other datacenters.
-pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Vec<Found>, HashSet<Omitted>) {
-    let mut nodes_of: BTreeMap<&str, HashSet<&str>> = BTreeMap::new();
+/// The instances of an answer, and what was left out. `wan`: at the addresses for other datacenters.
+pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Found, HashSet<Omitted>) {
+    // The one node of each id; none where there are several.
+    let mut node_of: HashMap<&str, Option<&str>> = HashMap::new();
     for entry in &entries {
-        nodes_of.entry(&entry.service.id).or_default().insert(&entry.node.node);
+        let node = Some(entry.node.node.as_str());
+        let known = node_of.entry(&entry.service.id).or_insert(node);
+        if *known != node {
+            *known = None;
+        }
     }
     // Ids are unique on their agent only.
     let ids: Vec<String> = entries
         .iter()
-        .map(|entry| match nodes_of.get(entry.service.id.as_str()) {
-            Some(nodes) if nodes.len() > 1 => format!("{}@{}", entry.service.id, entry.node.node),
+        .map(|entry| match node_of.get(entry.service.id.as_str()) {
+            Some(None) => format!("{}@{}", entry.service.id, entry.node.node),
             _ => entry.service.id.clone(),
         })
         .collect();
@@ -77,10 +89,11 @@ pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Vec<Found>, HashSet<O
         };
         omitted.insert(Omitted { id: registered, node, why });
     }
-    (found.into_values().collect(), omitted)
+    let (instances, failing): (Vec<_>, Vec<_>) = found.into_values().unzip();
+    (Found { instances: instances.into(), failing: failing.into() }, omitted)
 }
 
-fn instance(id: &str, entry: HealthEntry, wan: bool) -> Result<Found, String> {
+fn instance(id: &str, entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String> {
     if id.is_empty() {
         return Err("it has no id".to_owned());
     }
@@ -106,7 +119,7 @@ fn instance(id: &str, entry: HealthEntry, wan: bool) -> Result<Found, String> {
         tags,
         meta: entry.service.meta,
     };
-    Ok(Found { instance, failing })
+    Ok((instance, failing))
 }
 
 /// The service's address, or its node's where it has none.
@@ -167,9 +180,9 @@ mod tests {
     }
 
     fn only(entry: serde_json::Value) -> Instance {
-        let (mut found, omitted) = of(entries(serde_json::json!([entry])), false);
+        let (found, omitted) = of(entries(serde_json::json!([entry])), false);
         assert!(omitted.is_empty(), "{omitted:?}");
-        found.remove(0).instance
+        found.instances[0].clone()
     }
 
     #[test]
@@ -208,7 +221,7 @@ mod tests {
         entry["Service"]["TaggedAddresses"] = serde_json::json!({"wan": {"Address": "1.2.3.4", "Port": 90}});
         assert_eq!(only(entry.clone()).address.to_string(), "10.0.0.9:80");
         let (found, _) = of(entries(serde_json::json!([entry])), true);
-        assert_eq!(found[0].instance.address.to_string(), "1.2.3.4:90");
+        assert_eq!(found.instances[0].address.to_string(), "1.2.3.4:90");
     }
 
     #[test]
@@ -223,7 +236,7 @@ mod tests {
         all.push(one("good", serde_json::json!([])));
         all.push(one("good", serde_json::json!([])));
         let (found, omitted) = of(entries(all.into()), false);
-        assert_eq!(found.len(), 1);
+        assert_eq!(found.instances.len(), 1);
         assert_eq!(omitted.len(), 5);
         let words: Vec<String> = omitted.iter().map(ToString::to_string).collect();
         assert!(words.iter().any(|w| w.contains("`bad2`") && w.contains("port 70000")), "{words:?}");
@@ -234,7 +247,7 @@ mod tests {
         let mut other = one("a", serde_json::json!([]));
         other["Node"]["Node"] = "n2".into();
         let (found, _) = of(entries(serde_json::json!([other, one("a", serde_json::json!([]))])), false);
-        let ids: Vec<&str> = found.iter().map(|found| found.instance.id.as_str()).collect();
+        let ids: Vec<&str> = found.instances.iter().map(|instance| instance.id.as_str()).collect();
         assert_eq!(ids, ["a@n1", "a@n2"]);
     }
 
@@ -244,8 +257,9 @@ mod tests {
             |output: &str| serde_json::json!([{"CheckID": "c", "Status": "warning", "Output": output}]);
         let (a, _) = of(entries(serde_json::json!([one("a", check("x")), one("b", check("x"))])), false);
         let (b, _) = of(entries(serde_json::json!([one("b", check("y")), one("a", check("z"))])), false);
-        assert!(a.iter().zip(&b).all(|(a, b)| a.is_like(b)));
-        let (c, _) = of(entries(serde_json::json!([one("a", serde_json::json!([]))])), false);
-        assert!(!a[0].is_like(&c[0]));
+        assert!(a.is_like(&b));
+        let well = serde_json::json!([]);
+        let (c, _) = of(entries(serde_json::json!([one("a", well), one("b", check("x"))])), false);
+        assert!(!a.is_like(&c));
     }
 }

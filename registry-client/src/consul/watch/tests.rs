@@ -137,10 +137,20 @@ async fn only_changes_are_told_whatever_their_order() {
         blocking(6, "[2,1]"),
         streaming(7, "[2,1,3]"),
         streaming(8, "[3]"),
+        blocking(8, "[3]"),
         streaming(8, "[3]"),
     ]);
     assert_eq!(told(&script).await, ["[1, 2]", "[1, 2, 3]", "[3]"]);
-    let asked = [0, 5, 6, 7, 8, 8].map(|i| if i == 0 { Cursor::Start } else { Cursor::Index(i) });
+    let asked = [0, 5, 6, 7, 0, 8, 8].map(|i| if i == 0 { Cursor::Start } else { Cursor::Index(i) });
+    assert_eq!(script.asked(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_in_a_stream_is_believed_only_when_a_question_from_the_start_says_so() {
+    let script =
+        Script::of([blocking(5, "[1,2]"), streaming(6, "[1]"), blocking(6, "[1,2]"), streaming(7, "[]")]);
+    assert_eq!(told(&script).await, ["[1, 2]"]);
+    let asked = [Cursor::Start, Cursor::Index(5), Cursor::Start, Cursor::Index(6), Cursor::Start];
     assert_eq!(script.asked(), asked);
 }
 

@@ -23,27 +23,30 @@ use crate::consul::{
     liar::{Liar, Reply, Request},
 };
 
-fn entry(port: &str) -> String {
+pub(crate) fn entry(port: &str) -> String {
     format!(
         r#"{{"Node": {{"Node": "n", "Address": "127.0.0.1"}}, "Service": {{"ID": "web-{port}", "Service": "web",
         "Address": "127.0.0.1", "Port": {port}, "Weights": {{"Passing": 1, "Warning": 1}}}}, "Checks": []}}"#
     )
 }
 
-fn list(ports: &[&str]) -> String {
+pub(crate) fn list(ports: &[&str]) -> String {
     let entries: Vec<String> = ports.iter().map(|port| entry(port)).collect();
     format!("[{}]", entries.join(","))
 }
 
-fn resolve(client: &Client) -> watch::Receiver<Resolution> {
+pub(crate) fn resolve(client: &Client) -> watch::Receiver<Resolution> {
     ConsulResolver::new(client.clone()).resolve(&"web".parse().unwrap())
 }
 
-async fn until(view: &mut watch::Receiver<Resolution>, wanted: impl Fn(&Resolution) -> bool) -> Resolution {
+pub(crate) async fn until(
+    view: &mut watch::Receiver<Resolution>,
+    wanted: impl Fn(&Resolution) -> bool,
+) -> Resolution {
     timeout(PATIENCE, view.wait_for(wanted)).await.expect("in time").unwrap().clone()
 }
 
-fn ports(resolution: &Resolution) -> Vec<u16> {
+pub(crate) fn ports(resolution: &Resolution) -> Vec<u16> {
     let instances = resolution.instances.iter().flat_map(|instances| instances.iter());
     instances.map(|instance| instance.address.port()).collect()
 }
@@ -99,7 +102,7 @@ async fn the_last_good_set_survives_whatever_is_answered() {
         ),
         (|| Reply::Raw(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "cannot reach"),
         (|| Reply::Close, "cannot reach"),
-        (|| Reply::Endless, "longer than the 16777216 bytes"),
+        (|| Reply::Endless, "longer than the 8388608 bytes"),
     ];
     join_all(garbage.map(|(garbage, words)| survives(garbage, words))).await;
 }

@@ -1,18 +1,24 @@
 //! Tokens, TLS and unix sockets, on a real Consul: the development agent has
 //! none of them.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use registry_client::{
     consul::{
-        CheckSpec, Client, ConsulResolver, Error, Registration, RegistrationState, ServiceSpec, TokenState,
-        advertise_address,
+        CheckSpec, CheckStatus, Client, ConsulResolver, Error, HealthEntry, HealthQuery, Registration,
+        RegistrationState, ServiceSpec, TokenState, advertise_address,
     },
     resolve::{Resolver, dns::DnsResolver},
 };
 use tokio::time::timeout;
 
-use crate::consul::agents::{PATIENCE, TestAgent, consul_binary, eventually, free_ports};
+use crate::{
+    consul::agents::{PATIENCE, TestAgent, consul_binary, eventually, free_ports},
+    log::Log,
+};
 
 const ACL: &str = r#"acl { enabled = true default_policy = "deny" tokens { master = "root" } }"#;
 
@@ -59,21 +65,41 @@ impl Guarded {
     async fn token(&self, name: &str, rules: &str) -> String {
         self.run(&["acl", "policy", "create", "-name", name, "-rules", rules]).await;
         let made = self.run(&["acl", "token", "create", "-policy-name", name]).await;
-        let line = made.lines().find(|line| line.starts_with("SecretID")).unwrap();
-        line.split_whitespace().last().unwrap().to_owned()
+        value(&made, "SecretID")
+    }
+
+    /// Deletes the token with this secret, as its expiry would.
+    async fn delete(&self, secret: &str) {
+        let accessor =
+            value(&self.run(&["acl", "token", "read", "-self", "-token", secret]).await, "AccessorID");
+        let newer = self.run(&["acl", "token", "delete", "-h"]).await.contains("-accessor-id");
+        let flag = if newer { "-accessor-id" } else { "-id" };
+        self.run(&["acl", "token", "delete", flag, &accessor]).await;
+    }
+
+    /// A client whose token is in this file.
+    fn client_by(&self, file: &Path) -> Client {
+        Client::builder(&self.agent.addr.to_string()).token_file(file).build().unwrap()
     }
 }
+
+/// What stands behind a name in the command line's output.
+fn value(output: &str, name: &str) -> String {
+    let line = output.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().last().unwrap().to_owned()
+}
+
+const READER: &str = r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+const WRITER: &str = r#"service "web" { policy = "write" } node_prefix "" { policy = "read" }"#;
 
 #[tokio::test]
 async fn a_registration_without_rights_says_which_and_goes_on_when_the_token_file_is_mended() {
     let guarded = Guarded::start().await;
     let file = guarded.dir.path().join("token");
     let powerless = guarded.token("powerless", r#"key_prefix "x" { policy = "read" }"#).await;
-    let able = guarded
-        .token("able", r#"service "web" { policy = "write" } node_prefix "" { policy = "read" }"#)
-        .await;
+    let able = guarded.token("able", WRITER).await;
     std::fs::write(&file, &powerless).unwrap();
-    let client = Client::builder(&guarded.agent.addr.to_string()).token_file(&file).build().unwrap();
+    let client = guarded.client_by(&file);
     let registration = Registration::start(client.clone(), spec()).unwrap();
     let mut state = registration.state();
     let says = |state: &RegistrationState| {
@@ -93,21 +119,11 @@ async fn a_registration_without_rights_says_which_and_goes_on_when_the_token_fil
 async fn a_token_that_was_deleted_keeps_the_set_and_is_said() {
     let guarded = Guarded::start().await;
     guarded.client("root").register(&spec()).await.unwrap();
-    let reader = guarded
-        .token("reader", r#"service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#)
-        .await;
+    let reader = guarded.token("reader", READER).await;
     let mut view = ConsulResolver::new(guarded.client(&reader)).resolve(&"web".parse().unwrap());
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
     timeout(PATIENCE, found).await.expect("it is found").unwrap();
-    let accessor = guarded.run(&["acl", "token", "read", "-self", "-token", &reader]).await;
-    let accessor = accessor.lines().find(|line| line.starts_with("AccessorID")).unwrap();
-    let accessor = accessor.split_whitespace().last().unwrap();
-    let accessor_flag = if guarded.run(&["acl", "token", "delete", "-h"]).await.contains("-accessor-id") {
-        "-accessor-id"
-    } else {
-        "-id"
-    };
-    guarded.run(&["acl", "token", "delete", accessor_flag, accessor]).await;
+    guarded.delete(&reader).await;
     // A streaming watch ends at once, a blocking one with its wait.
     let said = view.wait_for(|now| now.error.is_some());
     let now = timeout(2 * PATIENCE, said).await.expect("it is said").unwrap().clone();
@@ -118,6 +134,75 @@ async fn a_token_that_was_deleted_keeps_the_set_and_is_said() {
     let none = Client::builder(&guarded.agent.addr.to_string()).build().unwrap();
     let missing = none.register(&spec()).await;
     assert!(matches!(missing, Err(Error::Denied { token: TokenState::Missing, .. })), "{missing:?}");
+}
+
+#[tokio::test]
+async fn a_lost_token_keeps_the_set_and_one_in_its_file_is_taken_up() {
+    let guarded = Guarded::start().await;
+    guarded.client("root").register(&spec()).await.unwrap();
+    let file = guarded.dir.path().join("token");
+    let [first, second] = [guarded.token("first", READER).await, guarded.token("second", READER).await];
+    std::fs::write(&file, &first).unwrap();
+    let (log, _guard) = Log::begin();
+    let mut view = ConsulResolver::new(guarded.client_by(&file)).resolve(&"web".parse().unwrap());
+    let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
+    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    guarded.delete(&first).await;
+    let said = view.wait_for(|now| now.error.is_some());
+    timeout(2 * PATIENCE, said).await.expect("it is said").unwrap();
+    std::fs::write(&file, &second).unwrap();
+    let mended = view.wait_for(|now| now.error.is_none());
+    let now = timeout(2 * PATIENCE, mended).await.expect("it is mended").unwrap().clone();
+    assert_eq!(now.instances.unwrap().len(), 1);
+    assert_eq!(log.lines("service `web` cannot be read").len(), 1, "it is said once");
+}
+
+#[tokio::test]
+async fn a_token_that_lost_its_right_keeps_the_set() {
+    let guarded = Guarded::start().await;
+    if !guarded.client("root").version().await.unwrap().at_least(1, 11) {
+        // Nothing in an older agent's answer tells that something is hidden.
+        return;
+    }
+    guarded.client("root").register(&spec()).await.unwrap();
+    let reader = guarded.token("reader", READER).await;
+    let mut view = ConsulResolver::new(guarded.client(&reader)).resolve(&"web".parse().unwrap());
+    let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
+    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    let powerless = r#"key_prefix "x" { policy = "read" }"#;
+    guarded.run(&["acl", "policy", "update", "-name", "reader", "-rules", powerless]).await;
+    let said = view.wait_for(|now| now.error.is_some() || now.instances.as_ref().unwrap().is_empty());
+    let now = timeout(2 * PATIENCE, said).await.expect("it is said").unwrap().clone();
+    assert!(now.error.as_deref().unwrap_or_default().contains("give the token"), "{now:?}");
+    assert_eq!(now.instances.unwrap().len(), 1, "the last good set is kept");
+}
+
+#[tokio::test]
+async fn an_instance_whose_token_expired_at_its_agent_is_registered_with_the_new_one() {
+    let guarded = Guarded::start().await;
+    let file = guarded.dir.path().join("token");
+    let [first, second] = [guarded.token("first", WRITER).await, guarded.token("second", WRITER).await];
+    std::fs::write(&file, &first).unwrap();
+    let (log, _guard) = Log::begin();
+    let registration = Registration::start(guarded.client_by(&file), spec()).unwrap();
+    let root = guarded.client("root");
+    let shown = || async {
+        let entries = root.health("web", &HealthQuery::default()).await.unwrap();
+        let status = |entry: &HealthEntry| entry.checks.iter().map(|check| check.status).max();
+        entries.iter().filter_map(status).max()
+    };
+    eventually("it passes", || async { shown().await == Some(CheckStatus::Passing) }).await;
+    // From now on the agent cannot tell the servers anything about it.
+    guarded.delete(&first).await;
+    std::fs::write(&file, &second).unwrap();
+    registration.report(CheckStatus::Warning, "as the test says");
+    let start = Instant::now();
+    while shown().await != Some(CheckStatus::Warning) {
+        assert!(start.elapsed() < 2 * PATIENCE, "the catalogue stays as it was: {:?}", log.lines("web"));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("the servers show it {:?} after the token expired", start.elapsed());
+    assert_eq!(log.lines("may have expired").len(), 1, "{:?}", log.lines("web"));
 }
 
 #[tokio::test]
