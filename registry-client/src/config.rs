@@ -45,7 +45,8 @@ pub struct ChannelConfig {
     /// set: the call waits for one until its deadline.
     pub fail_fast: bool,
     /// What holds for each method, and for all together; nothing but the
-    /// defaults unless set.
+    /// defaults unless set (`CONSORT_SERVICE_CONFIG`, gRPC's service-config
+    /// JSON or the name of a file that holds it).
     pub service_config: ServiceConfig,
 }
 
@@ -66,20 +67,31 @@ impl Default for ChannelConfig {
 impl ChannelConfig {
     /// The defaults, changed by what the environment sets: `CONSORT_DEADLINE`,
     /// `CONSORT_BALANCER`, `CONSORT_KEEPALIVE_TIME`,
-    /// `CONSORT_KEEPALIVE_TIMEOUT`, `CONSORT_CONNECT_TIMEOUT`. A variable that is empty counts as unset.
+    /// `CONSORT_KEEPALIVE_TIMEOUT`, `CONSORT_CONNECT_TIMEOUT`,
+    /// `CONSORT_SERVICE_CONFIG`. A variable that is empty counts as unset.
     ///
     /// # Errors
-    /// When a variable's value cannot be used; names the variable, the value
-    /// and what is expected.
+    /// When a variable's value cannot be used, or contradicts another's; names
+    /// the variable, the value and what is expected.
     pub fn from_env() -> Result<Self, Error> {
         Self::read(&Environment::of_process())
     }
 
     pub(crate) fn read(env: &Environment<'_>) -> Result<Self, Error> {
         let default = Self::default();
+        let balancer = env.parse("CONSORT_BALANCER")?;
+        let service_config =
+            env.parse_with("CONSORT_SERVICE_CONFIG", ServiceConfig::from_file_or_json)?.unwrap_or_default();
+        if let (Some(asked), Some(other)) = (balancer, service_config.balancer)
+            && asked != other
+        {
+            return Err(Error::Config(format!(
+                "CONSORT_BALANCER: `{asked}` contradicts CONSORT_SERVICE_CONFIG, where loadBalancingConfig says `{other}`; set one of them"
+            )));
+        }
         Ok(Self {
             deadline: env.positive_duration("CONSORT_DEADLINE")?.unwrap_or(default.deadline),
-            balancer: env.parse("CONSORT_BALANCER")?.unwrap_or(default.balancer),
+            balancer: balancer.or(service_config.balancer).unwrap_or(default.balancer),
             keepalive_time: env
                 .positive_duration("CONSORT_KEEPALIVE_TIME")?
                 .unwrap_or(default.keepalive_time),
@@ -89,6 +101,7 @@ impl ChannelConfig {
             connect_timeout: env
                 .positive_duration("CONSORT_CONNECT_TIMEOUT")?
                 .unwrap_or(default.connect_timeout),
+            service_config,
             ..default
         })
     }
@@ -127,5 +140,27 @@ mod tests {
         assert_eq!(said, "CONSORT_DEADLINE: `0s` is no time at all; a duration above 0 is expected");
         let said = read("CONSORT_BALANCER", "best").unwrap_err();
         assert!(said.contains("`best`") && said.contains("round_robin"), "{said}");
+        let said = read("CONSORT_SERVICE_CONFIG", r#"{"retryThrottling": {"maxTokens": 0}}"#).unwrap_err();
+        assert_eq!(
+            said,
+            "CONSORT_SERVICE_CONFIG: retryThrottling.maxTokens: 0 does not do; an integer of 1 to 1000 is expected"
+        );
+    }
+
+    #[test]
+    fn a_service_config_names_the_balancer_unless_another_variable_contradicts() {
+        let config = r#"{"loadBalancingConfig": [{"round_robin": {}}]}"#;
+        assert_eq!(read("CONSORT_SERVICE_CONFIG", config).unwrap().balancer, Balancer::RoundRobin);
+        let both = |balancer: &'static str| {
+            let lookup = move |asked: &str| match asked {
+                "CONSORT_SERVICE_CONFIG" => Some(config.into()),
+                "CONSORT_BALANCER" => Some(balancer.into()),
+                _ => None,
+            };
+            ChannelConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
+        };
+        assert_eq!(both("round_robin").unwrap().balancer, Balancer::RoundRobin);
+        let said = both("random").unwrap_err();
+        assert!(said.starts_with("CONSORT_BALANCER: `random` contradicts CONSORT_SERVICE_CONFIG"), "{said}");
     }
 }

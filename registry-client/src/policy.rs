@@ -14,9 +14,12 @@ pub mod budget;
 pub mod deadline;
 pub mod hedge;
 pub mod incoming;
+pub mod limit;
 mod methods;
+pub mod outlier;
 pub mod retry;
 pub mod service_config;
+pub mod throttle;
 mod window;
 
 use hedge::{HedgeDelay, HedgingPolicy, Latencies};

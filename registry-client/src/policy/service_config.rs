@@ -1,18 +1,48 @@
 //! What an operator wants of calls: gRPC's service config.
+//!
+//! Source: gRPC's "Service Config in gRPC" and `service_config.proto`; gRFC A6
+//! (retries, hedging, throttling), A24 (choice of the policy that picks), A50
+//! (outlier detection).
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fs::File, io::Read as _, str::FromStr, time::Duration};
 
 use super::{
     budget::BudgetConfig,
     hedge::{HedgeDelay, HedgingPolicy},
+    limit::LimitConfig,
+    outlier::OutlierSettings,
     retry::RetryPolicy,
+    throttle::ThrottleConfig,
 };
-use crate::Error;
+use crate::{Error, balance::Balancer, instance::ParseError};
 
-/// What holds for the calls of a channel, by method.
+mod balancing;
+mod json;
+mod method;
+mod value;
+mod whole;
+
+/// What holds for the calls of a channel, by method and for all together.
 ///
 /// Of the entries for a method, for its service and for all, the most specific
 /// holds, whole: settings are not put together from several.
+///
+/// Made in code, or read from gRPC's JSON by [`parse`](Self::parse):
+///
+/// ```
+/// use registry_client::policy::{MethodConfig, ServiceConfig};
+/// use std::time::Duration;
+///
+/// let mut reads = MethodConfig::default();
+/// reads.timeout = Some(Duration::from_millis(500));
+/// let config = ServiceConfig::default().for_method("shop.cart.v1.CartService", "GetCart", reads);
+///
+/// let same = r#"{"methodConfig": [{
+///     "name": [{"service": "shop.cart.v1.CartService", "method": "GetCart"}],
+///     "timeout": "0.5s"
+/// }]}"#;
+/// assert_eq!(same.parse(), Ok(config));
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ServiceConfig {
@@ -23,6 +53,23 @@ pub struct ServiceConfig {
     all: MethodConfig,
     /// What bounds retries and hedges together.
     pub budget: BudgetConfig,
+    /// When calls are refused because the service refuses too many; never
+    /// unless set.
+    pub throttle: Option<ThrottleConfig>,
+    /// How many calls of the channel may be under way at once; any number
+    /// unless set.
+    pub service_limit: Option<LimitConfig>,
+    /// How many calls of the channel to one instance may be under way at once;
+    /// any number unless set.
+    pub instance_limit: Option<LimitConfig>,
+    /// Which instance a call goes to. Wins over
+    /// [`ChannelConfig::balancer`](crate::ChannelConfig::balancer).
+    pub balancer: Option<Balancer>,
+    /// When an instance is taken out because it fails more than others.
+    pub outlier: Option<OutlierSettings>,
+    /// The service whose health instances are asked for by `grpc.health.v1`;
+    /// the empty name is the server as a whole.
+    pub health_service: Option<Box<str>>,
 }
 
 /// What an operator wants of one method, of all methods of a service, or of
@@ -47,19 +94,63 @@ pub struct MethodConfig {
     pub hedging: Option<HedgingPolicy>,
 }
 
+/// The most bytes of a file that holds a service config.
+const MOST_BYTES: u64 = 1 << 20;
+
 impl ServiceConfig {
+    /// Reads gRPC's service-config JSON.
+    ///
+    /// Of gRPC's settings it knows `methodConfig`, `retryThrottling`,
+    /// `loadBalancingConfig`, `loadBalancingPolicy` and `healthCheckConfig`.
+    /// Ours stand under `consort`: at the top `budget` (`ratio`,
+    /// `minPerSecond`), `throttle` (`k`, `window`) and `limits` (`service` and
+    /// `instance`, each with `maxConcurrent`, `maxWaiting`, `maxWait`); in an
+    /// entry of `methodConfig` `retry`, which false switches off; in a
+    /// `hedgingPolicy` `percentile`, in place of `hedgingDelay`.
+    ///
+    /// # Errors
+    /// When the text is no JSON, or a setting is unknown, out of range or
+    /// contradicts another; names the field by its path, the value and what is
+    /// expected.
+    pub fn parse(json: &str) -> Result<Self, ParseError> {
+        whole::parse(json)
+    }
+
+    /// Reads JSON, or the file of that name where the text does not begin with
+    /// `{`. Blocks while it reads; for the start of a process.
+    ///
+    /// # Errors
+    /// When there is no such file, it is above 1 MiB, or as with
+    /// [`parse`](Self::parse).
+    pub fn from_file_or_json(text: &str) -> Result<Self, ParseError> {
+        if text.trim_start().starts_with('{') {
+            return Self::parse(text);
+        }
+        let mut json = String::new();
+        let read = File::open(text).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut json));
+        match read {
+            Ok(_) if json.len() as u64 > MOST_BYTES => {
+                Err(ParseError(format!("`{text}` is above 1 MiB, the most that is read")))
+            }
+            Ok(_) => Self::parse(&json).map_err(|why| ParseError(format!("`{text}`: {why}"))),
+            Err(why) => Err(ParseError(format!(
+                "`{text}` cannot be read ({why}); JSON that begins with {{, or the name of a file, is expected"
+            ))),
+        }
+    }
+
     /// Sets what holds for one method: `service` is `shop.cart.v1.CartService`,
     /// `method` is `GetCart`. The last word counts.
     #[must_use]
     pub fn for_method(mut self, service: &str, method: &str, config: MethodConfig) -> Self {
-        self.methods.insert(format!("/{service}/{method}").into(), config);
+        self.set_method(service, method, config);
         self
     }
 
     /// Sets what holds for the other methods of a service.
     #[must_use]
     pub fn for_service(mut self, service: &str, config: MethodConfig) -> Self {
-        self.services.insert(service.into(), config);
+        self.set_service(service, config);
         self
     }
 
@@ -68,6 +159,14 @@ impl ServiceConfig {
     pub fn for_all(mut self, config: MethodConfig) -> Self {
         self.all = config;
         self
+    }
+
+    fn set_method(&mut self, service: &str, method: &str, config: MethodConfig) {
+        self.methods.insert(format!("/{service}/{method}").into(), config);
+    }
+
+    fn set_service(&mut self, service: &str, config: MethodConfig) {
+        self.services.insert(service.into(), config);
     }
 
     /// What is configured for the method at `path`, and whether for it alone.
@@ -95,15 +194,33 @@ impl ServiceConfig {
         for (name, config) in named.chain([("all methods", &self.all)]) {
             config.check().map_err(|why| Error::Config(format!("policy of {name}: {why}")))?;
         }
+        self.check_numbers().map_err(Error::Config)
+    }
+
+    fn check_numbers(&self) -> Result<(), String> {
         let (setting, number) = match self.budget {
             BudgetConfig::Share { ratio, .. } => ("ratio", ratio),
             BudgetConfig::Tokens { token_ratio, .. } => ("token_ratio", token_ratio),
         };
-        if number.is_finite() && number >= 0.0 {
-            Ok(())
-        } else {
-            Err(Error::Config(format!("budget: {setting}: {number} is not a number of 0 or more")))
+        if !(number.is_finite() && number >= 0.0) {
+            return Err(format!("budget: {setting}: {number} is not a number of 0 or more"));
         }
+        if let Some(ThrottleConfig { k, .. }) = self.throttle
+            && !(k.is_finite() && k >= 1.0)
+        {
+            return Err(format!("throttle: k: {k} is not a number of 1 or more"));
+        }
+        let limits = [("service_limit", self.service_limit), ("instance_limit", self.instance_limit)];
+        let none = limits.iter().find(|(_, limit)| limit.is_some_and(|limit| limit.max == 0));
+        none.map_or(Ok(()), |(name, _)| Err(format!("{name}: max: 0 would let no call begin")))
+    }
+}
+
+impl FromStr for ServiceConfig {
+    type Err = ParseError;
+
+    fn from_str(json: &str) -> Result<Self, ParseError> {
+        Self::parse(json)
     }
 }
 
@@ -135,3 +252,6 @@ impl MethodConfig {
 pub(super) fn service_of(path: &str) -> Option<&str> {
     path.strip_prefix('/')?.rsplit_once('/').map(|(service, _)| service)
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ const fn secret(name: &'static str) -> Variable {
 }
 
 /// What `registry-client` reads; its documentation says what each means.
-const MESH: [Variable; 19] = [
+const MESH: [Variable; 20] = [
     variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
     secret("CONSUL_HTTP_TOKEN"),
     variable("CONSUL_HTTP_TOKEN_FILE", "(none)"),
@@ -44,6 +44,7 @@ const MESH: [Variable; 19] = [
     variable("CONSORT_KEEPALIVE_TIME", "10s"),
     variable("CONSORT_KEEPALIVE_TIMEOUT", "5s"),
     variable("CONSORT_CONNECT_TIMEOUT", "5s"),
+    variable("CONSORT_SERVICE_CONFIG", "(none)"),
     variable("CONSORT_DRAIN", "2s"),
 ];
 
@@ -78,11 +79,16 @@ pub fn print(
         let from = if set.is_some() { "environment" } else { "default" };
         let value = set.map_or_else(
             || variable.default.to_owned(),
-            |value| if variable.secret { "***".to_owned() } else { masked(&value) },
+            |value| if variable.secret { "***".to_owned() } else { masked(&on_one_line(&value)) },
         );
         writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
     }
     Ok(())
+}
+
+/// JSON may come in many lines.
+fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn shown(url: &SecretString) -> String {

@@ -1,0 +1,250 @@
+//! How many calls may be under way at once, to a service or to one instance.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+/// A bound on calls at once, and on waiting for one's turn. Off unless
+/// configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitConfig {
+    /// The most calls under way at once; 1 or more.
+    pub max: u32,
+    /// The most calls that wait meanwhile; as many as `max` unless set. With 0
+    /// none waits.
+    pub queue: u32,
+    /// The longest that one of them waits; 1 s unless set. Its deadline bounds
+    /// it too.
+    pub wait: Duration,
+}
+
+impl LimitConfig {
+    /// At most `max` under way, as many waiting, for 1 s.
+    #[must_use]
+    pub fn new(max: u32) -> Self {
+        Self { max, queue: max, wait: Duration::from_secs(1) }
+    }
+}
+
+/// Why a call may not begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Limited {
+    /// As many wait already as may.
+    #[error("{of} has {max} calls under way and {queue} waiting, the most that may")]
+    QueueFull {
+        /// What the limit is of.
+        of: Arc<str>,
+        /// The most under way.
+        max: u32,
+        /// The most waiting.
+        queue: u32,
+    },
+    /// It was not its turn in time.
+    #[error("{of} has {max} calls under way, the most that may, and none ended within {wait:?}")]
+    TooLong {
+        /// What the limit is of.
+        of: Arc<str>,
+        /// The most under way.
+        max: u32,
+        /// How long the call waited.
+        wait: Duration,
+    },
+}
+
+/// A limit that calls go through, first come, first served. Cheap to clone;
+/// clones share it.
+#[derive(Clone)]
+pub struct Limit {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    of: Arc<str>,
+    config: LimitConfig,
+    places: Arc<Semaphore>,
+    waiting: AtomicU32,
+}
+
+/// A place among the calls under way; dropping it makes room for the next.
+#[derive(Debug)]
+#[must_use = "a call is counted for as long as it holds its permit"]
+pub struct Permit(#[allow(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
+
+impl Limit {
+    /// A limit of `of`, such as `cart-service`, which its errors name.
+    #[must_use]
+    pub fn new(of: &str, config: LimitConfig) -> Self {
+        let places = usize::try_from(config.max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(places));
+        Self { shared: Arc::new(Shared { of: of.into(), config, places, waiting: AtomicU32::new(0) }) }
+    }
+
+    /// A place, if one is free and nobody waits for it. Never blocks.
+    pub fn try_enter(&self) -> Option<Permit> {
+        self.shared.places.clone().try_acquire_owned().ok().map(Permit)
+    }
+
+    /// Whether every place is taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.shared.places.available_permits() == 0
+    }
+
+    /// How many wait for a place.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.shared.waiting.load(Relaxed)
+    }
+
+    /// A place, after waiting for one if need be.
+    ///
+    /// # Errors
+    /// When too many wait already, or the wait takes too long.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: who stops waiting leaves the queue.
+    pub async fn enter(self) -> Result<Permit, Limited> {
+        if let Some(permit) = self.try_enter() {
+            return Ok(permit);
+        }
+        let shared = &*self.shared;
+        let LimitConfig { max, queue, wait } = shared.config;
+        let Some(_waiting) = Waiting::begin(shared) else {
+            return Err(Limited::QueueFull { of: shared.of.clone(), max, queue });
+        };
+        match timeout(wait, shared.places.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Permit(permit)),
+            // Nobody closes the semaphore, so it is only ever the time.
+            _ => Err(Limited::TooLong { of: shared.of.clone(), max, wait }),
+        }
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { of, config, places, .. } = &*self.shared;
+        let (free, waiting) = (places.available_permits(), self.waiting());
+        f.debug_struct("Limit")
+            .field("of", of)
+            .field("config", config)
+            .field("free", &free)
+            .field("waiting", &waiting)
+            .finish()
+    }
+}
+
+/// One that waits, counted until it is dropped.
+struct Waiting<'a>(&'a Shared);
+
+impl<'a> Waiting<'a> {
+    /// `None` when the queue is full.
+    fn begin(shared: &'a Shared) -> Option<Self> {
+        let one_more = |waiting: u32| (waiting < shared.config.queue).then(|| waiting + 1);
+        shared.waiting.fetch_update(Relaxed, Relaxed, one_more).ok().map(|_| Self(shared))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_millis(100);
+
+    fn limit(max: u32, queue: u32) -> Limit {
+        Limit::new("cart-service", LimitConfig { queue, wait: WAIT, ..LimitConfig::new(max) })
+    }
+
+    /// Lets others run until as many wait.
+    async fn until_waiting(limit: &Limit, waiting: u32) {
+        while limit.waiting() != waiting {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_as_allowed_are_under_way_and_the_next_takes_a_freed_place() {
+        let limit = limit(2, 1);
+        let first = limit.try_enter().unwrap();
+        let _second = limit.clone().enter().await.unwrap();
+        assert!(limit.is_full() && limit.try_enter().is_none());
+        let third = tokio::spawn(limit.clone().enter());
+        until_waiting(&limit, 1).await;
+        drop(first);
+        let third = third.await.unwrap().unwrap();
+        assert_eq!((limit.waiting(), limit.is_full()), (0, true));
+        drop(third);
+        assert!(!limit.is_full());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_longer_than_allowed() {
+        let limit = limit(1, 1);
+        let _first = limit.try_enter().unwrap();
+        let begun = Instant::now();
+        let said = limit.clone().enter().await.unwrap_err().to_string();
+        assert_eq!(begun.elapsed(), WAIT);
+        assert_eq!(
+            said,
+            "cart-service has 1 calls under way, the most that may, and none ended within 100ms"
+        );
+        assert_eq!(limit.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_wait_than_allowed() {
+        let limit = limit(1, 1);
+        let _first = limit.try_enter().unwrap();
+        let second = tokio::spawn(limit.clone().enter());
+        until_waiting(&limit, 1).await;
+        let said = limit.clone().enter().await.unwrap_err().to_string();
+        assert_eq!(said, "cart-service has 1 calls under way and 1 waiting, the most that may");
+        second.abort();
+        assert!(second.await.unwrap_err().is_cancelled());
+        assert_eq!(limit.waiting(), 0, "who stops waiting leaves the queue");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_came_first_is_served_first() {
+        let limit = limit(1, 2);
+        let first = limit.try_enter().unwrap();
+        let second = tokio::spawn(limit.clone().enter());
+        until_waiting(&limit, 1).await;
+        let third = tokio::spawn(limit.clone().enter());
+        until_waiting(&limit, 2).await;
+        drop(first);
+        assert!(limit.try_enter().is_none(), "the freed place is the second's");
+        let second = second.await.unwrap().unwrap();
+        assert!(!third.is_finished());
+        drop(second);
+        drop(third.await.unwrap().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_queue_the_answer_comes_at_once() {
+        let limit = limit(1, 0);
+        let _first = limit.try_enter().unwrap();
+        let begun = Instant::now();
+        assert!(matches!(limit.enter().await, Err(Limited::QueueFull { queue: 0, .. })));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+}

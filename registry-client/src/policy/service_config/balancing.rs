@@ -1,0 +1,129 @@
+//! `loadBalancingConfig` of gRPC's service config, and its older sibling
+//! `loadBalancingPolicy`.
+//!
+//! Source: gRFC A24, A48 (`least_request`), A50 (outlier detection), A58
+//! (`weighted_round_robin`).
+
+use super::{
+    json::Field,
+    value::{duration, integer, percent, some_time, text},
+};
+use crate::{
+    balance::Balancer,
+    instance::ParseError,
+    policy::outlier::{FailurePercentage, OutlierSettings, SuccessRate},
+};
+
+/// What a list of policies comes to.
+#[derive(Debug, PartialEq)]
+pub(super) struct Chosen {
+    pub(super) balancer: Balancer,
+    pub(super) outlier: Option<OutlierSettings>,
+}
+
+const OUTLIER: &str = "outlier_detection_experimental";
+
+/// Reads `loadBalancingConfig`: of a list of policies the first that is known.
+pub(super) fn config(field: Field) -> Result<Chosen, ParseError> {
+    let nobody = field.refused(format_args!("none of its policies is known; there are {}", known()));
+    for policy in field.list()? {
+        let (name, config) = policy.object()?.only()?;
+        if matches!(&*name, OUTLIER | "outlier_detection") {
+            let (outlier, balancer) = outlier(config)?;
+            return Ok(Chosen { balancer, outlier: Some(outlier) });
+        }
+        if let Some(balancer) = balancer(&name) {
+            settings(balancer, config)?;
+            return Ok(Chosen { balancer, outlier: None });
+        }
+    }
+    Err(nobody)
+}
+
+/// Reads `loadBalancingPolicy`: one name, in any case.
+pub(super) fn policy(field: Field) -> Result<Balancer, ParseError> {
+    let unknown = field.wrong(format_args!("is no policy that is known; there are {}", known()));
+    balancer(&text(field)?.to_ascii_lowercase()).ok_or(unknown)
+}
+
+/// A policy by gRPC's name or ours.
+fn balancer(name: &str) -> Option<Balancer> {
+    match name {
+        "weighted_round_robin" => Some(Balancer::Weighted),
+        "least_request_experimental" => Some(Balancer::LeastRequest),
+        name => name.parse().ok(),
+    }
+}
+
+fn known() -> String {
+    let ours = Balancer::ALL.map(Balancer::name).join(", ");
+    format!("{ours}, weighted_round_robin, least_request_experimental, {OUTLIER}")
+}
+
+/// Refuses what a policy cannot be told.
+fn settings(balancer: Balancer, field: Field) -> Result<(), ParseError> {
+    let mut object = field.object()?;
+    if balancer == Balancer::LeastRequest {
+        object.read("choiceCount", |field| match integer(&field, 2, 2) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(field.wrong("is not supported; two instances are drawn, so 2 is expected")),
+        })?;
+    }
+    object.end()
+}
+
+fn outlier(field: Field) -> Result<(OutlierSettings, Balancer), ParseError> {
+    let default = OutlierSettings::default();
+    let mut object = field.object()?;
+    let settings = OutlierSettings {
+        interval: object.read("interval", some_time)?.unwrap_or(default.interval),
+        base_ejection_time: object.read("baseEjectionTime", duration)?.unwrap_or(default.base_ejection_time),
+        max_ejection_time: object.read("maxEjectionTime", duration)?.unwrap_or(default.max_ejection_time),
+        max_ejection_percent: object
+            .read("maxEjectionPercent", percent)?
+            .unwrap_or(default.max_ejection_percent),
+        success_rate: object.read("successRateEjection", success_rate)?,
+        failure_percentage: object.read("failurePercentageEjection", failure_percentage)?,
+    };
+    let place = object.path_of("childPolicy");
+    let child = object.need("childPolicy", "a list such as [{\"round_robin\": {}}]", config)?;
+    object.end()?;
+    if child.outlier.is_some() {
+        return Err(ParseError(format!("{place}: is {OUTLIER} again; the policy that picks is expected")));
+    }
+    Ok((settings, child.balancer))
+}
+
+fn success_rate(field: Field) -> Result<SuccessRate, ParseError> {
+    let default = SuccessRate::default();
+    let mut object = field.object()?;
+    let settings = SuccessRate {
+        stdev_factor: object.read("stdevFactor", count)?.unwrap_or(default.stdev_factor),
+        enforcement_percentage: object
+            .read("enforcementPercentage", percent)?
+            .unwrap_or(default.enforcement_percentage),
+        minimum_hosts: object.read("minimumHosts", count)?.unwrap_or(default.minimum_hosts),
+        request_volume: object.read("requestVolume", count)?.unwrap_or(default.request_volume),
+    };
+    object.end()?;
+    Ok(settings)
+}
+
+fn failure_percentage(field: Field) -> Result<FailurePercentage, ParseError> {
+    let default = FailurePercentage::default();
+    let mut object = field.object()?;
+    let settings = FailurePercentage {
+        threshold: object.read("threshold", percent)?.unwrap_or(default.threshold),
+        enforcement_percentage: object
+            .read("enforcementPercentage", percent)?
+            .unwrap_or(default.enforcement_percentage),
+        minimum_hosts: object.read("minimumHosts", count)?.unwrap_or(default.minimum_hosts),
+        request_volume: object.read("requestVolume", count)?.unwrap_or(default.request_volume),
+    };
+    object.end()?;
+    Ok(settings)
+}
+
+fn count(field: Field) -> Result<u32, ParseError> {
+    integer(&field, 0, u32::MAX)
+}
