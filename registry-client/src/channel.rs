@@ -32,6 +32,7 @@ mod keepalive;
 mod pool;
 mod subchannel;
 mod upload;
+mod watch;
 
 pub use answer::Answer;
 pub use call::Call;

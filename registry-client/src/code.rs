@@ -112,6 +112,12 @@ impl Codes {
         Self(bits)
     }
 
+    /// Every code but OK.
+    #[must_use]
+    pub const fn all_but_ok() -> Self {
+        Self((1 << NAMES.len()) - 2)
+    }
+
     /// Whether `code` is in it.
     #[must_use]
     pub const fn contains(self, code: Code) -> bool {
@@ -160,5 +166,7 @@ mod tests {
         assert!(set.contains(Code::UNAVAILABLE) && set.contains(Code::INTERNAL) && !set.contains(Code::OK));
         assert_eq!([Code::INTERNAL, Code::UNAVAILABLE].into_iter().collect::<Codes>(), set);
         assert!(Codes::default().is_empty());
+        let failed = Codes::all_but_ok();
+        assert!((1..17).all(|n| failed.contains(Code::from_number(n))) && !failed.contains(Code::OK));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{Error, balance::Balancer, policy::ServiceConfig};
+use crate::{Error, balance::Balancer, health::OutlierConfig, policy::ServiceConfig};
 
 mod admission;
 mod duration;
@@ -48,6 +48,17 @@ pub struct ChannelConfig {
     /// defaults unless set (`CONSORT_SERVICE_CONFIG`, gRPC's service-config
     /// JSON or the name of a file that holds it).
     pub service_config: ServiceConfig,
+    /// When an instance is taken out because attempts on it fail; on, as
+    /// [`OutlierConfig`] has it, unless set. `None` never does.
+    pub outlier: Option<OutlierConfig>,
+    /// Whether each instance is asked for its own health
+    /// (`grpc.health.v1.Health/Watch`), and gets no calls while it says that it
+    /// does not serve; on unless set. One without a health service is called
+    /// all the same.
+    pub health_watch: bool,
+    /// What it is asked for: the full name of a gRPC service, or nothing, as
+    /// unless set, for the whole server.
+    pub health_service: String,
 }
 
 impl Default for ChannelConfig {
@@ -60,6 +71,9 @@ impl Default for ChannelConfig {
             connect_timeout: Duration::from_secs(5),
             fail_fast: false,
             service_config: ServiceConfig::default(),
+            outlier: Some(OutlierConfig::default()),
+            health_watch: true,
+            health_service: String::new(),
         }
     }
 }

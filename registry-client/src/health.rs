@@ -1,9 +1,25 @@
 //! Why an instance is in or out of the ready set. Pure values and decisions;
 //! knows nothing of how calls travel.
-
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+//!
+//! Four have a say: the registry's checks, the instance's own health service
+//! (watch), the state of its connection, and how attempts on it ended
+//! (outlier detection). `weigh` is the one place that weighs them.
 
 use crate::code::{Code, Codes};
+
+mod eject;
+pub mod outlier;
+mod probe;
+mod record;
+mod verdict;
+
+pub(crate) use eject::{Detector, Judged, Phase, Standing, Subject};
+pub(crate) use probe::{Probe, Probed};
+pub(crate) use record::Rules;
+pub(crate) use verdict::{By, Verdict, Watch, weigh};
+
+pub use outlier::OutlierConfig;
+pub use record::Record;
 
 /// How an attempt ended, as far as its instance's health is concerned. Of an
 /// attempt that its caller gave up nothing is told.
@@ -18,33 +34,7 @@ pub enum Ended {
     Expired,
 }
 
-/// What attempts have told of one instance. Written at the end of each, read
-/// by whoever judges; kept across registry updates.
-#[derive(Debug, Default)]
-pub struct Record {
-    successes: AtomicU32,
-    failures: AtomicU32,
-    consecutive_failures: AtomicU32,
-}
-
 /// The codes that count against an instance unless it is said otherwise:
 /// those that a server answers for a fault of its own.
 pub const FAILURES: Codes =
     Codes::of(&[Code::UNKNOWN, Code::DEADLINE_EXCEEDED, Code::INTERNAL, Code::UNAVAILABLE, Code::DATA_LOSS]);
-
-impl Record {
-    /// Takes note of an attempt's end; `failures` are the codes that count
-    /// against the instance.
-    pub fn observe(&self, ended: Ended, failures: Codes) {
-        if matches!(ended, Ended::Answered(code) if !failures.contains(code)) {
-            self.successes.fetch_add(1, Relaxed);
-            // Most of the time it is 0 already, and a load costs other cores nothing.
-            if self.consecutive_failures.load(Relaxed) != 0 {
-                self.consecutive_failures.store(0, Relaxed);
-            }
-        } else {
-            self.failures.fetch_add(1, Relaxed);
-            self.consecutive_failures.fetch_add(1, Relaxed);
-        }
-    }
-}

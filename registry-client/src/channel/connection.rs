@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Weak, atomic::AtomicBool},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ChannelConfig,
     balance::Load,
-    health::{Ended, FAILURES, Record},
+    health::{Ended, Probe, Record},
 };
 
 /// What a stream may send ahead of its reader. Large enough that a fast link
@@ -40,8 +40,19 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     load: Arc<Load>,
     streams: Arc<Streams>,
-    record: Arc<Record>,
+    observer: Observer,
     send: SendRequest<Bytes>,
+}
+
+/// Who is told how attempts end.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Observer {
+    /// Nobody wants to know.
+    #[default]
+    Nobody,
+    Record(Arc<Record>),
+    /// There is one attempt only, which decides whether the instance returns.
+    Probe(Arc<Probe>),
 }
 
 impl Connection {
@@ -71,12 +82,43 @@ impl Connection {
 
     /// Takes note of how an attempt on it ended.
     pub(super) fn observe(&self, ended: Ended) {
-        self.record.observe(ended, FAILURES);
+        match &self.observer {
+            // All its streams break with a connection: that is one fault, and
+            // the pool hears of it.
+            Observer::Record(_) if ended == Ended::Broken && self.is_closed() => {}
+            Observer::Record(record) => record.observe(ended),
+            Observer::Probe(probe) => probe.observe(ended),
+            Observer::Nobody => {}
+        }
+    }
+
+    /// The same connection for one call that `probe` observes.
+    pub(super) fn probing(&self, probe: Arc<Probe>) -> Self {
+        Self {
+            peer: self.peer.clone(),
+            load: self.load.clone(),
+            streams: self.streams.clone(),
+            observer: Observer::Probe(probe),
+            send: self.send.clone(),
+        }
+    }
+
+    /// Whether it takes no more streams: it ended, or the peer sent GOAWAY.
+    fn is_closed(&self) -> bool {
+        self.is_draining(&mut Context::from_waker(Waker::noop()))
     }
 
     /// Whether the peer takes no more streams: it sent GOAWAY.
     fn is_draining(&self, cx: &mut Context<'_>) -> bool {
         matches!(self.send.clone().poll_ready(cx), Poll::Ready(Err(_)))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Observer::Probe(probe) = &self.observer {
+            probe.drop_call();
+        }
     }
 }
 
@@ -129,7 +171,7 @@ pub(super) struct Established {
 /// Dropping the future closes the connection.
 pub(super) async fn connect(
     peer: Peer,
-    (load, record): (Arc<Load>, Arc<Record>),
+    (load, observer): (Arc<Load>, Observer),
     connector: &Connector,
     config: &ChannelConfig,
     patience: Patience,
@@ -152,7 +194,7 @@ pub(super) async fn connect(
         .map_err(ConnectError::Handshake)?;
     let ping = driving.ping_pong();
     let streams = Arc::<Streams>::default();
-    let connection = Arc::new(Connection { peer, load, streams: streams.clone(), record, send });
+    let connection = Arc::new(Connection { peer, load, streams: streams.clone(), observer, send });
 
     let (answered, first_answer) = oneshot::channel();
     let (drains, draining) = oneshot::channel();

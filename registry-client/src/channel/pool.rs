@@ -2,27 +2,35 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
+use http::Uri;
 use tokio::{
-    sync::{Notify, futures::OwnedNotified, mpsc, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
 use super::{
     connect::Connector,
-    connection::Connection,
+    connection::Observer,
     failure::{NoInstance, Peer},
-    subchannel::{Event, State, Subchannel},
+    subchannel::{Event, Subchannel},
 };
 use crate::{
     ChannelConfig,
-    balance::{Candidate, Load, ReadySet},
-    health::Record,
+    balance::ReadySet,
+    health::{Detector, Judged, OutlierConfig, Probed, Record, Rules, Standing, Subject, Verdict},
     instance::{Health, Instance, InstanceId, ServiceName},
     resolve::Resolution,
-    telemetry::{Counters, InstanceState},
+    telemetry::Counters,
 };
+
+mod member;
+mod view;
+
+use member::Member;
+use view::{Offer, Snapshot};
+
+pub(super) use view::{Known, View};
 
 /// How long an instance that left the registry, but answers, is kept after an
 /// ordinary removal.
@@ -32,68 +40,6 @@ const KEEP: Duration = Duration::from_secs(30);
 const KEEP_AFTER_COLLAPSE: Duration = Duration::from_secs(600);
 /// Events of subchannels that may wait for the pool.
 const EVENTS: usize = 64;
-
-/// What calls see of the pool; replaced as a whole.
-#[derive(Debug)]
-pub(super) struct View {
-    snapshot: ArcSwap<Snapshot>,
-    /// Wakes whoever waits in the order in which they came.
-    changed: Arc<Notify>,
-}
-
-/// The ready set with the connections behind it.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) ready: ReadySet,
-    /// One for each candidate of `ready`, in the same order.
-    pub(super) connections: Box<[Arc<Connection>]>,
-    /// Why `ready` is empty, when it is.
-    pub(super) why: NoInstance,
-    /// Every instance there is, ready or not.
-    pub(super) known: Box<[Known]>,
-    /// Why the last look-up failed, if it did.
-    pub(super) resolver_error: Option<Arc<str>>,
-}
-
-/// An instance, for whoever looks into the channel.
-#[derive(Debug)]
-pub(super) struct Known {
-    state: InstanceState,
-    load: Arc<Load>,
-}
-
-impl Known {
-    pub(super) fn state(&self) -> InstanceState {
-        InstanceState { in_flight: self.load.in_flight(), ..self.state.clone() }
-    }
-}
-
-impl View {
-    pub(super) fn new() -> Self {
-        let nothing = Snapshot {
-            ready: ReadySet::default(),
-            connections: Box::default(),
-            why: NoInstance::NeverResolved(None),
-            known: Box::default(),
-            resolver_error: None,
-        };
-        Self { snapshot: ArcSwap::from_pointee(nothing), changed: Arc::default() }
-    }
-
-    pub(super) fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
-        self.snapshot.load()
-    }
-
-    /// Completes at the first change from now on.
-    pub(super) fn changes(&self) -> OwnedNotified {
-        self.changed.clone().notified_owned()
-    }
-
-    fn publish(&self, snapshot: Snapshot) {
-        self.snapshot.store(Arc::new(snapshot));
-        self.changed.notify_waiters();
-    }
-}
 
 /// The task that owns the subchannels of one service.
 pub(super) struct Pool {
@@ -108,22 +54,16 @@ pub(super) struct Pool {
     to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
     generations: u64,
     counters: Arc<Counters>,
-    /// Whether instances are used that the registry calls critical.
+    /// Where an instance's health is asked for; `None` when it is not.
+    health: Option<Uri>,
+    rules: Arc<Rules>,
+    /// `None` when nobody is ejected.
+    detector: Option<Detector>,
+    /// Whether instances are used as a last resort.
     panicking: bool,
-    /// Whether there was ever one that it does not; a newcomer is critical
+    /// Whether there was ever one to use otherwise; a newcomer is critical
     /// until its first check, which is nothing to warn of.
     was_well: bool,
-}
-
-/// One instance and what is kept about it across registry updates.
-struct Member {
-    instance: Instance,
-    generation: u64,
-    load: Arc<Load>,
-    record: Arc<Record>,
-    subchannel: Subchannel,
-    /// Set while the registry does not list it: until when it is kept.
-    unlisted: Option<Instant>,
 }
 
 impl Pool {
@@ -136,7 +76,12 @@ impl Pool {
         counters: Arc<Counters>,
     ) -> Self {
         let (to_pool, events) = mpsc::channel(EVENTS);
+        let method = format!("http://{service}/grpc.health.v1.Health/Watch");
+        let outlier = config.outlier.clone();
         Self {
+            health: method.parse().ok().filter(|_| config.health_watch),
+            rules: Arc::new(Rules::new(outlier.as_ref().unwrap_or(&OutlierConfig::default()))),
+            detector: outlier.map(|config| Detector::new(config, Instant::now())),
             service,
             connector,
             config,
@@ -156,15 +101,22 @@ impl Pool {
     pub(super) async fn run(mut self) {
         self.resolution.mark_changed();
         let mut resolving = true;
+        let rules = self.rules.clone();
         loop {
-            let next_expiry = self.members.values().filter_map(|m| m.unlisted).min();
-            tokio::select! {
+            let due = self.due();
+            let changed = tokio::select! {
                 // In a fixed order, so that a simulation can be repeated.
                 biased;
                 changed = self.resolution.changed(), if resolving => match changed {
-                    Ok(()) => self.reconcile(),
+                    Ok(()) => {
+                        self.reconcile();
+                        true
+                    }
                     // The resolver ended; its last word holds.
-                    Err(_) => resolving = false,
+                    Err(_) => {
+                        resolving = false;
+                        false
+                    }
                 },
                 Some(event) = self.events.recv() => {
                     self.apply(event);
@@ -172,11 +124,40 @@ impl Pool {
                     while let Ok(event) = self.events.try_recv() {
                         self.apply(event);
                     }
+                    self.judge(|detector, subjects, now| detector.look(subjects, now));
+                    true
                 }
-                () = until(next_expiry) => self.forget(),
+                () = rules.alarm.notified(), if self.detector.is_some() => {
+                    let settled = self.settle_probes();
+                    self.judge(|detector, subjects, now| detector.look(subjects, now)) || settled
+                }
+                () = until(due) => self.act_on_time(),
+            };
+            if changed {
+                self.publish();
             }
-            self.publish();
         }
+    }
+
+    /// When something is due by time alone.
+    fn due(&self) -> Option<Instant> {
+        let members = self.members.values();
+        let of_members = members.flat_map(|m| [m.unlisted, m.standing.due(), self.probe_ends(m)]);
+        of_members.chain([self.detector.as_ref().map(Detector::due)]).flatten().min()
+    }
+
+    /// Does what is due; whether it is to be seen.
+    fn act_on_time(&mut self) -> bool {
+        let now = Instant::now();
+        let mut changed = self.forget();
+        for member in self.members.values_mut() {
+            changed |= member.standing.advance(now);
+        }
+        changed |= self.settle_probes();
+        if self.detector.as_ref().is_some_and(|detector| detector.due() <= now) {
+            changed |= self.judge(Detector::sweep);
+        }
+        changed
     }
 
     /// Brings the members in line with what the registry says now.
@@ -223,13 +204,20 @@ impl Pool {
         }
         // New, or moved to another address: connections of the old one finish.
         self.generations += 1;
-        let (load, record) =
-            self.members.remove(&instance.id).map(|member| (member.load, member.record)).unwrap_or_default();
+        let (load, record, standing) = match self.members.remove(&instance.id) {
+            Some(member) => (member.load, member.record, member.standing),
+            None => (Arc::default(), Arc::new(Record::new(self.rules.clone())), Standing::default()),
+        };
+        let observer = match self.detector {
+            Some(_) => Observer::Record(record.clone()),
+            None => Observer::Nobody,
+        };
         let peer = Peer { id: instance.id.clone(), address: instance.address.clone() };
         let subchannel = Subchannel::start(
             peer,
             self.generations,
-            (load.clone(), record.clone()),
+            (load.clone(), observer),
+            self.health.clone(),
             self.connector.clone(),
             self.config.clone(),
             self.to_pool.clone(),
@@ -240,6 +228,9 @@ impl Pool {
             generation: self.generations,
             load,
             record,
+            standing,
+            offer: None,
+            probed: None,
             subchannel,
             unlisted: None,
         };
@@ -254,42 +245,104 @@ impl Pool {
                 Event::Connected(_) => self.counters.connections_opened.add(),
                 Event::Failed(_) => self.counters.connections_failed.add(),
                 Event::Closed(_) | Event::Goaway => self.counters.connections_closed.add(),
-                Event::Connect => {}
+                Event::Connect | Event::Watched(_) => {}
+            }
+            if matches!(&event, Event::Closed(_)) && member.is_connected() {
+                member.standing.lost_connection();
             }
             member.subchannel.apply(event);
             self.forget();
         }
     }
 
-    /// Drops unlisted members that do not answer or were kept long enough.
-    fn forget(&mut self) {
-        let now = Instant::now();
+    /// Drops unlisted members that do not answer or were kept long enough;
+    /// whether there were any.
+    fn forget(&mut self) -> bool {
+        let (now, before) = (Instant::now(), self.members.len());
         self.members.retain(|id, member| {
             let Some(until) = member.unlisted else { return true };
-            let kept = member.subchannel.state == State::Ready && now < until;
+            let kept = member.is_connected() && now < until;
             if !kept {
                 info!(service = %self.service, instance = %id, "forgotten: not in the registry, and not answering or kept long enough");
             }
             kept
         });
+        self.members.len() != before
+    }
+
+    /// Lets outlier detection look at the members; whether that changed any.
+    fn judge(&mut self, with: impl FnOnce(&mut Detector, &mut [Subject<'_>], Instant) -> Judged) -> bool {
+        let Some(detector) = &mut self.detector else { return false };
+        let mut subjects: Vec<_> = self.members.values_mut().map(Member::subject).collect();
+        let judged = with(detector, &mut subjects, Instant::now());
+        (0..judged.unenforced).for_each(|_| self.counters.ejections_unenforced.add());
+        for &ejected in &judged.ejected {
+            if let Some((id, member)) = self.members.iter().nth(ejected) {
+                self.counters.ejections.add();
+                warn!(service = %self.service, instance = %id, "`{id}` gets no calls for a while; {}", member.cause());
+            }
+        }
+        judged.changed
+    }
+
+    /// Takes in what probes have shown; whether that changed anything.
+    fn settle_probes(&mut self) -> bool {
+        let now = Instant::now();
+        let Some(detector) = &self.detector else { return false };
+        let mut changed = false;
+        for (id, member) in &mut self.members {
+            let Some(offer) = &member.offer else { continue };
+            // One that goes on for longer than a call may is a stream, and well.
+            let lasts = member.probed.is_some_and(|since| since + self.config.deadline <= now);
+            match offer.probe.state() {
+                Probed::Offered => continue,
+                Probed::Taken if !lasts => {
+                    member.probed.get_or_insert(now);
+                    continue;
+                }
+                Probed::Taken | Probed::Passed => {
+                    info!(service = %self.service, instance = %id, "`{id}` gets calls again: the one that tried it succeeded");
+                    member.standing.restore(&member.record, now);
+                }
+                Probed::Failed => {
+                    self.counters.ejections.add();
+                    detector.relapse(&mut member.subject(), now);
+                }
+                Probed::Dropped => {}
+            }
+            (member.offer, member.probed) = (None, None);
+            changed = true;
+        }
+        changed
+    }
+
+    /// Until when the probe of `member` may go on before it counts as passed.
+    fn probe_ends(&self, member: &Member) -> Option<Instant> {
+        member.probed.map(|since| since + self.config.deadline)
+    }
+
+    /// Who takes calls; and whether they do only as a last resort ("panic").
+    fn chosen(&self) -> (Vec<&Member>, bool) {
+        let with = |wanted: fn(Verdict) -> bool| -> Vec<&Member> {
+            self.members.values().filter(|member| wanted(member.verdict())).collect()
+        };
+        let within = with(|verdict| verdict == Verdict::In);
+        if !within.is_empty() {
+            return (within, false);
+        }
+        let last = with(|verdict| matches!(verdict, Verdict::LastResort(_) | Verdict::Probe));
+        let panicking = !last.is_empty();
+        (last, panicking)
     }
 
     fn publish(&mut self) {
-        let (usable, critical): (Vec<_>, Vec<_>) = self
-            .members
-            .values()
-            .filter(|m| m.subchannel.state == State::Ready && m.instance.health != Health::Maintenance)
-            .partition(|m| m.instance.health != Health::Critical);
-        // Panic: when nothing healthy is left, an instance that the registry
-        // calls critical but that answers is better than failing.
-        let panicking = usable.is_empty() && !critical.is_empty();
-        if panicking && !self.panicking && self.was_well {
-            warn!(service = %self.service, instances = critical.len(), "every instance is critical in the registry; calling those that answer");
-        }
-        let well = !usable.is_empty();
-        let mut chosen = if panicking { critical } else { usable };
-        // Whatever order the registry has, round robin keeps one of its own.
-        chosen.sort_unstable_by(|a, b| a.instance.id.cmp(&b.instance.id));
+        let rules = &self.rules;
+        let offers: Box<[Arc<Offer>]> =
+            self.members.values_mut().filter_map(|member| member.offer(rules)).collect();
+        let (chosen, panicking) = self.chosen();
+        let usable = chosen.len();
+        // In the order of their ids: whatever order the registry has, round
+        // robin keeps one of its own.
         let (candidates, connections): (Vec<_>, Vec<_>) = chosen
             .into_iter()
             .filter_map(|m| Some((m.candidate(), m.subchannel.connection.clone()?)))
@@ -297,12 +350,16 @@ impl Pool {
         self.view.publish(Snapshot {
             ready: ReadySet::new(candidates),
             connections: connections.into(),
+            offers,
             why: self.why(),
             known: self.members.values().map(|member| member.known(panicking)).collect(),
             resolver_error: self.resolution.borrow().error.clone(),
         });
+        if panicking && !self.panicking && self.was_well {
+            warn!(service = %self.service, instances = usable, "no instance of `{}` is well; calling those that answer", self.service);
+        }
         self.panicking = panicking;
-        self.was_well |= well;
+        self.was_well |= usable > 0 && !panicking;
     }
 
     /// Why nobody would be ready.
@@ -314,68 +371,11 @@ impl Pool {
         if self.members.is_empty() {
             return NoInstance::NoneListed(resolution.error.clone());
         }
-        let fresh = |m: &&Member| {
-            matches!(m.subchannel.state, State::Idle | State::Connecting) && m.subchannel.cause.is_none()
-        };
-        match self.members.values().filter(fresh).count() {
+        match self.members.values().filter(|member| member.is_settling()).count() {
             0 => NoInstance::AllFailing(
                 self.members.values().map(|m| (m.instance.id.clone(), m.cause())).collect(),
             ),
             n => NoInstance::Connecting(n),
-        }
-    }
-}
-
-impl Member {
-    fn candidate(&self) -> Candidate {
-        Candidate { id: self.instance.id.clone(), weight: self.instance.weight, load: self.load.clone() }
-    }
-
-    /// What is told of it. `panicking`: a critical one is used too.
-    fn known(&self, panicking: bool) -> Known {
-        let connected = self.subchannel.state == State::Ready;
-        let allowed = match self.instance.health {
-            Health::Passing | Health::Warning => true,
-            Health::Critical => panicking,
-            Health::Maintenance => false,
-        };
-        let ready = connected && allowed;
-        let registry = match self.instance.health {
-            _ if self.unlisted.is_some() => "unlisted",
-            Health::Passing => "passing",
-            Health::Warning => "warning",
-            Health::Critical => "critical",
-            Health::Maintenance => "maintenance",
-        };
-        let decided_by = if ready {
-            None
-        } else if connected {
-            Some("registry")
-        } else {
-            Some("connection")
-        };
-        let state = InstanceState {
-            id: self.instance.id.to_string(),
-            address: self.instance.address.to_string(),
-            ready,
-            why: if ready { String::new() } else { self.cause().to_string() },
-            decided_by,
-            registry,
-            watch: "off",
-            connection: self.subchannel.state.name(),
-            connections: usize::from(self.subchannel.connection.is_some()),
-            in_flight: 0,
-            weight: self.instance.weight,
-            ejections: 0,
-        };
-        Known { state, load: self.load.clone() }
-    }
-
-    /// Why it takes no calls.
-    fn cause(&self) -> Arc<str> {
-        match &self.subchannel.cause {
-            Some(cause) => cause.clone(),
-            None => format!("{:?} in the registry: {}", self.instance.health, self.instance.reason).into(),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
 use tokio::{
     sync::{Notify, mpsc},
     time::{Instant, sleep_until},
@@ -27,11 +29,12 @@ use tracing::{debug, info, warn};
 
 use super::{
     connect::Connector,
-    connection::{self, Closed, Connection, Established},
+    connection::{self, Closed, Connection, Established, Observer},
     failure::Peer,
     keepalive::Patience,
+    watch::Watcher,
 };
-use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, health::Record, instance::InstanceId};
+use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, health::Watch, instance::InstanceId};
 
 /// Where a subchannel stands. The vocabulary is gRPC's, with `Draining` for a
 /// connection that finishes its streams while its successor is being made.
@@ -57,6 +60,8 @@ pub(super) enum Event {
     Failed(Arc<str>),
     Goaway,
     Closed(Arc<str>),
+    /// Its health service said something.
+    Watched(Watch),
 }
 
 impl State {
@@ -91,6 +96,8 @@ pub(super) struct Subchannel {
     pub(super) state: State,
     /// The connection of `Ready`.
     pub(super) connection: Option<Arc<Connection>>,
+    /// What its health service says; `Off` without a connection.
+    pub(super) watch: Watch,
     /// Why the last try or connection ended; kept while trying again.
     pub(super) cause: Option<Arc<str>>,
     hurry: Arc<Notify>,
@@ -104,7 +111,8 @@ impl Subchannel {
     pub(super) fn start(
         peer: Peer,
         generation: u64,
-        (load, record): (Arc<Load>, Arc<Record>),
+        observed: (Arc<Load>, Observer),
+        health: Option<Uri>,
         connector: Connector,
         config: ChannelConfig,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
@@ -113,8 +121,8 @@ impl Subchannel {
         let task = Task {
             peer,
             generation,
-            load,
-            record,
+            observed,
+            health,
             connector,
             config,
             events,
@@ -124,6 +132,7 @@ impl Subchannel {
         Self {
             state: State::Idle,
             connection: None,
+            watch: Watch::Off,
             cause: None,
             hurry,
             eager,
@@ -139,8 +148,10 @@ impl Subchannel {
                 self.connection = Some(connection);
                 self.cause = None;
             }
+            Event::Watched(watch) => self.watch = watch,
             Event::Failed(cause) | Event::Closed(cause) => {
                 self.connection = None;
+                self.watch = Watch::Off;
                 self.cause = Some(cause);
             }
             Event::Goaway => {
@@ -167,8 +178,9 @@ impl Subchannel {
 struct Task {
     peer: Peer,
     generation: u64,
-    load: Arc<Load>,
-    record: Arc<Record>,
+    observed: (Arc<Load>, Observer),
+    /// Where its health is asked for; `None` when it is not.
+    health: Option<Uri>,
     connector: Connector,
     config: ChannelConfig,
     events: mpsc::Sender<(InstanceId, u64, Event)>,
@@ -189,7 +201,7 @@ impl Task {
         loop {
             self.tell(Event::Connect).await;
             let started = Instant::now();
-            let observed = (self.load.clone(), self.record.clone());
+            let observed = self.observed.clone();
             let (peer, connector) = (self.peer.clone(), &self.connector);
             let tried = connection::connect(peer, observed, connector, &self.config, patience).await;
             match tried {
@@ -223,7 +235,11 @@ impl Task {
     async fn follow(&self, established: Established) -> Option<Closed> {
         let Established { connection, draining, mut driver } = established;
         info!(instance = %self.peer, "connected");
-        self.tell(Event::Connected(connection)).await;
+        if self.health.is_some() {
+            // First, so that it is held back until it has answered.
+            self.tell(Event::Watched(Watch::Unknown)).await;
+        }
+        self.tell(Event::Connected(connection.clone())).await;
         tokio::select! {
             biased;
             // A draining connection lives on with its streams; its driver
@@ -239,7 +255,20 @@ impl Task {
                 self.tell(Event::Closed(closed.to_string().into())).await;
                 Some(closed)
             }
+            never = self.watch(&connection) => match never {},
         }
+    }
+
+    /// Tells what the peer says of its health; never completes.
+    async fn watch(&self, connection: &Connection) -> Infallible {
+        if let Some(uri) = &self.health {
+            let mut watcher = Watcher::new(connection, uri.clone(), &self.config.health_service);
+            while let Some(status) = watcher.next().await {
+                self.tell(Event::Watched(status)).await;
+            }
+            self.tell(Event::Watched(Watch::Off)).await;
+        }
+        std::future::pending().await
     }
 
     async fn tell(&self, event: Event) {

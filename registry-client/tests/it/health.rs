@@ -3,12 +3,36 @@
 
 use std::time::Duration;
 
-use registry_client::testing::FaultyServer;
+use registry_client::{
+    Channel,
+    telemetry::{ChannelState, InstanceState},
+    testing::{FaultyServer, Health, Reply},
+};
+use tonic::Code;
 
 use crate::{
-    channel::{GET, call, connected, echo},
+    channel::{ADD, GET, call, connected, echo, start},
     server::within,
 };
+
+/// Waits until the channel's state is as `wanted`.
+async fn until(channel: &Channel, wanted: impl Fn(&ChannelState) -> bool) {
+    let reached = async {
+        while !wanted(&channel.state().unwrap()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within(reached).await;
+}
+
+/// The `n`th instance.
+fn instance(channel: &Channel, n: usize) -> InstanceState {
+    channel.state().unwrap().instances[n].clone()
+}
+
+fn ready(state: &ChannelState) -> Vec<bool> {
+    state.instances.iter().map(|instance| instance.ready).collect()
+}
 
 /// A peer on a thread of its own, which can be made to stand still.
 pub(crate) struct Freezer {
@@ -55,4 +79,159 @@ async fn a_call_that_sits_on_a_frozen_instance_still_has_time_for_another() {
     for call in calls.collect::<Vec<_>>() {
         assert_eq!(within(call).await.unwrap().unwrap(), "hello");
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_fails_five_times_in_a_row_is_out_and_one_call_brings_it_back() {
+    let (well, ill) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&well, &ill], |c| {
+        c.outlier.as_mut().unwrap().base_ejection_time = Duration::from_millis(200);
+    })
+    .await;
+    ill.set(Reply::fail(Code::Internal));
+    let before = ill.counts().requests;
+    let mut failed = 0;
+    while ready(&channel.state().unwrap()) == [true, true] {
+        failed += u64::from(call(&channel, ADD).await.is_err());
+        tokio::task::yield_now().await;
+    }
+    assert!((5..12).contains(&failed), "{failed}");
+    assert_eq!(ill.counts().requests - before, failed);
+    let out = instance(&channel, 1);
+    assert_eq!((out.decided_by, out.ejections), (Some("outlier"), 1), "{out:?}");
+    assert!(out.why.contains("failures in a row"), "{out:?}");
+    assert_eq!(channel.counters().unwrap().ejections.get(), 1);
+
+    // While the one that tries it is under way, no other is sent there.
+    ill.set(Reply::Slow(Duration::from_millis(300)));
+    let before = ill.counts().requests;
+    let back = async {
+        while !instance(&channel, 1).ready {
+            let calls = (0..10).map(|_| call(&channel, ADD));
+            assert!(futures_util::future::join_all(calls).await.iter().all(Result::is_ok));
+            assert!(instance(&channel, 1).ready || ill.counts().requests <= before + 1);
+        }
+    };
+    within(back).await;
+}
+
+#[tokio::test]
+async fn a_probe_that_fails_ejects_again_and_for_longer() {
+    let (well, ill) = (echo().await, start(Reply::fail(Code::Unavailable)).await);
+    let (channel, _resolver) = connected(&[&well, &ill], |c| {
+        c.outlier.as_mut().unwrap().base_ejection_time = Duration::from_millis(20);
+    })
+    .await;
+    let longer = async {
+        while instance(&channel, 1).ejections < 4 {
+            call(&channel, GET).await.unwrap();
+        }
+    };
+    within(longer).await;
+    let probes = ill.counts().requests;
+    let again = channel.counters().unwrap().ejections.get();
+    // `connected` needs some, five are the run; then one each time.
+    assert!(probes >= 5 + 3 && again >= 4, "{probes} requests, {again} ejections");
+}
+
+#[tokio::test]
+async fn calls_that_run_out_of_time_eject_too() {
+    let (well, mute) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&well, &mute], |c| c.deadline = Duration::from_millis(200)).await;
+    mute.set(Reply::Hang);
+    let calls = (0..40).map(|_| call(&channel, GET));
+    futures_util::future::join_all(calls).await;
+    until(&channel, |state| ready(state) == [true, false]).await;
+    assert_eq!(instance(&channel, 1).decided_by, Some("outlier"));
+}
+
+#[tokio::test]
+async fn an_ejected_instance_that_moves_stays_ejected() {
+    let (well, ill, moved) = (echo().await, echo().await, echo().await);
+    let (channel, resolver) = connected(&[&well, &ill], |_| {}).await;
+    ill.set(Reply::fail(Code::Internal));
+    while instance(&channel, 1).ready {
+        let _ = call(&channel, ADD).await;
+        tokio::task::yield_now().await;
+    }
+    resolver.set([well.instance("0"), moved.instance("1")]);
+    let there = moved.address().to_string();
+    until(&channel, |state| state.instances[1].address == there && state.instances[1].watch == "serving")
+        .await;
+    let state = instance(&channel, 1);
+    assert_eq!((state.ready, state.decided_by), (false, Some("outlier")), "{state:?}");
+}
+
+#[tokio::test]
+async fn an_instance_that_says_not_serving_gets_no_more_calls_until_it_serves() {
+    let (one, other) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&one, &other], |_| {}).await;
+    other.set_health(Health::NotServing);
+    until(&channel, |state| ready(state) == [true, false]).await;
+    let out = instance(&channel, 1);
+    assert_eq!((out.decided_by, out.watch), (Some("watch"), "not_serving"));
+    let before = other.counts().requests;
+    for _ in 0..20 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert_eq!(other.counts().requests, before);
+    other.set_health(Health::Serving);
+    until(&channel, |state| ready(state) == [true, true]).await;
+}
+
+#[tokio::test]
+async fn when_nobody_serves_those_that_answer_are_called() {
+    for health in [Health::NotServing, Health::ServiceUnknown] {
+        let peers = [echo().await, echo().await];
+        let (channel, _resolver) = connected(&[&peers[0], &peers[1]], |_| {}).await;
+        peers.iter().for_each(|peer| peer.set_health(health));
+        until(&channel, |state| state.instances.iter().all(|i| i.watch == "not_serving")).await;
+        for _ in 0..20 {
+            call(&channel, ADD).await.unwrap();
+        }
+        let state = instance(&channel, 0);
+        assert!(state.ready && state.why.contains("does not serve"), "{state:?}");
+        // The first that is well is the only one called, at once.
+        peers[1].set_health(Health::Serving);
+        until(&channel, |state| ready(state) == [false, true]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_instance_without_a_health_service_is_called_and_asked_once() {
+    let peer = echo().await;
+    peer.set_health(Health::Unimplemented);
+    let (channel, _resolver) = connected(&[&peer], |_| {}).await;
+    until(&channel, |state| state.instances[0].watch == "off").await;
+    for _ in 0..20 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert_eq!(peer.counts().health, 1);
+}
+
+#[tokio::test]
+async fn an_instance_whose_health_service_is_silent_is_called_after_a_moment() {
+    let peer = echo().await;
+    peer.set_health(Health::Silent);
+    let (channel, _resolver) = connected(&[&peer], |_| {}).await;
+    assert_eq!(instance(&channel, 0).watch, "off");
+    // Its word counts as soon as there is one.
+    peer.set_health(Health::Serving);
+    until(&channel, |state| state.instances[0].watch == "serving").await;
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_its_health_or_ejected_where_both_are_off() {
+    let peers = [echo().await, echo().await];
+    let (channel, _resolver) = connected(&[&peers[0], &peers[1]], |c| {
+        c.health_watch = false;
+        c.outlier = None;
+    })
+    .await;
+    peers[1].set(Reply::fail(Code::Internal));
+    for _ in 0..40 {
+        let _ = call(&channel, ADD).await;
+    }
+    assert_eq!(ready(&channel.state().unwrap()), [true, true]);
+    assert_eq!(peers[0].counts().health + peers[1].counts().health, 0);
 }

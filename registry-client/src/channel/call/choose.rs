@@ -13,18 +13,21 @@ impl State {
     pub(super) fn choose(&self) -> Option<Arc<Connection>> {
         let snapshot = self.core.view.snapshot();
         let index = if self.tried.is_empty() {
+            if let Some(connection) = snapshot.probe() {
+                return Some(connection);
+            }
             self.core.picker.pick(&snapshot.ready)?
         } else {
             self.choose_among(&snapshot.ready).or_else(|| self.core.picker.pick(&snapshot.ready))?
         };
-        snapshot.connections.get(index).cloned()
+        snapshot.connection(index)
     }
 
     /// The connection to hedge on; `None` when every instance that is ready has
     /// failed this call or is answering it.
     pub(super) fn choose_unused(&self) -> Option<Arc<Connection>> {
         let snapshot = self.core.view.snapshot();
-        snapshot.connections.get(self.choose_among(&snapshot.ready)?).cloned()
+        snapshot.connection(self.choose_among(&snapshot.ready)?)
     }
 
     /// As the picker says among those that this call was not sent to.

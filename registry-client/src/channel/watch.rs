@@ -1,0 +1,193 @@
+//! What an instance's own health service says, followed on its connection.
+//!
+//! Source: gRPC "Client-side health checking" (gRFC A17). Unlike there, a
+//! stream that fails does not take the instance out: its last word holds until
+//! there is another, and where there was none it is called all the same after
+//! a moment. What calls find out decides then.
+
+use std::{future::poll_fn, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{RecvStream, client::ResponseFuture};
+use http::{HeaderMap, Request, StatusCode, Uri};
+use prost::Message;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+use tracing::debug;
+
+use super::{answer::GRPC_STATUS, connection::Connection};
+use crate::{backoff::ConnectBackoff, code::Code, health::Watch};
+
+/// The longest that an instance is held back for its first answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The largest answer taken, in bytes; it has two.
+const MOST: usize = 1 << 10;
+/// The bytes before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+const UNIMPLEMENTED: u8 = 12;
+
+/// Follows what a connection's health service says.
+pub(super) struct Watcher<'a> {
+    connection: &'a Connection,
+    uri: Uri,
+    service: &'a str,
+    asked: Option<Asked>,
+    /// When it was asked, or when it will be again.
+    at: Instant,
+    backoff: ConnectBackoff,
+    /// Until when the first answer may come; `None` once it need not any more.
+    patience: Option<Instant>,
+}
+
+impl<'a> Watcher<'a> {
+    /// Asks about `service`; `uri` is that of the method.
+    pub(super) fn new(connection: &'a Connection, uri: Uri, service: &'a str) -> Self {
+        let now = Instant::now();
+        let (backoff, patience) = (ConnectBackoff::new(), Some(now + PATIENCE));
+        Self { connection, uri, service, asked: None, at: now, backoff, patience }
+    }
+
+    /// The next word; [`Watch::Off`] when the first is late, `None` when
+    /// there is no such service.
+    pub(super) async fn next(&mut self) -> Option<Watch> {
+        loop {
+            let Some(asked) = &mut self.asked else {
+                if let Some(until) = self.patience.take_if(|until| *until < self.at) {
+                    sleep_until(until).await;
+                    return Some(Watch::Off);
+                }
+                sleep_until(self.at).await;
+                self.at = Instant::now();
+                self.asked = Some(Asked::new(self.connection, self.uri.clone(), self.service));
+                continue;
+            };
+            let heard = match self.patience {
+                Some(until) => timeout_at(until, asked.next()).await.unwrap_or(Ok(Watch::Off)),
+                None => asked.next().await,
+            };
+            match heard {
+                Ok(status) => {
+                    self.patience = None;
+                    self.backoff = ConnectBackoff::new();
+                    return Some(status);
+                }
+                Err(Ended::Unimplemented) => return None,
+                Err(cause) => {
+                    debug!(instance = %self.connection.peer, %cause, "its health cannot be watched");
+                    self.asked = None;
+                    self.at += self.backoff.delay(false);
+                }
+            }
+        }
+    }
+}
+
+/// Why there is no more to hear.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("it has no health service")]
+    Unimplemented,
+    #[error("it answered {0}")]
+    Status(Code),
+    #[error("it answered HTTP {0}")]
+    Http(StatusCode),
+    #[error("{0}")]
+    Broken(#[from] h2::Error),
+    #[error("what it said is no health status")]
+    Malformed,
+}
+
+/// One stream of answers.
+struct Asked {
+    answer: Result<ResponseFuture, Option<h2::Error>>,
+    frames: Option<RecvStream>,
+    read: BytesMut,
+}
+
+impl Asked {
+    fn new(connection: &Connection, uri: Uri, service: &str) -> Self {
+        let mut head = Request::new(());
+        *head.method_mut() = http::Method::POST;
+        *head.version_mut() = http::Version::HTTP_2;
+        *head.uri_mut() = uri;
+        head.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
+        head.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
+        let sent = connection.send(head, false).and_then(|(answer, mut request)| {
+            request.send_data(request_message(service), true)?;
+            Ok(answer)
+        });
+        Self { answer: sent.map_err(Some), frames: None, read: BytesMut::new() }
+    }
+
+    /// The next status. Cancel safe: nothing that arrived is lost.
+    async fn next(&mut self) -> Result<Watch, Ended> {
+        loop {
+            if let Some(status) = self.message()? {
+                return Ok(status);
+            }
+            let Some(frames) = &mut self.frames else {
+                self.frames = Some(self.begin().await?);
+                continue;
+            };
+            match poll_fn(|cx| frames.poll_data(cx)).await.transpose()? {
+                Some(data) => {
+                    // Fails only for more than was received.
+                    let _ = frames.flow_control().release_capacity(data.len());
+                    self.read.extend_from_slice(&data);
+                }
+                None => {
+                    let trailers = poll_fn(|cx| frames.poll_trailers(cx)).await?.unwrap_or_default();
+                    return Err(ended(&trailers).unwrap_or(Ended::Status(Code::UNKNOWN)));
+                }
+            }
+        }
+    }
+
+    async fn begin(&mut self) -> Result<RecvStream, Ended> {
+        let answer = match &mut self.answer {
+            Ok(answer) => answer.await?,
+            Err(error) => return Err(error.take().map_or(Ended::Malformed, Ended::Broken)),
+        };
+        match (answer.status(), ended(answer.headers())) {
+            (_, Some(ended)) => Err(ended),
+            (StatusCode::OK, None) => Ok(answer.into_body()),
+            // "HTTP to gRPC Status Code Mapping".
+            (StatusCode::NOT_FOUND, None) => Err(Ended::Unimplemented),
+            (other, None) => Err(Ended::Http(other)),
+        }
+    }
+
+    /// A whole message of what was read.
+    fn message(&mut self) -> Result<Option<Watch>, Ended> {
+        let Some((prefix, rest)) = self.read.split_at_checked(PREFIX) else { return Ok(None) };
+        let size = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
+        if prefix[0] != 0 || size > MOST {
+            return Err(Ended::Malformed);
+        }
+        if rest.len() < size {
+            return Ok(None);
+        }
+        self.read.advance(PREFIX);
+        let message = self.read.split_to(size);
+        let answer = HealthCheckResponse::decode(message).map_err(|_| Ended::Malformed)?;
+        Ok(Some(match answer.status() {
+            ServingStatus::Serving => Watch::Serving,
+            _ => Watch::NotServing,
+        }))
+    }
+}
+
+fn request_message(service: &str) -> Bytes {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let mut framed = vec![0; PREFIX];
+    // A service's name is short.
+    framed[1..].copy_from_slice(&u32::try_from(request.encoded_len()).unwrap_or(u32::MAX).to_be_bytes());
+    framed.extend(request.encode_to_vec());
+    framed.into()
+}
+
+/// The end that these headers or trailers tell of.
+fn ended(headers: &HeaderMap) -> Option<Ended> {
+    let code = Code::from_header(headers.get(GRPC_STATUS)?.as_bytes());
+    Some(if code.number() == UNIMPLEMENTED { Ended::Unimplemented } else { Ended::Status(code) })
+}
