@@ -20,6 +20,7 @@ use crate::{
     telemetry::{ChannelState, Counters},
 };
 
+mod admission;
 mod answer;
 mod call;
 mod connect;
@@ -34,6 +35,7 @@ mod subchannel;
 mod upload;
 mod watch;
 
+use admission::Admission;
 pub use answer::Answer;
 pub use call::Call;
 #[cfg(not(feature = "test-util"))]
@@ -79,6 +81,7 @@ struct Core {
     default_timeout: HeaderValue,
     policies: Policies,
     budget: Budget,
+    admission: Admission,
     config: ChannelConfig,
     picker: Box<dyn Picker>,
     view: Arc<View>,
@@ -117,9 +120,12 @@ impl Channel {
         service: ServiceName,
         resolver: &dyn Resolver,
         methods: Methods,
-        config: ChannelConfig,
+        mut config: ChannelConfig,
         connector: Connector,
     ) -> Self {
+        if let Some(balancer) = config.service_config.balancer {
+            config.balancer = balancer;
+        }
         let resolution = resolver.resolve(&service);
         let view = Arc::new(View::new());
         let Ok(authority) = Authority::try_from(service.as_str()) else {
@@ -132,6 +138,7 @@ impl Channel {
             Ok(policies) => policies,
             Err(why) => return Self::broken(Status::invalid_argument(why.to_string())),
         };
+        let admission = Admission::new(&service, &config.service_config);
         let counters = Arc::<Counters>::default();
         let told = counters.clone();
         let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution, told);
@@ -141,6 +148,7 @@ impl Channel {
             default_timeout,
             policies,
             budget: Budget::new(config.service_config.budget),
+            admission,
             picker: config.balancer.picker(),
             config,
             view,

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::{failure::Failure, framing::MessageSizes, head::find, in_flight::InFlight};
+use super::{admission::Admitted, failure::Failure, framing::MessageSizes, head::find, in_flight::InFlight};
 use crate::{code::Code, health::Ended};
 
 /// A small part of what a stream may send ahead, in bytes.
@@ -38,6 +38,8 @@ pub struct Answer {
     blames: bool,
     /// Made when the first frame is late; most answers never need it.
     timer: Option<Pin<Box<Sleep>>>,
+    /// The call's place under its service's limit.
+    _admitted: Admitted,
     /// The rest of the request, in a call that streams both ways.
     _upload: Option<AbortOnDropHandle<()>>,
 }
@@ -76,6 +78,7 @@ impl Answer {
         frames: RecvStream,
         in_flight: InFlight,
         bounds: Bounds,
+        admitted: Admitted,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
         let sizes = bounds.message.map(MessageSizes::up_to);
@@ -84,6 +87,7 @@ impl Answer {
             deadline: bounds.deadline,
             blames: bounds.blames,
             timer: None,
+            _admitted: admitted,
             _upload: upload,
         }
     }
@@ -91,6 +95,7 @@ impl Answer {
     /// Ends the stream: cancels it if it has not ended, and stops counting it.
     fn end(&mut self) {
         self.stream = None;
+        self._admitted = Admitted::default();
         self._upload = None;
     }
 

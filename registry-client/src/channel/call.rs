@@ -26,6 +26,7 @@ use limit::Limit;
 
 use super::{
     Core,
+    admission::Admitted,
     answer::{Answer, Deadline},
     connection::Connection,
     failure::Failure,
@@ -34,8 +35,14 @@ use super::{
     upload::{RequestBody, Upload},
 };
 use crate::{
+    code::Code,
     instance::InstanceId,
-    policy::{MethodPolicy, incoming::Incoming, retry::Tries},
+    policy::{
+        MethodPolicy,
+        incoming::Incoming,
+        limit::{Limited, Permit},
+        retry::Tries,
+    },
     telemetry::{Explain, Retried},
 };
 
@@ -59,6 +66,7 @@ struct State {
     incoming: Option<Incoming>,
     /// When the call ends: bounds everything up to the head of the answer.
     deadline: Deadline,
+    admitted: Admitted,
     /// Whether `deadline` also bounds the answer's body.
     bounds_answer: bool,
     tries: Tries,
@@ -73,6 +81,8 @@ struct State {
 }
 
 enum Stage {
+    /// For the call's turn at its service's limit.
+    Queue(Pin<Box<dyn Future<Output = Result<Permit, Limited>> + Send>>),
     /// Choose an instance and send.
     Pick,
     /// For an instance to become ready, or for a delay to pass.
@@ -116,6 +126,10 @@ impl Call {
         let now = Instant::now();
         core.counters.calls.add();
         core.budget.deposit(now);
+        let (admitted, queue) = match core.admission.admit(&core.service, now, &core.counters) {
+            Ok(admitted) => admitted,
+            Err(failure) => return Self::failed(failure.into()),
+        };
         let state = State {
             core,
             head: Head::new(uri, parts.headers),
@@ -123,12 +137,13 @@ impl Call {
             policy,
             incoming,
             deadline: Deadline { at: now + limit, limit },
+            admitted,
             bounds_answer,
             tries: Tries::default(),
             retried: Retried::default(),
             tried: Vec::new(),
             explain: parts.extensions.remove::<Explain>(),
-            stage: Stage::Pick,
+            stage: queue.map_or(Stage::Pick, |limit| Stage::Queue(Box::pin(limit.enter()))),
             attempts: SmallVec::new(),
             hedging: None,
         };
@@ -160,6 +175,9 @@ impl Future for Call {
                 Err(state.expired())
             }
         };
+        if let Err(failure) = &result {
+            state.admitted.ended(Code::from_number(failure.code().into()));
+        }
         if let Some(meters) = state.core.counters.meters() {
             meters.call(&state.retried);
         }
@@ -174,6 +192,16 @@ impl State {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<Answer>, Failure>> {
         loop {
             match &mut self.stage {
+                Stage::Queue(turn) => match ready!(turn.as_mut().poll(cx)) {
+                    Ok(permit) => {
+                        self.admitted.permit = Some(permit);
+                        self.stage = Stage::Pick;
+                    }
+                    Err(limited) => {
+                        self.core.counters.limited.add();
+                        return Poll::Ready(Err(Failure::Limited(limited)));
+                    }
+                },
                 Stage::Pick => self.stage = self.pick()?,
                 Stage::Wait(wait) => {
                     ready!(wait.as_mut().poll(cx));

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 
 use crate::{
     instance::{Address, InstanceId, ServiceName},
-    policy::retry,
+    policy::{limit::Limited, retry},
 };
 
 /// Why an attempt, or the call as a whole, failed without an answer.
@@ -25,6 +25,10 @@ pub(super) enum Failure {
     BadTimeout,
     /// There was no instance to send to, and the call was not to wait.
     NoInstance { service: ServiceName, why: NoInstance },
+    /// It was not its turn at a limit that the caller's own process keeps.
+    Limited(Limited),
+    /// The service has been refusing too many calls of late.
+    Throttled { service: ServiceName },
     /// The deadline passed.
     Expired { limit: Duration, while_: String },
 }
@@ -100,12 +104,13 @@ impl Failure {
         }
     }
 
-    fn code(&self) -> Code {
+    pub(super) fn code(&self) -> Code {
         match self {
             Self::NotSent { .. } | Self::NoInstance { .. } => Code::Unavailable,
             Self::Broken { cause, .. } => code(cause),
             Self::RequestBody { cause } => cause.code(),
             Self::BadRequest { .. } | Self::BadTimeout => Code::Internal,
+            Self::Limited(_) | Self::Throttled { .. } => Code::ResourceExhausted,
             Self::Expired { .. } => Code::DeadlineExceeded,
         }
     }
@@ -148,6 +153,10 @@ impl fmt::Display for Failure {
                 "the request's grpc-timeout is malformed: one to eight digits and one of H M S m u n are expected",
             ),
             Self::NoInstance { service, why } => write!(f, "no instance of `{service}` is ready: {why}"),
+            Self::Limited(limited) => limited.fmt(f),
+            Self::Throttled { service } => {
+                write!(f, "`{service}` has refused too many calls of late, so this one was not sent (client-side throttling)")
+            }
             Self::Expired { limit, while_ } => write!(f, "deadline of {limit:?} exceeded {while_}"),
         }
     }
@@ -158,6 +167,7 @@ impl Error for Failure {
         match self {
             Self::NotSent { cause, .. } | Self::Broken { cause, .. } => Some(&**cause),
             Self::RequestBody { cause } => Some(cause),
+            Self::Limited(limited) => Some(limited),
             _ => None,
         }
     }

@@ -8,7 +8,9 @@ use registry_client::{
         MethodConfig, ServiceConfig,
         budget::BudgetConfig,
         hedge::{HedgeDelay, HedgingPolicy},
+        limit::LimitConfig,
         retry::RetryPolicy,
+        throttle::ThrottleConfig,
     },
     resolve::fixed::FixedResolver,
     testing::{FaultyServer, Reply},
@@ -175,4 +177,55 @@ async fn a_server_that_says_when_to_retry_is_asked_again_then() {
     let began = Instant::now();
     assert_eq!(call(&channel, GET).await.unwrap(), "hello");
     assert!(began.elapsed() >= wait, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn calls_above_the_services_limit_wait_their_turn_and_no_more_than_may() {
+    let peer = start(Reply::Slow(Duration::from_millis(300))).await;
+    let channel = to(&peer, |config| {
+        let mut limit = LimitConfig::new(1);
+        limit.queue = 1;
+        limit.wait = Duration::from_secs(5);
+        config.service_config.service_limit = Some(limit);
+    });
+    let call_it = || {
+        let channel = channel.clone();
+        tokio::spawn(async move { call(&channel, ADD).await })
+    };
+    let first = call_it();
+    within(peer.until(|seen| seen.requests == 1)).await;
+    let (second, third) = (call_it(), call_it());
+    let (second, third) = (within(second).await.unwrap(), within(third).await.unwrap());
+    let refused = second.as_ref().err().or(third.as_ref().err()).expect("one of them did not fit");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("1 calls under way and 1 waiting"), "{refused}");
+    assert!(second.is_ok() != third.is_ok(), "the other one had its turn");
+    assert_eq!(within(first).await.unwrap().unwrap(), "hello");
+    assert_eq!((peer.counts().requests, channel.counters().unwrap().limited.get()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_everything_is_asked_less_and_less() {
+    let peer = start(Reply::fail(Code::ResourceExhausted)).await;
+    let channel = to(&peer, |config| config.service_config.throttle = Some(ThrottleConfig::default()));
+    let mut throttled = 0;
+    for _ in 0..200 {
+        let failed = call(&channel, ADD).await.unwrap_err();
+        assert_eq!(failed.code(), Code::ResourceExhausted);
+        throttled += u64::from(failed.message().contains("client-side throttling"));
+    }
+    assert!(throttled > 100, "{throttled} of 200 were not sent");
+    assert_eq!(peer.counts().requests + throttled, 200);
+    assert_eq!(channel.counters().unwrap().throttled.get(), throttled);
+}
+
+#[tokio::test]
+async fn the_service_config_chooses_the_balancing_policy() {
+    let peer = echo().await;
+    let channel = to(&peer, |config| {
+        config.service_config = r#"{"loadBalancingConfig": [{"random": {}}]}"#.parse().unwrap();
+    });
+    let (request, explain) = explained();
+    send(&channel, GET, request).await.unwrap();
+    assert!(explain.attempts()[0].why.starts_with("random of 1"), "{}", explain.attempts()[0]);
 }

@@ -69,12 +69,14 @@ impl State {
             let body = std::mem::replace(&mut self.body, RequestBody::ended());
             AbortOnDropHandle::new(tokio::spawn(Rest::new(body, upload)))
         });
+        let mut admitted = std::mem::take(&mut self.admitted);
+        admitted.ended(code.unwrap_or(Code::OK));
         let bounds = Bounds {
             deadline: self.bounds_answer.then_some(self.deadline),
             message: self.policy.max_response_bytes,
             blames: !self.policy.streams_answer,
         };
-        Some(head.map(|frames| Answer::new(frames, attempt.in_flight, bounds, upload)))
+        Some(head.map(|frames| Answer::new(frames, attempt.in_flight, bounds, admitted, upload)))
     }
 
     /// Whether the call goes on after an instance answered with an error.

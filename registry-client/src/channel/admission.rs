@@ -1,0 +1,89 @@
+//! Whether a call may begin: the service's limit and the throttle.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use crate::{
+    code::Code,
+    instance::ServiceName,
+    policy::{
+        ServiceConfig,
+        limit::{Limit, Permit},
+        throttle::Throttle,
+    },
+    telemetry::Counters,
+};
+
+/// What calls pass before they are sent. Costs nothing where nothing is
+/// configured.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limit: Option<Limit>,
+    throttle: Option<Arc<Throttle>>,
+}
+
+/// A call that has passed; dropped with the end of its answer.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    /// A place under the limit; `None` without one.
+    pub(super) permit: Option<Permit>,
+    throttled: Option<Throttled>,
+}
+
+/// Tells the throttle how its call ended.
+#[derive(Debug)]
+struct Throttled {
+    throttle: Arc<Throttle>,
+    code: Code,
+}
+
+impl Admission {
+    pub(super) fn new(service: &ServiceName, config: &ServiceConfig) -> Self {
+        Self {
+            limit: config.service_limit.map(|limit| Limit::new(service.as_str(), limit)),
+            throttle: config.throttle.map(|throttle| Arc::new(Throttle::new(throttle))),
+        }
+    }
+
+    /// Admits a call, which may have to wait for its turn at the limit.
+    ///
+    /// # Errors
+    /// When it is throttled.
+    pub(super) fn admit(
+        &self,
+        service: &ServiceName,
+        now: Instant,
+        counters: &Counters,
+    ) -> Result<(Admitted, Option<Limit>), Failure> {
+        let mut admitted = Admitted::default();
+        if let Some(throttle) = &self.throttle {
+            if !throttle.admit(now, fastrand::f64()) {
+                counters.throttled.add();
+                return Err(Failure::Throttled { service: service.clone() });
+            }
+            admitted.throttled = Some(Throttled { throttle: throttle.clone(), code: Code::CANCELLED });
+        }
+        let Some(limit) = &self.limit else { return Ok((admitted, None)) };
+        admitted.permit = limit.try_enter();
+        let wait = admitted.permit.is_none().then(|| limit.clone());
+        Ok((admitted, wait))
+    }
+}
+
+impl Admitted {
+    /// The call ended so; one of which this is not told was given up by its
+    /// caller.
+    pub(super) fn ended(&mut self, code: Code) {
+        if let Some(mut throttled) = self.throttled.take() {
+            throttled.code = code;
+        }
+    }
+}
+
+impl Drop for Throttled {
+    fn drop(&mut self) {
+        self.throttle.observe(Instant::now(), self.code);
+    }
+}
