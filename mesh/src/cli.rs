@@ -2,7 +2,11 @@
 //! later versions only add to them.
 #![allow(clippy::doc_markdown, reason = "these comments are read at a terminal, as help")]
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand};
 use service_kit::config::ServiceConfig;
@@ -35,6 +39,16 @@ pub(crate) enum Command {
     ///
     /// Exit code 0 when all are passing, 3 when not, 2 when nothing answers.
     Status(StatusArgs),
+    /// Shows where the calls to a service go, and why, as running processes see it.
+    ///
+    /// Every process of the mesh that has a channel to SERVICE tells of each
+    /// instance whether calls go there, and which of the four decided that
+    /// they do not: the registry, the instance's own health, the connection,
+    /// or the outcome of its calls.
+    ///
+    /// Exit code 0 when each of them has an instance to call, 3 when one has
+    /// none, 2 when no process answers.
+    Explain(ExplainArgs),
     /// Runs one service in the foreground, configured by its environment.
     Serve(ServeArgs),
     /// Sends calls at a fixed rate, however slow the answers are, and reports.
@@ -148,6 +162,11 @@ pub(crate) struct PortArgs {
     #[arg(long, env = "CONSORT_PRODUCT_PORT", value_name = "P",
           value_parser = clap::value_parser!(u16).range(1..=65525))]
     pub(crate) product_port: Option<u16>,
+    /// The first port on which processes tell of themselves, see `mesh
+    /// explain`; the others follow, ten for each service [default: 9600]
+    #[arg(long, env = "CONSORT_ADMIN_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65500))]
+    pub(crate) admin_port: Option<u16>,
 }
 
 /// `mesh status`.
@@ -156,6 +175,26 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) whereabouts: Whereabouts,
     /// One JSON object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `mesh explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The service that is called, for example cart-service.
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) whereabouts: Whereabouts,
+    /// Only this process: `order-service-1`, an instance's id, or a service for
+    /// all its replicas.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) process: Option<String>,
+    /// Asks the process that tells of itself there (its CONSORT_ADMIN), whoever
+    /// started it; may be repeated.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) admin: Vec<SocketAddr>,
+    /// One JSON object instead of tables.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -279,9 +318,10 @@ mod tests {
             let command = cli.find_subcommand(name).unwrap();
             command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
         };
-        let contract: [(&str, &[&str]); 5] = [
+        let contract: [(&str, &[&str]); 6] = [
             ("up", &["registry", "replicas", "state-dir", "fresh", "port-base"]),
             ("status", &["state-dir", "json"]),
+            ("explain", &["process", "admin", "state-dir", "json"]),
             ("serve", &["print-config"]),
             (
                 "load",

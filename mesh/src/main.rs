@@ -10,6 +10,7 @@ use crate::cli::{Cli, Command};
 mod call;
 mod cli;
 mod dynamic;
+mod explain;
 mod found;
 mod load;
 mod logging;
@@ -76,6 +77,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<Exit> {
             Command::Status(args) => {
                 logging::to_stderr()?;
                 status::run(args).await
+            }
+            Command::Explain(args) => {
+                logging::to_stderr()?;
+                explain::run(args).await
             }
             Command::Load(args) => {
                 logging::to_stderr()?;

@@ -44,11 +44,17 @@ pub(crate) struct MeshFile {
 /// One process of `mesh up`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Process {
+    /// `cart-service-1`.
+    #[serde(default)]
+    pub(crate) name: String,
     pub(crate) service: String,
     /// The id it is registered under; null until it is.
     pub(crate) id: Option<String>,
     /// Host and port.
     pub(crate) address: String,
+    /// Where it tells of itself; null where it does not.
+    #[serde(default)]
+    pub(crate) admin: Option<String>,
     /// Null while it is down.
     pub(crate) pid: Option<u32>,
     /// The health that the registry last showed; null before it is listed.

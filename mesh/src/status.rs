@@ -38,7 +38,7 @@ struct Line {
     health: &'static str,
     /// The registry's words; empty when it passes.
     reason: String,
-    /// Where the instance answers about itself; null when it does not.
+    /// Where the instance tells of itself, `HOST:PORT`; null when it is not known to.
     admin: Option<String>,
     /// When `mesh up` first saw this health; null when nobody watched.
     since: Option<String>,
@@ -108,7 +108,7 @@ fn lines(service: Service, resolution: &Resolution, processes: &[Process]) -> Ve
                 address,
                 health,
                 reason: instance.reason.clone(),
-                admin: None,
+                admin: ours.filter(|p| p.pid.is_some()).and_then(|p| p.admin.clone()),
             }
         })
         .collect();
@@ -120,7 +120,7 @@ fn lines(service: Service, resolution: &Resolution, processes: &[Process]) -> Ve
         pid: p.pid,
         health: "critical",
         reason: "not in the registry".to_owned(),
-        admin: None,
+        admin: p.admin.clone().filter(|_| p.pid.is_some()),
         since: None,
     }));
     out.sort_by(|a, b| a.address.cmp(&b.address));
@@ -161,7 +161,9 @@ mod tests {
 
     fn process(address: &str) -> Process {
         Process {
+            name: "cart-service-1".into(),
             service: "cart-service".into(),
+            admin: Some("127.0.0.1:9600".into()),
             id: None,
             address: address.into(),
             pid: Some(7),
@@ -190,7 +192,7 @@ mod tests {
                 "pid": 7,
                 "health": "passing",
                 "reason": "",
-                "admin": null,
+                "admin": "127.0.0.1:9600",
                 "since": "2026-01-01T00:00:00Z",
             }],
         });

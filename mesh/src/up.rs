@@ -111,7 +111,8 @@ async fn host(args: &UpArgs, choice: &Choice) -> Result<IpAddr> {
 fn plan(ports: &Ports, host: IpAddr, replicas: u16, files: &Files) -> Overview {
     let seen = |service: Service, replica: u16| {
         let address = SocketAddr::new(host, ports.service(service, replica));
-        Seen::new(service, replica, address, files.log(&format!("{service}-{replica}")))
+        let admin = ports.admin(service, replica);
+        Seen::new(service, replica, (address, admin), files.log(&format!("{service}-{replica}")))
     };
     let replicas = |service| (1..=replicas).map(move |replica| (service, replica));
     let all = Service::ALL.into_iter().flat_map(replicas);
@@ -130,6 +131,7 @@ fn programs(overview: &Overview, registry: &str, files: &Files, database: &Datab
             ("DATABASE_URL", database.of(seen.service, files).into()),
             ("CONSUL_HTTP_ADDR", registry.into()),
             ("CONSORT_STATE_DIR", files.dir().into()),
+            ("CONSORT_ADMIN", seen.admin.to_string().into()),
         ]
         .into(),
         log: seen.log.clone(),

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use crate::{Error, balance::Balancer, health::OutlierConfig, policy::ServiceConfig};
 
+mod admin;
 mod admission;
 mod duration;
 mod env;
 mod server;
 
+pub use admin::AdminConfig;
 pub use admission::AdmissionConfig;
 pub use duration::parse_duration;
 pub use server::{Advertise, ServerConfig};

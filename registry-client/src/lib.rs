@@ -67,6 +67,7 @@
 //! It starts no proxy and speaks no xDS. It is no Consul agent: one must run
 //! somewhere that the process can reach.
 
+pub mod admin;
 mod backoff;
 pub mod balance;
 mod channel;
@@ -86,7 +87,7 @@ pub mod telemetry;
 pub mod testing;
 
 pub use channel::{Answer, Call, Channel};
-pub use config::{AdmissionConfig, Advertise, ChannelConfig, ServerConfig, parse_duration};
+pub use config::{AdminConfig, AdmissionConfig, Advertise, ChannelConfig, ServerConfig, parse_duration};
 pub use error::Error;
 pub use mesh::{Mesh, MeshBuilder};
 pub use snapshot::Remembered;

@@ -3,22 +3,25 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use opentelemetry::metrics::Meter;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::{
-    Channel, ChannelConfig, Error, Remembered, ServerConfig,
+    AdminConfig, Channel, ChannelConfig, Error, Remembered, ServerConfig,
+    admin::{self, MeshState, ProcessState},
     config::Environment,
     consul::{Client, ConsulResolver},
     instance::ServiceName,
     policy::Methods,
     resolve::{Resolution, Resolver},
-    server::Server,
+    server::{Inside, Server, ServerState},
     telemetry::{Meters, Observed, observe},
 };
 
@@ -29,7 +32,7 @@ pub struct Mesh {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(crate) struct Shared {
     consul: Option<Client>,
     resolver: Arc<dyn Resolver>,
     channel_config: ChannelConfig,
@@ -40,6 +43,9 @@ struct Shared {
     /// so they are few.
     channels: Mutex<HashMap<ServiceName, Known>>,
     meter: Option<Meter>,
+    /// Those that are there; few, for each is made by code.
+    servers: Mutex<Vec<Weak<Inside>>>,
+    admin: OnceLock<AbortOnDropHandle<()>>,
 }
 
 /// A channel, and what its resolver tells it.
@@ -85,7 +91,36 @@ impl Mesh {
     pub fn serve(&self, service: &str) -> Server {
         let shared = &*self.shared;
         let config = shared.server_config.clone();
-        Server::new(service.parse(), shared.consul.clone(), config, shared.descriptors.clone())
+        let server = Server::new(service.parse(), shared.consul.clone(), config, shared.descriptors.clone());
+        let mut servers = shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.retain(|server| server.strong_count() > 0);
+        servers.push(server.inside());
+        server
+    }
+
+    /// What this process knows of its mesh: its servers, its channels, and of
+    /// each instance why calls go there or do not.
+    #[must_use]
+    pub fn state(&self) -> MeshState {
+        self.shared.state()
+    }
+
+    /// Tells of this process by HTTP (see [`admin`](crate::admin)) for as long
+    /// as the mesh is there; gives the address. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be had, is reached from other machines without
+    /// that being allowed, or the mesh has such an endpoint already.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is left behind.
+    pub async fn admin(&self, config: &AdminConfig) -> Result<SocketAddr, Error> {
+        let listener = admin::bind(config).await?;
+        let address = listener.local_addr().map_err(Error::Listener)?;
+        let task = AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, Arc::downgrade(&self.shared))));
+        let again = |_| Error::Config("the mesh has an admin endpoint already".to_owned());
+        self.shared.admin.set(task).map_err(again)?;
+        Ok(address)
     }
 
     /// The Consul that this mesh registers in; `None` when it was built
@@ -97,6 +132,18 @@ impl Mesh {
 }
 
 impl Shared {
+    pub(crate) fn state(&self) -> MeshState {
+        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut channels: Vec<_> = channels.values().filter_map(|known| known.channel.state()).collect();
+        channels.sort_by(|a, b| a.service.cmp(&b.service));
+        MeshState { process: ProcessState::now(), servers: self.servers(), channels }
+    }
+
+    pub(crate) fn servers(&self) -> Vec<ServerState> {
+        let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.iter().filter_map(|server| server.upgrade()?.state()).collect()
+    }
+
     /// A new channel.
     fn open(&self, name: &ServiceName) -> Known {
         let resolution = self.resolver.resolve(name);
@@ -238,6 +285,7 @@ impl MeshBuilder {
             Some(dir) => Arc::new(Remembered::new(resolver, dir)),
             None => resolver,
         };
+        admin::begin_uptime();
         let shared = Arc::new(Shared {
             consul: self.consul,
             resolver,
@@ -246,6 +294,8 @@ impl MeshBuilder {
             descriptors: self.descriptors,
             methods,
             channels: Mutex::default(),
+            servers: Mutex::default(),
+            admin: OnceLock::new(),
             meter: self.meter,
         });
         if let Some(meter) = &shared.meter {

@@ -15,7 +15,13 @@
 //!    finish, or are cut off after [`ServerConfig::drain_timeout`].
 //! 6. The instance deregisters.
 
-use std::{collections::BTreeMap, convert::Infallible, future::Future, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    future::Future,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -50,15 +56,20 @@ mod panic;
 mod reflection;
 mod signal;
 mod socket;
+mod state;
 
 pub use drain::Drain;
 pub use health::Health;
 pub use signal::shutdown_signal;
+pub use state::{MethodState, ServerState};
+
+pub(crate) use state::Inside;
 
 use accept::Acceptor;
 use admission::Admission;
 use connection::Connections;
 use listing::{Listing, Wanted};
+use state::Running;
 
 /// A server of one registered service, made by
 /// [`Mesh::serve`](crate::Mesh::serve). Answers `grpc.health.v1` and
@@ -75,8 +86,7 @@ pub struct Server {
     added_twice: Option<&'static str>,
     tags: Vec<String>,
     meta: BTreeMap<String, String>,
-    health: Health,
-    drain: Drain,
+    inside: Arc<Inside>,
 }
 
 impl Server {
@@ -97,8 +107,7 @@ impl Server {
             added_twice: None,
             tags: vec!["grpc".to_owned()],
             meta: meta.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            health: Health::new(),
-            drain: Drain::new(),
+            inside: Inside::new(Health::new(), Drain::new()),
         }
     }
 
@@ -122,7 +131,7 @@ impl Server {
             return self;
         }
         self.served.push(S::NAME);
-        self.health.report(S::NAME, true);
+        self.inside.health.report(S::NAME, true);
         self.routes.add_service(service);
         self
     }
@@ -163,14 +172,19 @@ impl Server {
     /// A handle to say that a service cannot do its work for now.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.health.clone()
+        self.inside.health.clone()
     }
 
     /// A handle that tells services when to end streams that would go on for
     /// ever.
     #[must_use]
     pub fn drain_signal(&self) -> Drain {
-        self.drain.clone()
+        self.inside.drain.clone()
+    }
+
+    /// What tells of this server for as long as it is there.
+    pub(crate) fn inside(&self) -> Weak<Inside> {
+        Arc::downgrade(&self.inside)
     }
 
     /// Serves on `listener`, registered, until `shutdown` completes; then stops
@@ -192,18 +206,28 @@ impl Server {
         let bound = listener.local_addr().map_err(Error::Listener)?;
         let name = self.name.clone().map_err(|why| Error::Config(why.to_string()))?;
         let (registry, config) = (self.registry.clone(), self.config.clone());
-        let (health, drain) = (self.health.clone(), self.drain.clone());
+        let inside = self.inside.clone();
+        let (health, drain) = (inside.health.clone(), inside.drain.clone());
         let wanted = Wanted { name: name.clone(), tags: self.tags.clone(), meta: self.meta.clone() };
 
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
         let admission = config.admission.as_ref();
         let admission = Admission::new(admission, name.as_str(), &self.served, &self.descriptors)?;
-        let service = admission.before(self.routes()?.prepare());
+        let service = admission.clone().before(self.routes()?.prepare());
         let connections = Connections::new(service, &config, drain.clone(), cut.clone());
         let acceptor = Acceptor::new(listener, config.max_connections);
         let open = TaskTracker::new();
+        let version = wanted.meta.get("version").cloned().unwrap_or_default();
         let listing = Listing::begin(registry.as_ref(), wanted, bound, &config).await?;
+        let _ = inside.running.set(Running {
+            service: name.to_string(),
+            version,
+            bound,
+            registration: listing.state(),
+            connections: open.clone(),
+            admission,
+        });
 
         health.set_running(true);
         info!(service = %name, %bound, "`{name}` serves on {bound}");
@@ -232,7 +256,7 @@ impl Server {
             return Err(Error::Config(format!("the service {name} was added twice; {mend}")));
         }
         let mut routes = self.routes;
-        routes.add_service(self.health.service(self.drain));
+        routes.add_service(self.inside.health.service(self.inside.drain.clone()));
         let served: Vec<_> = self.served.into_iter().chain(BUILT_IN).collect();
         reflection::add(&mut routes, &served, &self.descriptors)?;
         Ok(routes.routes())

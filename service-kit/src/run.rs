@@ -4,7 +4,7 @@ use std::{future::Future, io::Write, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Command, FromArgMatches};
-use registry_client::{Mesh, MeshBuilder, ServerConfig, server::shutdown_signal};
+use registry_client::{AdminConfig, Mesh, MeshBuilder, ServerConfig, server::shutdown_signal};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -91,6 +91,9 @@ pub async fn ready(service: &str, config: &ServiceConfig, migrations: &Migration
         .server_config(serving)
         .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
         .build()?;
+    if let Some(admin) = AdminConfig::from_env()? {
+        mesh.admin(&admin).await?;
+    }
     let listener = bind(config).await?;
     let url = config.database(service)?;
     let database = Database::open(&url, migrations).await?;

@@ -21,6 +21,8 @@ pub(crate) struct Seen {
     pub(crate) name: String,
     pub(crate) service: Service,
     pub(crate) address: Address,
+    /// Where it tells of itself.
+    pub(crate) admin: SocketAddr,
     pub(crate) log: PathBuf,
     /// `None` while it is down.
     pub(crate) pid: Option<u32>,
@@ -40,10 +42,16 @@ pub(crate) struct Listed {
 }
 
 impl Seen {
-    /// A process that is to listen at `address`.
-    pub(crate) fn new(service: Service, replica: u16, address: SocketAddr, log: PathBuf) -> Self {
+    /// A process that is to listen at `address`, and to tell of itself at
+    /// `admin`.
+    pub(crate) fn new(
+        service: Service,
+        replica: u16,
+        (address, admin): (SocketAddr, SocketAddr),
+        log: PathBuf,
+    ) -> Self {
         let name = format!("{service}-{replica}");
-        Self { name, service, address: address.into(), log, pid: None, id: None, listed: None }
+        Self { name, service, address: address.into(), admin, log, pid: None, id: None, listed: None }
     }
 
     /// Whether it may be called.
@@ -118,6 +126,8 @@ impl Overview {
     /// As `mesh.json` tells it.
     pub(crate) fn file(&self, registry: &str, started: &str) -> MeshFile {
         let process = |seen: &Seen| Process {
+            name: seen.name.clone(),
+            admin: Some(seen.admin.to_string()),
             service: seen.service.name().to_owned(),
             id: seen.id.as_ref().map(ToString::to_string),
             address: seen.address.to_string(),
@@ -161,7 +171,8 @@ mod tests {
 
     fn overview() -> Overview {
         let seen = |service, port| {
-            Seen::new(service, 1, SocketAddr::from(([127, 0, 0, 1], port)), PathBuf::from("x.log"))
+            let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+            Seen::new(service, 1, (at(port), at(port + 100)), PathBuf::from("x.log"))
         };
         Overview::new(vec![seen(Service::Cart, 50051), seen(Service::Order, 50061)])
     }

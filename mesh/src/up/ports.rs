@@ -7,6 +7,7 @@
 //! | cart-service 1, 2, … | 50051, 50052, … | P+10, P+11, … |
 //! | order-service 1, 2, … | 50061, 50062, … | P+20, P+21, … |
 //! | product-service 1, 2, … | 50071, 50072, … | P+30, P+31, … |
+//! | what each of these tells of itself | 9600, …, 9610, …, 9620, … | P+110, …, P+120, …, P+130, … |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
@@ -65,6 +66,18 @@ impl Ports {
         own.or(self.base.map(|base| base + offset)).unwrap_or(default) + replica - 1
     }
 
+    /// Where replica `replica`, counted from 1, of `service` tells of itself, on
+    /// loopback.
+    pub(crate) fn admin(&self, service: Service, replica: u16) -> SocketAddr {
+        let offset = match service {
+            Service::Cart => 0,
+            Service::Order => 10,
+            Service::Product => 20,
+        };
+        let first = self.args.admin_port.or(self.base.map(|base| base + 110)).unwrap_or(9600);
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first + offset + replica - 1)
+    }
+
     /// Sees whether every service's port, and no port twice, can be had.
     ///
     /// # Errors
@@ -79,6 +92,7 @@ impl Ports {
                     bail!("port {port} is meant for {other} and for {who}; {}", mend(service.short()));
                 }
                 check(SocketAddr::new(host, port), &who, service.short())?;
+                check(self.admin(service, replica), &format!("what {who} tells of itself"), "admin")?;
             }
         }
         Ok(())
@@ -147,6 +161,7 @@ mod tests {
         ];
         for service in Service::ALL {
             all.extend((1..=10).map(|replica| ports.service(service, replica)));
+            all.extend((1..=10).map(|replica| ports.admin(service, replica).port()));
         }
         assert!(all.iter().all(|p| (20_000..=20_200).contains(p)), "{all:?}");
         let count = all.len();

@@ -50,6 +50,7 @@ fn without_a_mesh_every_command_says_how_to_start_one() {
     let state = State::new();
     for command in [
         state.command(["status"]),
+        state.command(["explain", "cart-service"]),
         state.command(["call", "shop.cart.v1.CartService/GetCart"]),
         state.command(["load", "shop.cart.v1.CartService/GetCart"]),
     ] {

@@ -24,6 +24,7 @@ fn the_embedded_mesh_sells_survives_and_remembers() {
     pasted_lines_work(&up.printed);
     a_second_mesh_on_the_same_directory_is_refused(&state, base);
     a_bad_call_tells_its_details(&state);
+    explain_shows_why_calls_go_where_they_go(&state, &status);
     a_killed_instance_costs_no_call_and_comes_back(&state, &mut up, &status);
     a_stopped_instance_costs_no_call_of_any_kind(&state, &mut up);
 
@@ -103,6 +104,34 @@ fn a_bad_call_tells_its_details(state: &State) {
     let explained: Value = serde_json::from_str(&out).unwrap();
     let attempts = explained["explain"]["attempts"].as_array().unwrap();
     assert!(attempts[0]["instance"].is_string() && attempts[0]["why"].is_string(), "{out}");
+}
+
+fn explain_shows_why_calls_go_where_they_go(state: &State, status: &Value) {
+    let (code, out, err) = run(state.command(["explain", "cart-service", "--json"]));
+    assert_eq!(code, 0, "{err}");
+    let explained: Value = serde_json::from_str(&out).unwrap();
+    let processes = explained["processes"].as_array().unwrap();
+    let names: Vec<_> = processes.iter().map(|p| p["process"].as_str().unwrap()).collect();
+    assert_eq!(names, ["order-service-1", "order-service-2"], "who has a channel to cart-service");
+    assert_eq!(explained["silent"], json!([]));
+    let listed = status["instances"].as_array().unwrap();
+    for process in processes {
+        let instance = listed.iter().find(|i| i["pid"] == process["pid"]).unwrap();
+        assert_eq!(process["admin"], instance["admin"]);
+        assert_eq!(process["channel"]["ready"], 2, "{out}");
+    }
+    let carts = listed.iter().filter(|i| i["service"] == "cart-service");
+    let (code, out, err) = run(state.command(["explain", "cart-service", "--process", "order-service-2"]));
+    assert_eq!(code, 0, "{err}");
+    assert!(out.contains("order-service-2") && !out.contains("order-service-1"), "{out}");
+    for cart in carts {
+        let row = out.lines().find(|line| line.contains(cart["id"].as_str().unwrap())).unwrap();
+        assert!(row.contains(" in ") && row.contains(" passing "), "{row}");
+    }
+    let (code, _, err) = run(state.command(["explain", "user-service"]));
+    assert!(code == 2 && err.contains("cart-service") && err.contains("product-service"), "{err}");
+    let (code, _, err) = run(state.command(["explain", "cart-service", "--process", "nobody"]));
+    assert!(code == 2 && err.contains("order-service-1"), "{err}");
 }
 
 fn a_killed_instance_costs_no_call_and_comes_back(state: &State, up: &mut Up, status: &Value) {

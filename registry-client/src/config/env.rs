@@ -47,6 +47,15 @@ impl<'a> Environment<'a> {
         (self.lookup)(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
+    /// The variable as `on` or `off`.
+    pub(crate) fn switch(&self, name: &str) -> Result<Option<bool>, Error> {
+        self.parse_with(name, |text| match text {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            other => Err(ParseError(format!("`{other}` is neither `on` nor `off`"))),
+        })
+    }
+
     /// The variable, as `parse` reads it.
     pub(crate) fn parse_with<T>(
         &self,

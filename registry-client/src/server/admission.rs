@@ -24,6 +24,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower_service::Service;
 
+use super::state::MethodState;
 use crate::{AdmissionConfig, Error, policy::deadline};
 
 mod gate;
@@ -66,6 +67,11 @@ impl Admission {
         let Some(config) = config else { return Ok(Self { shared: None }) };
         let methods = Methods::new(config, services, descriptors)?;
         Ok(Self { shared: Some(Arc::new(Shared { methods, server: server.to_owned() })) })
+    }
+
+    /// How much each method has to do, by name.
+    pub(super) fn state(&self) -> Vec<MethodState> {
+        self.shared.as_ref().map(|shared| shared.methods.state()).unwrap_or_default()
     }
 
     /// The service `inner` behind it.

@@ -71,6 +71,12 @@ impl Health {
         self.state.borrow().status("") == Some(ServingStatus::Serving)
     }
 
+    /// Whether each service says that it can do its work; the whole left out.
+    pub(super) fn services(&self) -> BTreeMap<String, bool> {
+        let named = |(name, able): (&String, &bool)| (!name.is_empty()).then(|| (name.clone(), *able));
+        self.state.borrow().services.iter().filter_map(named).collect()
+    }
+
     /// The server as such runs, or does not (any more).
     pub(super) fn set_running(&self, running: bool) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.running, running) != running);

@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use tracing::{info, warn};
 
 use super::address;
 use crate::{
     Error, ServerConfig,
-    consul::{self, CheckSpec, Client, Registration, ServiceSpec},
+    consul::{self, CheckSpec, Client, Registration, RegistrationState, ServiceSpec},
     instance::ServiceName,
 };
 
@@ -44,6 +44,11 @@ impl Listing {
         let spec = spec(registry, wanted, bound, config).await?;
         let registration = Registration::start(registry.clone(), spec).map_err(unusable)?;
         Ok(Self { registration: Some(registration) })
+    }
+
+    /// Whether the registry knows the server; `None` without a registry.
+    pub(super) fn state(&self) -> Option<watch::Receiver<RegistrationState>> {
+        self.registration.as_ref().map(Registration::state)
     }
 
     /// Tells the registry that the server is leaving.

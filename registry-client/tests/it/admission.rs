@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
-use registry_client::{AdmissionConfig, ServerConfig};
+use registry_client::{AdmissionConfig, Mesh, ServerConfig, resolve::fixed::FixedResolver};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -251,4 +251,22 @@ async fn a_call_that_cannot_wait_for_its_turn_is_refused_at_once() {
     assert_eq!(within(held).await.unwrap().unwrap().0.code(), Code::Ok);
     assert_eq!(within(waits).await.unwrap().unwrap().0.code(), Code::Ok);
     assert_eq!(connection.call(ECHO, &[]).await.unwrap().0.code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_channel_hands_its_caller_the_refusal_itself() {
+    let server = Running::described(admission(one)).await;
+    let _held = server.held().await;
+    let mesh = Mesh::builder().resolver(FixedResolver::new([server.address])).build().unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..200 {
+        let channel = mesh.channel("test");
+        calls.spawn(async move { crate::channel::call(&channel, "/test.v1.Scripted/Hold").await });
+    }
+    for call in within(calls.join_all()).await {
+        // The answer comes before the request has ended, which is no fault of the connection.
+        let status = call.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(status.get_error_details().retry_info().is_some(), "{status}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What the library promises, on real sockets.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
 
+mod admin;
 mod admission;
 mod channel;
 mod consul;

@@ -125,6 +125,24 @@ async fn an_agent_that_is_dead_or_hangs_delays_the_exit_by_no_more_than_two_seco
 }
 
 #[tokio::test]
+async fn the_whole_stop_takes_less_than_ten_seconds_whatever_does_not_end() {
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let drain = ServerConfig::default().drain;
+    let server = Registered::start(&hung.local_addr().unwrap().to_string(), drain).await;
+    let connection = Connection::open(server.address).await;
+    let mut endless = connection.begin("test.v1.Scripted/Ticks", &[]).await.unwrap();
+    endless.message().await.unwrap().unwrap();
+    let began = Instant::now();
+    server.stop.send(()).unwrap();
+    within(server.drain.draining()).await;
+    assert!(began.elapsed() >= drain, "callers must have time to hear of it");
+    // Neither the stream nor the agent takes any notice.
+    assert!(within(endless.message()).await.is_none_or(|m| m.is_err()), "it is cut off in the end");
+    within(server.run).await.unwrap().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn what_consul_would_not_take_is_said_before_anything_is_served() {
     let mesh = Mesh::builder().consul(client("127.0.0.1:1")).build().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -25,7 +25,7 @@ const fn secret(name: &'static str) -> Variable {
 }
 
 /// What `registry-client` reads; its documentation says what each means.
-const MESH: [Variable; 20] = [
+const MESH: [Variable; 24] = [
     variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
     secret("CONSUL_HTTP_TOKEN"),
     variable("CONSUL_HTTP_TOKEN_FILE", "(none)"),
@@ -46,6 +46,10 @@ const MESH: [Variable; 20] = [
     variable("CONSORT_CONNECT_TIMEOUT", "5s"),
     variable("CONSORT_SERVICE_CONFIG", "(none)"),
     variable("CONSORT_DRAIN", "2s"),
+    variable("CONSORT_ADMISSION", "on"),
+    variable("CONSORT_MAX_CONCURRENCY", "1000"),
+    variable("CONSORT_ADMIN", "(none)"),
+    variable("CONSORT_ADMIN_ANYWHERE", "off"),
 ];
 
 /// Writes every setting of `service`, its value and where it came from, a line

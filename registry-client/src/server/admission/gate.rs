@@ -16,6 +16,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::super::state::MethodState;
 use super::gradient::{Begun, Bounds, Ended, Gradient};
 
 /// After so long without a refusal, refusing is over.
@@ -105,6 +106,19 @@ impl Gate {
                 Some(place) => Entry::Wait(place.wait(patience)),
                 None => Entry::Refused(self.refuse()),
             },
+        }
+    }
+
+    /// How much there is to do here.
+    pub(super) fn state_now(&self) -> MethodState {
+        let state = self.state();
+        MethodState {
+            method: self.name.to_string(),
+            limit: state.gradient.limit(),
+            under_way: state.under_way,
+            waiting: self.waiting.load(Relaxed),
+            refused: state.refused,
+            latency_us: state.gradient.latency().map(|seconds| (seconds * 1e6) as u64),
         }
     }
 

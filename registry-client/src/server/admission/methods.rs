@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{gate::Gate, gradient::Bounds};
+use super::{super::state::MethodState, gate::Gate, gradient::Bounds};
 use crate::{AdmissionConfig, Error};
 
 /// The gates of a server; made once, then only read.
@@ -13,6 +13,7 @@ use crate::{AdmissionConfig, Error};
 pub(super) struct Methods {
     by_path: HashMap<Box<str>, Way>,
     services: HashSet<&'static str>,
+    streams: Arc<Gate>,
     undescribed: Arc<Gate>,
 }
 
@@ -55,7 +56,19 @@ impl Methods {
             by_path.insert(format!("/{}", path.trim_start_matches('/')).into(), Way::Free);
         }
         let undescribed = Gate::fixed("methods without a descriptor", bounds.max);
-        Ok(Self { by_path, services: services.iter().copied().collect(), undescribed })
+        Ok(Self { by_path, services: services.iter().copied().collect(), streams, undescribed })
+    }
+
+    /// How much there is to do at each gate, by name.
+    pub(super) fn state(&self) -> Vec<MethodState> {
+        let calls = self.by_path.values().filter_map(|way| match way {
+            Way::Call(gate) => Some(gate),
+            Way::Stream(_) | Way::Free => None,
+        });
+        let mut states: Vec<_> = calls.map(|gate| gate.state_now()).collect();
+        states.sort_by(|a, b| a.method.cmp(&b.method));
+        states.extend([self.streams.state_now(), self.undescribed.state_now()]);
+        states
     }
 
     /// The way of a request to `path`. Health, reflection and what is not

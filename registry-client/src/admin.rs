@@ -1,0 +1,186 @@
+//! What a process tells of itself to whoever is on the same machine: plain
+//! HTTP on a loopback address.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/debug/mesh` | [`MeshState`] as JSON: the process, its servers, its channels |
+//! | `/healthz` | 200 while every server of the process serves, else 503 |
+//!
+//! Nothing can be changed through it. It is bounded: few connections, small
+//! requests, little time.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, LazyLock, Weak},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tracing::{info, warn};
+
+use crate::{AdminConfig, Error, mesh::Shared, server::ServerState, telemetry::ChannelState};
+
+/// The most connections at once; further ones wait to be taken in.
+const CONNECTIONS: usize = 16;
+/// How long one connection may last.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer may take to ask.
+const HEAD_PATIENCE: Duration = Duration::from_secs(2);
+/// The most bytes of a request's head.
+const HEAD_MAX: usize = 16 * 1024;
+/// The wait after a connection could not be taken in.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Everything that a process knows of its mesh, as `/debug/mesh` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct MeshState {
+    /// The process.
+    pub process: ProcessState,
+    /// Its servers that run.
+    pub servers: Vec<ServerState>,
+    /// Its channels, by service.
+    pub channels: Vec<ChannelState>,
+}
+
+/// The process, as `/debug/mesh` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ProcessState {
+    /// Its id.
+    pub pid: u32,
+    /// The version of this library.
+    pub library: &'static str,
+    /// Seconds since its first mesh was made.
+    pub uptime_s: u64,
+}
+
+impl ProcessState {
+    pub(crate) fn now() -> Self {
+        Self {
+            pid: std::process::id(),
+            library: env!("CARGO_PKG_VERSION"),
+            uptime_s: BEGAN.elapsed().as_secs(),
+        }
+    }
+}
+
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// From now on the process is up.
+pub(crate) fn begin_uptime() {
+    LazyLock::force(&BEGAN);
+}
+
+/// Listens where `config` says.
+///
+/// # Errors
+/// When that is not allowed, or cannot be listened on.
+pub(crate) async fn bind(config: &AdminConfig) -> Result<TcpListener, Error> {
+    let AdminConfig { address, anywhere } = config;
+    if !address.ip().is_loopback() {
+        if !anywhere {
+            return Err(Error::Config(format!(
+                "CONSORT_ADMIN: {address} is reached from other machines, and whoever reaches it sees everything; \
+                 take 127.0.0.1, or allow it by CONSORT_ADMIN_ANYWHERE=on"
+            )));
+        }
+        warn!(%address, "what this process knows of the mesh is shown to whoever reaches {address}");
+    }
+    TcpListener::bind(address).await.map_err(|why| {
+        Error::Config(format!("CONSORT_ADMIN: cannot listen on {address}: {why}; take another address"))
+    })
+}
+
+/// Answers on `listener` for as long as it is polled and the mesh is there.
+pub(crate) async fn serve(listener: TcpListener, mesh: Weak<Shared>) {
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "this process tells of itself at http://{address}/debug/mesh");
+    }
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    // Dropped with this task, which ends them.
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let mesh = mesh.clone();
+                open.spawn(async move {
+                    // A peer that is slow or breaks off is its own affair.
+                    let _ = timeout(PATIENCE, connection(stream, mesh)).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "the admin endpoint cannot take in a connection: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, mesh: Weak<Shared>) -> Result<(), hyper::Error> {
+    let service = service_fn(|request: Request<Incoming>| {
+        let answer = answer(&request, &mesh);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(HEAD_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+fn answer(request: &Request<Incoming>, mesh: &Weak<Shared>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET: nothing can be changed here\n");
+    }
+    let Some(mesh) = mesh.upgrade() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the mesh of this process is gone\n");
+    };
+    match request.uri().path() {
+        "/debug/mesh" => json(&mesh.state()),
+        "/healthz" => {
+            let servers = mesh.servers();
+            match servers.iter().find(|server| !server.serving) {
+                Some(ill) => {
+                    text(StatusCode::SERVICE_UNAVAILABLE, format!("{} does not serve\n", ill.service))
+                }
+                None => text(StatusCode::OK, "ok\n"),
+            }
+        }
+        _ => text(StatusCode::NOT_FOUND, "there are /debug/mesh and /healthz\n"),
+    }
+}
+
+fn json(state: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec_pretty(state) {
+        Ok(body) => respond(StatusCode::OK, "application/json", body),
+        Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written as JSON: {why}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", body.into().into_bytes())
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+}
