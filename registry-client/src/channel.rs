@@ -120,12 +120,10 @@ impl Channel {
         service: ServiceName,
         resolver: &dyn Resolver,
         methods: Methods,
-        mut config: ChannelConfig,
+        config: ChannelConfig,
         connector: Connector,
     ) -> Self {
-        if let Some(balancer) = config.service_config.balancer {
-            config.balancer = balancer;
-        }
+        let config = config.settled();
         let resolution = resolver.resolve(&service);
         let view = Arc::new(View::new());
         let Ok(authority) = Authority::try_from(service.as_str()) else {

@@ -107,7 +107,7 @@ impl ChannelConfig {
         }
         Ok(Self {
             deadline: env.positive_duration("CONSORT_DEADLINE")?.unwrap_or(default.deadline),
-            balancer: balancer.or(service_config.balancer).unwrap_or(default.balancer),
+            balancer: balancer.unwrap_or(default.balancer),
             keepalive_time: env
                 .positive_duration("CONSORT_KEEPALIVE_TIME")?
                 .unwrap_or(default.keepalive_time),
@@ -119,7 +119,20 @@ impl ChannelConfig {
                 .unwrap_or(default.connect_timeout),
             service_config,
             ..default
-        })
+        }
+        .settled())
+    }
+
+    /// The same, where what the service config says too stands in place of
+    /// what stood here.
+    pub(crate) fn settled(mut self) -> Self {
+        let ServiceConfig { balancer, outlier, health_service, .. } = &self.service_config;
+        self.balancer = balancer.unwrap_or(self.balancer);
+        self.outlier = outlier.clone().or(self.outlier);
+        if let Some(name) = health_service {
+            self.health_service.clone_from(name);
+        }
+        self
     }
 }
 
@@ -164,9 +177,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_service_config_says_stands_in_place_of_a_setting() {
+        let said = read(
+            "CONSORT_SERVICE_CONFIG",
+            r#"{
+                "loadBalancingConfig": [{"outlier_detection_experimental": {"childPolicy": [{"random": {}}]}}],
+                "healthCheckConfig": {"serviceName": "a.B"}
+            }"#,
+        );
+        let config = said.unwrap();
+        assert_eq!((config.balancer, config.outlier), (Balancer::Random, Some(OutlierConfig::a50())));
+        assert_eq!(config.health_service, "a.B");
+        let in_code = ChannelConfig {
+            service_config: r#"{"loadBalancingPolicy": "random"}"#.parse().unwrap(),
+            ..ChannelConfig::default()
+        };
+        assert_eq!(in_code.settled().balancer, Balancer::Random);
+    }
+
+    #[test]
     fn a_service_config_names_the_balancer_unless_another_variable_contradicts() {
         let config = r#"{"loadBalancingConfig": [{"round_robin": {}}]}"#;
         assert_eq!(read("CONSORT_SERVICE_CONFIG", config).unwrap().balancer, Balancer::RoundRobin);
+        assert_eq!(read("CONSORT_SERVICE_CONFIG", "{}").unwrap(), ChannelConfig::default());
         let both = |balancer: &'static str| {
             let lookup = move |asked: &str| match asked {
                 "CONSORT_SERVICE_CONFIG" => Some(config.into()),

@@ -16,7 +16,6 @@ pub mod hedge;
 pub mod incoming;
 pub mod limit;
 mod methods;
-pub mod outlier;
 pub mod retry;
 pub mod service_config;
 pub mod throttle;

@@ -10,11 +10,10 @@ use super::{
     budget::BudgetConfig,
     hedge::{HedgeDelay, HedgingPolicy},
     limit::LimitConfig,
-    outlier::OutlierSettings,
     retry::RetryPolicy,
     throttle::ThrottleConfig,
 };
-use crate::{Error, balance::Balancer, instance::ParseError};
+use crate::{Error, balance::Balancer, health::OutlierConfig, instance::ParseError};
 
 mod balancing;
 mod json;
@@ -65,11 +64,13 @@ pub struct ServiceConfig {
     /// Which instance a call goes to. Wins over
     /// [`ChannelConfig::balancer`](crate::ChannelConfig::balancer).
     pub balancer: Option<Balancer>,
-    /// When an instance is taken out because it fails more than others.
-    pub outlier: Option<OutlierSettings>,
+    /// When an instance is taken out because attempts on it fail. Wins over
+    /// [`ChannelConfig::outlier`](crate::ChannelConfig::outlier).
+    pub outlier: Option<OutlierConfig>,
     /// The service whose health instances are asked for by `grpc.health.v1`;
-    /// the empty name is the server as a whole.
-    pub health_service: Option<Box<str>>,
+    /// the empty name is the server as a whole. Wins over
+    /// [`ChannelConfig::health_service`](crate::ChannelConfig::health_service).
+    pub health_service: Option<String>,
 }
 
 /// What an operator wants of one method, of all methods of a service, or of
@@ -106,7 +107,9 @@ impl ServiceConfig {
     /// `minPerSecond`), `throttle` (`k`, `window`) and `limits` (`service` and
     /// `instance`, each with `maxConcurrent`, `maxWaiting`, `maxWait`); in an
     /// entry of `methodConfig` `retry`, which false switches off; in a
-    /// `hedgingPolicy` `percentile`, in place of `hedgingDelay`.
+    /// `hedgingPolicy` `percentile`, in place of `hedgingDelay`; in
+    /// `outlier_detection_experimental` `consecutiveFailures`,
+    /// `lostConnections` and `compare`.
     ///
     /// # Errors
     /// When the text is no JSON, or a setting is unknown, out of range or

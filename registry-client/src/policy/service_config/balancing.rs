@@ -4,21 +4,23 @@
 //! Source: gRFC A24, A48 (`least_request`), A50 (outlier detection), A58
 //! (`weighted_round_robin`).
 
+use std::num::NonZeroU32;
+
 use super::{
     json::Field,
-    value::{duration, integer, percent, some_time, text},
+    value::{boolean, duration, integer, percent, some_time, text},
 };
 use crate::{
     balance::Balancer,
+    health::outlier::{Consecutive, FailurePercentage, OutlierConfig, SuccessRate},
     instance::ParseError,
-    policy::outlier::{FailurePercentage, OutlierSettings, SuccessRate},
 };
 
 /// What a list of policies comes to.
 #[derive(Debug, PartialEq)]
 pub(super) struct Chosen {
     pub(super) balancer: Balancer,
-    pub(super) outlier: Option<OutlierSettings>,
+    pub(super) outlier: Option<OutlierConfig>,
 }
 
 const OUTLIER: &str = "outlier_detection_experimental";
@@ -72,10 +74,10 @@ fn settings(balancer: Balancer, field: Field) -> Result<(), ParseError> {
     object.end()
 }
 
-fn outlier(field: Field) -> Result<(OutlierSettings, Balancer), ParseError> {
-    let default = OutlierSettings::default();
+fn outlier(field: Field) -> Result<(OutlierConfig, Balancer), ParseError> {
+    let default = OutlierConfig::a50();
     let mut object = field.object()?;
-    let settings = OutlierSettings {
+    let mut settings = OutlierConfig {
         interval: object.read("interval", some_time)?.unwrap_or(default.interval),
         base_ejection_time: object.read("baseEjectionTime", duration)?.unwrap_or(default.base_ejection_time),
         max_ejection_time: object.read("maxEjectionTime", duration)?.unwrap_or(default.max_ejection_time),
@@ -84,7 +86,9 @@ fn outlier(field: Field) -> Result<(OutlierSettings, Balancer), ParseError> {
             .unwrap_or(default.max_ejection_percent),
         success_rate: object.read("successRateEjection", success_rate)?,
         failure_percentage: object.read("failurePercentageEjection", failure_percentage)?,
+        ..default
     };
+    object.read("consort", |field| own(field, &mut settings))?;
     let place = object.path_of("childPolicy");
     let child = object.need("childPolicy", "a list such as [{\"round_robin\": {}}]", config)?;
     object.end()?;
@@ -92,6 +96,20 @@ fn outlier(field: Field) -> Result<(OutlierSettings, Balancer), ParseError> {
         return Err(ParseError(format!("{place}: is {OUTLIER} again; the policy that picks is expected")));
     }
     Ok((settings, child.balancer))
+}
+
+/// Our own settings of outlier detection, off here unless set, as A50 knows
+/// none of them.
+fn own(field: Field, settings: &mut OutlierConfig) -> Result<(), ParseError> {
+    let count = |field: Field| integer(&field, 1, u32::MAX).map(NonZeroU32::new);
+    let mut object = field.object()?;
+    let consecutive =
+        object.read("consecutiveFailures", |field| integer(&field, 1, 64).map(NonZeroU32::new))?;
+    settings.consecutive =
+        consecutive.flatten().map(|failures| Consecutive { failures, ..Consecutive::default() });
+    settings.lost_connections = object.read("lostConnections", count)?.flatten();
+    settings.compare = object.read("compare", boolean)?.unwrap_or(settings.compare);
+    object.end()
 }
 
 fn success_rate(field: Field) -> Result<SuccessRate, ParseError> {
@@ -110,7 +128,13 @@ fn success_rate(field: Field) -> Result<SuccessRate, ParseError> {
 }
 
 fn failure_percentage(field: Field) -> Result<FailurePercentage, ParseError> {
-    let default = FailurePercentage::default();
+    // A50's; those of `FailurePercentage` are made for few instances.
+    let default = FailurePercentage {
+        threshold: 85,
+        enforcement_percentage: 100,
+        minimum_hosts: 5,
+        request_volume: 50,
+    };
     let mut object = field.object()?;
     let settings = FailurePercentage {
         threshold: object.read("threshold", percent)?.unwrap_or(default.threshold),

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     code::{Code, Codes},
-    policy::outlier::{FailurePercentage, SuccessRate},
+    health::outlier::{Consecutive, FailurePercentage, SuccessRate},
 };
 
 fn said(json: &str) -> String {
@@ -305,16 +305,13 @@ fn outlier_detection_is_read_with_the_policy_below_it() {
     };
     let child = r#""childPolicy": [{"xds": {}}, {"round_robin": {}}]"#;
     let config = ServiceConfig::parse(&json(child)).unwrap();
-    assert_eq!(
-        (config.balancer, config.outlier),
-        (Some(Balancer::RoundRobin), Some(OutlierSettings::default()))
-    );
+    assert_eq!((config.balancer, config.outlier), (Some(Balancer::RoundRobin), Some(OutlierConfig::a50())));
     let config = ServiceConfig::parse(&json(&format!(
         r#""interval": "1s", "baseEjectionTime": "2s", "maxEjectionTime": "3s", "maxEjectionPercent": "50",
            "successRateEjection": {{"stdevFactor": 1000, "requestVolume": 10}},
            "failurePercentageEjection": {{"threshold": 40, "minimumHosts": 3}}, {child}"#
     )));
-    let expected = OutlierSettings {
+    let expected = OutlierConfig {
         interval: Duration::from_secs(1),
         base_ejection_time: Duration::from_secs(2),
         max_ejection_time: Duration::from_secs(3),
@@ -322,16 +319,28 @@ fn outlier_detection_is_read_with_the_policy_below_it() {
         success_rate: Some(SuccessRate { stdev_factor: 1_000, request_volume: 10, ..SuccessRate::default() }),
         failure_percentage: Some(FailurePercentage {
             threshold: 40,
+            enforcement_percentage: 100,
             minimum_hosts: 3,
-            ..FailurePercentage::default()
+            request_volume: 50,
         }),
+        ..OutlierConfig::a50()
     };
+    assert_eq!(config.unwrap().outlier, Some(expected));
+    let own = r#""consort": {"consecutiveFailures": 5, "lostConnections": 2, "compare": true}"#;
+    let expected = OutlierConfig {
+        consecutive: Some(Consecutive { failures: 5.try_into().unwrap(), enforcement_percentage: 100 }),
+        lost_connections: Some(2.try_into().unwrap()),
+        compare: true,
+        ..OutlierConfig::a50()
+    };
+    let config = ServiceConfig::parse(&json(&format!("{own}, {child}")));
     assert_eq!(config.unwrap().outlier, Some(expected));
     let at = "loadBalancingConfig[0].outlier_detection_experimental.";
     for (settings, expected) in [
         ("", "childPolicy: is missing"),
         (r#""interval": "0s""#, "interval: \"0s\" is no time at all"),
         (r#""maxEjectionPercent": 101"#, "maxEjectionPercent: 101 does not do; an integer of 0 to 100"),
+        (r#""consort": {"consecutiveFailures": 65}"#, "consort.consecutiveFailures: 65 does not do"),
         (r#""successRateEjection": {"stdev": 1}"#, "successRateEjection.stdev: there is no such setting"),
         (
             &format!(r#""childPolicy": [{{"outlier_detection_experimental": {{{child}}}}}]"#),

@@ -53,11 +53,11 @@ fn tokens(field: Field) -> Result<BudgetConfig, ParseError> {
 }
 
 /// The empty name, which stands for the server as a whole, is a name too.
-fn health(field: Field) -> Result<Box<str>, ParseError> {
+fn health(field: Field) -> Result<String, ParseError> {
     let mut object = field.object()?;
     let name = object.need("serviceName", "a string", text)?;
     object.end()?;
-    Ok(name.into())
+    Ok(name)
 }
 
 fn consort(field: Field, config: &mut ServiceConfig, tokens: bool) -> Result<(), ParseError> {
