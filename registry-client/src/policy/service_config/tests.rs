@@ -399,7 +399,7 @@ fn the_example_of_the_readme_holds_what_it_says() {
     assert!(of(&config, "/shop.cart.v1.CartService/GetCart").hedging.is_some());
     assert!(of(&config, "/shop.cart.v1.CartService/AddItem").timeout.is_some());
     assert_eq!(config.balancer, Some(Balancer::LeastRequest));
-    assert!(config.instance_limit.is_some());
+    assert!(config.service_limit.is_some());
 }
 
 /// Any JSON made of the words that a service config is made of.
