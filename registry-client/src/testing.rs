@@ -1,13 +1,80 @@
-//! Faulty peers and networks, for tests of what calls through a channel.
+//! Faulty peers and networks, for tests of what one's own calls survive. The
+//! feature `test-util` brings them:
+//!
+//! ```toml
+//! [dev-dependencies]
+//! registry-client = { version = "0.1", features = ["test-util"] }
+//! ```
+//!
+//! # A short guide
+//!
+//! 1. Start one [`FaultyServer`] for each instance; it echoes what generated
+//!    clients send, or answers as a [`Reply`] says.
+//! 2. Tell the channel of them with a
+//!    [`FixedResolver`](crate::resolve::fixed::FixedResolver), whose
+//!    [`set`](crate::resolve::fixed::FixedResolver::set) and
+//!    [`fail`](crate::resolve::fixed::FixedResolver::fail) make a registry
+//!    that changes its mind or cannot be asked.
+//! 3. Call, change what the server does, call again. Wait on
+//!    [`until`](FaultyService::until) rather than sleep.
+//!
+//! | what should go wrong | how |
+//! |---|---|
+//! | an instance is slow | `server.set(Reply::Slow(latency))` |
+//! | fails fast, fails some calls | `set(Reply::fail(code))`, [`set_share`](FaultyService::set_share) |
+//! | asks for patience | `set(Reply::pushback(code, after))` |
+//! | hangs before or amid its answer | `set(Reply::Hang)`, `set(Reply::HangAfterHead)` |
+//! | drains, drains all the time | [`go_away`](FaultyService::go_away), `set(Reply::GoAway)` |
+//! | takes few streams, refuses them | [`set_http2`](FaultyService::set_http2), `set(Reply::Refuse)` |
+//! | is not well and says so | [`set_health`](FaultyService::set_health) |
+//! | hangs up, is killed | [`close`](FaultyService::close), `drop(server)` |
+//! | comes back | [`FaultyServer::start_at`] its old address |
+//! | the network is slow, silent, cut | a [`FaultProxy`] in front, and a [`Fault`] |
+//!
+//! Where the network itself is simulated, with `turmoil` for instance, a
+//! [`Connector`] opens the channel's sockets and
+//! [`serve`](FaultyService::serve) answers on them:
+//!
+//! ```
+//! use registry_client::{
+//!     Channel, ChannelConfig,
+//!     instance::Instance,
+//!     policy::Methods,
+//!     resolve::fixed::FixedResolver,
+//!     testing::{Connector, FaultyService, Reply},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let service = FaultyService::from(Reply::Echo);
+//! let serving = service.clone();
+//! // No socket at all: each connection is a pipe in memory.
+//! let connector = Connector::new(move |_address| {
+//!     let (ours, theirs) = tokio::io::duplex(64 << 10);
+//!     let serving = serving.clone();
+//!     tokio::spawn(async move { serving.serve(theirs).await });
+//!     async move { Ok(ours) }
+//! });
+//! let resolver = FixedResolver::with([Instance::new("one", "nowhere:1".parse()?)]);
+//! let (methods, config) = (Methods::default(), ChannelConfig::default());
+//! let channel = Channel::with_connector("echo".parse()?, &resolver, methods, config, connector);
+//! service.until(|seen| seen.open == 1).await;
+//! # drop(channel);
+//! # Ok(())
+//! # }
+//! ```
+
 pub use crate::channel::{Connector, Io};
 
 mod health;
+mod proxy;
 mod reply;
 mod server;
 mod service;
 mod stream;
 
 pub use health::Health;
+pub use proxy::{Fault, FaultProxy, Way};
 pub use reply::Reply;
 pub use server::FaultyServer;
 pub use service::{Counts, FaultyService, Http2};

@@ -30,7 +30,7 @@ pub(crate) const GET: &str = "/test.v1.Peer/Get";
 /// `NO_SIDE_EFFECTS`, and its answer is a stream.
 pub(crate) const WATCH: &str = "/test.v1.Peer/Watch";
 
-fn methods() -> Methods {
+pub(crate) fn methods() -> Methods {
     let method = |name: &str, level: IdempotencyLevel| MethodDescriptorProto {
         name: Some(name.into()),
         options: Some(MethodOptions { idempotency_level: Some(level.into()), ..Default::default() }),

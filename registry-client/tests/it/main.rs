@@ -18,3 +18,5 @@ mod registration;
 mod scripted;
 mod server;
 mod snapshot;
+mod testing;
+mod upload;
