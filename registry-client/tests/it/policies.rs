@@ -229,3 +229,19 @@ async fn the_service_config_chooses_the_balancing_policy() {
     send(&channel, GET, request).await.unwrap();
     assert!(explain.attempts()[0].why.starts_with("random of 1"), "{}", explain.attempts()[0]);
 }
+
+#[tokio::test]
+async fn outlier_detection_is_as_the_service_config_says() {
+    let no_rule = r#"{"loadBalancingConfig": [{"outlier_detection_experimental": {"childPolicy": [{"round_robin": {}}]}}]}"#;
+    for (config, ejects) in [("{}", true), (no_rule, false)] {
+        let (bad, well) = (echo().await, echo().await);
+        let config: ServiceConfig = config.parse().unwrap();
+        let (channel, _resolver) = connected(&[&bad, &well], |c| c.service_config = config).await;
+        bad.set(Reply::fail(Code::Internal));
+        for _ in 0..100 {
+            let _ = call(&channel, ADD).await;
+        }
+        let out = channel.state().unwrap().instances.into_iter().find(|instance| !instance.ready);
+        assert_eq!(out.and_then(|instance| instance.decided_by), ejects.then_some("outlier"));
+    }
+}
