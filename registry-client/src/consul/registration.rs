@@ -14,6 +14,7 @@
 mod beat;
 mod catalogue;
 mod compare;
+mod entry;
 mod reconcile;
 
 use std::{sync::Arc, time::Duration};

@@ -179,6 +179,16 @@ impl ServiceSpec {
         }
     }
 
+    /// The same, whose check begins with this status.
+    #[must_use]
+    pub(super) fn starting_as(&self, status: CheckStatus) -> Self {
+        let mut spec = self.clone();
+        match &mut spec.check {
+            CheckSpec::Grpc { initial, .. } | CheckSpec::Ttl { initial, .. } => *initial = status,
+        }
+        spec
+    }
+
     /// The body of the registration.
     pub(super) fn wire(&self) -> impl Serialize + '_ {
         let (grpc, ttl, interval, timeout, initial) = match &self.check {

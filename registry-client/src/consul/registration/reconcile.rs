@@ -2,7 +2,6 @@
 //! registration restarts the TTL and draws the first probe anew.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,21 +20,21 @@ use super::{
     RegistrationState, Wishes,
     catalogue::{self, Shown},
     compare,
+    entry::Entry,
 };
 use crate::consul::{
-    AgentService, Client, Error, ServiceSpec, View,
-    agent::service_call,
-    error::said,
-    http::{Answer, Call},
+    AgentService, CheckStatus, Client, Error, ServiceSpec, View,
     watch::{
-        self as engine, Change, Resource,
-        cursor::By,
+        self as engine,
         pace::{Backoff, Bucket, Complaint, Pace, jittered},
     },
 };
 
 /// The agent's checks are looked at this often; the entry wakes us itself.
 const LOOK: Duration = Duration::from_secs(30);
+/// So long after a registration they are looked at first; then after double
+/// the time, and so on.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// What the servers show follows an agent within a moment; after this it is
 /// no moment any more.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -56,6 +55,8 @@ pub(super) struct Reconciler {
     /// looked for.
     lifted: AtomicBool,
     complaint: Mutex<Complaint>,
+    /// Whether the check passed at the last look.
+    passing: AtomicBool,
     /// Whether the servers have shown the instance.
     was_shown: AtomicBool,
     /// When it was last registered because servers and agent differed.
@@ -105,6 +106,7 @@ impl Reconciler {
             registrations,
             lifted: AtomicBool::new(false),
             complaint: Mutex::default(),
+            passing: AtomicBool::new(false),
             was_shown: AtomicBool::new(false),
             healed: Mutex::default(),
         }
@@ -144,7 +146,14 @@ impl Reconciler {
     }
 
     async fn register_once(&self) -> Result<(), Error> {
-        self.client.register(&self.spec).await?;
+        // An agent that forgot us would call us critical until its first probe,
+        // which comes after up to an interval and another: it is told what it
+        // knew. One that did not forget keeps what it knows.
+        if self.passing.load(Relaxed) {
+            self.client.register(&self.spec.starting_as(CheckStatus::Passing)).await?;
+        } else {
+            self.client.register(&self.spec).await?;
+        }
         let wish = self.wishes.borrow().maintenance.clone();
         match wish {
             Some(notes) => self.client.maintenance(&self.spec.id, Some(&notes)).await,
@@ -185,6 +194,7 @@ impl Reconciler {
     async fn watch_checks(&self, look_again: &Notify) -> String {
         let mut doubt = None;
         let mut frozen = false;
+        let mut next = FIRST_LOOK;
         loop {
             let look = self.look().await;
             if let Some(why) = look.differs {
@@ -210,7 +220,9 @@ impl Reconciler {
                     if std::mem::take(&mut frozen) {
                         self.registered();
                     }
-                    LOOK
+                    let pause = next;
+                    next = (next * 2).min(LOOK);
+                    pause
                 }
             };
             tokio::select! {
@@ -270,6 +282,10 @@ impl Reconciler {
                 return Look::default();
             }
         };
+        let status = all.get(&self.spec.check_id()).map(|check| check.status);
+        if let Some(status) = status {
+            self.passing.store(status == CheckStatus::Passing, Relaxed);
+        }
         let checks = compare::checks(&self.spec, &all);
         if checks.differs.is_some() {
             return Look { differs: checks.differs, ..Look::default() };
@@ -335,47 +351,4 @@ impl Reconciler {
     fn complaint(&self) -> MutexGuard<'_, Complaint> {
         self.complaint.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Our own entry at the agent, followed by content hash.
-struct Entry {
-    client: Client,
-    id: String,
-}
-
-impl fmt::Display for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "entry of `{}`", self.id)
-    }
-}
-
-impl Resource for Entry {
-    type Value = Option<AgentService>;
-    const BY: By = By::Hash;
-
-    fn call(&self) -> Result<Call, Error> {
-        service_call(&self.id)
-    }
-
-    fn read(&self, answer: &Answer) -> Result<Option<AgentService>, Error> {
-        let call = self.call()?;
-        if answer.found {
-            return self.client.decode(&call, answer).map(Some);
-        }
-        let words = said(&answer.body);
-        if words.to_ascii_lowercase().contains("unknown service") {
-            return Ok(None);
-        }
-        // A proxy's 404 is no word of the agent.
-        Err(Error::Decode { addr: self.client.shown(), path: call.path, cause: format!("404 ({words})") })
-    }
-
-    fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change {
-        if held == Some(new) { Change::Same } else { Change::Differs }
-    }
-
-    /// The reconciler says what that means for the registration.
-    fn complain(&self, _: &str, _: bool) {}
-
-    fn relax(&self) {}
 }

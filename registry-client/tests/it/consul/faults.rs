@@ -351,3 +351,36 @@ async fn a_check_of_another_type_means_that_the_agent_forgot_us() {
         || async { liar.seen().iter().filter(|r| r.target.ends_with("service/register")).count() >= 2 };
     eventually("it registers again", twice).await;
 }
+
+#[tokio::test]
+async fn an_agent_that_forgot_an_instance_that_passed_is_told_that_it_passes() {
+    let looked = Arc::new(AtomicBool::new(false));
+    let has_looked = Arc::clone(&looked);
+    let entry = r#"{"ID": "web-127.0.0.1-5001", "Service": "web", "Address": "127.0.0.1", "Port": 5001,
+        "Weights": {"Passing": 1, "Warning": 1}}"#;
+    let checks = r#"{"service:web-127.0.0.1-5001:ttl": {"ServiceID": "web-127.0.0.1-5001", "Type": "ttl",
+        "CheckID": "service:web-127.0.0.1-5001:ttl", "Status": "passing"}}"#;
+    let liar = Liar::start(move |request| match (request.method.as_str(), request.target.as_str()) {
+        ("PUT", _) => Reply::plain(200, ""),
+        (_, "/v1/agent/checks") => {
+            has_looked.store(true, Relaxed);
+            Reply::plain(200, checks)
+        }
+        (_, target) if target.starts_with("/v1/agent/service/") && has_looked.load(Relaxed) => {
+            Reply::plain(404, "unknown service ID: web-127.0.0.1-5001")
+        }
+        (_, target) if target.starts_with("/v1/agent/service/") => Reply::plain(200, entry),
+        _ => Reply::Hang,
+    })
+    .await;
+    let _registration = Registration::start(liar.client(), spec()).unwrap();
+    let registrations = || -> Vec<String> {
+        let seen = liar.seen().into_iter();
+        seen.filter(|r| r.target.ends_with("service/register")).map(|r| r.body).collect()
+    };
+    eventually("it registers again", || async { registrations().len() >= 2 }).await;
+    assert!(looked.load(Relaxed), "the loss comes after the look");
+    let told = registrations();
+    assert!(told[0].contains(r#""Status":"critical""#), "{}", told[0]);
+    assert!(told[1].contains(r#""Status":"passing""#), "{}", told[1]);
+}

@@ -23,6 +23,7 @@ pub(crate) struct Request {
     pub(crate) target: String,
     /// The whole head, in lower case.
     pub(crate) head: String,
+    pub(crate) body: String,
     /// How many came before it, on any connection.
     pub(crate) turn: usize,
     /// How many came before it on the same connection.
@@ -132,12 +133,13 @@ async fn serve(
     open.fetch_add(1, Relaxed);
     let _open = Open(open);
     for nth in 0.. {
-        let Some(head) = request(&mut stream).await else { return };
+        let Some((head, body)) = request(&mut stream).await else { return };
         let mut words = head.split_whitespace().map(str::to_owned);
         let request = {
             let mut seen = seen.lock().unwrap();
             let (method, target) = (words.next().unwrap(), words.next().unwrap());
-            let request = Request { method, target, head: head.to_ascii_lowercase(), turn: seen.len(), nth };
+            let head = head.to_ascii_lowercase();
+            let request = Request { method, target, head, body, turn: seen.len(), nth };
             seen.push(request.clone());
             request
         };
@@ -171,8 +173,8 @@ async fn serve(
     }
 }
 
-/// Reads one request with its body; its head.
-async fn request(stream: &mut TcpStream) -> Option<String> {
+/// Reads one request: its head and its body.
+async fn request(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut read = Vec::new();
     let end = loop {
         if let Some(at) = read.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -193,5 +195,5 @@ async fn request(stream: &mut TcpStream) -> Option<String> {
             return None;
         }
     }
-    Some(head)
+    Some((head, String::from_utf8(read[end..end + length].to_vec()).unwrap()))
 }
