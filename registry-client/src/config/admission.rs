@@ -9,7 +9,8 @@ use std::time::Duration;
 /// way, between [`min`](Self::min) and [`max`](Self::max), which follows the
 /// method's latency. It starts open and shrinks only when calls have taken
 /// markedly too long for a second: more than twice what they take when few are
-/// under way, plus 5 ms, and more than a twentieth of what their callers allow.
+/// under way, plus 5 ms, and more than a quarter of what their callers allow (1 s
+/// where they do not say): until then, refusing would save nothing.
 /// With none under way it starts anew, so an idle server refuses nothing. A
 /// method that no descriptor describes has only the highest limit, shared with
 /// all such; streaming methods share [`max_streams`](Self::max_streams); health

@@ -331,7 +331,7 @@ mod tests {
             while let Entry::In(ticket) = gate.enter(None) {
                 under_way.push(ticket);
             }
-            tokio::time::advance(Duration::from_millis(500)).await;
+            tokio::time::advance(Duration::from_secs(2)).await;
             for ticket in under_way.drain(1..) {
                 ticket.end(Ended::Answered);
             }

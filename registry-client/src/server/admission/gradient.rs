@@ -34,9 +34,14 @@ const WINDOW_CALLS: u32 = 10;
 /// that no caller notices (that of `CoDel`), for fast methods vary by more.
 const TOLERANCE: f64 = 2.0;
 const SLACK: f64 = 0.005;
-/// And, where that is more, this part of what its caller allows: being done
-/// within a twentieth of the time harms nobody.
-const OF_PATIENCE: f64 = 0.05;
+/// And, where that is more, this part of what its caller allows: a call that is
+/// done in a quarter of its time is good work, and refusing it would be none. So
+/// a machine that is slow for a while refuses nothing that can still be done.
+/// More would leave no room for the limit's swing: calls were let in that
+/// expired.
+const OF_PATIENCE: f64 = 0.25;
+/// What a caller is taken to allow who does not say.
+const USUAL_PATIENCE: Duration = Duration::from_secs(1);
 /// The most by which one look changes the limit, up or down.
 const STEP: f64 = 2.0;
 /// The most that one call weighs, so that few outliers are not a trend.
@@ -133,7 +138,7 @@ impl Gradient {
             self.window = Window::new(now, WINDOW_MIN, 0);
         }
         self.window.peak = self.window.peak.max(under_way);
-        Begun { at: now, among: under_way, patience: patience.unwrap_or_default().as_secs_f64() }
+        Begun { at: now, among: under_way, patience: patience.unwrap_or(USUAL_PATIENCE).as_secs_f64() }
     }
 
     /// A call has ended; `under_way` still are.
