@@ -19,12 +19,14 @@ use tokio::{
 use crate::{cli::Size, proto::DESCRIPTORS};
 
 pub(crate) mod child;
+mod hosts;
 pub(crate) mod ports;
 pub(crate) mod registry;
 mod replica;
 
+pub(crate) use hosts::{Cut, Hosts};
 pub(crate) use registry::{Kind, Registry};
-pub(crate) use replica::Replica;
+pub(crate) use replica::{Place, Replica};
 
 /// The service that is called.
 pub(crate) const SERVICE: &str = "target";
@@ -103,6 +105,8 @@ pub(crate) struct Bed {
     pub(crate) replicas: Vec<Replica>,
     pub(crate) consul: Client,
     view: watch::Receiver<Resolution>,
+    /// Where replicas are, if not all on this host; the last to be dropped.
+    pub(crate) hosts: Option<Hosts>,
 }
 
 impl Bed {
@@ -112,14 +116,34 @@ impl Bed {
     /// When something does not come up.
     pub(crate) async fn start(setting: &Setting, kind: Kind, replicas: usize) -> Result<Self> {
         let registry = Registry::start(kind, setting).await?;
+        let bed = Self::on(setting, registry, None)?;
+        bed.filled(replicas).await
+    }
+
+    /// The same with a host for each replica, and consul-dev on this one.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub(crate) async fn spread(setting: &Setting, replicas: u8) -> Result<Self> {
+        let hosts = Hosts::new(replicas)?;
+        let registry = Registry::start_on(Kind::Dev, hosts.gateway(), setting).await?;
+        let bed = Self::on(setting, registry, Some(hosts))?;
+        bed.filled(replicas.into()).await
+    }
+
+    /// A bed without replicas around a registry that runs.
+    fn on(setting: &Setting, registry: Registry, hosts: Option<Hosts>) -> Result<Self> {
         let consul = registry.client()?;
         let view = ConsulResolver::new(consul.clone()).resolve(&SERVICE.parse()?);
-        let mut bed = Self { setting: setting.clone(), registry, replicas: Vec::new(), consul, view };
+        Ok(Self { setting: setting.clone(), registry, replicas: Vec::new(), consul, view, hosts })
+    }
+
+    async fn filled(mut self, replicas: usize) -> Result<Self> {
         for _ in 0..replicas {
-            bed.add(&[])?;
+            self.add(&[])?;
         }
-        bed.all_passing().await?;
-        Ok(bed)
+        self.all_passing().await?;
+        Ok(self)
     }
 
     /// Starts another replica with these further arguments; its index.
@@ -135,12 +159,20 @@ impl Bed {
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn add_to(&mut self, service: &'static str, args: &[&str]) -> Result<usize> {
-        let listen = ports::free()?;
-        let name = format!("{service}-{}", self.replicas.len() + 1);
+        let index = self.replicas.len();
+        let host = self.hosts.as_ref().zip(u8::try_from(index).ok());
+        let port = ports::free()?;
+        let place = match host {
+            Some((hosts, n)) => {
+                Place { listen: SocketAddr::new(hosts.address(n), port.port()), through: hosts.on(n) }
+            }
+            None => Place { listen: port, through: Vec::new() },
+        };
+        let name = format!("{service}-{}", index + 1);
         let url = self.registry.url();
-        let replica = Replica::start(&name, service, listen, Some(&url), args, &self.setting)?;
+        let replica = Replica::start(&name, service, place, Some(&url), args, &self.setting)?;
         self.replicas.push(replica);
-        Ok(self.replicas.len() - 1)
+        Ok(index)
     }
 
     /// What the registry says of the replicas, from now on.

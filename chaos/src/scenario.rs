@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use crate::{bed::Setting, verdict::Outcome};
 
 mod balance;
+mod black_hole;
 mod deadlines;
 mod freeze;
 mod heal;
@@ -50,6 +51,13 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "no idempotent call fails; out within 2 s; back within 5 s",
         off: "keep-alive",
         run: |setting| Box::pin(freeze::run(setting)),
+    },
+    Scenario {
+        id: "R4",
+        fault: "black hole: both ways, in, out, opening",
+        promise: "no call outlives its deadline by 50 ms; no idempotent call fails; back within 2 s of the healing",
+        off: "keep-alive",
+        run: |setting| Box::pin(black_hole::run(setting)),
     },
     Scenario {
         id: "R5",

@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{self, Read},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -50,11 +50,19 @@ impl Registry {
     /// # Errors
     /// When it does not come up; holds its last words.
     pub(crate) async fn start(kind: Kind, setting: &Setting) -> Result<Self> {
+        Self::start_on(kind, Ipv4Addr::LOCALHOST.into(), setting).await
+    }
+
+    /// The same on another address of this host.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub(crate) async fn start_on(kind: Kind, host: IpAddr, setting: &Setting) -> Result<Self> {
         let mut others = [0; 5];
         for port in &mut others {
             *port = ports::free()?.port();
         }
-        let listen = ports::free()?;
+        let listen = SocketAddr::new(host, ports::free()?.port());
         let data = setting.logs.join(format!("consul-{}", listen.port()));
         let mut registry = Self { kind, setting: setting.clone(), listen, others, data, child: None };
         registry.begin().await?;

@@ -13,11 +13,19 @@ use super::{
     id_of,
 };
 
+/// Where a replica listens, and the words that start it there.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) listen: SocketAddr,
+    pub(crate) through: Vec<OsString>,
+}
+
 /// A replica, running or not. It comes back under the same address and id.
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) id: InstanceId,
     pub(crate) service: &'static str,
+    pub(crate) listen: SocketAddr,
     name: String,
     words: Vec<OsString>,
     setting: Setting,
@@ -32,13 +40,14 @@ impl Replica {
     pub(crate) fn start(
         name: &str,
         service: &'static str,
-        listen: SocketAddr,
+        Place { listen, through }: Place,
         registry: Option<&str>,
         args: &[&str],
         setting: &Setting,
     ) -> Result<Self> {
         let listen_at = listen.to_string();
-        let mut words = this(&["serve", "--service", service, "--listen", &listen_at])?;
+        let mut words = through;
+        words.extend(this(&["serve", "--service", service, "--listen", &listen_at])?);
         if let Some(registry) = registry {
             words.extend(["--registry", registry].map(OsString::from));
         }
@@ -48,7 +57,7 @@ impl Replica {
         words.extend(args.iter().map(OsString::from));
         let id = id_of(service, listen)?;
         let mut replica =
-            Self { id, service, name: name.to_owned(), words, setting: setting.clone(), child: None };
+            Self { id, service, listen, name: name.to_owned(), words, setting: setting.clone(), child: None };
         replica.begin()?;
         Ok(replica)
     }

@@ -11,7 +11,7 @@ use registry_client::{
 };
 
 use crate::{
-    bed::{Bed, Kind, Replica, SERVICE, Setting, passes, ports},
+    bed::{Bed, Kind, Place, Replica, SERVICE, Setting, passes, ports},
     load::{Load, Mix, Seen, ratio},
     verdict::Outcome,
 };
@@ -109,7 +109,8 @@ async fn weighted(setting: &Setting) -> Result<f64> {
     let mut small = None;
     for (n, weight) in [20, 80].into_iter().enumerate() {
         let listen = ports::free()?;
-        let replica = Replica::start(&format!("weighted-{n}"), SERVICE, listen, None, &[], setting)?;
+        let place = Place { listen, through: Vec::new() };
+        let replica = Replica::start(&format!("weighted-{n}"), SERVICE, place, None, &[], setting)?;
         let check = CheckSpec::grpc(&listen.into(), "");
         let mut spec = ServiceSpec::new(SERVICE.parse()?, listen.into(), check);
         spec.weights = Weights { passing: weight, warning: weight };
