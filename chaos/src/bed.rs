@@ -9,6 +9,7 @@ use registry_client::{
     balance::Balancer,
     consul::{CheckStatus, Client, ConsulResolver, HealthEntry, HealthQuery, instance_id},
     instance::{Health, InstanceId},
+    policy::budget::BudgetConfig,
     resolve::{Resolution, Resolver},
 };
 use tokio::{
@@ -18,15 +19,21 @@ use tokio::{
 
 use crate::{cli::Size, proto::DESCRIPTORS};
 
+mod believer;
 pub(crate) mod child;
 mod hosts;
+mod liar;
 pub(crate) mod ports;
 pub(crate) mod registry;
 mod replica;
+mod servers;
 
+use believer::Believer;
 pub(crate) use hosts::{Cut, Hosts};
+pub(crate) use liar::{Liar, Lie};
 pub(crate) use registry::{Kind, Registry};
 pub(crate) use replica::{Place, Replica};
+pub(crate) use servers::Servers;
 
 /// The service that is called.
 pub(crate) const SERVICE: &str = "target";
@@ -76,6 +83,9 @@ impl Setting {
         if self.lacks("keep-alive") {
             config.keepalive_time = Duration::from_secs(3600);
         }
+        if self.lacks("retry budget") {
+            config.service_config.budget = BudgetConfig::Share { ratio: 100.0, min_per_second: 1_000_000 };
+        }
         if self.lacks("least_request") {
             config.balancer = Balancer::RoundRobin;
         }
@@ -87,7 +97,10 @@ impl Setting {
     /// # Errors
     /// Never in fact: the settings are ours.
     pub(crate) fn mesh(&self, consul: Client, config: ChannelConfig) -> Result<Mesh> {
-        let mut builder = Mesh::builder().consul(consul).channel_config(config);
+        let mut builder = Mesh::builder().consul(consul.clone()).channel_config(config);
+        if self.lacks("doubt") {
+            builder = builder.resolver(Believer(ConsulResolver::new(consul)));
+        }
         if !self.lacks("snapshot") {
             builder = builder.state_dir(self.logs.join("state"));
         }
@@ -116,8 +129,7 @@ impl Bed {
     /// When something does not come up.
     pub(crate) async fn start(setting: &Setting, kind: Kind, replicas: usize) -> Result<Self> {
         let registry = Registry::start(kind, setting).await?;
-        let bed = Self::on(setting, registry, None)?;
-        bed.filled(replicas).await
+        Self::around(setting, registry, replicas).await
     }
 
     /// The same with a host for each replica, and consul-dev on this one.
@@ -129,6 +141,14 @@ impl Bed {
         let registry = Registry::start_on(Kind::Dev, hosts.gateway(), setting).await?;
         let bed = Self::on(setting, registry, Some(hosts))?;
         bed.filled(replicas.into()).await
+    }
+
+    /// The same around a registry that runs, all on this host.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub(crate) async fn around(setting: &Setting, registry: Registry, replicas: usize) -> Result<Self> {
+        Self::on(setting, registry, None)?.filled(replicas).await
     }
 
     /// A bed without replicas around a registry that runs.

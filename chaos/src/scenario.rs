@@ -9,10 +9,13 @@ mod balance;
 mod black_hole;
 mod deadlines;
 mod freeze;
+mod garbage;
 mod heal;
 mod kill;
+mod lies;
 mod misbehave;
 mod outage;
+mod quorum;
 mod registry_down;
 mod rolling;
 mod unhealthy;
@@ -114,6 +117,27 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "no call fails, no endpoint is dropped, ≤ 1 reconnect a second; a cold start works; converged within 5 s",
         off: "snapshot",
         run: |setting| Box::pin(registry_down::run(setting)),
+    },
+    Scenario {
+        id: "R15",
+        fault: "the registry lies: wiped, filtered, refused, mass deregistration",
+        promise: "no call fails, no endpoint is dropped; ≤ 2 queries a second",
+        off: "doubt",
+        run: |setting| Box::pin(lies::run(setting)),
+    },
+    Scenario {
+        id: "R16",
+        fault: "the registry answers garbage",
+        promise: "the last good set stays; no panic; ≤ 64 MiB more memory",
+        off: "doubt",
+        run: |setting| Box::pin(garbage::run(setting)),
+    },
+    Scenario {
+        id: "R17",
+        fault: "Consul's leader killed, quorum lost",
+        promise: "no failed read, no failed call",
+        off: "doubt",
+        run: |setting| Box::pin(quorum::run(setting)),
     },
     Scenario {
         id: "R18",

@@ -4,6 +4,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    io::Write,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -35,8 +36,8 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts `words`, a program and its arguments. What it writes to standard
-    /// error is added to the log of that name in `logs`.
+    /// Starts `words`, a program and its arguments. What it writes is
+    /// added to the log of that name in `logs`.
     ///
     /// # Errors
     /// When it cannot be started, or its log cannot be written.
@@ -45,6 +46,7 @@ impl Child {
         let log = logs.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("could not write {}", log.display()))?;
+        let mut also = file.try_clone().context("could not share the log")?;
         let mut process = Command::new(program)
             .args(args)
             .stdin(Stdio::piped())
@@ -61,7 +63,9 @@ impl Child {
         tokio::spawn(async move {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                // Nobody listening is no reason to let the pipe fill up.
+                // Neither a full disk nor nobody listening is a reason to let
+                // the pipe fill up.
+                let _ = writeln!(also, "{line}");
                 let _ = sender.try_send(line);
             }
         });

@@ -18,6 +18,7 @@ use super::{
     Setting,
     child::{Child, this},
     ports,
+    servers::Servers,
 };
 
 /// How long a registry may take to lead.
@@ -30,6 +31,8 @@ pub(crate) enum Kind {
     Dev,
     /// The real one: one server that keeps its data.
     Consul,
+    /// The real one: a client agent of servers elsewhere.
+    Agent,
 }
 
 /// A registry, running or not.
@@ -41,6 +44,8 @@ pub(crate) struct Registry {
     /// gRPC, gRPC with TLS, LAN, WAN and servers of a Consul.
     others: [u16; 5],
     data: PathBuf,
+    /// The servers of an agent.
+    servers: Vec<IpAddr>,
     child: Option<Child>,
 }
 
@@ -58,15 +63,31 @@ impl Registry {
     /// # Errors
     /// As [`Registry::start`].
     pub(crate) async fn start_on(kind: Kind, host: IpAddr, setting: &Setting) -> Result<Self> {
+        let mut registry = Self::planned(kind, host, setting)?;
+        registry.begin().await?;
+        Ok(registry)
+    }
+
+    /// Starts an agent of `servers` on their bridge.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub(crate) async fn agent_of(servers: &Servers, setting: &Setting) -> Result<Self> {
+        let mut registry = Self::planned(Kind::Agent, servers.hosts.gateway(), setting)?;
+        registry.servers = servers.addresses().collect();
+        registry.begin().await?;
+        Ok(registry)
+    }
+
+    fn planned(kind: Kind, host: IpAddr, setting: &Setting) -> Result<Self> {
         let mut others = [0; 5];
         for port in &mut others {
             *port = ports::free()?.port();
         }
         let listen = SocketAddr::new(host, ports::free()?.port());
         let data = setting.logs.join(format!("consul-{}", listen.port()));
-        let mut registry = Self { kind, setting: setting.clone(), listen, others, data, child: None };
-        registry.begin().await?;
-        Ok(registry)
+        let servers = Vec::new();
+        Ok(Self { kind, setting: setting.clone(), listen, others, data, servers, child: None })
     }
 
     /// Its address, as `CONSUL_HTTP_ADDR` takes it.
@@ -94,7 +115,7 @@ impl Registry {
     pub(crate) async fn begin(&mut self) -> Result<()> {
         let words = match self.kind {
             Kind::Dev => this(&["registry", "--listen", &self.listen.to_string()])?,
-            Kind::Consul => self.consul()?,
+            Kind::Consul | Kind::Agent => self.consul()?,
         };
         let child = self.child.insert(Child::start("registry", &words, &self.setting.logs)?);
         let client = Client::builder(&format!("http://{}", self.listen)).build()?;
@@ -136,12 +157,18 @@ impl Registry {
         self.child.as_ref().context("the registry does not run")
     }
 
-    /// The command line of a Consul server of its own.
+    /// The command line of a Consul.
     fn consul(&self) -> Result<Vec<OsString>> {
         let mut words = this(&["tether", "--"])?;
         words.push(self.setting.consul.clone().into());
-        words
-            .extend(["agent", "-server", "-bootstrap-expect", "1", "-bind", "127.0.0.1"].map(OsString::from));
+        let host = self.listen.ip().to_string();
+        words.extend(["agent", "-bind", &host, "-client", &host, "-node", "chaos"].map(OsString::from));
+        if self.kind == Kind::Consul {
+            words.extend(["-server", "-bootstrap-expect", "1"].map(OsString::from));
+        }
+        for server in &self.servers {
+            words.extend(["-retry-join".into(), server.to_string().into()]);
+        }
         let [grpc, tls, lan, wan, server] = self.others;
         let settings = format!(
             "ports {{ http = {}  grpc = {grpc}  grpc_tls = {tls}  serf_lan = {lan}  serf_wan = {wan}  \
@@ -149,7 +176,7 @@ impl Registry {
              disable_update_check = true  log_level = \"warn\"",
             self.listen.port()
         );
-        words.extend(["-client", "127.0.0.1", "-node", "chaos", "-hcl", &settings].map(OsString::from));
+        words.extend(["-hcl", &settings].map(OsString::from));
         words.extend(["-data-dir".into(), self.data.clone().into_os_string()]);
         Ok(words)
     }

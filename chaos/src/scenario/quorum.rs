@@ -1,0 +1,94 @@
+//! R17: Consul's servers lose their leader, and then their quorum.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use anyhow::Result;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    bed::{Bed, Registry, Servers, Setting, passes},
+    load::{Load, Mix},
+    verdict::Outcome,
+};
+
+/// A time without a send that means that an endpoint was dropped.
+const DROPPED: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+    let kills = setting.sized(1, 5, 5);
+    let lost = Duration::from_secs(setting.sized(5, 15, 30));
+    let mut servers = Servers::start(&setting).await?;
+    let agent = Registry::agent_of(&servers, &setting).await?;
+    let bed = Bed::around(&setting, agent, 3).await?;
+    let reads = Reads::watch(&bed);
+    let load = Load::start(bed.channel()?, Mix::Both)?;
+    load.go_on(setting.warm_up()).await;
+    let from = load.now();
+    let mut elections = Duration::ZERO;
+    for _ in 0..kills {
+        let leader = servers.leader().await?;
+        let began = Instant::now();
+        servers.kill(leader).await?;
+        servers.leader().await?;
+        elections = elections.max(began.elapsed());
+        servers.begin(leader)?;
+        load.go_on(setting.warm_up()).await;
+    }
+    let leader = servers.leader().await?;
+    for n in [leader, (leader + 1) % 3] {
+        servers.kill(n).await?;
+    }
+    load.go_on(lost).await;
+    for n in [leader, (leader + 1) % 3] {
+        servers.begin(n)?;
+    }
+    servers.leader().await?;
+    load.go_on(setting.warm_up()).await;
+    let until = load.now();
+    let seen = load.finish().await?;
+
+    let fault =
+        format!("leader of three Consul servers killed {kills} times, quorum lost for {} s", lost.as_secs());
+    let mut outcome = Outcome::of(fault, &seen);
+    outcome.recovered(Some(elections));
+    let gaps = bed.replicas.iter().flat_map(|r| seen.gaps(&r.id, from..until, DROPPED));
+    outcome.at_most("dropped endpoints", gaps.count(), 0, "consul/resolver.rs: the last good set");
+    outcome.at_most("failed reads", reads.failed(), 0, "consul/resolver.rs");
+    let failed = outcome.failed_idempotent + outcome.failed_other;
+    outcome.at_most("failed calls", failed, 0, "channel/pool.rs");
+    Ok(outcome)
+}
+
+/// Counts how often a look-up failed or said less than all.
+struct Reads {
+    failed: Arc<AtomicUsize>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Reads {
+    fn watch(bed: &Bed) -> Self {
+        let failed = Arc::new(AtomicUsize::new(0));
+        let (mut view, counting) = (bed.view(), failed.clone());
+        let ids: Vec<_> = bed.replicas.iter().map(|r| r.id.clone()).collect();
+        let task = tokio::spawn(async move {
+            while view.changed().await.is_ok() {
+                let now = view.borrow_and_update();
+                if now.error.is_some() || !ids.iter().all(|id| passes(&now, id)) {
+                    counting.fetch_add(1, Relaxed);
+                }
+            }
+        });
+        Self { failed, _task: AbortOnDropHandle::new(task) }
+    }
+
+    fn failed(&self) -> usize {
+        self.failed.load(Relaxed)
+    }
+}
