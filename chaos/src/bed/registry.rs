@@ -167,7 +167,8 @@ impl Registry {
             words.extend(["-server", "-bootstrap-expect", "1"].map(OsString::from));
         }
         for server in &self.servers {
-            words.extend(["-retry-join".into(), server.to_string().into()]);
+            // Without a port it would take our own.
+            words.extend(["-retry-join".into(), format!("{server}:8301").into()]);
         }
         let [grpc, tls, lan, wan, server] = self.others;
         let settings = format!(

@@ -1,10 +1,7 @@
 //! R17: Consul's servers lose their leader, and then their quorum.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -60,7 +57,9 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     outcome.recovered(Some(elections));
     let gaps = bed.replicas.iter().flat_map(|r| seen.gaps(&r.id, from..until, DROPPED));
     outcome.at_most("dropped endpoints", gaps.count(), 0, "consul/resolver.rs: the last good set");
-    outcome.at_most("failed reads", reads.failed(), 0, "consul/resolver.rs");
+    let reads = reads.failed();
+    outcome.at_most("failed reads", reads.len(), 0, "consul/resolver.rs");
+    outcome.failures.extend(reads.into_iter().take(5));
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls", failed, 0, "channel/pool.rs");
     Ok(outcome)
@@ -68,27 +67,30 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
 
 /// Counts how often a look-up failed or said less than all.
 struct Reads {
-    failed: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<String>>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Reads {
     fn watch(bed: &Bed) -> Self {
-        let failed = Arc::new(AtomicUsize::new(0));
+        let failed = Arc::<Mutex<Vec<String>>>::default();
         let (mut view, counting) = (bed.view(), failed.clone());
         let ids: Vec<_> = bed.replicas.iter().map(|r| r.id.clone()).collect();
         let task = tokio::spawn(async move {
             while view.changed().await.is_ok() {
                 let now = view.borrow_and_update();
-                if now.error.is_some() || !ids.iter().all(|id| passes(&now, id)) {
-                    counting.fetch_add(1, Relaxed);
+                let missing =
+                    || ids.iter().find(|id| !passes(&now, id)).map(|id| format!("{id} is not passing"));
+                if let Some(why) = now.error.as_ref().map(ToString::to_string).or_else(missing) {
+                    counting.lock().unwrap_or_else(PoisonError::into_inner).push(why);
                 }
             }
         });
         Self { failed, _task: AbortOnDropHandle::new(task) }
     }
 
-    fn failed(&self) -> usize {
-        self.failed.load(Relaxed)
+    /// Why, of each.
+    fn failed(&self) -> Vec<String> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
