@@ -1,7 +1,11 @@
 //! What is hurt: a registry, replicas of a service, and a mesh that calls
 //! them. Everything but the mesh is a process of its own.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use registry_client::{
@@ -118,6 +122,8 @@ pub(crate) struct Bed {
     pub(crate) replicas: Vec<Replica>,
     pub(crate) consul: Client,
     view: watch::Receiver<Resolution>,
+    /// The address of this host that replicas listen on.
+    local: IpAddr,
     /// Where replicas are, if not all on this host; the last to be dropped.
     pub(crate) hosts: Option<Hosts>,
 }
@@ -129,7 +135,7 @@ impl Bed {
     /// When something does not come up.
     pub(crate) async fn start(setting: &Setting, kind: Kind, replicas: usize) -> Result<Self> {
         let registry = Registry::start(kind, setting).await?;
-        Self::around(setting, registry, replicas).await
+        Self::on(setting, registry, None)?.filled(replicas).await
     }
 
     /// The same with a host for each replica, and consul-dev on this one.
@@ -143,19 +149,27 @@ impl Bed {
         bed.filled(replicas.into()).await
     }
 
-    /// The same around a registry that runs, all on this host.
+    /// The same around a registry that runs elsewhere and reaches this host as
+    /// `local`.
     ///
     /// # Errors
     /// When something does not come up.
-    pub(crate) async fn around(setting: &Setting, registry: Registry, replicas: usize) -> Result<Self> {
-        Self::on(setting, registry, None)?.filled(replicas).await
+    pub(crate) async fn around(
+        setting: &Setting,
+        registry: Registry,
+        local: IpAddr,
+        replicas: usize,
+    ) -> Result<Self> {
+        let bed = Self { local, ..Self::on(setting, registry, None)? };
+        bed.filled(replicas).await
     }
 
     /// A bed without replicas around a registry that runs.
     fn on(setting: &Setting, registry: Registry, hosts: Option<Hosts>) -> Result<Self> {
+        let local = Ipv4Addr::LOCALHOST.into();
         let consul = registry.client()?;
         let view = ConsulResolver::new(consul.clone()).resolve(&SERVICE.parse()?);
-        Ok(Self { setting: setting.clone(), registry, replicas: Vec::new(), consul, view, hosts })
+        Ok(Self { setting: setting.clone(), registry, replicas: Vec::new(), consul, view, local, hosts })
     }
 
     async fn filled(mut self, replicas: usize) -> Result<Self> {
@@ -186,7 +200,7 @@ impl Bed {
             Some((hosts, n)) => {
                 Place { listen: SocketAddr::new(hosts.address(n), port.port()), through: hosts.on(n) }
             }
-            None => Place { listen: port, through: Vec::new() },
+            None => Place { listen: SocketAddr::new(self.local, port.port()), through: Vec::new() },
         };
         let name = format!("{service}-{}", index + 1);
         let url = self.registry.url();

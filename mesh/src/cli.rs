@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use service_kit::config::ServiceConfig;
 
 use crate::up::registry::{USUAL_PROGRAM, Wanted};
@@ -72,6 +72,13 @@ pub(crate) enum Command {
     /// are left out. A server stream prints a line per message. A failed call
     /// prints its code, message and details on standard error; exit code 1.
     Call(CallArgs),
+    /// Shows what one fault does to callers: load, fault, scoreboard, verdict.
+    ///
+    /// Starts a shop of its own (temporary data, free ports, a registry of its
+    /// own, three instances of each service), calls GetCart 200 times a
+    /// second, injects the fault after five seconds, and stops everything
+    /// again. Exit code 1 when a target was missed.
+    Demo(DemoArgs),
     /// Runs a program that ends when standard input does.
     #[command(hide = true)]
     Tether(TetherArgs),
@@ -270,6 +277,37 @@ pub(crate) struct CallArgs {
     pub(crate) explain: bool,
 }
 
+/// `mesh demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// What happens.
+    #[arg(value_enum)]
+    pub(crate) fault: Fault,
+    /// A JSON line per second and the verdict as the last one, instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Puts every port into P..P+200 [default: any that are free]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1024..=65335))]
+    pub(crate) port_base: Option<u16>,
+}
+
+/// What a demo does to the shop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// Kills one of three instances: `kill -9`.
+    Failover,
+    /// Stops one of three for six seconds without ending it: it hangs.
+    Freeze,
+    /// Stops the registry for ten seconds; it forgets everything.
+    RegistryDown,
+    /// Lets a fourth instance answer half a second late.
+    Slow,
+    /// Restarts all three, one after the other, by SIGTERM.
+    Rolling,
+    /// Loses every packet to and from a fourth instance for six seconds.
+    Blackhole,
+}
+
 /// `mesh tether`.
 #[derive(Debug, Args)]
 pub(crate) struct TetherArgs {
@@ -318,7 +356,8 @@ mod tests {
             let command = cli.find_subcommand(name).unwrap();
             command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
         };
-        let contract: [(&str, &[&str]); 6] = [
+        let contract: [(&str, &[&str]); 7] = [
+            ("demo", &["json"]),
             ("up", &["registry", "replicas", "state-dir", "fresh", "port-base"]),
             ("status", &["state-dir", "json"]),
             ("explain", &["process", "admin", "state-dir", "json"]),

@@ -25,9 +25,10 @@ mod report;
 mod schedule;
 mod template;
 
-use report::{Record, Report, Summary};
-use schedule::Schedule;
-use template::Template;
+pub(crate) use report::Record;
+use report::{Report, Summary};
+pub(crate) use schedule::Schedule;
+pub(crate) use template::Template;
 
 /// How many finished calls may wait to be written down. A call whose record
 /// does not fit waits, still under way, so that memory is bounded.
@@ -52,23 +53,12 @@ pub(crate) async fn run(args: LoadArgs) -> Result<Exit> {
     if let Err(status) = outgoing.open(OPENING).await {
         complain(&format!("the calls are made although no instance answers: {}", status.message()));
     }
-    let run = Arc::new(Run {
-        template,
-        start: Instant::now(),
-        deadline: args.deadline,
-        in_flight: AtomicU32::new(0),
-        stopped: AtomicBool::new(false),
-        outgoing,
-    });
+    let schedule = Schedule::new(args.rate, args.duration);
+    let Calls { run, received, pacer } =
+        Calls::begin(outgoing, template, schedule, args.deadline, args.in_flight_max)?;
     stop_on_interrupt(run.clone());
 
-    let schedule = Schedule::new(args.rate, args.duration);
-    let (records, received) = mpsc::channel(RECORDS);
     let handle = Handle::current();
-    let pacer = {
-        let (run, handle) = (run.clone(), handle.clone());
-        spawn("pacer", move || pace(&run, schedule, args.in_flight_max, &records, &handle))?
-    };
     let writer = {
         let out = BufWriter::new(io::stdout());
         let report = Report::new(out, args.json, run.outgoing.method().is_idempotent())?;
@@ -86,6 +76,48 @@ pub(crate) async fn run(args: LoadArgs) -> Result<Exit> {
         Ok(Summary { failed, .. }) => {
             Ok(if args.max_failed.is_some_and(|most| failed > most) { Exit::Missed } else { Exit::Fine })
         }
+    }
+}
+
+/// A run under way.
+#[derive(Debug)]
+pub(crate) struct Calls {
+    run: Arc<Run>,
+    /// What became of each call, in the order of their ends.
+    pub(crate) received: mpsc::Receiver<Record>,
+    pacer: thread::JoinHandle<()>,
+}
+
+impl Calls {
+    /// Begins to send what `template` makes, each call within `deadline` and
+    /// no more than `most` at once.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub(crate) fn begin(
+        outgoing: Outgoing,
+        template: Template,
+        schedule: Schedule,
+        deadline: Duration,
+        most: u32,
+    ) -> Result<Self> {
+        let run = Arc::new(Run {
+            template,
+            start: Instant::now(),
+            deadline,
+            in_flight: AtomicU32::new(0),
+            stopped: AtomicBool::new(false),
+            outgoing,
+        });
+        let (records, received) = mpsc::channel(RECORDS);
+        let (pacing, handle) = (run.clone(), Handle::current());
+        let pacer = spawn("pacer", move || pace(&pacing, schedule, most, &records, &handle))?;
+        Ok(Self { run, received, pacer })
+    }
+
+    /// When it began.
+    pub(crate) fn start(&self) -> Instant {
+        self.run.start
     }
 }
 

@@ -9,6 +9,7 @@ use crate::cli::{Cli, Command};
 
 mod call;
 mod cli;
+mod demo;
 mod dynamic;
 mod explain;
 mod found;
@@ -89,6 +90,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<Exit> {
             Command::Call(args) => {
                 logging::to_stderr()?;
                 call::run(args).await
+            }
+            Command::Demo(args) => {
+                logging::to_stderr()?;
+                demo::run(args).await
             }
             Command::Tether(args) => tether::run(args).await,
         }

@@ -44,6 +44,11 @@ impl Outgoing {
         Ok(Self { method, metadata, channel })
     }
 
+    /// Calls of `method` through `channel`.
+    pub(crate) fn through(channel: Channel, method: Method) -> Self {
+        Self { method, metadata: MetadataMap::new(), channel }
+    }
+
     pub(crate) fn method(&self) -> &Method {
         &self.method
     }

@@ -18,7 +18,6 @@ use super::{
     Setting,
     child::{Child, this},
     ports,
-    servers::Servers,
 };
 
 /// How long a registry may take to lead.
@@ -31,8 +30,6 @@ pub(crate) enum Kind {
     Dev,
     /// The real one: one server that keeps its data.
     Consul,
-    /// The real one: a client agent of servers elsewhere.
-    Agent,
 }
 
 /// A registry, running or not.
@@ -44,8 +41,6 @@ pub(crate) struct Registry {
     /// gRPC, gRPC with TLS, LAN, WAN and servers of a Consul.
     others: [u16; 5],
     data: PathBuf,
-    /// The servers of an agent.
-    servers: Vec<IpAddr>,
     child: Option<Child>,
 }
 
@@ -68,15 +63,12 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Starts an agent of `servers` on their bridge.
+    /// One that somebody else has started at `listen` and stops.
     ///
     /// # Errors
-    /// As [`Registry::start`].
-    pub(crate) async fn agent_of(servers: &Servers, setting: &Setting) -> Result<Self> {
-        let mut registry = Self::planned(Kind::Agent, servers.hosts.gateway(), setting)?;
-        registry.servers = servers.addresses().collect();
-        registry.begin().await?;
-        Ok(registry)
+    /// When no port is free.
+    pub(crate) fn elsewhere(listen: SocketAddr, setting: &Setting) -> Result<Self> {
+        Ok(Self { listen, ..Self::planned(Kind::Consul, listen.ip(), setting)? })
     }
 
     fn planned(kind: Kind, host: IpAddr, setting: &Setting) -> Result<Self> {
@@ -86,8 +78,7 @@ impl Registry {
         }
         let listen = SocketAddr::new(host, ports::free()?.port());
         let data = setting.logs.join(format!("consul-{}", listen.port()));
-        let servers = Vec::new();
-        Ok(Self { kind, setting: setting.clone(), listen, others, data, servers, child: None })
+        Ok(Self { kind, setting: setting.clone(), listen, others, data, child: None })
     }
 
     /// Its address, as `CONSUL_HTTP_ADDR` takes it.
@@ -115,7 +106,7 @@ impl Registry {
     pub(crate) async fn begin(&mut self) -> Result<()> {
         let words = match self.kind {
             Kind::Dev => this(&["registry", "--listen", &self.listen.to_string()])?,
-            Kind::Consul | Kind::Agent => self.consul()?,
+            Kind::Consul => self.consul()?,
         };
         let child = self.child.insert(Child::start("registry", &words, &self.setting.logs)?);
         let client = Client::builder(&format!("http://{}", self.listen)).build()?;
@@ -163,13 +154,7 @@ impl Registry {
         words.push(self.setting.consul.clone().into());
         let host = self.listen.ip().to_string();
         words.extend(["agent", "-bind", &host, "-client", &host, "-node", "chaos"].map(OsString::from));
-        if self.kind == Kind::Consul {
-            words.extend(["-server", "-bootstrap-expect", "1"].map(OsString::from));
-        }
-        for server in &self.servers {
-            // Without a port it would take our own.
-            words.extend(["-retry-join".into(), format!("{server}:8301").into()]);
-        }
+        words.extend(["-server", "-bootstrap-expect", "1"].map(OsString::from));
         let [grpc, tls, lan, wan, server] = self.others;
         let settings = format!(
             "ports {{ http = {}  grpc = {grpc}  grpc_tls = {tls}  serf_lan = {lan}  serf_wan = {wan}  \

@@ -1,6 +1,10 @@
 //! Three Consul servers, each on a host of its own.
 
-use std::{ffi::OsString, net::IpAddr, time::Duration};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use registry_client::consul::Client;
@@ -13,6 +17,8 @@ use super::{
     hosts::Hosts,
 };
 
+/// Where each answers HTTP.
+const PORT: u16 = 8500;
 /// How many there are.
 const COUNT: u8 = 3;
 /// How long they may take to elect a leader.
@@ -43,8 +49,32 @@ impl Servers {
         Ok(servers)
     }
 
+    /// Where the first one, which is spared, answers.
+    pub(crate) fn first(&self) -> SocketAddr {
+        SocketAddr::new(self.hosts.address(0), PORT)
+    }
+
+    /// Waits until the leader is not the first; its number.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub(crate) async fn other_leader(&self) -> Result<usize> {
+        for _ in 0..20 {
+            let leader = self.leader().await?;
+            if leader != 0 {
+                return Ok(leader);
+            }
+            let mut consul = tokio::process::Command::new(&self.setting.consul);
+            consul
+                .args(["operator", "raft", "transfer-leader"])
+                .arg(format!("-http-addr=http://{}", self.first()));
+            consul.output().await.context("could not ask Consul for another leader")?;
+        }
+        bail!("the first server will not give up its lead")
+    }
+
     /// Their addresses.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<'_> {
         (0..COUNT).map(|n| self.hosts.address(n))
     }
 
@@ -89,7 +119,7 @@ impl Servers {
         while Instant::now() < until {
             let running = self.addresses().enumerate().filter(|(n, _)| self.children[*n].is_some());
             for (_, address) in running {
-                let client = Client::builder(&format!("http://{address}:8500")).build()?;
+                let client = Client::builder(&format!("http://{address}:{PORT}")).build()?;
                 let asked = tokio::time::timeout(Duration::from_secs(1), client.leader()).await;
                 let Ok(Ok(Some(leader))) = asked else { continue };
                 let found = self.addresses().position(|a| leader.starts_with(&format!("{a}:")));

@@ -1,0 +1,160 @@
+//! The scoreboard of a demo, and its verdict.
+
+use std::{collections::BTreeMap, ops::Range, time::Duration};
+
+use serde::Serialize;
+
+use crate::load::Record;
+
+/// What was seen of every call.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    records: Vec<Record>,
+    /// How many were there at the last line.
+    shown: usize,
+}
+
+/// One line of the scoreboard.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Line {
+    /// Seconds since the start.
+    pub(crate) t: u64,
+    pub(crate) ok: usize,
+    pub(crate) failed: usize,
+    pub(crate) attempts: u32,
+    pub(crate) by_endpoint: BTreeMap<String, usize>,
+}
+
+/// One target, and whether it was met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Target {
+    pub(crate) target: &'static str,
+    pub(crate) measured: String,
+    pub(crate) met: bool,
+}
+
+impl Board {
+    pub(crate) fn add(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
+    /// What came since the last line.
+    pub(crate) fn line(&mut self, t: u64) -> Line {
+        let new = &self.records[self.shown..];
+        let ok = new.iter().filter(|r| r.ok()).count();
+        let mut by_endpoint = BTreeMap::new();
+        for endpoint in new.iter().filter_map(|r| r.endpoint.clone()) {
+            *by_endpoint.entry(endpoint).or_default() += 1;
+        }
+        let attempts = new.iter().map(|r| r.attempts).sum();
+        let line = Line { t, ok, failed: new.len() - ok, attempts, by_endpoint };
+        self.shown = self.records.len();
+        line
+    }
+
+    /// How many calls failed of how many, and what the first of them said.
+    pub(crate) fn no_failure(&self) -> Target {
+        let failed: Vec<_> = self.records.iter().filter(|r| !r.ok()).collect();
+        let first = failed.first().and_then(|r| r.message.as_deref());
+        let first = first.map(|said| format!("; the first: {said}")).unwrap_or_default();
+        Target {
+            target: "no call fails",
+            measured: format!("{} of {} failed{first}", failed.len(), self.records.len()),
+            met: failed.is_empty() && !self.records.is_empty(),
+        }
+    }
+
+    /// Whether `instance` answers calls that were due after `from` within
+    /// `limit` of it.
+    pub(crate) fn back(
+        &self,
+        target: &'static str,
+        instance: &str,
+        from: Duration,
+        limit: Duration,
+    ) -> Target {
+        let answers = self.answers(instance).filter(|r| r.due >= from);
+        let took = answers.map(|r| r.due + r.took - from).min();
+        let measured = took.map_or_else(|| "never".to_owned(), |t| format!("after {:.2} s", t.as_secs_f64()));
+        Target { target, measured, met: took.is_some_and(|took| took <= limit) }
+    }
+
+    /// Whether no more than `most` of the calls due within `time` were
+    /// answered by `instance`.
+    pub(crate) fn share(
+        &self,
+        target: &'static str,
+        instance: &str,
+        time: &Range<Duration>,
+        most: f64,
+    ) -> Target {
+        let all = self.records.iter().filter(|r| time.contains(&r.due)).count();
+        let own = self.answers(instance).filter(|r| time.contains(&r.due)).count();
+        #[allow(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
+        let share = own as f64 / all.max(1) as f64;
+        Target { target, measured: format!("{:.1} %", share * 100.0), met: all > 0 && share <= most }
+    }
+
+    /// Whether every call ended within `limit`.
+    pub(crate) fn longest(&self, target: &'static str, limit: Duration) -> Target {
+        let longest = self.records.iter().map(|r| r.took).max().unwrap_or_default();
+        Target { target, measured: format!("{:.3} s", longest.as_secs_f64()), met: longest <= limit }
+    }
+
+    /// Whether that many instances answered within `time`.
+    pub(crate) fn all_answer(&self, target: &'static str, time: &Range<Duration>, wanted: usize) -> Target {
+        let answered = self.records.iter().filter(|r| time.contains(&r.due));
+        let endpoints = answered.filter_map(|r| r.endpoint.as_deref());
+        let count = endpoints.collect::<std::collections::BTreeSet<_>>().len();
+        Target { target, measured: format!("{count} of {wanted}"), met: count >= wanted }
+    }
+
+    fn answers(&self, instance: &str) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(move |r| r.ok() && r.endpoint.as_deref() == Some(instance))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board() -> Board {
+        let call = |due: u64, endpoint: &str, ok: bool| Record {
+            due: Duration::from_secs(due),
+            code: if ok { "OK" } else { "UNAVAILABLE" },
+            took: Duration::from_millis(10),
+            endpoint: Some(endpoint.to_owned()),
+            attempts: 1,
+            message: (!ok).then(|| "gone".into()),
+        };
+        let mut board = Board::default();
+        for record in [call(1, "a", true), call(2, "b", true), call(3, "b", false), call(9, "a", true)] {
+            board.add(record);
+        }
+        board
+    }
+
+    #[test]
+    fn a_line_is_what_came_since_the_last() {
+        let mut board = board();
+        let line = board.line(1);
+        assert_eq!((line.ok, line.failed, line.attempts), (3, 1, 4));
+        assert_eq!(line.by_endpoint["b"], 2);
+        assert_eq!(board.line(2).ok, 0);
+    }
+
+    #[test]
+    fn a_failure_misses_its_target_and_says_why() {
+        let target = board().no_failure();
+        assert!(!target.met && target.measured.contains("gone"), "{target:?}");
+        assert!(!Board::default().no_failure().met, "nothing was called");
+    }
+
+    #[test]
+    fn an_instance_is_back_with_its_first_good_answer() {
+        let second = Duration::from_secs(1);
+        assert!(board().back("", "a", 2 * second, 8 * second).met);
+        assert!(!board().back("", "a", 2 * second, 6 * second).met);
+        assert!(!board().back("", "b", 3 * second, 60 * second).met, "it answered with a failure");
+    }
+}

@@ -1,0 +1,250 @@
+//! The shop that a demo hurts: `mesh up` as everybody starts it, on a registry
+//! that can be stopped.
+
+use std::{
+    ffi::OsString,
+    net::{Ipv4Addr, SocketAddr, TcpListener as Probe},
+    path::Path,
+    process::ExitStatus,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use consul_dev::{Agent, Options};
+use registry_client::{
+    consul::ConsulResolver,
+    instance::{Health, InstanceId},
+    resolve::Resolver,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    process::{Child, ChildStdin},
+    time::{Instant, sleep, timeout},
+};
+
+use super::proxy::Proxy;
+use crate::{
+    found,
+    services::Service,
+    state::{Files, Process},
+    up::children::{Program, tail},
+};
+
+/// Instances of each service.
+pub(crate) const REPLICAS: u16 = 3;
+/// Where `mesh up` keeps its things, below the demo's own folder.
+const STATE: &str = "shop";
+/// How long the shop may take to be ready.
+const READY: Duration = Duration::from_secs(90);
+/// How long its end may take.
+const END: Duration = Duration::from_secs(20);
+
+/// A shop that runs.
+pub(crate) struct Shop {
+    dir: TempDir,
+    base: u16,
+    registry: Option<Agent>,
+    registry_at: SocketAddr,
+    up: Running,
+    extra: Option<(Running, Proxy)>,
+}
+
+/// A process, and the pipe whose end ends it.
+struct Running {
+    child: Child,
+    pipe: Option<ChildStdin>,
+    program: Program,
+}
+
+impl Shop {
+    /// Starts it and waits until every instance passes.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(crate) async fn start(base: Option<u16>) -> Result<Self> {
+        let base = match base {
+            Some(base) => base,
+            None => free_base()?,
+        };
+        let dir = tempfile::Builder::new().prefix("mesh-demo-").tempdir();
+        let dir = dir.context("could not create a temporary folder")?;
+        let registry_at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), base);
+        let registry = Agent::bind(registry_at, Options::default()).await;
+        let registry = registry.with_context(|| format!("port {base} cannot be had; see --port-base"))?;
+        let replicas = REPLICAS.to_string();
+        let (url, port) = (registry.url(), base.to_string());
+        let own = std::env::current_exe().context("could not tell which program this is")?;
+        let mut args: Vec<OsString> = ["tether", "--"].map(OsString::from).into();
+        args.push(own.into());
+        args.extend(
+            ["up", "--registry", &url, "--replicas", &replicas, "--port-base", &port, "--state-dir"]
+                .map(OsString::from),
+        );
+        args.push(dir.path().join(STATE).into());
+        let up = Running::start("mesh-up", args, Vec::new(), dir.path())?;
+        let mut shop = Self { dir, base, registry: Some(registry), registry_at, up, extra: None };
+        shop.ready().await?;
+        Ok(shop)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let until = Instant::now() + READY;
+        loop {
+            let processes = self.carts()?;
+            let passing = |p: &&Process| p.pid.is_some() && p.health.as_deref() == Some("passing");
+            if processes.iter().filter(passing).count() == usize::from(REPLICAS) {
+                return Ok(());
+            }
+            let ended = self.up.child.try_wait()?;
+            if ended.is_some() || Instant::now() > until {
+                bail!("the shop did not come up; its last lines:\n{}", tail(&self.up.program.log, 8));
+            }
+            // Another process tells, in a file.
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The registry's URL.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.registry_at)
+    }
+
+    /// The cart-services of `mesh up`, as it says itself.
+    fn carts(&self) -> Result<Vec<Process>> {
+        let mesh = Files::of(Some(&self.dir.path().join(STATE)))?.running()?;
+        let all = mesh.map(|mesh| mesh.instances).unwrap_or_default();
+        Ok(all.into_iter().filter(|p| p.service == Service::Cart.name()).collect())
+    }
+
+    /// The id and the process of cart-service `n`, counted from 0.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub(crate) fn cart(&self, n: usize) -> Result<(String, Pid)> {
+        let process = self.carts()?.into_iter().nth(n).context("fewer cart-services than started")?;
+        let pid = process.pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
+        Ok((process.id.context("an instance without an id")?, pid.context("an instance without a process")?))
+    }
+
+    /// Sends a signal to cart-service `n`; its id.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub(crate) fn signal(&self, n: usize, signal: Signal) -> Result<String> {
+        let (id, pid) = self.cart(n)?;
+        kill_process(pid, signal).with_context(|| format!("could not signal {id}"))?;
+        Ok(id)
+    }
+
+    /// Starts a fourth cart-service, reached through a proxy; its id.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub(crate) async fn extra(&mut self) -> Result<String> {
+        let host = Ipv4Addr::LOCALHOST;
+        let behind = SocketAddr::new(host.into(), self.base + 101);
+        let listener = TcpListener::bind((host, self.base + 100)).await.context("could not listen")?;
+        let proxy = Proxy::start(listener, behind)?;
+        let files = Files::of(Some(&self.dir.path().join(STATE)))?;
+        let database = format!("sqlite:{}", files.data().join("cart.db").display());
+        let env = vec![
+            ("LISTEN", behind.to_string().into()),
+            ("ADVERTISE", proxy.address.to_string().into()),
+            ("DATABASE_URL", database.into()),
+            ("CONSUL_HTTP_ADDR", self.url().into()),
+        ];
+        let args = ["serve", Service::Cart.name(), "--parent-pipe"].map(OsString::from).into();
+        let running = Running::start("cart-service-extra", args, env, self.dir.path())?;
+        let id = format!("{}-{host}-{}", Service::Cart, proxy.address.port());
+        self.extra = Some((running, proxy));
+        self.passes(&id).await?;
+        Ok(id)
+    }
+
+    /// The proxy in front of the fourth.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn proxy(&self) -> Result<&Proxy> {
+        self.extra.as_ref().map(|(_, proxy)| proxy).context("there is no fourth instance")
+    }
+
+    /// Waits until the registry shows that cart-service passing.
+    async fn passes(&self, id: &str) -> Result<()> {
+        let id = InstanceId::new(id);
+        let mut view =
+            ConsulResolver::new(found::client(&self.url())?).resolve(&Service::Cart.name().parse()?);
+        let passes = view.wait_for(|now| {
+            let mut all = now.instances.iter().flat_map(|all| all.iter());
+            all.any(|i| i.id == id && i.health == Health::Passing)
+        });
+        timeout(READY, passes).await.with_context(|| format!("{id} does not pass"))??;
+        Ok(())
+    }
+
+    /// Stops the registry, which forgets everything.
+    pub(crate) async fn stop_registry(&mut self) {
+        if let Some(agent) = self.registry.take() {
+            agent.stop().await;
+        }
+    }
+
+    /// Starts the registry again where it was.
+    ///
+    /// # Errors
+    /// When somebody took its port.
+    pub(crate) async fn start_registry(&mut self) -> Result<()> {
+        let agent = Agent::bind(self.registry_at, Options::default()).await;
+        self.registry = Some(agent.context("the registry cannot be started again")?);
+        Ok(())
+    }
+
+    /// Stops everything in order, and the registry last.
+    pub(crate) async fn end(self) {
+        if let Some((extra, _proxy)) = self.extra {
+            extra.end().await;
+        }
+        self.up.end().await;
+        if let Some(agent) = self.registry {
+            agent.stop().await;
+        }
+    }
+}
+
+impl Running {
+    fn start(
+        name: &str,
+        args: Vec<OsString>,
+        env: Vec<(&'static str, OsString)>,
+        dir: &Path,
+    ) -> Result<Self> {
+        let path = std::env::current_exe().context("could not tell which program this is")?;
+        let log = dir.join(format!("{name}.log"));
+        let program = Program { name: name.to_owned(), path, args, env, log };
+        let (child, pipe) = program.start()?;
+        Ok(Self { child, pipe, program })
+    }
+
+    /// Closes its pipe, which it takes for the end, and waits.
+    async fn end(mut self) -> Option<ExitStatus> {
+        self.pipe.take();
+        let ended = timeout(END, self.child.wait()).await;
+        if ended.is_err() {
+            let _ = self.child.kill().await;
+        }
+        ended.ok()?.ok()
+    }
+}
+
+/// A port base of which the ports that the shop opens are free now, below the
+/// range that the system gives to outgoing connections.
+fn free_base() -> Result<u16> {
+    let free = |port: u16| Probe::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let opened = [0, 10, 11, 12, 20, 21, 22, 30, 31, 32, 100, 101];
+    let begin = u16::try_from(std::process::id() % 50).unwrap_or_default();
+    let bases = (0..50).map(|n| 20_000 + 200 * ((begin + n) % 50));
+    let found = bases.into_iter().find(|base| opened.iter().all(|offset| free(base + offset)));
+    found.context("no 200 ports below 30000 are free; choose some with --port-base")
+}
