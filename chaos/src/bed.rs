@@ -32,7 +32,7 @@ pub(crate) mod registry;
 mod replica;
 mod servers;
 
-use believer::Believer;
+use believer::{Believer, Creed};
 pub(crate) use hosts::{Cut, Hosts};
 pub(crate) use liar::{Liar, Lie};
 pub(crate) use registry::{Kind, Registry};
@@ -87,6 +87,13 @@ impl Setting {
         if self.lacks("keep-alive") {
             config.keepalive_time = Duration::from_secs(3600);
         }
+        if self.lacks("outlier detection") {
+            config.outlier = None;
+        }
+        if self.lacks("growing ejections") {
+            let outlier = config.outlier.get_or_insert_default();
+            outlier.max_ejection_time = outlier.base_ejection_time;
+        }
         if self.lacks("retry budget") {
             config.service_config.budget = BudgetConfig::Share { ratio: 100.0, min_per_second: 1_000_000 };
         }
@@ -102,8 +109,9 @@ impl Setting {
     /// Never in fact: the settings are ours.
     pub(crate) fn mesh(&self, consul: Client, config: ChannelConfig) -> Result<Mesh> {
         let mut builder = Mesh::builder().consul(consul.clone()).channel_config(config);
-        if self.lacks("doubt") {
-            builder = builder.resolver(Believer(ConsulResolver::new(consul)));
+        let creeds = [("doubt", Creed::Everything), ("panic", Creed::Critical)];
+        if let Some((_, creed)) = creeds.into_iter().find(|(mechanism, _)| self.lacks(mechanism)) {
+            builder = builder.resolver(Believer { inner: ConsulResolver::new(consul), creed });
         }
         if !self.lacks("snapshot") {
             builder = builder.state_dir(self.logs.join("state"));

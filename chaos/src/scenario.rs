@@ -8,6 +8,7 @@ use crate::{bed::Setting, verdict::Outcome};
 mod balance;
 mod black_hole;
 mod deadlines;
+mod flap;
 mod freeze;
 mod garbage;
 mod heal;
@@ -145,5 +146,12 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "passing again within 2 s, re-registered within 5 s; shutdown never blocked for more than 2 s",
         off: "registration loop",
         run: |setting| Box::pin(heal::run(setting)),
+    },
+    Scenario {
+        id: "R19",
+        fault: "an endpoint flaps, 1 s and 1 s",
+        promise: "its ejections grow longer; no idempotent call fails",
+        off: "growing ejections",
+        run: |setting| Box::pin(flap::run(setting)),
     },
 ];

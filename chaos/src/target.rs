@@ -43,6 +43,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         work: args.work,
         behaviour: Behaviour::default(),
         ledger: Ledger::default(),
+        forgets: args.without.as_deref() == Some("propagation"),
         next: args.relay.as_deref().map(|service| TargetServiceClient::new(mesh.channel(service))),
     };
     let target = Arc::new(target);
@@ -107,6 +108,8 @@ struct Target {
     behaviour: Behaviour,
     ledger: Ledger,
     next: Option<TargetServiceClient<registry_client::Channel>>,
+    /// Whether it does not pass on what is left of a call's time.
+    forgets: bool,
 }
 
 impl Target {
@@ -114,7 +117,13 @@ impl Target {
         let _entry = self.ledger.enter(request.metadata());
         self.behaviour.act(self.work).await?;
         if let Some(next) = &self.next {
-            next.clone().read(ReadRequest {}).await?;
+            let mut next = next.clone();
+            if self.forgets {
+                // Another task knows nothing of the call that it works for.
+                let call = tokio::spawn(async move { next.read(ReadRequest {}).await.map(drop) });
+                return call.await.unwrap_or_else(|_| Err(Status::internal("the call was lost")));
+            }
+            next.read(ReadRequest {}).await?;
         }
         Ok(())
     }

@@ -1,5 +1,4 @@
-//! What discovery is without its doubts, to show that they are needed: every
-//! answer is believed, and a failed look-up means that nobody is there.
+//! What discovery is without its doubts, to show that they are needed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,13 +9,26 @@ use registry_client::{
 };
 use tokio::sync::watch;
 
-/// A resolver that believes everything.
+/// A resolver that believes what it is told.
 #[derive(Debug)]
-pub(crate) struct Believer(pub(crate) ConsulResolver);
+pub(crate) struct Believer {
+    pub(crate) inner: ConsulResolver,
+    pub(crate) creed: Creed,
+}
+
+/// What is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Creed {
+    /// Every answer, and that nobody is there when there is none.
+    Everything,
+    /// That a critical instance must never be called.
+    Critical,
+}
 
 impl Resolver for Believer {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
-        let mut truth = self.0.resolve(service);
+        let mut truth = self.inner.resolve(service);
+        let creed = self.creed;
         let (sender, view) = watch::channel(Resolution::default());
         tokio::spawn(async move {
             let mut known = BTreeMap::new();
@@ -26,7 +38,11 @@ impl Resolver for Believer {
                     () = sender.closed() => return,
                     changed = truth.changed() => if changed.is_err() { return },
                 }
-                sender.send_replace(believed(&truth.borrow_and_update(), &mut known));
+                let now = truth.borrow_and_update().clone();
+                sender.send_replace(match creed {
+                    Creed::Everything => believed(&now, &mut known),
+                    Creed::Critical => strict(now),
+                });
             }
         });
         view
@@ -47,4 +63,17 @@ fn believed(now: &Resolution, known: &mut BTreeMap<InstanceId, Instance>) -> Res
         return Resolution::default();
     }
     Resolution::found(known.values().cloned().collect::<Vec<_>>())
+}
+
+/// The same set, with every critical one out of use.
+fn strict(mut now: Resolution) -> Resolution {
+    let strict = |instance: &Instance| {
+        let mut instance = instance.clone();
+        if instance.health == Health::Critical {
+            instance.health = Health::Maintenance;
+        }
+        instance
+    };
+    now.instances = now.instances.map(|all| all.iter().map(strict).collect());
+    now
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rustix::process::Signal;
 
+use super::lies::unguarded;
 use crate::{
     bed::{Bed, Kind, Setting},
     load::{Load, Mix},
@@ -18,10 +19,14 @@ const REGISTERED: Duration = Duration::from_secs(5);
 /// By how much an agent that does not answer may hold up a shutdown.
 const BLOCKED: Duration = Duration::from_secs(2);
 /// How long each is waited for.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let mut bed = Bed::start(&setting, Kind::Consul, 3).await?;
+    let guarded = !setting.lacks("registration loop");
+    let mut bed = Bed::start(&setting, Kind::Consul, if guarded { 3 } else { 0 }).await?;
+    if !guarded {
+        unguarded(&mut bed).await?;
+    }
     let load = Load::start(bed.channel()?, Mix::Both)?;
     load.go_on(setting.warm_up()).await;
 

@@ -61,7 +61,7 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
 
 /// Three replicas that do not look after their registration: who removes it
 /// has removed it.
-async fn unguarded(bed: &mut Bed) -> Result<()> {
+pub(super) async fn unguarded(bed: &mut Bed) -> Result<()> {
     for n in 0..3 {
         let listen = ports::free()?;
         let place = Place { listen, through: Vec::new() };
