@@ -55,11 +55,16 @@ impl Board {
     /// How many calls failed of how many, and what the first of them said.
     pub(crate) fn no_failure(&self) -> Target {
         let failed: Vec<_> = self.records.iter().filter(|r| !r.ok()).collect();
+        let mut codes = BTreeMap::<_, usize>::new();
+        for record in &failed {
+            *codes.entry(record.code).or_default() += 1;
+        }
+        let codes: Vec<_> = codes.iter().map(|(code, count)| format!(", {count} with {code}")).collect();
         let first = failed.first().and_then(|r| r.message.as_deref());
         let first = first.map(|said| format!("; the first: {said}")).unwrap_or_default();
         Target {
             target: "no call fails",
-            measured: format!("{} of {} failed{first}", failed.len(), self.records.len()),
+            measured: format!("{} of {} failed{}{first}", failed.len(), self.records.len(), codes.concat()),
             met: failed.is_empty() && !self.records.is_empty(),
         }
     }

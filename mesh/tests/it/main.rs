@@ -7,5 +7,6 @@
 )]
 
 mod complaints;
+mod demo;
 mod running;
 mod shop;

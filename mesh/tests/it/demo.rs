@@ -1,0 +1,32 @@
+//! `mesh demo`, as scripts read it.
+
+use serde_json::Value;
+
+use crate::running::{mesh, port_base, run};
+
+/// How often a call may fail here that would not fail on a machine of one's
+/// own: the deadline is a second, and the other tests run meanwhile.
+const BUSY: u64 = 5;
+
+#[test]
+fn a_demo_kills_an_instance_shows_each_second_and_judges() {
+    let base = port_base();
+    let (code, out, err) = run(mesh(["demo", "failover", "--json", "--port-base", &base.to_string()]));
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, seconds) = lines.split_last().unwrap_or_else(|| panic!("it said nothing: {err}"));
+    let verdict = &last["verdict"];
+    assert_eq!(code, i32::from(verdict["met"] == false), "{last}{err}");
+    assert!(verdict["targets"][1]["met"] == true, "the killed one answers again: {last}");
+
+    let sum = |what: &str| seconds.iter().map(|line| line[what].as_u64().unwrap()).sum::<u64>();
+    let (ok, failed) = (sum("ok"), sum("failed"));
+    assert!(ok > 2_000 && failed * 100 <= (ok + failed) * BUSY, "{ok} ok, {failed} failed: {last}");
+    let endpoints = |line: &Value| line["by_endpoint"].as_object().unwrap().len();
+    assert!(seconds.iter().any(|line| endpoints(line) == 3), "all three answer before: {out}");
+    assert!(seconds.iter().any(|line| endpoints(line) == 2), "and two while one is gone: {out}");
+    let ports = [base, base + 10, base + 11, base + 12];
+    assert!(
+        ports.iter().all(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()),
+        "all is stopped"
+    );
+}
