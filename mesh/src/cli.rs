@@ -300,7 +300,7 @@ pub(crate) enum Fault {
     Freeze,
     /// Stops the registry for ten seconds; it forgets everything.
     RegistryDown,
-    /// Lets a fourth instance answer half a second late.
+    /// Lets a fourth instance answer 0.3 seconds late.
     Slow,
     /// Restarts all three, one after the other, by SIGTERM.
     Rolling,

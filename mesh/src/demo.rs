@@ -40,6 +40,8 @@ const IN_FLIGHT: u32 = 10_000;
 const CALM: Duration = Duration::from_secs(5);
 /// How long calls go on after the fault.
 const AFTER: Duration = Duration::from_secs(8);
+/// How late the slow one answers; less than would make it look dead.
+const LATE: Duration = Duration::from_millis(300);
 /// How long finding the first instance may take.
 const OPENING: Duration = Duration::from_secs(10);
 
@@ -189,7 +191,7 @@ async fn hurt(shop: &mut Shop, args: &DemoArgs, extra: Option<String>, start: In
             None
         }
         Fault::Slow | Fault::Blackhole => {
-            let slow = Weather::Slow(Duration::from_millis(500));
+            let slow = Weather::Slow(LATE);
             let weather = if args.fault == Fault::Slow { slow } else { Weather::Hole };
             shop.proxy()?.set(weather);
             tell(&format!("{weather:?}: {}", extra.as_deref().unwrap_or_default()));

@@ -6,13 +6,15 @@ use anyhow::{Context, Result};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::watch,
-    time::sleep,
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 /// How much is passed on at once.
 const PIECE: usize = 16 << 10;
+/// How many pieces may be on their way.
+const PIECES: usize = 1024;
 
 /// What happens to what comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,29 +72,43 @@ async fn join(client: TcpStream, instance: SocketAddr, told: watch::Receiver<Wea
     }
 }
 
-/// Passes bytes on. Only answers are slowed, so that a call is late once. In
-/// a hole bytes wait, as those that TCP sends again would, and no end is told.
+/// Passes bytes on, each piece as late as the weather was when it came. Only
+/// answers are slowed, so that a call is late once. In a hole bytes wait, as
+/// those that TCP sends again would, and no end is told.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut told: watch::Receiver<Weather>,
+    told: watch::Receiver<Weather>,
     answers: bool,
 ) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
-    loop {
-        let length = from.read(&mut piece).await?;
-        let weather = *told.borrow_and_update();
-        if let Weather::Slow(late) = weather
-            && answers
-        {
-            sleep(late).await;
+    let (pieces, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+    let mut hole = told.clone();
+    let read = async move {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let length = from.read(&mut piece).await?;
+            let late = match *told.borrow() {
+                Weather::Slow(late) if answers => late,
+                _ => Duration::ZERO,
+            };
+            let sent = pieces.send((Instant::now() + late, piece[..length].to_vec())).await;
+            if length == 0 || sent.is_err() {
+                return Ok(());
+            }
         }
-        // Fails only when the proxy is gone.
-        if told.wait_for(|now| *now != Weather::Hole).await.is_err() || length == 0 {
-            return Ok(());
+    };
+    let write = async move {
+        while let Some((due, piece)) = waiting.recv().await {
+            sleep_until(due).await;
+            // Fails only when the proxy is gone.
+            if hole.wait_for(|now| *now != Weather::Hole).await.is_err() {
+                break;
+            }
+            to.write_all(&piece).await?;
         }
-        to.write_all(&piece[..length]).await?;
-    }
+        Ok(())
+    };
+    tokio::try_join!(read, write).map(drop)
 }
 
 #[cfg(test)]
