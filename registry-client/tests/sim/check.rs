@@ -13,7 +13,10 @@ use crate::{
 /// How much later than its deadline a call may end.
 const LATE: Duration = Duration::from_millis(50);
 /// Within what time an instance that can be reached again is used again.
-const SETTLING: Duration = Duration::from_secs(5);
+const SETTLING: Duration = Duration::from_secs(2);
+/// What one silent instance may cost a call until it is found out and the
+/// call goes on elsewhere.
+const STALL: Duration = Duration::from_secs(1);
 /// The most connections that are made to one instance in `WINDOW`: one a
 /// second, and what a change of its address or news of it adds.
 const DIALS: usize = 13;
@@ -29,10 +32,14 @@ pub(crate) fn broken(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     broken
 }
 
-/// Whether a call of this time must succeed.
+/// Whether this call must succeed: it may be sent twice, an instance is there
+/// all the time, and no more faults strike than it has time to survive.
 pub(crate) fn must_succeed(scenario: &Scenario, call: &Finished) -> bool {
     let end = call.began + scenario.load.deadline;
-    call.idempotent && scenario.plan.leaves_one(call.began, end, SETTLING)
+    let survivable = scenario.load.deadline.as_millis() / STALL.as_millis();
+    call.idempotent
+        && scenario.plan.leaves_one(call.began, end, SETTLING)
+        && scenario.plan.strikes(call.began.saturating_sub(STALL), end) as u128 <= survivable
 }
 
 fn broken_by(scenario: &Scenario, call: &Finished) -> Option<String> {

@@ -110,6 +110,12 @@ impl Plan {
         (0..self.instances).any(|instance| !self.is_down(instance, from, to))
     }
 
+    /// How many faults begin in between that silence an instance or kill it.
+    pub(crate) fn strikes(&self, from: Duration, to: Duration) -> usize {
+        let strikes = |fault: &&Fault| (0..self.instances).any(|i| fault.kind.takes_down(i));
+        self.faults.iter().filter(strikes).filter(|fault| from <= fault.from && fault.from < to).count()
+    }
+
     /// Whether this instance cannot be reached, or is not known, at some time
     /// in between.
     fn is_down(&self, instance: usize, from: Duration, to: Duration) -> bool {

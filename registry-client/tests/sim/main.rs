@@ -36,7 +36,7 @@ fn minute(seed: u64) -> Scenario {
         plan: Plan::draw(seed, 4),
         load: Load {
             every: Duration::from_millis(100),
-            deadline: Duration::from_secs(3),
+            deadline: Duration::from_secs(1 + seed % 2),
             until: Duration::from_secs(60),
         },
         tick: Duration::from_millis(10),
