@@ -18,6 +18,7 @@ use crate::instance::{InstanceId, ParseError};
 mod least_request;
 mod random;
 mod round_robin;
+pub(crate) mod slow_start;
 mod weighted;
 
 pub use least_request::LeastRequest;

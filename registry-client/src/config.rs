@@ -1,7 +1,7 @@
 //! Settings, each with its unit and default. Plain values: only the
 //! `from_env` constructors read the environment.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use crate::{Error, balance::Balancer, health::OutlierConfig, policy::ServiceConfig};
 
@@ -51,7 +51,8 @@ pub struct ChannelConfig {
     /// JSON or the name of a file that holds it).
     pub service_config: ServiceConfig,
     /// When an instance is taken out because attempts on it fail; on, as
-    /// [`OutlierConfig`] has it, unless set. `None` never does.
+    /// [`OutlierConfig`] has it, unless set. `None` never does. What the
+    /// service config says of it wins.
     pub outlier: Option<OutlierConfig>,
     /// Whether each instance is asked for its own health
     /// (`grpc.health.v1.Health/Watch`), and gets no calls while it says that it
@@ -59,8 +60,18 @@ pub struct ChannelConfig {
     /// all the same.
     pub health_watch: bool,
     /// What it is asked for: the full name of a gRPC service, or nothing, as
-    /// unless set, for the whole server.
+    /// unless set, for the whole server. What the service config says of it
+    /// wins.
     pub health_service: String,
+    /// How many connections there may be to one instance; 4 unless set. A
+    /// further one is made when the peer allows no more streams on the others,
+    /// and closed when it was not used for 30 s.
+    pub max_connections_per_instance: NonZeroUsize,
+    /// For how long an instance that joins others gets a growing share of the
+    /// load, from a tenth of its weight to all of it, under a policy that
+    /// heeds weights (`weighted`, `least_request`); 10 s unless set, 0 for
+    /// not at all.
+    pub slow_start: Duration,
 }
 
 impl Default for ChannelConfig {
@@ -76,6 +87,8 @@ impl Default for ChannelConfig {
             outlier: Some(OutlierConfig::default()),
             health_watch: true,
             health_service: String::new(),
+            max_connections_per_instance: NonZeroUsize::MIN.saturating_add(3),
+            slow_start: Duration::from_secs(10),
         }
     }
 }

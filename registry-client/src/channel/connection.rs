@@ -4,7 +4,10 @@ use std::{
     future::poll_fn,
     io,
     pin::Pin,
-    sync::{Arc, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -42,6 +45,8 @@ pub(super) struct Connection {
     streams: Arc<Streams>,
     observer: Observer,
     send: SendRequest<Bytes>,
+    /// How many streams the peer allows at a time, as last seen.
+    most: Arc<AtomicU32>,
 }
 
 /// Who is told how attempts end.
@@ -100,7 +105,28 @@ impl Connection {
             streams: self.streams.clone(),
             observer: Observer::Probe(probe),
             send: self.send.clone(),
+            most: self.most.clone(),
         }
+    }
+
+    /// Whether another call would be sent at once, and not wait for one to end.
+    pub(super) fn has_room(&self) -> bool {
+        self.streams.open() < self.most.load(Relaxed)
+    }
+
+    /// Looks again how many streams the peer allows, and whether there is room.
+    pub(super) fn look_for_room(&self) -> bool {
+        self.most.store(calls(self.send.current_max_send_streams()), Relaxed);
+        self.has_room()
+    }
+
+    /// Whether the peer allows a stream that stays open beside the calls.
+    pub(super) fn has_a_stream_to_spare(&self) -> bool {
+        self.send.current_max_send_streams() > 1
+    }
+
+    pub(super) fn streams(&self) -> &Streams {
+        &self.streams
     }
 
     /// Whether it takes no more streams: it ended, or the peer sent GOAWAY.
@@ -120,6 +146,12 @@ impl Drop for Connection {
             probe.drop_call();
         }
     }
+}
+
+/// How many calls fit on a connection that allows so many streams: one is left
+/// for the watch of the peer's health.
+fn calls(streams: usize) -> u32 {
+    u32::try_from(streams).unwrap_or(u32::MAX).saturating_sub(1).max(1)
 }
 
 /// Why a connection ended.
@@ -194,7 +226,8 @@ pub(super) async fn connect(
         .map_err(ConnectError::Handshake)?;
     let ping = driving.ping_pong();
     let streams = Arc::<Streams>::default();
-    let connection = Arc::new(Connection { peer, load, streams: streams.clone(), observer, send });
+    let connection =
+        Arc::new(Connection { peer, load, streams: streams.clone(), observer, send, most: Arc::default() });
 
     let (answered, first_answer) = oneshot::channel();
     let (drains, draining) = oneshot::channel();
@@ -208,7 +241,11 @@ pub(super) async fn connect(
     };
     let mut established = Established { connection, draining, driver: tokio::spawn(driver.run()) };
     match first_answer.await {
-        Ok(()) => Ok(established),
+        Ok(()) => {
+            // What the peer allows comes before its first answer.
+            established.connection.look_for_room();
+            Ok(established)
+        }
         // The driver ended before the first answer: it says why.
         Err(_) => Err(match (&mut established.driver).await {
             Ok(Closed::Silent(_)) => ConnectError::TimedOut(limit),

@@ -63,7 +63,7 @@ impl Streams {
     }
 
     /// How many there ever were, modulo 2³².
-    fn begun(&self) -> u32 {
+    pub(super) fn begun(&self) -> u32 {
         (self.0.load(Relaxed) >> 32) as u32
     }
 }

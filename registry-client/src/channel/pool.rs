@@ -17,20 +17,21 @@ use super::{
 };
 use crate::{
     ChannelConfig,
-    balance::ReadySet,
-    health::{Detector, Judged, OutlierConfig, Probed, Record, Rules, Standing, Subject, Verdict},
+    balance::{ReadySet, slow_start},
+    health::{Detector, OutlierConfig, Record, Rules, Standing, Verdict},
     instance::{Health, Instance, InstanceId, ServiceName},
     resolve::Resolution,
     telemetry::Counters,
 };
 
 mod member;
+mod outliers;
 mod view;
 
-use member::Member;
+use member::{Member, Warming};
 use view::{Offer, Snapshot};
 
-pub(super) use view::{Known, View};
+pub(super) use view::{Known, Lanes, View};
 
 /// How long an instance that left the registry, but answers, is kept after an
 /// ordinary removal.
@@ -59,6 +60,8 @@ pub(super) struct Pool {
     rules: Arc<Rules>,
     /// `None` when nobody is ejected.
     detector: Option<Detector>,
+    /// When the share of a newcomer grows next.
+    warms: Option<Instant>,
     /// Whether instances are used as a last resort.
     panicking: bool,
     /// Whether there was ever one to use otherwise; a newcomer is critical
@@ -92,6 +95,7 @@ impl Pool {
             to_pool,
             generations: 0,
             counters,
+            warms: None,
             panicking: false,
             was_well: false,
         }
@@ -143,13 +147,13 @@ impl Pool {
     fn due(&self) -> Option<Instant> {
         let members = self.members.values();
         let of_members = members.flat_map(|m| [m.unlisted, m.standing.due(), self.probe_ends(m)]);
-        of_members.chain([self.detector.as_ref().map(Detector::due)]).flatten().min()
+        of_members.chain([self.detector.as_ref().map(Detector::due), self.warms]).flatten().min()
     }
 
     /// Does what is due; whether it is to be seen.
     fn act_on_time(&mut self) -> bool {
         let now = Instant::now();
-        let mut changed = self.forget();
+        let mut changed = self.forget() | self.warms.is_some_and(|at| at <= now);
         for member in self.members.values_mut() {
             changed |= member.standing.advance(now);
         }
@@ -231,6 +235,9 @@ impl Pool {
             standing,
             offer: None,
             probed: None,
+            // Who is there from the start has nobody to compare with.
+            warming: if self.was_well { Warming::Waiting } else { Warming::Done },
+            tenths: slow_start::WHOLE,
             subchannel,
             unlisted: None,
         };
@@ -242,9 +249,9 @@ impl Pool {
             && member.generation == generation
         {
             match &event {
-                Event::Connected(_) => self.counters.connections_opened.add(),
+                Event::Connected(_) | Event::Joined(_) => self.counters.connections_opened.add(),
                 Event::Failed(_) => self.counters.connections_failed.add(),
-                Event::Closed(_) | Event::Goaway => self.counters.connections_closed.add(),
+                Event::Closed(_) | Event::Goaway | Event::Left(_) => self.counters.connections_closed.add(),
                 Event::Connect | Event::Watched(_) => {}
             }
             if matches!(&event, Event::Closed(_)) && member.is_connected() {
@@ -270,57 +277,6 @@ impl Pool {
         self.members.len() != before
     }
 
-    /// Lets outlier detection look at the members; whether that changed any.
-    fn judge(&mut self, with: impl FnOnce(&mut Detector, &mut [Subject<'_>], Instant) -> Judged) -> bool {
-        let Some(detector) = &mut self.detector else { return false };
-        let mut subjects: Vec<_> = self.members.values_mut().map(Member::subject).collect();
-        let judged = with(detector, &mut subjects, Instant::now());
-        (0..judged.unenforced).for_each(|_| self.counters.ejections_unenforced.add());
-        for &ejected in &judged.ejected {
-            if let Some((id, member)) = self.members.iter().nth(ejected) {
-                self.counters.ejections.add();
-                warn!(service = %self.service, instance = %id, "`{id}` gets no calls for a while; {}", member.cause());
-            }
-        }
-        judged.changed
-    }
-
-    /// Takes in what probes have shown; whether that changed anything.
-    fn settle_probes(&mut self) -> bool {
-        let now = Instant::now();
-        let Some(detector) = &self.detector else { return false };
-        let mut changed = false;
-        for (id, member) in &mut self.members {
-            let Some(offer) = &member.offer else { continue };
-            // One that goes on for longer than a call may is a stream, and well.
-            let lasts = member.probed.is_some_and(|since| since + self.config.deadline <= now);
-            match offer.probe.state() {
-                Probed::Offered => continue,
-                Probed::Taken if !lasts => {
-                    member.probed.get_or_insert(now);
-                    continue;
-                }
-                Probed::Taken | Probed::Passed => {
-                    info!(service = %self.service, instance = %id, "`{id}` gets calls again: the one that tried it succeeded");
-                    member.standing.restore(&member.record, now);
-                }
-                Probed::Failed => {
-                    self.counters.ejections.add();
-                    detector.relapse(&mut member.subject(), now);
-                }
-                Probed::Dropped => {}
-            }
-            (member.offer, member.probed) = (None, None);
-            changed = true;
-        }
-        changed
-    }
-
-    /// Until when the probe of `member` may go on before it counts as passed.
-    fn probe_ends(&self, member: &Member) -> Option<Instant> {
-        member.probed.map(|since| since + self.config.deadline)
-    }
-
     /// Who takes calls; and whether they do only as a last resort ("panic").
     fn chosen(&self) -> (Vec<&Member>, bool) {
         let with = |wanted: fn(Verdict) -> bool| -> Vec<&Member> {
@@ -336,20 +292,22 @@ impl Pool {
     }
 
     fn publish(&mut self) {
-        let rules = &self.rules;
+        let (rules, now, window) = (&self.rules, Instant::now(), self.config.slow_start);
+        self.members.values_mut().for_each(|member| member.warm(now, window));
         let offers: Box<[Arc<Offer>]> =
             self.members.values_mut().filter_map(|member| member.offer(rules)).collect();
         let (chosen, panicking) = self.chosen();
         let usable = chosen.len();
+        let warming = chosen.iter().any(|member| member.is_cold());
         // In the order of their ids: whatever order the registry has, round
         // robin keeps one of its own.
-        let (candidates, connections): (Vec<_>, Vec<_>) = chosen
+        let (candidates, lanes): (Vec<_>, Vec<_>) = chosen
             .into_iter()
-            .filter_map(|m| Some((m.candidate(), m.subchannel.connection.clone()?)))
+            .filter_map(|member| Some((member.candidate(warming), member.subchannel.lanes()?)))
             .unzip();
         self.view.publish(Snapshot {
             ready: ReadySet::new(candidates),
-            connections: connections.into(),
+            lanes: lanes.into(),
             offers,
             why: self.why(),
             known: self.members.values().map(|member| member.known(panicking)).collect(),
@@ -358,6 +316,7 @@ impl Pool {
         if panicking && !self.panicking && self.was_well {
             warn!(service = %self.service, instances = usable, "no instance of `{}` is well; calling those that answer", self.service);
         }
+        self.warms = self.members.values().filter_map(|member| member.warms_at(now, window)).min();
         self.panicking = panicking;
         self.was_well |= usable > 0 && !panicking;
     }

@@ -21,8 +21,9 @@ use std::{
 
 use http::Uri;
 use tokio::{
-    sync::{Notify, mpsc},
-    time::{Instant, sleep_until},
+    sync::{Notify, mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -32,6 +33,7 @@ use super::{
     connection::{self, Closed, Connection, Established, Observer},
     failure::Peer,
     keepalive::Patience,
+    pool::Lanes,
     watch::Watcher,
 };
 use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, health::Watch, instance::InstanceId};
@@ -62,6 +64,10 @@ pub(super) enum Event {
     Closed(Arc<str>),
     /// Its health service said something.
     Watched(Watch),
+    /// There is a further connection, because the others are full.
+    Joined(Arc<Connection>),
+    /// A further connection takes no more calls.
+    Left(Arc<Connection>),
 }
 
 impl State {
@@ -95,13 +101,16 @@ impl State {
 pub(super) struct Subchannel {
     pub(super) state: State,
     /// The connection of `Ready`.
-    pub(super) connection: Option<Arc<Connection>>,
+    connection: Option<Arc<Connection>>,
+    /// Further ones, whatever the state of the first.
+    more: Vec<Arc<Connection>>,
     /// What its health service says; `Off` without a connection.
     pub(super) watch: Watch,
     /// Why the last try or connection ended; kept while trying again.
     pub(super) cause: Option<Arc<str>>,
     hurry: Arc<Notify>,
     eager: Arc<AtomicBool>,
+    wanted: Arc<Notify>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -117,7 +126,8 @@ impl Subchannel {
         config: ChannelConfig,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
     ) -> Self {
-        let (hurry, eager) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let (hurry, wanted) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let eager = Arc::<AtomicBool>::default();
         let task = Task {
             peer,
             generation,
@@ -128,15 +138,18 @@ impl Subchannel {
             events,
             hurry: hurry.clone(),
             eager: eager.clone(),
+            wanted: wanted.clone(),
         };
         Self {
             state: State::Idle,
             connection: None,
+            more: Vec::new(),
             watch: Watch::Off,
             cause: None,
             hurry,
             eager,
-            _task: AbortOnDropHandle::new(tokio::spawn(task.run())),
+            wanted,
+            _task: AbortOnDropHandle::new(tokio::spawn(Arc::new(task).run())),
         }
     }
 
@@ -159,7 +172,25 @@ impl Subchannel {
                 self.cause = Some("it is draining".into());
             }
             Event::Connect => {}
+            Event::Joined(connection) => self.more.push(connection),
+            Event::Left(connection) => self.more.retain(|held| !Arc::ptr_eq(held, &connection)),
         }
+    }
+
+    /// Whether there is a connection that takes calls.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connections().next().is_some()
+    }
+
+    /// Those that take calls, the first one first.
+    pub(super) fn connections(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        self.connection.iter().chain(&self.more)
+    }
+
+    /// The same for calls to choose from; `None` without any.
+    pub(super) fn lanes(&self) -> Option<Lanes> {
+        let mut all = self.connections().cloned();
+        Some(Lanes { first: all.next()?, more: all.collect(), wanted: self.wanted.clone() })
     }
 
     /// Says whether there is reason to expect that connecting will succeed:
@@ -186,7 +217,13 @@ struct Task {
     events: mpsc::Sender<(InstanceId, u64, Event)>,
     hurry: Arc<Notify>,
     eager: Arc<AtomicBool>,
+    wanted: Arc<Notify>,
 }
+
+/// A further connection that was not used for so long is closed.
+const UNUSED: Duration = Duration::from_secs(30);
+/// How long after the start of a failed try another further one is made.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection that ends sooner than this after it was made counts as a
 /// failed try: its successor waits, so that a peer that accepts and hangs up
@@ -195,7 +232,9 @@ const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 impl Task {
     /// Runs until the pool drops the subchannel.
-    async fn run(self) {
+    async fn run(self: Arc<Self>) {
+        // Its further connections end with it.
+        let mut further = JoinSet::new();
         let mut backoff = ConnectBackoff::new();
         let mut patience = Patience::new(self.config.keepalive_time, self.config.keepalive_timeout);
         loop {
@@ -207,7 +246,7 @@ impl Task {
             match tried {
                 Ok(established) => {
                     let since = Instant::now();
-                    let closed = self.follow(established).await;
+                    let closed = self.follow(established, patience, &mut further).await;
                     if closed.as_ref().is_some_and(Closed::too_many_pings) {
                         patience = patience.doubled();
                         warn!(instance = %self.peer, keepalive_time = ?patience.time(), "the server is asked for signs of life too often, asking less");
@@ -232,10 +271,15 @@ impl Task {
 
     /// Stays with a connection until it takes no more calls; `None` when it
     /// is draining, else why it ended.
-    async fn follow(&self, established: Established) -> Option<Closed> {
+    async fn follow(
+        self: &Arc<Self>,
+        established: Established,
+        patience: Patience,
+        further: &mut JoinSet<()>,
+    ) -> Option<Closed> {
         let Established { connection, draining, mut driver } = established;
         info!(instance = %self.peer, "connected");
-        if self.health.is_some() {
+        if self.health.is_some() && connection.has_a_stream_to_spare() {
             // First, so that it is held back until it has answered.
             self.tell(Event::Watched(Watch::Unknown)).await;
         }
@@ -256,12 +300,13 @@ impl Task {
                 Some(closed)
             }
             never = self.watch(&connection) => match never {},
+            never = self.widen(&connection, patience, further) => match never {},
         }
     }
 
     /// Tells what the peer says of its health; never completes.
     async fn watch(&self, connection: &Connection) -> Infallible {
-        if let Some(uri) = &self.health {
+        if let Some(uri) = self.health.as_ref().filter(|_| connection.has_a_stream_to_spare()) {
             let mut watcher = Watcher::new(connection, uri.clone(), &self.config.health_service);
             while let Some(status) = watcher.next().await {
                 self.tell(Event::Watched(status)).await;
@@ -271,9 +316,67 @@ impl Task {
         std::future::pending().await
     }
 
+    /// Makes further connections while calls find `first` and the others full.
+    async fn widen(
+        self: &Arc<Self>,
+        first: &Connection,
+        patience: Patience,
+        further: &mut JoinSet<()>,
+    ) -> Infallible {
+        let most = self.config.max_connections_per_instance.get() - 1;
+        loop {
+            self.wanted.notified().await;
+            while further.try_join_next().is_some() {}
+            // An old wish may have been granted meanwhile.
+            if further.len() < most && !first.has_room() {
+                let (task, (tell, ready)) = (self.clone(), oneshot::channel());
+                further.spawn(async move { task.further(patience, tell).await });
+                // One after the other: the next may not be needed any more.
+                let _ = ready.await;
+            }
+        }
+    }
+
+    /// Makes one further connection, and stays with it until it takes no more
+    /// calls or none has come for long. `made` is dropped when another may be.
+    async fn further(&self, patience: Patience, made: oneshot::Sender<Infallible>) {
+        let started = Instant::now();
+        let (peer, observed) = (self.peer.clone(), self.observed.clone());
+        let tried = connection::connect(peer, observed, &self.connector, &self.config, patience).await;
+        let Established { connection, draining, mut driver } = match tried {
+            Ok(established) => established,
+            Err(error) => {
+                debug!(instance = %self.peer, %error, "could not make a further connection");
+                return sleep_until(started + PAUSE).await;
+            }
+        };
+        info!(instance = %self.peer, "connected once more: it takes no more streams on the others");
+        self.tell(Event::Joined(connection.clone())).await;
+        drop(made);
+        tokio::select! {
+            biased;
+            _ = draining => {}
+            _ = &mut driver => {}
+            () = unused(&connection) => {}
+        }
+        self.tell(Event::Left(connection)).await;
+    }
+
     async fn tell(&self, event: Event) {
         // Fails only when the pool is gone, and then this task is about to be.
         let _ = self.events.send((self.peer.id.clone(), self.generation, event)).await;
+    }
+}
+
+/// Completes when no call was sent on a connection for long and none is under
+/// way.
+async fn unused(connection: &Connection) {
+    loop {
+        let before = connection.streams().begun();
+        sleep(UNUSED).await;
+        if connection.streams().open() == 0 && connection.streams().begun() == before {
+            return;
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) fn methods() -> Methods {
     methods
 }
 
-fn config(change: impl FnOnce(&mut ChannelConfig)) -> ChannelConfig {
+pub(crate) fn config(change: impl FnOnce(&mut ChannelConfig)) -> ChannelConfig {
     let mut config = ChannelConfig::default();
     config.deadline = Duration::from_secs(10);
     config.balancer = Balancer::RoundRobin;

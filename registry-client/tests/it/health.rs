@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use registry_client::{
     Channel,
+    balance::Balancer,
+    instance::Instance,
+    policy::Methods,
+    resolve::fixed::FixedResolver,
     telemetry::{ChannelState, InstanceState},
-    testing::{FaultyServer, Health, Reply},
+    testing::{Connector, FaultyServer, FaultyService, Health, Reply},
 };
 use tonic::Code;
 
 use crate::{
-    channel::{ADD, GET, call, connected, echo, start},
+    channel::{ADD, GET, call, config, connected, echo, start},
     server::within,
 };
 
@@ -234,4 +238,95 @@ async fn nobody_is_asked_for_its_health_or_ejected_where_both_are_off() {
     }
     assert_eq!(ready(&channel.state().unwrap()), [true, true]);
     assert_eq!(peers[0].counts().health + peers[1].counts().health, 0);
+}
+
+/// A channel over one service in this process, without sockets, so that it can
+/// run on a paused clock.
+fn in_process(service: &FaultyService) -> (Channel, FixedResolver) {
+    let resolver = FixedResolver::with([Instance::new("one", "127.0.0.1:1".parse().unwrap())]);
+    let service = service.clone();
+    let connector = Connector::new(move |_| {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let service = service.clone();
+        tokio::spawn(async move { service.serve(theirs).await });
+        async { Ok(ours) }
+    });
+    let name = "peer".parse().unwrap();
+    let config = config(|c| c.deadline = Duration::from_secs(60));
+    (Channel::with_connector(name, &resolver, Methods::default(), config, connector), resolver)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_connection_gets_others_which_are_closed_when_nobody_uses_them() {
+    let service = FaultyService::from(Reply::Slow(Duration::from_secs(5)));
+    // Three streams: the watch, and two calls.
+    service.set_http2(|http2| http2.streams = 3);
+    let (channel, _resolver) = in_process(&service);
+    call(&channel, ADD).await.unwrap();
+    assert_eq!(instance(&channel, 0).connections, 1);
+
+    // Calls find the others full one by one.
+    let (mut calls, mut began) = (Vec::new(), 0);
+    while instance(&channel, 0).connections < 4 && began < 100 {
+        let channel = channel.clone();
+        calls.push(tokio::spawn(async move { call(&channel, ADD).await }));
+        began += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(instance(&channel, 0).connections, 4, "after {began} calls");
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(service.counts().connections, 4, "and no more than the limit");
+
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!((instance(&channel, 0).connections, service.counts().open), (1, 1));
+    call(&channel, ADD).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_allows_one_stream_at_a_time_spends_it_on_calls() {
+    let service = FaultyService::from(Reply::Echo);
+    service.set_http2(|http2| http2.streams = 1);
+    let (channel, _resolver) = in_process(&service);
+    for _ in 0..20 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert_eq!((service.counts().health, instance(&channel, 0).watch), (0, "off"));
+}
+
+#[tokio::test]
+async fn a_further_connection_carries_on_while_the_first_is_replaced() {
+    let peer = echo().await;
+    peer.set(Reply::Slow(Duration::from_millis(100)));
+    peer.set_http2(|http2| http2.streams = 3);
+    let (channel, _resolver) = connected(&[&peer], |_| {}).await;
+    let load = |n: usize| futures_util::future::join_all((0..n).map(|_| call(&channel, ADD)));
+    while instance(&channel, 0).connections < 2 {
+        assert!(within(load(6)).await.iter().all(Result::is_ok));
+    }
+    peer.go_away();
+    for _ in 0..5 {
+        let answers = within(load(6)).await;
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_joins_others_gets_a_small_share_at_first() {
+    for (slow_start, shares) in [(3_600, 1..30), (0, 70..130)] {
+        let peers = [echo().await, echo().await, echo().await];
+        let (channel, resolver) = connected(&[&peers[0], &peers[1]], |c| {
+            c.balancer = Balancer::LeastRequest;
+            c.slow_start = Duration::from_secs(slow_start);
+        })
+        .await;
+        resolver.set((0..3).map(|n| peers[n].instance(&n.to_string())));
+        until(&channel, |state| ready(state) == [true; 3]).await;
+        for _ in 0..300 {
+            call(&channel, ADD).await.unwrap();
+        }
+        let newcomer = peers[2].counts().requests;
+        assert!(shares.contains(&newcomer), "{newcomer} of 300 in a slow start of {slow_start} s");
+    }
 }

@@ -1,6 +1,6 @@
 //! One instance of a pool, and what is kept about it across registry updates.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -9,7 +9,7 @@ use super::{
     view::{Known, Offer},
 };
 use crate::{
-    balance::{Candidate, Load},
+    balance::{Candidate, Load, slow_start},
     health::{By, Probe, Record, Rules, Standing, Subject, Verdict, Watch, weigh},
     instance::{Health, Instance},
     telemetry::InstanceState,
@@ -26,13 +26,27 @@ pub(super) struct Member {
     pub(super) offer: Option<Arc<Offer>>,
     pub(super) probed: Option<Instant>,
     pub(super) subchannel: Subchannel,
+    pub(super) warming: Warming,
+    /// So many tenths of its weight it has.
+    pub(super) tenths: u16,
     /// Set while the registry does not list it: until when it is kept.
     pub(super) unlisted: Option<Instant>,
 }
 
+/// Whether an instance gets its whole share of the load.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Warming {
+    /// Yes.
+    Done,
+    /// It joined others, and has not been ready yet.
+    Waiting,
+    /// It has been ready since then, and gets a growing share.
+    Since(Instant),
+}
+
 impl Member {
     pub(super) fn is_connected(&self) -> bool {
-        self.subchannel.state == State::Ready
+        self.subchannel.is_connected()
     }
 
     pub(super) fn verdict(&self) -> Verdict {
@@ -44,8 +58,39 @@ impl Member {
         Subject { record: &self.record, standing: &mut self.standing }
     }
 
-    pub(super) fn candidate(&self) -> Candidate {
-        Candidate { id: self.instance.id.clone(), weight: self.instance.weight, load: self.load.clone() }
+    /// It as a picker sees it. `scaled`: with its weight in tenths of what it
+    /// has when it is warm.
+    pub(super) fn candidate(&self, scaled: bool) -> Candidate {
+        let tenths = if scaled { self.tenths } else { 1 };
+        let weight = self.instance.weight.max(1).saturating_mul(tenths);
+        Candidate { id: self.instance.id.clone(), weight, load: self.load.clone() }
+    }
+
+    /// Whether it has less than its weight yet.
+    pub(super) fn is_cold(&self) -> bool {
+        self.tenths < slow_start::WHOLE
+    }
+
+    /// Takes note of how warm it is; its warming up begins when it is first
+    /// in.
+    pub(super) fn warm(&mut self, now: Instant, window: Duration) {
+        if matches!(self.warming, Warming::Waiting) && self.verdict() == Verdict::In {
+            self.warming = Warming::Since(now);
+        }
+        self.tenths = match self.warming {
+            Warming::Done => slow_start::WHOLE,
+            Warming::Waiting => 1,
+            Warming::Since(since) => slow_start::tenths(now - since, window),
+        };
+        if matches!(self.warming, Warming::Since(_)) && !self.is_cold() {
+            self.warming = Warming::Done;
+        }
+    }
+
+    /// When its share grows next.
+    pub(super) fn warms_at(&self, now: Instant, window: Duration) -> Option<Instant> {
+        let Warming::Since(since) = self.warming else { return None };
+        Some(since + slow_start::next_step(now - since, window)?)
     }
 
     /// Whether it may be in a moment: nothing speaks against it yet.
@@ -64,7 +109,7 @@ impl Member {
             return None;
         }
         if self.offer.is_none() {
-            let connection = self.subchannel.connection.as_ref()?;
+            let connection = self.subchannel.connections().next()?;
             self.offer = Some(Arc::new(Offer::new(Probe::new(rules.clone()), connection)));
         }
         self.offer.clone()
@@ -93,8 +138,11 @@ impl Member {
             decided_by: by.filter(|_| !ready).map(By::name),
             registry,
             watch: self.subchannel.watch.name(),
-            connection: self.subchannel.state.name(),
-            connections: usize::from(self.subchannel.connection.is_some()),
+            connection: match self.is_connected() {
+                true => State::Ready.name(),
+                false => self.subchannel.state.name(),
+            },
+            connections: self.subchannel.connections().count(),
             in_flight: 0,
             weight: self.instance.weight,
             ejections: self.standing.ejections(),

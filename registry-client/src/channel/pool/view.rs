@@ -24,8 +24,8 @@ pub(in super::super) struct View {
 #[derive(Debug)]
 pub(in super::super) struct Snapshot {
     pub(in super::super) ready: ReadySet,
-    /// One for each candidate of `ready`, in the same order.
-    pub(super) connections: Box<[Arc<Connection>]>,
+    /// Those of each candidate of `ready`, in the same order.
+    pub(super) lanes: Box<[Lanes]>,
     /// Ejected instances that one call each is let through to.
     pub(super) offers: Box<[Arc<Offer>]>,
     /// Why `ready` is empty, when it is.
@@ -34,6 +34,15 @@ pub(in super::super) struct Snapshot {
     pub(in super::super) known: Box<[Known]>,
     /// Why the last look-up failed, if it did.
     pub(in super::super) resolver_error: Option<Arc<str>>,
+}
+
+/// The connections to one instance. The first is used until it is full.
+#[derive(Debug)]
+pub(in super::super) struct Lanes {
+    pub(in super::super) first: Arc<Connection>,
+    pub(in super::super) more: Box<[Arc<Connection>]>,
+    /// Told when a further one is wanted.
+    pub(in super::super) wanted: Arc<Notify>,
 }
 
 /// An instance, for whoever looks into the channel.
@@ -54,7 +63,7 @@ impl View {
     pub(in super::super) fn new() -> Self {
         let nothing = Snapshot {
             ready: ReadySet::default(),
-            connections: Box::default(),
+            lanes: Box::default(),
             offers: Box::default(),
             why: NoInstance::NeverResolved(None),
             known: Box::default(),
@@ -79,9 +88,11 @@ impl View {
 }
 
 impl Snapshot {
-    /// A connection to the candidate of `ready` at `index`.
+    /// A connection to the candidate of `ready` at `index`; where all of its
+    /// are full, one on which the call waits for its turn.
     pub(in super::super) fn connection(&self, index: usize) -> Option<Arc<Connection>> {
-        self.connections.get(index).cloned()
+        let lanes = self.lanes.get(index)?;
+        Some(if lanes.first.has_room() { lanes.first.clone() } else { lanes.roomy() })
     }
 
     /// A connection to an ejected instance that wants to be tried; only one
@@ -89,6 +100,21 @@ impl Snapshot {
     /// nearly always there is none.
     pub(in super::super) fn probe(&self) -> Option<Arc<Connection>> {
         self.offers.iter().find_map(|offer| offer.claim())
+    }
+}
+
+impl Lanes {
+    /// One with room; else the one with the fewest calls, and a further one is
+    /// asked for.
+    #[cold]
+    fn roomy(&self) -> Arc<Connection> {
+        let all = || std::iter::once(&self.first).chain(&self.more);
+        if let Some(free) = all().find(|connection| connection.look_for_room()) {
+            return free.clone();
+        }
+        self.wanted.notify_one();
+        let fewest = all().min_by_key(|connection| connection.streams().open());
+        fewest.unwrap_or(&self.first).clone()
     }
 }
 
