@@ -13,7 +13,10 @@ use std::{
     },
 };
 
-use crate::instance::{InstanceId, ParseError};
+use crate::{
+    instance::{InstanceId, ParseError},
+    policy::limit::Limit,
+};
 
 mod least_request;
 mod random;
@@ -119,9 +122,21 @@ pub struct Candidate {
 #[derive(Debug, Default)]
 pub struct Load {
     in_flight: AtomicU32,
+    limit: Option<Limit>,
 }
 
 impl Load {
+    /// That of an instance which bears no more requests at once than `limit`
+    /// says.
+    pub(crate) fn limited(limit: Option<Limit>) -> Self {
+        Self { in_flight: AtomicU32::new(0), limit }
+    }
+
+    /// What every request to the instance passes, if anything.
+    pub(crate) fn limit(&self) -> Option<&Limit> {
+        self.limit.as_ref()
+    }
+
     /// Requests sent and not yet answered to the end.
     #[must_use]
     pub fn in_flight(&self) -> u32 {

@@ -22,16 +22,16 @@ mod limit;
 mod outcome;
 
 use attempt::Attempt;
+use choose::Chosen;
 use limit::Limit;
 
 use super::{
     Core,
     admission::Admitted,
     answer::{Answer, Deadline},
-    connection::Connection,
     failure::Failure,
     head::Head,
-    in_flight::InFlight,
+    in_flight::{Choice, InFlight},
     upload::{RequestBody, Upload},
 };
 use crate::{
@@ -81,14 +81,22 @@ struct State {
 }
 
 enum Stage {
-    /// For the call's turn at its service's limit.
-    Queue(Pin<Box<dyn Future<Output = Result<Permit, Limited>> + Send>>),
+    /// For the call's turn at a limit.
+    Queue(Pin<Box<dyn Future<Output = Result<Turn, Limited>> + Send>>),
     /// Choose an instance and send.
     Pick,
     /// For an instance to become ready, or for a delay to pass.
     Wait(Pin<Box<dyn Future<Output = ()> + Send>>),
     /// For an answer to one of the attempts.
     Sent,
+}
+
+/// What a call has come to the head of a queue for.
+enum Turn {
+    /// To be sent at all.
+    Service(Permit),
+    /// To be sent to this instance.
+    Instance(Choice),
 }
 
 /// Attempts that are sent while earlier ones are still under way.
@@ -143,7 +151,9 @@ impl Call {
             retried: Retried::default(),
             tried: Vec::new(),
             explain: parts.extensions.remove::<Explain>(),
-            stage: queue.map_or(Stage::Pick, |limit| Stage::Queue(Box::pin(limit.enter()))),
+            stage: queue.map_or(Stage::Pick, |limit| {
+                Stage::Queue(Box::pin(async { limit.enter().await.map(Turn::Service) }))
+            }),
             attempts: SmallVec::new(),
             hedging: None,
         };
@@ -193,10 +203,11 @@ impl State {
         loop {
             match &mut self.stage {
                 Stage::Queue(turn) => match ready!(turn.as_mut().poll(cx)) {
-                    Ok(permit) => {
+                    Ok(Turn::Service(permit)) => {
                         self.admitted.permit = Some(permit);
                         self.stage = Stage::Pick;
                     }
+                    Ok(Turn::Instance(choice)) => self.stage = self.begin(choice)?,
                     Err(limited) => {
                         self.core.counters.limited.add();
                         return Poll::Ready(Err(Failure::Limited(limited)));
@@ -219,16 +230,26 @@ impl State {
 
     /// Sends to an instance, or begins to wait for one.
     fn pick(&mut self) -> Result<Stage, Failure> {
-        let Some(connection) = self.choose() else {
+        let Some(chosen) = self.choose() else {
             // Listen first and look again then, or a change in between would
             // be missed.
             let changes = self.core.view.changes();
             return match self.choose() {
-                Some(connection) => self.begin(connection),
+                Some(chosen) => self.follow(chosen),
                 None => self.wait(changes),
             };
         };
-        self.begin(connection)
+        self.follow(chosen)
+    }
+
+    fn follow(&mut self, chosen: Chosen) -> Result<Stage, Failure> {
+        match chosen {
+            Chosen::Free(choice) => self.begin(choice),
+            Chosen::Full(connection, limit) => Ok(Stage::Queue(Box::pin(async {
+                let permit = Some(limit.enter().await?);
+                Ok(Turn::Instance(Choice { connection, permit }))
+            }))),
+        }
     }
 
     /// Waits for the pool to change, unless the call is to fail fast.
@@ -243,8 +264,8 @@ impl State {
     }
 
     /// Begins an attempt; what follows when the connection takes none.
-    fn begin(&mut self, connection: Arc<Connection>) -> Result<Stage, Failure> {
-        match self.send(connection) {
+    fn begin(&mut self, choice: Choice) -> Result<Stage, Failure> {
+        match self.send(choice) {
             Ok(()) => {
                 self.plan_hedge();
                 Ok(Stage::Sent)
@@ -253,15 +274,16 @@ impl State {
         }
     }
 
-    fn send(&mut self, connection: Arc<Connection>) -> Result<(), Failure> {
+    fn send(&mut self, choice: Choice) -> Result<(), Failure> {
+        let connection = &choice.connection;
         let sends = self.tries.sends();
         let left = (sends > 0 && self.bounds_answer)
             .then(|| self.deadline.at.saturating_duration_since(Instant::now()));
-        let slip = self.explain.as_ref().map(|explain| self.note_begin(explain, &connection));
+        let slip = self.explain.as_ref().map(|explain| self.note_begin(explain, connection));
         match connection.send(self.head.next(sends, left), false) {
             Ok((answer, stream)) => {
                 self.core.counters.attempts.add();
-                let in_flight = InFlight::on(connection, &self.policy, &self.core.counters);
+                let in_flight = InFlight::on(choice, &self.policy, &self.core.counters);
                 self.attempts.push(Attempt { answer, upload: Some(Upload::new(stream)), in_flight, slip });
                 Ok(())
             }
@@ -313,12 +335,12 @@ impl State {
         if !self.body.is_complete() {
             return;
         }
-        let Some(connection) = self.choose_unused() else { return };
+        let Some(choice) = self.choose_unused() else { return };
         if !self.tries.hedge(policy) {
             self.hedging = None;
         } else if !self.core.budget.withdraw(now) {
             self.core.counters.budget_refused.add();
-        } else if self.send(connection).is_ok() {
+        } else if self.send(choice).is_ok() {
             self.core.counters.hedges.add();
             self.retried.hedges += 1;
         }

@@ -6,12 +6,27 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{connection::Connection, failure::Peer};
-use crate::{code::Code, health::Ended, policy::MethodPolicy, telemetry::Counters};
+use crate::{
+    code::Code,
+    health::Ended,
+    policy::{MethodPolicy, limit::Permit},
+    telemetry::Counters,
+};
+
+/// Where an attempt goes.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) connection: Arc<Connection>,
+    /// Its place under the instance's limit, where there is one.
+    pub(super) permit: Option<Permit>,
+}
 
 /// Counts an attempt as under way on its instance until it is dropped.
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<Connection>,
+    /// Its place under the instance's limit.
+    _permit: Option<Permit>,
     /// `None` where nobody measures, so that nobody pays for it.
     timed: Option<Box<Timed>>,
 }
@@ -25,9 +40,9 @@ struct Timed {
 }
 
 impl InFlight {
-    /// An attempt begins on `connection`.
+    /// An attempt begins.
     pub(super) fn on(
-        connection: Arc<Connection>,
+        Choice { connection, permit }: Choice,
         policy: &Arc<MethodPolicy>,
         counters: &Arc<Counters>,
     ) -> Self {
@@ -37,7 +52,7 @@ impl InFlight {
             let (policy, counters) = (policy.clone(), counters.clone());
             Box::new(Timed { began: Instant::now(), policy, counters })
         });
-        Self { connection, timed }
+        Self { connection, _permit: permit, timed }
     }
 
     pub(super) fn peer(&self) -> &Peer {

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     ChannelConfig,
-    balance::{ReadySet, slow_start},
+    balance::{Load, ReadySet, slow_start},
     health::{Detector, OutlierConfig, Record, Rules, Standing, Verdict},
     instance::{Health, Instance, InstanceId, ServiceName},
+    policy::limit::Limit,
     resolve::Resolution,
     telemetry::Counters,
 };
@@ -29,9 +30,9 @@ mod outliers;
 mod view;
 
 use member::{Member, Warming};
-use view::{Offer, Snapshot};
+use view::Offer;
 
-pub(super) use view::{Known, Lanes, View};
+pub(super) use view::{Known, Lanes, Snapshot, View};
 
 /// How long an instance that left the registry, but answers, is kept after an
 /// ordinary removal.
@@ -210,7 +211,12 @@ impl Pool {
         self.generations += 1;
         let (load, record, standing) = match self.members.remove(&instance.id) {
             Some(member) => (member.load, member.record, member.standing),
-            None => (Arc::default(), Arc::new(Record::new(self.rules.clone())), Standing::default()),
+            None => {
+                let limit = self.config.service_config.instance_limit;
+                let limit = limit.map(|limit| Limit::new(instance.id.as_str(), limit));
+                let record = Arc::new(Record::new(self.rules.clone()));
+                (Arc::new(Load::limited(limit)), record, Standing::default())
+            }
         };
         let observer = match self.detector {
             Some(_) => Observer::Record(record.clone()),

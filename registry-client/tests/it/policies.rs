@@ -245,3 +245,43 @@ async fn outlier_detection_is_as_the_service_config_says() {
         assert_eq!(out.and_then(|instance| instance.decided_by), ejects.then_some("outlier"));
     }
 }
+
+#[tokio::test]
+async fn an_instance_at_its_limit_gets_no_more_while_others_have_room() {
+    let (slow, other) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&slow, &other], |config| {
+        let mut limit = LimitConfig::new(2);
+        limit.queue = 1;
+        limit.wait = Duration::from_secs(10);
+        config.service_config.instance_limit = Some(limit);
+    })
+    .await;
+    slow.set(Reply::Hang);
+    other.set(Reply::Hang);
+    let before = (slow.counts().requests, other.counts().requests);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let channel = channel.clone();
+        calls.spawn(async move { call(&channel, ADD).await });
+    }
+    within(slow.until(|seen| seen.requests == before.0 + 2)).await;
+    within(other.until(|seen| seen.requests == before.1 + 2)).await;
+    // All four places are taken: one more may wait at each.
+    let queued = |channel: Channel| async move {
+        let mut request = Request::new("hello".to_owned());
+        request.set_timeout(Duration::from_millis(300));
+        send(&channel, ADD, request).await.unwrap_err()
+    };
+    let more: Vec<_> = (0..8).map(|_| tokio::spawn(queued(channel.clone()))).collect();
+    let mut codes = Vec::new();
+    for one in more {
+        codes.push(within(one).await.unwrap().code());
+    }
+    let refused = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
+    let expired = codes.iter().filter(|code| **code == Code::DeadlineExceeded).count();
+    assert_eq!(
+        (refused + expired, slow.counts().requests, other.counts().requests),
+        (8, before.0 + 2, before.1 + 2)
+    );
+    assert!((1..=2).contains(&expired), "{codes:?}");
+}

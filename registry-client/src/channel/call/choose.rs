@@ -2,41 +2,76 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use super::{super::connection::Connection, State};
-use crate::{balance::ReadySet, instance::InstanceId, telemetry::Explain};
+use super::{
+    super::{connection::Connection, in_flight::Choice, pool::Snapshot},
+    State,
+};
+use crate::{
+    balance::{Candidate, ReadySet},
+    instance::InstanceId,
+    policy::limit::Limit,
+    telemetry::Explain,
+};
 
 /// How many instances an explanation names.
 const NAMED: usize = 10;
 
+/// What was chosen.
+pub(super) enum Chosen {
+    Free(Choice),
+    /// Every instance is at its limit; this one to wait for.
+    Full(Arc<Connection>, Limit),
+}
+
 impl State {
-    /// The connection to send on; `None` when no instance is ready.
-    pub(super) fn choose(&self) -> Option<Arc<Connection>> {
+    /// Where to send; `None` when no instance is ready.
+    pub(super) fn choose(&self) -> Option<Chosen> {
         let snapshot = self.core.view.snapshot();
+        let ready = &snapshot.ready;
         let index = if self.tried.is_empty() {
             if let Some(connection) = snapshot.probe() {
-                return Some(connection);
+                return Some(Chosen::Free(Choice { connection, permit: None }));
             }
-            self.core.picker.pick(&snapshot.ready)?
+            self.core.picker.pick(ready)?
         } else {
-            self.choose_among(&snapshot.ready).or_else(|| self.core.picker.pick(&snapshot.ready))?
+            let new = |candidate: &Candidate| !self.has_had(&candidate.id);
+            self.pick_among(ready, new).or_else(|| self.core.picker.pick(ready))?
         };
-        snapshot.connection(index)
+        let connection = snapshot.connection(index)?;
+        let Some(limit) = ready.candidates()[index].load.limit() else {
+            return Some(Chosen::Free(Choice { connection, permit: None }));
+        };
+        if let Some(permit) = limit.try_enter() {
+            return Some(Chosen::Free(Choice { connection, permit: Some(permit) }));
+        }
+        let free = self.choose_free(&snapshot, |_| true);
+        Some(free.map_or_else(|| Chosen::Full(connection, limit.clone()), Chosen::Free))
     }
 
-    /// The connection to hedge on; `None` when every instance that is ready has
-    /// failed this call or is answering it.
-    pub(super) fn choose_unused(&self) -> Option<Arc<Connection>> {
-        let snapshot = self.core.view.snapshot();
-        snapshot.connection(self.choose_among(&snapshot.ready)?)
+    /// Where to hedge; `None` when every instance that is ready has failed this
+    /// call, is answering it or bears no more.
+    pub(super) fn choose_unused(&self) -> Option<Choice> {
+        self.choose_free(&self.core.view.snapshot(), |candidate| !self.has_had(&candidate.id))
     }
 
-    /// As the picker says among those that this call was not sent to.
-    fn choose_among(&self, ready: &ReadySet) -> Option<usize> {
+    /// One of those `wanted` that is not at its limit.
+    fn choose_free(&self, snapshot: &Snapshot, wanted: impl Fn(&Candidate) -> bool) -> Option<Choice> {
+        let free = |c: &Candidate| wanted(c) && c.load.limit().is_none_or(|limit| !limit.is_full());
+        let index = self.pick_among(&snapshot.ready, free)?;
+        let permit = match snapshot.ready.candidates()[index].load.limit() {
+            Some(limit) => Some(limit.try_enter()?),
+            None => None,
+        };
+        Some(Choice { connection: snapshot.connection(index)?, permit })
+    }
+
+    /// As the picker says among those `wanted`.
+    fn pick_among(&self, ready: &ReadySet, wanted: impl Fn(&Candidate) -> bool) -> Option<usize> {
         let (indices, others): (Vec<_>, Vec<_>) = ready
             .candidates()
             .iter()
             .enumerate()
-            .filter(|(_, candidate)| !self.has_had(&candidate.id))
+            .filter(|(_, candidate)| wanted(candidate))
             .map(|(index, candidate)| (index, candidate.clone()))
             .unzip();
         let picked = self.core.picker.pick(&ReadySet::new(others))?;

@@ -154,7 +154,7 @@ impl State {
 
     /// How long to wait before the next attempt; `None` when there is none.
     fn delay(&mut self, failure: retry::Failure, pushback: Option<Pushback>) -> Option<Duration> {
-        if self.is_repeatable(failure) {
+        if self.is_repeatable(failure) || pushback == Some(Pushback::Never) {
             self.core.budget.failed();
         }
         let delay = self.tries.again(failure, &self.policy.retry, pushback)?;
