@@ -76,6 +76,9 @@ pub enum Failure {
     /// The request provably was not processed: it never left, or the server
     /// said so (`REFUSED_STREAM`, a GOAWAY below its stream).
     NotProcessed,
+    /// The server had no room and said that it did nothing. Another instance
+    /// may have some, so that is worth one more attempt.
+    Refused,
     /// The connection broke: it may or may not have been processed.
     Unavailable,
     /// The server answered with this code.
@@ -83,6 +86,12 @@ pub enum Failure {
     /// Anything else; sending again would not help.
     Final,
 }
+
+/// The metadata of what the server said about sending again (gRFC A6).
+pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Stands beside a `RESOURCE_EXHAUSTED` that a server of this library answered
+/// before it began the call; see [`Failure::Refused`].
+pub(crate) const REFUSED: &str = "consort-refused";
 
 /// What the server said about sending again, in `grpc-retry-pushback-ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +147,8 @@ impl Tries {
     ) -> Option<Duration> {
         self.stopped |= pushback == Some(Pushback::Never);
         let code = match failure {
-            Failure::NotProcessed => None,
+            Failure::Refused if self.sends > 0 => return None,
+            Failure::NotProcessed | Failure::Refused => None,
             Failure::Unavailable => Some(Code::UNAVAILABLE),
             Failure::Answered(code) => Some(code),
             Failure::Final => return None,
@@ -217,6 +227,14 @@ mod tests {
         let more =
             (0..100).take_while(|_| tries.again(Failure::NotProcessed, &policy(), None).is_some()).count();
         assert_eq!(more, 7);
+    }
+
+    #[test]
+    fn a_refusal_is_worth_one_more_attempt() {
+        let mut tries = Tries::default();
+        let off = RetryPolicy::off();
+        assert_eq!(tries.again(Failure::Refused, &off, None), Some(Duration::ZERO));
+        assert_eq!(tries.again(Failure::Refused, &off, None), None);
     }
 
     #[test]

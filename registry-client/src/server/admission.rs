@@ -20,12 +20,15 @@ use std::{
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower_service::Service;
 
 use super::state::MethodState;
-use crate::{AdmissionConfig, Error, policy::deadline};
+use crate::{
+    AdmissionConfig, Error,
+    policy::{deadline, retry},
+};
 
 mod gate;
 mod gradient;
@@ -86,7 +89,10 @@ impl Shared {
         let mut details = ErrorDetails::new();
         details.set_retry_info(Some(RETRY_AFTER.mul_f64(spread)));
         details.set_error_info("OVERLOADED", &self.server, [("method".to_owned(), refusal.name.to_string())]);
-        Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details)
+        let mut status = Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details);
+        // So that a channel may try another instance, whatever the method.
+        status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
+        status
     }
 }
 

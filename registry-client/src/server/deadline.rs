@@ -23,10 +23,10 @@ use tokio::{
 use tonic::Status;
 use tower_service::Service;
 
-use crate::policy::{deadline, incoming::Incoming};
+use crate::policy::{deadline, incoming::Incoming, retry};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const PUSHBACK: HeaderName = HeaderName::from_static(retry::PUSHBACK);
 /// gRFC A6: a negative push-back says not to retry.
 const NEVER: HeaderValue = HeaderValue::from_static("-1");
 

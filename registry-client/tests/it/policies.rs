@@ -15,7 +15,7 @@ use registry_client::{
     resolve::fixed::FixedResolver,
     testing::{FaultyServer, Reply},
 };
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::{
     channel::{ADD, GET, call, channel, connected, echo, explained, scripted, send, start},
@@ -284,4 +284,33 @@ async fn an_instance_at_its_limit_gets_no_more_while_others_have_room() {
         (8, before.0 + 2, before.1 + 2)
     );
     assert!((1..=2).contains(&expired), "{codes:?}");
+}
+
+/// What a server's admission answers.
+fn refusal() -> Reply {
+    let mut status = Status::resource_exhausted("as the test says");
+    status.metadata_mut().insert("consort-refused", "1".parse().unwrap());
+    Reply::Fail(status)
+}
+
+#[tokio::test]
+async fn what_an_overloaded_instance_refused_another_one_gets() {
+    let (busy, well) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&busy, &well], |_| {}).await;
+    busy.set(refusal());
+    for _ in 0..10 {
+        assert_eq!(call(&channel, ADD).await.unwrap(), "hello");
+    }
+    well.set(refusal());
+    let before = busy.counts().requests + well.counts().requests;
+    assert_eq!(call(&channel, ADD).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(busy.counts().requests + well.counts().requests, before + 2, "one more attempt and no third");
+}
+
+#[tokio::test]
+async fn the_only_instance_is_not_asked_again_when_it_refuses() {
+    let peer = start(refusal()).await;
+    let channel = to(&peer, |_| {});
+    assert_eq!(call(&channel, GET).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(peer.counts().requests, 1);
 }

@@ -54,6 +54,12 @@ impl State {
         self.choose_free(&self.core.view.snapshot(), |candidate| !self.has_had(&candidate.id))
     }
 
+    /// Whether an instance is ready that this call was not sent to.
+    pub(super) fn has_unused(&self) -> bool {
+        let snapshot = self.core.view.snapshot();
+        snapshot.ready.candidates().iter().any(|candidate| !self.has_had(&candidate.id))
+    }
+
     /// One of those `wanted` that is not at its limit.
     fn choose_free(&self, snapshot: &Snapshot, wanted: impl Fn(&Candidate) -> bool) -> Option<Choice> {
         let free = |c: &Candidate| wanted(c) && c.load.limit().is_none_or(|limit| !limit.is_full());

@@ -21,7 +21,9 @@ use crate::{
     policy::retry::{self, Pushback, RetryPolicy},
 };
 
-const PUSHBACK: http::HeaderName = http::HeaderName::from_static("grpc-retry-pushback-ms");
+const PUSHBACK: http::HeaderName = http::HeaderName::from_static(retry::PUSHBACK);
+
+const REFUSED: http::HeaderName = http::HeaderName::from_static(retry::REFUSED);
 
 impl State {
     /// Takes the end of an attempt: gives the caller its answer, or begins what
@@ -52,10 +54,12 @@ impl State {
         let code = ended.or_else(|| code_of(head.status()));
         if let Some(code) = code {
             attempt.in_flight.observe(Ended::Answered(code));
-            if code != Code::OK && self.goes_on(code, &head) {
-                self.note_answer(attempt.slip, format_args!("answered {code}"));
+            if code != Code::OK {
                 self.tried.push(attempt.in_flight.peer().id.clone());
-                return None;
+                if self.goes_on(code, &head) {
+                    self.note_answer(attempt.slip, format_args!("answered {code}"));
+                    return None;
+                }
             }
         }
         if code.is_none_or(|code| code == Code::OK) {
@@ -87,7 +91,13 @@ impl State {
             self.hurry_hedge(pushback);
             return true;
         }
-        if let Some(stage) = self.decide(retry::Failure::Answered(code), pushback) {
+        let refused = code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REFUSED);
+        let failure = if refused && self.has_unused() {
+            retry::Failure::Refused
+        } else {
+            retry::Failure::Answered(code)
+        };
+        if let Some(stage) = self.decide(failure, pushback) {
             self.stage = stage;
             return true;
         }

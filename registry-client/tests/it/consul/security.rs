@@ -202,7 +202,8 @@ async fn an_instance_whose_token_expired_at_its_agent_is_registered_with_the_new
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("the servers show it {:?} after the token expired", start.elapsed());
-    assert_eq!(log.lines("may have expired").len(), 1, "{:?}", log.lines("web"));
+    // None where the agent itself forgot the instance with its token.
+    assert!(log.lines("may have expired").len() <= 1, "{:?}", log.lines("web"));
 }
 
 #[tokio::test]
