@@ -41,6 +41,8 @@ pub(crate) use servers::Servers;
 
 /// The service that is called.
 pub(crate) const SERVICE: &str = "target";
+/// Longer than any scenario.
+const NEVER: Duration = Duration::from_secs(3600);
 /// How long replicas may take until the registry shows them passing.
 const UP: Duration = Duration::from_secs(30);
 
@@ -85,7 +87,8 @@ impl Setting {
         config.keepalive_timeout = Duration::from_millis(500);
         config.connect_timeout = Duration::from_secs(1);
         if self.lacks("keep-alive") {
-            config.keepalive_time = Duration::from_secs(3600);
+            // Who owes answers is asked sooner, in half the shorter of these.
+            (config.keepalive_time, config.keepalive_timeout) = (NEVER, NEVER);
         }
         if self.lacks("outlier detection") {
             config.outlier = None;

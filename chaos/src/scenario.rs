@@ -137,7 +137,7 @@ pub(crate) const ALL: &[Scenario] = &[
         id: "R17",
         fault: "Consul's leader killed, quorum lost",
         promise: "no failed read, no failed call",
-        off: "doubt",
+        off: "stale reads",
         run: |setting| Box::pin(quorum::run(setting)),
     },
     Scenario {

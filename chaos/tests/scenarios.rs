@@ -36,8 +36,18 @@ fn r2_a_rolling_restart_fails_no_call() {
 }
 
 #[test]
+fn r3_a_hung_instance_fails_no_idempotent_call() {
+    holds("R3");
+}
+
+#[test]
 fn r5_load_moves_away_from_a_slow_instance() {
     holds("R5");
+}
+
+#[test]
+fn r6_an_instance_that_fails_at_once_attracts_no_load() {
+    holds("R6");
 }
 
 #[test]
@@ -46,8 +56,23 @@ fn r8_unhealthy_instances_are_still_tried_when_there_are_no_others() {
 }
 
 #[test]
+fn r9_retries_do_not_multiply_in_an_outage() {
+    holds("R9");
+}
+
+#[test]
+fn r12_time_shrinks_hop_by_hop_and_ends_what_nobody_waits_for() {
+    holds("R12");
+}
+
+#[test]
 fn r13_load_is_balanced_and_reaches_a_newcomer() {
     holds("R13");
+}
+
+#[test]
+fn r16_garbage_leaves_the_last_good_set() {
+    holds("R16");
 }
 
 /// A scenario that cannot be missed proves nothing.

@@ -39,6 +39,8 @@ pub(crate) enum Lie {
     /// A beginning, a middle that often, an end: for what is too long to hold.
     /// Told to one at a time; the next hears the truth meanwhile.
     Long(Arc<[u8]>, Arc<[u8]>, usize, Arc<[u8]>),
+    /// The truth, but only as the leader knows it: nothing may be stale.
+    Consistent,
 }
 
 impl Lie {
@@ -83,6 +85,11 @@ impl Liar {
         Ok(Self { listen, lie, questions, _task: AbortOnDropHandle::new(task) })
     }
 
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
     /// A client of it.
     ///
     /// # Errors
@@ -110,7 +117,7 @@ async fn converse(
     questions: &AtomicUsize,
     long: &Semaphore,
 ) -> io::Result<()> {
-    let question = timeout(PATIENCE, read(&mut stream)).await??;
+    let mut question = timeout(PATIENCE, read(&mut stream)).await??;
     questions.fetch_add(1, Relaxed);
     let lie = told.borrow_and_update().clone();
     match lie {
@@ -122,6 +129,12 @@ async fn converse(
                     stream.write_all(&middle).await?;
                 }
                 return stream.write_all(&end).await;
+            }
+        }
+        Lie::Consistent => {
+            if let Some(at) = question.windows(5).position(|word| word == b"stale") {
+                // What Consul does not know, it ignores.
+                question[at..at + 5].copy_from_slice(b"fresh");
             }
         }
         Lie::None => {}

@@ -91,7 +91,12 @@ impl Servers {
         words.extend(["agent", "-server", "-bootstrap-expect", "3", "-node", &name].map(OsString::from));
         words.extend(["-bind", &address, "-client", &address, "-dns-port", "-1"].map(OsString::from));
         let more = "performance { raft_multiplier = 1 }  disable_update_check = true  log_level = \"warn\"";
-        words.extend(["-hcl", more, "-data-dir"].map(OsString::from));
+        words.extend(["-hcl", more].map(OsString::from));
+        if self.setting.lacks("stale reads") {
+            // A stream is as stale as may be: without it, as Consul 1.9 is.
+            words.extend(["-hcl", "use_streaming_backend = false"].map(OsString::from));
+        }
+        words.push("-data-dir".into());
         words.push(self.setting.logs.join(&name).into_os_string());
         for other in self.addresses() {
             words.extend(["-retry-join".into(), other.to_string().into()]);

@@ -29,13 +29,12 @@ const MEMORY: usize = 64 << 20;
 const MUTATIONS: usize = 200;
 /// Who asks besides the load, so that there are enough questions.
 const ASKERS: usize = 20;
-/// How long one kind of garbage is answered.
-const EACH: Duration = Duration::from_millis(1500);
 /// A time without a send that means that an endpoint was dropped.
 const DROPPED: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let mutations = setting.sized(40, MUTATIONS, 2 * MUTATIONS);
+    let each = Duration::from_millis(setting.sized(300, 1500, 1500));
     let panics = count_panics();
     let bed = Bed::start(&setting, Kind::Dev, 3).await?;
     let liar = Liar::before(bed.registry.address()).await?;
@@ -48,13 +47,11 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let (from, asked, before) = (load.now(), liar.questions(), resident()?);
     let mut most = before;
     let entry = entry(&bed).await?;
-    'enough: loop {
+    // Every kind at least once.
+    while liar.questions() - asked < mutations {
         for lie in garbage(&entry) {
             liar.tell(lie);
-            most = most.max(watch_memory(EACH).await?);
-            if liar.questions() - asked >= mutations {
-                break 'enough;
-            }
+            most = most.max(watch_memory(each).await?);
         }
     }
     let garbled = liar.questions() - asked;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    bed::{Bed, Registry, Servers, Setting, passes},
+    bed::{Bed, Liar, Lie, Registry, Servers, Setting, passes},
     load::{Load, Mix},
     verdict::Outcome,
 };
@@ -23,7 +23,11 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let lost = Duration::from_secs(setting.sized(5, 15, 30));
     let mut servers = Servers::start(&setting).await?;
     // A surviving server is asked: what an agent asks of a dead one is Consul's to mend.
-    let registry = Registry::elsewhere(servers.first(), &setting)?;
+    let liar = Liar::before(servers.first()).await?;
+    if setting.lacks("stale reads") {
+        liar.tell(Lie::Consistent);
+    }
+    let registry = Registry::elsewhere(liar.address(), &setting)?;
     let bed = Bed::around(&setting, registry, servers.hosts.gateway(), 3).await?;
     let reads = Reads::watch(&bed);
     let load = Load::start(bed.channel()?, Mix::Both)?;

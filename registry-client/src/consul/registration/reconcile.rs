@@ -86,8 +86,10 @@ impl Reconciler {
         forgotten: Arc<Notify>,
     ) -> Self {
         // An agent of this machine may be asked often: it is what makes an
-        // instance come back within a second of its agent.
-        let most = if client.is_local() { Duration::from_secs(1) } else { Duration::from_secs(5) };
+        // instance come back within seconds of its agent. Pauses are drawn from
+        // nothing to this, so while it is away it is asked less than once a
+        // second.
+        let most = if client.is_local() { Duration::from_millis(2500) } else { Duration::from_secs(5) };
         let pace = Pace {
             backoff_first: Duration::from_millis(250),
             backoff_most: most,
