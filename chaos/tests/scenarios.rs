@@ -61,11 +61,6 @@ fn r9_retries_do_not_multiply_in_an_outage() {
 }
 
 #[test]
-fn r12_time_shrinks_hop_by_hop_and_ends_what_nobody_waits_for() {
-    holds("R12");
-}
-
-#[test]
 fn r13_load_is_balanced_and_reaches_a_newcomer() {
     holds("R13");
 }
