@@ -62,9 +62,11 @@ use pool::{Known, Pool, View};
 ///
 /// # Retries
 /// A request that provably was not processed is sent again to another
-/// instance. One that may have been is, up to two times, if its method is
-/// marked `NO_SIDE_EFFECTS` or `IDEMPOTENT` in [`Methods`] and the request is
-/// no larger than 256 KiB.
+/// instance. One that may have been is, up to two times and within the
+/// channel's budget, if its method is marked `NO_SIDE_EFFECTS` or `IDEMPOTENT`
+/// in [`Methods`] and the request is no larger than 256 KiB. A
+/// [`ServiceConfig`](crate::policy::ServiceConfig) changes all of that, and can
+/// hedge: send to a second instance before the first has answered.
 ///
 /// # Cancel safety
 /// Dropping a call, or the body of its answer, resets its stream.

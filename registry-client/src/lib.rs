@@ -39,9 +39,15 @@
 //!
 //! The **channel** knows every instance that the registry lists and keeps a
 //! connection to each. Every call has a deadline that covers waiting,
-//! connecting and all attempts. What was provably not processed is sent to
-//! another instance, and so is, after a failure, a call whose method is declared
-//! safe to send twice. While the registry is down, the last good set is used.
+//! connecting and all attempts, and that the calls of a handler share with the
+//! one it answers. What was provably not processed is sent to another instance,
+//! and so is, after a failure and within a budget, a call whose method is
+//! declared safe to send twice. An instance that hangs, says that it does not
+//! serve, or fails more than others gets no calls until it is well ([`health`]).
+//! While the registry is down or talks nonsense, the last good set is used; on
+//! disk it outlives the process. gRPC's service config says what shall hold
+//! instead ([`policy`]), and [`Channel::state`], the metrics and
+//! `/debug/mesh` ([`admin`]) say why calls go where they go.
 //!
 //! # Terms
 //!

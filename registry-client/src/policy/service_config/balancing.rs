@@ -128,13 +128,8 @@ fn success_rate(field: Field) -> Result<SuccessRate, ParseError> {
 }
 
 fn failure_percentage(field: Field) -> Result<FailurePercentage, ParseError> {
-    // A50's; those of `FailurePercentage` are made for few instances.
-    let default = FailurePercentage {
-        threshold: 85,
-        enforcement_percentage: 100,
-        minimum_hosts: 5,
-        request_volume: 50,
-    };
+    // Those of `FailurePercentage::default` are made for few instances.
+    let default = FailurePercentage::a50();
     let mut object = field.object()?;
     let settings = FailurePercentage {
         threshold: object.read("threshold", percent)?.unwrap_or(default.threshold),
