@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// How long each of the two farewells may wait for the agent, so that one that
-/// is dead delays the exit by no more than 2 s.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// hangs delays the exit by no more than 2 s, with something to spare.
+const FAREWELL: Duration = Duration::from_millis(900);
 
 /// What a server wants to be listed as.
 pub(super) struct Wanted {

@@ -31,7 +31,8 @@ impl Default for Pace {
             backoff_first: Duration::from_millis(500),
             backoff_most: Duration::from_secs(30),
             slow: Duration::from_secs(30),
-            refill: Duration::from_millis(500),
+            // So that no ten seconds, however they are cut, hold more than twenty.
+            refill: Duration::from_millis(525),
             poll: Duration::from_secs(5),
         }
     }
