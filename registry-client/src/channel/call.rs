@@ -106,6 +106,9 @@ struct Hedging {
     delay: Duration,
 }
 
+/// The least time between two looks for an instance to hedge with.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call").finish_non_exhaustive()
@@ -330,7 +333,8 @@ impl State {
     fn hedge(&mut self) {
         let (Some(hedging), Some(policy)) = (&mut self.hedging, &self.policy.hedging) else { return };
         let now = Instant::now();
-        hedging.timer.as_mut().reset(now + hedging.delay);
+        // Where nothing can be sent, a delay of nothing must not become a spin.
+        hedging.timer.as_mut().reset(now + hedging.delay.max(LOOK_AGAIN));
         // Only a request that is there as a whole can be sent twice at once.
         if !self.body.is_complete() {
             return;
@@ -343,6 +347,9 @@ impl State {
         } else if self.send(choice).is_ok() {
             self.core.counters.hedges.add();
             self.retried.hedges += 1;
+            if let Some(hedging) = &mut self.hedging {
+                hedging.timer.as_mut().reset(now + hedging.delay);
+            }
         }
     }
 }

@@ -64,6 +64,27 @@ async fn a_hedge_answers_for_an_instance_that_hangs_and_the_loser_is_cancelled()
 }
 
 #[tokio::test]
+async fn a_delay_of_nothing_sends_to_all_at_once_and_waits_in_peace() {
+    let (one, other) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&one, &other], for_all(hedging(Duration::ZERO))).await;
+    one.set(Reply::Hang);
+    other.set(Reply::Hang);
+    let before = one.counts().requests + other.counts().requests;
+    let mut request = Request::new("hello".to_owned());
+    request.set_timeout(Duration::from_millis(300));
+    let waiting = tokio::spawn(async move { send(&channel, GET, request).await });
+    // On this one thread the test runs only while the call does not spin.
+    let mut turns = 0;
+    while !waiting.is_finished() {
+        turns += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!((5..=31).contains(&turns), "{turns} turns in 300 ms");
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(one.counts().requests + other.counts().requests, before + 2, "there is no third to ask");
+}
+
+#[tokio::test]
 async fn a_hedge_comes_at_once_after_a_failure_that_is_not_fatal() {
     let (bad, well) = (echo().await, echo().await);
     let (channel, _resolver) = connected(&[&bad, &well], for_all(hedging(Duration::from_secs(60)))).await;
