@@ -21,9 +21,15 @@ fn a_demo_kills_an_instance_shows_each_second_and_judges() {
     let sum = |what: &str| seconds.iter().map(|line| line[what].as_u64().unwrap()).sum::<u64>();
     let (ok, failed) = (sum("ok"), sum("failed"));
     assert!(ok > 2_000 && failed * 100 <= (ok + failed) * BUSY, "{ok} ok, {failed} failed: {last}");
-    let endpoints = |line: &Value| line["by_endpoint"].as_object().unwrap().len();
-    assert!(seconds.iter().any(|line| endpoints(line) == 3), "all three answer before: {out}");
-    assert!(seconds.iter().any(|line| endpoints(line) == 2), "and two while one is gone: {out}");
+    // What the three answered in a second, none of them left out.
+    let shares = |line: &Value| {
+        let counts = line["by_endpoint"].as_object().unwrap();
+        let least = counts.values().map(|count| count.as_u64().unwrap()).min().unwrap();
+        (if counts.len() < 3 { 0 } else { least }, line["ok"].as_u64().unwrap())
+    };
+    let even = |line: &Value| matches!(shares(line), (least, ok) if least * 6 >= ok);
+    assert!(seconds.iter().any(even), "all three answer before: {out}");
+    assert!(seconds.iter().any(|line| !even(line)), "and one hardly does while it is gone: {out}");
     let ports = [base, base + 10, base + 11, base + 12];
     assert!(
         ports.iter().all(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()),
