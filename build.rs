@@ -7,8 +7,11 @@ use prost::Message;
 
 const FILES: &[&str] = &[
     "shop/cart/v1/cart_service.proto",
+    "shop/events/v1/events.proto",
     "shop/order/v1/order_service.proto",
+    "shop/payment/v1/payment_service.proto",
     "shop/product/v1/product_service.proto",
+    "shop/user/v1/user_service.proto",
 ];
 
 #[allow(clippy::disallowed_methods, reason = "cargo tells a build script where to write by OUT_DIR")]

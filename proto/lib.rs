@@ -37,6 +37,13 @@ pub mod shop {
             include!(concat!(env!("OUT_DIR"), "/shop.cart.v1.rs"));
         }
     }
+    /// Events, and how they are delivered.
+    pub mod events {
+        /// Version 1.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/shop.events.v1.rs"));
+        }
+    }
     /// Orders.
     pub mod order {
         /// Version 1.
@@ -44,11 +51,25 @@ pub mod shop {
             include!(concat!(env!("OUT_DIR"), "/shop.order.v1.rs"));
         }
     }
+    /// Payments.
+    pub mod payment {
+        /// Version 1.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/shop.payment.v1.rs"));
+        }
+    }
     /// Products.
     pub mod product {
         /// Version 1.
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/shop.product.v1.rs"));
+        }
+    }
+    /// Users.
+    pub mod user {
+        /// Version 1.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/shop.user.v1.rs"));
         }
     }
 }

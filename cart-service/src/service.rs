@@ -56,7 +56,8 @@ impl Carts {
         let Some(currency) = offers.get(&sku).map(|offer| offer.price.currency()) else {
             return Err(Error::NoSuchProduct(sku));
         };
-        let cart = self.store.change(&customer, seen, |cart| cart.add(sku, quantity, currency)).await?;
+        let cart =
+            self.store.change(&customer, seen, |cart| cart.add(sku.clone(), quantity, currency)).await?;
         self.show_with(cart, offers).await
     }
 

@@ -76,29 +76,36 @@ impl Store {
         &self,
         customer: &CustomerId,
         seen: Option<Etag>,
-        decide: impl FnOnce(&Cart) -> Result<Option<Change>, Refusal>,
+        decide: impl Fn(&Cart) -> Result<Option<Change>, Refusal>,
     ) -> Result<Cart, Error> {
-        let mut open = self.database.begin().await?;
-        open.execute(LOCK, &[customer.as_str().into()]).await?;
-        let rows = open.rows(CART, &[customer.as_str().into()]).await?;
-        let cart = read(customer, &rows)?;
-        let change = match cart.decide(seen, decide) {
-            Ok(Some(change)) => change,
-            Ok(None) => {
-                open.rollback().await?;
-                return Ok(cart);
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = change(&mut open, customer, seen, &decide).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
             }
-            Err(refusal) => {
-                open.rollback().await?;
-                return Err(refusal.into());
-            }
-        };
-        let cart = cart.changed(&change, Timestamp::now());
-        write(&mut open, &cart, &change).await?;
-        open.changed(customer.as_str()).await?;
-        open.commit().await?;
-        Ok(cart)
+        }
     }
+}
+
+async fn change(
+    open: &mut Transaction,
+    customer: &CustomerId,
+    seen: Option<Etag>,
+    decide: impl Fn(&Cart) -> Result<Option<Change>, Refusal>,
+) -> Result<Cart, Error> {
+    open.execute(LOCK, &[customer.as_str().into()]).await?;
+    let rows = open.rows(CART, &[customer.as_str().into()]).await?;
+    let cart = read(customer, &rows)?;
+    let Some(change) = cart.decide(seen, decide)? else {
+        open.undo();
+        return Ok(cart);
+    };
+    let cart = cart.changed(&change, Timestamp::now());
+    write(open, &cart, &change).await?;
+    open.changed(customer.as_str()).await?;
+    Ok(cart)
 }
 
 /// Writes the change that has led to `cart`.

@@ -3,9 +3,12 @@
 use std::{future::Future, io, pin::Pin};
 
 use anyhow::{Context, Result};
+use cart_service::CartService;
 use clap::ArgMatches;
+use order_service::OrderService;
+use product_service::ProductService;
 use registry_client::server::shutdown_signal;
-use service_kit::{config, telemetry};
+use service_kit::{config, service, telemetry};
 
 use crate::{Exit, cli::ServeArgs, services::Service, tether::parent_gone};
 
@@ -23,9 +26,9 @@ pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
     telemetry::init(&args.config.log);
     let shutdown = shutdown(args.parent_pipe)?;
     match service {
-        Service::Cart => cart_service::run(args.config, shutdown).await,
-        Service::Order => order_service::run(args.config, shutdown).await,
-        Service::Product => product_service::run(args.config, shutdown).await,
+        Service::Cart => service::run::<CartService>(args.config, shutdown).await,
+        Service::Order => service::run::<OrderService>(args.config, shutdown).await,
+        Service::Product => service::run::<ProductService>(args.config, shutdown).await,
     }?;
     Ok(Exit::Fine)
 }

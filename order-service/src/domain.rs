@@ -196,6 +196,7 @@ impl From<Order> for wire::Order {
             create_time: Some(created.into()),
             update_time: Some(order.updated.into()),
             etag: order.etag.to_string(),
+            ..Self::default()
         }
     }
 }

@@ -113,4 +113,19 @@ impl OrderService for Orders {
         };
         Ok(Response::new(follow(subscription, crate::NAME, draining, read)))
     }
+
+    async fn pay_order(&self, _: Request<wire::PayOrderRequest>) -> Result<Response<wire::Order>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn ship_order(&self, _: Request<wire::ShipOrderRequest>) -> Result<Response<wire::Order>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn complete_order(
+        &self,
+        _: Request<wire::CompleteOrderRequest>,
+    ) -> Result<Response<wire::Order>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }

@@ -1,7 +1,7 @@
 //! Where orders are kept.
 
 use service_kit::{
-    database::{Database, Error as DatabaseError, Row, Value},
+    database::{Database, Error as DatabaseError, Row, Transaction, Value},
     timestamp::Timestamp,
     value::{CustomerId, Etag},
 };
@@ -162,27 +162,36 @@ impl Store {
     pub async fn change(
         &self,
         id: OrderId,
-        decide: impl FnOnce(&Order, Timestamp) -> Option<Order>,
+        decide: impl Fn(&Order, Timestamp) -> Option<Order>,
     ) -> Result<Order, Error> {
-        let key = id.to_string();
-        let mut open = self.database.begin().await?;
-        let found = open.execute(LOCK, &[key.as_str().into()]).await? == 1;
-        let rows = if found { open.rows(BY_ID, &[key.as_str().into()]).await? } else { Vec::new() };
-        let Some(order) = read_one(&rows)? else {
-            open.rollback().await?;
-            return Err(Error::NotFound(id));
-        };
-        let Some(changed) = decide(&order, Timestamp::now()) else {
-            open.rollback().await?;
-            return Ok(order);
-        };
-        let values =
-            [key.as_str().into(), changed.state().as_str().into(), changed.updated().micros().into()];
-        open.execute(UPDATE, &values).await?;
-        open.changed(&key).await?;
-        open.commit().await?;
-        Ok(changed)
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = change(&mut open, id, &decide).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
     }
+}
+
+async fn change(
+    open: &mut Transaction,
+    id: OrderId,
+    decide: impl Fn(&Order, Timestamp) -> Option<Order>,
+) -> Result<Order, Error> {
+    let key = id.to_string();
+    open.execute(LOCK, &[key.as_str().into()]).await?;
+    let rows = open.rows(BY_ID, &[key.as_str().into()]).await?;
+    let order = read_one(&rows)?.ok_or(Error::NotFound(id))?;
+    let Some(changed) = decide(&order, Timestamp::now()) else {
+        open.undo();
+        return Ok(order);
+    };
+    let values = [key.as_str().into(), changed.state().as_str().into(), changed.updated().micros().into()];
+    open.execute(UPDATE, &values).await?;
+    open.changed(&key).await?;
+    Ok(changed)
 }
 
 fn columns(wanted: &Wanted, placed: &Placed) -> [Value; 9] {

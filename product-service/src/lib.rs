@@ -4,16 +4,11 @@
 //! [`domain`], asks the [`store`], and translates back; [`Error`] says what can
 //! go wrong and becomes a status in one place.
 
-use std::future::Future;
-
 use mesh_proto::shop::product::v1::product_service_server::ProductServiceServer;
-use registry_client::Mesh;
 use service_kit::{
-    config::ServiceConfig,
-    database::{Database, Migration, Migrations},
-    run::{Ready, ready},
+    database::{Migration, Migrations},
+    service::{Base, Service, Serving},
 };
-use tokio::net::TcpListener;
 
 pub mod domain;
 mod error;
@@ -28,44 +23,26 @@ pub use service::Products;
 /// The name under which it registers.
 pub const NAME: &str = "product-service";
 
-/// Its schema.
-pub const MIGRATIONS: Migrations = Migrations {
-    sqlite: &[Migration { name: "products", sql: include_str!("../migrations/sqlite/0001_products.sql") }],
-    postgres: &[Migration {
-        name: "products",
-        sql: include_str!("../migrations/postgres/0001_products.sql"),
-    }],
-};
+/// The service.
+#[derive(Debug)]
+pub struct ProductService;
 
-/// Runs it as its settings say until `shutdown` completes.
-///
-/// # Errors
-/// When a setting, the address or the database cannot be used; says how to
-/// mend it.
-///
-/// # Cancel safety
-/// As [`serve`].
-pub async fn run(config: ServiceConfig, shutdown: impl Future<Output = ()> + Send) -> anyhow::Result<()> {
-    let Ready { mesh, database, listener } = ready(NAME, &config, &MIGRATIONS).await?;
-    serve(mesh, database, listener, shutdown).await
-}
+impl Service for ProductService {
+    const NAME: &'static str = NAME;
+    const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: &[Migration {
+            name: "products",
+            sql: include_str!("../migrations/sqlite/0001_products.sql"),
+        }],
+        postgres: &[Migration {
+            name: "products",
+            sql: include_str!("../migrations/postgres/0001_products.sql"),
+        }],
+    };
 
-/// Serves on `listener` until `shutdown` completes; then closes the database.
-///
-/// # Errors
-/// As [`Server::run`](registry_client::server::Server::run).
-///
-/// # Cancel safety
-/// Dropping it closes every connection; what is committed stays.
-pub async fn serve(
-    mesh: Mesh,
-    database: Database,
-    listener: TcpListener,
-    shutdown: impl Future<Output = ()> + Send,
-) -> anyhow::Result<()> {
-    let service = ProductServiceServer::new(Products::new(store::Store::new(database.clone())));
-    let server = mesh.serve(NAME).version(env!("CARGO_PKG_VERSION")).add_service(service);
-    server.run(listener, shutdown).await?;
-    database.close().await;
-    Ok(())
+    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
+        let products = Products::new(store::Store::new(base.database.clone()));
+        Ok(serving.serve(ProductServiceServer::new(products)))
+    }
 }

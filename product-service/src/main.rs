@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service_kit::run::main(product_service::NAME, env!("CARGO_PKG_VERSION"), product_service::run)
+    service_kit::run::main::<product_service::ProductService>()
 }

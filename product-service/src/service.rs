@@ -97,4 +97,51 @@ impl ProductService for Products {
     ) -> Result<Response<ListProductsResponse>, Status> {
         Ok(Response::new(self.list(request.into_inner()).await?))
     }
+
+    async fn update_product(
+        &self,
+        _: Request<wire::UpdateProductRequest>,
+    ) -> Result<Response<wire::Product>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_product(&self, _: Request<wire::DeleteProductRequest>) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_stock(&self, _: Request<wire::GetStockRequest>) -> Result<Response<wire::Stock>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn set_stock(&self, _: Request<wire::SetStockRequest>) -> Result<Response<wire::Stock>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn reserve_stock(
+        &self,
+        _: Request<wire::ReserveStockRequest>,
+    ) -> Result<Response<wire::Reservation>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_reservation(
+        &self,
+        _: Request<wire::GetReservationRequest>,
+    ) -> Result<Response<wire::Reservation>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn commit_reservation(
+        &self,
+        _: Request<wire::CommitReservationRequest>,
+    ) -> Result<Response<wire::Reservation>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn release_reservation(
+        &self,
+        _: Request<wire::ReleaseReservationRequest>,
+    ) -> Result<Response<wire::Reservation>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }

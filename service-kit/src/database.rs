@@ -29,6 +29,7 @@ mod postgres;
 mod row;
 mod sqlite;
 mod transaction;
+mod unit;
 mod url;
 
 pub use error::Error;
@@ -36,6 +37,7 @@ pub use migrate::{Migration, Migrations};
 pub use open_error::OpenError;
 pub use row::{Column, Row, Sql, Value};
 pub use transaction::Transaction;
+pub use unit::Unit;
 pub use url::{DatabaseUrl, InvalidUrl, masked};
 
 /// The longest that one statement may take with everything it waits for; the
@@ -92,6 +94,28 @@ impl Database {
     /// Cancel safe: a transaction that was begun is undone.
     pub async fn begin(&self) -> Result<Transaction, Error> {
         Transaction::begin(&self.pools, self.changes.clone()).await
+    }
+
+    /// Writes a unit of work, again while it fails only because another
+    /// transaction was under way:
+    ///
+    /// ```
+    /// # use service_kit::database::{Database, Error, Transaction};
+    /// # async fn work(open: &mut Transaction) -> Result<(), Error> { Ok(()) }
+    /// # async fn example(database: Database) -> Result<(), Error> {
+    /// let mut unit = database.unit();
+    /// loop {
+    ///     let mut open = unit.begin().await?;
+    ///     let done = work(&mut open).await;
+    ///     if let Some(done) = unit.end(open, done).await {
+    ///         return done;
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn unit(&self) -> Unit {
+        Unit::new(self.clone())
     }
 
     /// Reads at most one row.

@@ -1,9 +1,12 @@
 //! What the shop's services share.
 //!
+//! - [`service`]: the one wiring of a service, from its settings to its end
 //! - [`run`]: the paved path of a service's `main`
+//! - [`auth`]: who calls, and what they may do
 //! - [`config`]: settings, each from a flag, the environment or a default
 //! - [`telemetry`]: what is logged, and how
 //! - [`database`]: one type over SQLite and PostgreSQL
+//! - [`events`]: what has happened, told to the services that subscribe
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica
 //! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
@@ -12,15 +15,18 @@
 //!
 //! Feature `test-util`: `testing`, databases and replicas for tests.
 
+pub mod auth;
 pub mod changes;
 pub mod config;
 pub mod currency;
 pub mod database;
 pub mod error;
+pub mod events;
 pub mod follow;
 pub mod money;
 pub mod page;
 pub mod run;
+pub mod service;
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;

@@ -4,13 +4,15 @@ use std::{future::Future, io::Write, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Command, FromArgMatches};
-use registry_client::{AdminConfig, Mesh, MeshBuilder, ServerConfig, server::shutdown_signal};
+use registry_client::{AdminConfig, MeshBuilder, ServerConfig, server::shutdown_signal};
 use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::{
+    auth::Auth,
     config::{self, ServiceConfig},
     database::{Database, Migrations},
+    service::{self, Base, Service},
     telemetry,
 };
 
@@ -18,43 +20,28 @@ use crate::{
 /// run.
 const SET_UP: u8 = 2;
 
-/// A whole `main`: reads the settings of `service`, begins to log, and runs it
+/// A whole `main`: reads the settings of a service, begins to log, and runs it
 /// until SIGTERM or SIGINT. What fails is said in one line on standard error,
 /// with exit code 2.
-///
-/// ```no_run
-/// # async fn run(_: service_kit::config::ServiceConfig) -> anyhow::Result<()> { Ok(()) }
-/// # fn example() -> std::process::ExitCode {
-/// service_kit::run::main("cart-service", env!("CARGO_PKG_VERSION"), |config, shutdown| async move {
-///     tokio::select! { done = run(config) => done, () = shutdown => Ok(()) }
-/// })
-/// # }
-/// ```
-pub fn main<F>(
-    service: &'static str,
-    version: &'static str,
-    run: impl FnOnce(ServiceConfig, Shutdown) -> F,
-) -> ExitCode
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
-    let command = ServiceConfig::augment_args(Command::new(service).version(version));
+#[must_use]
+pub fn main<S: Service>() -> ExitCode {
+    let command = ServiceConfig::augment_args(Command::new(S::NAME).version(S::VERSION));
     let matches = command.about("A service of the shop, on the mesh.").get_matches();
     let done =
         ServiceConfig::from_arg_matches(&matches).context("could not read the settings").and_then(|config| {
             if config.print_config {
                 let mut out = std::io::stdout().lock();
-                return config::print(service, &config, &matches, &mut out).context("could not print");
+                return config::print(S::NAME, &config, &matches, &mut out).context("could not print");
             }
             telemetry::init(&config.log);
             let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
-            runtime.block_on(async { run(config, Box::pin(shutdown_signal())).await })
+            runtime.block_on(async { service::run::<S>(config, Box::pin(shutdown_signal())).await })
         });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             // Where this cannot be written there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{service}: {why:#}");
+            let _ = writeln!(std::io::stderr(), "{}: {why:#}", S::NAME);
             ExitCode::from(SET_UP)
         }
     }
@@ -65,13 +52,11 @@ pub type Shutdown = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What every service starts with.
 #[derive(Debug)]
-pub struct Ready {
-    /// The mesh, as the environment says.
-    pub mesh: Mesh,
-    /// The database, migrated.
-    pub database: Database,
+pub(crate) struct Ready {
+    /// What it runs on.
+    pub(crate) base: Base,
     /// Where to serve.
-    pub listener: TcpListener,
+    pub(crate) listener: TcpListener,
 }
 
 /// Puts together what `service` needs: the mesh, its database, its listener.
@@ -82,7 +67,11 @@ pub struct Ready {
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is left behind but a migrated database.
-pub async fn ready(service: &str, config: &ServiceConfig, migrations: &Migrations) -> anyhow::Result<Ready> {
+pub(crate) async fn ready(
+    service: &str,
+    config: &ServiceConfig,
+    migrations: &Migrations,
+) -> anyhow::Result<Ready> {
     let mut serving = ServerConfig::from_env()?;
     if let Some(advertise) = config.advertised()? {
         serving.advertise = Some(advertise);
@@ -98,7 +87,7 @@ pub async fn ready(service: &str, config: &ServiceConfig, migrations: &Migration
     let url = config.database(service)?;
     let database = Database::open(&url, migrations).await?;
     info!(service, database = %url, "the data of {service} is in {url}");
-    Ok(Ready { mesh, database, listener })
+    Ok(Ready { base: Base { mesh, database, auth: Auth::off() }, listener })
 }
 
 async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {

@@ -22,7 +22,7 @@ mod refusal;
 mod replica;
 
 pub use refusal::{refused, refused_fields};
-pub use replica::{Replica, mesh_to};
+pub use replica::{Replica, mesh_of, mesh_to};
 
 /// Runs each case, an `async fn(TestDatabase)`, on SQLite and on PostgreSQL.
 ///

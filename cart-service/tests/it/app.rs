@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use cart_service::NAME;
+use cart_service::{CartService, NAME};
 use mesh_proto::{
     google::r#type::Money,
     shop::{
@@ -14,10 +14,7 @@ use mesh_proto::{
     },
 };
 use registry_client::Channel;
-use service_kit::{
-    database::Database,
-    testing::{self, Replica, TestDatabase, mesh_to},
-};
+use service_kit::testing::{self, Replica, TestDatabase, mesh_to};
 use tonic::{Code, Status, Streaming};
 use tonic_types::ErrorDetails;
 
@@ -39,18 +36,10 @@ impl TestApp {
     /// Several replicas on one database.
     pub(crate) async fn with_replicas(database: TestDatabase, number: usize) -> Self {
         let catalogue = TestDatabase::sqlite();
-        let open = Database::open(catalogue.url(), &product_service::MIGRATIONS).await.unwrap();
-        let products = Replica::start(|listener, shutdown| {
-            product_service::serve(mesh_to([]), open, listener, shutdown)
-        })
-        .await;
+        let products = Replica::of::<product_service::ProductService>(mesh_to([]), &catalogue).await;
         let (mut carts, mut replicas) = (Vec::new(), Vec::new());
         for _ in 0..number {
-            let open = Database::open(database.url(), &cart_service::MIGRATIONS).await.unwrap();
-            let mesh = mesh_to([products.address]);
-            let replica =
-                Replica::start(|listener, shutdown| cart_service::serve(mesh, open, listener, shutdown))
-                    .await;
+            let replica = Replica::of::<CartService>(mesh_to([products.address]), &database).await;
             carts.push(CartServiceClient::new(mesh_to([replica.address]).channel(NAME)));
             replicas.push(replica);
         }

@@ -30,6 +30,7 @@ async fn a_cart_shows_titles_prices_and_their_exact_sum(database: TestDatabase) 
         title: "A tea".into(),
         unit_price: euros(4, 990_000_000),
         quantity: 3,
+        previous_unit_price: None,
     };
     assert_eq!((contents(&cart).as_str(), &cart.items[0]), ("tea*3 mug*1", &tea));
     assert_eq!((cart.subtotal.clone(), cart.etag.as_str()), (euros(27, 470_000_000), "2"));

@@ -14,12 +14,9 @@ use mesh_proto::{
         product::v1::{CreateProductRequest, Product, product_service_client::ProductServiceClient},
     },
 };
-use order_service::NAME;
+use order_service::{NAME, OrderService};
 use registry_client::Channel;
-use service_kit::{
-    database::Database,
-    testing::{self, Replica, TestDatabase, mesh_to},
-};
+use service_kit::testing::{self, Replica, TestDatabase, mesh_to};
 use tonic::{Code, Status, Streaming};
 use tonic_types::ErrorDetails;
 use uuid::Uuid;
@@ -44,23 +41,12 @@ impl TestApp {
     /// Several replicas on one database.
     pub(crate) async fn with_replicas(database: TestDatabase, number: usize) -> Self {
         let (catalogue, kept) = (TestDatabase::sqlite(), TestDatabase::sqlite());
-        let open = Database::open(catalogue.url(), &product_service::MIGRATIONS).await.unwrap();
-        let products = Replica::start(|listener, shutdown| {
-            product_service::serve(mesh_to([]), open, listener, shutdown)
-        })
-        .await;
+        let products = Replica::of::<product_service::ProductService>(mesh_to([]), &catalogue).await;
         stock(&products).await;
-        let open = Database::open(kept.url(), &cart_service::MIGRATIONS).await.unwrap();
-        let mesh = mesh_to([products.address]);
-        let carts =
-            Replica::start(|listener, shutdown| cart_service::serve(mesh, open, listener, shutdown)).await;
+        let carts = Replica::of::<cart_service::CartService>(mesh_to([products.address]), &kept).await;
         let (mut orders, mut replicas) = (Vec::new(), Vec::new());
         for _ in 0..number {
-            let open = Database::open(database.url(), &order_service::MIGRATIONS).await.unwrap();
-            let mesh = mesh_to([carts.address]);
-            let replica =
-                Replica::start(|listener, shutdown| order_service::serve(mesh, open, listener, shutdown))
-                    .await;
+            let replica = Replica::of::<OrderService>(mesh_to([carts.address]), &database).await;
             orders.push(OrderServiceClient::new(mesh_to([replica.address]).channel(NAME)));
             replicas.push(replica);
         }
@@ -160,6 +146,7 @@ pub(crate) fn creation(request_id: &str, cart_etag: &str) -> CreateOrderRequest 
         customer_id: CUSTOMER.into(),
         request_id: request_id.into(),
         cart_etag: cart_etag.into(),
+        expected_total: None,
     }
 }
 

@@ -93,7 +93,7 @@ async fn a_full_cart_is_kept_exactly_also_after_a_restart(database: TestDatabase
 }
 
 fn line(item: CartItem) -> OrderLine {
-    let CartItem { product_id, title, unit_price, quantity } = item;
+    let CartItem { product_id, title, unit_price, quantity, .. } = item;
     OrderLine { product_id, title, unit_price, quantity }
 }
 

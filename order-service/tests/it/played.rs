@@ -20,10 +20,9 @@ use mesh_proto::{
         },
     },
 };
-use order_service::{MIGRATIONS, NAME, serve};
+use order_service::{NAME, OrderService};
 use registry_client::Channel;
 use service_kit::{
-    database::Database,
     follow::Following,
     testing::{Replica, TestDatabase, mesh_to},
 };
@@ -57,9 +56,8 @@ impl PlayedApp {
     }
 
     async fn add_replica(&mut self) {
-        let open = Database::open(self.database.url(), &MIGRATIONS).await.unwrap();
         let mesh = mesh_to([self.cart_service.address]);
-        let replica = Replica::start(|listener, shutdown| serve(mesh, open, listener, shutdown)).await;
+        let replica = Replica::of::<OrderService>(mesh, &self.database).await;
         self.orders.push(OrderServiceClient::new(mesh_to([replica.address]).channel(NAME)));
         self.replicas.push(replica);
     }
@@ -98,7 +96,11 @@ impl PlayedApp {
 
 /// A new request for an order of whatever the cart holds.
 pub(crate) fn wanted(customer: &str) -> CreateOrderRequest {
-    CreateOrderRequest { customer_id: customer.into(), request_id: new_request(), cart_etag: String::new() }
+    CreateOrderRequest {
+        customer_id: customer.into(),
+        request_id: new_request(),
+        ..CreateOrderRequest::default()
+    }
 }
 
 /// Carts by customer. Clones share them.
@@ -188,6 +190,7 @@ pub(crate) fn item(product_id: &str, cents: i64, quantity: i32) -> CartItem {
         title: format!("A {product_id}"),
         unit_price: Some(money("EUR", cents / 100, i32::try_from(cents % 100).unwrap() * 10_000_000)),
         quantity,
+        previous_unit_price: None,
     }
 }
 

@@ -10,10 +10,9 @@ use mesh_proto::{
         product_service_client::ProductServiceClient,
     },
 };
-use product_service::{MIGRATIONS, NAME, sample_products, serve};
+use product_service::{NAME, ProductService, sample_products};
 use registry_client::Channel;
 use service_kit::{
-    database::Database,
     on_both_databases,
     testing::{self, Replica, TestDatabase, mesh_to},
 };
@@ -28,8 +27,7 @@ struct TestApp {
 
 impl TestApp {
     async fn spawn(database: TestDatabase) -> Self {
-        let open = Database::open(database.url(), &MIGRATIONS).await.unwrap();
-        let replica = Replica::start(|listener, shutdown| serve(mesh_to([]), open, listener, shutdown)).await;
+        let replica = Replica::of::<ProductService>(mesh_to([]), &database).await;
         let products = ProductServiceClient::new(mesh_to([replica.address]).channel(NAME));
         Self { products, database, replica }
     }

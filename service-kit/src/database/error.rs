@@ -37,6 +37,17 @@ impl Error {
         Self::Corrupt { what, why: why.to_string() }
     }
 
+    /// Whether it failed only because another transaction was under way, and
+    /// was undone: the same work may succeed now.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        let (Self::Unavailable(error) | Self::Unexpected(error)) = self else { return false };
+        let code =
+            error.as_database_error().filter(|error| is_postgres(*error)).and_then(|error| error.code());
+        // Serialization failure, deadlock.
+        matches!(code.as_deref(), Some("40001" | "40P01"))
+    }
+
     /// What a caller is told. Logs the cause.
     #[must_use]
     pub fn fault(&self) -> Fault {
@@ -67,13 +78,18 @@ fn may_pass(error: &sqlx::Error) -> bool {
         | sqlx::Error::BeginFailed => true,
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default();
-            match error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
-                Some(_) => postgres_may_pass(&code),
-                None => sqlite_code(&code).is_some_and(sqlite_may_pass),
+            if is_postgres(error.as_ref()) {
+                postgres_may_pass(&code)
+            } else {
+                sqlite_code(&code).is_some_and(sqlite_may_pass)
             }
         }
         _ => false,
     }
+}
+
+fn is_postgres(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some()
 }
 
 /// The primary code of an extended result code of SQLite.

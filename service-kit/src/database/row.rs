@@ -27,14 +27,16 @@ impl From<&'static str> for Sql {
     }
 }
 
-/// A parameter: `$1` is the first. Columns are `BIGINT` (`INTEGER` on SQLite)
-/// or `TEXT`, never anything else.
+/// A parameter: `$1` is the first. Columns are `BIGINT` (`INTEGER` on SQLite),
+/// `TEXT` or `BYTEA` (`BLOB` on SQLite), never anything else.
 #[derive(Clone, Debug)]
 pub enum Value {
     /// A whole number.
     Int(i64),
     /// A text.
     Text(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
 }
 
 impl From<i64> for Value {
@@ -61,15 +63,23 @@ impl From<String> for Value {
     }
 }
 
+impl From<Vec<u8>> for Value {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
 pub(super) fn bind<'q, DB>(sql: &'static str, values: &[Value]) -> Query<'q, DB, DB::Arguments>
 where
     DB: sqlx::Database,
     i64: Encode<'q, DB> + Type<DB>,
     String: Encode<'q, DB> + Type<DB>,
+    Vec<u8>: Encode<'q, DB> + Type<DB>,
 {
     values.iter().fold(sqlx::query(sql), |query, value| match value {
         Value::Int(number) => query.bind(*number),
         Value::Text(text) => query.bind(text.clone()),
+        Value::Bytes(bytes) => query.bind(bytes.clone()),
     })
 }
 
@@ -82,7 +92,8 @@ pub enum Row {
     Postgres(PgRow),
 }
 
-/// What a column can be read as: `i64`, `String`, or an `Option` of them.
+/// What a column can be read as: `i64`, `String`, `Vec<u8>`, or an `Option` of
+/// them.
 pub trait Column:
     for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>
 {

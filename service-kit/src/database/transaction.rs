@@ -12,6 +12,10 @@ pub struct Transaction {
     open: Open,
     changed: Vec<String>,
     changes: Changes,
+    /// Whether it shall leave nothing behind although it succeeds.
+    undone: bool,
+    /// Whether it failed only because another was under way.
+    conflicted: bool,
 }
 
 #[derive(Debug)]
@@ -26,7 +30,27 @@ impl Transaction {
             Pools::Sqlite { writer, .. } => Open::Sqlite(writer.begin().await?),
             Pools::Postgres(pool) => Open::Postgres(bounded(pool.begin()).await?),
         };
-        Ok(Self { open, changed: Vec::new(), changes })
+        Ok(Self { open, changed: Vec::new(), changes, undone: false, conflicted: false })
+    }
+
+    /// Says that it shall leave nothing behind, although it succeeds: what was
+    /// locked was found to need no change.
+    pub fn undo(&mut self) {
+        self.undone = true;
+    }
+
+    pub(super) fn is_conflicted(&self) -> bool {
+        self.conflicted
+    }
+
+    /// Commits, unless it shall leave nothing behind.
+    pub(super) async fn end(self) -> Result<(), Error> {
+        if self.undone { self.rollback().await } else { self.commit().await }
+    }
+
+    fn noted<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        self.conflicted |= done.as_ref().is_err_and(Error::is_conflict);
+        done
     }
 
     /// Runs a statement; returns how many rows it touched.
@@ -39,14 +63,15 @@ impl Transaction {
     /// Drop the transaction after cancelling this.
     pub async fn execute(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<u64, Error> {
         let sql = sql.into();
-        Ok(match &mut self.open {
+        let done = match &mut self.open {
             Open::Sqlite((open, _)) => {
-                bounded(bind(sql.sqlite, values).execute(&mut **open)).await?.rows_affected()
+                bounded(bind(sql.sqlite, values).execute(&mut **open)).await.map(|done| done.rows_affected())
             }
-            Open::Postgres(open) => {
-                bounded(bind(sql.postgres, values).execute(&mut **open)).await?.rows_affected()
-            }
-        })
+            Open::Postgres(open) => bounded(bind(sql.postgres, values).execute(&mut **open))
+                .await
+                .map(|done| done.rows_affected()),
+        };
+        self.noted(done)
     }
 
     /// Reads at most one row; also of a statement that writes, by `RETURNING`.
@@ -58,14 +83,15 @@ impl Transaction {
     /// As [`execute`](Self::execute).
     pub async fn row(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Option<Row>, Error> {
         let sql = sql.into();
-        Ok(match &mut self.open {
-            Open::Sqlite((open, _)) => {
-                bounded(bind(sql.sqlite, values).fetch_optional(&mut **open)).await?.map(Row::Sqlite)
-            }
-            Open::Postgres(open) => {
-                bounded(bind(sql.postgres, values).fetch_optional(&mut **open)).await?.map(Row::Postgres)
-            }
-        })
+        let found = match &mut self.open {
+            Open::Sqlite((open, _)) => bounded(bind(sql.sqlite, values).fetch_optional(&mut **open))
+                .await
+                .map(|row| row.map(Row::Sqlite)),
+            Open::Postgres(open) => bounded(bind(sql.postgres, values).fetch_optional(&mut **open))
+                .await
+                .map(|row| row.map(Row::Postgres)),
+        };
+        self.noted(found)
     }
 
     /// Reads all rows. The statement must bound how many there are.
@@ -77,16 +103,15 @@ impl Transaction {
     /// As [`execute`](Self::execute).
     pub async fn rows(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Vec<Row>, Error> {
         let sql = sql.into();
-        Ok(match &mut self.open {
-            Open::Sqlite((open, _)) => {
-                let rows = bounded(bind(sql.sqlite, values).fetch_all(&mut **open)).await?;
-                rows.into_iter().map(Row::Sqlite).collect()
-            }
-            Open::Postgres(open) => {
-                let rows = bounded(bind(sql.postgres, values).fetch_all(&mut **open)).await?;
-                rows.into_iter().map(Row::Postgres).collect()
-            }
-        })
+        let found = match &mut self.open {
+            Open::Sqlite((open, _)) => bounded(bind(sql.sqlite, values).fetch_all(&mut **open))
+                .await
+                .map(|rows| rows.into_iter().map(Row::Sqlite).collect()),
+            Open::Postgres(open) => bounded(bind(sql.postgres, values).fetch_all(&mut **open))
+                .await
+                .map(|rows| rows.into_iter().map(Row::Postgres).collect()),
+        };
+        self.noted(found)
     }
 
     /// Says that what `key` names has changed: after the commit, whoever

@@ -1,12 +1,25 @@
 //! Replicas of a service in this process.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{collections::HashMap, future::Future, net::SocketAddr, time::Duration};
 
 use futures_util::FutureExt;
-use registry_client::{Mesh, ServerConfig, resolve::fixed::FixedResolver};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use registry_client::{
+    Mesh, ServerConfig,
+    instance::ServiceName,
+    resolve::{Resolution, Resolver, fixed::FixedResolver},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 
-use crate::run::Shutdown;
+use super::TestDatabase;
+use crate::{
+    database::Database,
+    run::Shutdown,
+    service::{self, Base, Service},
+};
 
 /// A mesh without a registry: whatever service is asked for is found at
 /// `addresses`. Its servers take no time to leave.
@@ -15,11 +28,41 @@ use crate::run::Shutdown;
 /// When the protocol's descriptor set cannot be read.
 #[must_use]
 pub fn mesh_to(addresses: impl IntoIterator<Item = SocketAddr>) -> Mesh {
+    mesh_over(FixedResolver::new(addresses))
+}
+
+/// A mesh without a registry that knows each service by its name, at these
+/// addresses. Its servers take no time to leave.
+///
+/// # Panics
+/// When the protocol's descriptor set cannot be read.
+#[must_use]
+pub fn mesh_of<'a>(services: impl IntoIterator<Item = (&'a str, Vec<SocketAddr>)>) -> Mesh {
+    let named = |(name, at): (&str, Vec<SocketAddr>)| (name.to_owned(), FixedResolver::new(at));
+    mesh_over(Directory {
+        services: services.into_iter().map(named).collect(),
+        nobody: FixedResolver::with([]),
+    })
+}
+
+/// Resolves each name to addresses of its own.
+struct Directory {
+    services: HashMap<String, FixedResolver>,
+    nobody: FixedResolver,
+}
+
+impl Resolver for Directory {
+    fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
+        self.services.get(service.as_str()).unwrap_or(&self.nobody).resolve(service)
+    }
+}
+
+fn mesh_over(resolver: impl Resolver) -> Mesh {
     let mut serving = ServerConfig::default();
     serving.drain = Duration::ZERO;
     serving.drain_timeout = Duration::from_secs(1);
     let mesh = Mesh::builder()
-        .resolver(FixedResolver::new(addresses))
+        .resolver(resolver)
         .server_config(serving)
         .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
         .build();
@@ -54,6 +97,20 @@ impl Replica {
         let (stop, stopped) = oneshot::channel();
         let done = tokio::spawn(serve(listener, Box::pin(stopped.map(drop))));
         Self { address, stop, done }
+    }
+
+    /// Starts the service `S` on a database, finding others by `mesh`, and
+    /// asking nobody who they are.
+    ///
+    /// # Panics
+    /// When the database cannot be opened.
+    ///
+    /// # Cancel safety
+    /// As [`start`](Self::start).
+    pub async fn of<S: Service>(mesh: Mesh, database: &TestDatabase) -> Self {
+        let open = Database::open(database.url(), &S::MIGRATIONS).await;
+        let base = Base::open(mesh, open.unwrap_or_else(|why| panic!("{why}")));
+        Self::start(|listener, shutdown| service::serve::<S>(base, listener, shutdown)).await
     }
 
     /// Stops it as SIGTERM would, and waits until it has.

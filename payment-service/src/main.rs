@@ -1,0 +1,7 @@
+//! payment-service, by itself.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    service_kit::run::main::<payment_service::PaymentService>()
+}

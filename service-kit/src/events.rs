@@ -1,0 +1,104 @@
+//! Events: what has happened, told to the services that subscribe.
+//!
+//! - [`Outbox::append`] writes an event in the transaction of the change that it
+//!   tells of: there is no change without its event, and no event without its
+//!   change.
+//! - A relay hands events to each subscriber, at least once, those of one
+//!   aggregate in their order.
+//! - A [`Subscriber`] has its effect in the transaction that remembers the
+//!   event: each event has it once.
+
+use mesh_proto::shop::events::v1::{Event, event::Payload};
+use prost::Message;
+
+use crate::{
+    database::{Error, Migration, Migrations, Transaction, Value},
+    timestamp::Timestamp,
+};
+
+/// The tables of an outbox; a step of the schema of every service that has one.
+pub const OUTBOX: Migrations = Migrations {
+    sqlite: &[Migration { name: "outbox", sql: include_str!("../migrations/sqlite/outbox.sql") }],
+    postgres: &[Migration { name: "outbox", sql: include_str!("../migrations/postgres/outbox.sql") }],
+};
+
+const APPEND: &str = "INSERT INTO outbox (subscriber, event_id, aggregate_id, sequence, event, create_time) \
+     VALUES ($1, $2, $3, $4, $5, $6)";
+
+/// The events that a service sends. Cheap to clone.
+#[derive(Clone, Copy, Debug)]
+pub struct Outbox {
+    source: &'static str,
+    subscribers: &'static [&'static str],
+}
+
+impl Outbox {
+    /// The events of the service `source`, for these services.
+    #[must_use]
+    pub const fn new(source: &'static str, subscribers: &'static [&'static str]) -> Self {
+        Self { source, subscribers }
+    }
+
+    /// Tells of a change, in its transaction: `sequence` is the version of the
+    /// aggregate that it leads to. The transaction holds the aggregate's row,
+    /// so that events are written in the order of their changes.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// As [`Transaction::execute`].
+    pub async fn append(
+        &self,
+        open: &mut Transaction,
+        aggregate: &str,
+        sequence: i64,
+        payload: Payload,
+    ) -> Result<(), Error> {
+        let now = Timestamp::now();
+        let event = Event {
+            event_id: uuid::Uuid::now_v7().to_string(),
+            source: self.source.to_owned(),
+            aggregate_id: aggregate.to_owned(),
+            sequence,
+            create_time: Some(now.into()),
+            payload: Some(payload),
+        };
+        let bytes = event.encode_to_vec();
+        for subscriber in self.subscribers {
+            let values: [Value; 6] = [
+                (*subscriber).into(),
+                event.event_id.as_str().into(),
+                aggregate.into(),
+                sequence.into(),
+                bytes.clone().into(),
+                now.micros().into(),
+            ];
+            open.execute(APPEND, &values).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Who takes events.
+#[tonic::async_trait]
+pub trait Subscriber: Send + Sync + 'static {
+    /// Has the effect of an event that was not seen before, in this
+    /// transaction. Events that do not concern it are taken without effect.
+    ///
+    /// # Errors
+    /// [`Untaken::Again`] when it may succeed later, [`Untaken::Never`] when it
+    /// will not: the event is then parked, and others go on.
+    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken>;
+}
+
+/// Why an event was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Untaken {
+    /// The database failed.
+    #[error(transparent)]
+    Again(#[from] Error),
+    /// It is not as it should be; says why.
+    #[error("{0}")]
+    Never(String),
+}

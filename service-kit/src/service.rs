@@ -1,0 +1,150 @@
+//! What the services of the shop have in common, from their settings to their
+//! end: the one wiring.
+
+use std::{convert::Infallible, fmt, future::Future, pin::Pin};
+
+use registry_client::{
+    Mesh,
+    server::{Drain, Server},
+};
+use tokio::{net::TcpListener, task::JoinSet};
+use tonic::{
+    body::Body,
+    codegen::{
+        Service as TowerService,
+        http::{Request, Response},
+    },
+    server::NamedService,
+};
+
+use crate::{
+    auth::Auth,
+    config::ServiceConfig,
+    database::{Database, Migrations},
+    run::{Ready, ready},
+};
+
+/// A service of the shop.
+pub trait Service: 'static {
+    /// The name under which it registers.
+    const NAME: &'static str;
+    /// Its version.
+    const VERSION: &'static str;
+    /// Its schema.
+    const MIGRATIONS: Migrations;
+
+    /// Adds to `serving` what it serves and what it does besides, on `base`.
+    ///
+    /// # Errors
+    /// When a setting cannot be used; says how to mend it.
+    fn build(base: &Base, serving: Serving) -> impl Future<Output = anyhow::Result<Serving>> + Send;
+}
+
+/// What a service runs on. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Where it finds others.
+    pub mesh: Mesh,
+    /// Its data.
+    pub database: Database,
+    /// Whether and how callers are asked who they are.
+    pub auth: Auth,
+}
+
+impl Base {
+    /// A base on which nobody is asked who they are, as tests want it.
+    #[must_use]
+    pub fn open(mesh: Mesh, database: Database) -> Self {
+        Self { mesh, database, auth: Auth::off() }
+    }
+}
+
+/// Something that a service does besides answering calls: goes on until it is
+/// dropped, which may happen at every point where it waits.
+pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A service that is being put together.
+pub struct Serving {
+    server: Server,
+    auth: Auth,
+    works: Vec<Work>,
+}
+
+impl Serving {
+    /// Serves `service`, one that tonic generates, behind the guard.
+    #[must_use]
+    pub fn serve<S, B>(self, service: S) -> Self
+    where
+        S: TowerService<Request<Body>, Response = Response<B>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Self { server, auth, works } = self;
+        Self { server: server.add_service(auth.guard(service)), auth, works }
+    }
+
+    /// Does `work` while it serves: from before the first call until after the
+    /// last.
+    #[must_use]
+    pub fn work(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.works.push(Box::pin(work));
+        self
+    }
+
+    /// Tells when it begins to drain.
+    #[must_use]
+    pub fn drain(&self) -> Drain {
+        self.server.drain_signal()
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").field("works", &self.works.len()).finish_non_exhaustive()
+    }
+}
+
+/// Runs a service as its settings say until `shutdown` completes.
+///
+/// # Errors
+/// When a setting, the address or the database cannot be used; says how to
+/// mend it.
+///
+/// # Cancel safety
+/// As [`serve`].
+pub async fn run<S: Service>(
+    config: ServiceConfig,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let Ready { base, listener } = ready(S::NAME, &config, &S::MIGRATIONS).await?;
+    serve::<S>(base, listener, shutdown).await
+}
+
+/// Serves on `listener` until `shutdown` completes; then closes the database.
+///
+/// # Errors
+/// As [`Server::run`].
+///
+/// # Cancel safety
+/// Dropping it closes every connection; what is committed stays.
+pub async fn serve<S: Service>(
+    base: Base,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let server = base.mesh.serve(S::NAME).version(S::VERSION);
+    let serving = Serving { server, auth: base.auth.clone(), works: Vec::new() };
+    let Serving { server, works, .. } = S::build(&base, serving).await?;
+    // Ends with this future, whichever way that ends.
+    let working: JoinSet<()> = works.into_iter().collect();
+    let served = server.run(listener, shutdown).await;
+    drop(working);
+    base.database.close().await;
+    Ok(served?)
+}
