@@ -3,7 +3,7 @@
 //! A service's own error type says what happened; here it becomes a status,
 //! always with `google.rpc.ErrorInfo`.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -21,6 +21,7 @@ pub struct Fault {
     message: String,
     metadata: Vec<(&'static str, String)>,
     violations: Vec<(String, String)>,
+    retry_in: Option<Duration>,
 }
 
 impl Fault {
@@ -28,7 +29,8 @@ impl Fault {
     /// sentence for people that repeats no internal cause.
     #[must_use]
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), metadata: Vec::new(), violations: Vec::new() }
+        let message = message.into();
+        Self { code, reason, message, metadata: Vec::new(), violations: Vec::new(), retry_in: None }
     }
 
     /// Adds a pair to `ErrorInfo.metadata`, such as the SKU that is missing.
@@ -42,6 +44,13 @@ impl Fault {
     #[must_use]
     pub fn field(mut self, path: impl Into<String>, why: impl Into<String>) -> Self {
         self.violations.push((path.into(), why.into()));
+        self
+    }
+
+    /// Says when to try again, by `google.rpc.RetryInfo`.
+    #[must_use]
+    pub fn retry_in(mut self, wait: Duration) -> Self {
+        self.retry_in = Some(wait);
         self
     }
 
@@ -63,6 +72,9 @@ impl Fault {
         if !self.violations.is_empty() {
             let violation = |(field, why): (String, String)| FieldViolation::new(field, why);
             details.set_bad_request(self.violations.into_iter().map(violation).collect::<Vec<_>>());
+        }
+        if self.retry_in.is_some() {
+            details.set_retry_info(self.retry_in);
         }
         Status::with_error_details(self.code, self.message, details)
     }
@@ -172,6 +184,15 @@ mod tests {
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_FIELD", "cart-service"));
         assert_eq!(info.metadata["held"], "3");
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "quantity");
+    }
+
+    #[test]
+    fn a_status_says_when_to_try_again_where_that_is_known() {
+        let fault = Fault::new(Code::Aborted, "STILL_RUNNING", "it is under way");
+        let retry = |fault: Fault| fault.into_status("x").get_details_retry_info();
+        assert_eq!(retry(fault.clone()), None);
+        let wait = Duration::from_millis(1_500);
+        assert_eq!(retry(fault.retry_in(wait)).unwrap().retry_delay, Some(wait));
     }
 
     #[test]
