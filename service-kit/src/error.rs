@@ -190,7 +190,7 @@ mod tests {
     fn a_status_says_when_to_try_again_where_that_is_known() {
         let fault = Fault::new(Code::Aborted, "STILL_RUNNING", "it is under way");
         let retry = |fault: Fault| fault.into_status("x").get_details_retry_info();
-        assert_eq!(retry(fault.clone()), None);
+        assert!(retry(fault.clone()).is_none());
         let wait = Duration::from_millis(1_500);
         assert_eq!(retry(fault.retry_in(wait)).unwrap().retry_delay, Some(wait));
     }
