@@ -122,6 +122,10 @@ pub(crate) struct UpArgs {
     /// Throws away the data of earlier runs first.
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Asks callers who they are: every call needs a token, and each may do
+    /// only what its role may. Prints a customer's token, and how to get others.
+    #[arg(long, env = "CONSORT_AUTH", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(crate) auth: bool,
     #[command(flatten)]
     pub(crate) ports: PortArgs,
     /// The database of each service, with `{service}` where its name goes, for
@@ -169,10 +173,18 @@ pub(crate) struct PortArgs {
     #[arg(long, env = "CONSORT_PRODUCT_PORT", value_name = "P",
           value_parser = clap::value_parser!(u16).range(1..=65525))]
     pub(crate) product_port: Option<u16>,
+    /// The port of the first payment-service; replicas follow [default: 50081]
+    #[arg(long, env = "CONSORT_PAYMENT_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65525))]
+    pub(crate) payment_port: Option<u16>,
+    /// The port of the first user-service; replicas follow [default: 50091]
+    #[arg(long, env = "CONSORT_USER_PORT", value_name = "P",
+          value_parser = clap::value_parser!(u16).range(1..=65525))]
+    pub(crate) user_port: Option<u16>,
     /// The first port on which processes tell of themselves, see `mesh
     /// explain`; the others follow, ten for each service [default: 9600]
     #[arg(long, env = "CONSORT_ADMIN_PORT", value_name = "P",
-          value_parser = clap::value_parser!(u16).range(1..=65500))]
+          value_parser = clap::value_parser!(u16).range(1..=65486))]
     pub(crate) admin_port: Option<u16>,
 }
 
@@ -209,7 +221,8 @@ pub(crate) struct ExplainArgs {
 /// `mesh serve`.
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// cart-service, order-service or product-service.
+    /// cart-service, order-service, product-service, payment-service or
+    /// user-service.
     pub(crate) service: String,
     #[command(flatten)]
     pub(crate) config: ServiceConfig,
@@ -358,7 +371,7 @@ mod tests {
         };
         let contract: [(&str, &[&str]); 7] = [
             ("demo", &["json"]),
-            ("up", &["registry", "replicas", "state-dir", "fresh", "port-base"]),
+            ("up", &["registry", "replicas", "state-dir", "fresh", "port-base", "auth"]),
             ("status", &["state-dir", "json"]),
             ("explain", &["process", "admin", "state-dir", "json"]),
             ("serve", &["print-config"]),

@@ -6,9 +6,11 @@ use anyhow::{Context, Result};
 use cart_service::CartService;
 use clap::ArgMatches;
 use order_service::OrderService;
+use payment_service::PaymentService;
 use product_service::ProductService;
 use registry_client::server::shutdown_signal;
 use service_kit::{config, service, telemetry};
+use user_service::UserService;
 
 use crate::{Exit, cli::ServeArgs, services::Service, tether::parent_gone};
 
@@ -29,6 +31,8 @@ pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
         Service::Cart => service::run::<CartService>(args.config, shutdown).await,
         Service::Order => service::run::<OrderService>(args.config, shutdown).await,
         Service::Product => service::run::<ProductService>(args.config, shutdown).await,
+        Service::Payment => service::run::<PaymentService>(args.config, shutdown).await,
+        Service::User => service::run::<UserService>(args.config, shutdown).await,
     }?;
     Ok(Exit::Fine)
 }

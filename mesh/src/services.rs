@@ -8,11 +8,13 @@ pub(crate) enum Service {
     Product,
     Cart,
     Order,
+    Payment,
+    User,
 }
 
 impl Service {
     /// All of them, in the order they are shown.
-    pub(crate) const ALL: [Self; 3] = [Self::Cart, Self::Order, Self::Product];
+    pub(crate) const ALL: [Self; 5] = [Self::Cart, Self::Order, Self::Product, Self::Payment, Self::User];
 
     /// The name it is registered under.
     pub(crate) fn name(self) -> &'static str {
@@ -20,6 +22,8 @@ impl Service {
             Self::Cart => "cart-service",
             Self::Order => "order-service",
             Self::Product => "product-service",
+            Self::Payment => "payment-service",
+            Self::User => "user-service",
         }
     }
 

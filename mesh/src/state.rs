@@ -9,6 +9,7 @@
 //!   data/           what services keep; --fresh empties it
 //!   snapshots/      what the registry last told; --fresh empties it
 //!   logs/           a file for each process
+//!   secrets/        keys and passwords of `mesh up --auth`; only this user reads it
 //! ```
 
 use std::{
@@ -98,6 +99,11 @@ impl Files {
 
     pub(crate) fn logs(&self) -> PathBuf {
         self.dir.join("logs")
+    }
+
+    /// Where `mesh up --auth` keeps keys and passwords.
+    pub(crate) fn secrets(&self) -> PathBuf {
+        self.dir.join("secrets")
     }
 
     /// The log of the process called `name`.

@@ -18,6 +18,7 @@ use crate::{
     state::{Files, Owned},
 };
 
+mod access;
 pub(crate) mod banner;
 pub(crate) mod children;
 pub(crate) mod overview;
@@ -27,6 +28,7 @@ mod seed;
 mod shop;
 pub(crate) mod stop;
 
+use access::Access;
 use children::{Children, Program};
 use overview::{Overview, Seen, rfc3339_now};
 use ports::Ports;
@@ -51,6 +53,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<Exit> {
     let ports = Ports::new(&args.ports);
     let choice = Choice::make(&args.registry, args.whereabouts.consul(), &args.consul_bin).await?;
     let host = host(&args, &choice).await?;
+    let access = Access::new(args.auth, host, &owned.files)?;
     ports.check_services(host, args.replicas)?;
     match &choice {
         Choice::Running { .. } => {}
@@ -61,10 +64,11 @@ pub(crate) async fn run(args: UpArgs) -> Result<Exit> {
     let (events, received) = mpsc::channel(64);
     let registry = choice.start(&ports, &owned.files, &events, &stop).await?;
     let overview = plan(&ports, host, args.replicas, &owned.files);
-    let programs = programs(&overview, &registry.url, &owned.files, &database)?;
+    let programs = programs(&overview, &registry.url, &owned.files, &database, &access)?;
     let children = Children::start(programs, &events, &stop);
     drop(events);
-    let ended = Shop::new(&owned, &registry, overview, began, args.token).watch(received, &stop).await;
+    let shop = Shop::new(&owned, &registry, overview, began, (access, args.token));
+    let ended = shop.watch(received, &stop).await;
 
     let drained = end(children, registry, &stop).await;
     owned.clear();
@@ -119,22 +123,27 @@ fn plan(ports: &Ports, host: IpAddr, replicas: u16, files: &Files) -> Overview {
     Overview::new(all.map(|(service, replica)| seen(service, replica)).collect())
 }
 
-/// How each of them is started: this very program, as `mesh serve`.
-fn programs(overview: &Overview, registry: &str, files: &Files, database: &Database) -> Result<Vec<Program>> {
+/// How each of them is started: this very program, as `mesh serve`. What else
+/// this process was told by its environment, such as `NATS_URL`, reaches it.
+fn programs(
+    overview: &Overview,
+    registry: &str,
+    files: &Files,
+    database: &Database,
+    access: &Access,
+) -> Result<Vec<Program>> {
     let path = std::env::current_exe().context("could not tell which program this is")?;
-    let program = |seen: &Seen| Program {
-        name: seen.name.clone(),
-        path: path.clone(),
-        args: ["serve", seen.service.name(), "--parent-pipe"].map(Into::into).into(),
-        env: [
+    let program = |seen: &Seen| {
+        let mut env = access.env(seen.service);
+        env.extend([
             ("LISTEN", seen.address.to_string().into()),
             ("DATABASE_URL", database.of(seen.service, files).into()),
             ("CONSUL_HTTP_ADDR", registry.into()),
             ("CONSORT_STATE_DIR", files.dir().into()),
             ("CONSORT_ADMIN", seen.admin.to_string().into()),
-        ]
-        .into(),
-        log: seen.log.clone(),
+        ]);
+        let args = ["serve", seen.service.name(), "--parent-pipe"].map(Into::into).into();
+        Program { name: seen.name.clone(), path: path.clone(), args, env, log: seen.log.clone() }
     };
     Ok(overview.instances.iter().map(program).collect())
 }

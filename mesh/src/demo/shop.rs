@@ -242,7 +242,8 @@ impl Running {
 /// range that the system gives to outgoing connections.
 fn free_base() -> Result<u16> {
     let free = |port: u16| Probe::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    let opened = [0, 10, 11, 12, 20, 21, 22, 30, 31, 32, 100, 101];
+    let replicas = |service: u16| (0..REPLICAS).flat_map(move |n| [service * 10 + n, service * 10 + n + 100]);
+    let opened: Vec<u16> = (1..=5).flat_map(replicas).chain([0, 100, 101]).collect();
     let begin = u16::try_from(std::process::id() % 50).unwrap_or_default();
     let bases = (0..50).map(|n| 20_000 + 200 * ((begin + n) % 50));
     let found = bases.into_iter().find(|base| opened.iter().all(|offset| free(base + offset)));

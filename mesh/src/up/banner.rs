@@ -6,7 +6,11 @@ use crate::{
     services::Service,
     state::Files,
     table::table,
-    up::overview::{Overview, Seen},
+    up::{
+        access::{Access, Secrets},
+        overview::{Overview, Seen},
+        seed::Customer,
+    },
 };
 
 /// What the banner tells besides the instances.
@@ -26,6 +30,10 @@ pub(crate) struct Banner<'a> {
     pub(crate) request_id: String,
     /// Whether the registry is asked with a token.
     pub(crate) token: bool,
+    /// Whether callers are asked who they are.
+    pub(crate) access: &'a Access,
+    /// Who buys in the examples, where somebody must be somebody.
+    pub(crate) customer: Option<&'a Customer>,
     pub(crate) took: Duration,
 }
 
@@ -35,17 +43,32 @@ impl Banner<'_> {
         let head = ["SERVICE", "INSTANCE", "ADDRESS", "PID", "HEALTH"];
         let rows: Vec<_> = overview.instances.iter().map(row).collect();
         format!(
-            "{}\nregistry  {}  ({})\nUI        {}\ndata      {}\nlogs      {}\n\nTry\n{}\nReady after {:.1} s. \
-             Ctrl-C stops everything.\n",
+            "{}\nregistry  {}  ({})\nUI        {}\ndata      {}\nlogs      {}\ncallers   {}\n\nTry\n{}\nReady after \
+             {:.1} s. Ctrl-C stops everything.\n",
             table(head, &rows),
             self.registry,
             self.kind,
             self.ui,
             self.files.data().display(),
             self.files.logs().display(),
+            self.callers(),
             self.examples(overview),
             self.took.as_secs_f64(),
         )
+    }
+
+    /// Whether callers are asked who they are, and how somebody becomes
+    /// somebody.
+    fn callers(&self) -> String {
+        match (self.access, self.customer) {
+            (Access::Guarded(Secrets { admin, customer, .. }), Some(Customer { token, .. })) => format!(
+                "show a token; this one is {}'s\n\n{token}\n\nFor another log in, below; {} logs in the admin, {}",
+                customer.email,
+                admin.login.display(),
+                admin.email,
+            ),
+            _ => "are not asked who they are; `mesh up --auth` turns that on".to_owned(),
+        }
     }
 
     /// Lines that work when pasted.
@@ -57,21 +80,32 @@ impl Banner<'_> {
         let (cart, order) = (at(Service::Cart), at(Service::Order));
         let Self { registry, product, request_id, .. } = self;
         let token = if self.token { " -H \"X-Consul-Token: $CONSUL_HTTP_TOKEN\"" } else { "" };
-        [
+        let customer = self.customer.map_or("ada", |customer| &customer.id);
+        let bearer = self.customer.map(|customer| format!(" -H 'authorization: Bearer {}'", customer.token));
+        let bearer = bearer.unwrap_or_default();
+        let mut lines = vec![
             format!("grpcurl -plaintext {cart} list"),
             format!(
-                "grpcurl -plaintext -d '{{\"customer_id\":\"ada\",\"product_id\":\"{product}\",\"quantity\":2}}' \
-                 {cart} shop.cart.v1.CartService/AddItem"
+                "grpcurl -plaintext{bearer} -d \
+                 '{{\"customer_id\":\"{customer}\",\"product_id\":\"{product}\",\"quantity\":2}}' {cart} \
+                 shop.cart.v1.CartService/AddItem"
             ),
             format!(
-                "grpcurl -plaintext -d '{{\"customer_id\":\"ada\",\"request_id\":\"{request_id}\"}}' {order} \
+                "grpcurl -plaintext{bearer} -d \
+                 '{{\"customer_id\":\"{customer}\",\"request_id\":\"{request_id}\"}}' {order} \
                  shop.order.v1.OrderService/CreateOrder"
             ),
             format!("curl -s{token} '{registry}/v1/health/service/cart-service?passing'"),
             format!("curl -s{token} '{registry}/v1/catalog/services'"),
-        ]
-        .map(|line| format!("  {line}\n"))
-        .concat()
+        ];
+        if let Access::Guarded(secrets) = self.access {
+            let login = secrets.customer.login.display();
+            lines.push(format!(
+                "grpcurl -plaintext -d @ {} shop.user.v1.UserService/Login < '{login}'",
+                at(Service::User)
+            ));
+        }
+        lines.into_iter().map(|line| format!("  {line}\n")).collect()
     }
 }
 

@@ -7,7 +7,9 @@
 //! | cart-service 1, 2, … | 50051, 50052, … | P+10, P+11, … |
 //! | order-service 1, 2, … | 50061, 50062, … | P+20, P+21, … |
 //! | product-service 1, 2, … | 50071, 50072, … | P+30, P+31, … |
-//! | what each of these tells of itself | 9600, …, 9610, …, 9620, … | P+110, …, P+120, …, P+130, … |
+//! | payment-service 1, 2, … | 50081, 50082, … | P+40, P+41, … |
+//! | user-service 1, 2, … | 50091, 50092, … | P+50, P+51, … |
+//! | what each of these tells of itself | 9600, …, 9610, … up to 9640, … | P+110, …, P+120, … up to P+150, … |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
@@ -62,6 +64,8 @@ impl Ports {
             Service::Cart => (self.args.cart_port, 10, 50051),
             Service::Order => (self.args.order_port, 20, 50061),
             Service::Product => (self.args.product_port, 30, 50071),
+            Service::Payment => (self.args.payment_port, 40, 50081),
+            Service::User => (self.args.user_port, 50, 50091),
         };
         own.or(self.base.map(|base| base + offset)).unwrap_or(default) + replica - 1
     }
@@ -73,6 +77,8 @@ impl Ports {
             Service::Cart => 0,
             Service::Order => 10,
             Service::Product => 20,
+            Service::Payment => 30,
+            Service::User => 40,
         };
         let first = self.args.admin_port.or(self.base.map(|base| base + 110)).unwrap_or(9600);
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first + offset + replica - 1)
@@ -176,6 +182,20 @@ mod tests {
             Ports::new(&PortArgs { port_base: Some(20_000), cart_port: Some(4000), ..PortArgs::default() });
         assert_eq!(ports.service(Service::Cart, 2), 4001);
         assert_eq!(ports.service(Service::Order, 1), 20_020);
+    }
+
+    #[test]
+    fn every_service_keeps_its_port() {
+        let (usual, based) = (Ports::new(&PortArgs::default()), based(20_000));
+        let ports = |service| {
+            let of = |ports: &Ports| (ports.service(service, 1), ports.admin(service, 1).port());
+            [of(&usual), of(&based)]
+        };
+        assert_eq!(ports(Service::Cart), [(50_051, 9_600), (20_010, 20_110)]);
+        assert_eq!(ports(Service::Order), [(50_061, 9_610), (20_020, 20_120)]);
+        assert_eq!(ports(Service::Product), [(50_071, 9_620), (20_030, 20_130)]);
+        assert_eq!(ports(Service::Payment), [(50_081, 9_630), (20_040, 20_140)]);
+        assert_eq!(ports(Service::User), [(50_091, 9_640), (20_050, 20_150)]);
     }
 
     #[test]

@@ -23,11 +23,12 @@ use crate::{
     services::Service,
     state::{MeshFile, Owned},
     up::{
+        access::Access,
         banner::Banner,
         children::{Event, tail},
         overview::{Overview, Seen},
         registry::{self, Registry},
-        seed::seed,
+        seed::{Customer, seed},
         stop::Stop,
     },
 };
@@ -48,9 +49,13 @@ pub(crate) struct Shop<'a> {
     /// When `mesh up` began, to tell how long it took, and as a date.
     pub(crate) began: Instant,
     pub(crate) started: String,
+    /// Whether callers are asked who they are.
+    access: Access,
     /// Whether the registry is asked with a token.
-    pub(crate) token: bool,
+    token: bool,
     seeded: bool,
+    /// Who can buy, once it is seeded.
+    customer: Option<Customer>,
     ready: bool,
     /// What mesh.json says now.
     written: Option<MeshFile>,
@@ -63,10 +68,11 @@ impl<'a> Shop<'a> {
         registry: &'a Registry,
         overview: Overview,
         (began, started): (Instant, String),
-        token: bool,
+        (access, token): (Access, bool),
     ) -> Self {
-        let (seeded, ready, written) = (false, false, None);
-        Self { owned, registry, overview, began, started, token, seeded, ready, written }
+        let (seeded, ready) = (false, false);
+        let (customer, written) = (None, None);
+        Self { owned, registry, overview, began, started, access, token, seeded, customer, ready, written }
     }
 
     /// Goes on until `stop`.
@@ -79,7 +85,8 @@ impl<'a> Shop<'a> {
         let consul = mesh.consul().context("a mesh without a registry")?.clone();
         let resolver = ConsulResolver::new(consul);
         let mut views = pin!(views(&resolver)?);
-        let mut seeding = pin!(seed(&mesh, sample_products(), START_LIMIT));
+        let access = self.access.clone();
+        let mut seeding = pin!(seed(&mesh, &access, sample_products(), START_LIMIT));
         let mut impatient = pin!(sleep(SILENCE));
         loop {
             self.write()?;
@@ -92,7 +99,7 @@ impl<'a> Shop<'a> {
                 Some(event) = events.recv() => self.happened(event)?,
                 Some((service, resolution)) = views.next() => self.resolved(service, &resolution),
                 seeded = &mut seeding, if !self.seeded => {
-                    seeded.map_err(|status| self.not_seeded(&status))?;
+                    self.customer = seeded.map_err(|status| self.not_seeded(&status))?;
                     self.seeded = true;
                 }
                 () = &mut impatient, if !self.ready => {
@@ -189,6 +196,8 @@ impl<'a> Shop<'a> {
             product: sample_products().first().map(|p| p.product_id.clone()).unwrap_or_default(),
             request_id: uuid::Uuid::new_v4().to_string(),
             token: self.token,
+            access: &self.access,
+            customer: self.customer.as_ref(),
             took: self.began.elapsed(),
         }
     }

@@ -38,6 +38,7 @@ fn a_consul_that_is_named_and_absent_is_not_replaced() {
 fn what_is_unknown_is_answered_with_what_there_is() {
     let text = complaint(mesh(["serve", "card-service"]));
     assert!(text.contains("cart-service, order-service, product-service"), "{text}");
+    assert!(text.contains("payment-service, user-service"), "{text}");
     let state = State::new();
     let text = complaint(state.command(["call", "shop.cart.v1.CartService/Get"]));
     assert!(text.contains("GetCart"), "{text}");

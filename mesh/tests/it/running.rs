@@ -20,15 +20,28 @@ use tempfile::TempDir;
 /// The longest that anything here is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the names of our settings begin with.
+const OURS: [&str; 12] = [
+    "CONSUL_",
+    "CONSORT_",
+    "OTEL_",
+    "RUST_LOG",
+    "DATABASE_URL",
+    "LISTEN",
+    "ADVERTISE",
+    "AUTH",
+    "ADMIN_",
+    "NATS_URL",
+    "PAYMENT_FAULTS",
+    "CARRIER_FAULTS",
+];
+
 /// `mesh` with no setting of whoever runs the tests.
 pub(crate) fn mesh<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if ["CONSUL_", "CONSORT_", "OTEL_", "RUST_LOG", "DATABASE_URL", "LISTEN", "ADVERTISE"]
-            .iter()
-            .any(|ours| name.starts_with(ours))
-        {
+        if OURS.iter().any(|ours| name.starts_with(ours)) {
             command.env_remove(name);
         }
     }
@@ -69,7 +82,7 @@ pub(crate) fn port_base() -> u16 {
     let first = u16::try_from(first % 50).unwrap();
     (0..50)
         .map(|n| 20_000 + (first + n) % 50 * 200)
-        .find(|base| (*base..base + 40).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()))
+        .find(|base| (*base..base + 160).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()))
         .expect("a range of free ports")
 }
 
