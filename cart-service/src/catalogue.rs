@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use mesh_proto::shop::product::v1::{
     BatchGetProductsRequest, Product, product_service_client::ProductServiceClient,
 };
-use registry_client::Channel;
 use service_kit::{
+    auth::Outgoing,
     error::{Fault, downstream, internal},
     money::Money,
     value::{Sku, line},
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// What product-service says of products. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
-    products: ProductServiceClient<Channel>,
+    products: ProductServiceClient<Outgoing>,
 }
 
 /// What one product is called and costs today.
@@ -52,7 +52,7 @@ pub enum Unavailable {
 impl Catalogue {
     /// The catalogue behind `channel`.
     #[must_use]
-    pub fn new(channel: Channel) -> Self {
+    pub fn new(channel: Outgoing) -> Self {
         Self { products: ProductServiceClient::new(channel) }
     }
 
@@ -102,7 +102,8 @@ fn read(product: Product) -> Result<(Sku, Offer), Unavailable> {
 
 #[cfg(test)]
 mod tests {
-    use registry_client::{ChannelConfig, policy::Methods, resolve::fixed::FixedResolver};
+    use registry_client::{Channel, ChannelConfig, policy::Methods, resolve::fixed::FixedResolver};
+    use service_kit::auth::Auth;
     use tokio::time::Instant;
 
     use super::*;
@@ -112,6 +113,7 @@ mod tests {
         let nobody = FixedResolver::with([]);
         let service = SERVICE.parse().unwrap();
         let channel = Channel::new(service, &nobody, Methods::default(), ChannelConfig::default());
+        let channel = Auth::off().client(channel);
         let began = Instant::now();
         let sku = Sku::parse("espresso-beans-1kg").unwrap();
         let Err(Unavailable::Failed(fault)) = Catalogue::new(channel).offers([&sku]).await else {

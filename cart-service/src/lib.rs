@@ -41,7 +41,7 @@ impl Service for CartService {
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
         let carts = Carts::new(
             store::Store::new(base.database.clone()),
-            catalogue::Catalogue::new(base.mesh.channel(catalogue::SERVICE)),
+            catalogue::Catalogue::new(base.auth.client(base.mesh.channel(catalogue::SERVICE))),
             serving.drain(),
         );
         Ok(serving.serve(CartServiceServer::new(carts)))

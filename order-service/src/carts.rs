@@ -5,8 +5,8 @@ use std::time::Duration;
 use mesh_proto::shop::cart::v1::{
     Cart, CartItem, ClearCartRequest, GetCartRequest, cart_service_client::CartServiceClient,
 };
-use registry_client::Channel;
 use service_kit::{
+    auth::Outgoing,
     error::{Fault, downstream, internal},
     money::Money,
     value::{CustomerId, Etag, Quantity, Sku, line},
@@ -32,7 +32,7 @@ const CLEAR_WAIT: Duration = Duration::from_millis(500);
 /// The carts that orders are made of. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Carts {
-    carts: CartServiceClient<Channel>,
+    carts: CartServiceClient<Outgoing>,
 }
 
 /// A cart as it was at one moment.
@@ -47,7 +47,7 @@ pub struct Snapshot {
 impl Carts {
     /// The carts behind `channel`.
     #[must_use]
-    pub fn new(channel: Channel) -> Self {
+    pub fn new(channel: Outgoing) -> Self {
         Self { carts: CartServiceClient::new(channel) }
     }
 

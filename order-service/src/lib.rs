@@ -42,7 +42,7 @@ impl Service for OrderService {
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
         let store = store::Store::new(base.database.clone());
-        let carts = carts::Carts::new(base.mesh.channel(carts::SERVICE));
+        let carts = carts::Carts::new(base.auth.client(base.mesh.channel(carts::SERVICE)));
         let orders = Orders::new(store, carts, serving.drain());
         Ok(serving.serve(OrderServiceServer::new(orders)))
     }

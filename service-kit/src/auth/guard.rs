@@ -1,6 +1,9 @@
 //! The layer in front of a generated server.
 
-use std::task::{Context, Poll};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use tonic::{
     body::Body,
@@ -37,7 +40,7 @@ impl<S: Service<Request<Body>>> Service<Request<Body>> for Guarded<S> {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        request.extensions_mut().insert(Caller::Anyone);
+        request.extensions_mut().insert(Arc::new(Caller::Anyone));
         self.inner.call(request)
     }
 }

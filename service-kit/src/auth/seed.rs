@@ -1,0 +1,87 @@
+//! The secret half of a key.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ring::rand::{SecureRandom, SystemRandom};
+use secrecy::{ExposeSecret, SecretBox, SecretString, zeroize::Zeroizing};
+
+use super::InvalidKey;
+
+/// An Ed25519 seed, the 32 bytes that a pair of keys is derived from. It is
+/// overwritten when it is dropped, and never shown.
+pub struct Seed(SecretBox<[u8; 32]>);
+
+impl Seed {
+    /// A seed that nobody else has.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn generate() -> Result<Self, InvalidKey> {
+        let mut bytes = Box::new([0; 32]);
+        SystemRandom::new().fill(&mut *bytes).map_err(|_| InvalidKey::NoRandom)?;
+        Ok(Self(SecretBox::new(bytes)))
+    }
+
+    /// The seed of these bytes.
+    ///
+    /// # Errors
+    /// When they are not 32, or all alike, as nothing random is.
+    pub fn of(bytes: &[u8]) -> Result<Self, InvalidKey> {
+        let bytes: &[u8; 32] = bytes.try_into().map_err(|_| InvalidKey::Length)?;
+        if bytes.iter().all(|byte| *byte == bytes[0]) {
+            return Err(InvalidKey::Weak);
+        }
+        Ok(Self(SecretBox::new(Box::new(*bytes))))
+    }
+
+    /// Reads a seed in base64.
+    ///
+    /// # Errors
+    /// When it is not 32 bytes in base64; the text is not repeated.
+    pub fn parse(text: &SecretString) -> Result<Self, InvalidKey> {
+        let bytes = STANDARD.decode(text.expose_secret().trim()).map_err(|_| InvalidKey::Length)?;
+        Self::of(&Zeroizing::new(bytes))
+    }
+
+    /// The bytes, for whoever keeps them.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        self.0.expose_secret()
+    }
+
+    /// The seed in base64, as [`parse`](Self::parse) reads it.
+    #[must_use]
+    pub fn to_base64(&self) -> SecretString {
+        STANDARD.encode(self.expose()).into()
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(***)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_read_as_it_is_written_and_never_shown() {
+        let seed = Seed::generate().unwrap();
+        let read = Seed::parse(&seed.to_base64()).unwrap();
+        assert_eq!(read.expose(), seed.expose());
+        assert_eq!(format!("{seed:?}"), "Seed(***)");
+        assert_ne!(Seed::generate().unwrap().expose(), seed.expose());
+    }
+
+    #[test]
+    fn what_is_no_seed_is_refused_without_repeating_it() {
+        for text in ["", "hunter2", "AAAA", &STANDARD.encode([7; 33]), &STANDARD.encode([0; 32])] {
+            let why = Seed::parse(&text.into()).unwrap_err().to_string();
+            assert!(why.contains("32 random bytes"), "{why}");
+            assert!(text.is_empty() || !why.contains(text), "{why}");
+        }
+    }
+}
