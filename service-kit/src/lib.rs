@@ -7,6 +7,7 @@
 //! - [`telemetry`]: what is logged, and how
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`events`]: what has happened, told to the services that subscribe
+//! - [`idempotency`]: the same request is answered the same, and done once
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica
 //! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
@@ -23,6 +24,7 @@ pub mod database;
 pub mod error;
 pub mod events;
 pub mod follow;
+pub mod idempotency;
 pub mod money;
 pub mod page;
 pub mod run;

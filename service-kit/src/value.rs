@@ -121,6 +121,12 @@ impl Etag {
         }
     }
 
+    /// The version number.
+    #[must_use]
+    pub fn version(self) -> i64 {
+        self.0.try_into().unwrap_or(i64::MAX)
+    }
+
     /// The version after one more change.
     #[must_use]
     pub fn next(self) -> Self {

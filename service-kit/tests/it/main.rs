@@ -3,4 +3,5 @@
 
 mod changes;
 mod database;
+mod idempotency;
 mod set_up;
