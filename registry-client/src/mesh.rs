@@ -123,6 +123,12 @@ impl Mesh {
         Ok(address)
     }
 
+    /// What this mesh is measured with; `None` when it was built without.
+    #[must_use]
+    pub fn meter(&self) -> Option<&Meter> {
+        self.shared.meter.as_ref()
+    }
+
     /// The Consul that this mesh registers in; `None` when it was built
     /// without.
     #[must_use]

@@ -7,16 +7,47 @@
 //!   aggregate in their order.
 //! - A [`Subscriber`] has its effect in the transaction that remembers the
 //!   event: each event has it once.
+//! - [`Events`] adds to a service what sending and taking events needs.
+//!
+//! An event is a row for each subscriber that is deleted once it was delivered,
+//! and not a row that each subscriber's cursor passes: PostgreSQL hands out
+//! positions when rows are written and not when they are committed, so that a
+//! cursor that has passed 8 never sees 7 when that is committed later. A row
+//! that is there is a row to deliver, whenever it came. It also makes parking,
+//! and a backlog for each subscriber, a matter of rows.
+//!
+//! Events of one aggregate are delivered in the order of their positions, which
+//! is that of their changes: their writer holds the aggregate's row from before
+//! it writes the event until its commit.
 
 use mesh_proto::shop::events::v1::{Event, event::Payload};
 use prost::Message;
 
 use crate::{
     database::{Error, Migration, Migrations, Transaction, Value},
+    service::Base,
     timestamp::Timestamp,
 };
 
-/// The tables of an outbox; a step of the schema of every service that has one.
+mod inbox;
+mod log;
+mod mesh;
+mod queue;
+mod relay;
+mod sink;
+mod tally;
+mod wiring;
+
+pub use inbox::INBOX;
+pub use relay::{RelaySettings, relay};
+pub use sink::Sink;
+pub use wiring::Events;
+
+/// Who waits for rows of the outbox subscribes to this.
+const CHANGED: &str = "outbox";
+
+/// The table of an outbox, a step of the schema of every service that has one;
+/// its relay needs [`LEASES`](crate::lease::LEASES) besides.
 pub const OUTBOX: Migrations = Migrations {
     sqlite: &[Migration { name: "outbox", sql: include_str!("../migrations/sqlite/outbox.sql") }],
     postgres: &[Migration { name: "outbox", sql: include_str!("../migrations/postgres/outbox.sql") }],
@@ -33,7 +64,13 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// The events of the service `source`, for these services.
+    /// The events of the service `source`, for these services, on `base`.
+    #[must_use]
+    pub fn of(_base: &Base, source: &'static str, subscribers: &'static [&'static str]) -> Self {
+        Self::new(source, subscribers)
+    }
+
+    /// The events of the service `source`, for these services, over the mesh.
     #[must_use]
     pub const fn new(source: &'static str, subscribers: &'static [&'static str]) -> Self {
         Self { source, subscribers }
@@ -76,7 +113,7 @@ impl Outbox {
             ];
             open.execute(APPEND, &values).await?;
         }
-        Ok(())
+        open.changed(CHANGED).await
     }
 }
 

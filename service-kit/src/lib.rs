@@ -8,6 +8,7 @@
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`events`]: what has happened, told to the services that subscribe
 //! - [`idempotency`]: the same request is answered the same, and done once
+//! - [`lease`]: what only one replica does at a time
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica
 //! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
@@ -25,6 +26,7 @@ pub mod error;
 pub mod events;
 pub mod follow;
 pub mod idempotency;
+pub mod lease;
 pub mod money;
 pub mod page;
 pub mod run;

@@ -87,6 +87,20 @@ impl TestDatabase {
         Self { url: url.unwrap_or_else(|why| panic!("{why}")), _folder: None }
     }
 
+    /// Another empty one, of the same kind.
+    ///
+    /// # Panics
+    /// As [`postgres`](Self::postgres).
+    ///
+    /// # Cancel safety
+    /// As [`postgres`](Self::postgres).
+    pub async fn another(&self) -> Self {
+        match self.url {
+            DatabaseUrl::Sqlite(_) => Self::sqlite(),
+            DatabaseUrl::Postgres(_) => Self::postgres().await,
+        }
+    }
+
     /// Its URL.
     #[must_use]
     pub fn url(&self) -> &DatabaseUrl {

@@ -18,4 +18,6 @@ CREATE TABLE outbox (
 ) STRICT;
 
 CREATE INDEX outbox_waiting ON outbox (subscriber, position) WHERE parked IS NULL;
-CREATE INDEX outbox_by_aggregate ON outbox (subscriber, aggregate_id, sequence);
+CREATE INDEX outbox_parked ON outbox (position) WHERE parked IS NOT NULL;
+-- What failed before and may hold back its aggregate; few.
+CREATE INDEX outbox_held ON outbox (subscriber, aggregate_id, position) WHERE due_time > 0 AND parked IS NULL;

@@ -3,5 +3,7 @@
 
 mod changes;
 mod database;
+mod events;
 mod idempotency;
+mod lease;
 mod set_up;

@@ -1,0 +1,351 @@
+//! The events that a service has taken, and those that it could not.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use mesh_proto::shop::events::v1::{Event, ParkedEvent};
+use prost::Message;
+use tokio::time::{sleep, timeout};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use super::{Subscriber, Untaken, queue::reason, tally::Tally};
+use crate::{
+    database::{Database, Error, Migration, Migrations, Row, Sql, Transaction},
+    timestamp::Timestamp,
+};
+
+/// The table of an inbox; a step of the schema of every service that takes
+/// events.
+pub const INBOX: Migrations = Migrations {
+    sqlite: &[Migration { name: "inbox", sql: include_str!("../../migrations/sqlite/inbox.sql") }],
+    postgres: &[Migration { name: "inbox", sql: include_str!("../../migrations/postgres/inbox.sql") }],
+};
+
+/// How many events share a transaction when all goes well.
+const TOGETHER: usize = 32;
+/// The longest that the effects of one transaction may take.
+const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// After so long the answer says what was taken until then; its sender waits
+/// 3 s.
+const ANSWER_AFTER: Duration = Duration::from_millis(800);
+/// How long an event is remembered; later it would have its effect again.
+const KEPT: Duration = Duration::from_hours(7 * 24);
+/// How often what is older is forgotten.
+const CLEANING: Duration = Duration::from_mins(10);
+/// How much is forgotten in one transaction.
+const CLEANED: u64 = 1_000;
+
+const REMEMBER: &str =
+    "INSERT INTO inbox (event_id, take_time) VALUES ($1, $2) ON CONFLICT (event_id) DO NOTHING";
+
+const PARK: &str = "INSERT INTO inbox (event_id, take_time, parked, event) VALUES ($1, $2, $3, $4) \
+     ON CONFLICT (event_id) DO NOTHING";
+
+const UNPARK: &str = "UPDATE inbox SET parked = NULL, event = NULL, take_time = $2 \
+     WHERE event_id = $1 AND parked IS NOT NULL";
+
+const PARK_AGAIN: &str =
+    "UPDATE inbox SET parked = $2, attempts = attempts + 1 WHERE event_id = $1 AND parked IS NOT NULL";
+
+const PARKED: &str = "SELECT event_id, event, parked, attempts FROM inbox WHERE parked IS NOT NULL \
+     ORDER BY take_time, event_id LIMIT 1000";
+
+const PARKED_ONE: &str = "SELECT event FROM inbox WHERE event_id = $1 AND parked IS NOT NULL";
+
+const HOW_MANY_PARKED: &str = "SELECT count(*) AS parked FROM inbox WHERE parked IS NOT NULL";
+
+const FORGET: Sql = Sql::each(
+    "DELETE FROM inbox WHERE event_id IN (SELECT event_id FROM inbox \
+     WHERE parked IS NULL AND take_time < $1 ORDER BY take_time LIMIT $2)",
+    // Replicas that clean at once leave each other's rows alone.
+    "DELETE FROM inbox WHERE event_id IN (SELECT event_id FROM inbox \
+     WHERE parked IS NULL AND take_time < $1 ORDER BY take_time LIMIT $2 FOR UPDATE SKIP LOCKED)",
+);
+
+/// Takes events, each once. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Inbox {
+    database: Database,
+    subscriber: Arc<dyn Subscriber>,
+    tally: Arc<Tally>,
+}
+
+/// How far it came with a batch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// So many of the first were taken, now or before, or parked.
+    pub(super) taken: usize,
+    /// Why not the next; `None` also when there was no time for it.
+    pub(super) stop: Option<Stop>,
+}
+
+/// Why an event was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The database is away, for any event.
+    Away(String),
+    /// The event is to blame, or what it is about; it may succeed later.
+    Again(String),
+    /// It is no event that this version understands.
+    Malformed(String),
+}
+
+/// What was done for an event that could be retried.
+pub(super) enum Retried {
+    Taken,
+    NotParked,
+    Never(String),
+}
+
+impl Inbox {
+    pub(super) fn new(database: Database, subscriber: Arc<dyn Subscriber>) -> Self {
+        Self { database, subscriber, tally: Arc::default() }
+    }
+
+    pub(super) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Takes events in their order until one cannot be taken.
+    ///
+    /// # Cancel safety
+    /// Those until then may have been taken.
+    pub(super) async fn take(&self, events: &[Event]) -> Progress {
+        let began = Instant::now();
+        let mut taken = 0;
+        for chunk in events.chunks(TOGETHER) {
+            if chunk.len() > 1 && self.together(chunk).await {
+                taken += chunk.len();
+            } else {
+                for event in chunk {
+                    match self.one(event).await {
+                        Ok(()) => taken += 1,
+                        Err(stop) => return Progress { taken, stop: Some(stop) },
+                    }
+                    if began.elapsed() > ANSWER_AFTER {
+                        return Progress { taken, stop: None };
+                    }
+                }
+            }
+            if began.elapsed() > ANSWER_AFTER {
+                break;
+            }
+        }
+        Progress { taken, stop: None }
+    }
+
+    /// Sets aside bytes that are no event; `id` names them.
+    pub(super) async fn park(&self, id: &str, bytes: Vec<u8>, why: &str) -> Result<(), Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let values =
+                [id.into(), Timestamp::now().micros().into(), reason(why).into(), bytes.clone().into()];
+            let done = open.execute(PARK, &values).await;
+            if let Some(done) = unit.end(open, done).await {
+                if done? > 0 {
+                    Tally::add(&self.tally.parked, 1);
+                    warn!(id, "event {id} is set aside: {why}");
+                }
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes all in one transaction, if all can be taken.
+    async fn together(&self, events: &[Event]) -> bool {
+        if events.iter().any(|event| fault(event).is_some()) {
+            return false;
+        }
+        matches!(self.unit(events).await, Ok(()))
+    }
+
+    async fn one(&self, event: &Event) -> Result<(), Stop> {
+        if let Some(why) = fault(event) {
+            return Err(Stop::Malformed(why));
+        }
+        let why = match self.unit(std::slice::from_ref(event)).await {
+            Ok(()) => return Ok(()),
+            Err(Failed::Stop(stop)) => return Err(stop),
+            Err(Failed::Never(why)) => why,
+        };
+        let parked = self.park(&event.event_id, event.encode_to_vec(), &why).await;
+        parked.map_err(|why| Stop::Away(why.to_string()))
+    }
+
+    /// Remembers events and has their effects, in one transaction.
+    async fn unit(&self, events: &[Event]) -> Result<(), Failed> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await.map_err(away)?;
+            let effects = AssertUnwindSafe(self.effects(&mut open, events)).catch_unwind();
+            // What was cut off or panicked is dropped, which undoes it.
+            let done = match timeout(TAKE_LIMIT, effects).await {
+                Ok(Ok(done)) => done,
+                Ok(Err(_)) => return Err(again("its subscriber panicked".to_owned())),
+                Err(_) => return Err(again(format!("it was not taken within {TAKE_LIMIT:?}"))),
+            };
+            if matches!(done, Ok(0)) {
+                open.undo();
+            }
+            if let Some(done) = unit.end(open, done).await {
+                let new = done?;
+                Tally::add(&self.tally.delivered, new);
+                Tally::add(&self.tally.duplicates, events.len() - new);
+                return Ok(());
+            }
+        }
+    }
+
+    /// How many of the events were new.
+    async fn effects(&self, open: &mut Transaction, events: &[Event]) -> Result<usize, Failed> {
+        let mut new = 0;
+        for event in events {
+            let values = [event.event_id.as_str().into(), Timestamp::now().micros().into()];
+            // Waits for another transaction that is taking it.
+            if open.execute(REMEMBER, &values).await.map_err(away)? == 0 {
+                continue;
+            }
+            self.subscriber.take(open, event).await?;
+            new += 1;
+        }
+        Ok(new)
+    }
+
+    /// Takes a parked event after all.
+    pub(super) async fn retry(&self, id: &str) -> Result<Retried, Error> {
+        let Some(row) = self.database.row(PARKED_ONE, &[id.into()]).await? else {
+            return Ok(Retried::NotParked);
+        };
+        let bytes: Vec<u8> = row.get("event")?;
+        let why = match Event::decode(bytes.as_slice()) {
+            Err(why) => why.to_string(),
+            Ok(event) => match fault(&event) {
+                Some(why) => why,
+                None => match self.take_parked(&event).await {
+                    Ok(true) => return Ok(Retried::Taken),
+                    Ok(false) => return Ok(Retried::NotParked),
+                    Err(Untaken::Again(why)) => return Err(why),
+                    Err(Untaken::Never(why)) => why,
+                },
+            },
+        };
+        let mut open = self.database.begin().await?;
+        open.execute(PARK_AGAIN, &[id.into(), reason(&why).into()]).await?;
+        open.commit().await?;
+        Ok(Retried::Never(why))
+    }
+
+    async fn take_parked(&self, event: &Event) -> Result<bool, Untaken> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let values = [event.event_id.as_str().into(), Timestamp::now().micros().into()];
+            let done = match open.execute(UNPARK, &values).await {
+                Ok(0) => Ok(false),
+                Ok(_) => self.subscriber.take(&mut open, event).await.map(|()| true),
+                Err(why) => Err(why.into()),
+            };
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+
+    /// The events that are parked here, oldest first, up to 1,000.
+    pub(super) async fn parked(&self, name: &str) -> Result<Vec<ParkedEvent>, Error> {
+        let parked = |row: &Row| {
+            let bytes: Vec<u8> = row.get("event")?;
+            let mut event = Event::decode(bytes.as_slice()).unwrap_or_default();
+            // The name that it is retried by.
+            event.event_id = row.get("event_id")?;
+            let (reason, attempts) = (row.get("parked")?, row.get("attempts")?);
+            Ok(ParkedEvent { event: Some(event), subscriber: name.to_owned(), reason, attempts })
+        };
+        self.database.rows(PARKED, &[]).await?.iter().map(parked).collect()
+    }
+
+    /// How many are parked here.
+    pub(super) async fn how_many_parked(&self) -> Result<i64, Error> {
+        let row = self.database.row(HOW_MANY_PARKED, &[]).await?;
+        row.map_or(Ok(0), |row| row.get("parked"))
+    }
+
+    /// Forgets what was taken long ago, now and then; never ends.
+    pub(super) async fn clean(self) {
+        loop {
+            // Replicas that started together clean apart.
+            sleep(CLEANING.mul_f64(0.5 + fastrand::f64())).await;
+            if let Err(why) = self.forget(KEPT).await {
+                error!(error = %why, "old events could not be forgotten, trying later: {why}");
+            }
+        }
+    }
+
+    /// Forgets what was taken longer ago than `kept`, a part at a time.
+    pub(super) async fn forget(&self, kept: Duration) -> Result<(), Error> {
+        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp::now().micros().saturating_sub(kept);
+        let most = i64::try_from(CLEANED).unwrap_or(i64::MAX);
+        loop {
+            let mut open = self.database.begin().await?;
+            let gone = open.execute(FORGET, &[before.into(), most.into()]).await?;
+            open.commit().await?;
+            if gone < CLEANED {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let taken = self.tally.delivered.load(Relaxed);
+        f.debug_struct("Inbox").field("taken", &taken).finish_non_exhaustive()
+    }
+}
+
+/// Why a transaction of events was undone.
+enum Failed {
+    Stop(Stop),
+    Never(String),
+}
+
+impl From<Error> for Failed {
+    fn from(why: Error) -> Self {
+        match why {
+            Error::Unavailable(_) | Error::Slow(_) => away(why),
+            Error::Unexpected(_) | Error::Corrupt { .. } => again(why.to_string()),
+        }
+    }
+}
+
+impl From<Untaken> for Failed {
+    fn from(why: Untaken) -> Self {
+        match why {
+            Untaken::Again(why) => why.into(),
+            Untaken::Never(why) => Self::Never(why),
+        }
+    }
+}
+
+fn away(why: Error) -> Failed {
+    Failed::Stop(Stop::Away(why.to_string()))
+}
+
+fn again(why: String) -> Failed {
+    Failed::Stop(Stop::Again(why))
+}
+
+/// What keeps anybody from taking the event, if anything does.
+pub(super) fn fault(event: &Event) -> Option<String> {
+    if Uuid::try_parse(&event.event_id).is_err() {
+        return Some("its event_id is not a UUID".to_owned());
+    }
+    event.payload.is_none().then(|| "its payload is none that this version knows".to_owned())
+}

@@ -1,0 +1,92 @@
+//! Events over the mesh itself.
+
+use std::time::Duration;
+
+use mesh_proto::shop::events::v1::{
+    DeliverRequest, Event, event_sink_service_client::EventSinkServiceClient,
+};
+use prost::Message;
+use registry_client::{Channel, Mesh};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use super::{
+    queue::Waiting,
+    relay::{Delivered, Then, Transport},
+    sink::{MALFORMED, NOT_TAKEN},
+};
+
+/// The most bytes of one request, which is a quarter of what a server reads;
+/// one event may be larger.
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// Calls a subscriber's sink.
+#[derive(Debug)]
+pub(super) struct ToSink {
+    client: EventSinkServiceClient<Channel>,
+    deadline: Duration,
+}
+
+impl ToSink {
+    pub(super) fn new(mesh: &Mesh, subscriber: &str, deadline: Duration) -> Self {
+        Self { client: EventSinkServiceClient::new(mesh.channel(subscriber)), deadline }
+    }
+}
+
+#[tonic::async_trait]
+impl Transport for ToSink {
+    async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered {
+        let mut events = Vec::with_capacity(waiting.len());
+        let mut bytes = 0;
+        for one in waiting {
+            bytes += one.event.len();
+            if bytes > BYTES_MAX && !events.is_empty() {
+                break;
+            }
+            match Event::decode(one.event.as_slice()) {
+                Ok(event) => events.push(event),
+                // Those before it go first.
+                Err(_) if !events.is_empty() => break,
+                Err(why) => return Delivered { taken: Vec::new(), then: Then::Park(0, why.to_string()) },
+            }
+        }
+        let sent = events.len();
+        let mut request = Request::new(DeliverRequest { events });
+        request.set_timeout(self.deadline);
+        // Should the channel not hold the deadline, it is held here.
+        let answer = tokio::time::timeout(self.deadline * 2, self.client.deliver(request)).await;
+        match answer {
+            Err(_) => Then::Away("it did not answer in time".to_owned()).alone(),
+            Ok(Err(status)) => failed(&status).alone(),
+            Ok(Ok(answer)) => {
+                let taken = usize::try_from(answer.into_inner().taken).unwrap_or_default().min(sent);
+                if taken == 0 {
+                    return Then::Away("it took nothing and did not say why".to_owned()).alone();
+                }
+                Delivered { taken: waiting[..taken].iter().map(|one| one.position).collect(), then: Then::Go }
+            }
+        }
+    }
+}
+
+/// Why a sink took none.
+fn failed(status: &Status) -> Then {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.as_str());
+    let words = format!("{:?}: {}", status.code(), status.message());
+    match (reason, status.code()) {
+        (Some(NOT_TAKEN), _) => Then::Blame(0, words),
+        (Some(MALFORMED), _) => Then::Park(0, words),
+        (
+            _,
+            Code::Internal
+            | Code::Unknown
+            | Code::InvalidArgument
+            | Code::OutOfRange
+            | Code::ResourceExhausted
+            | Code::DataLoss
+            | Code::FailedPrecondition,
+        ) => Then::Narrow(words),
+        _ => Then::Away(words),
+    }
+}

@@ -1,0 +1,5 @@
+//! Events, from the change that they tell of to their effect elsewhere.
+
+mod bed;
+mod delivery;
+mod failure;

@@ -1,0 +1,238 @@
+//! A producer and a consumer of events. The consumer's effect is a row in a
+//! journal that would take the same event twice.
+
+use std::{net::SocketAddr, time::Duration};
+
+use mesh_proto::shop::events::v1::{
+    Event, ListParkedEventsRequest, ParkedEvent, ProductDeleted, RetryParkedEventRequest, event::Payload,
+    event_log_service_client::EventLogServiceClient,
+};
+use registry_client::Mesh;
+use service_kit::{
+    database::{Database, Error, Migration, Migrations, Transaction},
+    events::{Events, INBOX, OUTBOX, Outbox, RelaySettings, Subscriber, Untaken},
+    lease::LEASES,
+    service::{self, Base, Service, Serving},
+    testing::{Replica, TestDatabase, mesh_of, mesh_to},
+};
+use tonic::Status;
+
+pub(crate) const PRODUCER: &str = "producer";
+pub(crate) const CONSUMER: &str = "consumer";
+
+/// Quick, for tests.
+pub(crate) fn settings() -> RelaySettings {
+    let mut settings = RelaySettings::default();
+    settings.poll = Duration::from_millis(20);
+    settings.lease = Duration::from_secs(2);
+    settings.deadline = Duration::from_secs(1);
+    settings.first = Duration::from_millis(5);
+    settings.most = Duration::from_millis(20);
+    settings.away = Duration::from_millis(100);
+    settings
+}
+
+const THINGS: Migration =
+    Migration { name: "things", sql: "CREATE TABLE things (name TEXT PRIMARY KEY, version BIGINT NOT NULL)" };
+
+pub(crate) struct Producer;
+
+impl Service for Producer {
+    const NAME: &'static str = PRODUCER;
+    const VERSION: &'static str = "1";
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: &[THINGS, OUTBOX.sqlite[0], LEASES.sqlite[0]],
+        postgres: &[THINGS, OUTBOX.postgres[0], LEASES.postgres[0]],
+    };
+
+    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
+        Ok(Events::of(base, PRODUCER).send(outbox(base)).settings(settings()).add_to(serving))
+    }
+}
+
+pub(crate) fn outbox(base: &Base) -> Outbox {
+    Outbox::of(base, PRODUCER, &[CONSUMER])
+}
+
+const JOURNAL_SQLITE: Migration = Migration {
+    name: "journal",
+    sql: "CREATE TABLE journal (position INTEGER PRIMARY KEY AUTOINCREMENT, thing TEXT NOT NULL, \
+          sequence INTEGER NOT NULL) STRICT; CREATE TABLE mended (thing TEXT PRIMARY KEY) STRICT",
+};
+const JOURNAL_POSTGRES: Migration = Migration {
+    name: "journal",
+    sql: "CREATE TABLE journal (position BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
+          thing TEXT NOT NULL, sequence BIGINT NOT NULL); CREATE TABLE mended (thing TEXT PRIMARY KEY)",
+};
+
+pub(crate) struct Consumer;
+
+impl Service for Consumer {
+    const NAME: &'static str = CONSUMER;
+    const VERSION: &'static str = "1";
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: &[JOURNAL_SQLITE, INBOX.sqlite[0], LEASES.sqlite[0]],
+        postgres: &[JOURNAL_POSTGRES, INBOX.postgres[0], LEASES.postgres[0]],
+    };
+
+    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
+        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Journal).add_to(serving))
+    }
+}
+
+/// Writes down every event. What a thing is called says what goes wrong.
+#[derive(Debug)]
+pub(crate) struct Journal;
+
+#[tonic::async_trait]
+impl Subscriber for Journal {
+    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+        let thing = event.aggregate_id.as_str();
+        const NOTE: &str = "INSERT INTO journal (thing, sequence) VALUES ($1, $2)";
+        open.execute(NOTE, &[thing.into(), event.sequence.into()]).await?;
+        if open.row("SELECT thing FROM mended WHERE thing = $1", &[thing.into()]).await?.is_some() {
+            return Ok(());
+        }
+        if thing.starts_with("flaky") && fastrand::u8(0..10) < 3 {
+            return Err(Error::corrupt("thing", "it fails three times of ten").into());
+        }
+        if thing.starts_with("stuck") && event.sequence == 2 {
+            return Err(Error::corrupt("thing", "its second event does not fit").into());
+        }
+        if thing.starts_with("panicking") && event.sequence == 2 {
+            panic!("its second event is too much");
+        }
+        if thing.starts_with("poison") && event.sequence == 2 {
+            return Err(Untaken::Never("its second event is poison".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The databases of both, and what a test does with them.
+pub(crate) struct Bed {
+    pub(crate) sent: TestDatabase,
+    pub(crate) taken: TestDatabase,
+    /// The producer's, as a replica of its own has it open.
+    pub(crate) producer: Database,
+    pub(crate) consumer: Database,
+}
+
+impl Bed {
+    pub(crate) async fn new(sent: TestDatabase) -> Self {
+        let taken = sent.another().await;
+        let producer = Database::open(sent.url(), &Producer::MIGRATIONS).await.unwrap();
+        let consumer = Database::open(taken.url(), &Consumer::MIGRATIONS).await.unwrap();
+        Self { sent, taken, producer, consumer }
+    }
+
+    pub(crate) async fn consume(&self) -> Replica {
+        Replica::of::<Consumer>(mesh_to([]), &self.taken).await
+    }
+
+    pub(crate) async fn produce(&self, consumers: &[SocketAddr]) -> Replica {
+        Replica::of::<Producer>(mesh(consumers), &self.sent).await
+    }
+
+    /// A consumer that listens there.
+    pub(crate) async fn consume_at(&self, listener: tokio::net::TcpListener) -> Replica {
+        let base = Base::open(mesh_to([]), self.consumer.clone());
+        Replica::start(|_, shutdown| service::serve::<Consumer>(base, listener, shutdown)).await
+    }
+
+    pub(crate) fn base(&self, consumers: &[SocketAddr]) -> Base {
+        Base::open(mesh(consumers), self.producer.clone())
+    }
+
+    /// Changes a thing and tells of it.
+    pub(crate) async fn tell(&self, thing: &str) {
+        tell(&self.base(&[]), thing).await;
+    }
+
+    /// The sequences of a thing's events in the order of their effects.
+    pub(crate) async fn journal(&self, thing: &str) -> Vec<i64> {
+        const READ: &str = "SELECT sequence FROM journal WHERE thing = $1 ORDER BY position";
+        let rows = self.consumer.rows(READ, &[thing.into()]).await.unwrap();
+        rows.iter().map(|row| row.get("sequence").unwrap()).collect()
+    }
+
+    /// Waits for the journal of a thing to be so.
+    pub(crate) async fn wait_for(&self, thing: &str, expected: impl IntoIterator<Item = i64>) {
+        let expected: Vec<i64> = expected.into_iter().collect();
+        let mut last = Vec::new();
+        let same = until(async || {
+            last = self.journal(thing).await;
+            last.len() >= expected.len()
+        });
+        let came = same.await;
+        assert_eq!(last, expected, "the journal of {thing}");
+        assert!(came);
+    }
+
+    /// Waits until nothing waits to be delivered.
+    pub(crate) async fn drained(&self) {
+        let mut left = 0;
+        let empty = until(async || {
+            left = self.count("SELECT count(*) AS n FROM outbox WHERE parked IS NULL").await;
+            left == 0
+        });
+        assert!(empty.await, "{left} events wait");
+    }
+
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        self.producer.row(sql, &[]).await.unwrap().unwrap().get("n").unwrap()
+    }
+
+    /// From now on everything of this thing fits.
+    pub(crate) async fn mend(&self, thing: &str) {
+        let mut open = self.consumer.begin().await.unwrap();
+        open.execute("INSERT INTO mended (thing) VALUES ($1)", &[thing.into()]).await.unwrap();
+        open.commit().await.unwrap();
+    }
+}
+
+fn mesh(consumers: &[SocketAddr]) -> Mesh {
+    mesh_of([(CONSUMER, consumers.to_vec())])
+}
+
+/// Changes a thing and tells of it.
+pub(crate) async fn tell(base: &Base, thing: &str) {
+    let mut unit = base.database.unit();
+    loop {
+        let mut open = unit.begin().await.unwrap();
+        let done = told(&mut open, &outbox(base), thing).await;
+        if let Some(done) = unit.end(open, done).await {
+            return done.unwrap();
+        }
+    }
+}
+
+pub(crate) async fn told(open: &mut Transaction, outbox: &Outbox, thing: &str) -> Result<(), Error> {
+    const CHANGE: &str = "INSERT INTO things (name, version) VALUES ($1, 1) \
+         ON CONFLICT (name) DO UPDATE SET version = things.version + 1 RETURNING version";
+    let version = open.row(CHANGE, &[thing.into()]).await?.unwrap().get("version")?;
+    let payload = Payload::ProductDeleted(ProductDeleted { product_id: thing.to_owned() });
+    outbox.append(open, thing, version, payload).await
+}
+
+/// Whether `condition` comes true within 30 s.
+pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok()
+}
+
+pub(crate) async fn parked(of: &Replica) -> Vec<ParkedEvent> {
+    let mut client = EventLogServiceClient::new(mesh_to([of.address]).channel("any"));
+    client.list_parked_events(ListParkedEventsRequest {}).await.unwrap().into_inner().events
+}
+
+pub(crate) async fn retry(of: &Replica, parked: &ParkedEvent) -> Result<(), Status> {
+    let mut client = EventLogServiceClient::new(mesh_to([of.address]).channel("any"));
+    let event_id = parked.event.as_ref().unwrap().event_id.clone();
+    let request = RetryParkedEventRequest { event_id, subscriber: parked.subscriber.clone() };
+    client.retry_parked_event(request).await.map(drop)
+}

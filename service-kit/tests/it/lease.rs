@@ -1,0 +1,110 @@
+//! Leases, taken from several replicas.
+
+use std::time::Duration;
+
+use service_kit::{
+    database::{Database, Migration, Migrations},
+    lease::{LEASES, Lease, Leases, Unfenced},
+    on_both_databases,
+    testing::TestDatabase,
+};
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(50);
+
+const NOTES: Migration =
+    Migration { name: "notes", sql: "CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL)" };
+const MIGRATIONS: Migrations =
+    Migrations { sqlite: &[LEASES.sqlite[0], NOTES], postgres: &[LEASES.postgres[0], NOTES] };
+
+const NOTE: &str =
+    "INSERT INTO notes (name, value) VALUES ('a', $1) ON CONFLICT (name) DO UPDATE SET value = $1";
+
+async fn open(database: &TestDatabase) -> Database {
+    Database::open(database.url(), &MIGRATIONS).await.unwrap()
+}
+
+/// Writes as the holder.
+async fn note(database: &Database, lease: &Lease, value: &str) -> Result<(), Unfenced> {
+    let mut unit = database.unit();
+    loop {
+        let mut open = unit.begin().await?;
+        let done = match lease.fence(&mut open, SHORT).await {
+            Ok(()) => open.execute(NOTE, &[value.into()]).await.map(drop).map_err(Unfenced::from),
+            lost => lost,
+        };
+        if let Some(done) = unit.end(open, done).await {
+            return done;
+        }
+    }
+}
+
+async fn noted(database: &Database) -> Option<String> {
+    let row = database.row("SELECT value FROM notes", &[]).await.unwrap();
+    row.map(|row| row.get("value").unwrap())
+}
+
+async fn taken(leases: &Leases, time: Duration) -> Lease {
+    loop {
+        if let Some(lease) = leases.take("a", time).await.unwrap() {
+            return lease;
+        }
+    }
+}
+
+async fn one_replica_at_a_time_holds_a_lease(database: TestDatabase) {
+    let (one, other) = (Leases::new(open(&database).await), Leases::new(open(&database).await));
+    let held = one.take("a", LONG).await.unwrap().unwrap();
+    assert!(other.take("a", LONG).await.unwrap().is_none());
+    assert!(one.take("a", LONG).await.unwrap().is_none(), "twice in one replica");
+    assert!(other.take("b", LONG).await.unwrap().is_some(), "another lease is free");
+    assert!(held.left() > LONG / 2 && held.left() <= LONG);
+
+    let token = held.token();
+    held.give_up().await.unwrap();
+    assert!(other.take("a", LONG).await.unwrap().unwrap().token() > token);
+}
+
+async fn of_many_that_want_a_lease_one_has_it(database: TestDatabase) {
+    let mut taking = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let leases = Leases::new(open(&database).await);
+        taking.spawn(async move { leases.take("a", LONG).await.unwrap() });
+    }
+    assert_eq!(taking.join_all().await.into_iter().flatten().count(), 1);
+}
+
+async fn a_lease_is_held_on_by_its_holder_and_its_writes(database: TestDatabase) {
+    let database = open(&database).await;
+    let leases = Leases::new(database.clone());
+    let mut held = taken(&leases, SHORT).await;
+    held.renew(LONG).await.unwrap();
+    assert!(held.left() > LONG / 2);
+    assert!(leases.take("a", LONG).await.unwrap().is_none());
+    // What is over is still its holder's, until somebody takes it.
+    held.renew(Duration::ZERO).await.unwrap();
+    note(&database, &held, "mine").await.unwrap();
+    assert_eq!(noted(&database).await.as_deref(), Some("mine"));
+}
+
+async fn whoever_lost_a_lease_writes_nothing(database: TestDatabase) {
+    let (one, other) = (open(&database).await, open(&database).await);
+    let mut frozen = taken(&Leases::new(one.clone()), SHORT).await;
+    // It passes to another while its holder does nothing.
+    let mut next = taken(&Leases::new(other.clone()), LONG).await;
+    assert!(next.token() > frozen.token());
+    note(&other, &next, "new").await.unwrap();
+
+    assert!(matches!(note(&one, &frozen, "old").await, Err(Unfenced::Lost(_))));
+    assert!(matches!(frozen.renew(LONG).await, Err(Unfenced::Lost(_))));
+    frozen.give_up().await.unwrap();
+    assert_eq!(noted(&other).await.as_deref(), Some("new"));
+    next.renew(LONG).await.unwrap();
+}
+
+on_both_databases!(
+    one_replica_at_a_time_holds_a_lease,
+    of_many_that_want_a_lease_one_has_it,
+    a_lease_is_held_on_by_its_holder_and_its_writes,
+    whoever_lost_a_lease_writes_nothing,
+);
