@@ -6,7 +6,6 @@ use mesh_proto::shop::events::v1::{
     DeliverRequest, Event, event_sink_service_client::EventSinkServiceClient,
 };
 use prost::Message;
-use registry_client::{Channel, Mesh};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -15,6 +14,7 @@ use super::{
     relay::{Delivered, Then, Transport},
     sink::{MALFORMED, NOT_TAKEN},
 };
+use crate::{auth::Outgoing, service::Base};
 
 /// The most bytes of one request, which is a quarter of what a server reads;
 /// one event may be larger.
@@ -23,13 +23,14 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// Calls a subscriber's sink.
 #[derive(Debug)]
 pub(super) struct ToSink {
-    client: EventSinkServiceClient<Channel>,
+    client: EventSinkServiceClient<Outgoing>,
     deadline: Duration,
 }
 
 impl ToSink {
-    pub(super) fn new(mesh: &Mesh, subscriber: &str, deadline: Duration) -> Self {
-        Self { client: EventSinkServiceClient::new(mesh.channel(subscriber)), deadline }
+    pub(super) fn new(base: &Base, subscriber: &str, deadline: Duration) -> Self {
+        let channel = base.auth.client(base.mesh.channel(subscriber));
+        Self { client: EventSinkServiceClient::new(channel), deadline }
     }
 }
 

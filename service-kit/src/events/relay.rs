@@ -93,7 +93,7 @@ pub async fn relay(
 ) {
     let leave = leave.shared();
     let one = |subscriber: &&'static str| {
-        let to = ToSink::new(&base.mesh, subscriber, settings.deadline);
+        let to = ToSink::new(&base, subscriber, settings.deadline);
         Relay::new(&base, subscriber, to, settings).until(leave.clone())
     };
     join_all(outbox.subscribers.iter().map(one)).await;
