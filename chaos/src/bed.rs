@@ -21,7 +21,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{cli::Size, proto::DESCRIPTORS};
+use crate::{
+    cli::{Database, Size},
+    proto::DESCRIPTORS,
+};
 
 mod believer;
 pub(crate) mod child;
@@ -31,6 +34,8 @@ pub(crate) mod ports;
 pub(crate) mod registry;
 mod replica;
 mod servers;
+#[allow(dead_code, reason = "a bed offers what its scenarios may need")]
+pub(crate) mod shop;
 
 use believer::{Believer, Creed};
 pub(crate) use hosts::{Cut, Hosts};
@@ -56,6 +61,8 @@ pub(crate) struct Setting {
     pub(crate) logs: PathBuf,
     /// The program of the real Consul.
     pub(crate) consul: PathBuf,
+    /// Where the shop keeps its data.
+    pub(crate) db: Database,
 }
 
 impl Setting {

@@ -24,6 +24,9 @@ pub(crate) enum Command {
     /// A replica that does what its standard input says.
     #[command(hide = true)]
     Serve(ServeArgs),
+    /// A replica of a service of the shop.
+    #[command(hide = true)]
+    ServeShop(Box<crate::bed::shop::ServeArgs>),
     /// A registry that ends when its standard input does.
     #[command(hide = true)]
     Registry {
@@ -50,7 +53,7 @@ pub(crate) struct RunArgs {
     /// How often each is run; the worst run counts.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeat: u32,
-    /// Where scenarios that need a database keep it; none of today's does.
+    /// Where the shop of R20 to R26 keeps its data.
     #[arg(long, value_enum, default_value_t = Database::Sqlite)]
     pub(crate) db: Database,
     /// Writes the results there as JSON.

@@ -64,6 +64,7 @@ fn start(cli: Cli) -> Result<bool> {
         match cli.command {
             None => run::run(&cli.run).await,
             Some(Command::Serve(args)) => target::run(args).await.map(|()| true),
+            Some(Command::ServeShop(args)) => bed::shop::serve(*args).await.map(|()| true),
             Some(Command::Registry { listen }) => bed::registry::serve(listen).await.map(|()| true),
             Some(Command::Tether { command }) => bed::child::tether(&command).map(|()| true),
         }

@@ -83,7 +83,8 @@ async fn one(scenario: &'static Scenario, turn: u32, args: &RunArgs, logs: &Logs
     let folder = logs.path().join(format!("{}-{turn}", scenario.id));
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
     let off = args.off.then_some(scenario.off);
-    let setting = Setting { size: args.size, without: off, logs: folder, consul: args.consul.clone() };
+    let setting =
+        Setting { size: args.size, without: off, logs: folder, consul: args.consul.clone(), db: args.db };
     let without = off.map(|off| format!(" without {off}")).unwrap_or_default();
     say(format_args!("{}  {}{without}", scenario.id, scenario.fault));
     let began = Instant::now();

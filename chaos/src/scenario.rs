@@ -12,6 +12,7 @@ mod flap;
 mod freeze;
 mod garbage;
 mod heal;
+mod idempotency;
 mod kill;
 mod lies;
 mod misbehave;
@@ -153,5 +154,12 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "its ejections grow longer; no idempotent call fails",
         off: "growing ejections",
         run: |setting| Box::pin(flap::run(setting)),
+    },
+    Scenario {
+        id: "R20",
+        fault: "the same key again and again, replicas killed",
+        promise: "as many orders and charges as keys, one answer for each key; nothing under way after 60 s",
+        off: "one request id for all repetitions",
+        run: |setting| Box::pin(idempotency::run(setting)),
     },
 ];

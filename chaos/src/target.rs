@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, BufRead, Write},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     bed::Setting,
-    cli::{ServeArgs, Size},
+    cli::{Database, ServeArgs, Size},
     proto::{
         DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
         target_service_client::TargetServiceClient,
@@ -78,7 +79,8 @@ fn mesh(args: &ServeArgs) -> Result<Mesh> {
 /// Calls as the load does.
 fn calls(args: &ServeArgs) -> ChannelConfig {
     let without = args.without.clone().map(|name| &*name.leak());
-    Setting { size: Size::Usual, without, logs: "".into(), consul: "".into() }.channel_config()
+    let (logs, consul) = (PathBuf::new(), PathBuf::new());
+    Setting { size: Size::Usual, without, logs, consul, db: Database::Sqlite }.channel_config()
 }
 
 /// Does what each line says, until there is none.

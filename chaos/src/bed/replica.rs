@@ -55,11 +55,35 @@ impl Replica {
             words.extend(["--without", without].map(OsString::from));
         }
         words.extend(args.iter().map(OsString::from));
+        Self::of(name, service, listen, words, setting)
+    }
+
+    /// Starts a replica of `service` by `words`, which make it listen there.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn of(
+        name: &str,
+        service: &'static str,
+        listen: SocketAddr,
+        words: Vec<OsString>,
+        setting: &Setting,
+    ) -> Result<Self> {
         let id = id_of(service, listen)?;
         let mut replica =
             Self { id, service, listen, name: name.to_owned(), words, setting: setting.clone(), child: None };
         replica.begin()?;
         Ok(replica)
+    }
+
+    /// Whether it was started and not ended since, by us.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// The end of its log.
+    pub(crate) fn last_words(&self) -> String {
+        self.child.as_ref().map(Child::last_words).unwrap_or_default()
     }
 
     /// Starts it again.

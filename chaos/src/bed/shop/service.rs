@@ -1,0 +1,75 @@
+//! The shop's services, as this program serves them.
+
+use anyhow::{Context, Result};
+use cart_service::CartService;
+use clap::{Args, ValueEnum};
+use order_service::OrderService;
+use payment_service::PaymentService;
+use product_service::ProductService;
+use registry_client::server::shutdown_signal;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use service_kit::{config::ServiceConfig, service, telemetry};
+use user_service::UserService;
+
+/// A service of the shop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Service {
+    #[value(name = "user-service")]
+    User,
+    #[value(name = "product-service")]
+    Product,
+    #[value(name = "cart-service")]
+    Cart,
+    #[value(name = "payment-service")]
+    Payment,
+    #[value(name = "order-service")]
+    Order,
+}
+
+impl Service {
+    /// All of them: who is called first, as calls go.
+    pub(crate) const ALL: [Self; 5] = [Self::User, Self::Product, Self::Cart, Self::Payment, Self::Order];
+
+    /// The name it is registered under.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::User => user_service::NAME,
+            Self::Product => product_service::NAME,
+            Self::Cart => cart_service::NAME,
+            Self::Payment => payment_service::NAME,
+            Self::Order => order_service::NAME,
+        }
+    }
+
+    /// The name of its database.
+    pub(crate) fn short(self) -> &'static str {
+        self.name().trim_end_matches("-service")
+    }
+}
+
+/// A replica of a service of the shop, as its environment says.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[arg(value_enum)]
+    service: Service,
+    #[command(flatten)]
+    config: ServiceConfig,
+}
+
+/// `chaos serve-shop`: one replica, until SIGTERM or the end of its starter.
+///
+/// # Errors
+/// When it cannot run; says why.
+pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("could not tie it to its starter")?;
+    let ServeArgs { service, config } = args;
+    telemetry::init(&config.log);
+    let shutdown = Box::pin(shutdown_signal());
+    match service {
+        Service::User => service::run::<UserService>(config, shutdown).await,
+        Service::Product => service::run::<ProductService>(config, shutdown).await,
+        Service::Cart => service::run::<CartService>(config, shutdown).await,
+        Service::Payment => service::run::<PaymentService>(config, shutdown).await,
+        Service::Order => service::run::<OrderService>(config, shutdown).await,
+    }
+}
