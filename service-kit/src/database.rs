@@ -11,18 +11,21 @@
 //!   `synchronous=FULL`; with `NORMAL` a power loss takes acknowledged commits.
 //! - Nothing waits without bound: not for a connection, a lock or an answer.
 //! - Writers of one row follow one another. SQLite has one writer at a time
-//!   (`BEGIN IMMEDIATE`); on PostgreSQL a transaction first writes the row that
+//!   (`BEGIN IMMEDIATE`), and up to 64 transactions of one process are committed
+//!   as one, each undone by itself if it fails; on PostgreSQL a transaction first writes the row that
 //!   it is about, which locks it.
 //! - A read is one statement and so sees one state.
 
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{PgPool, SqlitePool};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::changes::Changes;
 
 mod error;
+mod health;
 mod migrate;
 mod open_error;
 mod postgres;
@@ -33,6 +36,7 @@ mod unit;
 mod url;
 
 pub use error::Error;
+pub use health::Health;
 pub use migrate::{Migration, Migrations};
 pub use open_error::OpenError;
 pub use row::{Column, Row, Sql, Value};
@@ -50,6 +54,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 pub struct Database {
     pools: Pools,
     changes: Changes,
+    health: health::Told,
     /// Ends with the last clone.
     _feed: Arc<AbortOnDropHandle<()>>,
 }
@@ -72,17 +77,24 @@ impl Database {
     /// A migration that is under way is undone.
     pub async fn open(url: &DatabaseUrl, migrations: &Migrations) -> Result<Self, OpenError> {
         let changes = Changes::default();
+        let health = health::Told::default();
         let (pools, feed) = match url {
-            DatabaseUrl::Sqlite(path) => sqlite::open(path, migrations, &changes).await?,
+            DatabaseUrl::Sqlite(path) => sqlite::open(path, migrations, &changes, &health).await?,
             DatabaseUrl::Postgres(options) => postgres::open(options, migrations, &changes).await?,
         };
-        Ok(Self { pools, changes, _feed: Arc::new(AbortOnDropHandle::new(feed)) })
+        Ok(Self { pools, changes, health, _feed: Arc::new(AbortOnDropHandle::new(feed)) })
     }
 
     /// Who wants to know of changes subscribes here.
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
+    }
+
+    /// Whether it can be written, now and whenever that changes.
+    #[must_use]
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.watch()
     }
 
     /// Begins to write. Dropping the transaction undoes it.

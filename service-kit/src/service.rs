@@ -5,9 +5,9 @@ use std::{convert::Infallible, fmt, future::Future, pin::Pin};
 
 use registry_client::{
     Mesh,
-    server::{Drain, Server},
+    server::{Drain, Health, Server},
 };
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::{
     body::Body,
     codegen::{
@@ -20,7 +20,7 @@ use tonic::{
 use crate::{
     auth::Auth,
     config::ServiceConfig,
-    database::{Database, Migrations},
+    database::{self, Database, Migrations},
     run::{Ready, ready},
 };
 
@@ -68,6 +68,8 @@ pub struct Serving {
     server: Server,
     auth: Auth,
     works: Vec<Work>,
+    /// The full names of what it serves.
+    names: Vec<&'static str>,
 }
 
 impl Serving {
@@ -85,8 +87,9 @@ impl Serving {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Self { server, auth, works } = self;
-        Self { server: server.add_service(auth.guard(service)), auth, works }
+        let Self { server, auth, works, mut names } = self;
+        names.push(S::NAME);
+        Self { server: server.add_service(auth.guard(service)), auth, works, names }
     }
 
     /// Does `work` while it serves: from before the first call until after the
@@ -139,12 +142,31 @@ pub async fn serve<S: Service>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let server = base.mesh.serve(S::NAME).version(S::VERSION);
-    let serving = Serving { server, auth: base.auth.clone(), works: Vec::new() };
-    let Serving { server, works, .. } = S::build(&base, serving).await?;
+    let serving = Serving { server, auth: base.auth.clone(), works: Vec::new(), names: Vec::new() };
+    let Serving { server, works, names, .. } = S::build(&base, serving).await?;
     // Ends with this future, whichever way that ends.
-    let working: JoinSet<()> = works.into_iter().collect();
+    let mut working: JoinSet<()> = works.into_iter().collect();
+    working.spawn(tell_health(base.database.health(), server.health(), names));
     let served = server.run(listener, shutdown).await;
     drop(working);
     base.database.close().await;
     Ok(served?)
+}
+
+/// Serves nothing while the database cannot be written: callers then choose
+/// another instance, whose disk may be well.
+async fn tell_health(
+    mut database: watch::Receiver<database::Health>,
+    server: Health,
+    names: Vec<&'static str>,
+) {
+    loop {
+        let able = database.borrow_and_update().is_healthy();
+        for name in &names {
+            server.report(name, able);
+        }
+        if database.changed().await.is_err() {
+            return;
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tonic::Code;
 use tracing::error;
 
+use super::health::is_trouble;
 use crate::error::{Fault, internal};
 
 /// Why a statement has no result. Violated constraints do not show here:
@@ -18,6 +19,18 @@ pub enum Error {
     /// No answer within the time that a statement may take.
     #[error("the database did not answer within {0:?}")]
     Slow(Duration),
+    /// The disk or the server fails; nothing was tried. Passes by itself when
+    /// the cause does.
+    #[error("the database cannot be written: {0}")]
+    Failing(String),
+    /// The commit failed that this was part of: what was written may be there
+    /// or not, and what was read in the transaction may never have been.
+    #[error("a commit failed and may not be durable: {0}")]
+    Undurable(String),
+    /// A statement of this transaction failed or was cancelled before; nothing
+    /// of it was done.
+    #[error("the transaction was given up after a statement of it had failed")]
+    GivenUp,
     /// The statement or what it found is not as the code expects.
     #[error("the database refused a statement: {0}")]
     Unexpected(#[source] sqlx::Error),
@@ -48,11 +61,29 @@ impl Error {
         matches!(code.as_deref(), Some("40001" | "40P01"))
     }
 
+    /// Whether SQLite says that another process is writing.
+    pub(super) fn is_busy(&self) -> bool {
+        let Self::Unavailable(error) = self else { return false };
+        let code =
+            error.as_database_error().filter(|error| !is_postgres(*error)).and_then(|error| error.code());
+        code.and_then(|code| sqlite_code(&code)).is_some_and(|code| matches!(code, 5 | 6))
+    }
+
+    /// Whether the disk, the memory or the server failed, and not the
+    /// statement: whoever writes next will probably fail too.
+    pub(super) fn is_trouble(&self) -> bool {
+        match self {
+            Self::Unavailable(why) | Self::Unexpected(why) => is_trouble(why),
+            Self::Slow(_) | Self::Undurable(_) => true,
+            Self::Failing(_) | Self::GivenUp | Self::Corrupt { .. } => false,
+        }
+    }
+
     /// What a caller is told. Logs the cause.
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Unavailable(_) | Self::Slow(_) => {
+            Self::Unavailable(_) | Self::Slow(_) | Self::Failing(_) | Self::Undurable(_) | Self::GivenUp => {
                 error!(cause = %self, "{self}");
                 let words = "the database is not available right now; try again";
                 Fault::new(Code::Unavailable, "DATABASE_UNAVAILABLE", words)
@@ -88,7 +119,7 @@ fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
-fn is_postgres(error: &dyn sqlx::error::DatabaseError) -> bool {
+pub(super) fn is_postgres(error: &dyn sqlx::error::DatabaseError) -> bool {
     error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some()
 }
 

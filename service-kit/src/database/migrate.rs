@@ -1,7 +1,7 @@
 //! Schemas, and how they come to be.
 
 use sqlx::{
-    PgConnection, SqlSafeStr, Sqlite,
+    PgConnection, SqlSafeStr, SqliteConnection,
     migrate::{MigrateError, MigrationType, Migrator},
 };
 
@@ -26,11 +26,8 @@ pub struct Migrations {
 
 /// Runs what is missing, in the transaction that the caller holds: one writer
 /// at a time is the lock.
-pub(super) async fn sqlite(
-    open: &mut sqlx::Transaction<'static, Sqlite>,
-    migrations: &Migrations,
-) -> Result<(), MigrateError> {
-    migrator(migrations.sqlite).run_direct(None, &mut **open, false).await
+pub(super) async fn sqlite(open: &mut SqliteConnection, migrations: &Migrations) -> Result<(), MigrateError> {
+    migrator(migrations.sqlite).run_direct(None, open, false).await
 }
 
 /// Runs what is missing under an advisory lock.

@@ -3,28 +3,34 @@
 use std::{
     fs::OpenOptions,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use sqlx::{
-    Sqlite, SqlitePool, Transaction,
+    ConnectOptions, Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
-use super::{Error, Migrations, OpenError, Pools, bounded, error::sqlite_code, migrate};
+use super::{Migrations, OpenError, Pools, error::sqlite_code, health::Told, migrate};
 use crate::changes::{self, Changes};
+
+mod desk;
+mod group;
+mod pace;
+mod probe;
+mod writer;
+
+pub(super) use writer::{Turn, Writer};
 
 /// How long to wait for another process to finish its transaction.
 const BUSY: Duration = Duration::from_secs(5);
 /// How often to ask whether it has.
 const ASK: Duration = Duration::from_millis(1);
-/// How long to wait for a turn of our own.
+/// How long to wait for a turn of our own, or for a reader.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long replicas that start together may wait for each other.
 const OPEN: Duration = Duration::from_secs(15);
@@ -36,8 +42,9 @@ pub(super) async fn open(
     path: &Path,
     migrations: &Migrations,
     changes: &Changes,
+    health: &Told,
 ) -> Result<(Pools, JoinHandle<()>), OpenError> {
-    probe(path).await?;
+    probe_file(path).await?;
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
@@ -46,73 +53,31 @@ pub(super) async fn open(
         .foreign_keys(true)
         .busy_timeout(BUSY)
         .pragma("journal_size_limit", LOG_LIMIT);
-    let writer = Writer::new(options.clone());
-    migrate(path, &writer, migrations).await?;
+    // SQLite's own wait asks in steps of up to 100 ms and so keeps missing the
+    // short moments in which a busy file is free.
+    let writing = options.clone().busy_timeout(Duration::ZERO);
+    let connection = migrate(path, &writing, migrations).await?;
+    let writer = Writer::start(writing, connection, changes.clone(), health.clone());
 
     // Not `read_only`: a reader of a log must be able to make its index.
     let reading = options.pragma("query_only", "ON");
-    let readers = pool(READERS).connect_lazy_with(reading.clone());
-    let feed = tokio::spawn(changes::poll_sqlite(reading, changes.clone()));
-    Ok((Pools::Sqlite { writer, readers }, feed))
-}
-
-/// The one connection that writes. Our own writers take turns, first come,
-/// first served; the one whose turn it is waits for those of other processes.
-#[derive(Clone, Debug)]
-pub(super) struct Writer {
-    pool: SqlitePool,
-    turn: Arc<Semaphore>,
-}
-
-/// A transaction that writes, and the turn that it takes.
-pub(super) type Turn = (Transaction<'static, Sqlite>, OwnedSemaphorePermit);
-
-impl Writer {
-    fn new(options: SqliteConnectOptions) -> Self {
-        // SQLite's own wait asks in steps of up to 100 ms and so keeps missing
-        // the short moments in which a busy file is free.
-        let options = options.busy_timeout(Duration::ZERO);
-        Self { pool: pool(1).connect_lazy_with(options), turn: Arc::new(Semaphore::new(1)) }
-    }
-
-    /// Begins to write, at once as the writer: one that reads first, and then
-    /// cannot write because another has, would have to start over.
-    pub(super) async fn begin(&self) -> Result<Turn, Error> {
-        let turn = timeout(ACQUIRE, self.turn.clone().acquire_owned()).await;
-        let turn = turn.map_err(|_| Error::Slow(ACQUIRE))?.map_err(|_| sqlx::Error::PoolClosed)?;
-        Ok((bounded(self.begin_within(BUSY)).await?, turn))
-    }
-
-    async fn begin_within(&self, limit: Duration) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-        let give_up = Instant::now() + limit;
-        loop {
-            match self.pool.begin_with("BEGIN IMMEDIATE").await {
-                Err(why) if is_busy(&why) && Instant::now() < give_up => sleep(ASK).await,
-                begun => return begun,
-            }
-        }
-    }
-
-    pub(super) async fn close(&self) {
-        self.pool.close().await;
-    }
-}
-
-/// Connections stay open: opening one reads the schema, closing the last one
-/// empties the log.
-fn pool(most: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .max_connections(most)
+    // Connections stay open: opening one reads the schema, closing the last one
+    // empties the log.
+    let readers = SqlitePoolOptions::new()
+        .max_connections(READERS)
         .acquire_timeout(ACQUIRE)
         .idle_timeout(None)
         .max_lifetime(None)
         // A file cannot hang up, so asking it each time would only cost.
         .test_before_acquire(false)
+        .connect_lazy_with(reading.clone());
+    let feed = tokio::spawn(changes::poll_sqlite(reading, changes.clone()));
+    Ok((Pools::Sqlite { writer, readers }, feed))
 }
 
 /// Opens the file for writing, to learn the operating system's own reason when
 /// that fails; SQLite's is "unable to open database file" for all of them.
-async fn probe(path: &Path) -> Result<(), OpenError> {
+async fn probe_file(path: &Path) -> Result<(), OpenError> {
     let path: PathBuf = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || {
         OpenOptions::new().create(true).append(true).open(&path).map_err(|why| OpenError::file(&path, &why))
@@ -124,14 +89,36 @@ async fn probe(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Brings the schema up to date. Replicas that start at the same moment find
-/// the file locked in ways that SQLite's own wait does not cover: turning on
-/// the log is one.
-async fn migrate(path: &Path, writer: &Writer, migrations: &Migrations) -> Result<(), OpenError> {
-    let mut open = writer.begin_within(OPEN).await.map_err(|why| OpenError::sqlite(path, &why))?;
+/// Brings the schema up to date; returns the connection that writes.
+async fn migrate(
+    path: &Path,
+    options: &SqliteConnectOptions,
+    migrations: &Migrations,
+) -> Result<SqliteConnection, OpenError> {
+    let failed = |why| OpenError::sqlite(path, &why);
+    let give_up = Instant::now() + OPEN;
+    let mut connection = connect(options, give_up).await.map_err(failed)?;
+    let mut open = loop {
+        match connection.begin_with("BEGIN IMMEDIATE").await {
+            Err(why) if is_busy(&why) && Instant::now() < give_up => sleep(ASK).await,
+            begun => break begun.map_err(failed)?,
+        }
+    };
     let shown = format!("sqlite:{}", path.display());
     migrate::sqlite(&mut open, migrations).await.map_err(|why| OpenError::migration(&shown, &why))?;
-    open.commit().await.map_err(|why| OpenError::sqlite(path, &why))
+    open.commit().await.map_err(failed)?;
+    Ok(connection)
+}
+
+/// Replicas that start at the same moment find the file locked in ways that
+/// SQLite's own wait does not cover: turning on the log is one.
+async fn connect(options: &SqliteConnectOptions, give_up: Instant) -> Result<SqliteConnection, sqlx::Error> {
+    loop {
+        match options.connect().await {
+            Err(why) if is_busy(&why) && Instant::now() < give_up => sleep(ASK).await,
+            connected => return connected,
+        }
+    }
 }
 
 fn is_busy(why: &sqlx::Error) -> bool {

@@ -6,6 +6,10 @@ use super::{Error, Pools, Row, Sql, Value, bounded, row::bind, sqlite};
 use crate::changes::{CHANNEL, Changes};
 
 /// A transaction that writes. Undone unless it is committed.
+///
+/// What it reads may have been written by transactions that are not durable
+/// yet: it may be said to others once this one has been committed or rolled
+/// back, and not when it was dropped.
 #[derive(Debug)]
 #[must_use = "a transaction that is dropped is undone"]
 pub struct Transaction {
@@ -16,6 +20,8 @@ pub struct Transaction {
     undone: bool,
     /// Whether it failed only because another was under way.
     conflicted: bool,
+    /// Whether a statement failed, or is under way.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -30,7 +36,7 @@ impl Transaction {
             Pools::Sqlite { writer, .. } => Open::Sqlite(writer.begin().await?),
             Pools::Postgres(pool) => Open::Postgres(bounded(pool.begin()).await?),
         };
-        Ok(Self { open, changed: Vec::new(), changes, undone: false, conflicted: false })
+        Ok(Self { open, changed: Vec::new(), changes, undone: false, conflicted: false, broken: false })
     }
 
     /// Says that it shall leave nothing behind, although it succeeds: what was
@@ -48,7 +54,15 @@ impl Transaction {
         if self.undone { self.rollback().await } else { self.commit().await }
     }
 
+    /// Before a statement. One that was cancelled half way leaves it as it is
+    /// while a statement is under way.
+    fn begin_statement(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.broken, true) { Err(Error::GivenUp) } else { Ok(()) }
+    }
+
+    /// After a statement.
     fn noted<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        self.broken = done.is_err();
         self.conflicted |= done.as_ref().is_err_and(Error::is_conflict);
         done
     }
@@ -56,17 +70,17 @@ impl Transaction {
     /// Runs a statement; returns how many rows it touched.
     ///
     /// # Errors
-    /// When the database fails. On PostgreSQL nothing more can then be done in
-    /// this transaction.
+    /// When the database fails. Nothing more can then be done in this
+    /// transaction.
     ///
     /// # Cancel safety
-    /// Drop the transaction after cancelling this.
+    /// Drop the transaction after cancelling this: nothing more can be done in
+    /// it.
     pub async fn execute(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<u64, Error> {
         let sql = sql.into();
+        self.begin_statement()?;
         let done = match &mut self.open {
-            Open::Sqlite((open, _)) => {
-                bounded(bind(sql.sqlite, values).execute(&mut **open)).await.map(|done| done.rows_affected())
-            }
+            Open::Sqlite(turn) => turn.execute(sql.sqlite, values).await,
             Open::Postgres(open) => bounded(bind(sql.postgres, values).execute(&mut **open))
                 .await
                 .map(|done| done.rows_affected()),
@@ -83,10 +97,9 @@ impl Transaction {
     /// As [`execute`](Self::execute).
     pub async fn row(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Option<Row>, Error> {
         let sql = sql.into();
+        self.begin_statement()?;
         let found = match &mut self.open {
-            Open::Sqlite((open, _)) => bounded(bind(sql.sqlite, values).fetch_optional(&mut **open))
-                .await
-                .map(|row| row.map(Row::Sqlite)),
+            Open::Sqlite(turn) => turn.row(sql.sqlite, values).await,
             Open::Postgres(open) => bounded(bind(sql.postgres, values).fetch_optional(&mut **open))
                 .await
                 .map(|row| row.map(Row::Postgres)),
@@ -103,10 +116,9 @@ impl Transaction {
     /// As [`execute`](Self::execute).
     pub async fn rows(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<Vec<Row>, Error> {
         let sql = sql.into();
+        self.begin_statement()?;
         let found = match &mut self.open {
-            Open::Sqlite((open, _)) => bounded(bind(sql.sqlite, values).fetch_all(&mut **open))
-                .await
-                .map(|rows| rows.into_iter().map(Row::Sqlite).collect()),
+            Open::Sqlite(turn) => turn.rows(sql.sqlite, values).await,
             Open::Postgres(open) => bounded(bind(sql.postgres, values).fetch_all(&mut **open))
                 .await
                 .map(|rows| rows.into_iter().map(Row::Postgres).collect()),
@@ -123,10 +135,9 @@ impl Transaction {
     /// # Cancel safety
     /// As [`execute`](Self::execute).
     pub async fn changed(&mut self, key: &str) -> Result<(), Error> {
-        if let Open::Postgres(open) = &mut self.open {
+        if matches!(self.open, Open::Postgres(_)) {
             // Sent by the server when, and only when, the transaction commits.
-            let notify = bind("SELECT pg_notify($1, $2)", &[CHANNEL.into(), key.into()]);
-            bounded(notify.execute(&mut **open)).await?;
+            self.row("SELECT pg_notify($1, $2)", &[CHANNEL.into(), key.into()]).await?;
         }
         self.changed.push(key.to_owned());
         Ok(())
@@ -135,33 +146,43 @@ impl Transaction {
     /// Makes it durable; then tells this process's subscribers.
     ///
     /// # Errors
-    /// When the database fails. [`Error::Unavailable`] and [`Error::Slow`] leave
+    /// When the database fails, or a statement before has, or was cancelled.
+    /// [`Error::Unavailable`], [`Error::Slow`] and [`Error::Undurable`] leave
     /// open whether the commit happened.
     ///
     /// # Cancel safety
     /// Not cancel safe: the commit may have happened or not.
     pub async fn commit(self) -> Result<(), Error> {
+        if self.broken {
+            // PostgreSQL would answer such a commit with success, and undo it.
+            self.rollback().await?;
+            return Err(Error::GivenUp);
+        }
         match self.open {
-            Open::Sqlite((open, _turn)) => bounded(open.commit()).await?,
-            Open::Postgres(open) => bounded(open.commit()).await?,
+            Open::Sqlite(turn) => turn.end(Some(self.changed)).await,
+            Open::Postgres(open) => {
+                bounded(open.commit()).await?;
+                for key in &self.changed {
+                    self.changes.announce(key);
+                }
+                Ok(())
+            }
         }
-        for key in &self.changed {
-            self.changes.announce(key);
-        }
-        Ok(())
     }
 
     /// Undoes it, and waits until it is undone, which frees the row or the
-    /// writer at once. Dropping does the same a little later.
+    /// writer at once, and until what it has read is durable. Dropping does the
+    /// former a little later.
     ///
     /// # Errors
     /// When the database fails; it is undone nevertheless.
+    /// [`Error::Undurable`] says that what it has read may never have been.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn rollback(self) -> Result<(), Error> {
         match self.open {
-            Open::Sqlite((open, _turn)) => bounded(open.rollback()).await,
+            Open::Sqlite(turn) => turn.end(None).await,
             Open::Postgres(open) => bounded(open.rollback()).await,
         }
     }

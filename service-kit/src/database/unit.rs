@@ -58,9 +58,13 @@ impl Unit {
         match done {
             Err(why) => {
                 let conflict = open.is_conflicted();
-                // It is undone whatever the database says to this.
-                let _ = open.rollback().await;
-                (!(conflict && again)).then_some(Err(why))
+                match open.rollback().await {
+                    // The work failed because of what it read, perhaps, and
+                    // that may never have been.
+                    Err(undurable @ Error::Undurable(_)) => Some(Err(undurable.into())),
+                    // It is undone whatever the database says.
+                    _ => (!(conflict && again)).then_some(Err(why)),
+                }
             }
             Ok(done) => match open.end().await {
                 Err(why) if why.is_conflict() && again => None,

@@ -15,7 +15,7 @@ const TABLE: &[Migration] = &[Migration {
 }];
 pub(crate) const MIGRATIONS: Migrations = Migrations { sqlite: TABLE, postgres: TABLE };
 
-const RAISE: &str = "INSERT INTO counters (name, value) VALUES ($1, 1) \
+pub(crate) const RAISE: &str = "INSERT INTO counters (name, value) VALUES ($1, 1) \
      ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value";
 
 pub(crate) async fn open(database: &TestDatabase) -> Database {
@@ -30,7 +30,7 @@ pub(crate) async fn raise(database: &Database, name: &str) -> i64 {
     row.get("value").unwrap()
 }
 
-async fn value(database: &Database, name: &str) -> Option<i64> {
+pub(crate) async fn value(database: &Database, name: &str) -> Option<i64> {
     let row = database.row("SELECT value FROM counters WHERE name = $1", &[name.into()]).await.unwrap();
     row.map(|row| row.get("value").unwrap())
 }

@@ -1,9 +1,10 @@
 //! The database on real servers and files.
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod changes;
 mod database;
 mod events;
+mod group;
 mod idempotency;
 mod lease;
 mod set_up;

@@ -1,0 +1,108 @@
+//! The one connection that writes, and whose turn it is to sit at it.
+
+use futures_util::FutureExt;
+use sqlx::{SqliteConnection, query, sqlite::SqliteQueryResult};
+
+use crate::database::{Error, Row, Value, bounded, row::bind};
+
+/// The connection. Units of work use it by turns, within one transaction.
+#[derive(Debug)]
+pub(super) struct Desk {
+    connection: SqliteConnection,
+    /// Turns count from 1.
+    turn: u64,
+    /// Whether the turn goes on.
+    open: bool,
+    /// Why the connection shall not be used for another group.
+    pub(super) trouble: Option<String>,
+}
+
+/// Savepoints of two turns that follow one another have two names: should one
+/// not come to be, then undoing its turn fails, and does not undo the turn
+/// before it.
+const SAVEPOINTS: [[&str; 3]; 2] = [
+    ["RELEASE odd", "SAVEPOINT even", "ROLLBACK TO even"],
+    ["RELEASE even", "SAVEPOINT odd", "ROLLBACK TO odd"],
+];
+
+impl Desk {
+    pub(super) fn new(connection: SqliteConnection) -> Self {
+        Self { connection, turn: 0, open: false, trouble: None }
+    }
+
+    /// Begins the next turn; the last one's work is kept if it was not undone.
+    pub(super) fn next(&mut self, is_first: bool) -> u64 {
+        self.turn += 1;
+        self.open = true;
+        let [release, savepoint, _] = self.savepoints();
+        if !is_first {
+            self.post(release);
+        }
+        self.post(savepoint);
+        self.turn
+    }
+
+    /// Undoes the work of this turn, which from now on is over.
+    pub(super) async fn undo(&mut self) -> Result<(), Error> {
+        self.open = false;
+        let [_, _, rollback] = self.savepoints();
+        self.run(rollback).await
+    }
+
+    /// Ends the turn, whose ever it is.
+    pub(super) fn end(&mut self) {
+        self.open = false;
+    }
+
+    pub(super) fn is_open(&self, turn: u64) -> bool {
+        self.open && self.turn == turn
+    }
+
+    fn savepoints(&self) -> [&'static str; 3] {
+        SAVEPOINTS[usize::from(self.turn % 2 == 1)]
+    }
+
+    /// Runs a statement without an answer.
+    pub(super) async fn run(&mut self, sql: &'static str) -> Result<(), Error> {
+        self.execute(sql, &[]).await.map(drop)
+    }
+
+    /// Has a statement run without waiting for it, which would cost a round
+    /// trip to the connection's thread. It runs before whatever is sent later;
+    /// if it fails, nobody is told.
+    fn post(&mut self, sql: &'static str) {
+        let _ = query(sql).execute(&mut self.connection).now_or_never();
+    }
+
+    pub(super) async fn execute(
+        &mut self,
+        sql: &'static str,
+        values: &[Value],
+    ) -> Result<SqliteQueryResult, Error> {
+        let done = bounded(bind(sql, values).execute(&mut self.connection)).await;
+        self.noted(done)
+    }
+
+    pub(super) async fn row(&mut self, sql: &'static str, values: &[Value]) -> Result<Option<Row>, Error> {
+        let found = bounded(bind(sql, values).fetch_optional(&mut self.connection)).await;
+        Ok(self.noted(found)?.map(Row::Sqlite))
+    }
+
+    pub(super) async fn rows(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Error> {
+        let found = bounded(bind(sql, values).fetch_all(&mut self.connection)).await;
+        Ok(self.noted(found)?.into_iter().map(Row::Sqlite).collect())
+    }
+
+    fn noted<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        if let Err(why) = &done
+            && why.is_trouble()
+        {
+            self.trouble = Some(why.to_string());
+        }
+        done
+    }
+
+    pub(super) fn into_connection(self) -> SqliteConnection {
+        self.connection
+    }
+}

@@ -1,0 +1,217 @@
+//! Many units of work in one transaction: what makes a commit durable costs
+//! far more than what most units write, and is paid once for all that wait.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    ASK, BUSY,
+    desk::Desk,
+    pace::Pace,
+    probe::probe,
+    writer::{Ask, End, Give, Turn},
+};
+use crate::{
+    changes::Changes,
+    database::{Error, health::Told},
+};
+
+/// How many units may share a transaction.
+const MOST: usize = 64;
+/// After how long a transaction takes in no further unit, so that the first
+/// does not wait long for the last.
+const LONG: Duration = Duration::from_millis(20);
+/// How long one unit may keep its turn.
+pub(super) const TURN: Duration = Duration::from_secs(3);
+/// How often a disk that failed is probed.
+const PROBE: Duration = Duration::from_millis(500);
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// Owns the one connection that writes.
+pub(super) struct Clerk {
+    options: SqliteConnectOptions,
+    /// None while writing fails.
+    desk: Option<Arc<Mutex<Desk>>>,
+    queue: mpsc::Receiver<Ask>,
+    changes: Changes,
+    health: Told,
+    pace: Pace,
+    closing: bool,
+}
+
+impl Clerk {
+    pub(super) fn new(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        queue: mpsc::Receiver<Ask>,
+        changes: Changes,
+        health: Told,
+    ) -> Self {
+        let desk = Some(Arc::new(Mutex::new(Desk::new(connection))));
+        Self { options, desk, queue, changes, health, pace: Pace::new(), closing: false }
+    }
+
+    /// Writes whatever is asked for, until nobody can ask any more.
+    pub(super) async fn serve(mut self) {
+        while !self.closing {
+            let Some(desk) = self.desk.clone() else {
+                self.mend().await;
+                continue;
+            };
+            self.pace.give_way().await;
+            let Some(first) = self.wait().await else { break };
+            if let Err(why) = self.group(&desk, first).await {
+                self.health.failing(why);
+                self.desk = None;
+                // Whoever holds a turn still is told that it is over.
+                drop(timeout(CLOSE, desk.lock()).await.map(|mut desk| desk.end()));
+            }
+        }
+        if let Some(desk) = self.desk.take().and_then(Arc::into_inner) {
+            // What cannot be closed in time is closed by the end of the process.
+            let _ = timeout(CLOSE, desk.into_inner().into_connection().close()).await;
+        }
+    }
+
+    /// The next that waits for a turn, and still wants it.
+    async fn wait(&mut self) -> Option<Give> {
+        let idle = Instant::now();
+        loop {
+            match self.queue.recv().await {
+                Some(Ask::Turn(give)) if give.is_closed() => {}
+                Some(Ask::Turn(give)) => {
+                    self.pace.was_idle(idle.elapsed());
+                    return Some(give);
+                }
+                Some(Ask::Close) | None => return None,
+            }
+        }
+    }
+
+    /// As [`wait`](Self::wait), of those who wait already.
+    fn waiting(&mut self) -> Option<Give> {
+        loop {
+            match self.queue.try_recv() {
+                Ok(Ask::Turn(give)) if give.is_closed() => {}
+                Ok(Ask::Turn(give)) => return Some(give),
+                Ok(Ask::Close) => self.closing = true,
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// One transaction. Fails when its connection shall not be used again, and
+    /// says why.
+    async fn group(&mut self, desk: &Arc<Mutex<Desk>>, first: Give) -> Result<(), String> {
+        if let Err(why) = begin(desk, &mut self.pace).await {
+            let trouble = why.is_trouble().then(|| why.to_string());
+            // Who no longer waits needs no answer.
+            let _ = first.send(Err(why));
+            return trouble.map_or(Ok(()), Err);
+        }
+        let until = Instant::now() + LONG;
+        let mut ended = Vec::new();
+        let mut next = Some(first);
+        let mut turns = 0;
+        let mut done = Ok(());
+        while let Some(give) = next.take() {
+            done = turn(desk, give, turns == 0, &mut ended).await;
+            turns += 1;
+            if done.is_ok() && turns < MOST && Instant::now() < until {
+                next = self.waiting();
+            }
+        }
+        if done.is_ok() {
+            done = desk.lock().await.run("COMMIT").await;
+        }
+        self.tell(ended, &done);
+        let mut desk = desk.lock().await;
+        if let Err(why) = done {
+            // SQLite may have undone it already.
+            let _ = desk.run("ROLLBACK").await;
+            return Err(why.to_string());
+        }
+        desk.trouble.take().map_or(Ok(()), Err)
+    }
+
+    /// Tells all units how their transaction ended.
+    fn tell(&self, ended: Vec<End>, done: &Result<(), Error>) {
+        for End { kept, told } in ended {
+            if done.is_ok() {
+                for key in kept.unwrap_or_default() {
+                    self.changes.announce(&key);
+                }
+            }
+            let answer = done.as_ref().map(drop).map_err(|why| Error::Undurable(why.to_string()));
+            // Who no longer waits needs no answer.
+            let _ = told.send(answer);
+        }
+    }
+
+    /// Probes until writing is possible again; who asks meanwhile is refused.
+    async fn mend(&mut self) {
+        loop {
+            match probe(&self.options).await {
+                Ok(connection) => {
+                    self.desk = Some(Arc::new(Mutex::new(Desk::new(connection))));
+                    return self.health.healthy();
+                }
+                Err(why) => self.health.failing(why.to_string()),
+            }
+            if timeout(PROBE, self.refuse()).await.is_ok() {
+                self.closing = true;
+                return;
+            }
+        }
+    }
+
+    /// Refuses all who ask; completes when nobody can any more.
+    async fn refuse(&mut self) {
+        while let Some(Ask::Turn(give)) = self.queue.recv().await {
+            let why = self.health.why().unwrap_or_default();
+            let _ = give.send(Err(Error::Failing(why)));
+        }
+    }
+}
+
+/// Begins as the writer at once: one that reads first, and then cannot write
+/// because another process has, would have to start over.
+async fn begin(desk: &Mutex<Desk>, pace: &mut Pace) -> Result<(), Error> {
+    let mut desk = desk.lock().await;
+    let give_up = Instant::now() + BUSY;
+    loop {
+        match desk.run("BEGIN IMMEDIATE").await {
+            Err(why) if why.is_busy() && Instant::now() < give_up => sleep(ASK).await,
+            begun => {
+                begun?;
+                return pace.look(&mut desk).await;
+            }
+        }
+    }
+}
+
+/// Gives one unit its turn. Fails when its work could not be undone, and with
+/// it the transaction.
+async fn turn(
+    desk: &Arc<Mutex<Desk>>,
+    give: Give,
+    is_first: bool,
+    ended: &mut Vec<End>,
+) -> Result<(), Error> {
+    let (end, ends) = oneshot::channel();
+    let number = desk.lock().await.next(is_first);
+    if give.send(Ok(Turn { desk: desk.clone(), number, end })).is_err() {
+        // It left before it began.
+        return Ok(());
+    }
+    let end = timeout(TURN, ends).await;
+    let kept = matches!(&end, Ok(Ok(End { kept: Some(_), .. })));
+    // Dropped half way, or overdue: nobody waits for an answer.
+    ended.extend(end.ok().and_then(Result::ok));
+    if kept { Ok(()) } else { desk.lock().await.undo().await }
+}
