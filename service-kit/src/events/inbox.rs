@@ -319,8 +319,8 @@ enum Failed {
 impl From<Error> for Failed {
     fn from(why: Error) -> Self {
         match why {
-            Error::Unavailable(_) | Error::Slow(_) => away(why),
-            Error::Unexpected(_) | Error::Corrupt { .. } => again(why.to_string()),
+            Error::Unavailable(_) | Error::Slow(_) | Error::Failing(_) | Error::Undurable(_) => away(why),
+            Error::Unexpected(_) | Error::Corrupt { .. } | Error::GivenUp => again(why.to_string()),
         }
     }
 }
