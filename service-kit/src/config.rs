@@ -9,8 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{database::DatabaseUrl, telemetry::LogFilter};
 
+mod auth;
 mod print;
 
+pub use auth::Asked;
 pub use print::print;
 
 /// The settings of a service: a flag wins over the environment, which wins
@@ -35,6 +37,19 @@ pub struct ServiceConfig {
     /// The directory for what outlives a restart.
     #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR", default_value = ".consort")]
     pub state_dir: PathBuf,
+
+    /// Whether callers are asked who they are; `off` is refused where others reach the service
+    #[arg(long, env = "AUTH", value_name = "on|off", value_enum, default_value_t = Asked::On, hide_possible_values = true)]
+    pub auth: Asked,
+
+    /// The key that the shop's services know each other by, the same for all: 32 random bytes in base64, as
+    /// `openssl rand -base64 32` makes them; needed unless `auth` is off
+    #[arg(long, env = "AUTH_SERVICE_KEY", value_name = "KEY", hide_env_values = true, value_parser = secret)]
+    pub auth_service_key: Option<SecretString>,
+
+    /// A file that holds it
+    #[arg(long, env = "AUTH_SERVICE_KEY_FILE", value_name = "FILE")]
+    pub auth_service_key_file: Option<PathBuf>,
 
     /// Which log lines are written: `info`, or `warn,cart_service=debug`.
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::parse)]

@@ -9,7 +9,6 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::{
-    auth::Auth,
     config::{self, ServiceConfig},
     database::{Database, Migrations},
     service::{self, Base, Service},
@@ -68,10 +67,11 @@ pub(crate) struct Ready {
 /// # Cancel safety
 /// Cancel safe: nothing is left behind but a migrated database.
 pub(crate) async fn ready(
-    service: &str,
+    service: &'static str,
     config: &ServiceConfig,
     migrations: &Migrations,
 ) -> anyhow::Result<Ready> {
+    let auth = config.auth(service)?;
     let mut serving = ServerConfig::from_env()?;
     if let Some(advertise) = config.advertised()? {
         serving.advertise = Some(advertise);
@@ -87,7 +87,7 @@ pub(crate) async fn ready(
     let url = config.database(service)?;
     let database = Database::open(&url, migrations).await?;
     info!(service, database = %url, "the data of {service} is in {url}");
-    Ok(Ready { base: Base { mesh, database, auth: Auth::off() }, listener })
+    Ok(Ready { base: Base { mesh, database, auth }, listener })
 }
 
 async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {

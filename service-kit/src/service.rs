@@ -84,7 +84,7 @@ impl Serving {
             + Sync
             + 'static,
         S::Future: Send + 'static,
-        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Default + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Self { server, auth, works, mut names } = self;
@@ -147,6 +147,7 @@ pub async fn serve<S: Service>(
     // Ends with this future, whichever way that ends.
     let mut working: JoinSet<()> = works.into_iter().collect();
     working.spawn(tell_health(base.database.health(), server.health(), names));
+    working.spawn(base.auth.keep_keys(&base.mesh));
     let served = server.run(listener, shutdown).await;
     drop(working);
     base.database.close().await;

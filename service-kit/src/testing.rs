@@ -18,9 +18,11 @@ use tempfile::TempDir;
 
 use crate::database::DatabaseUrl;
 
+mod callers;
 mod refusal;
 mod replica;
 
+pub use callers::Callers;
 pub use refusal::{refused, refused_fields};
 pub use replica::{Replica, mesh_of, mesh_to};
 

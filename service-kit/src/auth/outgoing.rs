@@ -114,10 +114,6 @@ impl Minter {
         Self { signer, name, minted: Mutex::new(None) }
     }
 
-    pub(super) fn signer(&self) -> &Signer {
-        &self.signer
-    }
-
     fn header(&self) -> Option<HeaderValue> {
         let mut minted = self.minted.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -35,13 +35,14 @@ impl Seed {
         Ok(Self(SecretBox::new(Box::new(*bytes))))
     }
 
-    /// Reads a seed in base64.
+    /// Reads a seed in base64, or in 64 hexadecimal digits.
     ///
     /// # Errors
-    /// When it is not 32 bytes in base64; the text is not repeated.
+    /// When it is not 32 bytes; the text is not repeated.
     pub fn parse(text: &SecretString) -> Result<Self, InvalidKey> {
-        let bytes = STANDARD.decode(text.expose_secret().trim()).map_err(|_| InvalidKey::Length)?;
-        Self::of(&Zeroizing::new(bytes))
+        let text = text.expose_secret().trim();
+        let bytes = if text.len() == 64 { unhex(text) } else { STANDARD.decode(text).ok() };
+        Self::of(&Zeroizing::new(bytes.ok_or(InvalidKey::Length)?))
     }
 
     /// The bytes, for whoever keeps them.
@@ -55,6 +56,11 @@ impl Seed {
     pub fn to_base64(&self) -> SecretString {
         STANDARD.encode(self.expose()).into()
     }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    text.as_bytes().chunks(2).map(|two| Some(digit(two.first()?)? << 4 | digit(two.get(1)?)?)).collect()
 }
 
 impl fmt::Debug for Seed {
@@ -72,13 +78,23 @@ mod tests {
         let seed = Seed::generate().unwrap();
         let read = Seed::parse(&seed.to_base64()).unwrap();
         assert_eq!(read.expose(), seed.expose());
+        let hex: String = seed.expose().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(Seed::parse(&hex.into()).unwrap().expose(), seed.expose());
         assert_eq!(format!("{seed:?}"), "Seed(***)");
         assert_ne!(Seed::generate().unwrap().expose(), seed.expose());
     }
 
     #[test]
     fn what_is_no_seed_is_refused_without_repeating_it() {
-        for text in ["", "hunter2", "AAAA", &STANDARD.encode([7; 33]), &STANDARD.encode([0; 32])] {
+        for text in [
+            "",
+            "hunter2",
+            "AAAA",
+            &"g".repeat(64),
+            &"7".repeat(64),
+            &STANDARD.encode([7; 33]),
+            &STANDARD.encode([0; 32]),
+        ] {
             let why = Seed::parse(&text.into()).unwrap_err().to_string();
             assert!(why.contains("32 random bytes"), "{why}");
             assert!(text.is_empty() || !why.contains(text), "{why}");

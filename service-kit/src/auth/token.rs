@@ -63,17 +63,21 @@ pub(super) struct Payload<'a> {
     pub(super) jti: Uuid,
 }
 
-/// The second part, as it is read. Claims that are not known are passed over.
+/// The second part, as it is read: each of these is there once. Claims that are
+/// not known are passed over.
 #[derive(Deserialize)]
 struct Received {
-    iss: String,
-    aud: String,
+    #[serde(rename = "iss")]
+    _issuer: String,
+    #[serde(rename = "aud")]
+    _audience: String,
     sub: String,
     roles: Vec<String>,
     iat: u64,
     nbf: u64,
     exp: u64,
-    jti: Uuid,
+    #[serde(rename = "jti")]
+    _id: Uuid,
 }
 
 /// Whose tokens a key signs.
@@ -109,6 +113,11 @@ impl Key {
 
     pub(super) fn kid(&self) -> &str {
         self.public.kid()
+    }
+
+    /// Whether it is this key.
+    pub(super) fn is(&self, key: &PublicKey) -> bool {
+        self.public == *key
     }
 
     /// Who presents `token`, and until when that is to be believed, in seconds

@@ -68,11 +68,16 @@ pub fn print(
         Some(url) if !url.expose_secret().is_empty() => shown(url),
         _ => format!("sqlite:{}", config.default_file(service).display()),
     };
+    let key_file = config.auth_service_key_file.as_ref().map(|file| file.display().to_string());
+    let key_file = or_none(key_file.as_deref());
     let own = [
         ("LISTEN", "listen", config.listen.to_string()),
         ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
         ("DATABASE_URL", "database_url", database),
         ("CONSORT_STATE_DIR", "state_dir", config.state_dir.display().to_string()),
+        ("AUTH", "auth", config.auth.as_str().to_owned()),
+        ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(config.auth_service_key.as_ref())),
+        ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", key_file),
         ("RUST_LOG", "log", config.log.as_str().to_owned()),
     ];
     for (name, id, value) in own {
@@ -97,6 +102,10 @@ fn on_one_line(text: &str) -> String {
 
 fn shown(url: &SecretString) -> String {
     masked(url.expose_secret())
+}
+
+fn or_masked(secret: Option<&SecretString>) -> String {
+    or_none(secret.map(|secret| if secret.expose_secret().is_empty() { "" } else { "***" }))
 }
 
 fn or_none(text: Option<&str>) -> String {

@@ -16,6 +16,7 @@ use tokio::{
 
 use super::TestDatabase;
 use crate::{
+    auth::Auth,
     database::Database,
     run::Shutdown,
     service::{self, Base, Service},
@@ -108,8 +109,20 @@ impl Replica {
     /// # Cancel safety
     /// As [`start`](Self::start).
     pub async fn of<S: Service>(mesh: Mesh, database: &TestDatabase) -> Self {
+        Self::asking::<S>(mesh, database, Auth::off()).await
+    }
+
+    /// As [`of`](Self::of), asking callers who they are.
+    ///
+    /// # Panics
+    /// When the database cannot be opened.
+    ///
+    /// # Cancel safety
+    /// As [`start`](Self::start).
+    pub async fn asking<S: Service>(mesh: Mesh, database: &TestDatabase, auth: Auth) -> Self {
         let open = Database::open(database.url(), &S::MIGRATIONS).await;
-        let base = Base::open(mesh, open.unwrap_or_else(|why| panic!("{why}")));
+        let database = open.unwrap_or_else(|why| panic!("{why}"));
+        let base = Base { auth, ..Base::open(mesh, database) };
         Self::start(|listener, shutdown| service::serve::<S>(base, listener, shutdown)).await
     }
 

@@ -1,6 +1,7 @@
-//! The database on real servers and files.
+//! The database on real servers and files, and callers over real connections.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod auth;
 mod changes;
 mod database;
 mod events;
