@@ -28,9 +28,24 @@ if [ "$(id -u)" = 0 ]; then
     as="setpriv --reuid=$user --regid=$(id -g "$user") --clear-groups"
 fi
 cd "$folder" || fail "could not enter $folder"
+: >log
 
-$as "$(command -v initdb)" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 >log 2>&1 ||
-    fail "initdb failed:"
+# Making an empty server takes seconds of work and is the same each time: the
+# first is kept, and copied. The name changes with whatever is made otherwise.
+kept=${XDG_CACHE_HOME:-$HOME/.cache}/consort/$(postgres --version | tr -c '[:alnum:].\n' -)-for-tests-1
+if ! cp -R "$kept" data 2>/dev/null; then
+    rm -rf data
+    $as "$(command -v initdb)" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 >log 2>&1 ||
+        fail "initdb failed:"
+    # Whole or not at all; where it cannot be kept, or another was faster, it
+    # is not.
+    new=$kept.$$
+    mkdir -p "${kept%/*}" 2>/dev/null && cp -R data "$new" 2>/dev/null && mv -T "$new" "$kept" 2>/dev/null
+    rm -rf "$new"
+fi
+[ -z "$as" ] || chown -R "$user" data || fail "could not give $folder to $user"
+chmod 700 data
+
 $as "$(command -v postgres)" -D data -k "$folder" -c listen_addresses= -c fsync=off -c full_page_writes=off \
     -c max_connections=100 >>log 2>&1 &
 server=$!
