@@ -1,4 +1,4 @@
-//! What a product is.
+//! What a product is, how many there are, and who has set some aside.
 
 use mesh_proto::{google::r#type::Money as WireMoney, shop::product::v1 as wire};
 use service_kit::{
@@ -7,7 +7,17 @@ use service_kit::{
     value::{Etag, InvalidValue, Sku, line, prose},
 };
 
-/// The most SKUs that one look-up may name.
+mod change;
+mod reservation;
+mod stock;
+
+pub use change::Change;
+pub use reservation::{
+    Event, Impossible, Item, Items, Lease, Move, Place, Reservation, ReservationId, State,
+};
+pub use stock::{Count, Stock};
+
+/// The most SKUs that one request may name.
 pub const MOST_AT_ONCE: usize = 100;
 
 /// One thing the shop sells.

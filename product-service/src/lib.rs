@@ -1,27 +1,36 @@
-//! product-service: the catalogue, what the shop sells and at which price.
+//! product-service: the catalogue, what the shop sells and at which price, and
+//! the stock, how much of it there is.
 //!
 //! A handler in [`Products`] translates a request into the values of
 //! [`domain`], asks the [`store`], and translates back; [`Error`] says what can
-//! go wrong and becomes a status in one place.
+//! go wrong and becomes a status in one place. How a reservation may change
+//! stands in [`domain::State`]; [`sweep`] ends leases that ran out.
 
 use mesh_proto::shop::product::v1::product_service_server::ProductServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
+    events::{self, Events, Outbox},
+    lease,
     service::{Base, Service, Serving},
 };
 
 pub mod domain;
 mod error;
+mod request;
 mod samples;
 mod service;
 pub mod store;
+pub mod sweep;
 
 pub use error::Error;
-pub use samples::sample_products;
+pub use samples::{SAMPLE_STOCK, sample_products};
 pub use service::Products;
 
 /// The name under which it registers.
 pub const NAME: &str = "product-service";
+
+/// Who is told of changes of the catalogue: carts show its prices.
+pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
 /// The service.
 #[derive(Debug)]
@@ -31,18 +40,25 @@ impl Service for ProductService {
     const NAME: &'static str = NAME;
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const MIGRATIONS: Migrations = Migrations {
-        sqlite: &[Migration {
-            name: "products",
-            sql: include_str!("../migrations/sqlite/0001_products.sql"),
-        }],
-        postgres: &[Migration {
-            name: "products",
-            sql: include_str!("../migrations/postgres/0001_products.sql"),
-        }],
+        sqlite: &[
+            Migration { name: "products", sql: include_str!("../migrations/sqlite/0001_products.sql") },
+            Migration { name: "stock", sql: include_str!("../migrations/sqlite/0002_stock.sql") },
+            events::OUTBOX.sqlite[0],
+            lease::LEASES.sqlite[0],
+        ],
+        postgres: &[
+            Migration { name: "products", sql: include_str!("../migrations/postgres/0001_products.sql") },
+            Migration { name: "stock", sql: include_str!("../migrations/postgres/0002_stock.sql") },
+            events::OUTBOX.postgres[0],
+            lease::LEASES.postgres[0],
+        ],
     };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let products = Products::new(store::Store::new(base.database.clone()));
-        Ok(serving.serve(ProductServiceServer::new(products)))
+        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
+        let store = store::Store::new(base.database.clone(), outbox);
+        let products = Products::new(store.clone());
+        let serving = serving.serve(ProductServiceServer::new(products)).work(sweep::leases(store));
+        Ok(Events::of(base, NAME).send(outbox).add_to(serving))
     }
 }

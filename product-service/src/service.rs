@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 
 use mesh_proto::shop::product::v1::{
-    self as wire, BatchGetProductsRequest, BatchGetProductsResponse, CreateProductRequest, GetProductRequest,
-    ListProductsRequest, ListProductsResponse, product_service_server::ProductService,
+    self as wire, BatchGetProductsRequest, BatchGetProductsResponse, CommitReservationRequest,
+    CreateProductRequest, DeleteProductRequest, GetProductRequest, GetReservationRequest, GetStockRequest,
+    ListProductsRequest, ListProductsResponse, ReleaseReservationRequest, ReserveStockRequest,
+    SetStockRequest, UpdateProductRequest, product_service_server::ProductService,
 };
 use prost::Message;
-use service_kit::{
-    error::{Fields, invalid},
-    page::Page,
-    value::Sku,
-};
+use service_kit::{auth::Caller, error::Fields, page::Page, value::Sku};
 use tonic::{Request, Response, Status};
 
 use crate::{
     Error,
-    domain::{Product, Stored, parse_skus},
+    domain::{Change, Product, Reservation, Stock, Stored, parse_skus},
+    request::{Deletion, Setting, Wanted, reservation_id, sku},
     store::Store,
 };
 
@@ -38,7 +37,7 @@ impl Products {
     }
 
     async fn get(&self, request: GetProductRequest) -> Result<Stored, Error> {
-        let sku = Sku::parse(&request.product_id).map_err(|why| invalid("product_id", why))?;
+        let sku = sku(&request.product_id)?;
         self.store.get(&sku).await?.ok_or_else(|| Error::Missing(vec![sku]))
     }
 
@@ -65,6 +64,36 @@ impl Products {
             page.fill(fetch, |product| &product.product_id, Message::encoded_len).await?;
         Ok(ListProductsResponse { products, next_page_token })
     }
+
+    async fn update(&self, request: UpdateProductRequest) -> Result<Stored, Error> {
+        self.store.update(&Change::try_from(request)?).await
+    }
+
+    async fn delete(&self, request: DeleteProductRequest) -> Result<(), Error> {
+        let Deletion { sku, etag } = request.try_into()?;
+        self.store.delete(&sku, etag).await
+    }
+
+    async fn stock(&self, request: GetStockRequest) -> Result<Stock, Error> {
+        self.store.stock(&sku(&request.product_id)?).await
+    }
+
+    async fn set_stock(&self, request: SetStockRequest) -> Result<Stock, Error> {
+        let Setting { sku, available, etag } = request.try_into()?;
+        self.store.set_stock(&sku, available, etag).await
+    }
+
+    async fn reserve(&self, request: ReserveStockRequest) -> Result<Reservation, Error> {
+        let Wanted { id, items, lease } = request.try_into()?;
+        self.store.reserve(id, &items, lease).await
+    }
+}
+
+/// The body of a request that passed the guard. The catalogue and its stock
+/// are nobody's own: who may call which method is all there is to ask.
+fn of<T>(request: Request<T>) -> Result<T, Error> {
+    Caller::of(&request)?;
+    Ok(request.into_inner())
 }
 
 #[tonic::async_trait]
@@ -73,21 +102,21 @@ impl ProductService for Products {
         &self,
         request: Request<CreateProductRequest>,
     ) -> Result<Response<wire::Product>, Status> {
-        Ok(Response::new(self.create(request.into_inner()).await?.into()))
+        Ok(Response::new(self.create(of(request)?).await?.into()))
     }
 
     async fn get_product(
         &self,
         request: Request<GetProductRequest>,
     ) -> Result<Response<wire::Product>, Status> {
-        Ok(Response::new(self.get(request.into_inner()).await?.into()))
+        Ok(Response::new(self.get(of(request)?).await?.into()))
     }
 
     async fn batch_get_products(
         &self,
         request: Request<BatchGetProductsRequest>,
     ) -> Result<Response<BatchGetProductsResponse>, Status> {
-        let products = self.batch_get(request.into_inner()).await?;
+        let products = self.batch_get(of(request)?).await?;
         Ok(Response::new(BatchGetProductsResponse { products }))
     }
 
@@ -95,53 +124,56 @@ impl ProductService for Products {
         &self,
         request: Request<ListProductsRequest>,
     ) -> Result<Response<ListProductsResponse>, Status> {
-        Ok(Response::new(self.list(request.into_inner()).await?))
+        Ok(Response::new(self.list(of(request)?).await?))
     }
 
     async fn update_product(
         &self,
-        _: Request<wire::UpdateProductRequest>,
+        request: Request<UpdateProductRequest>,
     ) -> Result<Response<wire::Product>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(self.update(of(request)?).await?.into()))
     }
 
-    async fn delete_product(&self, _: Request<wire::DeleteProductRequest>) -> Result<Response<()>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn delete_product(&self, request: Request<DeleteProductRequest>) -> Result<Response<()>, Status> {
+        Ok(Response::new(self.delete(of(request)?).await?))
     }
 
-    async fn get_stock(&self, _: Request<wire::GetStockRequest>) -> Result<Response<wire::Stock>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn get_stock(&self, request: Request<GetStockRequest>) -> Result<Response<wire::Stock>, Status> {
+        Ok(Response::new(self.stock(of(request)?).await?.into()))
     }
 
-    async fn set_stock(&self, _: Request<wire::SetStockRequest>) -> Result<Response<wire::Stock>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn set_stock(&self, request: Request<SetStockRequest>) -> Result<Response<wire::Stock>, Status> {
+        Ok(Response::new(self.set_stock(of(request)?).await?.into()))
     }
 
     async fn reserve_stock(
         &self,
-        _: Request<wire::ReserveStockRequest>,
+        request: Request<ReserveStockRequest>,
     ) -> Result<Response<wire::Reservation>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(self.reserve(of(request)?).await?.into()))
     }
 
     async fn get_reservation(
         &self,
-        _: Request<wire::GetReservationRequest>,
+        request: Request<GetReservationRequest>,
     ) -> Result<Response<wire::Reservation>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let id = reservation_id(&of(request)?.reservation_id).map_err(Error::from)?;
+        Ok(Response::new(self.store.reservation(id).await?.into()))
     }
 
     async fn commit_reservation(
         &self,
-        _: Request<wire::CommitReservationRequest>,
+        request: Request<CommitReservationRequest>,
     ) -> Result<Response<wire::Reservation>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let id = reservation_id(&of(request)?.reservation_id).map_err(Error::from)?;
+        Ok(Response::new(self.store.commit(id).await?.into()))
     }
 
     async fn release_reservation(
         &self,
-        _: Request<wire::ReleaseReservationRequest>,
+        request: Request<ReleaseReservationRequest>,
     ) -> Result<Response<wire::Reservation>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let id = reservation_id(&of(request)?.reservation_id).map_err(Error::from)?;
+        Ok(Response::new(self.store.release(id).await?.into()))
     }
 }

@@ -1,45 +1,56 @@
-//! Where products are kept.
+//! Where products, their stock and their reservations are kept.
+//!
+//! Who changes more than one row locks a product before its stock, a
+//! reservation before any stock, and stock by SKU: nobody waits in a circle.
 
 use service_kit::{
-    database::{Database, Error as DatabaseError, Row, Sql, Value},
+    database::{Database, Error as DatabaseError, Row, Sql, Transaction, Value},
+    events::Outbox,
     money::Money,
     value::{Etag, Sku},
 };
 
 use crate::{
     Error,
-    domain::{Description, Price, Product, Stored, Title},
+    domain::{Change, Description, Price, Product, Stored, Title},
 };
 
-const COLUMNS: usize = 5;
+mod products;
+mod reservations;
+mod stock;
 
-const INSERT: &str = "INSERT INTO products (product_id, title, description, price, currency, version) \
-     VALUES ($1, $2, $3, $4, $5, 1) ON CONFLICT (product_id) DO NOTHING";
+pub use reservations::Swept;
 
-const BY_ID: &str = "SELECT product_id, title, description, price, currency, version \
-     FROM products WHERE product_id = $1";
+macro_rules! products {
+    ($which:literal) => {
+        concat!(
+            "SELECT product_id, title, description, price, currency, version FROM products WHERE ",
+            $which
+        )
+    };
+}
+
+const BY_ID: &str = products!("product_id = $1");
 
 const BY_IDS: Sql = Sql::each(
-    "SELECT product_id, title, description, price, currency, version \
-     FROM products WHERE product_id IN (SELECT value FROM json_each($1))",
-    "SELECT product_id, title, description, price, currency, version \
-     FROM products WHERE product_id IN (SELECT jsonb_array_elements_text($1::jsonb))",
+    products!("product_id IN (SELECT value FROM json_each($1))"),
+    products!("product_id IN (SELECT jsonb_array_elements_text($1::jsonb))"),
 );
 
-const LIST: &str = "SELECT product_id, title, description, price, currency, version \
-     FROM products WHERE product_id > $1 ORDER BY product_id LIMIT $2";
+const LIST: &str = products!("product_id > $1 ORDER BY product_id LIMIT $2");
 
-/// The products in the database.
+/// The catalogue in the database.
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
+    outbox: Outbox,
 }
 
 impl Store {
-    /// The products of `database`.
+    /// The catalogue of `database`, whose changes are told by `outbox`.
     #[must_use]
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    pub fn new(database: Database, outbox: Outbox) -> Self {
+        Self { database, outbox }
     }
 
     /// Adds a product; one that is there already and the same is as good.
@@ -50,23 +61,53 @@ impl Store {
     /// # Cancel safety
     /// It may have been added.
     pub async fn create(&self, product: Product) -> Result<Stored, Error> {
-        let Product { sku, title, description, price } = &product;
-        let values: [Value; COLUMNS] = [
-            sku.as_str().into(),
-            title.as_str().into(),
-            description.as_str().into(),
-            price.amount().minor().into(),
-            price.amount().currency().code().into(),
-        ];
-        let mut open = self.database.begin().await?;
-        if open.execute(INSERT, &values).await? == 1 {
-            open.commit().await?;
-            return Ok(Stored { product, etag: Etag::of(1) });
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = products::create(&mut open, &self.outbox, &product).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
         }
-        open.rollback().await?;
-        match self.get(sku).await? {
-            Some(stored) if stored.product == product => Ok(stored),
-            _ => Err(Error::Taken(product.sku)),
+    }
+
+    /// Changes a product. One that is after the change as it was before stays
+    /// the version that it is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::ProductChanged`] when it is not the version
+    /// that it must be, unless this very change made it that.
+    ///
+    /// # Cancel safety
+    /// It may have been changed.
+    pub async fn update(&self, change: &Change) -> Result<Stored, Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = products::update(&mut open, &self.outbox, change).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+
+    /// Takes a product out of the catalogue and writes off what is available
+    /// of it. What is sold stays so, and may be returned.
+    ///
+    /// # Errors
+    /// [`Error::Reserved`] while pieces are; [`Error::ProductChanged`] when it
+    /// is not the version that it must be.
+    ///
+    /// # Cancel safety
+    /// It may have been deleted.
+    pub async fn delete(&self, sku: &Sku, etag: Option<Etag>) -> Result<(), Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = products::delete(&mut open, &self.outbox, sku, etag).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
         }
     }
 
@@ -90,9 +131,7 @@ impl Store {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn get_all(&self, skus: &[Sku]) -> Result<Vec<Stored>, DatabaseError> {
-        // No character of a SKU needs escaping in JSON.
-        let list: Vec<_> = skus.iter().map(|sku| format!("\"{sku}\"")).collect();
-        let rows = self.database.rows(BY_IDS, &[format!("[{}]", list.join(",")).into()]).await?;
+        let rows = self.database.rows(BY_IDS, &[json(skus)]).await?;
         rows.iter().map(read).collect()
     }
 
@@ -110,13 +149,29 @@ impl Store {
     }
 }
 
+/// SKUs as one parameter. No character of a SKU needs escaping in JSON.
+fn json<'a>(skus: impl IntoIterator<Item = &'a Sku>) -> Value {
+    let list: Vec<_> = skus.into_iter().map(|sku| format!("\"{sku}\"")).collect();
+    format!("[{}]", list.join(",")).into()
+}
+
+/// Locks a product until the transaction ends; whether there is one.
+async fn lock_product(open: &mut Transaction, sku: &Sku) -> Result<bool, DatabaseError> {
+    const LOCK: &str = "UPDATE products SET version = version WHERE product_id = $1";
+    Ok(open.execute(LOCK, &[sku.as_str().into()]).await? == 1)
+}
+
+fn read_sku(row: &Row) -> Result<Sku, DatabaseError> {
+    Sku::parse(&row.get::<String>("product_id")?).map_err(|why| DatabaseError::corrupt("product_id", why))
+}
+
 fn read(row: &Row) -> Result<Stored, DatabaseError> {
     let text = |column| row.get::<String>(column);
     let currency = text("currency")?.parse().map_err(|why| DatabaseError::corrupt("currency", why))?;
     let amount = Money::new(row.get("price")?, currency);
     let amount = amount.map_err(|why| DatabaseError::corrupt("price", why))?;
     let product = Product {
-        sku: Sku::parse(&text("product_id")?).map_err(|why| DatabaseError::corrupt("product_id", why))?,
+        sku: read_sku(row)?,
         title: Title::parse(&text("title")?).map_err(|why| DatabaseError::corrupt("title", why))?,
         description: Description::parse(&text("description")?)
             .map_err(|why| DatabaseError::corrupt("description", why))?,

@@ -1,0 +1,42 @@
+//! Ends leases that ran out.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::store::{Store, Swept};
+
+/// The longest pause: leases that another replica has granted are seen then.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest pause, so that a clock that stands still costs little.
+const BREATH: Duration = Duration::from_millis(5);
+
+/// Ends leases soon after they run out, for ever. Every replica does this; a
+/// lease ends once.
+///
+/// # Cancel safety
+/// Cancel safe: each lease is ended or not.
+pub async fn leases(store: Store) {
+    let mut failing = false;
+    loop {
+        let pause = match store.sweep().await {
+            Ok(Swept { ended, next }) => {
+                if std::mem::take(&mut failing) {
+                    info!("leases that run out are ended again");
+                }
+                if ended > 0 {
+                    debug!(ended, "{ended} leases ran out");
+                }
+                next.unwrap_or(PAUSE).clamp(BREATH, PAUSE)
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(error = %why, "leases that run out cannot be ended now: {why}");
+                }
+                PAUSE
+            }
+        };
+        sleep(pause).await;
+    }
+}

@@ -1,0 +1,164 @@
+//! Every way that a reservation can go.
+
+use std::time::Duration;
+
+use mesh_proto::shop::product::v1::ReservationState::{Committed, Expired, Held, Released};
+use service_kit::{on_both_databases, testing::TestDatabase};
+use tokio::time::timeout;
+use tonic::Code;
+
+use crate::app::{TestApp, new_id, refused, refused_field, stands};
+
+const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
+
+/// An app with five teas and five mugs, and an id.
+async fn five(database: TestDatabase) -> (TestApp, String) {
+    let app = TestApp::spawn(database).await;
+    app.stocked("tea", 5).await;
+    app.stocked("mug", 5).await;
+    (app, new_id())
+}
+
+async fn pieces_are_set_aside_once_however_often_it_is_asked(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    let held = stands(app.reserve(&id, &[("tea", 2), ("mug", 1)]).await, Held);
+    let items: Vec<_> = held.items.iter().map(|item| (item.product_id.as_str(), item.quantity)).collect();
+    assert_eq!(items, [("mug", 1), ("tea", 2)]);
+    // In another order and spelling it is the same; and the lease stays.
+    let again = app.reserve(&id.to_uppercase(), &[("mug", 1), ("tea", 2)]).await;
+    assert_eq!(stands(again, Held), held);
+    assert_eq!(app.reservation(&id).await.unwrap(), held);
+    assert_eq!((app.pieces("tea").await, app.pieces("mug").await), ((3, 2, 0), (4, 1, 0)));
+    for other in [&[("tea", 3), ("mug", 1)][..], &[("tea", 2)]] {
+        refused(app.reserve(&id, other).await, Code::InvalidArgument, "RESERVATION_ID_REUSED");
+    }
+}
+
+async fn a_committed_reservation_stays_so_until_it_is_released(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    app.reserve(&id, &[("tea", 2)]).await.unwrap();
+    for _ in 0..2 {
+        stands(app.commit(&id).await, Committed);
+        stands(app.reserve(&id, &[("tea", 2)]).await, Committed);
+        assert_eq!(app.pieces("tea").await, (3, 0, 2));
+    }
+    for _ in 0..2 {
+        stands(app.release(&id).await, Released);
+        assert_eq!(app.pieces("tea").await, (5, 0, 0));
+        refused(app.commit(&id).await, Code::FailedPrecondition, "RESERVATION_RELEASED");
+        let again = app.reserve(&id, &[("tea", 2)]).await;
+        refused(again, Code::FailedPrecondition, "RESERVATION_RELEASED");
+    }
+    assert_eq!(stands(app.reservation(&id).await, Released).items.len(), 1);
+}
+
+async fn what_was_released_before_it_was_made_is_never_made(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    refused(app.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    refused(app.commit(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    let released = stands(app.release(&id).await, Released);
+    assert!(released.items.is_empty());
+    let late = app.reserve(&id, &[("tea", 2)]).await;
+    refused(late, Code::FailedPrecondition, "RESERVATION_RELEASED");
+    assert_eq!(app.reservation(&id).await.unwrap(), released);
+    assert_eq!(app.pieces("tea").await, (5, 0, 0));
+}
+
+async fn all_is_set_aside_or_nothing(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    let short = app.reserve(&id, &[("mug", 5), ("tea", 6)]).await;
+    let details = refused(short, Code::FailedPrecondition, "OUT_OF_STOCK");
+    let facts = &details.error_info().unwrap().metadata;
+    assert_eq!((facts["product_ids"].as_str(), facts["available"].as_str()), ("tea", "5"));
+    let unknown = app.reserve(&id, &[("mug", 6), ("nobody", 1)]).await;
+    let details = refused(unknown, Code::NotFound, "PRODUCT_NOT_FOUND");
+    assert_eq!(details.error_info().unwrap().metadata["product_ids"], "nobody");
+    refused(app.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    assert_eq!((app.pieces("tea").await, app.pieces("mug").await), ((5, 0, 0), (5, 0, 0)));
+    // Nothing is known of the id, so it may be used for something else.
+    stands(app.reserve(&id, &[("mug", 5), ("tea", 5)]).await, Held);
+}
+
+async fn a_hundred_products_that_are_short_are_told_of_in_a_small_answer(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let skus: Vec<_> = (0..100).map(|n| format!("{n:064}")).collect();
+    for sku in &skus {
+        app.stocked(sku, 0).await;
+    }
+    let items: Vec<_> = skus.iter().map(|sku| (sku.as_str(), 1)).collect();
+    let details = refused(app.reserve(&new_id(), &items).await, Code::FailedPrecondition, "OUT_OF_STOCK");
+    assert_eq!(details.error_info().unwrap().metadata["products"], "100");
+}
+
+async fn a_lease_that_ran_out_returns_its_pieces(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    let second = prost_types::Duration { seconds: 1, nanos: 0 };
+    stands(app.reserve_for(&id, &[("tea", 5)], Some(second)).await, Held);
+    let returned = async { while app.pieces("tea").await != (5, 0, 0) {} };
+    timeout(Duration::from_secs(10), returned).await.unwrap();
+    stands(app.reservation(&id).await, Expired);
+    // Asked for again it is made anew, if there are pieces.
+    let other = new_id();
+    app.reserve(&other, &[("tea", 1)]).await.unwrap();
+    for refused_again in [app.reserve(&id, &[("tea", 5)]).await, app.commit(&id).await] {
+        refused(refused_again, Code::FailedPrecondition, "OUT_OF_STOCK");
+        stands(app.reservation(&id).await, Expired);
+    }
+    app.release(&other).await.unwrap();
+    stands(app.reserve(&id, &[("tea", 5)]).await, Held);
+    assert_eq!(app.pieces("tea").await, (0, 5, 0));
+}
+
+async fn what_ran_out_is_committed_while_there_are_pieces(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    app.reserve(&id, &[("tea", 5), ("mug", 1)]).await.unwrap();
+    app.run_out(&id).await;
+    stands(app.commit(&id).await, Committed);
+    assert_eq!((app.pieces("tea").await, app.pieces("mug").await), ((0, 0, 5), (4, 0, 1)));
+    let released = new_id();
+    app.reserve(&released, &[("mug", 4)]).await.unwrap();
+    app.run_out(&released).await;
+    stands(app.release(&released).await, Released);
+    assert_eq!(app.pieces("mug").await, (4, 0, 1));
+}
+
+async fn reservations_outlive_a_restart(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    let held = app.reserve(&id, &[("tea", 2)]).await.unwrap();
+    let app = app.restart().await;
+    assert_eq!(app.reservation(&id).await.unwrap(), held);
+    stands(app.commit(&id).await, Committed);
+}
+
+async fn malformed_requests_are_refused_by_their_fields(database: TestDatabase) {
+    let (app, id) = five(database).await;
+    for bad in ["", "1", NO_UUID] {
+        refused_field(app.reserve(bad, &[("tea", 1)]).await, "reservation_id");
+        refused_field(app.reservation(bad).await, "reservation_id");
+        refused_field(app.commit(bad).await, "reservation_id");
+        refused_field(app.release(bad).await, "reservation_id");
+    }
+    refused_field(app.reserve(&id, &[]).await, "items");
+    refused_field(app.reserve(&id, &[("tea", 1); 101]).await, "items");
+    refused_field(app.reserve(&id, &[("tea", 1), ("mug", 1), ("tea", 1)]).await, "items[2].product_id");
+    refused_field(app.reserve(&id, &[("tea", 1), ("T", 1)]).await, "items[1].product_id");
+    for quantity in [0, -1, 1_000, i32::MIN, i32::MAX] {
+        refused_field(app.reserve(&id, &[("tea", quantity)]).await, "items[0].quantity");
+    }
+    let lease = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    for seconds in [0, 3_601, -1, i64::MIN] {
+        refused_field(app.reserve_for(&id, &[("tea", 1)], lease(seconds)).await, "lease");
+    }
+}
+
+on_both_databases!(
+    pieces_are_set_aside_once_however_often_it_is_asked,
+    a_committed_reservation_stays_so_until_it_is_released,
+    what_was_released_before_it_was_made_is_never_made,
+    all_is_set_aside_or_nothing,
+    a_hundred_products_that_are_short_are_told_of_in_a_small_answer,
+    a_lease_that_ran_out_returns_its_pieces,
+    what_ran_out_is_committed_while_there_are_pieces,
+    reservations_outlive_a_restart,
+    malformed_requests_are_refused_by_their_fields,
+);
