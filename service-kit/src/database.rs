@@ -80,7 +80,7 @@ impl Database {
         let health = health::Told::default();
         let (pools, feed) = match url {
             DatabaseUrl::Sqlite(path) => sqlite::open(path, migrations, &changes, &health).await?,
-            DatabaseUrl::Postgres(options) => postgres::open(options, migrations, &changes).await?,
+            DatabaseUrl::Postgres(options) => postgres::open(options, migrations, &changes, &health).await?,
         };
         Ok(Self { pools, changes, health, _feed: Arc::new(AbortOnDropHandle::new(feed)) })
     }
@@ -105,7 +105,7 @@ impl Database {
     /// # Cancel safety
     /// Cancel safe: a transaction that was begun is undone.
     pub async fn begin(&self) -> Result<Transaction, Error> {
-        Transaction::begin(&self.pools, self.changes.clone()).await
+        Transaction::begin(&self.pools, self.changes.clone(), self.health.clone()).await
     }
 
     /// Writes a unit of work, again while it fails only because another
@@ -146,7 +146,7 @@ impl Database {
             }
             Pools::Postgres(pool) => {
                 let query = row::bind(sql.postgres, values);
-                Ok(bounded(query.fetch_optional(pool)).await?.map(Row::Postgres))
+                Ok(self.health.noted(bounded(query.fetch_optional(pool)).await)?.map(Row::Postgres))
             }
         }
     }
@@ -168,7 +168,7 @@ impl Database {
             }
             Pools::Postgres(pool) => {
                 let query = row::bind(sql.postgres, values);
-                let rows = bounded(query.fetch_all(pool)).await?;
+                let rows = self.health.noted(bounded(query.fetch_all(pool)).await)?;
                 Ok(rows.into_iter().map(Row::Postgres).collect())
             }
         }

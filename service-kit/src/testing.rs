@@ -75,8 +75,24 @@ impl TestDatabase {
     /// # Cancel safety
     /// May leave a database behind, which goes with the server.
     pub async fn postgres() -> Self {
+        Self::on(Postgres::of_this_process()).await
+    }
+
+    /// As [`postgres`](Self::postgres), on a server whose commits are durable,
+    /// as measurements want it.
+    ///
+    /// # Panics
+    /// As [`postgres`](Self::postgres).
+    ///
+    /// # Cancel safety
+    /// As [`postgres`](Self::postgres).
+    pub async fn durable_postgres() -> Self {
+        static SERVER: OnceLock<Postgres> = OnceLock::new();
+        Self::on(SERVER.get_or_init(|| Postgres::start("on"))).await
+    }
+
+    async fn on(server: &Postgres) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let server = Postgres::of_this_process();
         let name = format!("test_{}", NEXT.fetch_add(1, Relaxed));
         let made = async {
             let mut connection = PgConnection::connect(&server.url("postgres")).await?;
@@ -119,21 +135,23 @@ struct Postgres {
 }
 
 /// Owns the server. Runs it as another user where this one is root, which it
-/// refuses to be. A crash loses the data, and that is meant: nothing is synced.
+/// refuses to be. A crash loses the data, and that is meant: nothing is synced
+/// unless it is told to.
 const SCRIPT: &str = include_str!("testing/postgres.sh");
 
 impl Postgres {
     fn of_this_process() -> &'static Self {
         static SERVER: OnceLock<Postgres> = OnceLock::new();
-        SERVER.get_or_init(Self::start)
+        SERVER.get_or_init(|| Self::start("off"))
     }
 
-    fn start() -> Self {
+    fn start(sync: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("consort-postgres-").tempdir();
         let folder = folder.unwrap_or_else(|why| panic!("no temporary folder: {why}")).keep();
         let child = Command::new("sh")
             .args(["-c", SCRIPT, "postgres-for-tests"])
             .arg(&folder)
+            .arg(sync)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // A group of its own: what stops the tests must not stop the

@@ -1,10 +1,15 @@
 //! Whether a database can be written.
 
+use std::sync::Arc;
+
 use sqlx::error::DatabaseError;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{error, info};
 
-use super::error::{is_postgres, sqlite_code};
+use super::{
+    Error,
+    error::{is_postgres, sqlite_code},
+};
 
 /// Whether a database can be written, as its last write or probe found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,23 +31,41 @@ impl Health {
 
 /// Where the health is told. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told(watch::Sender<Health>);
+pub(super) struct Told {
+    health: watch::Sender<Health>,
+    doubt: Arc<Notify>,
+}
 
 impl Told {
     pub(super) fn watch(&self) -> watch::Receiver<Health> {
-        self.0.subscribe()
+        self.health.subscribe()
     }
 
     /// Why it cannot be written, while it cannot.
     pub(super) fn why(&self) -> Option<String> {
-        match &*self.0.borrow() {
+        match &*self.health.borrow() {
             Health::Healthy => None,
             Health::Failing(why) => Some(why.clone()),
         }
     }
 
+    /// Notes what came of something that a failing server would make fail.
+    pub(super) fn noted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
+        if let Err(why @ (Error::Unavailable(_) | Error::Slow(_))) = &done
+            && !why.is_conflict()
+        {
+            self.doubt.notify_one();
+        }
+        done
+    }
+
+    /// Waits until something was noted that lets one doubt.
+    pub(super) async fn doubted(&self) {
+        self.doubt.notified().await;
+    }
+
     pub(super) fn failing(&self, why: String) {
-        self.0.send_if_modified(|now| {
+        self.health.send_if_modified(|now| {
             let began = now.is_healthy();
             if began {
                 error!(cause = why, "the database cannot be written: {why}");
@@ -53,7 +76,7 @@ impl Told {
     }
 
     pub(super) fn healthy(&self) {
-        self.0.send_if_modified(|now| {
+        self.health.send_if_modified(|now| {
             let mended = !now.is_healthy();
             if mended {
                 info!("the database can be written again");

@@ -63,9 +63,16 @@ impl OpenError {
     }
 
     /// A schema that is not the one this program knows.
-    pub(super) fn migration(shown: &str, why: &MigrateError) -> Self {
+    /// One that knows `wanted` steps.
+    pub(super) fn migration(shown: &str, wanted: usize, why: &MigrateError) -> Self {
         let mend = match why {
-            MigrateError::VersionMissing(_) => "a newer version has been here; run that version or newer",
+            MigrateError::VersionMissing(present) => {
+                return Self(format!(
+                    "could not use {shown}: its schema is at version {present} or later, and this program knows \
+                     up to {wanted}; a newer version has been here: run that version or newer, or restore a copy \
+                     from before it"
+                ));
+            }
             MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => {
                 "its schema was changed by hand or by another program; restore it or use another database"
             }

@@ -8,8 +8,10 @@ use sqlx::{
 };
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Migrations, OpenError, Pools, migrate, url};
+use super::{Migrations, OpenError, Pools, health::Told, migrate, url};
 use crate::changes::{self, Changes};
+
+mod probe;
 
 /// How long the server may take to let us in.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -28,6 +30,7 @@ pub(super) async fn open(
     options: &PgConnectOptions,
     migrations: &Migrations,
     changes: &Changes,
+    health: &Told,
 ) -> Result<(Pools, JoinHandle<()>), OpenError> {
     let options = options.clone().application_name(env!("CARGO_PKG_NAME"));
     bring_up_to_date(&options, migrations).await?;
@@ -42,7 +45,13 @@ pub(super) async fn open(
             Box::pin(async move { Ok(meta.idle_for < STALE || connection.ping().await.is_ok()) })
         })
         .connect_lazy_with(options.clone());
-    let feed = tokio::spawn(changes::listen_postgres(options, changes.clone()));
+    let feed = {
+        let listen = changes::listen_postgres(options.clone(), changes.clone());
+        let watch = probe::watch(options, health.clone());
+        tokio::spawn(async move {
+            tokio::join!(listen, watch);
+        })
+    };
     Ok((Pools::Postgres(pool), feed))
 }
 
@@ -56,6 +65,6 @@ async fn bring_up_to_date(options: &PgConnectOptions, migrations: &Migrations) -
     connection.execute("SET lock_timeout = '60s'").await.map_err(|why| OpenError::postgres(options, &why))?;
     migrate::postgres(&mut connection, migrations)
         .await
-        .map_err(|why| OpenError::migration(&url::shown(options), &why))?;
+        .map_err(|why| OpenError::migration(&url::shown(options), migrations.postgres.len(), &why))?;
     connection.close().await.map_err(|why| OpenError::postgres(options, &why))
 }

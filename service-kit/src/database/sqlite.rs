@@ -105,7 +105,9 @@ async fn migrate(
         }
     };
     let shown = format!("sqlite:{}", path.display());
-    migrate::sqlite(&mut open, migrations).await.map_err(|why| OpenError::migration(&shown, &why))?;
+    migrate::sqlite(&mut open, migrations)
+        .await
+        .map_err(|why| OpenError::migration(&shown, migrations.sqlite.len(), &why))?;
     open.commit().await.map_err(failed)?;
     Ok(connection)
 }

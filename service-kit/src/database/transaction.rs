@@ -2,7 +2,7 @@
 
 use sqlx::Postgres;
 
-use super::{Error, Pools, Row, Sql, Value, bounded, row::bind, sqlite};
+use super::{Error, Pools, Row, Sql, Value, bounded, health::Told, row::bind, sqlite};
 use crate::changes::{CHANNEL, Changes};
 
 /// A transaction that writes. Undone unless it is committed.
@@ -16,6 +16,7 @@ pub struct Transaction {
     open: Open,
     changed: Vec<String>,
     changes: Changes,
+    health: Told,
     /// Whether it shall leave nothing behind although it succeeds.
     undone: bool,
     /// Whether it failed only because another was under way.
@@ -31,12 +32,20 @@ enum Open {
 }
 
 impl Transaction {
-    pub(super) async fn begin(pools: &Pools, changes: Changes) -> Result<Self, Error> {
+    pub(super) async fn begin(pools: &Pools, changes: Changes, health: Told) -> Result<Self, Error> {
         let open = match pools {
             Pools::Sqlite { writer, .. } => Open::Sqlite(writer.begin().await?),
-            Pools::Postgres(pool) => Open::Postgres(bounded(pool.begin()).await?),
+            Pools::Postgres(pool) => Open::Postgres(health.noted(bounded(pool.begin()).await)?),
         };
-        Ok(Self { open, changed: Vec::new(), changes, undone: false, conflicted: false, broken: false })
+        Ok(Self {
+            open,
+            changed: Vec::new(),
+            changes,
+            health,
+            undone: false,
+            conflicted: false,
+            broken: false,
+        })
     }
 
     /// Says that it shall leave nothing behind, although it succeeds: what was
@@ -62,6 +71,7 @@ impl Transaction {
 
     /// After a statement.
     fn noted<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        let done = if matches!(self.open, Open::Postgres(_)) { self.health.noted(done) } else { done };
         self.broken = done.is_err();
         self.conflicted |= done.as_ref().is_err_and(Error::is_conflict);
         done
@@ -161,7 +171,7 @@ impl Transaction {
         match self.open {
             Open::Sqlite(turn) => turn.end(Some(self.changed)).await,
             Open::Postgres(open) => {
-                bounded(open.commit()).await?;
+                self.health.noted(bounded(open.commit()).await)?;
                 for key in &self.changed {
                     self.changes.announce(key);
                 }

@@ -1,6 +1,7 @@
 # Starts a PostgreSQL server in the folder $1, says `ready`, and ends it when
-# standard input ends.
+# standard input ends. With `on` as $2 its commits are durable.
 folder=$1
+sync=${2:-off}
 # Debian keeps the server off PATH, one folder per version, the newest first.
 for bin in $(ls -dr /usr/lib/postgresql/*/bin 2>/dev/null); do PATH=$PATH:$bin; done
 
@@ -46,7 +47,7 @@ fi
 [ -z "$as" ] || chown -R "$user" data || fail "could not give $folder to $user"
 chmod 700 data
 
-$as "$(command -v postgres)" -D data -k "$folder" -c listen_addresses= -c fsync=off -c full_page_writes=off \
+$as "$(command -v postgres)" -D data -k "$folder" -c listen_addresses= -c fsync=$sync -c full_page_writes=$sync \
     -c max_connections=100 >>log 2>&1 &
 server=$!
 

@@ -24,6 +24,8 @@ pub(crate) enum Name {
     Postgres,
     /// The registry
     Consul,
+    /// Makes a disk fail
+    Strace,
     /// Counts instructions
     Valgrind,
     /// Makes hosts out of network namespaces
@@ -80,13 +82,14 @@ pub(crate) struct Module {
 impl Name {
     /// What `cargo xtask test` needs; the quick ones first, so that what
     /// cannot be had is known before Consul is built.
-    pub(crate) const FOR_TESTS: [Self; 9] = [
+    pub(crate) const FOR_TESTS: [Self; 10] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
         Self::CargoDeny,
         Self::Buf,
         Self::Curl,
+        Self::Strace,
         Self::Postgres,
         Self::Grpcurl,
         Self::Consul,
@@ -121,6 +124,10 @@ impl Name {
                 patience: "",
             },
             Self::Consul => consul(),
+            Self::Strace => Tool {
+                version: &["-V"],
+                ..debian("strace", "by hand: install strace (Debian: apt-get install strace)")
+            },
             Self::Valgrind => {
                 debian("valgrind", "by hand: install valgrind (Debian: apt-get install valgrind)")
             }
