@@ -9,9 +9,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{database::DatabaseUrl, telemetry::LogFilter};
 
+mod admin;
 mod auth;
 mod print;
 
+pub use admin::{AdminSettings, FirstAdmin};
 pub use auth::Asked;
 pub use print::print;
 
@@ -54,6 +56,10 @@ pub struct ServiceConfig {
     /// Which log lines are written: `info`, or `warn,cart_service=debug`.
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::parse)]
     pub log: LogFilter,
+
+    /// Who is admin from the start.
+    #[command(flatten)]
+    pub admin: AdminSettings,
 
     /// Prints every setting, its value and where it came from, and exits.
     #[arg(long)]

@@ -87,7 +87,8 @@ pub(crate) async fn ready(
     let url = config.database(service)?;
     let database = Database::open(&url, migrations).await?;
     info!(service, database = %url, "the data of {service} is in {url}");
-    Ok(Ready { base: Base { mesh, database, auth }, listener })
+    let admin = config.admin.first()?;
+    Ok(Ready { base: Base { mesh, database, auth, admin }, listener })
 }
 
 async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {

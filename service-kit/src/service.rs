@@ -19,7 +19,7 @@ use tonic::{
 
 use crate::{
     auth::Auth,
-    config::ServiceConfig,
+    config::{FirstAdmin, ServiceConfig},
     database::{self, Database, Migrations},
     run::{Ready, ready},
 };
@@ -49,13 +49,15 @@ pub struct Base {
     pub database: Database,
     /// Whether and how callers are asked who they are.
     pub auth: Auth,
+    /// Whom user-service makes admin at its start.
+    pub admin: Option<FirstAdmin>,
 }
 
 impl Base {
     /// A base on which nobody is asked who they are, as tests want it.
     #[must_use]
     pub fn open(mesh: Mesh, database: Database) -> Self {
-        Self { mesh, database, auth: Auth::off() }
+        Self { mesh, database, auth: Auth::off(), admin: None }
     }
 }
 

@@ -70,6 +70,7 @@ pub fn print(
     };
     let key_file = config.auth_service_key_file.as_ref().map(|file| file.display().to_string());
     let key_file = or_none(key_file.as_deref());
+    let file = config.admin.password_file.as_ref().map(|path| path.display().to_string());
     let own = [
         ("LISTEN", "listen", config.listen.to_string()),
         ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
@@ -78,6 +79,9 @@ pub fn print(
         ("AUTH", "auth", config.auth.as_str().to_owned()),
         ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(config.auth_service_key.as_ref())),
         ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", key_file),
+        ("ADMIN_EMAIL", "admin_email", or_none(config.admin.email.as_deref())),
+        ("ADMIN_PASSWORD", "admin_password", or_masked(config.admin.password.as_ref())),
+        ("ADMIN_PASSWORD_FILE", "admin_password_file", or_none(file.as_deref())),
         ("RUST_LOG", "log", config.log.as_str().to_owned()),
     ];
     for (name, id, value) in own {
