@@ -1,12 +1,53 @@
 //! user-service: who somebody is, and what they may do.
+//!
+//! A handler in [`Users`] reads a request into the values of [`domain`], asks
+//! accounts or logins, and translates back. Passwords are hashed by [`hasher`];
+//! how often one may be guessed stands in [`limit`]; [`keys`] says which key
+//! signs tokens when; [`store`] keeps all of it; [`Notifier`] tells customers
+//! of their orders.
 
+use anyhow::Context;
+use mesh_proto::shop::user::v1::user_service_server::UserServiceServer;
 use service_kit::{
-    database::Migrations,
+    database::{Migration, Migrations},
+    events::{Events, INBOX, OUTBOX, Outbox},
+    lease::LEASES,
     service::{Base, Service, Serving},
 };
 
+mod access;
+mod accounts;
+mod admin;
+mod clean;
+mod clock;
+pub mod domain;
+mod error;
+pub mod hasher;
+pub mod keys;
+pub mod limit;
+mod login;
+mod notify;
+mod refresh;
+mod request;
+mod service;
+pub mod store;
+
+pub use clock::Clock;
+pub use error::Error;
+pub use notify::Notifier;
+pub use refresh::RefreshToken;
+pub use service::Users;
+
+use accounts::Accounts;
+use hasher::Hasher;
+use keys::{Keyring, Terms};
+use store::Store;
+
 /// The name under which it registers.
 pub const NAME: &str = "user-service";
+
+/// Who hears of accounts that are gone.
+pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
 /// The service.
 #[derive(Debug)]
@@ -15,9 +56,34 @@ pub struct UserService;
 impl Service for UserService {
     const NAME: &'static str = NAME;
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const MIGRATIONS: Migrations = Migrations { sqlite: &[], postgres: &[] };
+    const MIGRATIONS: Migrations = Migrations {
+        sqlite: &[
+            Migration { name: "users", sql: include_str!("../migrations/sqlite/0001_users.sql") },
+            OUTBOX.sqlite[0],
+            LEASES.sqlite[0],
+            INBOX.sqlite[0],
+        ],
+        postgres: &[
+            Migration { name: "users", sql: include_str!("../migrations/postgres/0001_users.sql") },
+            OUTBOX.postgres[0],
+            LEASES.postgres[0],
+            INBOX.postgres[0],
+        ],
+    };
 
-    async fn build(_base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(serving)
+    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
+        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
+        let (store, clock) = (Store::new(base.database.clone(), outbox), Clock::system());
+        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await;
+        let keys = keys.context("could not prepare the keys that sign tokens")?;
+        let hasher = Hasher::new();
+        if let Some(admin) = &base.admin {
+            let accounts = Accounts { store: store.clone(), hasher: hasher.clone(), clock: clock.clone() };
+            admin::ensure(&accounts, admin).await?;
+        }
+        let users = Users::new(store.clone(), hasher, keys.clone(), clock.clone());
+        let events = Events::of(base, NAME).send(outbox).take(&["order-service"], Notifier);
+        let serving = serving.serve(UserServiceServer::new(users));
+        Ok(events.add_to(serving).work(keys.tend()).work(clean::tend(store, clock)))
     }
 }

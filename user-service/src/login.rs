@@ -1,0 +1,81 @@
+//! Logins and what follows from them.
+
+use std::net::IpAddr;
+
+use mesh_proto::shop::user::v1::Tokens;
+use service_kit::auth::Claims;
+
+use crate::{
+    Error, accounts::Accounts, clock::moment, domain::User, keys::Keyring, limit::Subject,
+    refresh::RefreshToken, request::Credentials, store::Account,
+};
+
+/// How often a login begins anew because the password changed under it.
+const TRIES: usize = 3;
+
+/// What gives tokens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Logins {
+    pub(crate) accounts: Accounts,
+    pub(crate) keys: Keyring,
+}
+
+impl Logins {
+    /// Exchanges credentials for tokens.
+    ///
+    /// An address that has no account is treated in every step as one whose
+    /// password is another: the same waits, as long a hash, the same count, the
+    /// same answer.
+    pub(crate) async fn log_in(&self, from: &Credentials, peer: Option<IpAddr>) -> Result<Tokens, Error> {
+        let mut subjects = vec![Subject::account(&from.email)];
+        subjects.extend(peer.map(Subject::peer));
+        for _ in 0..TRIES {
+            let account = self.accounts.store.find(&from.email).await?;
+            let hash = account.as_ref().map(|account| &account.password);
+            let is_right = self.accounts.is_right(&subjects, &from.password, hash).await?;
+            let Some(account) = account.filter(|_| is_right) else { break };
+            if let Some(tokens) = self.begin(&account, from).await? {
+                return Ok(tokens);
+            }
+        }
+        self.accounts.store.count_failure(&subjects, self.accounts.clock.now()).await?;
+        Err(Error::CredentialsWrong)
+    }
+
+    /// Begins a session; `None` when the account has changed since.
+    async fn begin(&self, account: &Account, from: &Credentials) -> Result<Option<Tokens>, Error> {
+        let hasher = &self.accounts.hasher;
+        // While the password is at hand, it is hashed as is done now.
+        let kept = if hasher.is_outdated(&account.password) {
+            hasher.hash(&from.password).await?
+        } else {
+            account.password.clone()
+        };
+        let token = RefreshToken::new()?;
+        let now = self.accounts.clock.now();
+        let begun = self.accounts.store.begin_session(account, &kept, &token, now).await?;
+        let Some(user) = begun else { return Ok(None) };
+        self.tokens(user, &token).await.map(Some)
+    }
+
+    /// Exchanges a refresh token for new tokens.
+    pub(crate) async fn refresh(&self, token: &str) -> Result<Tokens, Error> {
+        let token = RefreshToken::parse(token).ok_or(Error::RefreshTokenInvalid)?;
+        let next = token.next()?;
+        let now = self.accounts.clock.now();
+        let user = self.accounts.store.refresh(&token, &next, now).await?;
+        self.tokens(user.ok_or(Error::RefreshTokenInvalid)?, &next).await
+    }
+
+    async fn tokens(&self, user: User, refresh: &RefreshToken) -> Result<Tokens, Error> {
+        let id = user.id.customer().map_err(|why| Error::Token(why.to_string()))?;
+        let claims = Claims::new(id, user.roles, self.keys.lifetime());
+        let access_token = self.keys.sign(|signer| signer.sign(&claims)).await?;
+        Ok(Tokens {
+            access_token,
+            expire_time: Some(moment(claims.expires()).into()),
+            refresh_token: refresh.reveal(),
+            user: Some(user.into()),
+        })
+    }
+}

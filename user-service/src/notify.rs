@@ -1,0 +1,123 @@
+//! What customers are told of their orders.
+
+use mesh_proto::shop::{
+    events::v1::{Event, event::Payload},
+    order::v1::{CancelReason, Order, OrderState},
+    user::v1::Notification,
+};
+use service_kit::{
+    database::Transaction,
+    events::{Subscriber, Untaken},
+    money::Money,
+    timestamp::Timestamp,
+    value::{CustomerId, line},
+};
+
+use crate::store;
+
+/// Tells customers of every change of their orders: one notification for each
+/// event. That an event that comes twice is told once is the inbox's doing.
+#[derive(Clone, Copy, Debug)]
+pub struct Notifier;
+
+#[tonic::async_trait]
+impl Subscriber for Notifier {
+    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+        let Some(Payload::OrderChanged(changed)) = &event.payload else { return Ok(()) };
+        let order = changed.order.as_ref().ok_or_else(|| Untaken::Never("the event has no order".into()))?;
+        let customer = CustomerId::parse(&order.customer_id);
+        let customer = customer.map_err(|why| Untaken::Never(format!("order.customer_id: {why}")))?;
+        let notification = Notification {
+            event_id: checked("event_id", &event.event_id)?,
+            order_id: checked("order.order_id", &order.order_id)?,
+            order_etag: checked("order.etag", &order.etag)?,
+            text: text(order)?,
+            create_time: None,
+        };
+        Ok(store::tell(open, &customer, &notification, moment(event)).await?)
+    }
+}
+
+fn checked(path: &str, text: &str) -> Result<String, Untaken> {
+    line(text, 128).map_err(|why| Untaken::Never(format!("{path}: {why}")))
+}
+
+fn moment(event: &Event) -> Timestamp {
+    event.create_time.map_or_else(Timestamp::now, |time| {
+        let micros = time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1_000);
+        Timestamp::of_micros(micros)
+    })
+}
+
+/// The change as a sentence.
+fn text(order: &Order) -> Result<String, Untaken> {
+    let id = &order.order_id;
+    let total = || {
+        let total = Money::parse(order.total.as_ref());
+        total.map_err(|why| Untaken::Never(format!("order.total: {why}")))
+    };
+    Ok(match order.state() {
+        OrderState::Unspecified => return Err(Untaken::Never("order.state is not known".into())),
+        OrderState::Pending => format!("Order {id} was received."),
+        OrderState::Confirmed => format!("Order {id} is confirmed: {}.", total()?),
+        OrderState::Paying => format!("Order {id} is being paid: {}.", total()?),
+        OrderState::Paid => format!("Order {id} is paid: {}.", total()?),
+        OrderState::Shipping => format!("Order {id} is being handed to the carrier."),
+        OrderState::Shipped if order.tracking_number.is_empty() => format!("Order {id} is on its way."),
+        OrderState::Shipped => {
+            let number = checked("order.tracking_number", &order.tracking_number)?;
+            format!("Order {id} is on its way; the carrier knows it as {number}.")
+        }
+        OrderState::Completed => format!("Order {id} has arrived."),
+        OrderState::Cancelling => format!("Order {id} is being cancelled."),
+        OrderState::Cancelled => format!("Order {id} is cancelled{}.", because(order.cancel_reason())),
+    })
+}
+
+fn because(reason: CancelReason) -> &'static str {
+    match reason {
+        CancelReason::Unspecified | CancelReason::Requested => "",
+        CancelReason::OutOfStock => ": it is out of stock",
+        CancelReason::ShippingRefused => ": the carrier refused it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::google::r#type::Money as WireMoney;
+
+    use super::*;
+
+    fn order(state: OrderState) -> Order {
+        Order {
+            order_id: "o-1".into(),
+            customer_id: "ada".into(),
+            state: state.into(),
+            total: Some(WireMoney { currency_code: "EUR".into(), units: 24, nanos: 950_000_000 }),
+            etag: "3".into(),
+            ..Order::default()
+        }
+    }
+
+    #[test]
+    fn every_state_has_a_sentence() {
+        assert_eq!(text(&order(OrderState::Paid)).unwrap(), "Order o-1 is paid: 24.95 EUR.");
+        let shipped = Order { tracking_number: "T7".into(), ..order(OrderState::Shipped) };
+        assert_eq!(text(&shipped).unwrap(), "Order o-1 is on its way; the carrier knows it as T7.");
+        let cancelled =
+            Order { cancel_reason: CancelReason::OutOfStock.into(), ..order(OrderState::Cancelled) };
+        assert_eq!(text(&cancelled).unwrap(), "Order o-1 is cancelled: it is out of stock.");
+        for state in 1..=9 {
+            let state = OrderState::try_from(state).unwrap();
+            assert!(text(&order(state)).unwrap().starts_with("Order o-1 "));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_never_taken() {
+        assert!(matches!(text(&order(OrderState::Unspecified)), Err(Untaken::Never(_))));
+        let no_total = Order { total: None, ..order(OrderState::Paid) };
+        assert!(matches!(text(&no_total), Err(Untaken::Never(_))));
+        assert!(checked("event_id", "a\0b").is_err() && checked("event_id", "").is_err());
+    }
+}

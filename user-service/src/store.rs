@@ -1,0 +1,297 @@
+//! Where accounts are kept.
+
+use std::slice;
+
+use mesh_proto::shop::events::v1::{UserDeleted, event::Payload};
+use service_kit::{
+    auth::Roles,
+    database::{Database, Error as DatabaseError, Row, Transaction, Value},
+    events::Outbox,
+    timestamp::Timestamp,
+    value::Etag,
+};
+
+use crate::{
+    Error,
+    domain::{DisplayName, Email, User, UserId, read_roles, written_roles},
+    hasher::Hash,
+    limit::Subject,
+};
+
+mod failures;
+mod keys;
+mod notifications;
+mod sessions;
+
+pub use keys::StoredKey;
+pub use notifications::Told;
+pub(crate) use notifications::tell;
+
+const BY_ID: &str = "SELECT u.user_id, e.email, u.display_name, u.roles, u.password, u.create_time, \
+     u.update_time, u.version FROM users u JOIN emails e ON e.user_id = u.user_id WHERE u.user_id = $1";
+
+const BY_EMAIL: &str = "SELECT u.user_id, e.email, u.display_name, u.roles, u.password, u.create_time, \
+     u.update_time, u.version FROM users u JOIN emails e ON e.user_id = u.user_id WHERE e.email = $1";
+
+const INSERT: &str = "INSERT INTO users \
+     (user_id, display_name, roles, password, create_time, update_time, version) \
+     VALUES ($1, $2, $3, $4, $5, $5, 1)";
+
+/// Waits for whoever is about to take the same address.
+const TAKE_EMAIL: &str = "INSERT INTO emails (email, user_id) VALUES ($1, $2) ON CONFLICT (email) DO NOTHING";
+
+const LEAVE_EMAIL: &str = "DELETE FROM emails WHERE user_id = $1";
+
+const LOCK: &str = "UPDATE users SET version = version WHERE user_id = $1";
+
+const UPDATE: &str = "UPDATE users SET display_name = $2, roles = $3, password = $4, update_time = $5, \
+     version = version + 1 WHERE user_id = $1";
+
+const DELETE: &str = "DELETE FROM users WHERE user_id = $1 RETURNING version";
+
+const REMEMBER_DELETED: &str = "INSERT INTO deleted_users (user_id, delete_time) VALUES ($1, $2)";
+
+/// The accounts, sessions, keys and notifications in the database.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Database,
+    outbox: Outbox,
+}
+
+/// An account with its password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The account.
+    pub user: User,
+    /// Its password, hashed.
+    pub password: Hash,
+}
+
+/// What an account shall have that it may not have now.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Another address.
+    pub email: Option<Email>,
+    /// Another name.
+    pub display_name: Option<DisplayName>,
+    /// Other roles.
+    pub roles: Option<Roles>,
+    /// Another password, hashed. Ends every session.
+    pub password: Option<Hash>,
+}
+
+impl Store {
+    /// What `database` holds; `outbox` tells of accounts that are gone.
+    #[must_use]
+    pub fn new(database: Database, outbox: Outbox) -> Self {
+        Self { database, outbox }
+    }
+
+    /// The account of that id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn get(&self, id: UserId) -> Result<Option<Account>, DatabaseError> {
+        let row = self.database.row(BY_ID, &[id.to_string().into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// The account of that address.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn find(&self, email: &Email) -> Result<Option<Account>, DatabaseError> {
+        let row = self.database.row(BY_EMAIL, &[email.as_str().into()]).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// Adds an account.
+    ///
+    /// # Errors
+    /// [`Error::EmailTaken`], [`Error::Database`].
+    ///
+    /// # Cancel safety
+    /// It may have been added.
+    pub async fn create(&self, account: &Account) -> Result<(), Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = create(&mut open, account).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+
+    /// Changes an account, given that it still has the version `seen` and, when
+    /// `proven` is given, the password that was compared. What is there already
+    /// changes nothing; so the same change, made again, succeeds.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Changed`], [`Error::EmailTaken`],
+    /// [`Error::Database`].
+    ///
+    /// # Cancel safety
+    /// The change may have been made.
+    pub async fn update(
+        &self,
+        id: UserId,
+        seen: Option<Etag>,
+        proven: Option<&Hash>,
+        change: &Change,
+        now: Timestamp,
+    ) -> Result<User, Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = update(&mut open, id, seen, proven, change, now).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+
+    /// Deletes an account with all that is known of who had it, and tells of
+    /// it. One that is not there is as good.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// It may have been deleted.
+    pub async fn delete(&self, id: UserId, now: Timestamp) -> Result<(), DatabaseError> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = delete(&mut open, self.outbox, id, now).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+}
+
+async fn create(open: &mut Transaction, account: &Account) -> Result<(), Error> {
+    let Account { user, password } = account;
+    let id: Value = user.id.to_string().into();
+    let values = [
+        id.clone(),
+        user.display_name.as_str().into(),
+        written_roles(user.roles).into(),
+        password.as_str().into(),
+        user.created.micros().into(),
+    ];
+    open.execute(INSERT, &values).await?;
+    take_email(open, id, &user.email).await
+}
+
+async fn take_email(open: &mut Transaction, id: Value, email: &Email) -> Result<(), Error> {
+    match open.execute(TAKE_EMAIL, &[email.as_str().into(), id]).await? {
+        0 => Err(Error::EmailTaken),
+        _ => Ok(()),
+    }
+}
+
+async fn update(
+    open: &mut Transaction,
+    id: UserId,
+    seen: Option<Etag>,
+    proven: Option<&Hash>,
+    change: &Change,
+    now: Timestamp,
+) -> Result<User, Error> {
+    let Some(Account { user: before, password }) = lock(open, id).await? else {
+        return Err(Error::NotFound(id));
+    };
+    let mut user = before.clone();
+    user.email = change.email.clone().unwrap_or(user.email);
+    user.display_name = change.display_name.clone().unwrap_or(user.display_name);
+    user.roles = change.roles.unwrap_or(user.roles);
+    let is_done = user == before && change.password.is_none();
+    if !seen.is_none_or(|seen| seen == before.etag || (is_done && before.etag.follows(seen))) {
+        return Err(Error::Changed);
+    }
+    if proven.is_some_and(|proven| *proven != password) {
+        return Err(Error::Changed);
+    }
+    if is_done {
+        open.undo();
+        return Ok(before);
+    }
+    user.etag = before.etag.next();
+    user.updated = now;
+    write(open, &user, change.password.as_ref().unwrap_or(&password)).await?;
+    let id: Value = id.to_string().into();
+    if user.email != before.email {
+        open.execute(LEAVE_EMAIL, slice::from_ref(&id)).await?;
+        take_email(open, id.clone(), &user.email).await?;
+    }
+    if change.password.is_some() {
+        sessions::end_all(open, &id).await?;
+    }
+    Ok(user)
+}
+
+/// The account, which nobody else can then change.
+async fn lock(open: &mut Transaction, id: UserId) -> Result<Option<Account>, DatabaseError> {
+    let id: Value = id.to_string().into();
+    open.execute(LOCK, slice::from_ref(&id)).await?;
+    open.row(BY_ID, &[id]).await?.as_ref().map(read).transpose()
+}
+
+async fn write(open: &mut Transaction, user: &User, password: &Hash) -> Result<(), DatabaseError> {
+    let values = [
+        user.id.to_string().into(),
+        user.display_name.as_str().into(),
+        written_roles(user.roles).into(),
+        password.as_str().into(),
+        user.updated.micros().into(),
+    ];
+    open.execute(UPDATE, &values).await?;
+    Ok(())
+}
+
+async fn delete(
+    open: &mut Transaction,
+    outbox: Outbox,
+    user: UserId,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    let Some(account) = lock(open, user).await? else {
+        open.undo();
+        return Ok(());
+    };
+    let id: Value = user.to_string().into();
+    open.execute(REMEMBER_DELETED, &[id.clone(), now.micros().into()]).await?;
+    sessions::end_all(open, &id).await?;
+    notifications::forget(open, &id).await?;
+    failures::forget(open, &Subject::account(&account.user.email)).await?;
+    open.execute(LEAVE_EMAIL, slice::from_ref(&id)).await?;
+    let Some(row) = open.row(DELETE, &[id]).await? else { return Ok(()) };
+    let version = row.get::<i64>("version")?;
+    let deleted = UserDeleted { user_id: user.to_string() };
+    outbox.append(open, &user.to_string(), version + 1, Payload::UserDeleted(deleted)).await
+}
+
+fn read(row: &Row) -> Result<Account, DatabaseError> {
+    let text = |column| row.get::<String>(column);
+    let moment = |column| row.get(column).map(Timestamp::of_micros);
+    let corrupt = DatabaseError::corrupt;
+    let user = User {
+        id: UserId::parse(&text("user_id")?).map_err(|why| corrupt("user_id", why))?,
+        email: Email::parse(&text("email")?).map_err(|why| corrupt("email", why))?,
+        display_name: DisplayName::parse(&text("display_name")?)
+            .map_err(|why| corrupt("display_name", why))?,
+        roles: read_roles(&text("roles")?).map_err(|why| corrupt("roles", why))?,
+        created: moment("create_time")?,
+        updated: moment("update_time")?,
+        etag: Etag::of(row.get("version")?),
+    };
+    Ok(Account { user, password: Hash::stored(text("password")?) })
+}

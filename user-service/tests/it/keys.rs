@@ -1,0 +1,120 @@
+//! `GetJwks`, and how keys follow one another.
+
+use std::time::Duration;
+
+use service_kit::{
+    auth::{Auth, PublicKey},
+    database::Database,
+    events::Outbox,
+    on_both_databases,
+    service::Service,
+    testing::TestDatabase,
+};
+use tokio::task::JoinSet;
+use user_service::{
+    Clock, NAME, SUBSCRIBERS, UserService,
+    keys::{Keyring, Terms},
+    store::Store,
+};
+
+use crate::app::{EMAIL, PASSWORD, TestApp};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn replica(database: &TestDatabase, clock: &Clock) -> Keyring {
+    let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
+    Keyring::open(
+        Store::new(open, Outbox::new(NAME, SUBSCRIBERS)),
+        clock.clone(),
+        Terms::default(),
+        Auth::off(),
+    )
+    .await
+    .unwrap()
+}
+
+async fn kids(keyring: &Keyring) -> Vec<String> {
+    keyring.published().await.unwrap().into_iter().map(|key| key.kid).collect()
+}
+
+async fn signing(keyring: &Keyring) -> String {
+    keyring.sign(|signer| signer.kid().to_owned()).await.unwrap()
+}
+
+async fn the_key_that_signed_a_token_is_published(database: TestDatabase) {
+    let app = TestApp::with_replicas(database, 2).await;
+    app.ada().await;
+    let token = app.login(EMAIL, PASSWORD).await.unwrap().access_token;
+    let header = token.split('.').next().unwrap();
+    let (here, there) = (app.jwks(0).await, app.jwks(1).await);
+    assert_eq!(here, there);
+    let key = PublicKey::from_jwk(&here[0]).unwrap();
+    let header = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, header).unwrap();
+    assert!(String::from_utf8(header).unwrap().contains(key.kid()));
+    assert_eq!(app.restart().await.jwks(0).await, here);
+}
+
+async fn a_key_is_published_before_it_signs_and_until_its_tokens_expire(database: TestDatabase) {
+    let clock = Clock::system();
+    let keyring = replica(&database, &clock).await;
+    let first = signing(&keyring).await;
+    assert_eq!(kids(&keyring).await, [first.as_str()]);
+
+    clock.advance(24 * 60 * MINUTE - 9 * MINUTE);
+    keyring.look().await.unwrap();
+    let both = kids(&keyring).await;
+    assert_eq!((both.len(), signing(&keyring).await.as_str()), (2, first.as_str()));
+    let second = both[0].clone();
+
+    clock.advance(9 * MINUTE);
+    assert_eq!(signing(&keyring).await, second, "it signs from then on, also when nobody has looked");
+    keyring.look().await.unwrap();
+    assert_eq!(kids(&keyring).await, both, "the first has tokens that are still good");
+
+    clock.advance(21 * MINUTE);
+    assert_eq!(kids(&keyring).await, [second.as_str()]);
+    keyring.look().await.unwrap();
+    assert_eq!((kids(&keyring).await, signing(&keyring).await), (vec![second.clone()], second));
+}
+
+async fn replicas_that_look_at_once_add_one_key_and_all_sign_with_it(database: TestDatabase) {
+    let clock = Clock::system();
+    let mut opening = JoinSet::new();
+    let shared = std::sync::Arc::new(database);
+    for _ in 0..4 {
+        let (database, clock) = (shared.clone(), clock.clone());
+        opening.spawn(async move { replica(&database, &clock).await });
+    }
+    let replicas = opening.join_all().await;
+    for round in 1..4 {
+        let mut signers = Vec::new();
+        for keyring in &replicas {
+            signers.push(signing(keyring).await);
+        }
+        signers.dedup();
+        assert_eq!(signers.len(), 1, "round {round}");
+        clock.advance(24 * 60 * MINUTE - 5 * MINUTE);
+        let looking: JoinSet<_> =
+            replicas.iter().cloned().map(|keyring| async move { keyring.look().await.unwrap() }).collect();
+        looking.join_all().await;
+        assert_eq!(kids(&replicas[0]).await.len(), 2, "round {round}");
+        clock.advance(10 * MINUTE);
+    }
+}
+
+async fn after_a_long_sleep_a_key_signs_at_once(database: TestDatabase) {
+    let clock = Clock::system();
+    let keyring = replica(&database, &clock).await;
+    let first = signing(&keyring).await;
+    clock.advance(100 * 24 * 60 * MINUTE);
+    let next = signing(&keyring).await;
+    assert_ne!(next, first);
+    assert_eq!(kids(&keyring).await, [next]);
+}
+
+on_both_databases!(
+    the_key_that_signed_a_token_is_published,
+    a_key_is_published_before_it_signs_and_until_its_tokens_expire,
+    replicas_that_look_at_once_add_one_key_and_all_sign_with_it,
+    after_a_long_sleep_a_key_signs_at_once,
+);

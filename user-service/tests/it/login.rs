@@ -1,0 +1,159 @@
+//! `Login`, and how often it may fail.
+
+use std::time::Duration;
+
+use mesh_proto::shop::user::v1::user_service_server::UserService as _;
+use service_kit::{
+    auth::Auth, database::Database, events::Outbox, on_both_databases, service::Service,
+    testing::TestDatabase,
+};
+use tokio::task::JoinSet;
+use tonic::{Code, Request};
+use user_service::{
+    Clock, NAME, SUBSCRIBERS, UserService, Users,
+    hasher::Hasher,
+    keys::{Keyring, Terms},
+    store::Store,
+};
+
+use crate::app::{EMAIL, PASSWORD, TestApp, login, refused, registration};
+
+const WRONG: &str = "incorrect horse battery";
+
+/// The handlers alone, with a clock and a count of hashes to look at.
+struct Handlers {
+    users: Users,
+    hasher: Hasher,
+    clock: Clock,
+    _database: TestDatabase,
+}
+
+impl Handlers {
+    async fn new(database: TestDatabase) -> Self {
+        let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
+        let (store, hasher, clock) =
+            (Store::new(open, Outbox::new(NAME, SUBSCRIBERS)), Hasher::new(), Clock::system());
+        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), Auth::off()).await.unwrap();
+        let users = Users::new(store, hasher.clone(), keys, clock.clone());
+        users.register(Request::new(registration(EMAIL, PASSWORD))).await.unwrap();
+        Self { users, hasher, clock, _database: database }
+    }
+
+    /// What a login answers, and how many hashes it took.
+    async fn login(&self, email: &str, password: &str) -> (Result<(), tonic::Status>, u64) {
+        let before = self.hasher.hashed();
+        let answer = self.users.login(Request::new(login(email, password))).await;
+        (answer.map(drop), self.hasher.hashed() - before)
+    }
+}
+
+async fn wrong_in_address_and_wrong_in_password_are_one_answer(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    app.ada().await;
+    let password = app.login(EMAIL, WRONG).await.unwrap_err();
+    let address = app.login("bob@example.com", PASSWORD).await.unwrap_err();
+    assert_eq!((password.message(), password.details()), (address.message(), address.details()));
+    refused::<()>(Err(password), Code::Unauthenticated, "CREDENTIALS_WRONG");
+    let tokens = app.login("ADA@Example.com", PASSWORD).await.unwrap();
+    assert_eq!(tokens.user.unwrap().email, EMAIL);
+}
+
+async fn an_address_without_an_account_is_treated_as_one_with(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    let mut seen = Vec::new();
+    for email in [EMAIL, "bob@example.com"] {
+        let mut answers = Vec::new();
+        for _ in 0..7 {
+            let (answer, hashes) = app.login(email, WRONG).await;
+            answers.push((answer.unwrap_err().code(), hashes));
+        }
+        seen.push(answers);
+    }
+    let (unknown, known) = (seen.pop().unwrap(), seen.pop().unwrap());
+    assert_eq!(known, unknown);
+    let expected = [(Code::Unauthenticated, 1); 5].into_iter().chain([(Code::ResourceExhausted, 0); 2]);
+    assert_eq!(known, expected.collect::<Vec<_>>());
+}
+
+async fn after_five_failures_it_takes_longer_and_longer(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    for _ in 0..5 {
+        refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
+    }
+    for wait in [10, 20, 40, 80, 160, 320, 640, 900, 900] {
+        // Nobody is heard, not even with the right password.
+        let details =
+            refused(app.login(EMAIL, PASSWORD).await.0, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
+        let told = details.retry_info().unwrap().retry_delay.unwrap();
+        assert!(told <= Duration::from_secs(wait) && told > Duration::from_secs(wait - 5), "{told:?}");
+        app.clock.advance(told);
+        refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
+    }
+    app.clock.advance(Duration::from_secs(900));
+    app.login(EMAIL, PASSWORD).await.0.unwrap();
+    for _ in 0..5 {
+        refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
+    }
+}
+
+async fn an_hour_without_a_failure_forgets_them(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    for _ in 0..2 {
+        for _ in 0..4 {
+            refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
+        }
+        app.clock.advance(Duration::from_secs(3_600));
+    }
+}
+
+async fn a_burst_of_guesses_through_two_replicas_is_cut_short(database: TestDatabase) {
+    let app = TestApp::with_replicas(database, 2).await;
+    app.ada().await;
+    let mut guessing = JoinSet::new();
+    for n in 0..60 {
+        let mut users = app.replica(n % 2);
+        guessing.spawn(async move { users.login(login(EMAIL, WRONG)).await.unwrap_err().code() });
+    }
+    let codes = guessing.join_all().await;
+    let heard = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
+    let refused = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
+    // Those that were being hashed when the fifth failed are heard too.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(heard + refused, 60, "{codes:?}");
+    assert!((5..=5 + 4 * cores).contains(&heard), "{heard} guesses were heard");
+    let next = app.login(EMAIL, PASSWORD).await;
+    super::app::refused(next, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
+}
+
+async fn many_right_logins_at_once_all_succeed(database: TestDatabase) {
+    let app = TestApp::with_replicas(database, 2).await;
+    app.ada().await;
+    let mut logins = JoinSet::new();
+    for n in 0..12 {
+        let mut users = app.replica(n % 2);
+        logins.spawn(async move { users.login(login(EMAIL, PASSWORD)).await.map(drop) });
+    }
+    for answer in logins.join_all().await {
+        answer.unwrap();
+    }
+}
+
+async fn what_cannot_be_a_password_is_refused_unhashed(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    for password in ["", &"a".repeat(129), &"a".repeat(1 << 20)] {
+        let (answer, hashes) = app.login(EMAIL, password).await;
+        assert_eq!((answer.unwrap_err().code(), hashes), (Code::InvalidArgument, 0));
+    }
+    let (answer, hashes) = app.login("no address", PASSWORD).await;
+    assert_eq!((answer.unwrap_err().code(), hashes), (Code::InvalidArgument, 0));
+}
+
+on_both_databases!(
+    wrong_in_address_and_wrong_in_password_are_one_answer,
+    an_address_without_an_account_is_treated_as_one_with,
+    after_five_failures_it_takes_longer_and_longer,
+    an_hour_without_a_failure_forgets_them,
+    a_burst_of_guesses_through_two_replicas_is_cut_short,
+    many_right_logins_at_once_all_succeed,
+    what_cannot_be_a_password_is_refused_unhashed,
+);

@@ -1,0 +1,12 @@
+//! Each rpc through a real client and server, on both databases.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod accounts;
+mod admin;
+mod app;
+mod keys;
+mod login;
+mod notifications;
+mod register;
+mod secrets;
+mod sessions;
