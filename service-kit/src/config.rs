@@ -61,6 +61,11 @@ pub struct ServiceConfig {
     #[command(flatten)]
     pub admin: AdminSettings,
 
+    /// How payments fail on purpose, for payment-service: `decline=0.1,lost=0.3,slow=0.2:2s,unavailable=0.1`,
+    /// or `metadata` for those that callers ask for; nothing fails unless it is set
+    #[arg(long, env = "PAYMENT_FAULTS", value_name = "FAULTS", default_value = "")]
+    pub payment_faults: String,
+
     /// Prints every setting, its value and where it came from, and exits.
     #[arg(long)]
     pub print_config: bool,

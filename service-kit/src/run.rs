@@ -87,8 +87,14 @@ pub(crate) async fn ready(
     let url = config.database(service)?;
     let database = Database::open(&url, migrations).await?;
     info!(service, database = %url, "the data of {service} is in {url}");
-    let admin = config.admin.first()?;
-    Ok(Ready { base: Base { mesh, database, auth, admin }, listener })
+    let base = Base {
+        mesh,
+        database,
+        auth,
+        admin: config.admin.first()?,
+        payment_faults: config.payment_faults.clone(),
+    };
+    Ok(Ready { base, listener })
 }
 
 async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {

@@ -51,13 +51,15 @@ pub struct Base {
     pub auth: Auth,
     /// Whom user-service makes admin at its start.
     pub admin: Option<FirstAdmin>,
+    /// The setting `PAYMENT_FAULTS`, as it was given.
+    pub payment_faults: String,
 }
 
 impl Base {
     /// A base on which nobody is asked who they are, as tests want it.
     #[must_use]
     pub fn open(mesh: Mesh, database: Database) -> Self {
-        Self { mesh, database, auth: Auth::off(), admin: None }
+        Self { mesh, database, auth: Auth::off(), admin: None, payment_faults: String::new() }
     }
 }
 

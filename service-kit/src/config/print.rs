@@ -82,6 +82,7 @@ pub fn print(
         ("ADMIN_EMAIL", "admin_email", or_none(config.admin.email.as_deref())),
         ("ADMIN_PASSWORD", "admin_password", or_masked(config.admin.password.as_ref())),
         ("ADMIN_PASSWORD_FILE", "admin_password_file", or_none(file.as_deref())),
+        ("PAYMENT_FAULTS", "payment_faults", or_none(Some(&config.payment_faults))),
         ("RUST_LOG", "log", config.log.as_str().to_owned()),
     ];
     for (name, id, value) in own {

@@ -1,0 +1,260 @@
+//! Where charges and the ledger are kept.
+
+use service_kit::{
+    currency::Currency,
+    database::{Database, Error as DatabaseError, Row, Transaction, Value},
+    money::Money,
+    timestamp::Timestamp,
+    value::CustomerId,
+};
+
+use crate::{
+    Error,
+    domain::{Amount, Charge, ChargeId, Event, Key, PaymentMethod, State, Terms},
+};
+
+mod ledger;
+
+pub use ledger::{Balance, Side};
+
+macro_rules! columns {
+    () => {
+        "charge_id, idempotency_key, state, customer_id, amount, currency, payment_method, create_time, \
+         update_time"
+    };
+}
+
+const BY_KEY: &str = concat!("SELECT ", columns!(), " FROM charges WHERE idempotency_key = $1");
+
+const ALL: &str =
+    concat!("SELECT ", columns!(), " FROM charges WHERE charge_id < $1 ORDER BY charge_id DESC LIMIT $2");
+
+const OF_CUSTOMER: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM charges WHERE customer_id = $1 AND charge_id < $2 ORDER BY charge_id DESC LIMIT $3"
+);
+
+/// Waits for another that is inserting the same key.
+const INSERT: &str = concat!(
+    "INSERT INTO charges (",
+    columns!(),
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (idempotency_key) DO NOTHING"
+);
+
+/// Locks the key until the transaction ends, and reads it.
+const LOCK: &str =
+    concat!("UPDATE charges SET state = state WHERE idempotency_key = $1 RETURNING ", columns!());
+
+const UPDATE: &str = "UPDATE charges SET state = $3, customer_id = $4, amount = $5, currency = $6, \
+     payment_method = $7, update_time = $9 WHERE charge_id = $1 AND idempotency_key = $2 AND create_time = $8";
+
+/// After every id: the first page begins there.
+const LAST: &str = "~";
+
+/// The charges in the database.
+#[derive(Clone, Debug)]
+pub struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// The charges of `database`.
+    #[must_use]
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// Charges what `terms` say, unless the key was charged before. The charge
+    /// that it returns has succeeded, or is declined when `declined` says so.
+    ///
+    /// # Errors
+    /// [`Error::Reused`], [`Error::Voided`], [`Error::Database`].
+    ///
+    /// # Cancel safety
+    /// It may have been charged; [`get`](Self::get) tells.
+    pub async fn charge(&self, key: Key, terms: &Terms, declined: bool) -> Result<Charge, Error> {
+        let event = if declined { Event::Decline } else { Event::Charge };
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = charge(&mut open, key, terms, event).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+
+    /// Gives back what was charged under a key, and lets nothing be charged
+    /// under it ever again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// It may have been refunded; the same call again makes sure.
+    pub async fn refund(&self, key: Key) -> Result<Charge, Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = refund(&mut open, key).await;
+            if let Some(done) = unit.end(open, done).await {
+                return done;
+            }
+        }
+    }
+
+    /// What became of a key.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Database`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn get(&self, key: Key) -> Result<Charge, Error> {
+        let row = self.database.row(BY_KEY, &[key.to_string().into()]).await?;
+        let row = row.ok_or(Error::NotFound(key))?;
+        Ok(read(&row)?)
+    }
+
+    /// Up to `most` charges before the id `after`, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn list(
+        &self,
+        customer: Option<&CustomerId>,
+        after: Option<String>,
+        most: usize,
+    ) -> Result<Vec<Charge>, DatabaseError> {
+        let most: Value = i64::try_from(most).unwrap_or(i64::MAX).into();
+        let before: Value = after.unwrap_or_else(|| LAST.to_owned()).into();
+        let rows = match customer {
+            Some(customer) => {
+                self.database.rows(OF_CUSTOMER, &[customer.as_str().into(), before, most]).await?
+            }
+            None => self.database.rows(ALL, &[before, most]).await?,
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// What the ledger holds in one currency.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn balance(&self, currency: Currency) -> Result<Balance, DatabaseError> {
+        ledger::balance(&self.database, currency).await
+    }
+}
+
+async fn charge(open: &mut Transaction, key: Key, terms: &Terms, event: Event) -> Result<Charge, Error> {
+    let now = Timestamp::now();
+    let (state, posting) = State::after(None, event).map_err(|_| Error::Voided(key))?;
+    let terms = Some(terms.clone());
+    let new = Charge { id: ChargeId::new(now), key, state, terms: terms.clone(), created: now, updated: now };
+    if open.execute(INSERT, &values(&new)).await? == 1 {
+        ledger::post(open, &new, posting).await?;
+        return Ok(new);
+    }
+    let kept = lock(open, key).await?.ok_or_else(vanished)?;
+    let (state, posting) = State::after(Some(kept.state), event).map_err(|_| Error::Voided(key))?;
+    if kept.state == State::Succeeded {
+        let differ = kept.terms.iter().zip(&terms).flat_map(|(kept, asked)| kept.differences(asked));
+        let differ: Vec<_> = differ.collect();
+        open.undo();
+        return if differ.is_empty() { Ok(kept) } else { Err(Error::Reused(key, differ)) };
+    }
+    let charge = Charge { state, terms, updated: now.max(kept.updated), ..kept };
+    open.execute(UPDATE, &values(&charge)).await?;
+    ledger::post(open, &charge, posting).await?;
+    Ok(charge)
+}
+
+async fn refund(open: &mut Transaction, key: Key) -> Result<Charge, Error> {
+    let now = Timestamp::now();
+    let kept = match lock(open, key).await? {
+        Some(kept) => kept,
+        None => {
+            let (state, _) = State::after(None, Event::Refund).map_err(|_| Error::Voided(key))?;
+            let void = Charge { id: ChargeId::new(now), key, state, terms: None, created: now, updated: now };
+            if open.execute(INSERT, &values(&void)).await? == 1 {
+                return Ok(void);
+            }
+            // Somebody was faster, and is done by now.
+            lock(open, key).await?.ok_or_else(vanished)?
+        }
+    };
+    let (state, posting) = State::after(Some(kept.state), Event::Refund).map_err(|_| Error::Voided(key))?;
+    if state == kept.state {
+        open.undo();
+        return Ok(kept);
+    }
+    let charge = Charge { state, updated: now.max(kept.updated), ..kept };
+    open.execute(UPDATE, &values(&charge)).await?;
+    ledger::post(open, &charge, posting).await?;
+    Ok(charge)
+}
+
+async fn lock(open: &mut Transaction, key: Key) -> Result<Option<Charge>, DatabaseError> {
+    let row = open.row(LOCK, &[key.to_string().into()]).await?;
+    row.as_ref().map(read).transpose()
+}
+
+/// Charges are never deleted, so what was in the way is there.
+fn vanished() -> Error {
+    DatabaseError::corrupt("idempotency_key", "a charge that was in the way is gone").into()
+}
+
+fn values(charge: &Charge) -> [Value; 9] {
+    let terms = charge.terms.as_ref();
+    let money = terms.map(|terms| terms.amount.money());
+    [
+        charge.id.to_string().into(),
+        charge.key.to_string().into(),
+        charge.state.as_str().into(),
+        terms.map_or("", |terms| terms.customer.as_str()).into(),
+        money.map_or(0, Money::minor).into(),
+        money.map_or("", |money| money.currency().code()).into(),
+        terms.map_or("", |terms| terms.method.as_str()).into(),
+        charge.created.micros().into(),
+        charge.updated.micros().into(),
+    ]
+}
+
+fn read(row: &Row) -> Result<Charge, DatabaseError> {
+    let text = |column| row.get::<String>(column);
+    let id = ChargeId::parse(&text("charge_id")?);
+    let key = Key::parse(&text("idempotency_key")?);
+    let state = State::parse(&text("state")?);
+    Ok(Charge {
+        id: id.map_err(|why| DatabaseError::corrupt("charge_id", why))?,
+        key: key.map_err(|why| DatabaseError::corrupt("idempotency_key", why))?,
+        state: state.map_err(|why| DatabaseError::corrupt("state", why))?,
+        terms: read_terms(row)?,
+        created: Timestamp::of_micros(row.get("create_time")?),
+        updated: Timestamp::of_micros(row.get("update_time")?),
+    })
+}
+
+fn read_terms(row: &Row) -> Result<Option<Terms>, DatabaseError> {
+    let text = |column| row.get::<String>(column);
+    let customer = text("customer_id")?;
+    if customer.is_empty() {
+        return Ok(None);
+    }
+    let currency = text("currency")?.parse().map_err(|why| DatabaseError::corrupt("currency", why))?;
+    let money = Money::new(row.get("amount")?, currency);
+    let money = money.map_err(|why| DatabaseError::corrupt("amount", why))?;
+    let method = PaymentMethod::parse(&text("payment_method")?);
+    Ok(Some(Terms {
+        customer: CustomerId::parse(&customer).map_err(|why| DatabaseError::corrupt("customer_id", why))?,
+        amount: Amount::of(money).map_err(|why| DatabaseError::corrupt("amount", why))?,
+        method: method.map_err(|why| DatabaseError::corrupt("payment_method", why))?,
+    }))
+}
