@@ -2,6 +2,7 @@
 
 use service_kit::{
     currency::Currency,
+    money::Money,
     timestamp::Timestamp,
     value::{CustomerId, Etag, Quantity, Sku},
 };
@@ -20,6 +21,8 @@ pub struct Cart {
     pub etag: Etag,
     /// When it last changed; `None` when it never did.
     pub updated: Option<Timestamp>,
+    /// Grows when a product that it holds was heard to change.
+    pub news: i64,
 }
 
 /// A product and how many pieces of it.
@@ -29,8 +32,11 @@ pub struct Line {
     pub sku: Sku,
     /// How many pieces.
     pub quantity: Quantity,
-    /// The currency of its price when it was added.
+    /// The currency of its price when the customer last added to it or set its
+    /// quantity.
     pub currency: Currency,
+    /// That price, of one piece; `None` where it was not kept yet.
+    pub price: Option<Money>,
 }
 
 /// What is to be done to a cart. A cart decides on it and a store does it.
@@ -85,7 +91,7 @@ impl Cart {
     /// The cart of who never added anything.
     #[must_use]
     pub fn empty(customer: CustomerId) -> Self {
-        Self { customer, lines: Vec::new(), etag: Etag::default(), updated: None }
+        Self { customer, lines: Vec::new(), etag: Etag::default(), updated: None, news: 0 }
     }
 
     /// The line of a product.
@@ -102,12 +108,13 @@ impl Cart {
         if self.line(sku).is_none() && self.lines.len() >= MOST_LINES { Err(Refusal::Full) } else { Ok(()) }
     }
 
-    /// Pieces on top of those that are there.
+    /// Pieces on top of those that are there, of which one costs `price` today.
     ///
     /// # Errors
     /// [`Refusal::TooMany`], [`Refusal::Full`], [`Refusal::Mixed`].
-    pub fn add(&self, sku: Sku, quantity: Quantity, currency: Currency) -> Result<Option<Change>, Refusal> {
+    pub fn add(&self, sku: Sku, quantity: Quantity, price: Money) -> Result<Option<Change>, Refusal> {
         self.has_room_for(&sku)?;
+        let currency = price.currency();
         let other = self.lines.iter().find(|line| line.currency != currency);
         if let Some(held) = other.map(|line| line.currency) {
             return Err(Refusal::Mixed { sku, held, other: currency });
@@ -122,16 +129,24 @@ impl Cart {
                 }
             },
         };
-        Ok(Some(Change::Put(Line { sku, quantity, currency })))
+        Ok(Some(Change::Put(Line { sku, quantity, currency, price: Some(price) })))
     }
 
-    /// Exactly so many pieces; no change when it holds just these.
+    /// Exactly so many pieces, of which one costs `price` today, if that is
+    /// known; no change when it holds just these at just this price.
     ///
     /// # Errors
     /// [`Refusal::NotHeld`].
-    pub fn set(&self, sku: &Sku, quantity: Quantity) -> Result<Option<Change>, Refusal> {
-        let line = self.line(sku).ok_or_else(|| Refusal::NotHeld(sku.clone()))?;
-        Ok((line.quantity != quantity).then(|| Change::Put(Line { quantity, ..line.clone() })))
+    pub fn set(
+        &self,
+        sku: &Sku,
+        quantity: Quantity,
+        price: Option<Money>,
+    ) -> Result<Option<Change>, Refusal> {
+        let held = self.line(sku).ok_or_else(|| Refusal::NotHeld(sku.clone()))?;
+        let currency = price.map_or(held.currency, Money::currency);
+        let line = Line { sku: sku.clone(), quantity, currency, price: price.or(held.price) };
+        Ok((line != *held).then_some(Change::Put(line)))
     }
 
     /// Without a product; no change when it does not hold it.
@@ -169,7 +184,8 @@ impl Cart {
     /// its first sending. When the cart is exactly one change further and
     /// already is what is asked for, that change was this one, and there is
     /// nothing left to do: the same that RFC 9110, 13.1.1, allows for
-    /// `If-Match`.
+    /// `If-Match`. A price that has changed in between makes no other request
+    /// of it.
     ///
     /// # Errors
     /// [`Refusal::Stale`], and whatever `decide` refuses.
@@ -182,9 +198,15 @@ impl Cart {
         let is_next = seen.is_some_and(|seen| self.etag.follows(seen));
         match decide(self) {
             Ok(None) if is_current || is_next => Ok(None),
+            Ok(Some(change)) if is_next && self.differs_in_price_only(&change) => Ok(None),
             _ if !is_current => Err(Refusal::Stale),
             decided => decided,
         }
+    }
+
+    fn differs_in_price_only(&self, change: &Change) -> bool {
+        let Change::Put(line) = change else { return false };
+        self.line(&line.sku).is_some_and(|held| held.quantity == line.quantity)
     }
 }
 

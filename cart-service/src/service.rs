@@ -6,8 +6,9 @@ use mesh_proto::shop::cart::v1::{
 };
 use registry_client::server::Drain;
 use service_kit::{
+    auth::Caller,
     follow::{Following, follow},
-    value::{CustomerId, Etag},
+    value::{CustomerId, Etag, Sku},
 };
 use tonic::{Request, Response, Status};
 
@@ -16,7 +17,7 @@ use crate::{
     catalogue::{Catalogue, Offers, Unavailable},
     domain::{Cart, Line},
     request::{self, Clearance, Item, Removal},
-    store::Store,
+    store::{self, Store},
     view::show,
 };
 
@@ -53,18 +54,36 @@ impl Carts {
             }
             asked => asked?,
         };
-        let Some(currency) = offers.get(&sku).map(|offer| offer.price.currency()) else {
+        let Some(price) = offers.get(&sku).map(|offer| offer.price) else {
             return Err(Error::NoSuchProduct(sku));
         };
-        let cart =
-            self.store.change(&customer, seen, |cart| cart.add(sku.clone(), quantity, currency)).await?;
+        let cart = self.store.change(&customer, seen, |cart| cart.add(sku.clone(), quantity, price)).await?;
         self.show_with(cart, offers).await
     }
 
     async fn update(&self, request: UpdateItemRequest) -> Result<wire::Cart, Error> {
         let Item { customer, sku, quantity, seen } = request.try_into()?;
-        let cart = self.store.change(&customer, seen, |cart| cart.set(&sku, quantity)).await?;
-        self.show(cart).await
+        let held = self.store.get(&customer).await?;
+        let offers = self.offers_around(&held, &sku).await?;
+        let price = offers.get(&sku).map(|offer| offer.price);
+        let cart = self.store.change(&customer, seen, |cart| cart.set(&sku, quantity, price)).await?;
+        self.show_with(cart, offers).await
+    }
+
+    /// The offers of a cart, to set a line of which. A product that is
+    /// withdrawn is left for whoever shows the cart: others can be set.
+    async fn offers_around(&self, cart: &Cart, sku: &Sku) -> Result<Offers, Error> {
+        // Without its line there is nothing to set, which the cart says.
+        if cart.line(sku).is_none() {
+            return Ok(Offers::new());
+        }
+        for skus in [cart.lines.iter().map(|line| &line.sku).collect(), vec![sku]] {
+            match self.catalogue.offers(skus).await {
+                Err(Unavailable::Missing(_)) => {}
+                asked => return Ok(asked?),
+            }
+        }
+        Ok(Offers::new())
     }
 
     async fn remove(&self, request: RemoveItemRequest) -> Result<wire::Cart, Error> {
@@ -79,15 +98,15 @@ impl Carts {
         self.show(cart).await
     }
 
-    /// The cart unless it is still the one that was sent last.
+    /// The cart unless it still looks as the one that was sent last.
     async fn get_newer(
         &self,
         customer: &CustomerId,
-        sent: Option<Etag>,
-    ) -> Result<Option<(Etag, wire::Cart)>, Error> {
+        sent: Option<Look>,
+    ) -> Result<Option<(Look, wire::Cart)>, Error> {
         let cart = self.store.get(customer).await?;
-        let etag = cart.etag;
-        if sent == Some(etag) { Ok(None) } else { Ok(Some((etag, self.show(cart).await?))) }
+        let look = Look { etag: cart.etag, news: cart.news };
+        if sent == Some(look) { Ok(None) } else { Ok(Some((look, self.show(cart).await?))) }
     }
 
     async fn show(&self, cart: Cart) -> Result<wire::Cart, Error> {
@@ -104,6 +123,14 @@ impl Carts {
     }
 }
 
+/// What a cart looks like follows from it: its version, and what was heard of
+/// its products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Look {
+    etag: Etag,
+    news: i64,
+}
+
 impl From<Unavailable> for Error {
     fn from(why: Unavailable) -> Self {
         match why {
@@ -113,28 +140,41 @@ impl From<Unavailable> for Error {
     }
 }
 
+/// Whose cart a request is about, if its caller may act for them. Who is not
+/// known, or acts for another, learns nothing of the other fields.
+fn permitted<T>(request: &Request<T>, customer: impl FnOnce(&T) -> &String) -> Result<CustomerId, Error> {
+    let caller = Caller::of(request)?;
+    let customer = request::customer(customer(request.get_ref()))?;
+    caller.may_act_for(&customer)?;
+    Ok(customer)
+}
+
 #[tonic::async_trait]
 impl CartService for Carts {
     type WatchCartStream = Following<wire::Cart>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<wire::Cart>, Status> {
-        let customer = request::customer(&request.get_ref().customer_id).map_err(Error::from)?;
+        let customer = permitted(&request, |get| &get.customer_id)?;
         Ok(Response::new(self.get(&customer).await?))
     }
 
     async fn add_item(&self, request: Request<AddItemRequest>) -> Result<Response<wire::Cart>, Status> {
+        permitted(&request, |add| &add.customer_id)?;
         Ok(Response::new(self.add(request.into_inner()).await?))
     }
 
     async fn update_item(&self, request: Request<UpdateItemRequest>) -> Result<Response<wire::Cart>, Status> {
+        permitted(&request, |update| &update.customer_id)?;
         Ok(Response::new(self.update(request.into_inner()).await?))
     }
 
     async fn remove_item(&self, request: Request<RemoveItemRequest>) -> Result<Response<wire::Cart>, Status> {
+        permitted(&request, |remove| &remove.customer_id)?;
         Ok(Response::new(self.remove(request.into_inner()).await?))
     }
 
     async fn clear_cart(&self, request: Request<ClearCartRequest>) -> Result<Response<wire::Cart>, Status> {
+        permitted(&request, |clear| &clear.customer_id)?;
         Ok(Response::new(self.clear(request.into_inner()).await?))
     }
 
@@ -142,9 +182,10 @@ impl CartService for Carts {
         &self,
         request: Request<WatchCartRequest>,
     ) -> Result<Response<Self::WatchCartStream>, Status> {
-        let customer = request::customer(&request.get_ref().customer_id).map_err(Error::from)?;
+        let customer = permitted(&request, |watch| &watch.customer_id)?;
         // Before the first look, so that no change falls between the two.
-        let subscription = self.store.database().changes().subscribe(customer.as_str());
+        let changes = self.store.database().changes();
+        let subscription = [changes.subscribe(customer.as_str()), changes.subscribe(store::NEWS)];
         let (carts, drain) = (self.clone(), self.drain.clone());
         let draining = async move { drain.draining().await };
         let read = move |sent| {

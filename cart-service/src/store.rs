@@ -1,7 +1,9 @@
 //! Where carts are kept.
 
 use service_kit::{
+    currency::Currency,
     database::{Database, Error as DatabaseError, Row, Transaction},
+    money::Money,
     timestamp::Timestamp,
     value::{CustomerId, Etag, Quantity, Sku},
 };
@@ -12,8 +14,9 @@ use crate::{
 };
 
 /// One row per line, and one without a line for an empty cart.
-const CART: &str = "SELECT c.version, c.update_time, l.product_id, l.quantity, l.currency \
+const CART: &str = "SELECT c.version, c.update_time, l.product_id, l.quantity, l.currency, l.price, p.changes \
      FROM carts c LEFT JOIN cart_lines l ON l.customer_id = c.customer_id \
+     LEFT JOIN product_news p ON p.product_id = l.product_id \
      WHERE c.customer_id = $1 ORDER BY l.added, l.product_id";
 
 /// Makes sure that there is a row, and locks it: writers of a cart follow one
@@ -23,13 +26,23 @@ const LOCK: &str = "INSERT INTO carts (customer_id, version, update_time) VALUES
 
 const RAISE: &str = "UPDATE carts SET version = version + 1, update_time = $2 WHERE customer_id = $1";
 
-const PUT: &str = "INSERT INTO cart_lines (customer_id, product_id, quantity, currency, added) \
-     SELECT $1, $2, $3, $4, version FROM carts WHERE customer_id = $1 \
-     ON CONFLICT (customer_id, product_id) DO UPDATE SET quantity = excluded.quantity";
+const PUT: &str = "INSERT INTO cart_lines (customer_id, product_id, quantity, currency, price, added) \
+     SELECT $1, $2, $3, $4, NULLIF($5, 0), version FROM carts WHERE customer_id = $1 \
+     ON CONFLICT (customer_id, product_id) DO UPDATE \
+     SET quantity = excluded.quantity, currency = excluded.currency, price = excluded.price";
 
 const REMOVE: &str = "DELETE FROM cart_lines WHERE customer_id = $1 AND product_id = $2";
 
 const CLEAR: &str = "DELETE FROM cart_lines WHERE customer_id = $1";
+
+const FORGET: &str = "DELETE FROM carts WHERE customer_id = $1";
+
+const HEAR: &str = "INSERT INTO product_news (product_id, changes) VALUES ($1, 1) \
+     ON CONFLICT (product_id) DO UPDATE SET changes = product_news.changes + 1";
+
+/// The key of what was heard of products. No customer's id has a control
+/// character.
+pub const NEWS: &str = "\u{1}news";
 
 /// The carts in the database.
 #[derive(Clone, Debug)]
@@ -89,6 +102,32 @@ impl Store {
     }
 }
 
+/// Notes that a product has changed, for those who watch carts that hold it.
+///
+/// # Errors
+/// When the database fails.
+///
+/// # Cancel safety
+/// As [`Transaction::execute`].
+pub(crate) async fn hear_of(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
+    open.execute(HEAR, &[sku.as_str().into()]).await?;
+    open.changed(NEWS).await
+}
+
+/// Removes a customer's cart as if it had never been.
+///
+/// # Errors
+/// When the database fails.
+///
+/// # Cancel safety
+/// As [`Transaction::execute`].
+pub(crate) async fn forget(open: &mut Transaction, customer: &CustomerId) -> Result<(), DatabaseError> {
+    for statement in [LOCK, CLEAR, FORGET] {
+        open.execute(statement, &[customer.as_str().into()]).await?;
+    }
+    open.changed(customer.as_str()).await
+}
+
 async fn change(
     open: &mut Transaction,
     customer: &CustomerId,
@@ -120,6 +159,8 @@ async fn write(open: &mut Transaction, cart: &Cart, change: &Change) -> Result<(
                 line.sku.as_str().into(),
                 line.quantity.get().into(),
                 line.currency.code().into(),
+                // A price is positive, so 0 is none.
+                line.price.map_or(0, Money::minor).into(),
             ];
             open.execute(PUT, &values).await?;
         }
@@ -141,6 +182,7 @@ fn read(customer: &CustomerId, rows: &[Row]) -> Result<Cart, DatabaseError> {
         cart.updated = (cart.etag != Etag::default()).then_some(updated);
         if let Some(sku) = row.get::<Option<String>>("product_id")? {
             cart.lines.push(read_line(&sku, row)?);
+            cart.news += row.get::<Option<i64>>("changes")?.unwrap_or_default();
         }
     }
     Ok(cart)
@@ -148,10 +190,13 @@ fn read(customer: &CustomerId, rows: &[Row]) -> Result<Cart, DatabaseError> {
 
 fn read_line(sku: &str, row: &Row) -> Result<Line, DatabaseError> {
     let currency: String = row.get("currency")?;
+    let currency: Currency = currency.parse().map_err(|why| DatabaseError::corrupt("currency", why))?;
+    let price = row.get::<Option<i64>>("price")?.map(|minor| Money::new(minor, currency)).transpose();
     Ok(Line {
         sku: Sku::parse(sku).map_err(|why| DatabaseError::corrupt("product_id", why))?,
         quantity: Quantity::parse(row.get::<i64>("quantity")?)
             .map_err(|why| DatabaseError::corrupt("quantity", why))?,
-        currency: currency.parse().map_err(|why| DatabaseError::corrupt("currency", why))?,
+        currency,
+        price: price.map_err(|why| DatabaseError::corrupt("price", why))?,
     })
 }

@@ -21,7 +21,7 @@ pub(crate) fn show(cart: Cart, offers: &Offers) -> Result<wire::Cart, Error> {
             title: offer.title.clone(),
             unit_price: Some(offer.price.into()),
             quantity: line.quantity.get().into(),
-            previous_unit_price: None,
+            previous_unit_price: line.price.filter(|price| *price != offer.price).map(Into::into),
         });
     }
     let subtotal = Money::total(prices).map_err(Error::NoTotal)?;

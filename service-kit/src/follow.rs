@@ -8,7 +8,7 @@ use futures_util::{
 };
 use tonic::{Code, Status};
 
-use crate::{changes::Subscription, error::Fault, value::Etag};
+use crate::{changes::Subscription, error::Fault};
 
 /// What a method that answers with a stream of `T` returns.
 pub type Following<T> = BoxStream<'static, Result<T, Status>>;
@@ -17,21 +17,22 @@ pub type Following<T> = BoxStream<'static, Result<T, Status>>;
 /// or `drain` completes, which ends the stream with UNAVAILABLE so that the
 /// caller resumes it on another replica.
 ///
-/// `read` gets the etag that was sent last and answers with the state and its
-/// etag, or `None` when that is still the one. It is asked only when the
-/// caller takes the next message: a slow caller gets the newest state and
-/// skips those between, and nothing queues up for it. The first error ends the
-/// stream.
-pub fn follow<T, R, F>(
-    subscription: Subscription,
+/// `read` gets what the state that was sent last is known by, such as its etag,
+/// and answers with the state and what it is known by, or `None` when that is
+/// still the one. It is asked only when the caller takes the next message: a
+/// slow caller gets the newest state and skips those between, and nothing queues
+/// up for it. The first error ends the stream.
+pub fn follow<T, K, R, F>(
+    subscription: impl Changing,
     domain: &'static str,
     drain: impl Future<Output = ()> + Send + 'static,
     read: R,
 ) -> Following<T>
 where
     T: Send + 'static,
-    R: FnMut(Option<Etag>) -> F + Send + 'static,
-    F: Future<Output = Result<Option<(Etag, T)>, Status>> + Send + 'static,
+    K: Copy + Send + Sync + 'static,
+    R: FnMut(Option<K>) -> F + Send + 'static,
+    F: Future<Output = Result<Option<(K, T)>, Status>> + Send + 'static,
 {
     let follower = Follower { subscription, domain, drain: Box::pin(drain), read, sent: None };
     stream::unfold(Some(follower), |follower| async move {
@@ -44,20 +45,47 @@ where
     .boxed()
 }
 
-struct Follower<R> {
-    subscription: Subscription,
+/// Hears that there may be something new.
+pub trait Changing: Send + 'static {
+    /// Waits until there may be.
+    ///
+    /// # Cancel safety
+    /// As [`Subscription::changed`].
+    fn changed(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+impl Changing for Subscription {
+    async fn changed(&mut self) {
+        Self::changed(self).await;
+    }
+}
+
+/// Either of the two.
+impl Changing for [Subscription; 2] {
+    async fn changed(&mut self) {
+        let [one, other] = self;
+        tokio::select! {
+            biased;
+            () = one.changed() => {}
+            () = other.changed() => {}
+        }
+    }
+}
+
+struct Follower<C, K, R> {
+    subscription: C,
     domain: &'static str,
     drain: Pin<Box<dyn Future<Output = ()> + Send>>,
     read: R,
     /// `None` until the first state is sent, which waits for no change.
-    sent: Option<Etag>,
+    sent: Option<K>,
 }
 
-impl<R> Follower<R> {
+impl<C: Changing, K: Copy, R> Follower<C, K, R> {
     async fn next<T, F>(&mut self) -> Result<T, Status>
     where
-        R: FnMut(Option<Etag>) -> F,
-        F: Future<Output = Result<Option<(Etag, T)>, Status>>,
+        R: FnMut(Option<K>) -> F,
+        F: Future<Output = Result<Option<(K, T)>, Status>>,
     {
         let Self { subscription, read, sent, .. } = self;
         let look = async {
@@ -65,8 +93,8 @@ impl<R> Follower<R> {
                 if sent.is_some() {
                     subscription.changed().await;
                 }
-                if let Some((etag, state)) = read(*sent).await? {
-                    *sent = Some(etag);
+                if let Some((known, state)) = read(*sent).await? {
+                    *sent = Some(known);
                     return Ok(state);
                 }
             }
@@ -95,7 +123,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::changes::Changes;
+    use crate::{changes::Changes, value::Etag};
 
     struct Followed {
         changes: Changes,

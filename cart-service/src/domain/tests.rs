@@ -12,8 +12,17 @@ fn currency(code: &str) -> Currency {
     code.parse().unwrap()
 }
 
+fn money(minor: i64, code: &str) -> Money {
+    Money::new(minor, currency(code)).unwrap()
+}
+
 fn line(text: &str, number: u16) -> Line {
-    Line { sku: sku(text), quantity: pieces(number), currency: currency("EUR") }
+    Line {
+        sku: sku(text),
+        quantity: pieces(number),
+        currency: currency("EUR"),
+        price: Some(money(499, "EUR")),
+    }
 }
 
 fn cart(lines: impl IntoIterator<Item = Line>) -> Cart {
@@ -22,7 +31,7 @@ fn cart(lines: impl IntoIterator<Item = Line>) -> Cart {
 }
 
 fn add(cart: &Cart, text: &str, number: u16) -> Result<Option<Change>, Refusal> {
-    cart.add(sku(text), pieces(number), currency("EUR"))
+    cart.add(sku(text), pieces(number), money(499, "EUR"))
 }
 
 #[test]
@@ -48,7 +57,7 @@ fn a_cart_holds_100_lines_and_no_more() {
 #[test]
 fn a_cart_has_one_currency_until_it_is_empty() {
     let mixed = Refusal::Mixed { sku: sku("mug"), held: currency("EUR"), other: currency("USD") };
-    let dollars = |cart: &Cart| cart.add(sku("mug"), pieces(1), currency("USD"));
+    let dollars = |cart: &Cart| cart.add(sku("mug"), pieces(1), money(1, "USD"));
     assert_eq!(dollars(&cart([line("tea", 1)])), Err(mixed));
     assert!(dollars(&cart([])).is_ok());
 }
@@ -56,9 +65,10 @@ fn a_cart_has_one_currency_until_it_is_empty() {
 #[test]
 fn what_is_so_already_is_no_change() {
     let cart = cart([line("tea", 3)]);
-    assert_eq!(cart.set(&sku("tea"), pieces(3)), Ok(None));
-    assert_eq!(cart.set(&sku("tea"), pieces(4)), Ok(Some(Change::Put(line("tea", 4)))));
-    assert_eq!(cart.set(&sku("mug"), pieces(4)), Err(Refusal::NotHeld(sku("mug"))));
+    let price = Some(money(499, "EUR"));
+    assert_eq!(cart.set(&sku("tea"), pieces(3), price), Ok(None));
+    assert_eq!(cart.set(&sku("tea"), pieces(4), price), Ok(Some(Change::Put(line("tea", 4)))));
+    assert_eq!(cart.set(&sku("mug"), pieces(4), price), Err(Refusal::NotHeld(sku("mug"))));
     assert_eq!(cart.remove(&sku("mug")), None);
     assert_eq!(cart.remove(&sku("tea")), Some(Change::Remove(sku("tea"))));
     assert_eq!(cart.clear(), Some(Change::Clear));
@@ -89,7 +99,8 @@ fn a_clock_that_was_set_back_does_not_turn_back_a_cart() {
 fn who_has_seen_another_version_is_refused_unless_it_is_done_already() {
     let cart = cart([line("tea", 3)]);
     let seen = |version| Some(Etag::of(version));
-    let set = |seen, number| cart.decide(seen, |cart| cart.set(&sku("tea"), pieces(number)));
+    let price = Some(money(499, "EUR"));
+    let set = |seen, number| cart.decide(seen, |cart| cart.set(&sku("tea"), pieces(number), price));
     for current in [None, seen(5)] {
         assert!(set(current, 4).unwrap().is_some());
         assert_eq!(set(current, 3), Ok(None));
@@ -100,5 +111,33 @@ fn who_has_seen_another_version_is_refused_unless_it_is_done_already() {
     assert_eq!(set(seen(3), 3), Err(Refusal::Stale));
     assert_eq!(set(seen(6), 3), Err(Refusal::Stale));
     assert_eq!(cart.decide(seen(4), |cart| add(cart, "tea", 1)), Err(Refusal::Stale));
-    assert_eq!(cart.decide(seen(4), |cart| cart.set(&sku("mug"), pieces(1))), Err(Refusal::Stale));
+    assert_eq!(cart.decide(seen(4), |cart| cart.set(&sku("mug"), pieces(1), price)), Err(Refusal::Stale));
+}
+
+#[test]
+fn the_price_of_today_is_kept_with_what_is_added_or_set() {
+    let held = cart([line("tea", 3)]);
+    let dearer = |number| Line { price: Some(money(599, "EUR")), ..line("tea", number) };
+    let today = Some(money(599, "EUR"));
+    assert_eq!(held.set(&sku("tea"), pieces(5), today), Ok(Some(Change::Put(dearer(5)))));
+    assert_eq!(
+        held.set(&sku("tea"), pieces(3), today),
+        Ok(Some(Change::Put(dearer(3)))),
+        "seen and agreed to"
+    );
+    assert_eq!(held.add(sku("tea"), pieces(1), money(599, "EUR")), Ok(Some(Change::Put(dearer(4)))));
+    // One that is withdrawn costs nothing today; what it did cost is kept.
+    assert_eq!(held.set(&sku("tea"), pieces(5), None), Ok(Some(Change::Put(line("tea", 5)))));
+}
+
+#[test]
+fn a_request_that_is_sent_again_is_done_whatever_the_price_does() {
+    let cart = cart([line("tea", 3)]);
+    let set = |seen| {
+        let today = Some(money(599, "EUR"));
+        cart.decide(Some(Etag::of(seen)), |cart| cart.set(&sku("tea"), pieces(3), today))
+    };
+    assert_eq!(set(4), Ok(None));
+    assert_eq!(set(3), Err(Refusal::Stale));
+    assert!(set(5).unwrap().is_some());
 }

@@ -10,9 +10,13 @@ use mesh_proto::{
             AddItemRequest, Cart, ClearCartRequest, GetCartRequest, RemoveItemRequest, UpdateItemRequest,
             WatchCartRequest, cart_service_client::CartServiceClient,
         },
-        product::v1::{CreateProductRequest, Product, product_service_client::ProductServiceClient},
+        product::v1::{
+            CreateProductRequest, DeleteProductRequest, Product, UpdateProductRequest,
+            product_service_client::ProductServiceClient,
+        },
     },
 };
+use prost_types::FieldMask;
 use registry_client::Channel;
 use service_kit::testing::{self, Replica, TestDatabase, mesh_to};
 use tonic::{Code, Status, Streaming};
@@ -62,9 +66,27 @@ impl TestApp {
             price: Some(Money { currency_code: currency.into(), units, nanos }),
             ..Product::default()
         };
-        let mut client =
-            ProductServiceClient::new(mesh_to([self.products.address]).channel("product-service"));
-        client.create_product(CreateProductRequest { product: Some(product) }).await.unwrap();
+        self.catalogue().create_product(CreateProductRequest { product: Some(product) }).await.unwrap();
+    }
+
+    /// Gives a product a price of so many whole euros.
+    pub(crate) async fn price(&self, product_id: &str, units: i64) {
+        let price = Some(Money { currency_code: "EUR".into(), units, nanos: 0 });
+        let product = Product { product_id: product_id.into(), price, ..Product::default() };
+        let update_mask = Some(FieldMask { paths: vec!["price".into()] });
+        let request = UpdateProductRequest { product: Some(product), update_mask };
+        self.catalogue().update_product(request).await.unwrap();
+    }
+
+    /// Sells a product no longer.
+    pub(crate) async fn withdraw(&self, product_id: &str) {
+        let request =
+            DeleteProductRequest { product_id: product_id.into(), ..DeleteProductRequest::default() };
+        self.catalogue().delete_product(request).await.unwrap();
+    }
+
+    fn catalogue(&self) -> ProductServiceClient<Channel> {
+        ProductServiceClient::new(mesh_to([self.products.address]).channel("product-service"))
     }
 
     /// A client of one of the replicas.

@@ -4,5 +4,8 @@
 
 mod app;
 mod items;
+mod news;
+mod prices;
 mod replicas;
+mod upgrade;
 mod watch;

@@ -9,7 +9,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::app::{TestApp, contents, refused};
 
-async fn next(stream: &mut Streaming<Cart>) -> Result<Option<Cart>, Status> {
+pub(crate) async fn next(stream: &mut Streaming<Cart>) -> Result<Option<Cart>, Status> {
     timeout(Duration::from_secs(10), stream.message()).await.expect("no message came")
 }
 

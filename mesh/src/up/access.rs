@@ -10,6 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use secrecy::ExposeSecret;
+use service_kit::auth::Seed;
 use uuid::Uuid;
 
 use crate::{services::Service, state::Files};
@@ -84,9 +86,9 @@ impl Secrets {
         let made = fs::create_dir_all(&folder)
             .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(OWN_FOLDER)));
         made.with_context(|| format!("could not make {}", folder.display()))?;
-        kept(&folder.join("service-key"))?;
+        kept(&folder.join("service-key"), || Ok(Seed::generate()?.to_base64().expose_secret().to_owned()))?;
         let account = |name: &str, email| {
-            let password = kept(&folder.join(format!("{name}-password")))?;
+            let password = kept(&folder.join(format!("{name}-password")), || Ok(password()))?;
             let login = folder.join(format!("{name}.json"));
             let request = serde_json::json!({ "email": email, "password": &password });
             write(&login, &format!("{request}\n"))?;
@@ -113,13 +115,17 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// The secret in that file, which is made up when it is not there.
-fn kept(path: &Path) -> Result<String> {
+/// One that nobody can guess: 244 bits.
+fn password() -> String {
+    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+}
+
+/// The secret in that file, which is made when it is not there.
+fn kept(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // 244 bits that nobody can guess.
-            let text = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+            let text = make()?;
             write(path, &format!("{text}\n"))?;
             Ok(text)
         }
@@ -142,6 +148,8 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::SecretString;
+
     use super::*;
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -162,7 +170,8 @@ mod tests {
         };
         let first = keys();
         assert_eq!(keys(), first, "a second start knows the same");
-        assert!(first[0] != first[1] && first.iter().all(|key| key.trim().len() == 64));
+        Seed::parse(&SecretString::from(first[0].as_str())).unwrap();
+        assert_eq!(first[1].trim().len(), 64);
         for entry in fs::read_dir(files.secrets()).unwrap() {
             let entry = entry.unwrap();
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;

@@ -1,0 +1,46 @@
+//! What carts hear of: products that change, customers who leave.
+
+use mesh_proto::shop::events::v1::{Event, ProductChanged, ProductDeleted, UserDeleted, event::Payload};
+use service_kit::{
+    database::Transaction,
+    events::{Subscriber, Untaken},
+    value::{CustomerId, InvalidValue, Sku},
+};
+use tonic::async_trait;
+
+use crate::store;
+
+/// Who sends what carts hear of.
+pub(crate) const SOURCES: &[&str] = &["product-service", "user-service"];
+
+/// Tells those who watch a cart that a product in it looks different, and
+/// removes the carts of accounts that are gone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct News;
+
+#[async_trait]
+impl Subscriber for News {
+    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+        match &event.payload {
+            Some(Payload::ProductChanged(ProductChanged { product: Some(product) })) => {
+                Ok(store::hear_of(open, &sku(&product.product_id)?).await?)
+            }
+            Some(Payload::ProductDeleted(ProductDeleted { product_id })) => {
+                Ok(store::hear_of(open, &sku(product_id)?).await?)
+            }
+            Some(Payload::UserDeleted(UserDeleted { user_id })) => {
+                let customer = CustomerId::parse(user_id).map_err(|why| malformed("user_id", &why))?;
+                Ok(store::forget(open, &customer).await?)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn sku(text: &str) -> Result<Sku, Untaken> {
+    Sku::parse(text).map_err(|why| malformed("product_id", &why))
+}
+
+fn malformed(field: &str, why: &InvalidValue) -> Untaken {
+    Untaken::Never(format!("{field} {why}"))
+}
