@@ -87,11 +87,7 @@ impl Stock {
             let (mut client, request) = (self.client.clone(), self.request(set.clone()));
             async move { client.set_stock(request).await }
         });
-        match set.await {
-            // A product-service of before there was stock.
-            Err(status) if status.code() == Code::Unimplemented => Ok(()),
-            answer => unless(answer, Code::Aborted),
-        }
+        unless(set.await, Code::Aborted)
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
