@@ -36,6 +36,11 @@ pub struct ServiceConfig {
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
     pub database_url: Option<SecretString>,
 
+    /// The NATS server that brings events, `nats://USER:PASSWORD@HOST:PORT`; all services share it [default:
+    /// none, the mesh itself brings them]
+    #[arg(long, env = "NATS_URL", value_name = "URL", hide_env_values = true, value_parser = secret)]
+    pub nats_url: Option<SecretString>,
+
     /// The directory for what outlives a restart.
     #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR", default_value = ".consort")]
     pub state_dir: PathBuf,
@@ -97,6 +102,12 @@ impl ServiceConfig {
             })?;
         }
         Ok(DatabaseUrl::Sqlite(path))
+    }
+
+    /// The NATS server; `None` unless set.
+    #[must_use]
+    pub fn nats_url(&self) -> Option<&SecretString> {
+        self.nats_url.as_ref().filter(|url| !url.expose_secret().is_empty())
     }
 
     /// Under which address to register; `None` unless set.

@@ -32,6 +32,7 @@ use crate::{
 mod inbox;
 mod log;
 mod mesh;
+mod nats;
 mod queue;
 mod relay;
 mod sink;
@@ -39,12 +40,10 @@ mod tally;
 mod wiring;
 
 pub use inbox::INBOX;
+pub use nats::{InvalidNatsUrl, Nats};
 pub use relay::{RelaySettings, relay};
 pub use sink::Sink;
 pub use wiring::Events;
-
-/// Who waits for rows of the outbox subscribes to this.
-const CHANGED: &str = "outbox";
 
 /// The table of an outbox, a step of the schema of every service that has one;
 /// its relay needs [`LEASES`](crate::lease::LEASES) besides.
@@ -61,19 +60,27 @@ const APPEND: &str = "INSERT INTO outbox (subscriber, event_id, aggregate_id, se
 pub struct Outbox {
     source: &'static str,
     subscribers: &'static [&'static str],
+    /// Whether NATS brings them to the subscribers.
+    by_nats: bool,
 }
 
 impl Outbox {
-    /// The events of the service `source`, for these services, on `base`.
+    /// The events of the service `source`, for these services, on `base`: over
+    /// NATS where that has one, else over the mesh.
     #[must_use]
-    pub fn of(_base: &Base, source: &'static str, subscribers: &'static [&'static str]) -> Self {
-        Self::new(source, subscribers)
+    pub fn of(base: &Base, source: &'static str, subscribers: &'static [&'static str]) -> Self {
+        Self { by_nats: base.nats.is_some(), ..Self::new(source, subscribers) }
     }
 
     /// The events of the service `source`, for these services, over the mesh.
     #[must_use]
     pub const fn new(source: &'static str, subscribers: &'static [&'static str]) -> Self {
-        Self { source, subscribers }
+        Self { source, subscribers, by_nats: false }
+    }
+
+    /// Who its rows are for.
+    fn addressees(&self) -> &'static [&'static str] {
+        if self.by_nats { &[nats::NATS] } else { self.subscribers }
     }
 
     /// Tells of a change, in its transaction: `sequence` is the version of the
@@ -102,7 +109,7 @@ impl Outbox {
             payload: Some(payload),
         };
         let bytes = event.encode_to_vec();
-        for subscriber in self.subscribers {
+        for subscriber in self.addressees() {
             let values: [Value; 6] = [
                 (*subscriber).into(),
                 event.event_id.as_str().into(),
@@ -113,7 +120,7 @@ impl Outbox {
             ];
             open.execute(APPEND, &values).await?;
         }
-        open.changed(CHANGED).await
+        open.changed(queue::SENT.changed).await
     }
 }
 

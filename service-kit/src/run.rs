@@ -11,6 +11,7 @@ use tracing::info;
 use crate::{
     config::{self, ServiceConfig},
     database::{Database, Migrations},
+    events::Nats,
     service::{self, Base, Service},
     telemetry,
 };
@@ -86,6 +87,10 @@ pub(crate) async fn ready(
     let listener = bind(config).await?;
     let url = config.database(service)?;
     let database = Database::open(&url, migrations).await?;
+    let nats = match config.nats_url() {
+        Some(url) => Some(Nats::connect(url, service).await?),
+        None => None,
+    };
     info!(service, database = %url, "the data of {service} is in {url}");
     let base = Base {
         mesh,
@@ -93,6 +98,7 @@ pub(crate) async fn ready(
         auth,
         admin: config.admin.first()?,
         payment_faults: config.payment_faults.clone(),
+        nats,
     };
     Ok(Ready { base, listener })
 }

@@ -21,6 +21,7 @@ use crate::{
     auth::Auth,
     config::{FirstAdmin, ServiceConfig},
     database::{self, Database, Migrations},
+    events::Nats,
     run::{Ready, ready},
 };
 
@@ -53,13 +54,15 @@ pub struct Base {
     pub admin: Option<FirstAdmin>,
     /// The setting `PAYMENT_FAULTS`, as it was given.
     pub payment_faults: String,
+    /// What brings events; the mesh itself where there is none.
+    pub nats: Option<Nats>,
 }
 
 impl Base {
     /// A base on which nobody is asked who they are, as tests want it.
     #[must_use]
     pub fn open(mesh: Mesh, database: Database) -> Self {
-        Self { mesh, database, auth: Auth::off(), admin: None, payment_faults: String::new() }
+        Self { mesh, database, auth: Auth::off(), admin: None, payment_faults: String::new(), nats: None }
     }
 }
 

@@ -19,10 +19,12 @@ use tempfile::TempDir;
 use crate::database::DatabaseUrl;
 
 mod callers;
+mod nats;
 mod refusal;
 mod replica;
 
 pub use callers::Callers;
+pub use nats::NatsServer;
 pub use refusal::{refused, refused_fields};
 pub use replica::{Replica, mesh_of, mesh_to};
 

@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
 }
 
 /// What `cargo xtask test` needs.
-pub(crate) const FOR_TESTS: [Name; 10] = Name::FOR_TESTS;
+pub(crate) const FOR_TESTS: [Name; 11] = Name::FOR_TESTS;
 
 /// A tool that is there, and where it was had.
 struct Found {
@@ -246,6 +246,7 @@ mod tests {
         let cases = [
             ("Consul v1.22.5\nBuild Date 1970-01-01", "1.22.5"),
             ("grpcurl v1.9.4\n", "1.9.4"),
+            ("nats-server: v2.15.2\n", "2.15.2"),
             ("curl 7.88.1 (x86_64-pc-linux-gnu) libcurl/7.88.1 OpenSSL/3.0.20\n", "7.88.1"),
             ("cargo-nextest 0.9.148 (abc 2026-01-01)", "0.9.148"),
             ("postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)", "15.13"),

@@ -75,6 +75,7 @@ pub fn print(
         ("LISTEN", "listen", config.listen.to_string()),
         ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
         ("DATABASE_URL", "database_url", database),
+        ("NATS_URL", "nats_url", config.nats_url().map_or_else(|| "(none)".to_owned(), shown)),
         ("CONSORT_STATE_DIR", "state_dir", config.state_dir.display().to_string()),
         ("AUTH", "auth", config.auth.as_str().to_owned()),
         ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(config.auth_service_key.as_ref())),

@@ -1,29 +1,22 @@
 //! Shows what was not delivered.
 
 use mesh_proto::shop::events::v1::{
-    Backlog, Event, GetBacklogRequest, GetBacklogResponse, ListParkedEventsRequest, ListParkedEventsResponse,
+    Backlog, GetBacklogRequest, GetBacklogResponse, ListParkedEventsRequest, ListParkedEventsResponse,
     ParkedEvent, RetryParkedEventRequest, RetryParkedEventResponse,
     event_log_service_server::EventLogService,
 };
-use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::{
-    CHANGED, Outbox,
+    Outbox,
     inbox::{Inbox, Retried},
-    queue::backlogs,
+    queue::{ARRIVED, SENT, Table},
 };
 use crate::{
     auth::Caller,
-    database::{Database, Error, Row},
+    database::{Database, Error},
     error::{Fault, invalid},
 };
-
-const PARKED: &str = "SELECT subscriber, event_id, event, parked, attempts FROM outbox \
-     WHERE parked IS NOT NULL ORDER BY position LIMIT 1000";
-
-const UNPARK: &str = "UPDATE outbox SET parked = NULL, attempts = 0, due_time = 0 \
-     WHERE event_id = $1 AND subscriber = $2 AND parked IS NOT NULL";
 
 /// The most that one answer shows.
 const MOST: usize = 1_000;
@@ -43,17 +36,18 @@ impl Log {
     async fn backlog(&self) -> Result<GetBacklogResponse, Error> {
         let mut found = Vec::new();
         if let Some(outbox) = &self.outbox {
-            found = backlogs(&self.database).await?;
-            for subscriber in outbox.subscribers {
+            found = SENT.backlogs(&self.database).await?;
+            for subscriber in outbox.addressees() {
                 if !found.iter().any(|backlog| backlog.subscriber == *subscriber) {
                     found.push(Backlog { subscriber: (*subscriber).to_owned(), ..Backlog::default() });
                 }
             }
         }
         if let Some(inbox) = &self.inbox {
-            let parked = inbox.how_many_parked().await?;
-            if parked > 0 {
-                found.push(Backlog { subscriber: self.name.to_owned(), parked, ..Backlog::default() });
+            let mut own = ARRIVED.backlogs(&self.database).await?.pop().unwrap_or_default();
+            own.parked += inbox.how_many_parked().await?;
+            if own.waiting > 0 || own.parked > 0 {
+                found.push(Backlog { subscriber: self.name.to_owned(), ..own });
             }
         }
         found.sort_by(|a, b| a.subscriber.cmp(&b.subscriber));
@@ -64,11 +58,10 @@ impl Log {
         let mut events = Vec::new();
         if let Some(inbox) = &self.inbox {
             events = inbox.parked(self.name).await?;
+            events.extend(ARRIVED.parked(&self.database).await?);
         }
         if self.outbox.is_some() {
-            for row in self.database.rows(PARKED, &[]).await? {
-                events.push(parked(&row)?);
-            }
+            events.extend(SENT.parked(&self.database).await?);
         }
         // Ids begin with the time at which they were made.
         events.sort_by(|a, b| id(a).cmp(id(b)));
@@ -87,7 +80,7 @@ impl Log {
         if let Some(inbox) = self.inbox.as_ref().filter(|_| subscriber == self.name) {
             return match inbox.retry(id).await.map_err(|why| why.fault())? {
                 Retried::Taken => Ok(()),
-                Retried::NotParked => Err(not_found(id, subscriber)),
+                Retried::NotParked => self.unpark(&ARRIVED, id, subscriber).await,
                 Retried::Never(why) => {
                     let words = format!("event {id} can still not be taken: {why}");
                     Err(Fault::new(Code::FailedPrecondition, "EVENT_NOT_TAKEN", words))
@@ -95,32 +88,18 @@ impl Log {
             };
         }
         match self.outbox {
-            Some(_) if self.unpark(id, subscriber).await.map_err(|why| why.fault())? => Ok(()),
-            _ => Err(not_found(id, subscriber)),
+            Some(_) => self.unpark(&SENT, id, subscriber).await,
+            None => Err(not_found(id, subscriber)),
         }
     }
 
-    async fn unpark(&self, id: &str, subscriber: &str) -> Result<bool, Error> {
-        let mut unit = self.database.unit();
-        loop {
-            let mut open = unit.begin().await?;
-            let mut done = open.execute(UNPARK, &[id.into(), subscriber.into()]).await;
-            if matches!(done, Ok(1..)) {
-                done = open.changed(CHANGED).await.map(|()| 1);
-            }
-            if let Some(done) = unit.end(open, done).await {
-                return Ok(done? > 0);
-            }
+    async fn unpark(&self, table: &Table, id: &str, subscriber: &str) -> Result<(), Fault> {
+        match table.unpark(&self.database, id, subscriber).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(not_found(id, subscriber)),
+            Err(why) => Err(why.fault()),
         }
     }
-}
-
-fn parked(row: &Row) -> Result<ParkedEvent, Error> {
-    let bytes: Vec<u8> = row.get("event")?;
-    let mut event = Event::decode(bytes.as_slice()).unwrap_or_default();
-    event.event_id = row.get("event_id")?;
-    let (subscriber, reason) = (row.get("subscriber")?, row.get("parked")?);
-    Ok(ParkedEvent { event: Some(event), subscriber, reason, attempts: row.get("attempts")? })
 }
 
 fn id(parked: &ParkedEvent) -> &str {

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use mesh_proto::shop::events::v1::{
-    DeliverRequest, Event, event_sink_service_client::EventSinkServiceClient,
-};
-use prost::Message;
+use mesh_proto::shop::events::v1::{DeliverRequest, event_sink_service_client::EventSinkServiceClient};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
 use super::{
-    queue::Waiting,
+    queue::{Waiting, decoded},
     relay::{Delivered, Then, Transport},
     sink::{MALFORMED, NOT_TAKEN},
 };
@@ -37,20 +34,10 @@ impl ToSink {
 #[tonic::async_trait]
 impl Transport for ToSink {
     async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered {
-        let mut events = Vec::with_capacity(waiting.len());
-        let mut bytes = 0;
-        for one in waiting {
-            bytes += one.event.len();
-            if bytes > BYTES_MAX && !events.is_empty() {
-                break;
-            }
-            match Event::decode(one.event.as_slice()) {
-                Ok(event) => events.push(event),
-                // Those before it go first.
-                Err(_) if !events.is_empty() => break,
-                Err(why) => return Delivered { taken: Vec::new(), then: Then::Park(0, why.to_string()) },
-            }
-        }
+        let events = match decoded(waiting, BYTES_MAX) {
+            Ok(events) => events,
+            Err(why) => return Then::Park(0, why).alone(),
+        };
         let sent = events.len();
         let mut request = Request::new(DeliverRequest { events });
         request.set_timeout(self.deadline);

@@ -5,14 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt, future::join_all};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::{
-    CHANGED, Outbox,
+    Outbox,
     mesh::ToSink,
-    queue::{Fate, Queue, Waiting},
+    nats::{NATS, ToStream},
+    queue::{Fate, Queue, SENT, Waiting},
     tally::Tally,
 };
 use crate::{
@@ -94,14 +98,22 @@ pub async fn relay(
     let leave = leave.shared();
     let one = |subscriber: &&'static str| {
         let to = ToSink::new(&base, subscriber, settings.deadline);
-        Relay::new(&base, subscriber, to, settings).until(leave.clone())
+        let queue = Queue::new(base.database.clone(), &SENT, subscriber);
+        Relay::new(&base, queue, to, settings).until(leave.clone()).boxed()
     };
-    join_all(outbox.subscribers.iter().map(one)).await;
+    // Also over NATS: there may be some from before there was one.
+    let mut relays: Vec<BoxFuture<'_, ()>> = outbox.subscribers.iter().map(one).collect();
+    if let Some(nats) = &base.nats {
+        let queue = Queue::new(base.database.clone(), &SENT, NATS);
+        let to = ToStream::new(nats.clone(), outbox.source, settings.deadline);
+        relays.push(Relay::new(&base, queue, to, settings).until(leave.clone()).boxed());
+    }
+    join_all(relays).await;
 }
 
 /// How events reach a subscriber.
 #[tonic::async_trait]
-pub(super) trait Transport: Send {
+pub(super) trait Transport: Send + Sync {
     /// Hands over events, oldest first.
     async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered;
 }
@@ -162,13 +174,13 @@ pub(super) struct Relay<T> {
 }
 
 impl<T: Transport> Relay<T> {
-    pub(super) fn new(base: &Base, subscriber: &str, transport: T, settings: RelaySettings) -> Self {
+    pub(super) fn new(base: &Base, queue: Queue, transport: T, settings: RelaySettings) -> Self {
         let tally = Arc::new(Tally::default());
         if let Some(meter) = base.mesh.meter() {
-            tally.tell(meter, true, subscriber, "shop.subscriber");
+            tally.tell(meter, true, queue.subscriber(), "shop.subscriber");
         }
         Self {
-            queue: Queue::new(base.database.clone(), subscriber),
+            queue,
             leases: Leases::new(base.database.clone()),
             transport,
             settings,
@@ -194,7 +206,7 @@ impl<T: Transport> Relay<T> {
 
     /// Never ends.
     async fn run(&mut self) {
-        let mut changes = self.queue.database().changes().subscribe(CHANGED);
+        let mut changes = self.queue.changes();
         loop {
             match self.round().await {
                 Ok(Next::More) => {}

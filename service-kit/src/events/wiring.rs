@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use mesh_proto::shop::events::v1::{
     event_log_service_server::EventLogServiceServer, event_sink_service_server::EventSinkServiceServer,
 };
@@ -10,7 +11,9 @@ use super::{
     Outbox, Subscriber,
     inbox::Inbox,
     log::Log,
-    relay::{RelaySettings, relay},
+    nats::{Arrivals, follow},
+    queue::{ARRIVED, Queue},
+    relay::{Relay, RelaySettings, relay},
     sink::Sink,
 };
 use crate::service::{Base, Serving};
@@ -64,7 +67,7 @@ impl Events {
     #[must_use]
     pub fn add_to(self, serving: Serving) -> Serving {
         let Self { base, name, outbox, inbox, settings } = self;
-        let inbox = inbox.map(|(inbox, _)| inbox);
+        let (inbox, sources) = inbox.unzip();
         let log = Log { name, database: base.database.clone(), outbox, inbox: inbox.clone() };
         let mut serving = serving.serve(EventLogServiceServer::new(log));
         if let Some(inbox) = inbox {
@@ -73,13 +76,28 @@ impl Events {
             }
             serving = serving
                 .serve(EventSinkServiceServer::new(Sink::over(name, inbox.clone())))
-                .work(inbox.clean());
+                .work(inbox.clone().clean());
+            if let Some(nats) = &base.nats {
+                let sources = sources.unwrap_or_default();
+                // Those that wait are taken by whoever may, those that come
+                // written down by whoever may: seldom the same replica.
+                let queue = Queue::new(base.database.clone(), &ARRIVED, name);
+                let taking = Relay::new(&base, queue, Arrivals(inbox), settings);
+                let leave = draining(&serving).shared();
+                serving = serving
+                    .work(follow(nats.clone(), base.database.clone(), name, sources, leave.clone()))
+                    .work(taking.until(leave));
+            }
         }
         if let Some(outbox) = outbox {
-            let drain = serving.drain();
-            let leave = async move { drain.draining().await };
+            let leave = draining(&serving);
             serving = serving.work(relay(outbox, base, settings, leave));
         }
         serving
     }
+}
+
+fn draining(serving: &Serving) -> impl Future<Output = ()> + Send + 'static {
+    let drain = serving.drain();
+    async move { drain.draining().await }
 }

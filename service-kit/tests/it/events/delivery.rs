@@ -9,15 +9,13 @@ use mesh_proto::shop::events::v1::{
 use service_kit::{
     events::relay,
     on_both_databases,
-    service::Base,
     testing::{TestDatabase, mesh_to},
 };
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::bed::{Bed, CONSUMER, outbox, parked, settings, tell, told};
+use super::bed::{Bed, CONSUMER, by_every_way, outbox, parked, settings, tell, told};
 
-async fn every_event_has_its_effect_once_and_in_order(database: TestDatabase) {
-    let bed = Bed::new(database).await;
+async fn every_event_has_its_effect_once_and_in_order(bed: Bed) {
     let consumers = [bed.consume().await, bed.consume().await];
     let addresses = consumers.each_ref().map(|replica| replica.address);
     let _producers = [bed.produce(&addresses).await, bed.produce(&addresses).await];
@@ -37,8 +35,7 @@ async fn every_event_has_its_effect_once_and_in_order(database: TestDatabase) {
     }
 }
 
-async fn a_sink_that_fails_often_loses_and_doubles_nothing(database: TestDatabase) {
-    let bed = Bed::new(database).await;
+async fn a_sink_that_fails_often_loses_and_doubles_nothing(bed: Bed) {
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
     for n in 0..40 {
@@ -53,8 +50,7 @@ async fn a_sink_that_fails_often_loses_and_doubles_nothing(database: TestDatabas
     assert_eq!(parked(&consumer).await, []);
 }
 
-async fn relays_that_are_cut_off_anywhere_deliver_again_without_effect(database: TestDatabase) {
-    let bed = Bed::new(database).await;
+async fn relays_that_are_cut_off_anywhere_deliver_again_without_effect(bed: Bed) {
     let consumer = bed.consume().await;
     for n in 0..60 {
         bed.tell(&format!("thing-{}", n % 3)).await;
@@ -162,13 +158,10 @@ async fn a_lease_whose_holder_froze_passes_on(database: TestDatabase) {
     assert!(frozen.fence(&mut open, Duration::from_secs(1)).await.is_err());
 }
 
-/// What PostgreSQL does: what was written first is committed last.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_is_committed_late_is_not_passed_over() {
-    let bed = Bed::new(TestDatabase::postgres().await).await;
+async fn an_event_that_is_committed_late_is_not_passed_over(bed: Bed) {
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
-    let base: Base = bed.base(&[]);
+    let base = bed.base(&[]);
     let mut late = bed.producer.begin().await.unwrap();
     told(&mut late, &outbox(&base), "late").await.unwrap();
     bed.tell("early").await;
@@ -179,10 +172,26 @@ async fn an_event_that_is_committed_late_is_not_passed_over() {
     bed.wait_for("late", [1]).await;
 }
 
-on_both_databases!(
+/// What PostgreSQL does: what was written first is committed last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_late_is_not_passed_over_by_mesh() {
+    let database = TestDatabase::postgres().await;
+    an_event_that_is_committed_late_is_not_passed_over(Bed::new(database).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_late_is_not_passed_over_by_nats() {
+    let database = TestDatabase::postgres().await;
+    an_event_that_is_committed_late_is_not_passed_over(Bed::by_nats(database).await).await;
+}
+
+by_every_way!(
     every_event_has_its_effect_once_and_in_order,
     a_sink_that_fails_often_loses_and_doubles_nothing,
     relays_that_are_cut_off_anywhere_deliver_again_without_effect,
+);
+
+on_both_databases!(
     what_comes_again_has_no_effect,
     events_wait_for_a_subscriber_that_is_away,
     a_relay_that_leaves_hands_over_at_once,
