@@ -5,6 +5,7 @@ use std::time::Duration;
 use mesh_proto::shop::cart::v1::{
     Cart, CartItem, ClearCartRequest, GetCartRequest, cart_service_client::CartServiceClient,
 };
+use registry_client::policy::incoming::Incoming;
 use service_kit::{
     auth::Outgoing,
     error::{Fault, downstream, internal},
@@ -21,13 +22,13 @@ use crate::domain::Line;
 /// The service that keeps the carts.
 pub const SERVICE: &str = "cart-service";
 
-/// How long reading a cart may take with everything it waits for: well below
-/// the time that callers usually give, so that they learn who did not answer.
+/// How long reading a cart may take with everything it waits for, when our own
+/// caller gave more time or none.
 const READ_LIMIT: Duration = Duration::from_secs(5);
-/// How long emptying a cart may take altogether.
-const CLEAR_LIMIT: Duration = Duration::from_secs(2);
-/// How long an order's answer waits for it.
-const CLEAR_WAIT: Duration = Duration::from_millis(500);
+/// What of our caller's time it may take: so that they learn who did not answer.
+const READ_SHARE: f64 = 0.8;
+/// How long emptying a cart may take: an answer waits for it.
+const CLEAR_LIMIT: Duration = Duration::from_millis(500);
 
 /// The carts that orders are made of. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -54,14 +55,15 @@ impl Carts {
     /// A customer's cart, with the prices of this moment.
     ///
     /// # Errors
-    /// What the caller is told, when cart-service fails or does not answer
-    /// within 5 s, or the cart cannot be priced.
+    /// What the caller is told, when cart-service fails or does not answer in
+    /// time, or the cart cannot be priced.
     ///
     /// # Cancel safety
     /// Cancel safe: the call is cancelled.
     pub async fn get(&self, customer: &CustomerId) -> Result<Snapshot, Fault> {
         let mut request = Request::new(GetCartRequest { customer_id: customer.as_str().to_owned() });
-        request.set_timeout(READ_LIMIT);
+        let left = Incoming::current().and_then(|call| call.left());
+        request.set_timeout(left.map_or(READ_LIMIT, |left| left.mul_f64(READ_SHARE).min(READ_LIMIT)));
         match self.carts.clone().get_cart(request).await {
             Ok(cart) => read(&cart.into_inner())
                 .map_err(|why| internal(&format_args!("{SERVICE} sent a cart that is none: {why}"))),
@@ -75,33 +77,34 @@ impl Carts {
         }
     }
 
-    /// Empties a cart that was ordered, unless it has changed since. Best
-    /// effort: it goes on when the caller leaves, and neither its failure nor
-    /// its slowness is the order's.
+    /// Empties a cart that was ordered, unless it has changed since; `false`
+    /// when that shall be tried again.
     ///
     /// # Cancel safety
-    /// Cancel safe: it goes on by itself, for 2 s at most.
-    pub async fn clear(&self, customer: &CustomerId, etag: Etag) {
-        let mut carts = self.carts.clone();
+    /// It may have been emptied.
+    pub async fn clear(&self, customer: &CustomerId, etag: Etag) -> bool {
         let mut request = Request::new(ClearCartRequest {
             customer_id: customer.as_str().to_owned(),
             etag: etag.to_string(),
         });
         request.set_timeout(CLEAR_LIMIT);
-        let clearing = tokio::spawn(async move {
-            match timeout(CLEAR_LIMIT, carts.clear_cart(request)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(status)) if status.code() == Code::Aborted => {
-                    debug!("the cart has changed since it was ordered and stays as it is");
-                }
-                Ok(Err(status)) => {
-                    let (code, cause) = (status.code(), status.message());
-                    warn!(?code, cause, "a cart that was ordered could not be cleared: {cause}");
-                }
-                Err(_) => warn!("a cart that was ordered could not be cleared within {CLEAR_LIMIT:?}"),
+        let mut carts = self.carts.clone();
+        match timeout(CLEAR_LIMIT, carts.clear_cart(request)).await {
+            Ok(Ok(_)) => true,
+            Ok(Err(status)) if status.code() == Code::Aborted => {
+                debug!("the cart has changed since it was ordered and stays as it is");
+                true
             }
-        });
-        let _ = timeout(CLEAR_WAIT, clearing).await;
+            Ok(Err(status)) => {
+                let (code, cause) = (status.code(), status.message());
+                warn!(?code, cause, "a cart that was ordered could not be emptied yet: {cause}");
+                false
+            }
+            Err(_) => {
+                warn!("a cart that was ordered could not be emptied within {CLEAR_LIMIT:?}");
+                false
+            }
+        }
     }
 }
 

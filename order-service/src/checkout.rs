@@ -1,33 +1,87 @@
-//! How a cart becomes an order.
+//! How a cart becomes an order, and how an order lives: the saga.
 //!
-//! 1. Look the request up. A request that was answered is answered the same
-//!    again, whatever has become of the cart.
-//! 2. Read the cart from cart-service, with the prices of this moment.
-//! 3. Write the order. One request id makes one order: the database holds it
-//!    unique, and of several that come at once the first to commit is the
-//!    answer to all.
-//! 4. After the commit, empty the cart, unless it has changed since it was
-//!    read. This is best effort: an order whose cart could not be emptied is an
-//!    order all the same. A repetition of the request tries again.
+//! An order is a promise about three databases that are not ours: the goods in
+//! product-service, the money in payment-service, the parcel with the carrier.
+//! No transaction spans them. So each step is written to the order's row before
+//! and after it is taken, and every call to a neighbour carries the order's id
+//! as its key: it can be sent again by whoever finds the row, at any time, with
+//! the same effect as once. The row is the coordinator's log of a two-phase
+//! commit.
 //!
-//! A process that dies before the commit leaves nothing; one that dies after it
-//! leaves an order that a repetition of the request finds in step 1. When the
-//! database is lost while it commits, the caller is told UNAVAILABLE and the
-//! repetition finds out which it was.
+//! # `CreateOrder`
+//!
+//! 1. **Look the request up.** One that was answered is answered the same
+//!    again, byte for byte. One that is being worked on is waited for, for a
+//!    moment (`REQUEST_IN_PROGRESS`), or carried on here when nobody does.
+//! 2. **Read the cart**, with the prices of this moment. A cart that makes no
+//!    order, or is not the one that the caller has seen, is refused; the request
+//!    id is not used up.
+//! 3. **Record** the order PENDING with lines, prices and the version of the
+//!    cart, and the claim on the request id: one transaction. From here on it
+//!    goes on without its caller. A crash before leaves nothing.
+//! 4. **Reserve** the goods under the order's id: phase one. Too few of them →
+//!    CANCELLING, and the refusal is stored as the request's answer, in one
+//!    transaction; then the reservation is released → CANCELLED.
+//! 5. **Confirm**: CONFIRMED and its event, one transaction. This is the
+//!    decision.
+//! 6. **Commit** the reservation: phase two. A lease that ran out is had anew,
+//!    if there still are pieces; if not → CANCELLING, as in step 4. That is why
+//!    nothing was acknowledged so far. **Empty the cart**, unless it has changed
+//!    since it was read.
+//! 7. **Store the answer**, the order as it was confirmed, with the fact that
+//!    its goods are its own: one transaction. Only then answer. So there is no
+//!    answer without a durable order that owns its goods.
+//!
+//! A cart that could not be emptied in step 6 does not hold up the answer: it is
+//! tried again for ten minutes, and then left as it is.
+//!
+//! # `PayOrder`, `ShipOrder`, `CancelOrder`
+//!
+//! - **Pay**: CONFIRMED → PAYING with the payment method, durable → `Charge` →
+//!   PAID; declined → CONFIRMED. When it is not known whether the charge was
+//!   made, the order stays PAYING and the same charge is asked for again: its
+//!   key makes asking and finding out one thing.
+//! - **Ship**: PAID → SHIPPING, durable → the carrier's booking → SHIPPED;
+//!   refused → CANCELLING.
+//! - **Cancel**: → CANCELLING, durable → `Refund` when a charge ever was tried →
+//!   `ReleaseReservation` → CANCELLED. Both are final where they happen: a charge
+//!   or a reservation that was still on its way finds its key closed. So a
+//!   charge whose outcome is unknown can be cancelled without knowing it.
+//!
+//! # When a step fails
+//!
+//! - **A neighbour fails or is silent**: nobody knows whether it did what it
+//!   was asked. The caller is told UNAVAILABLE or `DEADLINE_EXCEEDED`, and the
+//!   order is due again after a pause that doubles up to 5 s. Whoever sends the
+//!   same request, or looks for work ([`recovery`](crate::recovery)), takes the
+//!   same step again.
+//! - **This process dies**, or its database is lost: the lease on the order
+//!   runs out after 10 s and another replica, or the next process, goes on.
+//! - **Two replicas believe that an order is theirs**: each write carries a
+//!   claim, and the older claim's is refused; see [`crate::store`]. What both
+//!   have asked neighbours for happened once, because of its key.
 
+use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
+    idempotency::{Answer, Asked, Claim, reused},
+    money::Money,
     timestamp::Timestamp,
     value::{CustomerId, Etag},
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Error,
-    carts::{Carts, Snapshot},
-    domain::{Order, RequestId},
-    store::{Placed, Store},
+    carts::Snapshot,
+    domain::{Order, OrderId, RequestId},
+    saga::{End, PATIENCE, Sagas},
+    store::{Changed, Placed, Verdict},
 };
 
-/// What a caller asks for: the body of the request.
+/// The method that request ids are of.
+pub const METHOD: &str = "shop.order.v1.OrderService/CreateOrder";
+
+/// What a caller asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Whose cart, and who buys.
@@ -36,39 +90,137 @@ pub struct Wanted {
     pub request: RequestId,
     /// The version of the cart that the caller has seen, when it says so.
     pub seen: Option<Etag>,
+    /// What the order must come to, when the caller says so.
+    pub total: Option<Money>,
+    /// The whole request.
+    pub asked: Asked,
 }
 
-/// Makes an order of a cart, or finds the one that this request made.
+/// A request that was looked at: nothing was written for it.
+#[derive(Debug)]
+pub enum Begun {
+    /// It is known.
+    Known(Claim),
+    /// It asks for this order, of that version of the cart.
+    New(Box<Order>, Etag),
+}
+
+/// Looks a request up, and reads the cart for a new one: steps 1 and 2.
 ///
 /// # Errors
-/// When the request id was used with another body, the cart is empty, cannot
-/// be priced or is not the one that the caller has seen, or something failed.
+/// When the cart is empty, cannot be priced or is not the one that the caller
+/// has seen, or something failed.
 ///
 /// # Cancel safety
-/// The order may have been made; the same request finds out.
-pub async fn check_out(store: &Store, carts: &Carts, wanted: &Wanted) -> Result<Order, Error> {
-    let placed = match store.find(wanted).await? {
-        Some(placed) => placed,
-        None => place(store, carts, wanted).await?,
-    };
-    carts.clear(&wanted.customer, placed.cart).await;
-    Ok(placed.order.as_placed())
-}
-
-async fn place(store: &Store, carts: &Carts, wanted: &Wanted) -> Result<Placed, Error> {
-    let cart = carts.get(&wanted.customer).await.map_err(Error::Carts)?;
+/// Cancel safe.
+pub async fn begin(sagas: &Sagas, wanted: &Wanted) -> Result<Begun, Error> {
+    match sagas.store().look(wanted).await? {
+        Claim::New => {}
+        known => return Ok(Begun::Known(known)),
+    }
+    let cart = sagas.carts().get(&wanted.customer).await.map_err(Error::Neighbour)?;
+    let etag = cart.etag;
     match order_of(wanted, cart) {
-        Ok(placed) => store.place(wanted, placed).await,
+        Ok(order) => Ok(Begun::New(Box::new(order), etag)),
         // Another sending of this very request may have ordered the cart and
         // emptied it since we looked.
-        Err(refused) => store.find(wanted).await?.ok_or(refused),
+        Err(refused) => match sagas.store().look(wanted).await? {
+            Claim::New => Err(refused),
+            known => Ok(Begun::Known(known)),
+        },
     }
 }
 
-fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<Placed, Error> {
+/// Makes the order, or finds the one that this request made: all further
+/// steps. Whoever wants them taken also when the caller leaves runs this by
+/// [`Sagas::run`].
+///
+/// # Errors
+/// When the request id was used with another body or is being worked on, the
+/// goods cannot be had, or something failed.
+///
+/// # Cancel safety
+/// What was begun is carried on when its lease runs out; the same request finds
+/// out.
+pub async fn finish(sagas: &Sagas, wanted: &Wanted, begun: Begun) -> Result<wire::Order, Error> {
+    let claim = match begun {
+        Begun::Known(claim) => claim,
+        Begun::New(order, cart) => match sagas.store().place(wanted, *order, cart).await? {
+            Placed::Known(claim) => claim,
+            Placed::New(held) => {
+                let end = sagas.drive(*held).await.end;
+                known_after(sagas, wanted, end).await?
+            }
+        },
+    };
+    match claim {
+        Claim::Stored(answer) => told(&answer),
+        Claim::Running(order) => await_answer(sagas, wanted, &order).await,
+        Claim::Reused => Err(Error::Told(Box::new(reused(wanted.request).into_status(crate::NAME)))),
+        Claim::New => Err(Error::InProgress(wanted.request)),
+    }
+}
+
+fn told(answer: &Answer) -> Result<wire::Order, Error> {
+    answer.read().map_err(|status| Error::Told(Box::new(status)))
+}
+
+fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<Order, Error> {
     if wanted.seen.is_some_and(|seen| seen != cart.etag) {
         return Err(Error::CartChanged);
     }
     let order = Order::place(wanted.customer.clone(), cart.lines, Timestamp::now())?;
-    Ok(Placed { order, cart: cart.etag })
+    match wanted.total {
+        Some(expected) if expected != order.facts().total => {
+            Err(Error::TotalChanged { expected, total: order.facts().total })
+        }
+        _ => Ok(order),
+    }
+}
+
+/// What is known of a request whose order was driven: an answer that is stored
+/// counts, whatever failed after it.
+async fn known_after(sagas: &Sagas, wanted: &Wanted, end: End) -> Result<Claim, Error> {
+    match (sagas.store().look(wanted).await?, end) {
+        (Claim::Running(_), End::Failed(fault)) => Err(Error::Neighbour(fault)),
+        (known, _) => Ok(known),
+    }
+}
+
+/// Waits a moment for the answer to a request that is being worked on; works on
+/// it where nobody does.
+async fn await_answer(sagas: &Sagas, wanted: &Wanted, order: &str) -> Result<wire::Order, Error> {
+    let id = OrderId::parse(order).map_err(|why| service_kit::database::Error::corrupt("reference", why))?;
+    let mut changes = sagas.store().database().changes().subscribe(order);
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match carry_on(sagas, wanted, id).await? {
+            Claim::Stored(answer) => return told(&answer),
+            _ if timeout_at(patience, changes.changed()).await.is_err() => {
+                return Err(Error::InProgress(wanted.request));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Takes on the order of a request unless somebody has it; returns what is
+/// known of the request then.
+async fn carry_on(sagas: &Sagas, wanted: &Wanted, id: OrderId) -> Result<Claim, Error> {
+    let known = sagas.store().look(wanted).await?;
+    if !matches!(known, Claim::Running(_)) {
+        return Ok(known);
+    }
+    let free = sagas.store().change(id, |present, _| {
+        let order = present.order();
+        let wants = !present.busy && order.next_step().is_some();
+        Ok(if wants { Verdict::Take(Box::new(order.clone())) } else { Verdict::Leave })
+    });
+    match free.await? {
+        Changed::Left(_) => sagas.store().look(wanted).await,
+        Changed::Taken(held) => {
+            let end = sagas.drive(*held).await.end;
+            known_after(sagas, wanted, end).await
+        }
+    }
 }

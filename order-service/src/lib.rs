@@ -1,22 +1,34 @@
 //! order-service: what each customer has bought.
 //!
-//! An order is made of a cart, which order-service reads from cart-service
-//! through the mesh, and keeps its own copy of lines and prices. How, step by
-//! step, and what happens when a step fails, stands in [`checkout`]. [`domain`]
-//! has what an order is and how its state may change; [`store`] keeps orders.
+//! An order is made of a cart, keeps its own copy of lines and prices, and is
+//! then paid and shipped, or cancelled. How, step by step, and what happens
+//! when a step fails, stands in [`checkout`]. [`domain`] has what an order is
+//! and how its state may change; [`store`] keeps orders, and who works on them;
+//! [`saga`] takes an order from step to step, asking [`carts`], [`stock`],
+//! [`payments`] and the [`carrier`]; [`acts`] are what callers ask of an order
+//! that there is; [`recovery`] carries on what was left.
 
 use mesh_proto::shop::order::v1::order_service_server::OrderServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
+    events::{Events, OUTBOX, Outbox},
+    idempotency::{self, IDEMPOTENCY},
+    lease::LEASES,
     service::{Base, Service, Serving},
 };
 
+pub mod acts;
+pub mod carrier;
 pub mod carts;
 pub mod checkout;
 pub mod domain;
 mod error;
+pub mod payments;
+pub mod recovery;
 mod request;
+pub mod saga;
 mod service;
+pub mod stock;
 pub mod store;
 
 pub use error::Error;
@@ -33,17 +45,40 @@ impl Service for OrderService {
     const NAME: &'static str = NAME;
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const MIGRATIONS: Migrations = Migrations {
-        sqlite: &[Migration { name: "orders", sql: include_str!("../migrations/sqlite/0001_orders.sql") }],
-        postgres: &[Migration {
-            name: "orders",
-            sql: include_str!("../migrations/postgres/0001_orders.sql"),
-        }],
+        sqlite: &[
+            Migration { name: "orders", sql: include_str!("../migrations/sqlite/0001_orders.sql") },
+            Migration { name: "sagas", sql: include_str!("../migrations/sqlite/0002_sagas.sql") },
+            IDEMPOTENCY.sqlite[0],
+            OUTBOX.sqlite[0],
+            LEASES.sqlite[0],
+        ],
+        postgres: &[
+            Migration { name: "orders", sql: include_str!("../migrations/postgres/0001_orders.sql") },
+            Migration { name: "sagas", sql: include_str!("../migrations/postgres/0002_sagas.sql") },
+            IDEMPOTENCY.postgres[0],
+            OUTBOX.postgres[0],
+            LEASES.postgres[0],
+        ],
     };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let store = store::Store::new(base.database.clone());
-        let carts = carts::Carts::new(base.auth.client(base.mesh.channel(carts::SERVICE)));
-        let orders = Orders::new(store, carts, serving.drain());
-        Ok(serving.serve(OrderServiceServer::new(orders)))
+        let faults = base.carrier_faults.parse().map_err(|why: String| {
+            anyhow::anyhow!("CARRIER_FAULTS: {why}; such as refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s")
+        })?;
+        let to = |service| base.auth.client(base.mesh.channel(service));
+        let neighbours = saga::Neighbours {
+            carts: carts::Carts::new(to(carts::SERVICE)),
+            stock: stock::Stock::new(to(stock::SERVICE)),
+            payments: payments::Payments::new(to(payments::SERVICE)),
+            carrier: carrier::Carrier::new(faults),
+        };
+        let outbox = Outbox::of(base, NAME, store::SUBSCRIBERS);
+        let sagas = saga::Sagas::new(store::Store::new(base.database.clone(), outbox), neighbours);
+        let orders = Orders::new(sagas.clone(), serving.drain());
+        let serving = serving
+            .serve(OrderServiceServer::new(orders))
+            .work(recovery::recover(sagas))
+            .work(idempotency::clean(base.database.clone()));
+        Ok(Events::of(base, NAME).send(outbox).add_to(serving))
     }
 }

@@ -1,12 +1,14 @@
 //! The rpcs: translate, ask, translate back.
 
 use mesh_proto::shop::order::v1::{
-    self as wire, CancelOrderRequest, CreateOrderRequest, GetOrderRequest, ListOrdersRequest,
-    ListOrdersResponse, WatchOrderRequest, order_service_server::OrderService,
+    self as wire, CancelOrderRequest, CompleteOrderRequest, CreateOrderRequest, GetOrderRequest,
+    ListOrdersRequest, ListOrdersResponse, PayOrderRequest, ShipOrderRequest, WatchOrderRequest,
+    order_service_server::OrderService,
 };
 use prost::Message;
 use registry_client::server::Drain;
 use service_kit::{
+    auth::Caller,
     follow::{Following, follow},
     value::Etag,
 };
@@ -14,46 +16,61 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Error,
-    carts::Carts,
-    checkout::check_out,
+    acts::Act,
+    checkout::{begin, finish},
     domain::{Order, OrderId},
     request::{self, Listing},
+    saga::Sagas,
     store::Store,
 };
 
 /// Orders as a gRPC service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    store: Store,
-    carts: Carts,
+    sagas: Sagas,
     drain: Drain,
 }
 
 impl Orders {
-    /// Orders that `store` keeps, made of `carts`. Watches end when `drain`
-    /// begins.
+    /// Orders that `sagas` makes and keeps. Watches end when `drain` begins.
     #[must_use]
-    pub fn new(store: Store, carts: Carts, drain: Drain) -> Self {
-        Self { store, carts, drain }
+    pub fn new(sagas: Sagas, drain: Drain) -> Self {
+        Self { sagas, drain }
     }
 
-    async fn create(&self, request: CreateOrderRequest) -> Result<Order, Error> {
-        check_out(&self.store, &self.carts, &request.try_into()?).await
+    fn store(&self) -> &Store {
+        self.sagas.store()
     }
 
-    async fn get(&self, request: GetOrderRequest) -> Result<Order, Error> {
-        self.store.get(request::order_id(&request.order_id)?).await
+    async fn create(&self, caller: &Caller, request: &CreateOrderRequest) -> Result<wire::Order, Error> {
+        let wanted = request::wanted(caller, request)?;
+        caller.may_act_for(&wanted.customer)?;
+        let begun = begin(&self.sagas, &wanted).await?;
+        let sagas = self.sagas.clone();
+        self.sagas.run(async move { finish(&sagas, &wanted, begun).await }).await?
     }
 
-    async fn cancel(&self, request: CancelOrderRequest) -> Result<Order, Error> {
-        let id = request::order_id(&request.order_id)?;
-        self.store.change(id, |order, now| order.cancel(now)).await
+    /// An order of the caller's, or one for which they may act. That there is
+    /// one that is not theirs is nothing they learn.
+    async fn get(&self, caller: &Caller, id: OrderId) -> Result<Order, Error> {
+        let order = self.store().get(id).await?;
+        match caller.may_act_for(&order.facts().customer) {
+            Ok(()) => Ok(order),
+            Err(_) => Err(Error::NotFound(id)),
+        }
     }
 
-    async fn list(&self, request: ListOrdersRequest) -> Result<ListOrdersResponse, Error> {
+    async fn act(&self, caller: &Caller, id: OrderId, act: Act) -> Result<Order, Error> {
+        self.get(caller, id).await?;
+        let sagas = self.sagas.clone();
+        self.sagas.run(async move { act.perform(&sagas, id).await }).await?
+    }
+
+    async fn list(&self, caller: &Caller, request: ListOrdersRequest) -> Result<ListOrdersResponse, Error> {
         let Listing { customer, page } = request.try_into()?;
+        caller.may_act_for(&customer)?;
         let fetch = async |after, most| {
-            let orders = self.store.list(&customer, after, most).await?;
+            let orders = self.store().list(&customer, after, most).await?;
             Ok::<_, Error>(orders.into_iter().map(wire::Order::from).collect())
         };
         let (orders, next_page_token) =
@@ -62,8 +79,13 @@ impl Orders {
     }
 
     /// The order unless it is still the one that was sent last.
-    async fn get_newer(&self, id: OrderId, sent: Option<Etag>) -> Result<Option<(Etag, wire::Order)>, Error> {
-        let order = self.store.get(id).await?;
+    async fn get_newer(
+        &self,
+        caller: &Caller,
+        id: OrderId,
+        sent: Option<Etag>,
+    ) -> Result<Option<(Etag, wire::Order)>, Error> {
+        let order = self.get(caller, id).await?;
         let etag = order.etag();
         Ok((sent != Some(etag)).then(|| (etag, order.into())))
     }
@@ -77,55 +99,71 @@ impl OrderService for Orders {
         &self,
         request: Request<CreateOrderRequest>,
     ) -> Result<Response<wire::Order>, Status> {
-        Ok(Response::new(self.create(request.into_inner()).await?.into()))
+        let caller = caller(&request)?;
+        Ok(Response::new(self.create(&caller, request.get_ref()).await?))
     }
 
     async fn get_order(&self, request: Request<GetOrderRequest>) -> Result<Response<wire::Order>, Status> {
-        Ok(Response::new(self.get(request.into_inner()).await?.into()))
+        let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
+        Ok(Response::new(self.get(&caller, id).await?.into()))
     }
 
     async fn list_orders(
         &self,
         request: Request<ListOrdersRequest>,
     ) -> Result<Response<ListOrdersResponse>, Status> {
-        Ok(Response::new(self.list(request.into_inner()).await?))
+        let caller = caller(&request)?;
+        Ok(Response::new(self.list(&caller, request.into_inner()).await?))
+    }
+
+    async fn pay_order(&self, request: Request<PayOrderRequest>) -> Result<Response<wire::Order>, Status> {
+        let caller = caller(&request)?;
+        let (id, method) = request::payment(request.get_ref()).map_err(Error::from)?;
+        Ok(Response::new(self.act(&caller, id, Act::Pay(method)).await?.into()))
+    }
+
+    async fn ship_order(&self, request: Request<ShipOrderRequest>) -> Result<Response<wire::Order>, Status> {
+        let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
+        Ok(Response::new(self.act(&caller, id, Act::Ship).await?.into()))
+    }
+
+    async fn complete_order(
+        &self,
+        request: Request<CompleteOrderRequest>,
+    ) -> Result<Response<wire::Order>, Status> {
+        let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
+        Ok(Response::new(self.act(&caller, id, Act::Complete).await?.into()))
     }
 
     async fn cancel_order(
         &self,
         request: Request<CancelOrderRequest>,
     ) -> Result<Response<wire::Order>, Status> {
-        Ok(Response::new(self.cancel(request.into_inner()).await?.into()))
+        let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
+        Ok(Response::new(self.act(&caller, id, Act::Cancel).await?.into()))
     }
 
     async fn watch_order(
         &self,
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
-        let id = request::order_id(&request.get_ref().order_id).map_err(Error::from)?;
+        let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
         // Before the first look, so that no change falls between the two.
-        let subscription = self.store.database().changes().subscribe(&id.to_string());
+        let subscription = self.store().database().changes().subscribe(&id.to_string());
         let (orders, drain) = (self.clone(), self.drain.clone());
         let draining = async move { drain.draining().await };
         let read = move |sent| {
-            let orders = orders.clone();
-            async move { orders.get_newer(id, sent).await.map_err(Status::from) }
+            let (orders, caller) = (orders.clone(), caller.clone());
+            async move { orders.get_newer(&caller, id, sent).await.map_err(Status::from) }
         };
         Ok(Response::new(follow(subscription, crate::NAME, draining, read)))
     }
+}
 
-    async fn pay_order(&self, _: Request<wire::PayOrderRequest>) -> Result<Response<wire::Order>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
+fn caller<T>(request: &Request<T>) -> Result<Caller, Error> {
+    Ok(Caller::of(request)?.clone())
+}
 
-    async fn ship_order(&self, _: Request<wire::ShipOrderRequest>) -> Result<Response<wire::Order>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
-
-    async fn complete_order(
-        &self,
-        _: Request<wire::CompleteOrderRequest>,
-    ) -> Result<Response<wire::Order>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
+fn order_id(text: &str) -> Result<OrderId, Error> {
+    Ok(request::order_id(text)?)
 }

@@ -1,75 +1,77 @@
-//! Where orders are kept.
+//! Where orders are kept: also the log of their sagas, from which any replica
+//! carries on what another has begun.
 
+use mesh_proto::shop::{
+    events::v1::{OrderChanged, event::Payload},
+    order::v1 as wire,
+};
 use service_kit::{
-    database::{Database, Error as DatabaseError, Row, Transaction, Value},
+    database::{Database, Error as DatabaseError, Transaction, Value},
+    events::Outbox,
+    idempotency::{self, Answer, Claim},
     timestamp::Timestamp,
     value::{CustomerId, Etag},
 };
 
 use crate::{
     Error,
-    checkout::Wanted,
-    domain::{Order, OrderId},
+    checkout::{METHOD, Wanted},
+    domain::{Changing, Order, OrderId, State},
 };
 
+mod held;
 mod lines;
 mod read;
+mod sql;
 
+pub use held::{Held, Present};
 use read::{read_all, read_one};
 
-/// One row per line; an order has at least one.
-macro_rules! orders {
-    ($which:literal) => {
-        concat!(
-            "SELECT o.order_id, o.customer_id, o.request_etag, o.cart_etag, o.state, o.total, o.currency, \
-             o.create_time, o.update_time, o.version, l.product_id, l.title, l.unit_price, l.quantity FROM ",
-            $which,
-            " o JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position"
-        )
-    };
-}
-
-const BY_ID: &str = orders!("(SELECT * FROM orders WHERE order_id = $1)");
-
-const BY_REQUEST: &str = orders!("(SELECT * FROM orders WHERE request_id = $1)");
-
-const OF_CUSTOMER: &str = orders!(
-    "(SELECT * FROM orders WHERE customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3)"
-);
-
-const INSERT: &str = "INSERT INTO orders (order_id, customer_id, request_id, request_etag, cart_etag, state, \
-     total, currency, create_time, update_time, version) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, 1) ON CONFLICT (request_id) DO NOTHING";
-
-/// Locks the order: writers of it follow one another.
-const LOCK: &str = "UPDATE orders SET version = version WHERE order_id = $1";
-
-const UPDATE: &str =
-    "UPDATE orders SET state = $2, update_time = $3, version = version + 1 WHERE order_id = $1";
+/// Who hears of orders.
+pub const SUBSCRIBERS: &[&str] = &["user-service"];
 
 /// After every id: the first page begins there.
 const LAST: &str = "~";
 
-/// An order with the version of the cart that it was made of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// The order.
-    pub order: Order,
-    /// The version of the cart.
-    pub cart: Etag,
+/// What became of an order that was to be recorded.
+#[derive(Debug)]
+pub enum Placed {
+    /// It is, and is held.
+    New(Box<Held>),
+    /// Its request is known: this one or another.
+    Known(Claim),
+}
+
+/// What shall become of an order.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It stays as it is.
+    Leave,
+    /// It becomes this, and is held.
+    Take(Box<Order>),
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub enum Changed {
+    /// It stayed as it is.
+    Left(Box<Present>),
+    /// It was changed, and is held.
+    Taken(Box<Held>),
 }
 
 /// The orders in the database.
 #[derive(Clone, Debug)]
 pub struct Store {
     database: Database,
+    outbox: Outbox,
 }
 
 impl Store {
-    /// The orders of `database`.
+    /// The orders of `database`, whose changes `outbox` tells of.
     #[must_use]
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    pub fn new(database: Database, outbox: Outbox) -> Self {
+        Self { database, outbox }
     }
 
     /// The database, for who wants to hear of changes. The key of an order is
@@ -87,7 +89,7 @@ impl Store {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn get(&self, id: OrderId) -> Result<Order, Error> {
-        let rows = self.database.rows(BY_ID, &[id.to_string().into()]).await?;
+        let rows = self.database.rows(sql::BY_ID, &[id.to_string().into()]).await?;
         read_one(&rows)?.ok_or(Error::NotFound(id))
     }
 
@@ -107,67 +109,66 @@ impl Store {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let before = after.unwrap_or_else(|| LAST.to_owned());
         let values = [customer.as_str().into(), before.into(), most.into()];
-        read_all(&self.database.rows(OF_CUSTOMER, &values).await?)
+        read_all(&self.database.rows(sql::OF_CUSTOMER, &values).await?)
     }
 
-    /// The order that this request made, if it made one.
+    /// What is known of a request.
     ///
     /// # Errors
-    /// [`Error::Reused`] when its id was used with another body.
+    /// When the database fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn find(&self, wanted: &Wanted) -> Result<Option<Placed>, Error> {
-        let rows = self.database.rows(BY_REQUEST, &[wanted.request.to_string().into()]).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        let (seen, cart) = (etag(first, "request_etag")?, etag(first, "cart_etag")?.unwrap_or_default());
-        match read_one(&rows)? {
-            Some(order) if order.facts().customer == wanted.customer && seen == wanted.seen => {
-                Ok(Some(Placed { order, cart }))
+    pub async fn look(&self, wanted: &Wanted) -> Result<Claim, Error> {
+        match idempotency::look(&self.database, &wanted.asked).await? {
+            Claim::New => {
+                let rows = self.database.rows(sql::BY_REQUEST, &[wanted.request.to_string().into()]).await?;
+                answered_before(wanted, &rows)
             }
-            _ => Err(Error::Reused(wanted.request)),
+            known => Ok(known),
         }
     }
 
-    /// Keeps an order, durably, as the answer to a request; when another
-    /// sending of it was faster, returns the order of that one.
+    /// Records an order that this request asks for, durably, and holds it;
+    /// unless the request is known.
     ///
     /// # Errors
-    /// [`Error::Reused`], [`Error::Database`].
+    /// When the database fails.
     ///
     /// # Cancel safety
-    /// It may have been kept; [`find`](Self::find) tells.
-    pub async fn place(&self, wanted: &Wanted, placed: Placed) -> Result<Placed, Error> {
-        let mut open = self.database.begin().await?;
-        // Waits for another that is inserting the same request id.
-        if open.execute(INSERT, &columns(wanted, &placed)).await? == 0 {
-            open.rollback().await?;
-            return self.find(wanted).await?.ok_or_else(vanished);
-        }
-        let order = placed.order.facts();
-        open.execute(lines::INSERT, &[order.id.to_string().into(), lines::json(&order.lines)?]).await?;
-        // Announced to nobody: who would wait for it does not know its id yet.
-        open.commit().await?;
-        Ok(placed)
-    }
-
-    /// Changes an order as `decide` says and returns it as it then is. No other
-    /// writer comes between the decision and the change.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Database`].
-    ///
-    /// # Cancel safety
-    /// The change may have been made.
-    pub async fn change(
-        &self,
-        id: OrderId,
-        decide: impl Fn(&Order, Timestamp) -> Option<Order>,
-    ) -> Result<Order, Error> {
+    /// It may have been recorded; [`look`](Self::look) tells.
+    pub async fn place(&self, wanted: &Wanted, order: Order, cart: Etag) -> Result<Placed, Error> {
+        let held = Held::first(order, cart);
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let done = change(&mut open, id, &decide).await;
+            let done = place(&mut open, wanted, &held).await;
+            match unit.end(open, done).await {
+                None => {}
+                Some(Ok(Claim::New)) => return Ok(Placed::New(Box::new(held))),
+                Some(known) => return Ok(Placed::Known(known?)),
+            }
+        }
+    }
+
+    /// Changes an order as `decide` says. No other writer comes between the
+    /// decision and the change.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Database`], what `decide` says.
+    ///
+    /// # Cancel safety
+    /// The change may have been made; the order is then held until its lease
+    /// runs out.
+    pub async fn change(
+        &self,
+        id: OrderId,
+        decide: impl Fn(&Present, Timestamp) -> Result<Verdict, Error>,
+    ) -> Result<Changed, Error> {
+        let mut unit = self.database.unit();
+        loop {
+            let mut open = unit.begin().await?;
+            let done = self.change_in(&mut open, id, &decide).await;
             if let Some(done) = unit.end(open, done).await {
                 return done;
             }
@@ -175,45 +176,125 @@ impl Store {
     }
 }
 
-async fn change(
-    open: &mut Transaction,
-    id: OrderId,
-    decide: impl Fn(&Order, Timestamp) -> Option<Order>,
-) -> Result<Order, Error> {
-    let key = id.to_string();
-    open.execute(LOCK, &[key.as_str().into()]).await?;
-    let rows = open.rows(BY_ID, &[key.as_str().into()]).await?;
-    let order = read_one(&rows)?.ok_or(Error::NotFound(id))?;
-    let Some(changed) = decide(&order, Timestamp::now()) else {
+async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<Claim, Error> {
+    let order = held.order.facts();
+    let key = order.id.to_string();
+    // Waits for another that is claiming the same request.
+    let claim = idempotency::claim(open, &wanted.asked, &key).await?;
+    if claim != Claim::New {
         open.undo();
-        return Ok(order);
-    };
-    let values = [key.as_str().into(), changed.state().as_str().into(), changed.updated().micros().into()];
-    open.execute(UPDATE, &values).await?;
-    open.changed(&key).await?;
-    Ok(changed)
-}
-
-fn columns(wanted: &Wanted, placed: &Placed) -> [Value; 9] {
-    let order = placed.order.facts();
-    [
-        order.id.to_string().into(),
+        return Ok(claim);
+    }
+    let values: [Value; 8] = [
+        key.as_str().into(),
         order.customer.as_str().into(),
-        wanted.request.to_string().into(),
-        wanted.seen.map(|etag| etag.to_string()).unwrap_or_default().into(),
-        placed.cart.to_string().into(),
-        placed.order.state().as_str().into(),
+        held.cart.to_string().into(),
+        held.order.state().as_str().into(),
         order.total.minor().into(),
         order.total.currency().code().into(),
         order.created.micros().into(),
+        held::lease().into(),
+    ];
+    open.execute(sql::INSERT, &values).await?;
+    open.execute(lines::INSERT, &[key.into(), lines::json(&order.lines)?]).await?;
+    // Announced to nobody: who would wait for it does not know its id yet.
+    Ok(Claim::New)
+}
+
+fn columns(id: &str, before: i64, after: &Held) -> [Value; 14] {
+    let Changing { state, updated, etag, sold, reason, payment, charge, tracking } = after.order.changing();
+    let unsettled = after.is_unsettled();
+    [
+        id.into(),
+        before.into(),
+        after.claim.into(),
+        if unsettled { held::lease() } else { 0 }.into(),
+        i64::from(unsettled).into(),
+        i64::from(after.cart_full).into(),
+        state.as_str().into(),
+        updated.micros().into(),
+        etag.version().into(),
+        i64::from(sold).into(),
+        reason.map(|reason| reason.as_str()).unwrap_or_default().into(),
+        payment.as_ref().map(|method| method.as_str()).unwrap_or_default().into(),
+        charge.unwrap_or_default().into(),
+        tracking.unwrap_or_default().into(),
     ]
 }
 
-fn etag(row: &Row, column: &'static str) -> Result<Option<Etag>, DatabaseError> {
-    Etag::parse(&row.get::<String>(column)?).map_err(|why| DatabaseError::corrupt(column, why))
+/// The request of an order of the first version, which stands with the order.
+fn answered_before(wanted: &Wanted, rows: &[service_kit::database::Row]) -> Result<Claim, Error> {
+    let Some(first) = rows.first() else { return Ok(Claim::New) };
+    let seen = Etag::parse(&first.get::<String>("request_etag")?);
+    let seen = seen.map_err(|why| DatabaseError::corrupt("request_etag", why))?;
+    Ok(match read_one(rows)? {
+        Some(order)
+            if order.facts().customer == wanted.customer && seen == wanted.seen && wanted.total.is_none() =>
+        {
+            let facts = order.facts();
+            let placed = Changing {
+                state: State::Confirmed,
+                updated: facts.created,
+                etag: Etag::default().next(),
+                sold: true,
+                reason: None,
+                payment: None,
+                charge: None,
+                tracking: None,
+            };
+            Claim::Stored(Answer::reply(&wire::Order::from(Order::kept(facts.clone(), placed))))
+        }
+        _ => Claim::Reused,
+    })
 }
 
-/// Orders are never deleted, so what was in the way is there.
-fn vanished() -> Error {
-    DatabaseError::corrupt("request_id", "an order that was in the way is gone").into()
+impl Store {
+    async fn change_in(
+        &self,
+        open: &mut Transaction,
+        id: OrderId,
+        decide: impl Fn(&Present, Timestamp) -> Result<Verdict, Error>,
+    ) -> Result<Changed, Error> {
+        let key: Value = id.to_string().into();
+        let lock = open.row(sql::LOCK, std::slice::from_ref(&key)).await?.ok_or(Error::NotFound(id))?;
+        let order = read_one(&open.rows(sql::BY_ID, &[key]).await?)?.ok_or(Error::NotFound(id))?;
+        let present = Present::read(order, &lock)?;
+        match decide(&present, Timestamp::now())? {
+            Verdict::Leave => {
+                open.undo();
+                Ok(Changed::Left(Box::new(present)))
+            }
+            Verdict::Take(order) => {
+                let claim = present.held.claim + 1;
+                let taken = Held { order: *order, claim, ..present.held.clone() };
+                self.write(open, &present.held, &taken).await?;
+                Ok(Changed::Taken(Box::new(taken)))
+            }
+        }
+    }
+
+    /// Writes what `before` has become, and tells of it; `false` when it is held by
+    /// another claim.
+    async fn write(
+        &self,
+        open: &mut Transaction,
+        before: &Held,
+        after: &Held,
+    ) -> Result<bool, DatabaseError> {
+        let id = after.order.id().to_string();
+        if open.execute(sql::WRITE, &columns(&id, before.claim, after)).await? == 0 {
+            return Ok(false);
+        }
+        if after.order.etag() != before.order.etag() {
+            let payload = Payload::OrderChanged(OrderChanged { order: Some((&after.order).into()) });
+            self.outbox.append(open, &id, after.order.etag().version(), payload).await?;
+        }
+        open.changed(&id).await?;
+        Ok(true)
+    }
+
+    /// Stores the answer of the request that made this order.
+    async fn settle(open: &mut Transaction, order: &Order, answer: Answer) -> Result<(), DatabaseError> {
+        idempotency::settle(open, METHOD, &order.id().to_string(), answer).await
+    }
 }

@@ -71,6 +71,11 @@ pub struct ServiceConfig {
     #[arg(long, env = "PAYMENT_FAULTS", value_name = "FAULTS", default_value = "")]
     pub payment_faults: String,
 
+    /// How the carrier that order-service ships with fails, a list of `NAME=SHARE`:
+    /// `refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s` [default: not at all]
+    #[arg(long, env = "CARRIER_FAULTS", value_name = "LIST", default_value = "", hide_default_value = true)]
+    pub carrier_faults: String,
+
     /// Prints every setting, its value and where it came from, and exits.
     #[arg(long)]
     pub print_config: bool,

@@ -99,6 +99,7 @@ pub(crate) async fn ready(
         admin: config.admin.first()?,
         payment_faults: config.payment_faults.clone(),
         nats,
+        carrier_faults: config.carrier_faults.clone(),
     };
     Ok(Ready { base, listener })
 }

@@ -56,13 +56,23 @@ pub struct Base {
     pub payment_faults: String,
     /// What brings events; the mesh itself where there is none.
     pub nats: Option<Nats>,
+    /// How the carrier fails, as `CARRIER_FAULTS` spells it.
+    pub carrier_faults: String,
 }
 
 impl Base {
     /// A base on which nobody is asked who they are, as tests want it.
     #[must_use]
     pub fn open(mesh: Mesh, database: Database) -> Self {
-        Self { mesh, database, auth: Auth::off(), admin: None, payment_faults: String::new(), nats: None }
+        Self {
+            mesh,
+            database,
+            auth: Auth::off(),
+            admin: None,
+            payment_faults: String::new(),
+            carrier_faults: String::new(),
+            nats: None,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use service_kit::{
     value::{CustomerId, Etag, Quantity, Sku},
 };
 
-use crate::domain::{Facts, Line, Order, OrderId, State};
+use crate::domain::{CancelReason, Changing, Facts, Line, Order, OrderId, PaymentMethod, State};
 
 /// The order of these rows, all of one order.
 pub(super) fn read_one(rows: &[Row]) -> Result<Option<Order>, Error> {
@@ -25,11 +25,7 @@ pub(super) fn read_all(rows: &[Row]) -> Result<Vec<Order>, Error> {
 fn order(rows: &[(String, &Row)]) -> Option<Result<Order, Error>> {
     let (id, first) = rows.first()?;
     let facts = facts(id, first, rows.iter().map(|(_, row)| *row));
-    Some(facts.and_then(|facts| {
-        let state = State::parse(&text(first, "state")?).map_err(|why| Error::corrupt("state", why))?;
-        let updated = Timestamp::of_micros(first.get("update_time")?);
-        Ok(Order::kept(facts, state, updated, Etag::of(first.get("version")?)))
-    }))
+    Some(facts.and_then(|facts| Ok(Order::kept(facts, changing(first)?))))
 }
 
 fn facts<'r>(id: &str, first: &Row, rows: impl Iterator<Item = &'r Row>) -> Result<Facts, Error> {
@@ -41,6 +37,22 @@ fn facts<'r>(id: &str, first: &Row, rows: impl Iterator<Item = &'r Row>) -> Resu
         lines: rows.map(|row| line(currency, row)).collect::<Result<_, _>>()?,
         total: Money::new(first.get("total")?, currency).map_err(|why| Error::corrupt("total", why))?,
         created: Timestamp::of_micros(first.get("create_time")?),
+    })
+}
+
+fn changing(row: &Row) -> Result<Changing, Error> {
+    let some = |column| Ok::<_, Error>(Some(text(row, column)?).filter(|text| !text.is_empty()));
+    let reason = some("cancel_reason")?.map(|text| CancelReason::parse(&text)).transpose();
+    let payment = some("payment_method")?.map(|text| PaymentMethod::parse(&text)).transpose();
+    Ok(Changing {
+        state: State::parse(&text(row, "state")?).map_err(|why| Error::corrupt("state", why))?,
+        updated: Timestamp::of_micros(row.get("update_time")?),
+        etag: Etag::of(row.get("version")?),
+        sold: row.get::<i64>("sold")? == 1,
+        reason: reason.map_err(|why| Error::corrupt("cancel_reason", why))?,
+        payment: payment.map_err(|why| Error::corrupt("payment_method", why))?,
+        charge: some("charge_id")?,
+        tracking: some("tracking_number")?,
     })
 }
 

@@ -1,5 +1,4 @@
-//! order-service with its cart-service and that one's product-service, in this
-//! process.
+//! order-service with cart-service and product-service, in this process.
 
 use std::fmt::Debug;
 
@@ -8,25 +7,34 @@ use mesh_proto::{
     shop::{
         cart::v1::{AddItemRequest, Cart, GetCartRequest, cart_service_client::CartServiceClient},
         order::v1::{
-            CancelOrderRequest, CreateOrderRequest, GetOrderRequest, ListOrdersRequest, Order,
-            WatchOrderRequest, order_service_client::OrderServiceClient,
+            CancelOrderRequest, CompleteOrderRequest, CreateOrderRequest, GetOrderRequest, ListOrdersRequest,
+            Order, PayOrderRequest, ShipOrderRequest, WatchOrderRequest,
+            order_service_client::OrderServiceClient,
         },
-        product::v1::{CreateProductRequest, Product, product_service_client::ProductServiceClient},
+        payment::v1::payment_service_server::PaymentServiceServer,
+        product::v1::{
+            CreateProductRequest, GetStockRequest, Product, SetStockRequest, Stock,
+            product_service_client::ProductServiceClient,
+        },
     },
 };
 use order_service::{NAME, OrderService};
 use registry_client::Channel;
-use service_kit::testing::{self, Replica, TestDatabase, mesh_to};
+use service_kit::testing::{self, Replica, TestDatabase, mesh_of, mesh_to};
 use tonic::{Code, Status, Streaming};
 use tonic_types::ErrorDetails;
 use uuid::Uuid;
+
+use crate::played::{CARD, PlayedPayments, play};
 
 pub(crate) struct TestApp {
     orders: Vec<OrderServiceClient<Channel>>,
     pub(crate) carts: CartServiceClient<Channel>,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) cart_replica: Option<Replica>,
-    _products: Replica,
+    pub(crate) payments: PlayedPayments,
+    products: Replica,
+    _payment_service: Replica,
     _databases: [TestDatabase; 3],
 }
 
@@ -44,9 +52,16 @@ impl TestApp {
         let products = Replica::of::<product_service::ProductService>(mesh_to([]), &catalogue).await;
         stock(&products).await;
         let carts = Replica::of::<cart_service::CartService>(mesh_to([products.address]), &kept).await;
+        let payments = PlayedPayments::default();
+        let payment_service = play(PaymentServiceServer::new(payments.clone())).await;
         let (mut orders, mut replicas) = (Vec::new(), Vec::new());
         for _ in 0..number {
-            let replica = Replica::of::<OrderService>(mesh_to([carts.address]), &database).await;
+            let mesh = mesh_of([
+                ("cart-service", vec![carts.address]),
+                ("product-service", vec![products.address]),
+                ("payment-service", vec![payment_service.address]),
+            ]);
+            let replica = Replica::of::<OrderService>(mesh, &database).await;
             orders.push(OrderServiceClient::new(mesh_to([replica.address]).channel(NAME)));
             replicas.push(replica);
         }
@@ -55,7 +70,9 @@ impl TestApp {
             carts: CartServiceClient::new(mesh_to([carts.address]).channel(cart_service::NAME)),
             replicas,
             cart_replica: Some(carts),
-            _products: products,
+            payments,
+            products,
+            _payment_service: payment_service,
             _databases: [database, catalogue, kept],
         }
     }
@@ -95,6 +112,21 @@ impl TestApp {
         self.create(&new_request(), "").await.unwrap()
     }
 
+    /// An order of all that the cart holds.
+    pub(crate) async fn ordered_all(&self) -> Order {
+        self.create(&new_request(), "").await.unwrap()
+    }
+
+    /// Counts anew what there is of a product.
+    pub(crate) async fn restock(&self, product_id: &str, available: i64) {
+        let request = SetStockRequest { product_id: product_id.into(), available, etag: String::new() };
+        self.products().set_stock(request).await.unwrap();
+    }
+
+    fn products(&self) -> ProductServiceClient<Channel> {
+        ProductServiceClient::new(mesh_to([self.products.address]).channel("product-service"))
+    }
+
     pub(crate) async fn get(&self, order_id: &str) -> Result<Order, Status> {
         let request = GetOrderRequest { order_id: order_id.into() };
         Ok(self.replica(0).get_order(request).await?.into_inner())
@@ -117,6 +149,29 @@ impl TestApp {
         Ok((page.orders, page.next_page_token))
     }
 
+    /// Pieces of a product: available, reserved, sold.
+    pub(crate) async fn pieces(&self, product_id: &str) -> [i64; 3] {
+        let request = GetStockRequest { product_id: product_id.into() };
+        let Stock { available, reserved, sold, .. } =
+            self.products().get_stock(request).await.unwrap().into_inner();
+        [available, reserved, sold]
+    }
+
+    pub(crate) async fn pay(&self, order_id: &str) -> Result<Order, Status> {
+        let request = PayOrderRequest { order_id: order_id.into(), payment_method: CARD.into() };
+        Ok(self.replica(0).pay_order(request).await?.into_inner())
+    }
+
+    pub(crate) async fn ship(&self, order_id: &str) -> Result<Order, Status> {
+        let request = ShipOrderRequest { order_id: order_id.into() };
+        Ok(self.replica(0).ship_order(request).await?.into_inner())
+    }
+
+    pub(crate) async fn complete(&self, order_id: &str) -> Result<Order, Status> {
+        let request = CompleteOrderRequest { order_id: order_id.into() };
+        Ok(self.replica(0).complete_order(request).await?.into_inner())
+    }
+
     pub(crate) async fn watch(&self, replica: usize, order_id: &str) -> Streaming<Order> {
         let request = WatchOrderRequest { order_id: order_id.into() };
         self.replica(replica).watch_order(request).await.unwrap().into_inner()
@@ -134,6 +189,8 @@ async fn stock(products: &Replica) {
             ..Product::default()
         };
         client.create_product(CreateProductRequest { product: Some(product) }).await.unwrap();
+        let plenty = SetStockRequest { product_id: product_id.into(), available: 1_000, etag: String::new() };
+        client.set_stock(plenty).await.unwrap();
     }
 }
 

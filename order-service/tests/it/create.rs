@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_proto::{
     google::r#type::Money,
-    shop::order::v1::{CreateOrderRequest, OrderLine, OrderState},
+    shop::order::v1::{CancelReason, CreateOrderRequest, Order, OrderLine, OrderState},
 };
 use service_kit::{on_both_databases, testing::TestDatabase};
 use tokio::task::JoinSet;
@@ -27,13 +27,15 @@ async fn an_order_copies_the_cart_and_empties_it(database: TestDatabase) {
         unit_price: euros(4, 990_000_000),
         quantity: 3,
     };
-    assert_eq!((order.customer_id.as_str(), order.etag.as_str()), (CUSTOMER, "1"));
+    assert_eq!((order.customer_id.as_str(), order.etag.as_str()), (CUSTOMER, "2"));
     assert_eq!((order.state(), &order.lines[0]), (OrderState::Confirmed, &tea));
     assert_eq!((order.lines[1].product_id.as_str(), order.lines[1].quantity), ("mug", 1));
     assert_eq!(order.total, euros(27, 470_000_000));
-    assert!(order.create_time.is_some() && order.create_time == order.update_time);
+    assert!(order.create_time.is_some() && order.update_time.is_some());
     assert_eq!(app.get(&order.order_id).await.unwrap(), order);
     assert!(app.cart().await.items.is_empty());
+    assert_eq!(app.pieces("tea").await, [997, 0, 3]);
+    assert_eq!(app.pieces("mug").await, [999, 0, 1]);
 }
 
 async fn the_same_request_is_answered_the_same_whatever_happened_since(database: TestDatabase) {
@@ -72,12 +74,23 @@ async fn one_request_sent_many_times_at_once_makes_one_order(database: TestDatab
         let mut creating = JoinSet::new();
         for n in 0..50 {
             let (mut orders, request) = (app.replica(n % 2), creation(&request, etag));
-            creating.spawn(async move { orders.create_order(request).await.unwrap().into_inner() });
+            creating.spawn(async move { orders.create_order(request).await });
         }
-        let mut answers = creating.join_all().await;
+        let mut answers = Vec::new();
+        for answer in creating.join_all().await {
+            match answer {
+                Ok(order) => answers.push(order.into_inner()),
+                Err(status) => {
+                    let details = refused::<Order>(Err(status), Code::Aborted, "REQUEST_IN_PROGRESS");
+                    assert!(details.retry_info().is_some());
+                }
+            }
+        }
         answers.dedup();
         assert_eq!(answers.len(), 1);
+        assert_eq!(app.create(&request, etag).await.unwrap(), answers[0]);
     }
+    assert_eq!(app.pieces("tea").await, [992, 0, 8]);
     assert_eq!(app.list(CUSTOMER, 0, "").await.unwrap().0.len(), 4);
 }
 
@@ -95,6 +108,35 @@ async fn two_requests_with_one_id_at_once_make_one_order(database: TestDatabase)
         };
         refused(not_made, Code::InvalidArgument, "REQUEST_ID_REUSED");
     }
+}
+
+async fn what_there_is_too_little_of_is_refused_the_same_again(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    app.fill("tea", 999).await;
+    app.ordered_all().await;
+    app.fill("mug", 3).await;
+    app.fill("tea", 2).await;
+    let request = new_request();
+    let details = refused(app.create(&request, "").await, Code::FailedPrecondition, "OUT_OF_STOCK");
+    assert_eq!(details.error_info().unwrap().metadata["product_ids"], "tea");
+    let order = app.list(CUSTOMER, 1, "").await.unwrap().0.remove(0);
+    assert_eq!((order.state(), order.cancel_reason()), (OrderState::Cancelled, CancelReason::OutOfStock));
+    assert_eq!(app.pieces("mug").await, [1_000, 0, 0]);
+    assert_eq!(app.cart().await.items.len(), 2, "what cannot be ordered stays in the cart");
+    // Also when there is enough later.
+    app.restock("tea", 5).await;
+    refused(app.create(&request, "").await, Code::FailedPrecondition, "OUT_OF_STOCK");
+    app.create(&new_request(), "").await.unwrap();
+}
+
+async fn an_order_comes_to_what_the_caller_was_shown(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    app.fill("tea", 2).await;
+    let wrong = CreateOrderRequest { expected_total: euros(9, 970_000_000), ..creation(&new_request(), "") };
+    refused(app.replica(0).create_order(wrong.clone()).await, Code::FailedPrecondition, "TOTAL_CHANGED");
+    let right = CreateOrderRequest { expected_total: euros(9, 980_000_000), ..wrong };
+    let order = app.replica(0).create_order(right).await.unwrap().into_inner();
+    assert_eq!(order.total, euros(9, 980_000_000));
 }
 
 async fn an_empty_cart_and_a_changed_one_make_no_order(database: TestDatabase) {
@@ -136,6 +178,8 @@ on_both_databases!(
     a_request_id_is_not_for_another_request,
     one_request_sent_many_times_at_once_makes_one_order,
     two_requests_with_one_id_at_once_make_one_order,
+    what_there_is_too_little_of_is_refused_the_same_again,
+    an_order_comes_to_what_the_caller_was_shown,
     an_empty_cart_and_a_changed_one_make_no_order,
     what_is_malformed_is_refused_field_by_field,
     without_cart_service_a_known_request_is_still_answered,

@@ -1,6 +1,9 @@
 //! Orders that were made.
 
-use mesh_proto::shop::order::v1::{CancelOrderRequest, OrderState};
+use mesh_proto::shop::{
+    order::v1::{CancelOrderRequest, CancelReason, OrderState},
+    payment::v1::ChargeState,
+};
 use service_kit::{on_both_databases, testing::TestDatabase};
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -11,7 +14,7 @@ async fn cancelling_twice_is_the_same_answer(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let order = app.ordered().await;
     let cancelled = app.cancel(&order.order_id).await.unwrap();
-    assert_eq!((cancelled.state(), cancelled.etag.as_str()), (OrderState::Cancelled, "2"));
+    assert_eq!((cancelled.state(), cancelled.etag.as_str()), (OrderState::Cancelled, "4"));
     assert_eq!((&cancelled.lines, &cancelled.create_time), (&order.lines, &order.create_time));
     assert_eq!(app.cancel(&order.order_id).await.unwrap(), cancelled);
     assert_eq!(app.get(&order.order_id).await.unwrap(), cancelled);
@@ -28,8 +31,43 @@ async fn cancelling_at_once_through_two_replicas_is_one_change(database: TestDat
         });
     }
     for order in cancelling.join_all().await {
-        assert_eq!((order.state(), order.etag.as_str()), (OrderState::Cancelled, "2"));
+        assert_eq!((order.state(), order.etag.as_str()), (OrderState::Cancelled, "4"));
     }
+}
+
+async fn an_order_is_paid_shipped_and_completed(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let order_id = app.ordered().await.order_id;
+    refused(app.ship(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
+    let paid = app.pay(&order_id).await.unwrap();
+    assert_eq!((paid.state(), paid.charge_id.is_empty()), (OrderState::Paid, false));
+    assert_eq!(app.pay(&order_id).await.unwrap(), paid);
+    refused(app.complete(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
+    let shipped = app.ship(&order_id).await.unwrap();
+    assert_eq!((shipped.state(), shipped.tracking_number.is_empty()), (OrderState::Shipped, false));
+    assert_eq!(app.ship(&order_id).await.unwrap(), shipped);
+    let details = refused(app.cancel(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
+    assert_eq!(details.error_info().unwrap().metadata["state"], "ORDER_STATE_SHIPPED");
+    let completed = app.complete(&order_id).await.unwrap();
+    assert_eq!(completed.state(), OrderState::Completed);
+    for again in [app.pay(&order_id).await, app.ship(&order_id).await, app.complete(&order_id).await] {
+        assert_eq!(again.unwrap(), completed);
+    }
+    assert_eq!(app.pieces("tea").await, [999, 0, 1]);
+}
+
+async fn a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let order_id = app.ordered().await.order_id;
+    app.pay(&order_id).await.unwrap();
+    let cancelled = app.cancel(&order_id).await.unwrap();
+    assert_eq!(
+        (cancelled.state(), cancelled.cancel_reason()),
+        (OrderState::Cancelled, CancelReason::Requested)
+    );
+    assert_eq!(app.payments.of(&order_id), Some(ChargeState::Refunded));
+    assert_eq!(app.pieces("tea").await, [1_000, 0, 0]);
+    refused(app.pay(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
 }
 
 async fn an_order_that_is_not_there_is_not_found(database: TestDatabase) {
@@ -63,6 +101,8 @@ async fn orders_are_listed_newest_first_and_each_customers_own(database: TestDat
 on_both_databases!(
     cancelling_twice_is_the_same_answer,
     cancelling_at_once_through_two_replicas_is_one_change,
+    an_order_is_paid_shipped_and_completed,
+    a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return,
     an_order_that_is_not_there_is_not_found,
     orders_are_listed_newest_first_and_each_customers_own,
 );

@@ -85,6 +85,7 @@ pub fn print(
         ("ADMIN_PASSWORD_FILE", "admin_password_file", or_none(file.as_deref())),
         ("PAYMENT_FAULTS", "payment_faults", or_none(Some(&config.payment_faults))),
         ("RUST_LOG", "log", config.log.as_str().to_owned()),
+        ("CARRIER_FAULTS", "carrier_faults", or_none(Some(&config.carrier_faults))),
     ];
     for (name, id, value) in own {
         writeln!(out, "{name:<26} {value:<40} {}", source(matches, id))?;

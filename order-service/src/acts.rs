@@ -1,0 +1,124 @@
+//! What callers ask of an order that there is.
+
+use service_kit::timestamp::Timestamp;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Error,
+    domain::{CancelReason, Order, OrderId, PaymentMethod, State},
+    saga::{Driven, End, Sagas},
+    store::{Changed, Verdict},
+};
+
+/// How often a caller's wish is weighed against what the order has become.
+const ROUNDS: u32 = 8;
+
+/// What is asked of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// To be paid with this.
+    Pay(PaymentMethod),
+    /// To be shipped.
+    Ship,
+    /// To be completed.
+    Complete,
+    /// To be cancelled.
+    Cancel,
+}
+
+/// What an act means for an order as it is.
+#[derive(Debug)]
+enum Meaning {
+    /// It is as it was asked to be.
+    Done,
+    /// What is under way must end first, or is what was asked for.
+    Wait,
+    /// It becomes this.
+    Become(Box<Order>),
+}
+
+impl Act {
+    fn on(&self, order: &Order, now: Timestamp) -> Result<Meaning, Error> {
+        let refused = matches!(order.reason(), Some(CancelReason::ShippingRefused));
+        let becomes = match (self, order.state()) {
+            (Self::Pay(_), State::Paid | State::Shipping | State::Shipped | State::Completed)
+            | (Self::Ship, State::Shipped | State::Completed)
+            | (Self::Complete, State::Completed)
+            | (Self::Cancel, State::Cancelled) => return Ok(Meaning::Done),
+            (Self::Ship, State::Cancelling | State::Cancelled) if refused => {
+                return Err(Error::ShippingRefused);
+            }
+            (Self::Pay(_), State::Pending | State::Paying)
+            | (Self::Ship, State::Paying | State::Shipping)
+            | (Self::Cancel, State::Pending | State::Cancelling) => return Ok(Meaning::Wait),
+            // Confirmed, and its goods are on their way.
+            (Self::Pay(_) | Self::Cancel, State::Confirmed) if order.next_step().is_some() => {
+                return Ok(Meaning::Wait);
+            }
+            (Self::Pay(method), _) => order.pay(method.clone(), now),
+            (Self::Ship, _) => order.ship(now),
+            (Self::Complete, _) => order.complete(now),
+            // Also while it is being paid: whether that was done or not, the
+            // refund closes the key.
+            (Self::Cancel, _) => order.cancel(now),
+        };
+        Ok(Meaning::Become(Box::new(becomes?)))
+    }
+
+    /// Does what is asked, or finds that it is done; waits a moment for who
+    /// else works on the order, and carries on what nobody does.
+    ///
+    /// # Errors
+    /// When the order is in no state for it, somebody else works on it, it was
+    /// declined or refused, or something failed.
+    ///
+    /// # Cancel safety
+    /// What was begun goes on when its lease runs out.
+    pub async fn perform(&self, sagas: &Sagas, id: OrderId) -> Result<Order, Error> {
+        let mut changes = sagas.store().database().changes().subscribe(&id.to_string());
+        let patience = Instant::now() + crate::saga::PATIENCE;
+        for _ in 0..ROUNDS {
+            match sagas
+                .store()
+                .change(id, |present, now| self.verdict(present.order(), present.busy, now))
+                .await?
+            {
+                Changed::Left(present) => match self.on(present.order(), Timestamp::now())? {
+                    Meaning::Done => return Ok(present.order().clone()),
+                    _ if timeout_at(patience, changes.changed()).await.is_err() => break,
+                    _ => {}
+                },
+                Changed::Taken(held) => {
+                    let driven = sagas.drive(*held).await;
+                    if let Some(done) = self.outcome(driven) {
+                        return done;
+                    }
+                }
+            }
+        }
+        Err(Error::Busy(id))
+    }
+
+    fn verdict(&self, order: &Order, busy: bool, now: Timestamp) -> Result<Verdict, Error> {
+        Ok(match self.on(order, now)? {
+            Meaning::Become(order) => Verdict::Take(order),
+            Meaning::Wait if !busy => Verdict::Take(Box::new(order.clone())),
+            Meaning::Wait | Meaning::Done => Verdict::Leave,
+        })
+    }
+
+    /// What the caller is told; `None` when the order shall be looked at again.
+    fn outcome(&self, driven: Driven) -> Option<Result<Order, Error>> {
+        match (self, driven.end) {
+            (Self::Pay(method), End::Declined(with)) if *method == with => Some(Err(Error::Declined)),
+            (_, End::Lost | End::Declined(_)) => None,
+            (_, end) => match (self.on(&driven.order, Timestamp::now()), end) {
+                (Ok(Meaning::Done), _) => Some(Ok(driven.order)),
+                // What follows from where it stands is truer than what failed.
+                (Err(why), _) => Some(Err(why)),
+                (_, End::Failed(fault)) => Some(Err(Error::Neighbour(fault))),
+                _ => None,
+            },
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What the store asks of its database.
+
+use service_kit::database::Sql;
+
+/// One row per line; an order has at least one.
+macro_rules! orders {
+    ($which:literal) => {
+        concat!(
+            "SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM ",
+            $which,
+            " o JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position"
+        )
+    };
+}
+
+/// A statement with the present in its middle, in microseconds: the database
+/// server's on PostgreSQL, where replicas are on many machines, the machine's
+/// own on SQLite.
+macro_rules! at {
+    ($($part:literal)|+) => {
+        Sql::each(
+            at!(@join "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" $($part)|+),
+            at!(@join "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)" $($part)|+),
+        )
+    };
+    (@join $now:literal $first:literal $(| $next:literal)*) => {
+        concat!($first $(, $now, $next)*)
+    };
+}
+
+pub(super) const BY_ID: &str = orders!("(SELECT * FROM orders WHERE order_id = $1)");
+
+/// Orders of the first version only: later ones have no request id.
+pub(super) const BY_REQUEST: &str = orders!("(SELECT * FROM orders WHERE request_id = $1)");
+
+pub(super) const OF_CUSTOMER: &str = orders!(
+    "(SELECT * FROM orders WHERE customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3)"
+);
+
+/// Held by who inserts it, for `$8` microseconds.
+pub(super) const INSERT: Sql = at!(
+    "INSERT INTO orders (order_id, customer_id, cart_etag, state, total, currency, create_time, update_time, \
+     version, cart_full, sold, unsettled, claim, lease_time, due_time) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1, 1, 0, 1, 1, "
+        | " + $8, "
+        | " + $8)"
+);
+
+/// Locks the order, so that writers of it follow one another, and tells how it
+/// is held.
+pub(super) const LOCK: Sql = at!(
+    "UPDATE orders SET version = version WHERE order_id = $1 RETURNING claim, attempts, cart_etag, cart_full, \
+     CAST(CASE WHEN lease_time > "
+        | " THEN 1 ELSE 0 END AS BIGINT) AS busy, \
+     CAST(CASE WHEN unsettled = 1 AND due_time <= "
+        | " THEN 1 ELSE 0 END AS BIGINT) AS due"
+);
+
+/// Writes the order anew when it is still held by the claim `$2`; `$3` is the
+/// claim by which it then is, for `$4` microseconds.
+pub(super) const WRITE: Sql = at!("UPDATE orders SET claim = $3, lease_time = "
+    | " + $4, due_time = "
+    | " + $4, unsettled = $5, \
+     cart_full = $6, state = $7, update_time = $8, version = $9, sold = $10, cancel_reason = $11, \
+     payment_method = $12, charge_id = $13, tracking_number = $14, attempts = 0 \
+     WHERE order_id = $1 AND claim = $2");
+
+/// Holds it no longer, and asks for it to be taken on in `$3` microseconds.
+pub(super) const POSTPONE: Sql = at!("UPDATE orders SET lease_time = 0, due_time = "
+    | " + $3, attempts = attempts + 1 \
+     WHERE order_id = $1 AND claim = $2");
+
+pub(super) const DUE: Sql =
+    at!("SELECT order_id FROM orders WHERE unsettled = 1 AND due_time <= " | " ORDER BY due_time LIMIT $1");

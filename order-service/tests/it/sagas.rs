@@ -1,0 +1,258 @@
+//! What becomes of orders whose neighbours fail, hang, and lose answers.
+
+use std::time::Duration;
+
+use mesh_proto::shop::{
+    order::v1::{CancelReason, Order, OrderState, PayOrderRequest, WatchOrderRequest},
+    payment::v1::ChargeState,
+    product::v1::ReservationState,
+};
+use order_service::{acts::Act, carrier::Faults, domain::OrderId};
+use service_kit::{database::Database, on_both_databases, service::Service, testing::TestDatabase};
+use tonic::{Code, Request, Status};
+
+use crate::{
+    app::{CUSTOMER, refused},
+    played::{CARD, Mood, PlayedApp, item, wanted},
+};
+
+const DECLINED: &str = "pm_card_declined";
+
+fn away() -> Mood {
+    Mood::Fails(Status::unavailable("away"))
+}
+
+async fn goods_that_cannot_be_reserved_for_now_are_reserved_later(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 2).await;
+    app.carts.put(CUSTOMER, [item("tea", 499, 2)]);
+    let request = wanted(CUSTOMER);
+    for mood in [away(), Mood::Loses] {
+        app.stock.reserving.set(mood);
+        refused(app.create(0, request.clone()).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
+    }
+    app.stock.reserving.set(Mood::Works);
+    let order = app.insist(|| app.create(1, request.clone())).await.unwrap();
+    assert_eq!(order.state(), OrderState::Confirmed);
+    assert_eq!(app.stock.of(&order.order_id), Some(ReservationState::Committed));
+    assert_eq!((app.stock.taken(), app.list(CUSTOMER, 0, "").await.0.len()), (2, 1));
+}
+
+async fn an_order_goes_on_without_its_caller(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
+    app.stock.committing.set(Mood::Swallows);
+    let asked = wanted(CUSTOMER);
+    let mut request = Request::new(asked.clone());
+    request.set_timeout(Duration::from_millis(300));
+    assert_eq!(app.client(0).create_order(request).await.unwrap_err().code(), Code::DeadlineExceeded);
+    app.stock.committing.set(Mood::Works);
+    let order = app.insist(|| app.create(0, asked.clone())).await.unwrap();
+    assert_eq!(app.stock.of(&order.order_id), Some(ReservationState::Committed));
+    assert_eq!(app.list(CUSTOMER, 0, "").await.0, [order]);
+}
+
+async fn nothing_is_acknowledged_whose_goods_are_gone(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    app.stock.count("tea", 1);
+    app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
+    app.stock.committing.set(away());
+    let request = wanted(CUSTOMER);
+    refused(app.create(0, request.clone()).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
+    let order_id = app.list(CUSTOMER, 0, "").await.0[0].order_id.clone();
+    assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Confirmed);
+    app.stock.expire();
+    app.stock.count("tea", 0);
+    app.stock.committing.set(Mood::Works);
+    for _ in 0..2 {
+        let answer = app.insist(|| app.create(0, request.clone())).await;
+        refused(answer, Code::FailedPrecondition, "OUT_OF_STOCK");
+    }
+    let order = app.becomes(&order_id, OrderState::Cancelled).await;
+    assert_eq!(order.cancel_reason(), CancelReason::OutOfStock);
+    assert_eq!(app.stock.taken(), 0);
+}
+
+async fn a_lease_of_goods_that_ran_out_is_had_anew(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
+    app.stock.committing.set(away());
+    let request = wanted(CUSTOMER);
+    refused(app.create(0, request.clone()).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
+    app.stock.expire();
+    app.stock.committing.set(Mood::Works);
+    let order = app.insist(|| app.create(0, request.clone())).await.unwrap();
+    assert_eq!(app.stock.of(&order.order_id), Some(ReservationState::Committed));
+}
+
+async fn a_declined_payment_leaves_the_order_and_another_may_do(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    for _ in 0..2 {
+        refused(app.pay(0, &order_id, DECLINED).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+        assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Confirmed);
+    }
+    assert_eq!(app.pay(0, &order_id, CARD).await.unwrap().state(), OrderState::Paid);
+}
+
+async fn a_charge_whose_answer_is_lost_is_found_out(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 2).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    app.payments.charging.set(Mood::Loses);
+    refused(app.pay(0, &order_id, CARD).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
+    assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Paying);
+    app.payments.charging.set(Mood::Works);
+    // By itself: nobody asks again.
+    let paid = app.becomes(&order_id, OrderState::Paid).await;
+    assert_eq!(paid.charge_id, format!("charge of {order_id}"));
+    assert_eq!(app.payments.standing(), 1);
+}
+
+async fn a_charge_that_is_never_answered_is_found_out(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    app.payments.charging.set(Mood::Swallows);
+    let asked = PayOrderRequest { order_id: order_id.clone(), payment_method: CARD.into() };
+    let mut request = Request::new(asked);
+    request.set_timeout(Duration::from_millis(300));
+    assert_eq!(app.client(0).pay_order(request).await.unwrap_err().code(), Code::DeadlineExceeded);
+    app.payments.charging.set(Mood::Works);
+    app.becomes(&order_id, OrderState::Paid).await;
+    assert_eq!(app.payments.standing(), 1);
+}
+
+async fn an_unknown_charge_can_be_cancelled(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    for (mood, left) in [(Mood::Loses, ChargeState::Refunded), (away(), ChargeState::Voided)] {
+        app.payments.charging.set(mood);
+        let order_id = app.ordered(0, CUSTOMER).await.order_id;
+        refused(app.pay(0, &order_id, CARD).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
+        let cancelled = app.insist(|| app.cancel(0, &order_id)).await.unwrap();
+        assert_eq!(cancelled.state(), OrderState::Cancelled);
+        assert_eq!(app.payments.of(&order_id), Some(left));
+        assert_eq!(app.stock.of(&order_id), Some(ReservationState::Released));
+    }
+    assert_eq!((app.payments.standing(), app.stock.taken()), (0, 0));
+}
+
+async fn what_was_never_paid_is_cancelled_without_payment_service(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    app.payments.refunding.set(away());
+    assert_eq!(app.cancel(0, &order_id).await.unwrap().state(), OrderState::Cancelled);
+    assert_eq!(app.payments.refunding.calls(), 0);
+}
+
+async fn a_refund_that_cannot_be_made_for_now_is_made_later(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    app.pay(0, &order_id, CARD).await.unwrap();
+    app.payments.refunding.set(Mood::Loses);
+    refused(app.cancel(0, &order_id).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
+    assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Cancelling);
+    refused(app.ship(0, &order_id).await, Code::FailedPrecondition, "WRONG_STATE");
+    app.payments.refunding.set(Mood::Works);
+    app.becomes(&order_id, OrderState::Cancelled).await;
+    assert_eq!(app.payments.of(&order_id), Some(ChargeState::Refunded));
+    assert_eq!(app.stock.of(&order_id), Some(ReservationState::Released));
+}
+
+async fn what_the_carrier_refuses_is_refunded_and_its_goods_return(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    app.pay(0, &order_id, CARD).await.unwrap();
+    let id = OrderId::parse(&order_id).unwrap();
+    let sagas = app.sagas(Faults { refuse: 1.0, ..Faults::default() }).await;
+    for _ in 0..2 {
+        let refusal = Act::Ship.perform(&sagas, id).await.map_err(Status::from);
+        refused(refusal, Code::FailedPrecondition, "SHIPPING_REFUSED");
+    }
+    let order = app.get(&order_id).await.unwrap();
+    assert_eq!(
+        (order.state(), order.cancel_reason()),
+        (OrderState::Cancelled, CancelReason::ShippingRefused)
+    );
+    assert_eq!(app.payments.of(&order_id), Some(ChargeState::Refunded));
+    assert_eq!(app.stock.of(&order_id), Some(ReservationState::Released));
+}
+
+async fn a_carrier_that_is_away_takes_the_order_later(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    app.pay(0, &order_id, CARD).await.unwrap();
+    let sagas = app.sagas(Faults { lost: 1.0, ..Faults::default() }).await;
+    let answer = Act::Ship.perform(&sagas, OrderId::parse(&order_id).unwrap()).await;
+    refused(answer.map_err(Status::from), Code::Unavailable, "CARRIER_UNAVAILABLE");
+    // By the other replica, whose carrier works.
+    let order = app.becomes(&order_id, OrderState::Shipped).await;
+    assert!(!order.tracking_number.is_empty());
+}
+
+async fn a_write_of_who_lost_the_order_is_refused(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 0).await;
+    let (one, other) = (app.sagas(Faults::default()).await, app.sagas(Faults::default()).await);
+    let id = crate::crashes::left_pending(&app, &one).await;
+    assert!(other.store().take(id).await.unwrap().is_none(), "it is held");
+    app.expire_leases().await;
+    let first = one.store().take(id).await.unwrap().unwrap();
+    assert!(other.store().take(id).await.unwrap().is_none(), "it is held again");
+    app.expire_leases().await;
+    let second = other.store().take(id).await.unwrap().unwrap();
+    // The one wakes up, and finds that it is not its any more.
+    let late = one.drive(first).await;
+    assert!(matches!(late.end, order_service::saga::End::Lost), "{late:?}");
+    let done = other.drive(second).await;
+    assert_eq!(Order::from(done.order).state(), OrderState::Confirmed);
+    assert_eq!(app.stock.taken(), 1);
+}
+
+async fn every_change_is_told_in_its_order(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 0).await;
+    let sagas = app.sagas(Faults::default()).await;
+    let id = crate::crashes::made(&app, &sagas, CUSTOMER).await;
+    let acts =
+        [Act::Pay(order_service::domain::PaymentMethod::parse(CARD).unwrap()), Act::Ship, Act::Complete];
+    for act in acts {
+        act.perform(&sagas, id).await.unwrap();
+    }
+    let database =
+        Database::open(app.database.url(), &order_service::OrderService::MIGRATIONS).await.unwrap();
+    let told = "SELECT sequence FROM outbox WHERE aggregate_id = $1 ORDER BY position";
+    let rows = database.rows(told, &[id.to_string().into()]).await.unwrap();
+    let sequences: Vec<i64> = rows.iter().map(|row| row.get("sequence").unwrap()).collect();
+    assert_eq!(sequences, [2, 3, 4, 5, 6, 7]);
+}
+
+async fn a_watch_sees_states_in_their_order(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 2).await;
+    let order_id = app.ordered(0, CUSTOMER).await.order_id;
+    let request = WatchOrderRequest { order_id: order_id.clone() };
+    let mut watch = app.client(1).watch_order(request).await.unwrap().into_inner();
+    let mut seen = vec![watch.message().await.unwrap().unwrap()];
+    app.pay(0, &order_id, CARD).await.unwrap();
+    app.ship(0, &order_id).await.unwrap();
+    app.complete(1, &order_id).await.unwrap();
+    while seen.last().unwrap().state() != OrderState::Completed {
+        let next = tokio::time::timeout(Duration::from_secs(10), watch.message()).await.unwrap();
+        seen.push(next.unwrap().unwrap());
+    }
+    let versions: Vec<u64> = seen.iter().map(|order| order.etag.parse().unwrap()).collect();
+    assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
+}
+
+on_both_databases!(
+    goods_that_cannot_be_reserved_for_now_are_reserved_later,
+    an_order_goes_on_without_its_caller,
+    nothing_is_acknowledged_whose_goods_are_gone,
+    a_lease_of_goods_that_ran_out_is_had_anew,
+    a_declined_payment_leaves_the_order_and_another_may_do,
+    a_charge_whose_answer_is_lost_is_found_out,
+    a_charge_that_is_never_answered_is_found_out,
+    an_unknown_charge_can_be_cancelled,
+    what_was_never_paid_is_cancelled_without_payment_service,
+    a_refund_that_cannot_be_made_for_now_is_made_later,
+    what_the_carrier_refuses_is_refunded_and_its_goods_return,
+    a_carrier_that_is_away_takes_the_order_later,
+    a_write_of_who_lost_the_order_is_refused,
+    every_change_is_told_in_its_order,
+    a_watch_sees_states_in_their_order,
+);
