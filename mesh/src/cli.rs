@@ -79,6 +79,12 @@ pub(crate) enum Command {
     /// second, injects the fault after five seconds, and stops everything
     /// again. Exit code 1 when a target was missed.
     Demo(DemoArgs),
+    /// Brings the databases of the shop up to date, as starting would.
+    ///
+    /// With --check it changes nothing. Exit code 0 when all are up to date, 1
+    /// when something would run, 2 when a database cannot be opened or is newer
+    /// than this program.
+    Migrate(MigrateArgs),
     /// Runs a program that ends when standard input does.
     #[command(hide = true)]
     Tether(TetherArgs),
@@ -102,6 +108,23 @@ impl Whereabouts {
     pub(crate) fn consul(&self) -> Option<&str> {
         self.http_addr.as_deref().filter(|address| !address.is_empty())
     }
+}
+
+/// `mesh migrate`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// Which services [default: all].
+    pub(crate) services: Vec<String>,
+    /// Only says what would run.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// The database of each service, with `{service}` where its name goes
+    /// [default: a SQLite file for each in the state directory]
+    #[arg(long, env = "CONSORT_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) database_url: Option<String>,
+    /// The folder that `mesh up` keeps its data in [default: .consort]
+    #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 /// `mesh up`.
@@ -369,7 +392,8 @@ mod tests {
             let command = cli.find_subcommand(name).unwrap();
             command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
         };
-        let contract: [(&str, &[&str]); 7] = [
+        let contract: [(&str, &[&str]); 8] = [
+            ("migrate", &["check", "database-url", "state-dir"]),
             ("demo", &["json"]),
             ("up", &["registry", "replicas", "state-dir", "fresh", "port-base", "auth"]),
             ("status", &["state-dir", "json"]),

@@ -15,6 +15,7 @@ mod explain;
 mod found;
 mod load;
 mod logging;
+mod migrate;
 mod out;
 mod outgoing;
 mod serve;
@@ -94,6 +95,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<Exit> {
             Command::Demo(args) => {
                 logging::to_stderr()?;
                 demo::run(args).await
+            }
+            Command::Migrate(args) => {
+                logging::to_stderr()?;
+                migrate::run(args).await
             }
             Command::Tether(args) => tether::run(args).await,
         }

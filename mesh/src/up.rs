@@ -150,7 +150,7 @@ fn programs(
 
 /// Where each service keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Database {
+pub(crate) enum Database {
     /// A file for each in the state directory.
     Files,
     /// A URL with `{service}` in it.
@@ -158,7 +158,7 @@ enum Database {
 }
 
 impl Database {
-    fn new(template: Option<&str>) -> Result<Self> {
+    pub(crate) fn new(template: Option<&str>) -> Result<Self> {
         match template {
             None => Ok(Self::Files),
             Some(template) if template.contains("{service}") => Ok(Self::Template(template.to_owned())),
@@ -169,7 +169,7 @@ impl Database {
         }
     }
 
-    fn of(&self, service: Service, files: &Files) -> String {
+    pub(crate) fn of(&self, service: Service, files: &Files) -> String {
         match self {
             Self::Files => {
                 format!("sqlite:{}", files.data().join(format!("{}.db", service.short())).display())

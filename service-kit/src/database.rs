@@ -34,6 +34,7 @@ mod sqlite;
 mod transaction;
 mod unit;
 mod url;
+mod version;
 
 pub use error::Error;
 pub use health::Health;
@@ -43,6 +44,7 @@ pub use row::{Column, Row, Sql, Value};
 pub use transaction::Transaction;
 pub use unit::Unit;
 pub use url::{DatabaseUrl, InvalidUrl, masked};
+pub use version::SchemaVersion;
 
 /// The longest that one statement may take with everything it waits for; the
 /// backstop behind the bounds of each database.
