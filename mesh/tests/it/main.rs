@@ -10,3 +10,4 @@ mod complaints;
 mod demo;
 mod running;
 mod shop;
+mod walk;
