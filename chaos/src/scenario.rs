@@ -3,7 +3,10 @@
 use anyhow::Result;
 use futures_util::future::BoxFuture;
 
-use crate::{bed::Setting, verdict::Outcome};
+use crate::{
+    bed::{Setting, shop::ONE_KEY},
+    verdict::Outcome,
+};
 
 mod balance;
 mod black_hole;
@@ -21,6 +24,7 @@ mod quorum;
 mod registry_down;
 mod rolling;
 mod unhealthy;
+mod unknown;
 
 /// A fault, and what is promised of it.
 #[derive(Debug)]
@@ -161,5 +165,12 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "as many orders and charges as keys, one answer for each key; nothing under way after 60 s",
         off: "one request id for all repetitions",
         run: |setting| Box::pin(idempotency::run(setting)),
+    },
+    Scenario {
+        id: "R25",
+        fault: "payments whose outcome is unknown, a carrier that refuses, replicas killed",
+        promise: "charged at most once, refunded when not shipped; nothing under way after 60 s",
+        off: ONE_KEY,
+        run: |setting| Box::pin(unknown::run(setting)),
     },
 ];

@@ -31,6 +31,7 @@ use super::{Kind, Registry, Replica, Setting, passes, ports};
 
 mod books;
 mod clients;
+mod keyless;
 mod nats;
 mod plan;
 mod postgres;
@@ -38,7 +39,8 @@ mod service;
 mod store;
 
 pub(crate) use books::Books;
-pub(crate) use clients::{Clients, insist};
+pub(crate) use clients::{Clients, Insisted, insist};
+pub(crate) use keyless::ONE_KEY;
 use nats::Nats;
 pub(crate) use plan::Plan;
 use postgres::Postgres;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mesh_proto::shop::{
     cart::v1::{AddItemRequest, Cart, cart_service_client::CartServiceClient},
     order::v1::{
-        CreateOrderRequest, ListOrdersRequest, Order, PayOrderRequest,
+        CancelOrderRequest, CreateOrderRequest, ListOrdersRequest, Order, PayOrderRequest, ShipOrderRequest,
         order_service_client::OrderServiceClient,
     },
     payment::v1::payment_service_client::PaymentServiceClient,
@@ -13,15 +13,18 @@ use mesh_proto::shop::{
     user::v1::user_service_client::UserServiceClient,
 };
 use registry_client::{Channel, Mesh};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Response, Status};
 
-use super::Service;
+use super::{DEADLINE, Service};
 
 /// How long a caller goes on to ask for an answer that it can rely on.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it waits before it asks again.
 const AGAIN: std::ops::Range<u64> = 10..100;
+
+/// How long a caller in a hurry waits for an answer, in milliseconds.
+const HURRY: std::ops::Range<u64> = 50..1_500;
 
 /// A client of each service. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +34,7 @@ pub(crate) struct Clients {
     pub(crate) carts: CartServiceClient<Channel>,
     pub(crate) payments: PaymentServiceClient<Channel>,
     pub(crate) orders: OrderServiceClient<Channel>,
+    hurried: bool,
 }
 
 impl Clients {
@@ -41,7 +45,14 @@ impl Clients {
             carts: CartServiceClient::new(mesh.channel(Service::Cart.name())),
             payments: PaymentServiceClient::new(mesh.channel(Service::Payment.name())),
             orders: OrderServiceClient::new(mesh.channel(Service::Order.name())),
+            hurried: false,
         }
+    }
+
+    /// Clients that hang up on most answers to come, and then ask again.
+    #[must_use]
+    pub(crate) fn hurried(&self) -> Self {
+        Self { hurried: true, ..self.clone() }
     }
 
     /// Puts pieces into a cart that nobody else changes.
@@ -58,8 +69,8 @@ impl Clients {
     pub(crate) async fn order(&self, customer: &str, request_id: &str) -> Insisted<Order> {
         let (customer_id, request_id) = (customer.to_owned(), request_id.to_owned());
         let request = CreateOrderRequest { customer_id, request_id, ..CreateOrderRequest::default() };
-        insist(|| {
-            let (mut orders, request) = (self.orders.clone(), request.clone());
+        self.ask(|mut orders| {
+            let request = request.clone();
             async move { orders.create_order(request).await }
         })
         .await
@@ -67,11 +78,53 @@ impl Clients {
 
     /// Pays an order: asks until there is an answer.
     pub(crate) async fn pay(&self, order_id: &str, payment_method: &str) -> Insisted<Order> {
-        let (order_id, payment_method) = (order_id.to_owned(), payment_method.to_owned());
-        let request = PayOrderRequest { order_id, payment_method };
-        insist(|| {
-            let (mut orders, request) = (self.orders.clone(), request.clone());
+        let request = paid(order_id, payment_method);
+        self.ask(|mut orders| {
+            let request = request.clone();
             async move { orders.pay_order(request).await }
+        })
+        .await
+    }
+
+    /// Asks once for an order to be paid, and does not care for what comes of
+    /// it.
+    pub(crate) async fn pay_and_leave(&self, order_id: &str, payment_method: &str) {
+        let mut orders = self.orders.clone();
+        let _ = timeout(hurry(), orders.pay_order(paid(order_id, payment_method))).await;
+    }
+
+    /// Has an order shipped: asks until there is an answer.
+    pub(crate) async fn ship(&self, order_id: &str) -> Insisted<Order> {
+        let request = ShipOrderRequest { order_id: order_id.to_owned() };
+        self.ask(|mut orders| {
+            let request = request.clone();
+            async move { orders.ship_order(request).await }
+        })
+        .await
+    }
+
+    /// Cancels an order: asks until there is an answer.
+    pub(crate) async fn cancel(&self, order_id: &str) -> Insisted<Order> {
+        let request = CancelOrderRequest { order_id: order_id.to_owned() };
+        self.ask(|mut orders| {
+            let request = request.clone();
+            async move { orders.cancel_order(request).await }
+        })
+        .await
+    }
+
+    async fn ask<F>(&self, ask: impl Fn(OrderServiceClient<Channel>) -> F) -> Insisted<Order>
+    where
+        F: Future<Output = Result<Response<Order>, Status>>,
+    {
+        insist(|| {
+            let asked = ask(self.orders.clone());
+            // Who is in no hurry waits longer than the call's own deadline.
+            let wait = if self.hurried { hurry() } else { DEADLINE * 2 };
+            async move {
+                let left = |_| Err(Status::deadline_exceeded("the caller left"));
+                timeout(wait, asked).await.unwrap_or_else(left)
+            }
         })
         .await
     }
@@ -97,6 +150,14 @@ impl Clients {
             request.page_token = page.next_page_token;
         }
     }
+}
+
+fn hurry() -> Duration {
+    Duration::from_millis(fastrand::u64(HURRY))
+}
+
+fn paid(order_id: &str, payment_method: &str) -> PayOrderRequest {
+    PayOrderRequest { order_id: order_id.to_owned(), payment_method: payment_method.to_owned() }
 }
 
 /// What a caller that does not give up was answered in the end.

@@ -89,6 +89,9 @@ impl Plan {
         let through = self.through.iter().filter(|(of, _)| *of == service);
         words.extend(through.flat_map(|(_, words)| words.iter().cloned()));
         words.extend(this(&["serve-shop", service.name()])?);
+        if let Some(without) = self.setting.without {
+            words.extend(["--without", without].map(OsString::from));
+        }
         Ok(words)
     }
 }

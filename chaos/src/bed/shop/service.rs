@@ -11,6 +11,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use service_kit::{config::ServiceConfig, service, telemetry};
 use user_service::UserService;
 
+use super::keyless::{KeylessPayments, ONE_KEY};
+
 /// A service of the shop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Service {
@@ -52,6 +54,9 @@ impl Service {
 pub(crate) struct ServeArgs {
     #[arg(value_enum)]
     service: Service,
+    /// A mechanism that is switched off in it.
+    #[arg(long, value_name = "MECHANISM")]
+    without: Option<String>,
     #[command(flatten)]
     config: ServiceConfig,
 }
@@ -62,9 +67,12 @@ pub(crate) struct ServeArgs {
 /// When it cannot run; says why.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("could not tie it to its starter")?;
-    let ServeArgs { service, config } = args;
+    let ServeArgs { service, without, config } = args;
     telemetry::init(&config.log);
     let shutdown = Box::pin(shutdown_signal());
+    if service == Service::Payment && without.as_deref() == Some(ONE_KEY) {
+        return service::run::<KeylessPayments>(config, shutdown).await;
+    }
     match service {
         Service::User => service::run::<UserService>(config, shutdown).await,
         Service::Product => service::run::<ProductService>(config, shutdown).await,
