@@ -70,6 +70,16 @@ fn r16_garbage_leaves_the_last_good_set() {
     holds("R16");
 }
 
+#[test]
+fn r20_the_same_key_orders_and_charges_once() {
+    holds("R20");
+}
+
+#[test]
+fn r25_a_payment_whose_outcome_is_unknown_is_made_once_or_given_back() {
+    holds("R25");
+}
+
 /// A scenario that cannot be missed proves nothing.
 #[test]
 fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
@@ -83,7 +93,7 @@ fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
 fn every_scenario_is_listed_with_what_it_promises() {
     let (output, _logs) = chaos("--list", &[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 "] {
+    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R25 "] {
         assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
     }
 }

@@ -6,6 +6,7 @@ use std::{collections::HashSet, time::Duration};
 use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use mesh_proto::shop::order::v1::Order;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
@@ -24,6 +25,11 @@ const VICTIMS: [Service; 4] = [Service::Order, Service::Product, Service::Cart, 
 const AT_ONCE: usize = 4;
 /// How often each order is paid at once.
 const PAYMENTS: usize = 10;
+/// Half of the repetitions come at once, the others somewhen in this time, in
+/// milliseconds: many of them after the first answer, or the first crash.
+const LATER: std::ops::Range<u64> = 0..1_000;
+/// How many replicas are killed at least.
+const KILLS: usize = 5;
 /// After how long nothing may be under way any more.
 const SETTLED: Duration = Duration::from_secs(60);
 
@@ -38,7 +44,7 @@ struct Bought {
 }
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let (keys, times) = setting.sized((12, 25), (100, 100), (200, 100));
+    let (keys, times) = setting.sized((28, 25), (100, 100), (200, 100));
     let plan = Plan::new(&setting).replicas(Service::Order, setting.sized(2, 3, 3));
     let mut shop = Shop::start(plan).await?;
     shop.sell("tea", 499, 10_000_000).await?;
@@ -64,12 +70,16 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     Ok(judge(&bought, &books, (keys, times, kills)))
 }
 
-/// Orders a cart `times` times at once, then pays for what came of it.
+/// Orders a cart `times` times, then pays for what came of it.
 async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) -> Bought {
     let key = Uuid::now_v7().to_string();
-    let order = |_| {
+    let order = |n| {
         let key = if same_key { key.clone() } else { Uuid::now_v7().to_string() };
-        async move { clients.order(customer, &key).await }
+        async move {
+            let later = if n % 2 == 0 { 0 } else { fastrand::u64(LATER) };
+            sleep(Duration::from_millis(later)).await;
+            clients.order(customer, &key).await
+        }
     };
     let ordered = join_all((0..times).map(order)).await;
     let mut bought = Bought { orders: 0, calls: 0, refusals: Vec::new() };
@@ -95,7 +105,7 @@ async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) ->
 fn judge(bought: &[Bought], books: &Books, (keys, times, kills): (usize, usize, usize)) -> Outcome {
     let refusals: Vec<_> = bought.iter().flat_map(|bought| &bought.refusals).collect();
     let mut outcome = Outcome {
-        fault: format!("{keys} keys, each {times} times at once, {kills} replicas killed"),
+        fault: format!("{keys} keys, each {times} times within a second, {kills} replicas killed"),
         calls: bought.iter().map(|bought| bought.calls).sum(),
         failed_idempotent: refusals.len(),
         attempts_per_call: 1.0,
@@ -113,6 +123,8 @@ fn judge(bought: &[Bought], books: &Books, (keys, times, kills): (usize, usize, 
     );
     outcome.at_most("refused calls", outcome.failed_idempotent, 0, "order-service: what was answered?");
     books.judge(&mut outcome);
+    let (killed, least) = (kills.to_string(), format!("≥ {KILLS}"));
+    outcome.figure("replicas killed", killed, least, kills >= KILLS, "the keys: are there too few?");
     outcome
 }
 

@@ -26,7 +26,7 @@ use crate::{
 /// Who may be killed.
 const VICTIMS: [Service; 2] = [Service::Order, Service::Payment];
 /// How many customers are at it at once.
-const AT_ONCE: usize = 10;
+const AT_ONCE: usize = 20;
 /// After how long nothing may be under way any more.
 const SETTLED: Duration = Duration::from_secs(60);
 /// `lost` charges and says nothing until its caller gives up.
@@ -63,7 +63,7 @@ struct Dealt {
 }
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let customers = setting.sized(60, 300, 1_000);
+    let customers = setting.sized(40, 300, 1_000);
     let plan = Plan::new(&setting)
         .replicas(Service::Order, setting.sized(2, 3, 3))
         .env(Service::Payment, "PAYMENT_FAULTS", PAYMENT_FAULTS)
