@@ -16,6 +16,8 @@
 /// channel reads from it which methods are safe to retry.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+mod secret;
+
 /// Types of Google's that the protocol uses.
 pub mod google {
     /// Annotations that map methods to HTTP.

@@ -1,5 +1,7 @@
 //! What a charge is, and how it may change.
 
+use std::fmt;
+
 use mesh_proto::shop::payment::v1 as wire;
 use service_kit::{
     money::{Money, MoneyError},
@@ -84,9 +86,15 @@ impl Amount {
 }
 
 /// A token of the payment provider: 1 to 128 characters of `a-z`, `0-9`, `_`
-/// and `-`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// and `-`. Not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct PaymentMethod(String);
+
+impl fmt::Debug for PaymentMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PaymentMethod(…)")
+    }
+}
 
 impl PaymentMethod {
     /// The one that is always declined.
