@@ -81,7 +81,10 @@ mod tests {
                 "ada@shop.example",
             ),
             (&PayOrderRequest { order_id: "o-1".into(), payment_method: secret() }, "o-1"),
-            (&ChargeRequest { customer_id: "ada".into(), payment_method: secret(), ..Default::default() }, "ada"),
+            (
+                &ChargeRequest { customer_id: "ada".into(), payment_method: secret(), ..Default::default() },
+                "ada",
+            ),
             (&Charge { customer_id: "ada".into(), payment_method: secret(), ..Default::default() }, "ada"),
         ];
         for (message, told) in all {
