@@ -11,6 +11,7 @@ use crate::{
 mod balance;
 mod black_hole;
 mod deadlines;
+mod fail_clean;
 mod flap;
 mod freeze;
 mod garbage;
@@ -20,6 +21,7 @@ mod kill;
 mod lies;
 mod misbehave;
 mod outage;
+mod power;
 mod quorum;
 mod registry_down;
 mod rolling;
@@ -167,10 +169,24 @@ pub(crate) const ALL: &[Scenario] = &[
         run: |setting| Box::pin(idempotency::run(setting)),
     },
     Scenario {
+        id: "R23",
+        fault: "the power fails at each acknowledgement",
+        promise: "no acknowledged order is lost",
+        off: "synchronous=FULL",
+        run: |setting| Box::pin(power::run(setting)),
+    },
+    Scenario {
         id: "R25",
         fault: "payments whose outcome is unknown, a carrier that refuses, replicas killed",
         promise: "charged at most once, refunded when not shipped; nothing under way after 60 s",
         off: ONE_KEY,
         run: |setting| Box::pin(unknown::run(setting)),
+    },
+    Scenario {
+        id: "R26",
+        fault: "disk full, fsync fails, no file descriptors, PostgreSQL killed",
+        promise: "no false acknowledgement; NOT_SERVING and refused, not hung; serving by itself after 5 s",
+        off: "errors that the disk tells",
+        run: |setting| Box::pin(fail_clean::run(setting)),
     },
 ];

@@ -80,6 +80,16 @@ fn r25_a_payment_whose_outcome_is_unknown_is_made_once_or_given_back() {
     holds("R25");
 }
 
+#[test]
+fn r23_a_loss_of_power_takes_no_acknowledged_order() {
+    holds("R23");
+}
+
+#[test]
+fn r26_what_a_service_needs_may_fail_and_come_back() {
+    holds("R26");
+}
+
 /// A scenario that cannot be missed proves nothing.
 #[test]
 fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {

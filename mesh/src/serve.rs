@@ -28,11 +28,11 @@ pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
     telemetry::init(&args.config.log);
     let shutdown = shutdown(args.parent_pipe)?;
     match service {
-        Service::Cart => service::run::<CartService>(args.config, shutdown).await,
-        Service::Order => service::run::<OrderService>(args.config, shutdown).await,
-        Service::Product => service::run::<ProductService>(args.config, shutdown).await,
-        Service::Payment => service::run::<PaymentService>(args.config, shutdown).await,
-        Service::User => service::run::<UserService>(args.config, shutdown).await,
+        Service::Cart => Box::pin(service::run::<CartService>(args.config, shutdown)).await,
+        Service::Order => Box::pin(service::run::<OrderService>(args.config, shutdown)).await,
+        Service::Product => Box::pin(service::run::<ProductService>(args.config, shutdown)).await,
+        Service::Payment => Box::pin(service::run::<PaymentService>(args.config, shutdown)).await,
+        Service::User => Box::pin(service::run::<UserService>(args.config, shutdown)).await,
     }?;
     Ok(Exit::Fine)
 }

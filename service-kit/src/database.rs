@@ -49,6 +49,9 @@ pub use version::SchemaVersion;
 /// The longest that one statement may take with everything it waits for; the
 /// backstop behind the bounds of each database.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
+/// The same of a read while the server is known to fail: it may still read, or
+/// be away.
+const FAILING_LIMIT: Duration = Duration::from_secs(1);
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A database, open and migrated. Cheap to clone; clones share connections.
@@ -148,7 +151,7 @@ impl Database {
             }
             Pools::Postgres(pool) => {
                 let query = row::bind(sql.postgres, values);
-                Ok(self.health.noted(bounded(query.fetch_optional(pool)).await)?.map(Row::Postgres))
+                Ok(self.health.noted(self.read(query.fetch_optional(pool)).await)?.map(Row::Postgres))
             }
         }
     }
@@ -170,10 +173,16 @@ impl Database {
             }
             Pools::Postgres(pool) => {
                 let query = row::bind(sql.postgres, values);
-                let rows = self.health.noted(bounded(query.fetch_all(pool)).await)?;
+                let rows = self.health.noted(self.read(query.fetch_all(pool)).await)?;
                 Ok(rows.into_iter().map(Row::Postgres).collect())
             }
         }
+    }
+
+    /// Bounds a read from a server.
+    async fn read<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+        let limit = if self.health.why().is_some() { FAILING_LIMIT } else { STATEMENT_LIMIT };
+        bounded_by(limit, work).await
     }
 
     /// Closes every connection after what is under way on it, and waits for
@@ -199,8 +208,15 @@ impl Database {
 
 /// Bounds one exchange with the database.
 async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-    match tokio::time::timeout(STATEMENT_LIMIT, work).await {
+    bounded_by(STATEMENT_LIMIT, work).await
+}
+
+async fn bounded_by<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, work).await {
         Ok(done) => Ok(done?),
-        Err(_) => Err(Error::Slow(STATEMENT_LIMIT)),
+        Err(_) => Err(Error::Slow(limit)),
     }
 }

@@ -100,14 +100,21 @@ impl Child {
         }
     }
 
+    /// Its process.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(crate) fn id(&self) -> Result<Pid> {
+        let id = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        id.with_context(|| format!("{} has ended", self.name))
+    }
+
     /// Sends it a signal.
     ///
     /// # Errors
     /// When it is gone.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let pid = pid.with_context(|| format!("{} has ended", self.name))?;
-        kill_process(pid, signal).with_context(|| format!("could not signal {}", self.name))
+        kill_process(self.id()?, signal).with_context(|| format!("could not signal {}", self.name))
     }
 
     /// `kill -9`, and waits for its end.

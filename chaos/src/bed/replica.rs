@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use registry_client::instance::InstanceId;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use super::{
@@ -114,6 +114,14 @@ impl Replica {
         let status = child.ended(Duration::from_secs(30)).await?;
         anyhow::ensure!(status.success(), "{} ended with {status}:\n{}", self.name, child.last_words());
         Ok(began.elapsed())
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub(crate) fn process(&self) -> Result<Pid> {
+        self.child.as_ref().with_context(|| format!("{} does not run", self.name))?.id()
     }
 
     /// Sends it a signal.

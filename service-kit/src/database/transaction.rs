@@ -35,7 +35,14 @@ impl Transaction {
     pub(super) async fn begin(pools: &Pools, changes: Changes, health: Told) -> Result<Self, Error> {
         let open = match pools {
             Pools::Sqlite { writer, .. } => Open::Sqlite(writer.begin().await?),
-            Pools::Postgres(pool) => Open::Postgres(health.noted(bounded(pool.begin()).await)?),
+            Pools::Postgres(pool) => {
+                // The pool would go on to dial a server that is away until the
+                // caller's time is up.
+                if let Some(why) = health.why() {
+                    return Err(Error::Failing(why));
+                }
+                Open::Postgres(health.noted(bounded(pool.begin()).await)?)
+            }
         };
         Ok(Self {
             open,
