@@ -74,10 +74,10 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
         return service::run::<KeylessPayments>(config, shutdown).await;
     }
     match service {
-        Service::User => service::run::<UserService>(config, shutdown).await,
-        Service::Product => service::run::<ProductService>(config, shutdown).await,
-        Service::Cart => service::run::<CartService>(config, shutdown).await,
-        Service::Payment => service::run::<PaymentService>(config, shutdown).await,
-        Service::Order => service::run::<OrderService>(config, shutdown).await,
+        Service::User => Box::pin(service::run::<UserService>(config, shutdown)).await,
+        Service::Product => Box::pin(service::run::<ProductService>(config, shutdown)).await,
+        Service::Cart => Box::pin(service::run::<CartService>(config, shutdown)).await,
+        Service::Payment => Box::pin(service::run::<PaymentService>(config, shutdown)).await,
+        Service::Order => Box::pin(service::run::<OrderService>(config, shutdown)).await,
     }
 }
