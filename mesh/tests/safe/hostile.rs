@@ -1,6 +1,9 @@
 //! Every field of every method, filled with what nobody honest sends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, ReflectMessage, Value};
@@ -28,9 +31,10 @@ impl Stage {
 
 /// A good request of a row.
 pub(crate) fn good(row: &Row, of: &Bundle) -> DynamicMessage {
-    let pool = DescriptorPool::decode(mesh_proto::FILE_DESCRIPTOR_SET).unwrap();
+    static POOL: LazyLock<DescriptorPool> =
+        LazyLock::new(|| DescriptorPool::decode(mesh_proto::FILE_DESCRIPTOR_SET).unwrap());
     let (service, method) = row.path.split_once('/').unwrap();
-    let service = pool.get_service_by_name(service).unwrap();
+    let service = POOL.get_service_by_name(service).unwrap();
     let method = service.methods().find(|found| found.name() == method).unwrap();
     let text = (row.body)(of).to_string();
     DynamicMessage::deserialize(method.input(), &mut serde_json::Deserializer::from_str(&text)).unwrap()

@@ -1,6 +1,10 @@
 //! The five services, behind the guard, and those who call them.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Mutex,
+};
 
 use bytes::Bytes;
 use cart_service::CartService;
@@ -137,7 +141,7 @@ impl Shop {
     /// Sends these bytes as the request of `path`; of a stream, the first
     /// answer.
     pub(crate) async fn send(&self, who: &Who, path: &str, bytes: Bytes) -> Result<Value, Status> {
-        let method = Method::find(path).unwrap();
+        let method = method(path);
         self.send_to(&serving(&method), who, &method, bytes).await
     }
 
@@ -162,7 +166,7 @@ impl Shop {
 
     /// As [`send`](Self::send), of a request in JSON.
     pub(crate) async fn call(&self, who: &Who, path: &str, body: &Value) -> Result<Value, Status> {
-        let bytes = Method::find(path).unwrap().encode(&body.to_string()).unwrap();
+        let bytes = method(path).encode(&body.to_string()).unwrap();
         self.send(who, path, bytes).await
     }
 
@@ -174,7 +178,7 @@ impl Shop {
         path: &str,
         body: &Value,
     ) -> Result<Value, Status> {
-        let method = Method::find(path).unwrap();
+        let method = method(path);
         let bytes = method.encode(&body.to_string()).unwrap();
         self.send_to(service, who, &method, bytes).await
     }
@@ -212,6 +216,14 @@ impl Shop {
         self.must(&Who::Person(admin), "shop.user.v1.UserService/UpdateUser", body).await;
         self.log_in(email, PASSWORD).await
     }
+}
+
+/// The method at `path`. Reading the protocol is what takes long, so each is
+/// found once.
+fn method(path: &str) -> Method {
+    static FOUND: Mutex<BTreeMap<String, Method>> = Mutex::new(BTreeMap::new());
+    let mut found = FOUND.lock().unwrap();
+    found.entry(path.to_owned()).or_insert_with(|| Method::find(path).unwrap()).clone()
 }
 
 fn mesh_between(addresses: &HashMap<&'static str, SocketAddr>) -> Mesh {
