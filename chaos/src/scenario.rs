@@ -10,6 +10,7 @@ use crate::{
 
 mod balance;
 mod black_hole;
+mod crash;
 mod deadlines;
 mod fail_clean;
 mod flap;
@@ -167,6 +168,14 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "as many orders and charges as keys, one answer for each key; nothing under way after 60 s",
         off: "one request id for all repetitions",
         run: |setting| Box::pin(idempotency::run(setting)),
+    },
+    Scenario {
+        id: "R22",
+        fault: "order-service killed at one write after the other of a checkout",
+        promise: "no acknowledged order lost, no charge without order or refund, one order for each key; settled \
+                  within 30 s of the restart",
+        off: crash::OFF,
+        run: |setting| Box::pin(crash::run(setting)),
     },
     Scenario {
         id: "R23",

@@ -76,6 +76,11 @@ fn r20_the_same_key_orders_and_charges_once() {
 }
 
 #[test]
+fn r22_a_checkout_survives_a_crash_at_every_write() {
+    holds("R22");
+}
+
+#[test]
 fn r25_a_payment_whose_outcome_is_unknown_is_made_once_or_given_back() {
     holds("R25");
 }

@@ -62,18 +62,8 @@ impl Service for OrderService {
     };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let faults = base.carrier_faults.parse().map_err(|why: String| {
-            anyhow::anyhow!("CARRIER_FAULTS: {why}; such as refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s")
-        })?;
-        let to = |service| base.auth.client(base.mesh.channel(service));
-        let neighbours = saga::Neighbours {
-            carts: carts::Carts::new(to(carts::SERVICE)),
-            stock: stock::Stock::new(to(stock::SERVICE)),
-            payments: payments::Payments::new(to(payments::SERVICE)),
-            carrier: carrier::Carrier::new(faults),
-        };
         let outbox = Outbox::of(base, NAME, store::SUBSCRIBERS);
-        let sagas = saga::Sagas::new(store::Store::new(base.database.clone(), outbox), neighbours);
+        let sagas = sagas(base, outbox)?;
         let orders = Orders::new(sagas.clone(), serving.drain());
         let serving = serving
             .serve(OrderServiceServer::new(orders))
@@ -81,4 +71,22 @@ impl Service for OrderService {
             .work(idempotency::clean(base.database.clone()));
         Ok(Events::of(base, NAME).send(outbox).add_to(serving))
     }
+}
+
+/// The sagas of the orders in the database of `base`, which tell `outbox`.
+///
+/// # Errors
+/// When `CARRIER_FAULTS` cannot be read; says how to mend it.
+pub fn sagas(base: &Base, outbox: Outbox) -> anyhow::Result<saga::Sagas> {
+    let faults = base.carrier_faults.parse().map_err(|why: String| {
+        anyhow::anyhow!("CARRIER_FAULTS: {why}; such as refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s")
+    })?;
+    let to = |service| base.auth.client(base.mesh.channel(service));
+    let neighbours = saga::Neighbours {
+        carts: carts::Carts::new(to(carts::SERVICE)),
+        stock: stock::Stock::new(to(stock::SERVICE)),
+        payments: payments::Payments::new(to(payments::SERVICE)),
+        carrier: carrier::Carrier::new(faults),
+    };
+    Ok(saga::Sagas::new(store::Store::new(base.database.clone(), outbox), neighbours))
 }

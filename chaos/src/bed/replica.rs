@@ -1,6 +1,6 @@
 //! One replica of the service that is called.
 
-use std::{ffi::OsString, net::SocketAddr, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, os::unix::process::ExitStatusExt, time::Duration};
 
 use anyhow::{Context, Result};
 use registry_client::instance::InstanceId;
@@ -101,6 +101,17 @@ impl Replica {
     /// When it does not run.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.take().with_context(|| format!("{} does not run", self.name))?.kill().await
+    }
+
+    /// Waits until somebody else has killed it; `false` when nobody does within
+    /// `limit`.
+    pub(crate) async fn falls(&mut self, limit: Duration) -> bool {
+        let Some(child) = self.child.as_mut() else { return false };
+        let killed = child.ended(limit).await.is_ok_and(|status| status.signal() == Some(9));
+        if killed {
+            self.child = None;
+        }
+        killed
     }
 
     /// Asks it to stop by SIGTERM; how long that took.

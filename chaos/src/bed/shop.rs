@@ -18,12 +18,15 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result};
 use mesh_proto::{
     google::r#type::Money,
-    shop::product::v1::{CreateProductRequest, Product, SetStockRequest},
+    shop::{
+        order::v1::order_service_client::OrderServiceClient,
+        product::v1::{CreateProductRequest, Product, SetStockRequest},
+    },
 };
 use registry_client::{
     Mesh,
     consul::{Client, ConsulResolver},
-    resolve::Resolver,
+    resolve::{Resolver, fixed::FixedResolver},
 };
 use tokio::time::{sleep, timeout};
 
@@ -44,7 +47,7 @@ pub(crate) use keyless::ONE_KEY;
 use nats::Nats;
 pub(crate) use plan::Plan;
 use postgres::Postgres;
-pub(crate) use service::{ServeArgs, Service, serve};
+pub(crate) use service::{RECOVERY, ServeArgs, Service, serve};
 use store::Store;
 
 /// How long replicas may take until the registry shows them passing.
@@ -78,7 +81,7 @@ impl Shop {
     /// When something does not come up; holds its last words.
     pub(crate) async fn start(plan: Plan) -> Result<Self> {
         let setting = plan.setting.clone();
-        let store = Store::start(&setting, plan.data.as_deref()).await?;
+        let store = Store::start(&plan).await?;
         let nats = if plan.nats { Some(Nats::start(&setting).await?) } else { None };
         let registry = Registry::start(Kind::Dev, &setting).await?;
         let consul = registry.client()?;
@@ -103,7 +106,7 @@ impl Shop {
             ("CONSORT_KEEPALIVE_TIME".to_owned(), "1s".to_owned()),
             ("CONSORT_KEEPALIVE_TIMEOUT".to_owned(), "500ms".to_owned()),
             ("LISTEN".to_owned(), listen.to_string()),
-            ("DATABASE_URL".to_owned(), self.store.url(service)),
+            ("DATABASE_URL".to_owned(), self.store.url(&plan.database(service, n))),
         ];
         env.extend(self.nats.as_ref().map(|nats| ("NATS_URL".to_owned(), nats.url())));
         let words = plan.words(service, env)?;
@@ -141,6 +144,22 @@ impl Shop {
             .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
             .build()?;
         Ok(Clients::through(&mesh))
+    }
+
+    /// The same, except that orders are asked of one replica alone, each time
+    /// just once.
+    ///
+    /// # Errors
+    /// Never in fact: the settings are ours.
+    pub(crate) fn clients_of(&self, replica: &Replica) -> Result<Clients> {
+        let mut config = self.setting.channel_config();
+        config.deadline = DEADLINE;
+        let there = FixedResolver::new([replica.listen]);
+        let alone = Mesh::builder().consul(self.consul.clone()).resolver(there).channel_config(config);
+        let orders = OrderServiceClient::new(alone.build()?.channel(replica.service));
+        let mut clients = self.clients()?;
+        clients.orders = orders;
+        Ok(clients)
     }
 
     /// Sells another product, at so many cents, and has so many pieces.
@@ -232,7 +251,20 @@ impl Shop {
     /// # Errors
     /// When a service does not answer.
     pub(crate) async fn settled(&self, customers: &[String], limit: Duration) -> Result<Books> {
-        Books::settled(&self.clients()?, customers, &self.sold, limit).await
+        self.settled_at(&[(self.clients()?, customers.to_vec())], limit).await
+    }
+
+    /// The same where each has their own customers: those whose orders they are
+    /// to ask for.
+    ///
+    /// # Errors
+    /// When a service does not answer.
+    pub(crate) async fn settled_at(
+        &self,
+        whose: &[(Clients, Vec<String>)],
+        limit: Duration,
+    ) -> Result<Books> {
+        Books::settled(&self.clients()?, whose, &self.sold, limit).await
     }
 
     /// The database server, to be killed and started again.

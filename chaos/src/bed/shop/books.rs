@@ -41,13 +41,13 @@ impl Books {
     /// Reads until nothing is under way, or for as long as `limit`.
     pub(super) async fn settled(
         clients: &Clients,
-        customers: &[String],
+        whose: &[(Clients, Vec<String>)],
         sold: &[(String, i64)],
         limit: Duration,
     ) -> Result<Self> {
         let began = Instant::now();
         loop {
-            let books = Self::read(clients, customers, sold).await?;
+            let books = Self::read(clients, whose, sold).await?;
             if books.under_way().is_empty() && books.pieces_astray() == 0 {
                 return Ok(Self { settled: Some(began.elapsed()), ..books });
             }
@@ -59,11 +59,14 @@ impl Books {
         }
     }
 
-    async fn read(clients: &Clients, customers: &[String], sold: &[(String, i64)]) -> Result<Self> {
-        let orders = stream::iter(customers.to_vec()).map(|customer| {
-            let clients = clients.clone();
-            async move { clients.orders_of(&customer).await }
-        });
+    async fn read(
+        clients: &Clients,
+        whose: &[(Clients, Vec<String>)],
+        sold: &[(String, i64)],
+    ) -> Result<Self> {
+        let all = whose.iter().flat_map(|(clients, all)| all.iter().map(move |one| (clients.clone(), one)));
+        let orders = all.map(|(clients, one)| (clients, one.clone())).collect::<Vec<_>>();
+        let orders = stream::iter(orders).map(|(clients, one)| async move { clients.orders_of(&one).await });
         let orders: Vec<_> = orders.buffer_unordered(AT_ONCE).try_collect().await?;
         let mut stock = Vec::new();
         for (sku, pieces) in sold {

@@ -1,6 +1,7 @@
 //! What a shop is to be, before it is started.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     path::{Path, PathBuf},
 };
@@ -21,6 +22,7 @@ pub(crate) struct Plan {
     replicas: Vec<(Service, usize)>,
     env: Vec<(Service, String, String)>,
     through: Vec<(Service, Vec<OsString>)>,
+    apart: Vec<Service>,
     pub(super) nats: bool,
     pub(super) data: Option<PathBuf>,
 }
@@ -32,6 +34,7 @@ impl Plan {
             replicas: Vec::new(),
             env: Vec::new(),
             through: Vec::new(),
+            apart: Vec::new(),
             nats: false,
             data: None,
         }
@@ -59,6 +62,14 @@ impl Plan {
         self
     }
 
+    /// Gives each replica of `service` a database of its own: nothing that one
+    /// has left is another's to carry on.
+    #[must_use]
+    pub(crate) fn apart(mut self, service: Service) -> Self {
+        self.apart.push(service);
+        self
+    }
+
     /// Events go over a real NATS server.
     #[must_use]
     pub(crate) fn with_nats(mut self) -> Self {
@@ -77,6 +88,18 @@ impl Plan {
     pub(super) fn count(&self, service: Service) -> usize {
         let said = self.replicas.iter().rev().find(|(of, _)| *of == service);
         said.map_or(REPLICAS, |(_, count)| *count)
+    }
+
+    /// The name of the database of the `n`-th replica of `service`.
+    pub(super) fn database(&self, service: Service, n: usize) -> String {
+        let short = service.short();
+        if self.apart.contains(&service) { format!("{short}_{n}") } else { short.to_owned() }
+    }
+
+    /// The names of all databases.
+    pub(super) fn databases(&self) -> BTreeSet<String> {
+        let of = |service| (1..=self.count(service)).map(move |n| self.database(service, n));
+        Service::ALL.into_iter().flat_map(of).collect()
     }
 
     /// The words that start a replica of `service`, with `env` and what the

@@ -3,15 +3,25 @@
 use anyhow::{Context, Result};
 use cart_service::CartService;
 use clap::{Args, ValueEnum};
-use order_service::OrderService;
+use mesh_proto::shop::order::v1::order_service_server::OrderServiceServer;
+use order_service::{OrderService, Orders};
 use payment_service::PaymentService;
 use product_service::ProductService;
 use registry_client::server::shutdown_signal;
 use rustix::process::{Signal, set_parent_process_death_signal};
-use service_kit::{config::ServiceConfig, service, telemetry};
+use service_kit::{
+    config::ServiceConfig,
+    database::Migrations,
+    events::{Events, Outbox},
+    service::{self, Base, Serving},
+    telemetry,
+};
 use user_service::UserService;
 
 use super::keyless::{KeylessPayments, ONE_KEY};
+
+/// The mechanism by which what a replica has left is carried on.
+pub(crate) const RECOVERY: &str = "recovery";
 
 /// A service of the shop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,6 +88,25 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
         Service::Product => Box::pin(service::run::<ProductService>(config, shutdown)).await,
         Service::Cart => Box::pin(service::run::<CartService>(config, shutdown)).await,
         Service::Payment => Box::pin(service::run::<PaymentService>(config, shutdown)).await,
+        Service::Order if without.as_deref() == Some(RECOVERY) => {
+            Box::pin(service::run::<Forgetful>(config, shutdown)).await
+        }
         Service::Order => Box::pin(service::run::<OrderService>(config, shutdown)).await,
+    }
+}
+
+/// order-service without the work that carries on what was left.
+struct Forgetful;
+
+impl service::Service for Forgetful {
+    const NAME: &'static str = OrderService::NAME;
+    const VERSION: &'static str = OrderService::VERSION;
+    const MIGRATIONS: Migrations = OrderService::MIGRATIONS;
+
+    async fn build(base: &Base, serving: Serving) -> Result<Serving> {
+        let outbox = Outbox::of(base, Self::NAME, order_service::store::SUBSCRIBERS);
+        let orders = Orders::new(order_service::sagas(base, outbox)?, serving.drain());
+        let serving = serving.serve(OrderServiceServer::new(orders));
+        Ok(Events::of(base, Self::NAME).send(outbox).add_to(serving))
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Postgres, Service};
-use crate::{bed::Setting, cli::Database};
+use super::{Plan, Postgres};
+use crate::cli::Database;
 
 /// A database for each service.
 #[derive(Debug)]
@@ -20,15 +20,16 @@ pub(super) enum Store {
 }
 
 impl Store {
-    /// Makes it, in `folder` if one is named.
+    /// Makes it as `plan` says.
     ///
     /// # Errors
     /// When the folder cannot be made or the server does not come up.
-    pub(super) async fn start(setting: &Setting, folder: Option<&Path>) -> Result<Self> {
+    pub(super) async fn start(plan: &Plan) -> Result<Self> {
+        let (setting, folder) = (&plan.setting, plan.data.as_deref());
         if setting.db == Database::Postgres {
             let mut server = Postgres::start(setting, folder).await?;
-            for service in Service::ALL {
-                server.create(service.short()).await?;
+            for database in plan.databases() {
+                server.create(&database).await?;
             }
             return Ok(Self::Server(Box::new(server)));
         }
@@ -37,13 +38,11 @@ impl Store {
         Ok(Self::Files(folder))
     }
 
-    /// The `DATABASE_URL` of a service.
-    pub(super) fn url(&self, service: Service) -> String {
+    /// The `DATABASE_URL` of the database of that name.
+    pub(super) fn url(&self, database: &str) -> String {
         match self {
-            Self::Files(folder) => {
-                format!("sqlite:{}", folder.join(format!("{}.db", service.short())).display())
-            }
-            Self::Server(server) => server.url(service.short()),
+            Self::Files(folder) => format!("sqlite:{}", folder.join(format!("{database}.db")).display()),
+            Self::Server(server) => server.url(database),
         }
     }
 
