@@ -22,6 +22,7 @@ mod kill;
 mod lies;
 mod misbehave;
 mod outage;
+mod outbox;
 mod power;
 mod quorum;
 mod registry_down;
@@ -183,6 +184,13 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "no acknowledged order is lost",
         off: "synchronous=FULL",
         run: |setting| Box::pin(power::run(setting)),
+    },
+    Scenario {
+        id: "R24",
+        fault: "relay and consumers killed, the sink loses 30 % of deliveries, over the mesh and NATS",
+        promise: "every event delivered, each effect once, in order per aggregate; drained ≤ 30 s",
+        off: "inbox",
+        run: |setting| Box::pin(outbox::run(setting)),
     },
     Scenario {
         id: "R25",

@@ -35,6 +35,7 @@ use super::{Kind, Registry, Replica, Setting, passes, ports};
 mod books;
 mod clients;
 mod keyless;
+pub(crate) mod lossy;
 mod nats;
 mod plan;
 mod postgres;

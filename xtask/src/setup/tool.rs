@@ -100,7 +100,8 @@ impl Name {
     /// What counting instructions needs besides.
     pub(crate) const FOR_BENCH: [Self; 1] = [Self::Valgrind];
     /// What the scenarios of `cargo xtask chaos` need.
-    pub(crate) const FOR_CHAOS: [Self; 5] = [Self::Ip, Self::Nft, Self::Strace, Self::Postgres, Self::Consul];
+    pub(crate) const FOR_CHAOS: [Self; 6] =
+        [Self::Ip, Self::Nft, Self::Strace, Self::Postgres, Self::NatsServer, Self::Consul];
 
     /// The tool of that name.
     pub(crate) fn tool(self) -> Tool {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use mesh_proto::shop::{
     cart::v1::{AddItemRequest, Cart, cart_service_client::CartServiceClient},
+    events::v1::{GetBacklogRequest, event_log_service_client::EventLogServiceClient},
     order::v1::{
-        CancelOrderRequest, CreateOrderRequest, ListOrdersRequest, Order, PayOrderRequest, ShipOrderRequest,
-        order_service_client::OrderServiceClient,
+        CancelOrderRequest, CompleteOrderRequest, CreateOrderRequest, ListOrdersRequest, Order,
+        PayOrderRequest, ShipOrderRequest, order_service_client::OrderServiceClient,
     },
     payment::v1::payment_service_client::PaymentServiceClient,
     product::v1::product_service_client::ProductServiceClient,
-    user::v1::user_service_client::UserServiceClient,
+    user::v1::{ListNotificationsRequest, Notification, user_service_client::UserServiceClient},
 };
 use registry_client::{Channel, Mesh};
 use tokio::time::{Instant, sleep, timeout};
@@ -35,6 +36,8 @@ pub(crate) struct Clients {
     pub(crate) payments: PaymentServiceClient<Channel>,
     pub(crate) orders: OrderServiceClient<Channel>,
     hurried: bool,
+    /// Of user-service and order-service: what they have not delivered or taken.
+    logs: [EventLogServiceClient<Channel>; 2],
 }
 
 impl Clients {
@@ -46,6 +49,8 @@ impl Clients {
             payments: PaymentServiceClient::new(mesh.channel(Service::Payment.name())),
             orders: OrderServiceClient::new(mesh.channel(Service::Order.name())),
             hurried: false,
+            logs: [Service::User, Service::Order]
+                .map(|service| EventLogServiceClient::new(mesh.channel(service.name()))),
         }
     }
 
@@ -103,6 +108,16 @@ impl Clients {
         .await
     }
 
+    /// Says that an order has arrived: asks until there is an answer.
+    pub(crate) async fn complete(&self, order_id: &str) -> Insisted<Order> {
+        let request = CompleteOrderRequest { order_id: order_id.to_owned() };
+        self.ask(|mut orders| {
+            let request = request.clone();
+            async move { orders.complete_order(request).await }
+        })
+        .await
+    }
+
     /// Cancels an order: asks until there is an answer.
     pub(crate) async fn cancel(&self, order_id: &str) -> Insisted<Order> {
         let request = CancelOrderRequest { order_id: order_id.to_owned() };
@@ -127,6 +142,43 @@ impl Clients {
             }
         })
         .await
+    }
+
+    /// What a customer was told of their orders, oldest first; up to 1,000.
+    ///
+    /// # Errors
+    /// What user-service refused it with.
+    pub(crate) async fn told(&self, customer: &str) -> Result<Vec<Notification>, Status> {
+        let request = ListNotificationsRequest {
+            customer_id: customer.to_owned(),
+            page_size: 1_000,
+            ..ListNotificationsRequest::default()
+        };
+        let page = insist(|| {
+            let (mut users, request) = (self.users.clone(), request.clone());
+            async move { users.list_notifications(request).await }
+        });
+        Ok(page.await.answer?.notifications)
+    }
+
+    /// Events between order-service and user-service that wait, and that were
+    /// parked.
+    ///
+    /// # Errors
+    /// What a service refused it with.
+    pub(crate) async fn backlog(&self) -> Result<(i64, i64), Status> {
+        let (mut waiting, mut parked) = (0, 0);
+        for log in &self.logs {
+            let asked = insist(|| {
+                let mut log = log.clone();
+                async move { log.get_backlog(GetBacklogRequest {}).await }
+            });
+            for backlog in asked.await.answer?.backlogs {
+                waiting += backlog.waiting;
+                parked += backlog.parked;
+            }
+        }
+        Ok((waiting, parked))
     }
 
     /// All orders of a customer, newest first.

@@ -19,6 +19,7 @@ use service_kit::{
 use user_service::UserService;
 
 use super::keyless::{KeylessPayments, ONE_KEY};
+use super::lossy::{Losses, LossyUserService};
 
 /// The mechanism by which what a replica has left is carried on.
 pub(crate) const RECOVERY: &str = "recovery";
@@ -68,6 +69,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "MECHANISM")]
     without: Option<String>,
     #[command(flatten)]
+    losses: Losses,
+    #[command(flatten)]
     config: ServiceConfig,
 }
 
@@ -77,13 +80,17 @@ pub(crate) struct ServeArgs {
 /// When it cannot run; says why.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("could not tie it to its starter")?;
-    let ServeArgs { service, without, config } = args;
+    let ServeArgs { service, without, losses, config } = args;
     telemetry::init(&config.log);
     let shutdown = Box::pin(shutdown_signal());
     if service == Service::Payment && without.as_deref() == Some(ONE_KEY) {
         return service::run::<KeylessPayments>(config, shutdown).await;
     }
     match service {
+        Service::User if losses.any() => {
+            LossyUserService::losing(losses);
+            Box::pin(service::run::<LossyUserService>(config, shutdown)).await
+        }
         Service::User => Box::pin(service::run::<UserService>(config, shutdown)).await,
         Service::Product => Box::pin(service::run::<ProductService>(config, shutdown)).await,
         Service::Cart => Box::pin(service::run::<CartService>(config, shutdown)).await,

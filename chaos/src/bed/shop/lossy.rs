@@ -1,0 +1,144 @@
+//! A user-service that loses some of what it is brought. It is put together of
+//! the same parts as the true one; only what takes events stands behind a chance.
+
+use std::time::Duration;
+
+use clap::Args;
+use mesh_proto::shop::{
+    events::v1::{
+        DeliverRequest, DeliverResponse, Event,
+        event_sink_service_server::{EventSinkService, EventSinkServiceServer},
+    },
+    user::v1::user_service_server::UserServiceServer,
+};
+use service_kit::{
+    database::{Error, Migrations, Transaction},
+    events::{Events, Outbox, Sink, Subscriber, Untaken},
+    service::{Base, Service, Serving},
+};
+use tokio::time::sleep;
+use tonic::{Request, Response, Status};
+use user_service::{
+    Clock, NAME, Notifier, SUBSCRIBERS, UserService, Users,
+    hasher::Hasher,
+    keys::{Keyring, Terms},
+    store::Store,
+};
+
+/// One of so many losses is silent, so that its sender waits.
+const SILENT: u8 = 8;
+/// Longer than a sender waits.
+const SILENCE: Duration = Duration::from_secs(5);
+/// The variables that say how it fails, for [`Plan::env`](super::Plan::env).
+pub(crate) const DROPS: &str = "CHAOS_SINK_DROPS";
+pub(crate) const FORGETS: &str = "CHAOS_SINK_FORGETS";
+
+/// How it fails.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Losses {
+    /// Percent of deliveries that user-service loses, half of them after their
+    /// effect.
+    #[arg(long, env = DROPS, value_parser = clap::value_parser!(u8).range(0..=90))]
+    sink_drops: Option<u8>,
+    /// Whether user-service forgets at once which events it has taken.
+    #[arg(long, env = FORGETS)]
+    sink_forgets: bool,
+}
+
+impl Losses {
+    pub(super) fn any(self) -> bool {
+        self.sink_drops.is_some() || self.sink_forgets
+    }
+
+    fn strike(self) -> bool {
+        fastrand::u8(0..100) < self.sink_drops.unwrap_or_default()
+    }
+
+    /// As they were given to this process.
+    fn here() -> Self {
+        *GIVEN.get().unwrap_or(&Self { sink_drops: None, sink_forgets: false })
+    }
+}
+
+/// A process serves once, and a service is built from its base alone.
+static GIVEN: std::sync::OnceLock<Losses> = std::sync::OnceLock::new();
+
+/// The user-service that fails as [`Losses`] say.
+#[derive(Debug)]
+pub(super) struct LossyUserService;
+
+impl LossyUserService {
+    pub(super) fn losing(losses: Losses) {
+        GIVEN.get_or_init(|| losses);
+    }
+}
+
+impl Service for LossyUserService {
+    const NAME: &'static str = NAME;
+    const VERSION: &'static str = UserService::VERSION;
+    const MIGRATIONS: Migrations = UserService::MIGRATIONS;
+
+    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
+        let losses = Losses::here();
+        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
+        let (store, clock) = (Store::new(base.database.clone(), outbox), Clock::system());
+        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await?;
+        let serving = serving.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
+        let events = Events::of(base, NAME).send(outbox);
+        if base.nats.is_some() {
+            // What comes by the stream is lost where it is taken.
+            return Ok(events.take(&["order-service"], Taker { losses, refuses: true }).add_to(serving));
+        }
+        let taker = Taker { losses, refuses: false };
+        let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), taker), losses };
+        Ok(events.add_to(serving.serve(EventSinkServiceServer::new(sink))))
+    }
+}
+
+/// Loses deliveries on their way in, and answers on their way out.
+struct LossySink {
+    inner: Sink,
+    losses: Losses,
+}
+
+#[tonic::async_trait]
+impl EventSinkService for LossySink {
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+        let lost = self.losses.strike();
+        if lost && fastrand::bool() {
+            return Err(loss().await);
+        }
+        let done = self.inner.deliver(request).await;
+        if lost { Err(loss().await) } else { done }
+    }
+}
+
+async fn loss() -> Status {
+    if fastrand::u8(0..SILENT) == 0 {
+        sleep(SILENCE).await;
+    }
+    Status::unavailable("lost on purpose")
+}
+
+/// The subscriber, which may refuse, and may forget what it took.
+struct Taker {
+    losses: Losses,
+    refuses: bool,
+}
+
+#[tonic::async_trait]
+impl Subscriber for Taker {
+    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+        let refused = || Error::corrupt("event", "lost on purpose");
+        let lost = self.refuses && self.losses.strike();
+        if lost && fastrand::bool() {
+            return Err(refused().into());
+        }
+        Notifier.take(open, event).await?;
+        if self.losses.sink_forgets {
+            let id = event.event_id.as_str().into();
+            open.execute("DELETE FROM inbox WHERE event_id = $1", &[id]).await?;
+        }
+        if lost { Err(refused().into()) } else { Ok(()) }
+    }
+}
