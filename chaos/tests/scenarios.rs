@@ -95,6 +95,11 @@ fn r26_what_a_service_needs_may_fail_and_come_back() {
     holds("R26");
 }
 
+#[test]
+fn r24_events_have_their_effect_once_and_in_order_whoever_dies() {
+    holds("R24");
+}
+
 /// A scenario that cannot be missed proves nothing.
 #[test]
 fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {

@@ -19,6 +19,18 @@
 //! Events of one aggregate are delivered in the order of their positions, which
 //! is that of their changes: their writer holds the aggregate's row from before
 //! it writes the event until its commit.
+//!
+//! How far subscribers lag is told by any replica, from its database: by
+//! `EventLogService/GetBacklog` how many events wait for each and since when, and
+//! by `ListParkedEvents` what was set aside and why. Over NATS the sender's backlog
+//! ends at the stream (its subscriber is `nats`); what a service has written down
+//! of the stream and not yet taken is in that service's own. The metrics
+//! `shop.events.*` say the same where the mesh has a meter, which
+//! `MeshBuilder::from_env` gives it none of.
+//!
+//! ```text
+//! mesh call shop.events.v1.EventLogService/GetBacklog --service order-service
+//! ```
 
 use mesh_proto::shop::events::v1::{Event, event::Payload};
 use prost::Message;

@@ -84,7 +84,7 @@ async fn over(transport: &'static str, setting: &Setting, plan: impl Fn(Plan) ->
     }
     let mut shop = Shop::start(plan(planned)).await?;
     shop.sell("tea", 499, 1_000_000).await?;
-    let kills = setting.sized(8, 50, 200);
+    let kills = setting.sized(4, 50, 200);
     let clients = shop.clients()?;
     let stop = CancellationToken::new();
     let shopping = join_all((0..CUSTOMERS).map(|n| shopper(&clients, n, &stop)));
