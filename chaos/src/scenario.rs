@@ -27,6 +27,7 @@ mod power;
 mod quorum;
 mod registry_down;
 mod rolling;
+mod stock;
 mod unhealthy;
 mod unknown;
 
@@ -169,6 +170,13 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "as many orders and charges as keys, one answer for each key; nothing under way after 60 s",
         off: "one request id for all repetitions",
         run: |setting| Box::pin(idempotency::run(setting)),
+    },
+    Scenario {
+        id: "R21",
+        fault: "five times as many buyers as pieces, a replica killed in each round",
+        promise: "exactly all sold in each round, every answer as of one stock; nothing under way after 60 s",
+        off: stock::ONE_STEP,
+        run: |setting| Box::pin(stock::run(setting)),
     },
     Scenario {
         id: "R22",

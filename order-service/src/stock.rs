@@ -13,6 +13,7 @@ use service_kit::{
 };
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
+use tracing::error;
 
 use crate::domain::Order;
 
@@ -21,6 +22,9 @@ pub const SERVICE: &str = "product-service";
 
 /// How long one call may take: so that the two of a step end within it.
 const LIMIT: Duration = Duration::from_secs(3);
+
+/// The most SKUs that an error names: details travel in a header.
+const MOST_NAMED: usize = 20;
 
 /// The stock. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -64,7 +68,7 @@ impl Stock {
         };
         match self.products.clone().reserve_stock(limited(request)).await {
             Ok(_) => Ok(Goods::Had),
-            Err(status) => short(&status),
+            Err(status) => short(order, &status),
         }
     }
 
@@ -79,10 +83,10 @@ impl Stock {
     pub async fn commit(&self, order: &Order) -> Result<Goods, Fault> {
         match self.try_commit(order).await {
             Err(status) if status.code() == Code::NotFound => {}
-            done => return done.or_else(|status| short(&status)),
+            done => return done.or_else(|status| short(order, &status)),
         }
         match self.reserve(order).await? {
-            Goods::Had => self.try_commit(order).await.or_else(|status| short(&status)),
+            Goods::Had => self.try_commit(order).await.or_else(|status| short(order, &status)),
             short => Ok(short),
         }
     }
@@ -112,14 +116,24 @@ fn limited<T>(message: T) -> Request<T> {
     request
 }
 
-/// There are too few pieces, the product is gone, or the reservation was
-/// released by somebody else: however it came, there are no goods.
-fn short(status: &Status) -> Result<Goods, Fault> {
+/// There are too few pieces, the product is gone, the reservation was released
+/// by somebody else, or what is asked for can never be had: however it came,
+/// there are no goods. To ask again would help nobody.
+fn short(order: &Order, status: &Status) -> Result<Goods, Fault> {
     match status.code() {
-        Code::FailedPrecondition | Code::NotFound => {
-            let info = status.get_details_error_info().map(|info| info.metadata).unwrap_or_default();
-            Ok(Goods::Short(info.get("product_ids").cloned().unwrap_or_default()))
+        Code::FailedPrecondition | Code::NotFound => {}
+        Code::InvalidArgument => {
+            let (id, why) = (order.id(), status.message());
+            error!(order = %id, "product-service does not understand what order {id} is of: {why}");
         }
-        _ => Err(downstream(SERVICE, status)),
+        _ => return Err(downstream(SERVICE, status)),
     }
+    let info = status.get_details_error_info().map(|info| info.metadata).unwrap_or_default();
+    Ok(Goods::Short(info.get("product_ids").cloned().unwrap_or_else(|| skus(order))))
+}
+
+/// The first SKUs of an order.
+fn skus(order: &Order) -> String {
+    let skus = order.facts().lines.iter().take(MOST_NAMED).map(|line| line.sku.as_str());
+    skus.collect::<Vec<_>>().join(",")
 }

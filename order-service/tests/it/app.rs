@@ -1,4 +1,4 @@
-//! order-service with cart-service and product-service, in this process.
+//! order-service with the services that it needs, in this process.
 
 use std::fmt::Debug;
 
@@ -11,30 +11,32 @@ use mesh_proto::{
             Order, PayOrderRequest, ShipOrderRequest, WatchOrderRequest,
             order_service_client::OrderServiceClient,
         },
-        payment::v1::payment_service_server::PaymentServiceServer,
+        payment::v1::{ChargeState, GetChargeRequest, payment_service_client::PaymentServiceClient},
         product::v1::{
-            CreateProductRequest, GetStockRequest, Product, SetStockRequest, Stock,
+            CreateProductRequest, DeleteProductRequest, GetStockRequest, Product, SetStockRequest, Stock,
             product_service_client::ProductServiceClient,
         },
     },
 };
-use order_service::{NAME, OrderService};
-use registry_client::Channel;
+use order_service::{NAME, OrderService, carrier::Faults, saga::Sagas};
+use payment_service::PaymentService;
+use registry_client::{Channel, Mesh};
 use service_kit::testing::{self, Replica, TestDatabase, mesh_of, mesh_to};
 use tonic::{Code, Status, Streaming};
 use tonic_types::ErrorDetails;
 use uuid::Uuid;
 
-use crate::played::{CARD, PlayedPayments, play};
+use crate::played::{CARD, sagas_of};
 
 pub(crate) struct TestApp {
     orders: Vec<OrderServiceClient<Channel>>,
     pub(crate) carts: CartServiceClient<Channel>,
     pub(crate) replicas: Vec<Replica>,
     pub(crate) cart_replica: Option<Replica>,
-    pub(crate) payments: PlayedPayments,
+    mesh: Mesh,
     products: Replica,
-    _payment_service: Replica,
+    payments: Replica,
+    database: TestDatabase,
     _databases: [TestDatabase; 3],
 }
 
@@ -48,20 +50,21 @@ impl TestApp {
 
     /// Several replicas on one database.
     pub(crate) async fn with_replicas(database: TestDatabase, number: usize) -> Self {
-        let (catalogue, kept) = (TestDatabase::sqlite(), TestDatabase::sqlite());
+        let [catalogue, kept, ledger] = [(); 3].map(|()| TestDatabase::sqlite());
         let products = Replica::of::<product_service::ProductService>(mesh_to([]), &catalogue).await;
         stock(&products).await;
         let carts = Replica::of::<cart_service::CartService>(mesh_to([products.address]), &kept).await;
-        let payments = PlayedPayments::default();
-        let payment_service = play(PaymentServiceServer::new(payments.clone())).await;
-        let (mut orders, mut replicas) = (Vec::new(), Vec::new());
-        for _ in 0..number {
-            let mesh = mesh_of([
+        let payments = Replica::of::<PaymentService>(mesh_to([]), &ledger).await;
+        let mesh = || {
+            mesh_of([
                 ("cart-service", vec![carts.address]),
                 ("product-service", vec![products.address]),
-                ("payment-service", vec![payment_service.address]),
-            ]);
-            let replica = Replica::of::<OrderService>(mesh, &database).await;
+                ("payment-service", vec![payments.address]),
+            ])
+        };
+        let (mut orders, mut replicas) = (Vec::new(), Vec::new());
+        for _ in 0..number {
+            let replica = Replica::of::<OrderService>(mesh(), &database).await;
             orders.push(OrderServiceClient::new(mesh_to([replica.address]).channel(NAME)));
             replicas.push(replica);
         }
@@ -69,11 +72,12 @@ impl TestApp {
             orders,
             carts: CartServiceClient::new(mesh_to([carts.address]).channel(cart_service::NAME)),
             replicas,
+            mesh: mesh(),
             cart_replica: Some(carts),
-            payments,
             products,
-            _payment_service: payment_service,
-            _databases: [database, catalogue, kept],
+            payments,
+            database,
+            _databases: [catalogue, kept, ledger],
         }
     }
 
@@ -121,6 +125,25 @@ impl TestApp {
     pub(crate) async fn restock(&self, product_id: &str, available: i64) {
         let request = SetStockRequest { product_id: product_id.into(), available, etag: String::new() };
         self.products().set_stock(request).await.unwrap();
+    }
+
+    /// Takes a product out of the catalogue.
+    pub(crate) async fn delete(&self, product_id: &str) {
+        let request = DeleteProductRequest { product_id: product_id.into(), etag: String::new() };
+        self.products().delete_product(request).await.unwrap();
+    }
+
+    /// The sagas of one more replica, in the hands of the test.
+    pub(crate) async fn sagas(&self) -> Sagas {
+        sagas_of(&self.database, &self.mesh, Faults::default()).await
+    }
+
+    /// Where the charge of an order stands.
+    pub(crate) async fn charge_of(&self, order_id: &str) -> Option<ChargeState> {
+        let channel = mesh_to([self.payments.address]).channel("payment-service");
+        let request = GetChargeRequest { idempotency_key: order_id.into() };
+        let found = PaymentServiceClient::new(channel).get_charge(request).await.unwrap();
+        found.into_inner().charge.map(|charge| charge.state())
     }
 
     fn products(&self) -> ProductServiceClient<Channel> {

@@ -42,7 +42,7 @@ async fn cut<T>(mut work: Pin<Box<impl Future<Output = T>>>, mut n: usize) -> Op
     .await
 }
 
-fn understood(request: &CreateOrderRequest) -> Wanted {
+pub(crate) fn understood(request: &CreateOrderRequest) -> Wanted {
     let id = RequestId::parse(&request.request_id).unwrap();
     Wanted {
         customer: CustomerId::parse(&request.customer_id).unwrap(),

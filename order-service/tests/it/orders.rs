@@ -4,11 +4,15 @@ use mesh_proto::shop::{
     order::v1::{CancelOrderRequest, CancelReason, OrderState},
     payment::v1::ChargeState,
 };
+use order_service::checkout;
 use service_kit::{on_both_databases, testing::TestDatabase};
 use tokio::task::JoinSet;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use crate::app::{CUSTOMER, TestApp, new_request, refused, refused_fields};
+use crate::{
+    app::{CUSTOMER, TestApp, creation, new_request, refused, refused_fields},
+    crashes::understood,
+};
 
 async fn cancelling_twice_is_the_same_answer(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
@@ -65,7 +69,7 @@ async fn a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return(databas
         (cancelled.state(), cancelled.cancel_reason()),
         (OrderState::Cancelled, CancelReason::Requested)
     );
-    assert_eq!(app.payments.of(&order_id), Some(ChargeState::Refunded));
+    assert_eq!(app.charge_of(&order_id).await, Some(ChargeState::Refunded));
     assert_eq!(app.pieces("tea").await, [1_000, 0, 0]);
     refused(app.pay(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
 }
@@ -98,7 +102,25 @@ async fn orders_are_listed_newest_first_and_each_customers_own(database: TestDat
     refused_fields(app.list("", -1, "x").await, &["customer_id", "page_size", "page_token"]);
 }
 
+async fn a_product_that_is_deleted_after_the_cart_was_read_is_refused(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    app.fill("tea", 1).await;
+    app.fill("mug", 1).await;
+    let (sagas, request) = (app.sagas().await, creation(&new_request(), ""));
+    let wanted = understood(&request);
+    let begun = checkout::begin(&sagas, &wanted).await.unwrap();
+    app.delete("mug").await;
+    let told = checkout::finish(&sagas, &wanted, begun).await.map_err(Status::from);
+    let told = refused(told, Code::FailedPrecondition, "OUT_OF_STOCK");
+    assert_eq!(told.error_info().unwrap().metadata["product_ids"], "mug");
+    refused(app.create(&request.request_id, "").await, Code::FailedPrecondition, "OUT_OF_STOCK");
+    let order = &app.list(CUSTOMER, 0, "").await.unwrap().0[0];
+    assert_eq!(order.state(), OrderState::Cancelled);
+    assert_eq!(app.pieces("tea").await, [1_000, 0, 0]);
+}
+
 on_both_databases!(
+    a_product_that_is_deleted_after_the_cart_was_read_is_refused,
     cancelling_twice_is_the_same_answer,
     cancelling_at_once_through_two_replicas_is_one_change,
     an_order_is_paid_shipped_and_completed,

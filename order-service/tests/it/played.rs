@@ -96,16 +96,7 @@ impl PlayedApp {
     /// The sagas of one more replica, in the hands of the test: nobody carries
     /// on what they leave behind.
     pub(crate) async fn sagas(&self, faults: Faults) -> Sagas {
-        let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
-        let mesh = self.mesh();
-        let to = |service: &str| Auth::off().client(mesh.channel(service));
-        let neighbours = Neighbours {
-            carts: Carts::new(to("cart-service")),
-            stock: Stock::new(to("product-service")),
-            payments: Payments::new(to("payment-service")),
-            carrier: Carrier::new(faults),
-        };
-        Sagas::new(Store::new(database, Outbox::new(NAME, SUBSCRIBERS)), neighbours)
+        sagas_of(&self.database, &self.mesh(), faults).await
     }
 
     /// Lets every lease run out.
@@ -198,6 +189,19 @@ impl PlayedApp {
         let page = self.client(0).list_orders(request).await.unwrap().into_inner();
         (page.orders, page.next_page_token)
     }
+}
+
+/// Sagas on a database, with the neighbours of `mesh`.
+pub(crate) async fn sagas_of(database: &TestDatabase, mesh: &Mesh, faults: Faults) -> Sagas {
+    let database = Database::open(database.url(), &OrderService::MIGRATIONS).await.unwrap();
+    let to = |service: &str| Auth::off().client(mesh.channel(service));
+    let neighbours = Neighbours {
+        carts: Carts::new(to("cart-service")),
+        stock: Stock::new(to("product-service")),
+        payments: Payments::new(to("payment-service")),
+        carrier: Carrier::new(faults),
+    };
+    Sagas::new(Store::new(database, Outbox::new(NAME, SUBSCRIBERS)), neighbours)
 }
 
 pub(crate) async fn play<S>(service: S) -> Replica

@@ -72,6 +72,23 @@ async fn nothing_is_acknowledged_whose_goods_are_gone(database: TestDatabase) {
     assert_eq!(app.stock.taken(), 0);
 }
 
+async fn what_can_never_be_reserved_is_cancelled_and_said(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    for (customer, why) in [("ada", Status::not_found("x")), ("bob", Status::invalid_argument("x"))] {
+        app.carts.put(customer, [item("tea", 499, 1)]);
+        app.stock.reserving.set(Mood::Fails(why));
+        let request = wanted(customer);
+        let told = refused(app.create(0, request.clone()).await, Code::FailedPrecondition, "OUT_OF_STOCK");
+        assert_eq!(told.error_info().unwrap().metadata["product_ids"], "tea");
+        app.stock.reserving.set(Mood::Works);
+        refused(app.create(0, request).await, Code::FailedPrecondition, "OUT_OF_STOCK");
+        let [order] = &app.list(customer, 0, "").await.0[..] else { panic!("not one order") };
+        let order = app.becomes(&order.order_id, OrderState::Cancelled).await;
+        assert_eq!(order.cancel_reason(), CancelReason::OutOfStock);
+        assert_eq!(app.carts.cart(customer).items.len(), 1);
+    }
+}
+
 async fn a_lease_of_goods_that_ran_out_is_had_anew(database: TestDatabase) {
     let app = PlayedApp::spawn(database, 1).await;
     app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
@@ -243,6 +260,7 @@ on_both_databases!(
     goods_that_cannot_be_reserved_for_now_are_reserved_later,
     an_order_goes_on_without_its_caller,
     nothing_is_acknowledged_whose_goods_are_gone,
+    what_can_never_be_reserved_is_cancelled_and_said,
     a_lease_of_goods_that_ran_out_is_had_anew,
     a_declined_payment_leaves_the_order_and_another_may_do,
     a_charge_whose_answer_is_lost_is_found_out,
