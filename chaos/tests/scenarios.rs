@@ -76,6 +76,11 @@ fn r20_the_same_key_orders_and_charges_once() {
 }
 
 #[test]
+fn r21_exactly_what_there_is_is_sold() {
+    holds("R21");
+}
+
+#[test]
 fn r22_a_checkout_survives_a_crash_at_every_write() {
     holds("R22");
 }
@@ -113,7 +118,7 @@ fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
 fn every_scenario_is_listed_with_what_it_promises() {
     let (output, _logs) = chaos("--list", &[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R25 "] {
+    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 "] {
         assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
     }
 }
