@@ -1,5 +1,6 @@
 //! What durable units of work cost: through `Database`, and by the same
-//! statements over a plain pool of sqlx. `cargo xtask bench --writes` runs it.
+//! statements over a plain pool of sqlx. `cargo bench -p service-kit --bench
+//! writes -- 3 2` runs it.
 //!
 //! ```text
 //! writes ROUNDS SECONDS     both databases, the variants in turns, as a table
