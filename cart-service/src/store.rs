@@ -110,7 +110,7 @@ impl Store {
 /// # Cancel safety
 /// As [`Transaction::execute`].
 pub(crate) async fn hear_of(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
-    open.execute(HEAR, &[sku.as_str().into()]).await?;
+    open.post(HEAR, &[sku.as_str().into()]).await?;
     open.changed(NEWS).await
 }
 
@@ -123,7 +123,7 @@ pub(crate) async fn hear_of(open: &mut Transaction, sku: &Sku) -> Result<(), Dat
 /// As [`Transaction::execute`].
 pub(crate) async fn forget(open: &mut Transaction, customer: &CustomerId) -> Result<(), DatabaseError> {
     for statement in [LOCK, CLEAR, FORGET] {
-        open.execute(statement, &[customer.as_str().into()]).await?;
+        open.post(statement, &[customer.as_str().into()]).await?;
     }
     open.changed(customer.as_str()).await
 }
@@ -134,7 +134,7 @@ async fn change(
     seen: Option<Etag>,
     decide: impl Fn(&Cart) -> Result<Option<Change>, Refusal>,
 ) -> Result<Cart, Error> {
-    open.execute(LOCK, &[customer.as_str().into()]).await?;
+    open.post(LOCK, &[customer.as_str().into()]).await?;
     let rows = open.rows(CART, &[customer.as_str().into()]).await?;
     let cart = read(customer, &rows)?;
     let Some(change) = cart.decide(seen, decide)? else {
@@ -151,7 +151,7 @@ async fn change(
 async fn write(open: &mut Transaction, cart: &Cart, change: &Change) -> Result<(), DatabaseError> {
     let customer = cart.customer.as_str();
     let updated = cart.updated.map(Timestamp::micros).unwrap_or_default();
-    open.execute(RAISE, &[customer.into(), updated.into()]).await?;
+    open.post(RAISE, &[customer.into(), updated.into()]).await?;
     match change {
         Change::Put(line) => {
             let values = [
@@ -162,16 +162,11 @@ async fn write(open: &mut Transaction, cart: &Cart, change: &Change) -> Result<(
                 // A price is positive, so 0 is none.
                 line.price.map_or(0, Money::minor).into(),
             ];
-            open.execute(PUT, &values).await?;
+            open.post(PUT, &values).await
         }
-        Change::Remove(sku) => {
-            open.execute(REMOVE, &[customer.into(), sku.as_str().into()]).await?;
-        }
-        Change::Clear => {
-            open.execute(CLEAR, &[customer.into()]).await?;
-        }
+        Change::Remove(sku) => open.post(REMOVE, &[customer.into(), sku.as_str().into()]).await,
+        Change::Clear => open.post(CLEAR, &[customer.into()]).await,
     }
-    Ok(())
 }
 
 fn read(customer: &CustomerId, rows: &[Row]) -> Result<Cart, DatabaseError> {

@@ -5,9 +5,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Error,
-    domain::{CancelReason, Order, OrderId, PaymentMethod, State},
+    domain::{CancelReason, Order, PaymentMethod, State},
     saga::{Driven, End, Sagas},
-    store::{Changed, Verdict},
+    store::{Changed, Present, Verdict},
 };
 
 /// How often a caller's wish is weighed against what the order has become.
@@ -65,8 +65,9 @@ impl Act {
         Ok(Meaning::Become(Box::new(becomes?)))
     }
 
-    /// Does what is asked, or finds that it is done; waits a moment for who
-    /// else works on the order, and carries on what nobody does.
+    /// Does what is asked of an order that was just seen as `present`, or finds
+    /// that it is done; waits a moment for who else works on it, and carries on
+    /// what nobody does.
     ///
     /// # Errors
     /// When the order is in no state for it, somebody else works on it, it was
@@ -74,35 +75,43 @@ impl Act {
     ///
     /// # Cancel safety
     /// What was begun goes on when its lease runs out.
-    pub async fn perform(&self, sagas: &Sagas, id: OrderId) -> Result<Order, Error> {
-        let mut changes = sagas.store().database().changes().subscribe(&id.to_string());
+    pub async fn perform(&self, sagas: &Sagas, present: Present) -> Result<Order, Error> {
+        let (store, id) = (sagas.store(), present.order().id());
+        let mut changes = store.database().changes().subscribe(&id.to_string());
         let patience = Instant::now() + crate::saga::PATIENCE;
+        let mut seen = Some(present);
         for _ in 0..ROUNDS {
-            match sagas
-                .store()
-                .change(id, |present, now| self.verdict(present.order(), present.busy, now))
-                .await?
-            {
-                Changed::Left(present) => match self.on(present.order(), Timestamp::now())? {
-                    Meaning::Done => return Ok(present.order().clone()),
-                    _ if timeout_at(patience, changes.changed()).await.is_err() => break,
-                    _ => {}
-                },
-                Changed::Taken(held) => {
-                    let driven = sagas.drive(*held).await;
-                    if let Some(done) = self.outcome(driven) {
-                        return done;
+            let mut present = match seen.take() {
+                Some(present) => present,
+                None => store.present(id).await?,
+            };
+            // Of a crowd that waits for one order most only look: each lock of its
+            // row would hold up who works on it.
+            if matches!(self.verdict(&present, Timestamp::now())?, Verdict::Take(_)) {
+                match store.change(id, |present, now| self.verdict(present, now)).await? {
+                    Changed::Left(left) => present = *left,
+                    Changed::Taken(held) => {
+                        let driven = sagas.drive(*held).await;
+                        match self.outcome(driven) {
+                            Some(done) => return done,
+                            None => continue,
+                        }
                     }
                 }
+            }
+            match self.on(present.order(), Timestamp::now())? {
+                Meaning::Done => return Ok(present.order().clone()),
+                _ if timeout_at(patience, changes.changed()).await.is_err() => break,
+                _ => {}
             }
         }
         Err(Error::Busy(id))
     }
 
-    fn verdict(&self, order: &Order, busy: bool, now: Timestamp) -> Result<Verdict, Error> {
-        Ok(match self.on(order, now)? {
+    fn verdict(&self, present: &Present, now: Timestamp) -> Result<Verdict, Error> {
+        Ok(match self.on(present.order(), now)? {
             Meaning::Become(order) => Verdict::Take(order),
-            Meaning::Wait if !busy => Verdict::Take(Box::new(order.clone())),
+            Meaning::Wait if !present.busy => Verdict::Take(Box::new(present.order().clone())),
             Meaning::Wait | Meaning::Done => Verdict::Leave,
         })
     }

@@ -75,7 +75,7 @@ use crate::{
     carts::Snapshot,
     domain::{Order, OrderId, RequestId},
     saga::{End, PATIENCE, Sagas},
-    store::{Changed, Placed, Verdict},
+    store::{Changed, Placed, Present, Verdict},
 };
 
 /// The method that request ids are of.
@@ -211,16 +211,25 @@ async fn carry_on(sagas: &Sagas, wanted: &Wanted, id: OrderId) -> Result<Claim, 
     if !matches!(known, Claim::Running(_)) {
         return Ok(known);
     }
-    let free = sagas.store().change(id, |present, _| {
-        let order = present.order();
-        let wants = !present.busy && order.next_step().is_some();
-        Ok(if wants { Verdict::Take(Box::new(order.clone())) } else { Verdict::Leave })
+    // Of a crowd that waits for one order most only look: each lock of its row
+    // would hold up who works on it.
+    if !is_left(&sagas.store().present(id).await?) {
+        return Ok(known);
+    }
+    let left = sagas.store().change(id, |present, _| {
+        let take = || Verdict::Take(Box::new(present.order().clone()));
+        Ok(if is_left(present) { take() } else { Verdict::Leave })
     });
-    match free.await? {
+    match left.await? {
         Changed::Left(_) => sagas.store().look(wanted).await,
         Changed::Taken(held) => {
             let end = sagas.drive(*held).await.end;
             known_after(sagas, wanted, end).await
         }
     }
+}
+
+/// Whether something is to be done and nobody does it.
+fn is_left(present: &Present) -> bool {
+    !present.busy && present.order().next_step().is_some()
 }

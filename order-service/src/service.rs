@@ -50,20 +50,18 @@ impl Orders {
         self.sagas.run(async move { finish(&sagas, &wanted, begun).await }).await?
     }
 
-    /// An order of the caller's, or one for which they may act. That there is
-    /// one that is not theirs is nothing they learn.
+    /// An order of the caller's, or one for which they may act.
     async fn get(&self, caller: &Caller, id: OrderId) -> Result<Order, Error> {
         let order = self.store().get(id).await?;
-        match caller.may_act_for(&order.facts().customer) {
-            Ok(()) => Ok(order),
-            Err(_) => Err(Error::NotFound(id)),
-        }
+        may_see(caller, &order)?;
+        Ok(order)
     }
 
     async fn act(&self, caller: &Caller, id: OrderId, act: Act) -> Result<Order, Error> {
-        self.get(caller, id).await?;
+        let present = self.store().present(id).await?;
+        may_see(caller, present.order())?;
         let sagas = self.sagas.clone();
-        self.sagas.run(async move { act.perform(&sagas, id).await }).await?
+        self.sagas.run(async move { act.perform(&sagas, present).await }).await?
     }
 
     async fn list(&self, caller: &Caller, request: ListOrdersRequest) -> Result<ListOrdersResponse, Error> {
@@ -89,6 +87,11 @@ impl Orders {
         let etag = order.etag();
         Ok((sent != Some(etag)).then(|| (etag, order.into())))
     }
+}
+
+/// That there is an order that is not theirs is nothing a caller learns.
+fn may_see(caller: &Caller, order: &Order) -> Result<(), Error> {
+    caller.may_act_for(&order.facts().customer).map_err(|_| Error::NotFound(order.id()))
 }
 
 #[tonic::async_trait]

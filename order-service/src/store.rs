@@ -93,6 +93,22 @@ impl Store {
         read_one(&rows)?.ok_or(Error::NotFound(id))
     }
 
+    /// The order of that id, and whether somebody works on it, as it was a
+    /// moment ago: nobody is waited for, and nobody waits.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Database`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn present(&self, id: OrderId) -> Result<Present, Error> {
+        let rows = self.database.rows(sql::PRESENT, &[id.to_string().into()]).await?;
+        match (read_one(&rows)?, rows.first()) {
+            (Some(order), Some(row)) => Ok(Present::read(order, row)?),
+            _ => Err(Error::NotFound(id)),
+        }
+    }
+
     /// Up to `most` orders of a customer before the id `after`, newest first.
     ///
     /// # Errors
@@ -179,12 +195,6 @@ impl Store {
 async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<Claim, Error> {
     let order = held.order.facts();
     let key = order.id.to_string();
-    // Waits for another that is claiming the same request.
-    let claim = idempotency::claim(open, &wanted.asked, &key).await?;
-    if claim != Claim::New {
-        open.undo();
-        return Ok(claim);
-    }
     let values: [Value; 8] = [
         key.as_str().into(),
         order.customer.as_str().into(),
@@ -195,10 +205,16 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<C
         order.created.micros().into(),
         held::lease().into(),
     ];
-    open.execute(sql::INSERT, &values).await?;
-    open.execute(lines::INSERT, &[key.into(), lines::json(&order.lines)?]).await?;
+    open.post(sql::INSERT, &values).await?;
+    open.post(lines::INSERT, &[key.as_str().into(), lines::json(&order.lines)?]).await?;
+    // Waits for another that is claiming the same request. Asked last, so that
+    // all goes in one round trip: nearly every request is new.
+    let claim = idempotency::claim(open, &wanted.asked, &key).await?;
+    if claim != Claim::New {
+        open.undo();
+    }
     // Announced to nobody: who would wait for it does not know its id yet.
-    Ok(Claim::New)
+    Ok(claim)
 }
 
 fn columns(id: &str, before: i64, after: &Held) -> [Value; 14] {
@@ -273,24 +289,16 @@ impl Store {
         }
     }
 
-    /// Writes what `before` has become, and tells of it; `false` when it is held by
-    /// another claim.
-    async fn write(
-        &self,
-        open: &mut Transaction,
-        before: &Held,
-        after: &Held,
-    ) -> Result<bool, DatabaseError> {
+    /// Writes what `before` has become, and tells of it; the transaction fails
+    /// with [`DatabaseError::Missed`] when it is held by another claim.
+    async fn write(&self, open: &mut Transaction, before: &Held, after: &Held) -> Result<(), DatabaseError> {
         let id = after.order.id().to_string();
-        if open.execute(sql::WRITE, &columns(&id, before.claim, after)).await? == 0 {
-            return Ok(false);
-        }
+        open.require(sql::WRITE, &columns(&id, before.claim, after)).await?;
         if after.order.etag() != before.order.etag() {
             let payload = Payload::OrderChanged(OrderChanged { order: Some((&after.order).into()) });
             self.outbox.append(open, &id, after.order.etag().version(), payload).await?;
         }
-        open.changed(&id).await?;
-        Ok(true)
+        open.changed(&id).await
     }
 
     /// Stores the answer of the request that made this order.

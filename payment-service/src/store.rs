@@ -171,7 +171,7 @@ async fn charge(open: &mut Transaction, key: Key, terms: &Terms, event: Event) -
         return if differ.is_empty() { Ok(kept) } else { Err(Error::Reused(key, differ)) };
     }
     let charge = Charge { state, terms, updated: now.max(kept.updated), ..kept };
-    open.execute(UPDATE, &values(&charge)).await?;
+    open.post(UPDATE, &values(&charge)).await?;
     ledger::post(open, &charge, posting).await?;
     Ok(charge)
 }
@@ -196,7 +196,7 @@ async fn refund(open: &mut Transaction, key: Key) -> Result<Charge, Error> {
         return Ok(kept);
     }
     let charge = Charge { state, updated: now.max(kept.updated), ..kept };
-    open.execute(UPDATE, &values(&charge)).await?;
+    open.post(UPDATE, &values(&charge)).await?;
     ledger::post(open, &charge, posting).await?;
     Ok(charge)
 }

@@ -90,6 +90,27 @@ impl Database {
         Ok(Self { pools, changes, health, _feed: Arc::new(AbortOnDropHandle::new(feed)) })
     }
 
+    /// Opens a SQLite database as one would without this crate: so many
+    /// connections write, each commits for itself. To measure against.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Cancel safety
+    /// As [`open`](Self::open).
+    #[cfg(feature = "test-util")]
+    pub async fn open_plain(
+        url: &DatabaseUrl,
+        migrations: &Migrations,
+        writers: u32,
+    ) -> Result<Self, OpenError> {
+        let mut database = Self::open(url, migrations).await?;
+        if let (Pools::Sqlite { writer, .. }, DatabaseUrl::Sqlite(path)) = (&mut database.pools, url) {
+            *writer = writer.clone().plain(sqlite::plain_pool(path, writers));
+        }
+        Ok(database)
+    }
+
     /// Who wants to know of changes subscribes here.
     #[must_use]
     pub fn changes(&self) -> &Changes {

@@ -130,7 +130,7 @@ impl Outbox {
                 bytes.clone().into(),
                 now.micros().into(),
             ];
-            open.execute(APPEND, &values).await?;
+            open.post(APPEND, &values).await?;
         }
         open.changed(queue::SENT.changed).await
     }

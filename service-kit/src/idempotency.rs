@@ -237,7 +237,7 @@ pub async fn settle(
 ) -> Result<(), Error> {
     let code = answer.code();
     let values = [method.into(), reference.into(), code.into(), answer.into_bytes().into()];
-    open.execute(SETTLE, &values).await.map(drop)
+    open.post(SETTLE, &values).await
 }
 
 fn read(asked: &Asked, row: &Row) -> Result<Claim, Error> {

@@ -114,8 +114,11 @@ impl Store {
         loop {
             let mut open = unit.begin().await?;
             let done = self.advance_in(&mut open, held, &after, answer.clone()).await;
-            if let Some(done) = unit.end(open, done).await {
-                return Ok(done?.then_some(after));
+            match unit.end(open, done).await {
+                None => {}
+                Some(Ok(())) => return Ok(Some(after)),
+                Some(Err(DatabaseError::Missed)) => return Ok(None),
+                Some(Err(why)) => return Err(why),
             }
         }
     }
@@ -135,7 +138,7 @@ impl Store {
         loop {
             let mut open = unit.begin().await?;
             let done = async {
-                open.execute(sql::POSTPONE, &values).await?;
+                open.post(sql::POSTPONE, &values).await?;
                 open.changed(&id).await
             };
             let done = done.await;
@@ -184,14 +187,11 @@ impl Store {
         held: &Held,
         after: &Held,
         answer: Option<Answer>,
-    ) -> Result<bool, DatabaseError> {
-        if !self.write(open, held, after).await? {
-            open.undo();
-            return Ok(false);
+    ) -> Result<(), DatabaseError> {
+        self.write(open, held, after).await?;
+        match answer {
+            Some(answer) => Self::settle(open, &after.order, answer).await,
+            None => Ok(()),
         }
-        if let Some(answer) = answer {
-            Self::settle(open, &after.order, answer).await?;
-        }
-        Ok(true)
     }
 }

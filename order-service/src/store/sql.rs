@@ -30,6 +30,15 @@ macro_rules! at {
 
 pub(super) const BY_ID: &str = orders!("(SELECT * FROM orders WHERE order_id = $1)");
 
+/// As [`BY_ID`], and how it is held, without waiting for who writes it.
+pub(super) const PRESENT: Sql =
+    at!("SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM (SELECT *, \
+     CAST(CASE WHEN lease_time > "
+        | " THEN 1 ELSE 0 END AS BIGINT) AS busy, \
+     CAST(CASE WHEN unsettled = 1 AND due_time <= "
+        | " THEN 1 ELSE 0 END AS BIGINT) AS due FROM orders WHERE order_id = $1) o \
+     JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position");
+
 /// Orders of the first version only: later ones have no request id.
 pub(super) const BY_REQUEST: &str = orders!("(SELECT * FROM orders WHERE request_id = $1)");
 

@@ -24,7 +24,7 @@ use service_kit::{
     auth::Caller, idempotency::Asked, on_both_databases, testing::TestDatabase, value::CustomerId,
 };
 
-use crate::played::{CARD, PlayedApp, item, wanted};
+use crate::played::{CARD, PlayedApp, item, seen, wanted};
 
 /// More points than there are: the end of the enumeration must be reached.
 const POINTS: usize = 2_000;
@@ -110,10 +110,10 @@ async fn cut_everywhere(app: &PlayedApp, sagas: &Sagas, before: &[Act], act: &Ac
     for n in 0..POINTS {
         let id = made(app, sagas, &format!("customer {n}")).await;
         for act in before {
-            act.perform(sagas, id).await.unwrap();
+            act.perform(sagas, seen(sagas, id).await).await.unwrap();
         }
         ids.push(id.to_string());
-        if cut(Box::pin(act.perform(sagas, id)), n).await.is_some() {
+        if cut(Box::pin(act.perform(sagas, seen(sagas, id).await)), n).await.is_some() {
             break;
         }
     }
@@ -172,9 +172,9 @@ async fn a_refused_shipment_cut_off_anywhere_is_refunded(database: TestDatabase)
     let mut ids = Vec::new();
     for n in 0..POINTS {
         let id = made(&app, &sagas, &format!("customer {n}")).await;
-        pay().perform(&sagas, id).await.unwrap();
+        pay().perform(&sagas, seen(&sagas, id).await).await.unwrap();
         ids.push(id.to_string());
-        if cut(Box::pin(Act::Ship.perform(&sagas, id)), n).await.is_some() {
+        if cut(Box::pin(Act::Ship.perform(&sagas, seen(&sagas, id).await)), n).await.is_some() {
             break;
         }
     }

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     crashes::made,
-    played::{CARD, Mood, PlayedApp},
+    played::{CARD, Mood, PlayedApp, seen},
 };
 
 const DECLINED: &str = "pm_card_declined";
@@ -190,7 +190,10 @@ impl Life {
     }
 
     fn act(&self, act: &Act) -> Told {
-        told(&self.runtime.block_on(act.perform(&self.sagas, self.id)))
+        told(&self.runtime.block_on(async {
+            let seen = seen(&self.sagas, self.id).await;
+            act.perform(&self.sagas, seen).await
+        }))
     }
 
     fn order(&self) -> Wire {

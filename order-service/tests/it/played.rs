@@ -16,10 +16,11 @@ use order_service::{
     NAME, OrderService,
     carrier::{Carrier, Faults},
     carts::Carts,
+    domain::OrderId,
     payments::Payments,
     saga::{Neighbours, Sagas},
     stock::Stock,
-    store::{SUBSCRIBERS, Store},
+    store::{Present, SUBSCRIBERS, Store},
 };
 use registry_client::{Channel, Mesh};
 use service_kit::{
@@ -231,4 +232,9 @@ pub(crate) fn wanted(customer: &str) -> CreateOrderRequest {
         request_id: new_request(),
         ..CreateOrderRequest::default()
     }
+}
+
+/// An order as whoever acts on it has just seen it.
+pub(crate) async fn seen(sagas: &Sagas, id: OrderId) -> Present {
+    sagas.store().present(id).await.unwrap()
 }

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status};
 
 use crate::{
     app::{CUSTOMER, refused},
-    played::{CARD, Mood, PlayedApp, item, wanted},
+    played::{CARD, Mood, PlayedApp, item, seen, wanted},
 };
 
 const DECLINED: &str = "pm_card_declined";
@@ -180,7 +180,7 @@ async fn what_the_carrier_refuses_is_refunded_and_its_goods_return(database: Tes
     let id = OrderId::parse(&order_id).unwrap();
     let sagas = app.sagas(Faults { refuse: 1.0, ..Faults::default() }).await;
     for _ in 0..2 {
-        let refusal = Act::Ship.perform(&sagas, id).await.map_err(Status::from);
+        let refusal = Act::Ship.perform(&sagas, seen(&sagas, id).await).await.map_err(Status::from);
         refused(refusal, Code::FailedPrecondition, "SHIPPING_REFUSED");
     }
     let order = app.get(&order_id).await.unwrap();
@@ -197,7 +197,7 @@ async fn a_carrier_that_is_away_takes_the_order_later(database: TestDatabase) {
     let order_id = app.ordered(0, CUSTOMER).await.order_id;
     app.pay(0, &order_id, CARD).await.unwrap();
     let sagas = app.sagas(Faults { lost: 1.0, ..Faults::default() }).await;
-    let answer = Act::Ship.perform(&sagas, OrderId::parse(&order_id).unwrap()).await;
+    let answer = Act::Ship.perform(&sagas, seen(&sagas, OrderId::parse(&order_id).unwrap()).await).await;
     refused(answer.map_err(Status::from), Code::Unavailable, "CARRIER_UNAVAILABLE");
     // By the other replica, whose carrier works.
     let order = app.becomes(&order_id, OrderState::Shipped).await;
@@ -229,7 +229,7 @@ async fn every_change_is_told_in_its_order(database: TestDatabase) {
     let acts =
         [Act::Pay(order_service::domain::PaymentMethod::parse(CARD).unwrap()), Act::Ship, Act::Complete];
     for act in acts {
-        act.perform(&sagas, id).await.unwrap();
+        act.perform(&sagas, seen(&sagas, id).await).await.unwrap();
     }
     let database =
         Database::open(app.database.url(), &order_service::OrderService::MIGRATIONS).await.unwrap();

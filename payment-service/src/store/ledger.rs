@@ -41,7 +41,7 @@ pub(super) async fn post(
         amount.currency().code().into(),
         charge.updated.micros().into(),
     ];
-    open.execute(POST, &values).await.map(drop)
+    open.post(POST, &values).await
 }
 
 /// What the ledger holds in one currency.

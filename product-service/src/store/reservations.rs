@@ -256,7 +256,7 @@ async fn change_kept(
     let expires = match (state, change) {
         (State::Held, Change::Reserve(_, lease)) => Some(hold_again(open, id, *lease).await?),
         _ => {
-            open.execute(WRITE, &[id.to_string().into(), state.as_str().into()]).await?;
+            open.post(WRITE, &[id.to_string().into(), state.as_str().into()]).await?;
             None
         }
     };

@@ -108,7 +108,7 @@ async fn set(
         }
         return Err(Error::StockChanged(sku.clone()));
     }
-    open.execute(SET, &[sku.as_str().into(), available.get().into()]).await?;
+    open.post(SET, &[sku.as_str().into(), available.get().into()]).await?;
     Ok(Stock { available: available.get(), etag: stock.etag.next(), ..stock })
 }
 
@@ -172,13 +172,13 @@ pub(super) async fn product_is_gone(open: &mut Transaction, sku: &Sku, end: Etag
     if reserved > 0 {
         return Err(Error::Reserved { sku: sku.clone(), pieces: reserved });
     }
-    open.execute(GONE, &[sku.as_str().into(), end.version().into()]).await?;
+    open.post(GONE, &[sku.as_str().into(), end.version().into()]).await?;
     Ok(())
 }
 
 /// Lets pieces of a product that was gone be reserved again.
 pub(super) async fn product_is_back(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
-    open.execute(BACK, &[sku.as_str().into()]).await.map(drop)
+    open.post(BACK, &[sku.as_str().into()]).await
 }
 
 fn read(row: &Row) -> Result<Stock, DatabaseError> {

@@ -127,10 +127,9 @@ async fn ours(
     request: &str,
     event: &str,
 ) -> Result<(), service_kit::database::Error> {
-    open.execute(ORDER, &[order.into(), "ann".into(), request.into(), 4_200_i64.into()]).await?;
-    open.execute(LINES, &[order.into()]).await?;
+    open.require(ORDER, &[order.into(), "ann".into(), request.into(), 4_200_i64.into()]).await?;
+    open.post(LINES, &[order.into()]).await?;
     let bytes = vec![7_u8; EVENT_BYTES];
-    open.execute(EVENT, &[event.into(), order.into(), bytes.into(), 1_i64.into()]).await?;
-    open.execute(CONFIRM, &[order.into()]).await?;
-    Ok(())
+    open.post(EVENT, &[event.into(), order.into(), bytes.into(), 1_i64.into()]).await?;
+    open.require(CONFIRM, &[order.into()]).await
 }

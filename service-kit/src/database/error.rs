@@ -31,6 +31,11 @@ pub enum Error {
     /// of it was done.
     #[error("the transaction was given up after a statement of it had failed")]
     GivenUp,
+    /// A row that had to be there was not; see
+    /// [`Transaction::require`](super::Transaction::require). Nothing of the
+    /// transaction was done.
+    #[error("a row that had to be there was not")]
+    Missed,
     /// The statement or what it found is not as the code expects.
     #[error("the database refused a statement: {0}")]
     Unexpected(#[source] sqlx::Error),
@@ -75,7 +80,7 @@ impl Error {
         match self {
             Self::Unavailable(why) | Self::Unexpected(why) => is_trouble(why),
             Self::Slow(_) | Self::Undurable(_) => true,
-            Self::Failing(_) | Self::GivenUp | Self::Corrupt { .. } => false,
+            Self::Failing(_) | Self::GivenUp | Self::Missed | Self::Corrupt { .. } => false,
         }
     }
 
@@ -88,7 +93,7 @@ impl Error {
                 let words = "the database is not available right now; try again";
                 Fault::new(Code::Unavailable, "DATABASE_UNAVAILABLE", words)
             }
-            Self::Unexpected(_) | Self::Corrupt { .. } => internal(self),
+            Self::Unexpected(_) | Self::Corrupt { .. } | Self::Missed => internal(self),
         }
     }
 }

@@ -69,6 +69,7 @@ impl From<Vec<u8>> for Value {
     }
 }
 
+/// A statement and its values, as sqlx takes them.
 pub(super) fn bind<'q, DB>(sql: &'static str, values: &[Value]) -> Query<'q, DB, DB::Arguments>
 where
     DB: sqlx::Database,
@@ -76,10 +77,23 @@ where
     String: Encode<'q, DB> + Type<DB>,
     Vec<u8>: Encode<'q, DB> + Type<DB>,
 {
-    values.iter().fold(sqlx::query(sql), |query, value| match value {
-        Value::Int(number) => query.bind(*number),
-        Value::Text(text) => query.bind(text.clone()),
-        Value::Bytes(bytes) => query.bind(bytes.clone()),
+    bind_to(sqlx::query(sql), values.iter().cloned())
+}
+
+pub(super) fn bind_to<'q, DB>(
+    query: Query<'q, DB, DB::Arguments>,
+    values: impl IntoIterator<Item = Value>,
+) -> Query<'q, DB, DB::Arguments>
+where
+    DB: sqlx::Database,
+    i64: Encode<'q, DB> + Type<DB>,
+    String: Encode<'q, DB> + Type<DB>,
+    Vec<u8>: Encode<'q, DB> + Type<DB>,
+{
+    values.into_iter().fold(query, |query, value| match value {
+        Value::Int(number) => query.bind(number),
+        Value::Text(text) => query.bind(text),
+        Value::Bytes(bytes) => query.bind(bytes),
     })
 }
 

@@ -21,9 +21,14 @@ use crate::changes::{self, Changes};
 mod desk;
 mod group;
 mod pace;
+#[cfg(feature = "test-util")]
+mod plain;
 mod probe;
+mod statement;
 mod writer;
 
+#[cfg(feature = "test-util")]
+pub(super) use plain::pool as plain_pool;
 pub(super) use writer::{Turn, Writer};
 
 /// How long to wait for another process to finish its transaction.
@@ -45,14 +50,7 @@ pub(super) async fn open(
     health: &Told,
 ) -> Result<(Pools, JoinHandle<()>), OpenError> {
     probe_file(path).await?;
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY)
-        .pragma("journal_size_limit", LOG_LIMIT);
+    let options = options(path);
     // SQLite's own wait asks in steps of up to 100 ms and so keeps missing the
     // short moments in which a busy file is free.
     let writing = options.clone().busy_timeout(Duration::ZERO);
@@ -73,6 +71,17 @@ pub(super) async fn open(
         .connect_lazy_with(reading.clone());
     let feed = tokio::spawn(changes::poll_sqlite(reading, changes.clone()));
     Ok((Pools::Sqlite { writer, readers }, feed))
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .pragma("journal_size_limit", LOG_LIMIT)
 }
 
 /// Opens the file for writing, to learn the operating system's own reason when

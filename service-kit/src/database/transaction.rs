@@ -84,6 +84,45 @@ impl Transaction {
         done
     }
 
+    /// Has a statement run that nobody waits for: before the next one, or before
+    /// the commit, in the order in which they are given. On SQLite they travel
+    /// together, which costs one round trip for all of them. It must write, and
+    /// return no rows.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute), now or from what is asked next.
+    ///
+    /// # Cancel safety
+    /// As [`execute`](Self::execute).
+    pub async fn post(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<(), Error> {
+        self.add(sql.into(), values, false).await
+    }
+
+    /// As [`post`](Self::post), of a statement that must touch a row.
+    ///
+    /// # Errors
+    /// Also [`Error::Missed`], when it touches none, now or from what is asked
+    /// next or from the commit: nothing more can then be done in this
+    /// transaction.
+    ///
+    /// # Cancel safety
+    /// As [`execute`](Self::execute).
+    pub async fn require(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<(), Error> {
+        self.add(sql.into(), values, true).await
+    }
+
+    async fn add(&mut self, sql: Sql, values: &[Value], must_touch: bool) -> Result<(), Error> {
+        self.begin_statement()?;
+        let done = match &mut self.open {
+            Open::Sqlite(turn) => turn.post(sql.sqlite, values, must_touch).await,
+            Open::Postgres(open) => match bounded(bind(sql.postgres, values).execute(&mut **open)).await {
+                Ok(done) if must_touch && done.rows_affected() == 0 => Err(Error::Missed),
+                done => done.map(drop),
+            },
+        };
+        self.noted(done)
+    }
+
     /// Runs a statement; returns how many rows it touched.
     ///
     /// # Errors
@@ -163,13 +202,21 @@ impl Transaction {
     /// Makes it durable; then tells this process's subscribers.
     ///
     /// # Errors
-    /// When the database fails, or a statement before has, or was cancelled.
+    /// When the database fails, or a statement before has, or was cancelled, or
+    /// one that was posted fails.
     /// [`Error::Unavailable`], [`Error::Slow`] and [`Error::Undurable`] leave
     /// open whether the commit happened.
     ///
     /// # Cancel safety
     /// Not cancel safe: the commit may have happened or not.
-    pub async fn commit(self) -> Result<(), Error> {
+    pub async fn commit(mut self) -> Result<(), Error> {
+        if let Open::Sqlite(turn) = &mut self.open
+            && !self.broken
+            && let Err(why) = turn.flush().await
+        {
+            self.rollback().await?;
+            return Err(why);
+        }
         if self.broken {
             // PostgreSQL would answer such a commit with success, and undo it.
             self.rollback().await?;

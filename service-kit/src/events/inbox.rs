@@ -320,7 +320,9 @@ impl From<Error> for Failed {
     fn from(why: Error) -> Self {
         match why {
             Error::Unavailable(_) | Error::Slow(_) | Error::Failing(_) | Error::Undurable(_) => away(why),
-            Error::Unexpected(_) | Error::Corrupt { .. } | Error::GivenUp => again(why.to_string()),
+            Error::Unexpected(_) | Error::Corrupt { .. } | Error::GivenUp | Error::Missed => {
+                again(why.to_string())
+            }
         }
     }
 }

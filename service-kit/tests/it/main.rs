@@ -9,5 +9,6 @@ mod faults;
 mod group;
 mod idempotency;
 mod lease;
+mod posted;
 mod set_up;
 mod unit;

@@ -1,9 +1,10 @@
 //! The one connection that writes, and whose turn it is to sit at it.
 
 use futures_util::FutureExt;
-use sqlx::{SqliteConnection, query, sqlite::SqliteQueryResult};
+use sqlx::{SqliteConnection, query};
 
-use crate::database::{Error, Row, Value, bounded, row::bind};
+use super::statement::{Answers, Statement, exchange};
+use crate::database::Error;
 
 /// The connection. Units of work use it by turns, within one transaction.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Desk {
 
     /// Runs a statement without an answer.
     pub(super) async fn run(&mut self, sql: &'static str) -> Result<(), Error> {
-        self.execute(sql, &[]).await.map(drop)
+        self.send(vec![Statement::plain(sql)], false).await.map(drop)
     }
 
     /// Has a statement run without waiting for it, which would cost a round
@@ -74,23 +75,16 @@ impl Desk {
         let _ = query(sql).execute(&mut self.connection).now_or_never();
     }
 
-    pub(super) async fn execute(
+    /// Runs statements, one after the other, in one round trip: the rows of the
+    /// last come back, or only its first. After one that fails none is run.
+    /// Those before the last give no rows.
+    pub(super) async fn send(
         &mut self,
-        sql: &'static str,
-        values: &[Value],
-    ) -> Result<SqliteQueryResult, Error> {
-        let done = bounded(bind(sql, values).execute(&mut self.connection)).await;
-        self.noted(done)
-    }
-
-    pub(super) async fn row(&mut self, sql: &'static str, values: &[Value]) -> Result<Option<Row>, Error> {
-        let found = bounded(bind(sql, values).fetch_optional(&mut self.connection)).await;
-        Ok(self.noted(found)?.map(Row::Sqlite))
-    }
-
-    pub(super) async fn rows(&mut self, sql: &'static str, values: &[Value]) -> Result<Vec<Row>, Error> {
-        let found = bounded(bind(sql, values).fetch_all(&mut self.connection)).await;
-        Ok(self.noted(found)?.into_iter().map(Row::Sqlite).collect())
+        statements: Vec<Statement>,
+        first_only: bool,
+    ) -> Result<Answers, Error> {
+        let sent = exchange(&mut self.connection, statements, first_only).await;
+        self.noted(sent)
     }
 
     fn noted<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {

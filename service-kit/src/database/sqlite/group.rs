@@ -205,7 +205,7 @@ async fn turn(
 ) -> Result<(), Error> {
     let (end, ends) = oneshot::channel();
     let number = desk.lock().await.next(is_first);
-    if give.send(Ok(Turn { desk: desk.clone(), number, end })).is_err() {
+    if give.send(Ok(Turn::new(desk.clone(), number, end))).is_err() {
         // It left before it began.
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::desk::Desk;
+use super::{desk::Desk, statement::Statement};
 use crate::database::Error;
 
 /// How long the file is left alone: whoever waits asks once in this time.
@@ -53,7 +53,8 @@ impl Pace {
     /// After the file was left alone, sees whether another has written.
     pub(super) async fn look(&mut self, desk: &mut Desk) -> Result<(), Error> {
         if std::mem::take(&mut self.look) {
-            let row = desk.row("PRAGMA data_version", &[]).await?;
+            let version = vec![Statement::plain("PRAGMA data_version")];
+            let row = desk.send(version, true).await?.into_rows().next();
             let version = row.map(|row| row.get::<i64>("data_version")).transpose()?;
             self.stretch = if version == self.version { ALONE } else { SHARED };
             self.version = version;

@@ -1,0 +1,37 @@
+//! What one would write without this crate, to measure against: a pool whose
+//! connections take turns by SQLite's own lock, a commit for each unit of work,
+//! a round trip for each statement.
+
+use std::path::Path;
+
+use sqlx::{Sqlite, SqlitePool, Transaction, sqlite::SqlitePoolOptions};
+
+use super::{
+    options,
+    statement::{Answers, Statement, exchange},
+};
+use crate::database::{Error, bounded};
+
+pub(in crate::database) fn pool(path: &Path, writers: u32) -> SqlitePool {
+    SqlitePoolOptions::new().max_connections(writers).connect_lazy_with(options(path))
+}
+
+pub(super) async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, Error> {
+    bounded(pool.begin_with("BEGIN IMMEDIATE")).await
+}
+
+pub(super) async fn send(
+    open: &mut Transaction<'static, Sqlite>,
+    statements: Vec<Statement>,
+    first_only: bool,
+) -> Result<Answers, Error> {
+    let mut answers = Answers::default();
+    for statement in statements {
+        answers = exchange(open, vec![statement], first_only).await?;
+    }
+    Ok(answers)
+}
+
+pub(super) async fn end(open: Transaction<'static, Sqlite>, kept: bool) -> Result<(), Error> {
+    if kept { bounded(open.commit()).await } else { bounded(open.rollback()).await }
+}

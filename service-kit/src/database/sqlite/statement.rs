@@ -1,0 +1,141 @@
+//! Statements that travel together.
+
+use std::fmt::Write;
+
+use futures_util::TryStreamExt;
+use sqlx::{
+    AssertSqlSafe, Either, Executor, Sqlite, SqliteConnection,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use crate::database::{Error, Row, Value, bounded, row::bind_to};
+
+/// A statement with its values.
+#[derive(Clone, Debug)]
+pub(super) struct Statement {
+    pub(super) sql: &'static str,
+    pub(super) values: Vec<Value>,
+    /// Whether it has failed when it touches no row.
+    pub(super) must_touch: bool,
+}
+
+impl Statement {
+    /// One without values.
+    pub(super) fn plain(sql: &'static str) -> Self {
+        Self { sql, values: Vec::new(), must_touch: false }
+    }
+}
+
+/// What came back of several statements.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    /// How many rows each of them touched, as far as they were told.
+    pub(super) touched: Vec<u64>,
+    /// The rows of the last.
+    pub(super) rows: Vec<SqliteRow>,
+}
+
+impl Answers {
+    /// How many rows the last one touched.
+    pub(super) fn count(&self) -> u64 {
+        self.touched.last().copied().unwrap_or_default()
+    }
+
+    /// The rows of the last one.
+    pub(super) fn into_rows(self) -> impl Iterator<Item = Row> {
+        self.rows.into_iter().map(Row::Sqlite)
+    }
+}
+
+/// Runs statements in one round trip to the connection's thread, which runs
+/// none after one that fails; the rows of the last come back, or only its first.
+pub(super) async fn exchange(
+    connection: &mut SqliteConnection,
+    statements: Vec<Statement>,
+    first_only: bool,
+) -> Result<Answers, Error> {
+    let must_touch: Vec<bool> = statements.iter().map(|statement| statement.must_touch).collect();
+    let answers = bounded(told(connection, statements, first_only)).await?;
+    let missed = answers.touched.iter().zip(must_touch).any(|(touched, must)| must && *touched == 0);
+    if missed { Err(Error::Missed) } else { Ok(answers) }
+}
+
+async fn told(
+    connection: &mut SqliteConnection,
+    statements: Vec<Statement>,
+    first_only: bool,
+) -> Result<Answers, sqlx::Error> {
+    let last = statements.len().saturating_sub(1);
+    let mut answers = Answers::default();
+    let mut told = connection.fetch_many(together(statements));
+    while let Some(one) = told.try_next().await? {
+        match one {
+            Either::Left(done) => answers.touched.push(done.rows_affected()),
+            Either::Right(row) if answers.touched.len() == last => {
+                answers.rows.push(row);
+                if first_only {
+                    break;
+                }
+            }
+            // Those before the last have none to tell.
+            Either::Right(_) => {}
+        }
+    }
+    Ok(answers)
+}
+
+/// All of them as one: what the connection's thread runs without asking back,
+/// up to the first that fails.
+pub(super) fn together(mut statements: Vec<Statement>) -> Query<'static, Sqlite, SqliteArguments> {
+    let query = match &statements[..] {
+        [one] => sqlx::query(one.sql),
+        // Safe because each of them is a text of this program.
+        several => sqlx::query(AssertSqlSafe(joined(several))),
+    };
+    bind_to(query, statements.drain(..).flat_map(|statement| statement.values))
+}
+
+/// One text: the parameters of each statement count on from those before it.
+/// A `$` before a digit is a parameter wherever it stands.
+fn joined(statements: &[Statement]) -> String {
+    let mut text = String::with_capacity(statements.iter().map(|one| one.sql.len() + 16).sum());
+    let mut before = 0;
+    for Statement { sql, values, .. } in statements {
+        let mut parts = sql.split('$');
+        text.extend(parts.next());
+        for part in parts {
+            let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (number, rest) = part.split_at(digits);
+            text.push('$');
+            if let Ok(number) = number.parse::<usize>() {
+                // Writing to a text does not fail.
+                let _ = write!(text, "{}", number + before);
+            }
+            text.push_str(rest);
+        }
+        text.push(';');
+        before += values.len();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_count_on_from_one_statement_to_the_next() {
+        let statement =
+            |sql, values: usize| Statement { sql, values: vec![Value::Int(0); values], must_touch: false };
+        let all = [
+            statement("INSERT INTO a VALUES ($1, $2, '$.x')", 2),
+            statement("DELETE FROM b", 0),
+            statement("UPDATE a SET x = $12 WHERE y = $1", 12),
+        ];
+        assert_eq!(
+            joined(&all),
+            "INSERT INTO a VALUES ($1, $2, '$.x');DELETE FROM b;UPDATE a SET x = $14 WHERE y = $3;"
+        );
+    }
+}

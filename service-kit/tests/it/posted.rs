@@ -1,0 +1,130 @@
+//! Statements that nobody waits for.
+
+use service_kit::{
+    database::{Database, Error, Transaction},
+    on_both_databases,
+    testing::TestDatabase,
+};
+use tokio::task::JoinSet;
+
+use crate::database::{RAISE, open, raise, value};
+
+const ADD: &str = "INSERT INTO counters (value, name) VALUES ($2, $1)";
+const DOUBLE: &str = "UPDATE counters SET value = value * 2 WHERE name = $1";
+const PLUS: &str = "UPDATE counters SET value = value + $2 WHERE name = $1";
+const WRONG: &str = "INSERT INTO counters (name, value) VALUES ($1, NULL)";
+const READ: &str = "SELECT name, value FROM counters WHERE value > $1 ORDER BY name";
+
+async fn they_run_in_their_order_before_the_next(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut open = database.begin().await.unwrap();
+    open.post(ADD, &["a".into(), 3_i64.into()]).await.unwrap();
+    open.post(DOUBLE, &["a".into()]).await.unwrap();
+    open.post(PLUS, &["a".into(), 1_i64.into()]).await.unwrap();
+    open.post(ADD, &["b".into(), 5_i64.into()]).await.unwrap();
+    let rows = open.rows(READ, &[4_i64.into()]).await.unwrap();
+    let read = rows.iter().map(|row| (row.get("name").unwrap(), row.get("value").unwrap()));
+    let read: Vec<(String, i64)> = read.collect();
+    assert_eq!(read, [("a".to_owned(), 7), ("b".to_owned(), 5)]);
+    open.post(DOUBLE, &["b".into()]).await.unwrap();
+    let touched = open.execute("UPDATE counters SET value = value + 1", &[]).await.unwrap();
+    assert_eq!(touched, 2, "those of the last alone count");
+    open.post(PLUS, &["b".into(), 100_i64.into()]).await.unwrap();
+    let row = open.row(RAISE, &["b".into()]).await.unwrap().unwrap();
+    assert_eq!(row.get::<i64>("value").unwrap(), 112);
+    open.commit().await.unwrap();
+    assert_eq!((value(&database, "a").await, value(&database, "b").await), (Some(8), Some(112)));
+}
+
+async fn the_commit_runs_what_is_left_of_them(database: TestDatabase) {
+    let database = open(&database).await;
+    raise(&database, "a").await;
+    let mut open = database.begin().await.unwrap();
+    for _ in 0..50 {
+        open.post(PLUS, &["a".into(), 1_i64.into()]).await.unwrap();
+    }
+    open.commit().await.unwrap();
+    assert_eq!(value(&database, "a").await, Some(51));
+}
+
+async fn a_rollback_runs_none_of_them(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut undone = database.begin().await.unwrap();
+    undone.post(ADD, &["a".into(), 1_i64.into()]).await.unwrap();
+    undone.rollback().await.unwrap();
+    let mut dropped = database.begin().await.unwrap();
+    dropped.post(ADD, &["a".into(), 1_i64.into()]).await.unwrap();
+    drop(dropped);
+    raise(&database, "b").await;
+    assert_eq!(value(&database, "a").await, None);
+}
+
+async fn add_and(open: &mut Transaction, name: &str, trouble: Trouble) -> Result<(), Error> {
+    open.post(ADD, &[name.into(), 1_i64.into()]).await?;
+    match trouble {
+        Trouble::None => {}
+        Trouble::Fails => open.post(WRONG, &[name.into()]).await?,
+        Trouble::Misses => open.require(PLUS, &["nobody".into(), 1_i64.into()]).await?,
+    }
+    open.post(DOUBLE, &[name.into()]).await
+}
+
+#[derive(Clone, Copy)]
+enum Trouble {
+    None,
+    Fails,
+    Misses,
+}
+
+async fn commit(database: &Database, name: &str, trouble: Trouble) -> Result<(), Error> {
+    let mut unit = database.unit();
+    loop {
+        let mut open = unit.begin().await?;
+        let done = add_and(&mut open, name, trouble).await;
+        if let Some(done) = unit.end(open, done).await {
+            return done;
+        }
+    }
+}
+
+async fn one_that_fails_undoes_its_transaction_and_no_other(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut writing = JoinSet::new();
+    for number in 0..60 {
+        let database = database.clone();
+        writing.spawn(async move {
+            let trouble = [Trouble::None, Trouble::Fails, Trouble::Misses][number % 3];
+            let name = format!("n{number:02}");
+            match (commit(&database, &name, trouble).await, trouble) {
+                (Ok(()), Trouble::None) => assert_eq!(value(&database, &name).await, Some(2)),
+                (Err(Error::Unexpected(_)), Trouble::Fails) | (Err(Error::Missed), Trouble::Misses) => {
+                    assert_eq!(value(&database, &name).await, None);
+                }
+                (done, _) => panic!("{name}: {done:?}"),
+            }
+        });
+    }
+    writing.join_all().await;
+}
+
+async fn nothing_is_kept_after_a_required_row_was_missed(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut open = database.begin().await.unwrap();
+    open.post(ADD, &["a".into(), 1_i64.into()]).await.unwrap();
+    let missed = match open.require(PLUS, &["nobody".into(), 1_i64.into()]).await {
+        Ok(()) => open.row(READ, &[0_i64.into()]).await.map(drop),
+        missed => missed,
+    };
+    assert!(matches!(missed, Err(Error::Missed)), "{missed:?}");
+    let committed = open.commit().await;
+    assert!(matches!(committed, Err(Error::GivenUp)), "{committed:?}");
+    assert_eq!(value(&database, "a").await, None);
+}
+
+on_both_databases!(
+    they_run_in_their_order_before_the_next,
+    the_commit_runs_what_is_left_of_them,
+    a_rollback_runs_none_of_them,
+    one_that_fails_undoes_its_transaction_and_no_other,
+    nothing_is_kept_after_a_required_row_was_missed,
+);
