@@ -4,6 +4,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/debug/mesh` | [`MeshState`] as JSON: the process, its servers, its channels |
+//! | `/metrics` | what [`MeshBuilder::metrics_page`](crate::MeshBuilder::metrics_page) renders for Prometheus, else 404 |
 //! | `/healthz` | 200 while every server of the process serves, else 503 |
 //!
 //! Nothing can be changed through it. It is bounded: few connections, small
@@ -11,6 +12,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     sync::{Arc, LazyLock, Weak},
     time::{Duration, Instant},
 };
@@ -23,8 +25,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinSet,
+    sync::{Mutex, Semaphore},
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -41,6 +43,37 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(2);
 const HEAD_MAX: usize = 16 * 1024;
 /// The wait after a connection could not be taken in.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What `/metrics` answers without a page.
+const UNMEASURED: &str = "nothing is measured here: the program gives its mesh no `metrics_page`; \
+     there are /debug/mesh and /healthz\n";
+
+/// What renders `/metrics`: the page, or why there is none. Behind a lock, so
+/// that one that is slow occupies a single thread, however often it is asked.
+#[derive(Clone)]
+pub(crate) struct Page(Arc<Mutex<Render>>);
+
+type Render = Box<dyn FnMut() -> Result<String, String> + Send>;
+
+impl Page {
+    pub(crate) fn new<E: fmt::Display>(
+        mut render: impl FnMut() -> Result<String, E> + Send + 'static,
+    ) -> Self {
+        Self(Arc::new(Mutex::new(Box::new(move || render().map_err(|why| why.to_string())))))
+    }
+
+    async fn answer(self) -> Response<Full<Bytes>> {
+        let mut render = self.0.lock_owned().await;
+        // Going through all that is measured may take longer than a call should
+        // have to wait for its thread.
+        let rendered = spawn_blocking(move || match render() {
+            Ok(page) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page.into()),
+            Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be rendered: {why}\n")),
+        });
+        let panicked = || text(StatusCode::INTERNAL_SERVER_ERROR, "cannot be rendered: that panicked\n");
+        rendered.await.unwrap_or_else(|_| panicked())
+    }
+}
 
 /// Everything that a process knows of its mesh, as `/debug/mesh` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -133,8 +166,8 @@ pub(crate) async fn serve(listener: TcpListener, mesh: Weak<Shared>) {
 
 async fn connection(stream: TcpStream, mesh: Weak<Shared>) -> Result<(), hyper::Error> {
     let service = service_fn(|request: Request<Incoming>| {
-        let answer = answer(&request, &mesh);
-        async move { Ok::<_, Infallible>(answer) }
+        let answer = answer(request, mesh.clone());
+        async { Ok::<_, Infallible>(answer.await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -145,7 +178,7 @@ async fn connection(stream: TcpStream, mesh: Weak<Shared>) -> Result<(), hyper::
         .await
 }
 
-fn answer(request: &Request<Incoming>, mesh: &Weak<Shared>) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, mesh: Weak<Shared>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET: nothing can be changed here\n");
     }
@@ -154,6 +187,15 @@ fn answer(request: &Request<Incoming>, mesh: &Weak<Shared>) -> Response<Full<Byt
     };
     match request.uri().path() {
         "/debug/mesh" => json(&mesh.state()),
+        "/metrics" => {
+            let page = mesh.metrics_page();
+            // A mesh that is let go is gone, and is not kept by who asks.
+            drop(mesh);
+            match page {
+                Some(page) => page.answer().await,
+                None => text(StatusCode::NOT_FOUND, UNMEASURED),
+            }
+        }
         "/healthz" => {
             let servers = mesh.servers();
             match servers.iter().find(|server| !server.serving) {
@@ -163,7 +205,7 @@ fn answer(request: &Request<Incoming>, mesh: &Weak<Shared>) -> Response<Full<Byt
                 None => text(StatusCode::OK, "ok\n"),
             }
         }
-        _ => text(StatusCode::NOT_FOUND, "there are /debug/mesh and /healthz\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /debug/mesh, /metrics and /healthz\n"),
     }
 }
 

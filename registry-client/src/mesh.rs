@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::{
     AdminConfig, Channel, ChannelConfig, Error, Remembered, ServerConfig,
-    admin::{self, MeshState, ProcessState},
+    admin::{self, MeshState, Page, ProcessState},
     config::Environment,
     consul::{Client, ConsulResolver},
     instance::ServiceName,
@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     /// Those that are there; few, for each is made by code.
     servers: Mutex<Vec<Weak<Inside>>>,
     admin: OnceLock<AbortOnDropHandle<()>>,
+    metrics_page: Option<Page>,
 }
 
 /// A channel, and what its resolver tells it.
@@ -145,6 +146,10 @@ impl Shared {
         MeshState { process: ProcessState::now(), servers: self.servers(), channels }
     }
 
+    pub(crate) fn metrics_page(&self) -> Option<Page> {
+        self.metrics_page.clone()
+    }
+
     pub(crate) fn servers(&self) -> Vec<ServerState> {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         servers.iter().filter_map(|server| server.upgrade()?.state()).collect()
@@ -203,6 +208,7 @@ pub struct MeshBuilder {
     server_config: ServerConfig,
     descriptors: Vec<&'static [u8]>,
     meter: Option<Meter>,
+    metrics_page: Option<Page>,
 }
 
 impl MeshBuilder {
@@ -219,6 +225,7 @@ impl MeshBuilder {
             server_config: ServerConfig::from_env()?,
             descriptors: Vec::new(),
             meter: None,
+            metrics_page: None,
         })
     }
 
@@ -250,6 +257,22 @@ impl MeshBuilder {
     /// measured. What exports them is the caller's choice of SDK.
     pub fn meter(mut self, meter: Meter) -> Self {
         self.meter = Some(meter);
+        self
+    }
+
+    /// Answers `/metrics` (see [`admin`](crate::admin)) with what `render`
+    /// gives: metrics in Prometheus' text format, version 0.0.4. It is called for
+    /// each request, one at a time, on a thread where it may block, and should
+    /// take well below the ten seconds after which nobody waits for it. An error
+    /// is answered with 500 and its words; without a page `/metrics` is a 404.
+    ///
+    /// What is measured is up to the [`meter`](Self::meter), which this does not
+    /// set: the two belong to one exporter of the caller's choice.
+    pub fn metrics_page<E: fmt::Display>(
+        mut self,
+        render: impl FnMut() -> Result<String, E> + Send + 'static,
+    ) -> Self {
+        self.metrics_page = Some(Page::new(render));
         self
     }
 
@@ -303,6 +326,7 @@ impl MeshBuilder {
             servers: Mutex::default(),
             admin: OnceLock::new(),
             meter: self.meter,
+            metrics_page: self.metrics_page,
         });
         if let Some(meter) = &shared.meter {
             // A provider outlives the mesh, and must not keep it alive.

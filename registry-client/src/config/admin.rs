@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use super::Environment;
 use crate::{Error, instance::ParseError};
 
-/// Where a process answers `/debug/mesh`; see [`Mesh::admin`](crate::Mesh::admin).
+/// Where a process answers `/debug/mesh` and `/metrics`; see
+/// [`Mesh::admin`](crate::Mesh::admin).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdminConfig {

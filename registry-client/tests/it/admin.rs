@@ -17,12 +17,18 @@ use crate::{
 
 /// The status and the body of one answer.
 async fn ask(admin: SocketAddr, line: &str) -> (u16, String) {
+    let (status, _, body) = answer(admin, line).await;
+    (status, body)
+}
+
+/// The status, the head and the body of one answer.
+async fn answer(admin: SocketAddr, line: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     stream.write_all(format!("{line} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
     within(stream.read_to_string(&mut answer)).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
 }
 
 async fn debug(admin: SocketAddr) -> Value {
@@ -122,4 +128,63 @@ async fn peers_that_say_nothing_or_too_much_do_not_keep_others_out() {
     let _ = within(stream.read_to_end(&mut answer)).await;
     assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
     assert_eq!(debug(admin).await["process"]["pid"], std::process::id());
+}
+
+#[tokio::test]
+async fn metrics_are_the_page_that_the_program_renders_at_each_request() {
+    let mut asked = 0;
+    let mesh = Mesh::builder().resolver(FixedResolver::with([])).metrics_page(move || {
+        asked += 1;
+        match asked {
+            1 => Ok(format!("# TYPE asked_total counter\nasked_total {asked}\n")),
+            2 => Err("no ink"),
+            _ => panic!("torn"),
+        }
+    });
+    let mesh = mesh.build().unwrap();
+    let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
+    let (status, head, body) = answer(admin, "GET /metrics").await;
+    assert_eq!((status, body.as_str()), (200, "# TYPE asked_total counter\nasked_total 1\n"));
+    assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert_eq!(ask(admin, "GET /metrics").await, (500, "cannot be rendered: no ink\n".to_owned()));
+    for _ in 0..2 {
+        assert_eq!(ask(admin, "GET /metrics").await, (500, "cannot be rendered: that panicked\n".to_owned()));
+    }
+    assert_eq!(ask(admin, "GET /healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_page_that_takes_long_holds_up_nothing_else_and_keeps_no_mesh() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (begin, mut begun) = tokio::sync::mpsc::channel(3);
+    let mesh = Mesh::builder().resolver(FixedResolver::with([])).metrics_page(move || {
+        let _ = begin.blocking_send(());
+        // Ends, with an error, when the test does.
+        wait.recv().map(|()| "rendered\n".to_owned())
+    });
+    let mesh = mesh.build().unwrap();
+    let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
+    let slow = [(); 2].map(|()| tokio::spawn(answer(admin, "GET /metrics")));
+    within(begun.recv()).await.unwrap();
+    assert_eq!(ask(admin, "GET /healthz").await.0, 200);
+    for asked in slow {
+        go.send(()).unwrap();
+        assert_eq!(within(asked).await.unwrap().2, "rendered\n");
+    }
+    within(begun.recv()).await.unwrap();
+    let _held = tokio::spawn(answer(admin, "GET /metrics"));
+    within(begun.recv()).await.unwrap();
+    drop(mesh);
+    within(async { while TcpStream::connect(admin).await.is_ok() {} }).await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_measured_metrics_say_so() {
+    let mesh = Mesh::builder().resolver(FixedResolver::with([])).build().unwrap();
+    let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
+    let (status, body) = ask(admin, "GET /metrics").await;
+    assert!(
+        status == 404 && body.contains("metrics_page") && body.contains("/debug/mesh"),
+        "{status} {body}"
+    );
 }
