@@ -25,10 +25,13 @@
 //! by `ListParkedEvents` what was set aside and why. Over NATS the sender's backlog
 //! ends at the stream (its subscriber is `nats`); what a service has written down
 //! of the stream and not yet taken is in that service's own. The metrics
-//! `shop.events.*` say the same where the mesh has a meter, which
-//! `MeshBuilder::from_env` gives it none of.
+//! `shop.events.*` say the same where the mesh has a meter
+//! ([`crate::metrics`]), as it has in every service with `CONSORT_ADMIN`: there
+//! `/metrics` shows `shop_events_waiting` and `shop_events_oldest_age_seconds` by
+//! subscriber, no more than two seconds old while something waits.
 //!
 //! ```text
+//! curl http://127.0.0.1:9610/metrics
 //! mesh call shop.events.v1.EventLogService/GetBacklog --service order-service
 //! ```
 

@@ -5,6 +5,7 @@
 //! - [`auth`]: who calls, and what they may do
 //! - [`config`]: settings, each from a flag, the environment or a default
 //! - [`telemetry`]: what is logged, and how
+//! - [`metrics`]: what is measured, as a page for Prometheus
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`events`]: what has happened, told to the services that subscribe
 //! - [`idempotency`]: the same request is answered the same, and done once
@@ -27,6 +28,7 @@ pub mod events;
 pub mod follow;
 pub mod idempotency;
 pub mod lease;
+pub mod metrics;
 pub mod money;
 pub mod page;
 pub mod run;

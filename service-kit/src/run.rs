@@ -12,6 +12,7 @@ use crate::{
     config::{self, ServiceConfig},
     database::{Database, Migrations},
     events::Nats,
+    metrics::Metrics,
     service::{self, Base, Service},
     telemetry,
 };
@@ -60,6 +61,7 @@ pub(crate) struct Ready {
 }
 
 /// Puts together what `service` needs: the mesh, its database, its listener.
+/// Where it tells of itself it is measured; nobody could read it otherwise.
 ///
 /// # Errors
 /// When a setting cannot be used, the address is taken, or the database cannot
@@ -68,7 +70,7 @@ pub(crate) struct Ready {
 /// # Cancel safety
 /// Cancel safe: nothing is left behind but a migrated database.
 pub(crate) async fn ready(
-    service: &'static str,
+    (service, version): (&'static str, &'static str),
     config: &ServiceConfig,
     migrations: &Migrations,
 ) -> anyhow::Result<Ready> {
@@ -77,11 +79,14 @@ pub(crate) async fn ready(
     if let Some(advertise) = config.advertised()? {
         serving.advertise = Some(advertise);
     }
-    let mesh = MeshBuilder::from_env()?
-        .server_config(serving)
-        .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
-        .build()?;
-    if let Some(admin) = AdminConfig::from_env()? {
+    let mut mesh =
+        MeshBuilder::from_env()?.server_config(serving).descriptors(mesh_proto::FILE_DESCRIPTOR_SET);
+    let admin = AdminConfig::from_env()?;
+    if admin.is_some() {
+        mesh = Metrics::of(service, version)?.measure(mesh);
+    }
+    let mesh = mesh.build()?;
+    if let Some(admin) = admin {
         mesh.admin(&admin).await?;
     }
     let listener = bind(config).await?;

@@ -142,7 +142,7 @@ pub async fn run<S: Service>(
     config: ServiceConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let Ready { base, listener } = ready(S::NAME, &config, &S::MIGRATIONS).await?;
+    let Ready { base, listener } = ready((S::NAME, S::VERSION), &config, &S::MIGRATIONS).await?;
     serve::<S>(base, listener, shutdown).await
 }
 

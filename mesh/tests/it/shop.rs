@@ -26,6 +26,7 @@ fn the_embedded_mesh_sells_survives_and_remembers() {
     assert!(up.printed.contains(status["registry"].as_str().unwrap()), "{}", up.printed);
 
     let order = buy(&state);
+    metrics_tell_of_events_and_calls(&status);
     pasted_lines_work(&up.printed);
     a_second_mesh_on_the_same_directory_is_refused(&state, base);
     a_bad_call_tells_its_details(&state);
@@ -63,6 +64,28 @@ fn buy(state: &State) -> Value {
     let same = state.call("shop.order.v1.OrderService/CreateOrder", &request.to_string());
     assert_eq!(order["order_id"], same["order_id"], "the same request is the same order");
     order["order_id"].clone()
+}
+
+/// Every process shows what it measures, and those of order-service that the
+/// order made them call, and what they have to tell others.
+fn metrics_tell_of_events_and_calls(status: &Value) {
+    let mut cart_calls = 0.0;
+    for instance in status["instances"].as_array().unwrap() {
+        let (_, page, err) = run(curl(&format!("http://{}/metrics", instance["admin"].as_str().unwrap())));
+        let service = instance["service"].as_str().unwrap();
+        assert!(page.contains(&format!("target_info{{service_name=\"{service}\"")), "{err}{page}");
+        if service != "order-service" {
+            continue;
+        }
+        for family in ["shop_events_waiting", "shop_events_oldest_age_seconds"] {
+            assert!(page.contains(&format!("# HELP {family} ")), "{page}");
+            assert!(page.contains(&format!("{family}{{shop_subscriber=\"user-service\"}}")), "{page}");
+        }
+        const CALLS: &str = "grpc_client_attempt_started_total{grpc_target=\"cart-service\"} ";
+        let calls = page.lines().find_map(|line| line.strip_prefix(CALLS));
+        cart_calls += calls.unwrap_or_else(|| panic!("no `{CALLS}` in {page}")).parse::<f64>().unwrap();
+    }
+    assert!(cart_calls >= 1.0, "the order was made of a cart");
 }
 
 /// Runs every line that `mesh up` printed to be pasted, in a shell.

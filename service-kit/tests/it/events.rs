@@ -3,4 +3,5 @@
 mod bed;
 mod delivery;
 mod failure;
+mod metrics;
 mod nats;

@@ -149,7 +149,11 @@ impl Bed {
     }
 
     pub(crate) async fn produce(&self, consumers: &[SocketAddr]) -> Replica {
-        let base = self.on(mesh(consumers), open::<Producer>(&self.sent).await);
+        self.produce_by(mesh(consumers)).await
+    }
+
+    pub(crate) async fn produce_by(&self, mesh: Mesh) -> Replica {
+        let base = self.on(mesh, open::<Producer>(&self.sent).await);
         Replica::start(|listener, shutdown| service::serve::<Producer>(base, listener, shutdown)).await
     }
 
