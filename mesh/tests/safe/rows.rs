@@ -7,7 +7,7 @@ use mesh_proto::FILE_DESCRIPTOR_SET;
 use prost_reflect::DescriptorPool;
 use serde_json::{Value, json};
 
-use crate::stage::{Bundle, uuid};
+use crate::stage::{Bundle, ORDER, uuid};
 
 /// Who may call a method, and about whose things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("shop.events.v1.EventSinkService/Deliver", For::Service, |b| {
         let gone = json!({"product_id": b.sku});
         let event = json!({
-            "event_id": uuid(), "source": "product-service", "aggregate_id": "gone", "sequence": 1,
+            "event_id": uuid(), "source": ORDER, "aggregate_id": "gone", "sequence": 1,
             "create_time": "2026-01-01T00:00:00Z", "product_deleted": gone,
         });
         json!({"events": [event]})

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_proto::shop::events::v1::{
-    DeliverRequest, DeliverResponse, event_sink_service_server::EventSinkService,
+    DeliverRequest, DeliverResponse, Event, event_sink_service_server::EventSinkService,
 };
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
@@ -21,11 +21,14 @@ use crate::{
 pub(super) const NOT_TAKEN: &str = "EVENT_NOT_TAKEN";
 /// The first event is none that this version understands.
 pub(super) const MALFORMED: &str = "EVENT_MALFORMED";
+/// One of the events is not its caller's.
+const NOT_SOURCE: &str = "NOT_SOURCE";
 /// The most events of one call.
 const MOST: usize = 100;
 
 /// Serves `EventSinkService`: each event has its effect once, in the
-/// transaction that remembers it.
+/// transaction that remembers it. A service delivers its own events and no
+/// other's.
 #[derive(Clone, Debug)]
 pub struct Sink {
     name: &'static str,
@@ -44,17 +47,30 @@ impl Sink {
         Self { name, inbox }
     }
 
-    async fn deliver(&self, request: &DeliverRequest) -> Result<DeliverResponse, Fault> {
+    async fn deliver(&self, caller: &Caller, request: &DeliverRequest) -> Result<DeliverResponse, Fault> {
         let events = &request.events;
         if events.is_empty() || events.len() > MOST {
             return Err(invalid("events", format!("must be 1 to {MOST}")));
         }
+        is_source(caller, events)?;
         let progress = self.inbox.take(events).await;
         match progress.stop {
             Some(stop) if progress.taken == 0 => Err(refusal(stop)),
             _ => Ok(DeliverResponse { taken: progress.taken.try_into().unwrap_or(i32::MAX) }),
         }
     }
+}
+
+/// Whether all of it is the caller's to tell: what product-service says of an
+/// order, order-service has not said.
+fn is_source(caller: &Caller, events: &[Event]) -> Result<(), Fault> {
+    let is = match caller {
+        Caller::Anyone => true,
+        Caller::Service(name) => events.iter().all(|event| event.source == name.as_str()),
+        Caller::Nobody | Caller::User { .. } => false,
+    };
+    let words = "a service delivers its own events; the `source` of one of these is another";
+    if is { Ok(()) } else { Err(Fault::new(Code::PermissionDenied, NOT_SOURCE, words)) }
 }
 
 fn refusal(stop: Stop) -> Fault {
@@ -80,7 +96,7 @@ fn refusal(stop: Stop) -> Fault {
 impl EventSinkService for Sink {
     async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
         let done = match Caller::of(&request) {
-            Ok(_) => Self::deliver(self, request.get_ref()).await,
+            Ok(caller) => Self::deliver(self, caller, request.get_ref()).await,
             Err(fault) => Err(fault),
         };
         done.map(Response::new).map_err(|fault| {

@@ -5,3 +5,4 @@ mod delivery;
 mod failure;
 mod metrics;
 mod nats;
+mod sources;

@@ -9,11 +9,12 @@ use mesh_proto::shop::events::v1::{
 };
 use registry_client::Mesh;
 use service_kit::{
+    auth::Auth,
     database::{Database, Error, Migration, Migrations, Transaction},
     events::{Events, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber, Untaken},
     lease::LEASES,
     service::{self, Base, Service, Serving},
-    testing::{NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
+    testing::{Callers, NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tokio::net::TcpListener;
 use tonic::Status;
@@ -118,6 +119,8 @@ pub(crate) struct Bed {
     pub(crate) producer: Database,
     pub(crate) consumer: Database,
     nats: Option<Nats>,
+    /// Of the producer and of the consumer.
+    auths: [Auth; 2],
     pub(crate) server: Option<NatsServer>,
 }
 
@@ -127,7 +130,7 @@ impl Bed {
         let taken = sent.another().await;
         let producer = open::<Producer>(&sent).await;
         let consumer = open::<Consumer>(&taken).await;
-        Self { sent, taken, producer, consumer, nats: None, server: None }
+        Self { sent, taken, producer, consumer, nats: None, auths: [Auth::off(), Auth::off()], server: None }
     }
 
     /// Over NATS.
@@ -137,14 +140,24 @@ impl Bed {
         Self { nats: Some(nats), server: Some(server), ..Self::new(sent).await }
     }
 
+    /// Where both ask their callers who they are.
+    pub(crate) fn asking(self, callers: &Callers) -> Self {
+        Self { auths: [callers.auth(PRODUCER), callers.auth(CONSUMER)], ..self }
+    }
+
     pub(crate) async fn consume(&self) -> Replica {
-        let base = self.on(mesh(&[]), open::<Consumer>(&self.taken).await);
+        let base = self.consumers().await;
         Replica::start(|listener, shutdown| service::serve::<Consumer>(base, listener, shutdown)).await
+    }
+
+    async fn consumers(&self) -> Base {
+        let auth = self.auths[1].clone();
+        Base { auth, ..self.on(mesh(&[]), open::<Consumer>(&self.taken).await) }
     }
 
     /// A consumer that listens there, and not at its replica's address.
     pub(crate) async fn consume_at(&self, there: TcpListener) -> Replica {
-        let base = self.on(mesh(&[]), open::<Consumer>(&self.taken).await);
+        let base = self.consumers().await;
         Replica::start(|_, shutdown| service::serve::<Consumer>(base, there, shutdown)).await
     }
 
@@ -153,7 +166,8 @@ impl Bed {
     }
 
     pub(crate) async fn produce_by(&self, mesh: Mesh) -> Replica {
-        let base = self.on(mesh, open::<Producer>(&self.sent).await);
+        let auth = self.auths[0].clone();
+        let base = Base { auth, ..self.on(mesh, open::<Producer>(&self.sent).await) };
         Replica::start(|listener, shutdown| service::serve::<Producer>(base, listener, shutdown)).await
     }
 
