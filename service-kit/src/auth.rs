@@ -9,8 +9,9 @@
 //! People show a token that user-service made with a [`Signer`], and every
 //! service verifies it with the keys that user-service publishes. Services make
 //! their own tokens, from a [`Seed`] that all of them know, and [`Auth::client`]
-//! adds them to the calls they make. A token is looked at when a call begins: a
-//! stream that is open stays so when its token expires.
+//! adds them to the calls they make. A token is looked at when a call begins; a
+//! stream that is still open when it is believed no longer ends with
+//! UNAUTHENTICATED, `TOKEN_EXPIRED`, and its caller resumes it with a new one.
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -18,6 +19,7 @@ use anyhow::Context;
 use registry_client::{Channel, Mesh};
 
 mod caller;
+mod expiry;
 mod guard;
 mod jwks;
 mod key;
@@ -40,6 +42,9 @@ pub use role::{Role, Roles};
 pub use seed::Seed;
 pub use signer::{Claims, Signer};
 pub use table::{Allowed, TABLE};
+
+#[cfg(feature = "test-util")]
+pub(crate) use token::LEEWAY;
 
 use jwks::Pace;
 use outgoing::Minter;

@@ -21,7 +21,8 @@ pub type Following<T> = BoxStream<'static, Result<T, Status>>;
 /// and answers with the state and what it is known by, or `None` when that is
 /// still the one. It is asked only when the caller takes the next message: a
 /// slow caller gets the newest state and skips those between, and nothing queues
-/// up for it. The first error ends the stream.
+/// up for it. The first error ends the stream, and the guard does when the
+/// caller's token is believed no longer.
 pub fn follow<T, K, R, F>(
     subscription: impl Changing,
     domain: &'static str,

@@ -101,7 +101,7 @@ impl Serving {
             + Sync
             + 'static,
         S::Future: Send + 'static,
-        B: http_body::Body<Data = bytes::Bytes> + Default + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let Self { server, auth, works, mut names } = self;

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use mesh_proto::shop::cart::v1::Cart;
-use service_kit::{on_both_databases, testing::TestDatabase};
+use cart_service::{CartService, NAME};
+use mesh_proto::shop::cart::v1::{Cart, WatchCartRequest, cart_service_client::CartServiceClient};
+use service_kit::{
+    auth::{Outgoing, Role},
+    on_both_databases,
+    testing::{Callers, Replica, TestDatabase, mesh_to},
+};
 use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
-use crate::app::{TestApp, contents, refused};
+use crate::app::{CUSTOMER, TestApp, contents, refused};
 
 pub(crate) async fn next(stream: &mut Streaming<Cart>) -> Result<Option<Cart>, Status> {
     timeout(Duration::from_secs(10), stream.message()).await.expect("no message came")
@@ -52,7 +57,28 @@ async fn a_watch_ends_with_unavailable_when_its_replica_stops(database: TestData
     refused(next(&mut watch).await, Code::Unavailable, "DRAINING");
 }
 
+async fn a_watch_ends_when_its_token_is_believed_no_longer(database: TestDatabase) {
+    let callers = Callers::new();
+    let cart = Replica::asking::<CartService>(mesh_to([]), &database, callers.auth(NAME)).await;
+    let channel = mesh_to([cart.address]).channel(NAME);
+    let watch = async |through: Outgoing| {
+        let request = WatchCartRequest { customer_id: CUSTOMER.into() };
+        CartServiceClient::new(through).watch_cart(request).await.unwrap().into_inner()
+    };
+    let left = Duration::from_secs(2);
+    let through = callers.client_for(left, channel.clone(), CUSTOMER, [Role::Customer]);
+    let mut watch_of_old = watch(through).await;
+    let mut watch_of_new = watch(callers.client(channel, CUSTOMER, [Role::Customer])).await;
+    assert_eq!(seen(&mut watch_of_old).await, "");
+    refused(next(&mut watch_of_old).await, Code::Unauthenticated, "TOKEN_EXPIRED");
+    assert!(next(&mut watch_of_old).await.unwrap().is_none());
+
+    // Who has got a new one sees what there is.
+    assert_eq!(seen(&mut watch_of_new).await, "");
+}
+
 on_both_databases!(
+    a_watch_ends_when_its_token_is_believed_no_longer,
     a_watch_begins_with_the_present_and_sees_changes_through_any_replica,
     a_slow_watcher_ends_with_the_last_state,
     a_watch_ends_with_unavailable_when_its_replica_stops,

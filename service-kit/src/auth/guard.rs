@@ -21,14 +21,17 @@ use tonic::{
 
 use super::{
     Auth, Caller, On,
+    expiry::{self, Lasting, Term},
     refusal::Refusal,
     table::{self, Allowed},
+    verified::Known,
     verifier::presented,
 };
 use crate::error::Fault;
 
 /// A service behind [`Auth`]. A call passes when [the table](super::TABLE) lets
-/// its caller make it, which is asked once, as the call begins.
+/// its caller make it, which is asked once, as the call begins; an answer that
+/// goes on for longer than the caller's token is believed is cut off then.
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     inner: S,
@@ -45,20 +48,20 @@ impl<S: NamedService> NamedService for Guarded<S> {
     const NAME: &'static str = S::NAME;
 }
 
-type Answer<S> = Result<<S as Service<Request<Body>>>::Response, <S as Service<Request<Body>>>::Error>;
-type Waiting<S> = Pin<Box<dyn Future<Output = Answer<S>> + Send>>;
+type Answer<S, B> = Result<Response<Lasting<B>>, <S as Service<Request<Body>>>::Error>;
+type Waiting<S, B> = Pin<Box<dyn Future<Output = Answer<S, B>> + Send>>;
 
 impl<S, B> Service<Request<Body>> for Guarded<S>
 where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send,
-    B: Default + Send + 'static,
+    B: Send + 'static,
 {
-    type Response = S::Response;
+    type Response = Response<Lasting<B>>;
     type Error = S::Error;
     /// The call, its refusal, or what has to wait for keys first.
-    type Future = Either<S::Future, Either<Ready<Answer<S>>, Waiting<S>>>;
+    type Future = Either<expiry::Call<S::Future>, Either<Ready<Answer<S, B>>, Waiting<S, B>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
@@ -67,12 +70,12 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let Some(on) = &self.auth.on else {
             request.extensions_mut().insert(Arc::new(Caller::Anyone));
-            return Either::Left(self.inner.call(request));
+            return Either::Left(expiry::Call::new(self.inner.call(request), None));
         };
         match on.admit(&request) {
-            Admission::Passed(caller) => {
+            Admission::Passed(caller, term) => {
                 request.extensions_mut().insert(caller);
-                Either::Left(self.inner.call(request))
+                Either::Left(expiry::Call::new(self.inner.call(request), term))
             }
             Admission::Refused(fault) => Either::Right(Either::Left(ready(Ok(on.refuse(fault))))),
             Admission::Waits(allowed, refusal) => {
@@ -92,23 +95,24 @@ async fn wait<S, B>(
     request: Request<Body>,
     allowed: Allowed,
     refusal: Refusal,
-) -> Answer<S>
+) -> Answer<S, B>
 where
     S: Service<Request<Body>, Response = Response<B>>,
-    B: Default,
 {
     let (mut head, body) = request.into_parts();
     match on.admit_later(&head, allowed, refusal).await {
-        Ok(caller) => {
-            head.extensions.insert(caller);
-            inner.call(Request::from_parts(head, body)).await
+        Ok(known) => {
+            let term = on.term(&known);
+            head.extensions.insert(known.caller);
+            expiry::Call::new(inner.call(Request::from_parts(head, body)), Some(term)).await
         }
         Err(fault) => Ok(on.refuse(fault)),
     }
 }
 
 enum Admission {
-    Passed(Arc<Caller>),
+    /// Also for how long the caller is believed, where they were asked.
+    Passed(Arc<Caller>, Option<Term>),
     Refused(Fault),
     /// Keys are missing that may come.
     Waits(Allowed, Refusal),
@@ -124,26 +128,28 @@ impl On {
             return Admission::Refused(fault.with("method", shown(path)));
         };
         if allowed.is_public() {
-            return Admission::Passed(self.nobody.clone());
+            return Admission::Passed(self.nobody.clone(), None);
         }
         let checked = presented(request.headers()).and_then(|token| self.verifier.check(token));
         match checked {
-            Ok(caller) if allowed.to(&caller) => Admission::Passed(caller),
+            Ok(known) if allowed.to(&known.caller) => {
+                let term = self.term(&known);
+                Admission::Passed(known.caller, Some(term))
+            }
             Ok(_) => Admission::Refused(missing_role(path, allowed)),
             Err(refusal @ (Refusal::NoKeys | Refusal::UnknownKey)) => Admission::Waits(allowed, refusal),
             Err(refusal) => Admission::Refused(refusal.fault()),
         }
     }
 
-    async fn admit_later(
-        &self,
-        head: &Parts,
-        allowed: Allowed,
-        refusal: Refusal,
-    ) -> Result<Arc<Caller>, Fault> {
+    async fn admit_later(&self, head: &Parts, allowed: Allowed, refusal: Refusal) -> Result<Known, Fault> {
         let token = presented(&head.headers).map_err(Refusal::fault)?;
-        let caller = self.verifier.check_again(token, refusal).await.map_err(Refusal::fault)?;
-        if allowed.to(&caller) { Ok(caller) } else { Err(missing_role(head.uri.path(), allowed)) }
+        let known = self.verifier.check_again(token, refusal).await.map_err(Refusal::fault)?;
+        if allowed.to(&known.caller) { Ok(known) } else { Err(missing_role(head.uri.path(), allowed)) }
+    }
+
+    fn term(&self, known: &Known) -> Term {
+        Term::new(known.until, self.service)
     }
 
     fn refuse<B: Default>(&self, fault: Fault) -> Response<B> {

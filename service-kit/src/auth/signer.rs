@@ -48,6 +48,12 @@ impl Claims {
         Self::of(Subject::Service(name), lifetime)
     }
 
+    /// The same, issued at `issued`.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn issued(self, issued: SystemTime) -> Self {
+        Self { issued, ..self }
+    }
+
     fn of(subject: Subject, lifetime: Duration) -> Self {
         Self { subject, issued: SystemTime::now(), lifetime: lifetime.min(Self::LONGEST) }
     }

@@ -27,7 +27,7 @@ pub(super) const AUDIENCE: &str = "shop";
 pub(super) const SERVICE_ROLE: &str = "service";
 
 /// How far the clocks of two machines may be apart.
-pub(super) const LEEWAY: Duration = Duration::from_secs(30);
+pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
 /// The longest token that is looked at.
 pub(super) const LONGEST: usize = 8 * 1024;
 

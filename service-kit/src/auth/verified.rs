@@ -10,6 +10,14 @@ use ring::digest::{SHA256, digest};
 
 use super::Caller;
 
+/// Who presented a token.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) caller: Arc<Caller>,
+    /// The last second at which that is believed, since 1970.
+    pub(super) until: u64,
+}
+
 /// What a token is remembered by: nobody can make another with the same.
 pub(super) type Fingerprint = [u8; 32];
 
@@ -38,11 +46,9 @@ struct Halves {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    caller: Arc<Caller>,
+    known: Known,
     /// Of the keys that it was verified with.
     generation: u64,
-    /// Until when it is believed, in seconds since 1970.
-    until: u64,
 }
 
 impl Verified {
@@ -52,22 +58,22 @@ impl Verified {
 
     /// Who presented the token, if that was verified with these very keys and
     /// still holds at `now`.
-    pub(super) fn get(&self, token: &Fingerprint, generation: u64, now: u64) -> Option<Arc<Caller>> {
+    pub(super) fn get(&self, token: &Fingerprint, generation: u64, now: u64) -> Option<Known> {
         let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = |entry: &Entry| entry.generation == generation && now <= entry.until;
+        let holds = |entry: &Entry| entry.generation == generation && now <= entry.known.until;
         if let Some(entry) = halves.young.get(token) {
-            return holds(entry).then(|| entry.caller.clone());
+            return holds(entry).then(|| entry.known.clone());
         }
         let entry = halves.old.remove(token).filter(holds)?;
-        let caller = entry.caller.clone();
+        let known = entry.known.clone();
         halves.insert(*token, entry, self.half);
-        Some(caller)
+        Some(known)
     }
 
-    /// Remembers it until `until`.
-    pub(super) fn put(&self, token: Fingerprint, caller: Arc<Caller>, generation: u64, until: u64) {
+    /// Remembers it for as long as it is believed.
+    pub(super) fn put(&self, token: Fingerprint, known: Known, generation: u64) {
         let mut halves = self.halves.lock().unwrap_or_else(PoisonError::into_inner);
-        halves.insert(token, Entry { caller, generation, until }, self.half);
+        halves.insert(token, Entry { known, generation }, self.half);
     }
 }
 
@@ -84,14 +90,14 @@ impl Halves {
 mod tests {
     use super::*;
 
-    fn nobody() -> Arc<Caller> {
-        Arc::new(Caller::Nobody)
+    fn nobody(until: u64) -> Known {
+        Known { caller: Arc::new(Caller::Nobody), until }
     }
 
     #[test]
     fn a_token_is_remembered_until_it_expires_or_the_keys_change() {
         let verified = Verified::new(4);
-        verified.put([1; 32], nobody(), 7, 100);
+        verified.put([1; 32], nobody(100), 7);
         assert!(verified.get(&[1; 32], 7, 100).is_some());
         assert!(verified.get(&[1; 32], 7, 101).is_none());
         assert!(verified.get(&[1; 32], 8, 100).is_none());
@@ -101,9 +107,9 @@ mod tests {
     #[test]
     fn what_is_used_stays_and_the_rest_is_bounded() {
         let verified = Verified::new(4);
-        verified.put([0xff; 32], nobody(), 1, 100);
+        verified.put([0xff; 32], nobody(100), 1);
         for n in 0..200 {
-            verified.put([n; 32], nobody(), 1, 100);
+            verified.put([n; 32], nobody(100), 1);
             assert!(verified.get(&[0xff; 32], 1, 1).is_some(), "{n}");
             let halves = verified.halves.lock().unwrap();
             assert!(halves.young.len() + halves.old.len() < 8);

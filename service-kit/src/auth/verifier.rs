@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tonic::codegen::http::{HeaderMap, header::AUTHORIZATION};
 
 use super::{
-    Caller, PublicKey,
+    PublicKey,
     jwks::{Jwks, Pace},
     refusal::Refusal,
     token::{self, Issuer, Key},
-    verified::{Verified, fingerprint},
+    verified::{Known, Verified, fingerprint},
 };
 
 /// How many tokens are remembered at least.
@@ -36,7 +36,7 @@ impl Verifier {
     }
 
     /// Who presents `token`, as far as can be told without waiting.
-    pub(super) fn check(&self, token: &str) -> Result<Arc<Caller>, Refusal> {
+    pub(super) fn check(&self, token: &str) -> Result<Known, Refusal> {
         if token.len() > token::LONGEST {
             return Err(Refusal::TooLong);
         }
@@ -44,8 +44,8 @@ impl Verifier {
         // Services are known also while the keys of people are not.
         let generation = users.as_ref().map_or(0, |(_, generation)| *generation);
         let fingerprint = fingerprint(token);
-        if let Some(caller) = self.verified.get(&fingerprint, generation, token::now()) {
-            return Ok(caller);
+        if let Some(known) = self.verified.get(&fingerprint, generation, token::now()) {
+            return Ok(known);
         }
         let kid = token::kid(token)?;
         let (caller, until) = if kid == self.services.kid() {
@@ -55,14 +55,14 @@ impl Verifier {
             let key = keys.iter().find(|key| key.kid() == kid);
             key.ok_or(Refusal::UnknownKey)?.verify(token)?
         };
-        let caller = Arc::new(caller);
-        self.verified.put(fingerprint, caller.clone(), generation, until);
-        Ok(caller)
+        let known = Known { caller: Arc::new(caller), until };
+        self.verified.put(fingerprint, known.clone(), generation);
+        Ok(known)
     }
 
     /// Who presents `token`, after waiting a bounded time for keys that
     /// `refusal`, what [`check`](Self::check) has said, is due to.
-    pub(super) async fn check_again(&self, token: &str, refusal: Refusal) -> Result<Arc<Caller>, Refusal> {
+    pub(super) async fn check_again(&self, token: &str, refusal: Refusal) -> Result<Known, Refusal> {
         match refusal {
             Refusal::NoKeys => self.users.good().await,
             Refusal::UnknownKey => self.users.ask().await,

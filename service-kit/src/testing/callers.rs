@@ -1,12 +1,12 @@
 //! Callers of services that ask who they are.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use registry_client::Channel;
 use secrecy::SecretString;
 
 use crate::{
-    auth::{Auth, Claims, Outgoing, Roles, Seed, Signer},
+    auth::{Auth, Claims, LEEWAY, Outgoing, Roles, Seed, Signer},
     value::CustomerId,
 };
 
@@ -78,7 +78,29 @@ impl Callers {
     /// When `id` is none.
     #[must_use]
     pub fn client(&self, channel: Channel, id: &str, roles: impl Into<Roles>) -> Outgoing {
-        let outgoing = Outgoing::bearing(channel, &self.token(id, roles));
-        outgoing.unwrap_or_else(|why| panic!("{why}"))
+        bearing(channel, &self.token(id, roles))
     }
+
+    /// As [`client`](Self::client), with a token that has expired already and is
+    /// believed for about `left` more, since no two clocks are the same.
+    ///
+    /// # Panics
+    /// When `id` is none.
+    #[must_use]
+    pub fn client_for(
+        &self,
+        left: Duration,
+        channel: Channel,
+        id: &str,
+        roles: impl Into<Roles>,
+    ) -> Outgoing {
+        let id = CustomerId::parse(id).unwrap_or_else(|why| panic!("{why}"));
+        let (lifetime, now) = (Duration::from_secs(900), SystemTime::now());
+        let claims = Claims::new(id, roles, lifetime).issued(now + left - LEEWAY - lifetime);
+        bearing(channel, &self.users.sign(&claims).into())
+    }
+}
+
+fn bearing(channel: Channel, token: &SecretString) -> Outgoing {
+    Outgoing::bearing(channel, token).unwrap_or_else(|why| panic!("{why}"))
 }
