@@ -48,6 +48,7 @@ mod accept;
 mod address;
 mod admission;
 mod connection;
+mod content_type;
 mod deadline;
 mod drain;
 mod health;

@@ -18,14 +18,16 @@ use tonic::{
 use tower_service::Service;
 use tracing::debug;
 
-use super::{Drain, admission::Admitted, deadline::Deadline, panic::CatchPanic, socket::Socket};
+use super::{
+    Drain, admission::Admitted, content_type::GrpcOnly, deadline::Deadline, panic::CatchPanic, socket::Socket,
+};
 use crate::ServerConfig;
 
 /// How every connection of a server is served. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
-    service: CatchPanic<Deadline<Admitted<Routes>>>,
+    service: CatchPanic<GrpcOnly<Deadline<Admitted<Routes>>>>,
     handshake: std::time::Duration,
     drain: Drain,
     cut: CancellationToken,
@@ -47,7 +49,7 @@ impl Connections {
             .max_pending_accept_reset_streams(config.max_pending_resets)
             .keep_alive_interval(config.keepalive_time)
             .keep_alive_timeout(config.keepalive_timeout);
-        let service = CatchPanic::new(Deadline::new(service));
+        let service = CatchPanic::new(GrpcOnly::new(Deadline::new(service)));
         Self { http, service, handshake: config.handshake_timeout, drain, cut }
     }
 

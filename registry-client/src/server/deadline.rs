@@ -104,8 +104,7 @@ where
             }
             CallProjection::Refused { status } => status.take().unwrap_or_else(expired),
         };
-        let (parts, ()) = status.into_http::<()>().into_parts();
-        Poll::Ready(Ok(Response::from_parts(parts, Bounded { body: None, incoming: None, expiry: None })))
+        Poll::Ready(Ok(status.into_http()))
     }
 }
 
@@ -117,6 +116,13 @@ pin_project! {
         body: Option<R>,
         incoming: Option<Incoming>,
         expiry: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<R> Default for Bounded<R> {
+    /// Nothing, which is at its end.
+    fn default() -> Self {
+        Self { body: None, incoming: None, expiry: None }
     }
 }
 

@@ -5,6 +5,7 @@ mod admin;
 mod admission;
 mod channel;
 mod consul;
+mod content_type;
 mod dropped;
 mod health;
 mod hops;
