@@ -351,3 +351,79 @@ pub(super) fn fault(event: &Event) -> Option<String> {
     }
     event.payload.is_none().then(|| "its payload is none that this version knows".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{on_both_databases, testing::TestDatabase};
+
+    /// Takes everything, and does nothing.
+    struct Idle;
+
+    #[tonic::async_trait]
+    impl Subscriber for Idle {
+        async fn take(&self, _: &mut Transaction, _: &Event) -> Result<(), Untaken> {
+            Ok(())
+        }
+    }
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    async fn inbox(database: &TestDatabase) -> Inbox {
+        let database = Database::open(database.url(), &INBOX).await.unwrap();
+        Inbox::new(database, Arc::new(Idle))
+    }
+
+    /// So many events, taken so long ago; set aside where a reason is given.
+    async fn taken(inbox: &Inbox, name: &str, number: usize, ago: Duration, parked: &str) {
+        const ROW: &str = "INSERT INTO inbox (event_id, take_time, parked) VALUES ($1, $2, NULLIF($3, ''))";
+        let time = Timestamp::now().micros() - i64::try_from(ago.as_micros()).unwrap();
+        let mut open = inbox.database.begin().await.unwrap();
+        for n in 0..number {
+            let values = [format!("{name}-{n}").into(), time.into(), parked.into()];
+            open.execute(ROW, &values).await.unwrap();
+        }
+        open.commit().await.unwrap();
+    }
+
+    async fn left(inbox: &Inbox) -> Vec<String> {
+        let rows = inbox.database.rows("SELECT event_id FROM inbox ORDER BY event_id", &[]).await.unwrap();
+        rows.iter().map(|row| row.get("event_id").unwrap()).collect()
+    }
+
+    async fn what_was_taken_long_ago_is_forgotten_and_nothing_else(database: TestDatabase) {
+        let inbox = inbox(&database).await;
+        taken(&inbox, "old", 3, KEPT + HOUR, "").await;
+        taken(&inbox, "young", 2, KEPT - HOUR, "").await;
+        taken(&inbox, "parked", 1, KEPT * 10, "it is poison").await;
+        inbox.forget(KEPT).await.unwrap();
+        assert_eq!(left(&inbox).await, ["parked-0", "young-0", "young-1"]);
+        assert_eq!(inbox.how_many_parked().await.unwrap(), 1);
+    }
+
+    async fn more_than_a_transaction_forgets_is_forgotten_all_the_same(database: TestDatabase) {
+        let inbox = inbox(&database).await;
+        let many = usize::try_from(CLEANED).unwrap() + 5;
+        taken(&inbox, "old", many, KEPT + HOUR, "").await;
+        taken(&inbox, "young", 1, HOUR, "").await;
+        inbox.forget(KEPT).await.unwrap();
+        assert_eq!(left(&inbox).await, ["young-0"]);
+    }
+
+    async fn replicas_that_clean_at_once_do_not_hinder_each_other(database: TestDatabase) {
+        let inboxes = [inbox(&database).await, inbox(&database).await];
+        taken(&inboxes[0], "old", 2_500, KEPT + HOUR, "").await;
+        let [one, other] = inboxes.each_ref().map(|inbox| inbox.forget(KEPT));
+        let done = tokio::join!(one, other);
+        done.0.unwrap();
+        done.1.unwrap();
+        // What one had locked when the other looked is gone with its commit.
+        assert_eq!(left(&inboxes[0]).await, [""; 0]);
+    }
+
+    on_both_databases!(
+        what_was_taken_long_ago_is_forgotten_and_nothing_else,
+        more_than_a_transaction_forgets_is_forgotten_all_the_same,
+        replicas_that_clean_at_once_do_not_hinder_each_other,
+    );
+}

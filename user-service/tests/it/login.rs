@@ -1,17 +1,28 @@
 //! `Login`, and how often it may fail.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    task::Poll,
+    time::Duration,
+};
 
-use mesh_proto::shop::user::v1::user_service_server::UserService as _;
+use mesh_proto::shop::user::v1::{
+    user_service_client::UserServiceClient,
+    user_service_server::{UserService as _, UserServiceServer},
+};
 use service_kit::{
-    auth::Auth, database::Database, events::Outbox, on_both_databases, service::Service,
-    testing::TestDatabase,
+    auth::Auth,
+    database::Database,
+    events::Outbox,
+    on_both_databases,
+    service::Service,
+    testing::{Replica, TestDatabase, mesh_to},
 };
 use tokio::task::JoinSet;
 use tonic::{Code, Request};
 use user_service::{
     Clock, NAME, SUBSCRIBERS, UserService, Users,
-    hasher::Hasher,
+    hasher::{HashError, Hasher},
     keys::{Keyring, Terms},
     store::Store,
 };
@@ -138,6 +149,34 @@ async fn many_right_logins_at_once_all_succeed(database: TestDatabase) {
     }
 }
 
+async fn who_comes_while_too_many_wait_is_told_when_to_come_again(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    let server = mesh_to([]).serve(NAME).add_service(Auth::off().guard(UserServiceServer::new(app.users)));
+    let replica =
+        Replica::start(async move |listener, shutdown| Ok(server.run(listener, shutdown).await?)).await;
+    let mut users = UserServiceClient::new(mesh_to([replica.address]).channel(NAME));
+    let (mut turns, mut waiting) = (Vec::new(), Vec::new());
+    loop {
+        let mut turn = Box::pin(app.hasher.turn());
+        match poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx))).await {
+            Poll::Ready(Ok(turn)) => turns.push(turn),
+            Poll::Ready(Err(why)) => {
+                assert!(matches!(why, HashError::Busy), "{why}");
+                break;
+            }
+            Poll::Pending => waiting.push(turn),
+        }
+    }
+    let before = app.hasher.hashed();
+    let answer = users.login(login(EMAIL, PASSWORD)).await;
+    let details = refused(answer, Code::ResourceExhausted, "TOO_MANY_LOGINS");
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
+    assert_eq!(app.hasher.hashed(), before);
+
+    drop((turns, waiting));
+    users.login(login(EMAIL, PASSWORD)).await.unwrap();
+}
+
 async fn what_cannot_be_a_password_is_refused_unhashed(database: TestDatabase) {
     let app = Handlers::new(database).await;
     for password in ["", &"a".repeat(129), &"a".repeat(1 << 20)] {
@@ -155,5 +194,6 @@ on_both_databases!(
     an_hour_without_a_failure_forgets_them,
     a_burst_of_guesses_through_two_replicas_is_cut_short,
     many_right_logins_at_once_all_succeed,
+    who_comes_while_too_many_wait_is_told_when_to_come_again,
     what_cannot_be_a_password_is_refused_unhashed,
 );

@@ -4,6 +4,7 @@
 mod accounts;
 mod admin;
 mod app;
+mod cleaning;
 mod keys;
 mod login;
 mod notifications;

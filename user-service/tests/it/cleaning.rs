@@ -1,0 +1,107 @@
+//! What is no longer of use is removed, and nothing else.
+
+use std::time::Duration;
+
+use mesh_proto::shop::user::v1::user_service_server::UserService as _;
+use service_kit::{
+    auth::Auth, database::Database, events::Outbox, on_both_databases, service::Service,
+    testing::TestDatabase, timestamp::Timestamp,
+};
+use tonic::Request;
+use user_service::{
+    Clock, NAME, SUBSCRIBERS, UserService, Users,
+    domain::Email,
+    hasher::Hasher,
+    keys::{Keyring, Terms},
+    limit::Subject,
+    store::Store,
+};
+
+use crate::app::{EMAIL, PASSWORD, login, registration};
+
+const DAY: Duration = Duration::from_hours(24);
+const HOUR: Duration = Duration::from_hours(1);
+
+/// A store with a clock, and the rows to look at.
+struct Kept {
+    store: Store,
+    clock: Clock,
+    open: Database,
+    _database: TestDatabase,
+}
+
+impl Kept {
+    async fn new(database: TestDatabase) -> Self {
+        let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
+        let store = Store::new(open.clone(), Outbox::new(NAME, SUBSCRIBERS));
+        Self { store, clock: Clock::system(), open, _database: database }
+    }
+
+    async fn texts(&self, sql: &'static str) -> Vec<String> {
+        let rows = self.open.rows(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get("text").unwrap()).collect()
+    }
+
+    /// Whose failures are remembered.
+    async fn subjects(&self) -> Vec<String> {
+        self.texts("SELECT subject AS text FROM login_failures ORDER BY last_time").await
+    }
+}
+
+async fn sessions_that_have_expired_are_removed(database: TestDatabase) {
+    let kept = Kept::new(database).await;
+    let (store, clock) = (kept.store.clone(), kept.clock.clone());
+    let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), Auth::off()).await.unwrap();
+    let users = Users::new(store.clone(), Hasher::new(), keys, clock.clone());
+    users.register(Request::new(registration(EMAIL, PASSWORD))).await.unwrap();
+    let sessions = "SELECT session_id AS text FROM sessions ORDER BY create_time";
+    let begin = async || users.login(Request::new(login(EMAIL, PASSWORD))).await.unwrap();
+
+    begin().await;
+    clock.advance(HOUR);
+    begin().await;
+    let both = kept.texts(sessions).await;
+    assert_eq!(both.len(), 2);
+
+    clock.advance(30 * DAY - 2 * HOUR);
+    assert_eq!(store.clean_sessions(clock.now()).await.unwrap(), 0);
+    clock.advance(HOUR + Duration::from_secs(1));
+    assert_eq!(store.clean_sessions(clock.now()).await.unwrap(), 1);
+    assert_eq!(kept.texts(sessions).await, both[1..]);
+    clock.advance(HOUR);
+    assert_eq!(store.clean_sessions(clock.now()).await.unwrap(), 1);
+    assert_eq!(kept.texts(sessions).await, [""; 0]);
+}
+
+async fn failures_of_long_ago_are_removed(database: TestDatabase) {
+    let kept = Kept::new(database).await;
+    let subject = |email: &str| Subject::account(&Email::parse(email).unwrap());
+    let (ada, bob) = (subject(EMAIL), subject("bob@example.com"));
+    kept.store.count_failure(std::slice::from_ref(&ada), kept.clock.now()).await.unwrap();
+    kept.clock.advance(HOUR / 2);
+    kept.store.count_failure(std::slice::from_ref(&bob), kept.clock.now()).await.unwrap();
+    assert_eq!(kept.store.clean_failures(kept.clock.now()).await.unwrap(), 0);
+    assert_eq!(kept.subjects().await, [ada.key(), bob.key()]);
+    kept.clock.advance(HOUR / 2);
+    assert_eq!(kept.store.clean_failures(kept.clock.now()).await.unwrap(), 1);
+    assert_eq!(kept.subjects().await, [bob.key()]);
+}
+
+/// Whoever fails under a hundred thousand names fills no disk.
+async fn the_oldest_of_too_many_failures_make_room(database: TestDatabase) {
+    const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100003) \
+         INSERT INTO login_failures (subject, failures, last_time) SELECT 'account:' || i, 1, $1 + i FROM n";
+    let kept = Kept::new(database).await;
+    let mut open = kept.open.begin().await.unwrap();
+    open.execute(MANY, &[(Timestamp::now().micros() - 200_000).into()]).await.unwrap();
+    open.commit().await.unwrap();
+    assert_eq!(kept.store.clean_failures(kept.clock.now()).await.unwrap(), 3);
+    let left = kept.subjects().await;
+    assert_eq!((left.len(), left[0].as_str()), (100_000, "account:4"));
+}
+
+on_both_databases!(
+    sessions_that_have_expired_are_removed,
+    failures_of_long_ago_are_removed,
+    the_oldest_of_too_many_failures_make_room,
+);
