@@ -34,14 +34,14 @@ impl Service for PaymentService {
     const NAME: &'static str = NAME;
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const MIGRATIONS: Migrations = Migrations {
-        sqlite: &[Migration {
-            name: "payments",
-            sql: include_str!("../migrations/sqlite/0001_payments.sql"),
-        }],
-        postgres: &[Migration {
-            name: "payments",
-            sql: include_str!("../migrations/postgres/0001_payments.sql"),
-        }],
+        sqlite: &[
+            Migration { name: "payments", sql: include_str!("../migrations/sqlite/0001_payments.sql") },
+            Migration { name: "balances", sql: include_str!("../migrations/sqlite/0002_balances.sql") },
+        ],
+        postgres: &[
+            Migration { name: "payments", sql: include_str!("../migrations/postgres/0001_payments.sql") },
+            Migration { name: "balances", sql: include_str!("../migrations/postgres/0002_balances.sql") },
+        ],
     };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {

@@ -1,5 +1,7 @@
 //! The ledger: what was charged and what went back, each twice. What the shop
-//! gets the customers give, so that all entries together come to nothing.
+//! gets the customers give, so that all entries together come to nothing. What
+//! they come to by currency and kind, the database itself keeps up to date in
+//! `balances`, in the transaction that posts.
 
 use mesh_proto::google::r#type::Money as WireMoney;
 use service_kit::{
@@ -13,11 +15,11 @@ use crate::domain::{Charge, Posting};
 const POST: &str = "INSERT INTO ledger (charge_id, kind, account, amount, currency, create_time) \
      VALUES ($1, $2, 'shop', $3, $5, $6), ($1, $2, 'customers', $4, $5, $6)";
 
-/// By parts, since the sum of amounts may be more than either database adds up.
-const SUMS: &str = "SELECT kind, COUNT(*) AS entries, \
-     CAST(SUM(amount / 1000000000) AS BIGINT) AS billions, \
-     CAST(SUM(amount % 1000000000) AS BIGINT) AS rest \
-     FROM ledger WHERE currency = $1 AND account = 'shop' GROUP BY kind";
+/// In two numbers, since the sum of amounts may be more than either database
+/// adds up.
+const SUMS: &str = "SELECT kind, CAST(SUM(entries) AS BIGINT) AS entries, \
+     CAST(SUM(billions) AS BIGINT) AS billions, CAST(SUM(rest) AS BIGINT) AS rest \
+     FROM balances WHERE currency = $1 GROUP BY kind";
 const BILLION: i128 = 1_000_000_000;
 
 /// Puts a posting into the ledger.

@@ -29,8 +29,9 @@ use tonic::{Code, Request};
 
 use crate::app::{TestApp, charging, declining, new_key, refused, refused_fields};
 
-/// The number of entries, and what they come to by charge and in all.
-async fn entries(database: &Database) -> (i64, i64) {
+/// The number of entries, and what they come to in all. Those of a charge must
+/// come to nothing, and the balances to what they say.
+pub(crate) async fn entries(database: &Database) -> (i64, i64) {
     let row = database
         .row("SELECT COUNT(*) AS entries, CAST(COALESCE(SUM(amount), 0) AS BIGINT) AS total FROM ledger", &[])
         .await
@@ -39,6 +40,11 @@ async fn entries(database: &Database) -> (i64, i64) {
     let unbalanced = "SELECT charge_id FROM ledger GROUP BY charge_id, kind, currency \
          HAVING SUM(amount) <> 0 OR COUNT(*) <> 2 LIMIT 1";
     assert!(database.row(unbalanced, &[]).await.unwrap().is_none());
+    let drifted = "SELECT currency, kind FROM (SELECT currency, kind, entries, billions, rest FROM balances \
+         UNION ALL SELECT currency, kind, -1, -(amount / 1000000000), -(amount % 1000000000) FROM ledger \
+         WHERE account = 'shop') AS both_of_them GROUP BY currency, kind \
+         HAVING SUM(entries) <> 0 OR SUM(billions) <> 0 OR SUM(rest) <> 0 LIMIT 1";
+    assert!(database.row(drifted, &[]).await.unwrap().is_none());
     (row.get("entries").unwrap(), row.get("total").unwrap())
 }
 

@@ -7,3 +7,4 @@ mod faults;
 mod ledger;
 mod lists;
 mod meetings;
+mod upgrade;
