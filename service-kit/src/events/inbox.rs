@@ -32,7 +32,7 @@ const TOGETHER: usize = 32;
 const TAKE_LIMIT: Duration = Duration::from_secs(2);
 /// After so long the answer says what was taken until then; its sender waits
 /// 3 s.
-const ANSWER_AFTER: Duration = Duration::from_millis(800);
+pub(super) const ANSWER_AFTER: Duration = Duration::from_millis(800);
 /// How long an event is remembered; later it would have its effect again.
 const KEPT: Duration = Duration::from_hours(7 * 24);
 /// How often what is older is forgotten.

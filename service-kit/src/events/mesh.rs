@@ -63,7 +63,7 @@ fn failed(status: &Status) -> Then {
     let reason = details.error_info().map(|info| info.reason.as_str());
     let words = format!("{:?}: {}", status.code(), status.message());
     match (reason, status.code()) {
-        (Some(NOT_TAKEN), _) => Then::Blame(0, words),
+        (Some(NOT_TAKEN), _) => Then::Blame(vec![(0, words)]),
         (Some(MALFORMED), _) => Then::Park(0, words),
         (
             _,

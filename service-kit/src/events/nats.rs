@@ -24,10 +24,12 @@ use async_nats::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
+mod arrivals;
 mod follow;
 mod publish;
 
-pub(super) use follow::{Arrivals, follow};
+pub(super) use arrivals::Arrivals;
+pub(super) use follow::follow;
 pub(super) use publish::ToStream;
 
 /// Who the rows of an outbox are for that go over NATS.

@@ -155,20 +155,20 @@ impl Queue {
     }
 
     /// In one transaction of the lease's holder: deletes what was taken, and
-    /// writes what becomes of one that was not.
+    /// writes what becomes of those that were not.
     pub(super) async fn settle(
         &self,
         lease: &mut Lease,
         settings: &RelaySettings,
         taken: &[i64],
-        fate: Option<(i64, Fate)>,
+        fates: &[(i64, Fate)],
     ) -> Result<(), Unfenced> {
         let mut unit = self.database.unit();
         loop {
             let since = Instant::now();
             let mut open = unit.begin().await?;
             let done = match lease.fence(&mut open, settings.lease).await {
-                Ok(()) => self.table.settle(&mut open, taken, fate.as_ref()).await.map_err(Unfenced::from),
+                Ok(()) => self.table.settle(&mut open, taken, fates).await.map_err(Unfenced::from),
                 lost => lost,
             };
             if let Some(done) = unit.end(open, done).await {
@@ -192,19 +192,20 @@ impl Table {
         &self,
         open: &mut Transaction,
         taken: &[i64],
-        fate: Option<&(i64, Fate)>,
+        fates: &[(i64, Fate)],
     ) -> Result<(), Error> {
         if !taken.is_empty() {
             open.execute(self.delete, &[positions(taken)]).await?;
         }
-        match fate {
-            None => {}
-            Some((position, Fate::Held(due))) => {
-                open.execute(self.hold, &[(*position).into(), due.micros().into()]).await?;
-            }
-            Some((position, Fate::Parked(why))) => {
-                open.execute(self.park, &[(*position).into(), reason(why).into()]).await?;
-            }
+        for (position, fate) in fates {
+            match fate {
+                Fate::Held(due) => {
+                    open.execute(self.hold, &[(*position).into(), due.micros().into()]).await?
+                }
+                Fate::Parked(why) => {
+                    open.execute(self.park, &[(*position).into(), reason(why).into()]).await?
+                }
+            };
         }
         Ok(())
     }

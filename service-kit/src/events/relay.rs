@@ -131,8 +131,9 @@ pub(super) struct Delivered {
 pub(super) enum Then {
     /// Deliver on.
     Go,
-    /// The event at this place is to blame; try it later.
-    Blame(usize, String),
+    /// The events at these places are to blame, each of another aggregate; try
+    /// them later.
+    Blame(Vec<(usize, String)>),
     /// The event at this place can never be taken; set it aside.
     Park(usize, String),
     /// One of the events may be to blame; deliver fewer.
@@ -231,10 +232,10 @@ impl<T: Transport> Relay<T> {
         if !delivered.taken.is_empty() {
             self.went();
         }
-        let fate = self.fate(&waiting, &delivered.then);
-        if !delivered.taken.is_empty() || fate.is_some() {
+        let fates = self.fates(&waiting, &delivered.then);
+        if !delivered.taken.is_empty() || !fates.is_empty() {
             let Some(lease) = &mut self.lease else { return Ok(Next::Idle) };
-            match self.queue.settle(lease, &self.settings, &delivered.taken, fate).await {
+            match self.queue.settle(lease, &self.settings, &delivered.taken, &fates).await {
                 Ok(()) => {}
                 Err(Unfenced::Lost(_)) => {
                     // Whoever holds it now delivers them again, without effect.
@@ -264,31 +265,34 @@ impl<T: Transport> Relay<T> {
         Ok(self.lease.is_some())
     }
 
-    /// What becomes of the event that is to blame.
-    fn fate(&self, waiting: &[Waiting], then: &Then) -> Option<(i64, Fate)> {
-        let settings = &self.settings;
-        let (place, why, never) = match then {
-            Then::Blame(place, why) => (*place, why, false),
-            Then::Park(place, why) => (*place, why, true),
+    /// What becomes of the events that are to blame.
+    fn fates(&self, waiting: &[Waiting], then: &Then) -> Vec<(i64, Fate)> {
+        let fate = |place: usize, why: &str, never| Some(self.fate(waiting.get(place)?, why, never));
+        match then {
+            Then::Blame(all) => all.iter().filter_map(|(place, why)| fate(*place, why, false)).collect(),
+            Then::Park(place, why) => Vec::from_iter(fate(*place, why, true)),
             // Alone, it is to blame.
-            Then::Narrow(why) if waiting.len() == 1 => (0, why, false),
-            Then::Go | Then::Narrow(_) | Then::Away(_) => return None,
-        };
-        let event = waiting.get(place)?;
+            Then::Narrow(why) if waiting.len() == 1 => Vec::from_iter(fate(0, why, false)),
+            Then::Go | Then::Narrow(_) | Then::Away(_) => Vec::new(),
+        }
+    }
+
+    fn fate(&self, event: &Waiting, why: &str, never: bool) -> (i64, Fate) {
+        let settings = &self.settings;
         Tally::add(&self.tally.failures, 1);
         let (id, aggregate, tries) = (&event.id, &event.aggregate, event.attempts + 1);
         let subscriber = self.queue.subscriber();
         if never || tries >= settings.attempts {
             Tally::add(&self.tally.parked, 1);
             warn!(%id, %aggregate, subscriber, "event {id} is set aside after {tries} tries: {why}");
-            return Some((event.position, Fate::Parked(why.clone())));
+            return (event.position, Fate::Parked(why.to_owned()));
         }
         let wait = settings.wait(tries.try_into().unwrap_or(u32::MAX), settings.most);
         if tries == 1 {
             warn!(%id, %aggregate, subscriber, "{subscriber} cannot take event {id}, trying on: {why}");
         }
         let micros = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
-        Some((event.position, Fate::Held(Timestamp::of_micros(Timestamp::now().micros() + micros))))
+        (event.position, Fate::Held(Timestamp::of_micros(Timestamp::now().micros() + micros)))
     }
 
     fn next(&mut self, then: Then, alone: bool) -> Next {

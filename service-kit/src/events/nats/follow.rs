@@ -14,14 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{
-    super::{
-        inbox::{Inbox, Stop},
-        queue::{ARRIVED, Waiting, decoded},
-        relay::{Delivered, Then, Transport},
-    },
-    LIMIT, Nats, STREAM, subject,
-};
+use super::{super::queue::ARRIVED, LIMIT, Nats, STREAM, subject};
 use crate::{
     database::{Database, Error, Transaction},
     lease::{Lease, Leases, Unfenced},
@@ -42,8 +35,6 @@ const POLL: Duration = Duration::from_millis(500);
 const AWAY: Duration = Duration::from_secs(2);
 /// Sooner than this the server says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// Room for a batch of the largest events.
-const BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const POSITION: &str = "SELECT made, sequence FROM stream_positions WHERE stream = $1";
 
@@ -252,27 +243,5 @@ impl Follower {
             Timestamp::now().micros().into(),
         ];
         open.execute(WRITE, &values).await.map(drop)
-    }
-}
-
-/// Takes what was written down, as a sink takes what it is sent.
-#[derive(Debug)]
-pub(in super::super) struct Arrivals(pub(in super::super) Inbox);
-
-#[tonic::async_trait]
-impl Transport for Arrivals {
-    async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered {
-        let events = match decoded(waiting, BYTES_MAX) {
-            Ok(events) => events,
-            Err(why) => return Then::Park(0, why).alone(),
-        };
-        let progress = self.0.take(&events).await;
-        let then = match progress.stop {
-            None => Then::Go,
-            Some(Stop::Away(why)) => Then::Away(why),
-            Some(Stop::Again(why)) => Then::Blame(progress.taken, why),
-            Some(Stop::Malformed(why)) => Then::Park(progress.taken, why),
-        };
-        Delivered { taken: waiting[..progress.taken].iter().map(|one| one.position).collect(), then }
     }
 }
