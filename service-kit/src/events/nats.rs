@@ -10,7 +10,8 @@
 //! keeps no order. Therefore how far a service is stands in its own database,
 //! and is written in the transaction that writes down what came. Whoever begins
 //! to pull makes the consumer anew from there, and begins anew when a message is
-//! missing between two: order and nothing lost, whatever was acknowledged.
+//! missing between two, or the connection was lost: order and nothing lost,
+//! whatever was acknowledged.
 
 use std::{str::FromStr, time::Duration};
 
@@ -23,13 +24,16 @@ use async_nats::{
     },
 };
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{sleep, timeout};
 
 mod arrivals;
 mod follow;
+mod link;
 mod publish;
 
 pub(super) use arrivals::Arrivals;
 pub(super) use follow::follow;
+use link::{Link, Moment};
 pub(super) use publish::ToStream;
 
 /// Who the rows of an outbox are for that go over NATS.
@@ -42,6 +46,8 @@ const SUBJECT: &str = "shop.events.v1";
 const KEPT: Duration = Duration::from_hours(7 * 24);
 /// How long the stream knows an id that was published twice.
 const DEDUPLICATED: Duration = Duration::from_mins(2);
+/// How soon to look again for what is about to be.
+const SOON: Duration = Duration::from_millis(5);
 /// The longest that one exchange with the server may take.
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -49,6 +55,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct Nats {
     client: Client,
+    link: Link,
 }
 
 /// Why there can be no connection to NATS.
@@ -69,22 +76,37 @@ impl Nats {
         // The reason is told without the URL, which may hold a password.
         let address = ServerAddr::from_str(url.expose_secret());
         let address = address.map_err(|why| InvalidNatsUrl(why.kind().to_string()))?;
+        let link = Link::default();
+        let heard = link.clone();
         let client = ConnectOptions::new()
             .name(name)
             .retry_on_initial_connect()
             .connection_timeout(LIMIT)
             .request_timeout(Some(LIMIT))
             .reconnect_delay_callback(|tries| Duration::from_millis(100 * tries.min(10) as u64))
+            .event_callback(move |event| {
+                heard.hear(&event);
+                std::future::ready(())
+            })
             .connect(address)
             .await
             .map_err(|why| InvalidNatsUrl(why.kind().to_string()))?;
-        Ok(Self { client })
+        Ok(Self { client, link })
     }
 
     /// Whether there is a connection. Without one nothing is published, for the
     /// client would keep it and send it much later.
     fn is_there(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Until there is a connection that was made since `then`.
+    async fn back_since(&self, then: Moment) {
+        self.link.made_since(then).await;
+        // The client tells of it a moment before it has it.
+        while !self.is_there() {
+            sleep(SOON).await;
+        }
     }
 
     fn context(&self) -> Context {
@@ -107,7 +129,7 @@ impl Nats {
             duplicate_window: DEDUPLICATED,
             ..Config::default()
         };
-        let made = tokio::time::timeout(LIMIT, self.context().get_or_create_stream(config)).await;
+        let made = timeout(LIMIT, self.context().get_or_create_stream(config)).await;
         made.map_err(|_| "NATS does not answer".to_owned())?
             .map_err(|why| format!("the stream {STREAM} cannot be had: {why}"))
     }

@@ -51,7 +51,8 @@ pub struct RelaySettings {
     pub first: Duration,
     /// The longest wait before an event is tried again; 60 s.
     pub most: Duration,
-    /// The longest wait while a subscriber is away; 2 s.
+    /// The longest wait while a subscriber is away; 2 s. Over NATS it ends when
+    /// the connection is back.
     pub away: Duration,
 }
 
@@ -116,6 +117,12 @@ pub async fn relay(
 pub(super) trait Transport: Send + Sync {
     /// Hands over events, oldest first.
     async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered;
+
+    /// Until a subscriber that was away at the last delivery is seen to be back:
+    /// then it is tried at once. Never, where nothing tells of it.
+    async fn back(&mut self) {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// What came of a delivery.
@@ -155,7 +162,7 @@ enum Next {
     More,
     /// Nothing is due, or another replica sees to it.
     Idle,
-    /// Wait, whatever is announced.
+    /// Wait, whatever is announced, unless the subscriber is back.
     Later(Duration),
 }
 
@@ -212,12 +219,20 @@ impl<T: Transport> Relay<T> {
             match self.round().await {
                 Ok(Next::More) => {}
                 Ok(Next::Idle) => idle(&mut changes, self.settings.poll).await,
-                Ok(Next::Later(wait)) => sleep(wait).await,
+                Ok(Next::Later(wait)) => self.pause(wait).await,
                 Err(why) => {
                     let wait = self.failed(&format!("the outbox: {why}"));
                     sleep(wait).await;
                 }
             }
+        }
+    }
+
+    /// Waits before a round that follows one that failed as a whole.
+    async fn pause(&mut self, wait: Duration) {
+        if timeout(wait, self.transport.back()).await.is_ok() {
+            // What it may fail for now has not failed before.
+            self.failures = self.failures.min(1);
         }
     }
 

@@ -54,9 +54,11 @@ pub(in super::super) async fn follow(
     leave: impl Future<Output = ()> + Clone,
 ) {
     let leases = Leases::new(database.clone());
+    let link = nats.link.clone();
     let follower = Follower { nats, database, name, sources };
     let mut failures = 0_u32;
     loop {
+        let connected = link.now();
         let why = match leases.take(&format!("follow/{STREAM}"), LEASE).await {
             Ok(None) => {
                 sleep(POLL).await;
@@ -66,6 +68,8 @@ pub(in super::super) async fn follow(
                 let began = Instant::now();
                 let why = tokio::select! {
                     why = follower.session(&mut lease) => Some(why),
+                    // What was on its way is lost, and may be the last for long.
+                    () = link.lost_since(connected) => Some("the connection to NATS was lost".to_owned()),
                     () = leave.clone() => None,
                 };
                 // Whoever can reach NATS may go on.
@@ -82,9 +86,17 @@ pub(in super::super) async fn follow(
             warn!(stream = STREAM, "{name} is not brought events, trying on: {why}");
         }
         failures = failures.saturating_add(1);
-        let most = Duration::from_millis(100).saturating_mul(1 << failures.min(6)).min(AWAY);
-        sleep(most.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        if timeout(pause(failures), follower.nats.back_since(connected)).await.is_ok() {
+            // What it may fail for now has not failed before.
+            failures = 1;
+        }
     }
+}
+
+/// How long to wait after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    let most = Duration::from_millis(100).saturating_mul(1 << failures.min(6)).min(AWAY);
+    most.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 struct Follower {

@@ -9,7 +9,9 @@ use tokio::time::timeout;
 use super::{
     super::queue::Waiting,
     super::relay::{Delivered, Then, Transport},
-    Nats, subject, token,
+    Nats,
+    link::Moment,
+    subject, token,
 };
 
 /// Publishes the events of one source.
@@ -20,11 +22,13 @@ pub(in super::super) struct ToStream {
     deadline: Duration,
     /// Whether the stream was there last.
     ready: bool,
+    /// When it was last begun to deliver.
+    began: Moment,
 }
 
 impl ToStream {
     pub(in super::super) fn new(nats: Nats, source: &'static str, deadline: Duration) -> Self {
-        Self { nats, source, deadline, ready: false }
+        Self { began: nats.link.now(), nats, source, deadline, ready: false }
     }
 
     /// Publishes at most one event of each aggregate, all at once; gives what
@@ -37,7 +41,14 @@ impl ToStream {
             let subject = subject(self.source, &token(&one.aggregate));
             let sent = context.publish_with_headers(subject, headers, one.event.clone().into());
             let acknowledged = async { sent.await?.await };
-            match timeout(self.deadline, acknowledged).await {
+            let acknowledged = tokio::select! {
+                acknowledged = timeout(self.deadline, acknowledged) => acknowledged,
+                // Nobody acknowledges over a connection what came by another.
+                () = self.nats.link.lost_since(self.began) => {
+                    return Err(Then::Away("the connection to NATS was lost".to_owned()));
+                }
+            };
+            match acknowledged {
                 Ok(Ok(_)) => Ok(one.position),
                 Ok(Err(why)) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
                     Err(Then::Park(*place, why.to_string()))
@@ -61,6 +72,7 @@ impl ToStream {
 #[tonic::async_trait]
 impl Transport for ToStream {
     async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered {
+        self.began = self.nats.link.now();
         if !self.ready {
             match self.nats.stream().await {
                 Ok(_) => self.ready = true,
@@ -87,5 +99,50 @@ impl Transport for ToStream {
             }
         }
         Delivered { taken, then: Then::Go }
+    }
+    async fn back(&mut self) {
+        self.nats.back_since(self.began).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A server that takes what is published, and goes away without a word.
+    async fn takes_and_leaves(listener: TcpListener) {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut socket = BufReader::new(socket);
+        socket.write_all(b"INFO {\"headers\":true,\"max_payload\":1048576}\r\n").await.unwrap();
+        loop {
+            let mut line = String::new();
+            socket.read_line(&mut line).await.unwrap();
+            match line.split(' ').next().map(str::trim) {
+                Some("PING") => socket.write_all(b"PONG\r\n").await.unwrap(),
+                Some("HPUB") => return,
+                _ => {}
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_acknowledgement_is_not_waited_for_when_its_connection_is_lost() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(takes_and_leaves(listener));
+        let nats = Nats::connect(&url.into(), "test").await.unwrap();
+        nats.link.made_since(Moment::default()).await;
+        let limit = Duration::from_secs(60);
+        let mut to = ToStream { ready: true, ..ToStream::new(nats, "test", limit) };
+        let (id, aggregate) = ("id".to_owned(), "a".to_owned());
+        let waiting = Waiting { position: 1, id, aggregate, attempts: 0, event: vec![1] };
+        let then = Then::Away("the connection to NATS was lost".to_owned());
+        assert_eq!(to.deliver(&[waiting]).await, then.alone());
+        server.await.unwrap();
     }
 }

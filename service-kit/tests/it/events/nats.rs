@@ -2,9 +2,27 @@
 
 use std::time::Duration;
 
-use service_kit::{on_both_databases, testing::TestDatabase};
+use async_nats::jetstream::{self, consumer::PullConsumer};
+use secrecy::ExposeSecret;
+use service_kit::{events::relay, on_both_databases, testing::TestDatabase};
+use tokio::time::sleep;
 
-use super::bed::Bed;
+use super::bed::{Bed, CONSUMER, outbox, settings, until};
+
+/// The consumer of a bed's follower, as anybody may use it; waits until there
+/// is one.
+async fn consumer(bed: &Bed) -> PullConsumer {
+    let url = bed.server.as_ref().unwrap().url();
+    let context = jetstream::new(async_nats::connect(url.expose_secret()).await.unwrap());
+    let mut found = None;
+    let there = until(async || {
+        let Ok(stream) = context.get_stream("shop-events").await else { return false };
+        found = stream.get_consumer(CONSUMER).await.ok();
+        found.is_some()
+    });
+    assert!(there.await, "there is no consumer");
+    found.unwrap()
+}
 
 async fn events_wait_for_a_nats_server_that_is_away(database: TestDatabase) {
     let mut bed = Bed::by_nats(database).await;
@@ -13,7 +31,7 @@ async fn events_wait_for_a_nats_server_that_is_away(database: TestDatabase) {
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
     bed.tell("thing").await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    sleep(Duration::from_millis(300)).await;
     assert_eq!(bed.count("SELECT count(*) AS n FROM outbox WHERE attempts = 0 AND parked IS NULL").await, 1);
     for n in 2..=4 {
         bed.server.as_mut().unwrap().start_again();
@@ -47,7 +65,44 @@ async fn consumers_that_come_and_go_take_each_event_once_and_in_order(database: 
     }
 }
 
+async fn events_go_on_at_once_when_the_server_is_back(database: TestDatabase) {
+    let mut bed = Bed::by_nats(database).await;
+    bed.server.as_mut().unwrap().kill();
+    let _consumer = bed.consume().await;
+    let mut settings = settings();
+    // Far longer than this test waits.
+    settings.first = Duration::from_secs(600);
+    settings.away = settings.first;
+    let base = bed.base(&[]);
+    let relaying = tokio::spawn(relay(outbox(&base), base, settings, std::future::pending()));
+    bed.tell("thing").await;
+    // Who has the lease has just seen that the server is away.
+    assert!(until(async || bed.count("SELECT count(*) AS n FROM leases").await == 1).await);
+    bed.server.as_mut().unwrap().start_again();
+    bed.wait_for("thing", [1]).await;
+    relaying.abort();
+}
+
+/// What was on its way to a follower when it lost its connection may be the
+/// last for long, so it does not wait for another to tell that one is missing.
+async fn a_follower_begins_anew_when_its_connection_was_lost(database: TestDatabase) {
+    let mut bed = Bed::by_nats(database).await;
+    let _replica = bed.consume().await;
+    let first = consumer(&bed).await.cached_info().created;
+    // It pulls.
+    bed.tell("thing").await;
+    let producer = bed.produce(&[]).await;
+    bed.wait_for("thing", [1]).await;
+    bed.server.as_mut().unwrap().start_again();
+    assert!(until(async || consumer(&bed).await.cached_info().created != first).await);
+    bed.tell("thing").await;
+    bed.wait_for("thing", [1, 2]).await;
+    drop(producer);
+}
+
 on_both_databases!(
     events_wait_for_a_nats_server_that_is_away,
     consumers_that_come_and_go_take_each_event_once_and_in_order,
+    events_go_on_at_once_when_the_server_is_back,
+    a_follower_begins_anew_when_its_connection_was_lost,
 );
