@@ -33,6 +33,10 @@ const TICK: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(500);
 /// The longest wait while NATS is away.
 const AWAY: Duration = Duration::from_secs(2);
+/// How long the server waits for an acknowledgement before it sends a message
+/// again. So long one that was lost on its way is missed, when none comes after
+/// it that tells of the gap.
+const ACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Sooner than this the server says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(2);
 
@@ -186,6 +190,7 @@ impl Follower {
             durable_name: Some(self.name.to_owned()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start },
             ack_policy: AckPolicy::Explicit,
+            ack_wait: ACKNOWLEDGED,
             filter_subjects: self.sources.iter().map(|source| subject(source, "*")).collect(),
             max_ack_pending: UNDER_WAY,
             ..pull::Config::default()

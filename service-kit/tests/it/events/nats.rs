@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{self, consumer::PullConsumer};
+use futures_util::StreamExt;
 use secrecy::ExposeSecret;
 use service_kit::{events::relay, on_both_databases, testing::TestDatabase};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::bed::{Bed, CONSUMER, outbox, settings, until};
 
@@ -100,9 +101,36 @@ async fn a_follower_begins_anew_when_its_connection_was_lost(database: TestDatab
     drop(producer);
 }
 
+async fn the_last_message_is_missed_soon_when_it_was_lost_on_its_way(database: TestDatabase) {
+    let bed = Bed::by_nats(database).await;
+    let _replica = bed.consume().await;
+    let _producer = bed.produce(&[]).await;
+    // Takes from the follower what is then on its way to nobody.
+    let thief = consumer(&bed).await;
+    let mut stolen = thief.stream().messages().await.unwrap();
+    let mut told = 0;
+    loop {
+        told += 1;
+        bed.tell("thing").await;
+        tokio::select! {
+            message = stolen.next() => break drop(message.unwrap().unwrap()),
+            taken = until(async || bed.journal("thing").await.len() == told) => assert!(taken),
+        }
+    }
+    drop(stolen);
+    let all = async {
+        while bed.journal("thing").await.len() < told {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(25), all).await.is_ok(), "it is still missing");
+    bed.wait_for("thing", 1..=i64::try_from(told).unwrap()).await;
+}
+
 on_both_databases!(
     events_wait_for_a_nats_server_that_is_away,
     consumers_that_come_and_go_take_each_event_once_and_in_order,
     events_go_on_at_once_when_the_server_is_back,
     a_follower_begins_anew_when_its_connection_was_lost,
+    the_last_message_is_missed_soon_when_it_was_lost_on_its_way,
 );
