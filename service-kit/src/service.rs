@@ -1,13 +1,13 @@
 //! What the services of the shop have in common, from their settings to their
 //! end: the one wiring.
 
-use std::{convert::Infallible, fmt, future::Future, pin::Pin};
+use std::{convert::Infallible, fmt, future::Future, pin::Pin, time::Duration};
 
 use registry_client::{
     Mesh,
     server::{Drain, Health, Server},
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tonic::{
     body::Body,
     codegen::{
@@ -24,6 +24,9 @@ use crate::{
     events::Nats,
     run::{Ready, ready},
 };
+
+/// How long work may take to leave once nothing is served any more.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A service of the shop.
 pub trait Service: 'static {
@@ -85,6 +88,7 @@ pub struct Serving {
     server: Server,
     auth: Auth,
     works: Vec<Work>,
+    leaving: Vec<Work>,
     /// The full names of what it serves.
     names: Vec<&'static str>,
 }
@@ -104,9 +108,9 @@ impl Serving {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Self { server, auth, works, mut names } = self;
+        let Self { server, auth, works, leaving, mut names } = self;
         names.push(S::NAME);
-        Self { server: server.add_service(auth.guard(service)), auth, works, names }
+        Self { server: server.add_service(auth.guard(service)), auth, works, leaving, names }
     }
 
     /// Does `work` while it serves: from before the first call until after the
@@ -114,6 +118,15 @@ impl Serving {
     #[must_use]
     pub fn work(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
         self.works.push(Box::pin(work));
+        self
+    }
+
+    /// Does `work` while it serves, which ends by itself when
+    /// [`drain`](Self::drain) tells it to: it is waited for, up to 1 s, so that
+    /// it can give up what others wait for.
+    #[must_use]
+    pub fn work_that_leaves(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.leaving.push(Box::pin(work));
         self
     }
 
@@ -126,7 +139,8 @@ impl Serving {
 
 impl fmt::Debug for Serving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serving").field("works", &self.works.len()).finish_non_exhaustive()
+        let works = self.works.len() + self.leaving.len();
+        f.debug_struct("Serving").field("works", &works).finish_non_exhaustive()
     }
 }
 
@@ -159,14 +173,21 @@ pub async fn serve<S: Service>(
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let server = base.mesh.serve(S::NAME).version(S::VERSION);
-    let serving = Serving { server, auth: base.auth.clone(), works: Vec::new(), names: Vec::new() };
-    let Serving { server, works, names, .. } = S::build(&base, serving).await?;
+    let (works, leaving, names) = (Vec::new(), Vec::new(), Vec::new());
+    let serving = Serving { server, auth: base.auth.clone(), works, leaving, names };
+    let Serving { server, works, leaving, names, .. } = S::build(&base, serving).await?;
     // Ends with this future, whichever way that ends.
     let mut working: JoinSet<()> = works.into_iter().collect();
     working.spawn(tell_health(base.database.health(), server.health(), names));
     working.spawn(base.auth.keep_keys(&base.mesh));
+    let mut leaving: JoinSet<()> = leaving.into_iter().collect();
     let served = server.run(listener, shutdown).await;
     drop(working);
+    if served.is_ok() {
+        // What is not done by then, others wait for until a lease runs out.
+        let _ = timeout(LEAVING, async { while leaving.join_next().await.is_some() {} }).await;
+    }
+    drop(leaving);
     base.database.close().await;
     Ok(served?)
 }

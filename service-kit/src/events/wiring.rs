@@ -85,13 +85,19 @@ impl Events {
                 let taking = Relay::new(&base, queue, Arrivals(inbox), settings);
                 let leave = draining(&serving).shared();
                 serving = serving
-                    .work(follow(nats.clone(), base.database.clone(), name, sources, leave.clone()))
-                    .work(taking.until(leave));
+                    .work_that_leaves(follow(
+                        nats.clone(),
+                        base.database.clone(),
+                        name,
+                        sources,
+                        leave.clone(),
+                    ))
+                    .work_that_leaves(taking.until(leave));
             }
         }
         if let Some(outbox) = outbox {
             let leave = draining(&serving);
-            serving = serving.work(relay(outbox, base, settings, leave));
+            serving = serving.work_that_leaves(relay(outbox, base, settings, leave));
         }
         serving
     }

@@ -64,10 +64,10 @@ pub(in super::super) async fn follow(
     loop {
         let connected = link.now();
         let why = match leases.take(&format!("follow/{STREAM}"), LEASE).await {
-            Ok(None) => {
-                sleep(POLL).await;
-                continue;
-            }
+            Ok(None) => tokio::select! {
+                () = leave.clone() => return,
+                () = sleep(POLL) => continue,
+            },
             Ok(Some(mut lease)) => {
                 let began = Instant::now();
                 let why = tokio::select! {
@@ -90,7 +90,11 @@ pub(in super::super) async fn follow(
             warn!(stream = STREAM, "{name} is not brought events, trying on: {why}");
         }
         failures = failures.saturating_add(1);
-        if timeout(pause(failures), follower.nats.back_since(connected)).await.is_ok() {
+        let back = tokio::select! {
+            () = leave.clone() => return,
+            back = timeout(pause(failures), follower.nats.back_since(connected)) => back.is_ok(),
+        };
+        if back {
             // What it may fail for now has not failed before.
             failures = 1;
         }

@@ -144,6 +144,21 @@ async fn a_relay_that_leaves_hands_over_at_once(database: TestDatabase) {
     second.abort();
 }
 
+async fn a_replica_that_stops_gives_up_what_it_held(bed: Bed) {
+    let consumer = bed.consume().await;
+    let producer = bed.produce(&[consumer.address]).await;
+    bed.tell("thing").await;
+    bed.wait_for("thing", [1]).await;
+    bed.drained().await;
+    consumer.stop().await;
+    producer.stop().await;
+    for database in [&bed.producer, &bed.consumer] {
+        let held = database.rows("SELECT name FROM leases WHERE until > 0", &[]).await.unwrap();
+        let held: Vec<String> = held.iter().map(|row| row.get("name").unwrap()).collect();
+        assert!(held.is_empty(), "{held:?}");
+    }
+}
+
 async fn a_lease_whose_holder_froze_passes_on(database: TestDatabase) {
     let bed = Bed::new(database).await;
     let consumer = bed.consume().await;
@@ -189,6 +204,7 @@ by_every_way!(
     every_event_has_its_effect_once_and_in_order,
     a_sink_that_fails_often_loses_and_doubles_nothing,
     relays_that_are_cut_off_anywhere_deliver_again_without_effect,
+    a_replica_that_stops_gives_up_what_it_held,
 );
 
 on_both_databases!(
