@@ -74,7 +74,7 @@ use crate::{
     Error,
     carts::Snapshot,
     domain::{Order, OrderId, RequestId},
-    saga::{End, PATIENCE, Sagas},
+    saga::{Driven, End, PATIENCE, Sagas},
     store::{Changed, Placed, Present, Verdict},
 };
 
@@ -147,10 +147,7 @@ pub async fn finish(sagas: &Sagas, wanted: &Wanted, begun: Begun) -> Result<wire
         Begun::Known(claim) => claim,
         Begun::New(order, cart) => match sagas.store().place(wanted, *order, cart).await? {
             Placed::Known(claim) => claim,
-            Placed::New(held) => {
-                let end = sagas.drive(*held).await.end;
-                known_after(sagas, wanted, end).await?
-            }
+            Placed::New(held) => known_after(sagas, wanted, sagas.drive(*held).await).await?,
         },
     };
     match claim {
@@ -180,8 +177,11 @@ fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<Order, Error> {
 
 /// What is known of a request whose order was driven: an answer that is stored
 /// counts, whatever failed after it.
-async fn known_after(sagas: &Sagas, wanted: &Wanted, end: End) -> Result<Claim, Error> {
-    match (sagas.store().look(wanted).await?, end) {
+async fn known_after(sagas: &Sagas, wanted: &Wanted, driven: Driven) -> Result<Claim, Error> {
+    if let Some(answer) = driven.answer {
+        return Ok(Claim::Stored(answer));
+    }
+    match (sagas.store().look(wanted).await?, driven.end) {
         (Claim::Running(_), End::Failed(fault)) => Err(Error::Neighbour(fault)),
         (known, _) => Ok(known),
     }
@@ -222,10 +222,7 @@ async fn carry_on(sagas: &Sagas, wanted: &Wanted, id: OrderId) -> Result<Claim, 
     });
     match left.await? {
         Changed::Left(_) => sagas.store().look(wanted).await,
-        Changed::Taken(held) => {
-            let end = sagas.drive(*held).await.end;
-            known_after(sagas, wanted, end).await
-        }
+        Changed::Taken(held) => known_after(sagas, wanted, sagas.drive(*held).await).await,
     }
 }
 

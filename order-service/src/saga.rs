@@ -66,6 +66,8 @@ pub struct Neighbours {
 pub struct Driven {
     /// As it then was.
     pub order: Order,
+    /// What the request that made it was answered, if that was stored on the way.
+    pub answer: Option<Answer>,
     /// Why it was taken no further.
     pub end: End,
 }
@@ -142,7 +144,7 @@ impl Sagas {
     /// # Cancel safety
     /// It is carried on when its lease runs out.
     pub async fn drive(&self, mut held: Held) -> Driven {
-        let mut declined = None;
+        let (mut declined, mut answer) = (None, None);
         while let Some(step) = held.order.next_step() {
             let order = held.order.clone();
             debug!(order = %order.id(), ?step, "takes a step");
@@ -154,21 +156,22 @@ impl Sagas {
                 Ok(taken) => taken,
                 Err(fault) => {
                     self.postpone(&held).await;
-                    return Driven { order, end: End::Failed(fault) };
+                    return Driven { order, answer, end: End::Failed(fault) };
                 }
             };
             declined = taken.declined;
-            held = match self.store.advance(&held, taken.held, taken.answer).await {
+            held = match self.store.advance(&held, taken.held, taken.answer.clone()).await {
                 Ok(Some(held)) => held,
-                Ok(None) => return Driven { order, end: End::Lost },
-                Err(why) => return Driven { order, end: End::Failed(why.fault()) },
+                Ok(None) => return Driven { order, answer, end: End::Lost },
+                Err(why) => return Driven { order, answer, end: End::Failed(why.fault()) },
             };
+            answer = taken.answer.or(answer);
         }
         let order = held.order.clone();
         if held.cart_full {
             self.empty_cart(held).await;
         }
-        Driven { order, end: declined.map_or(End::Rests, End::Declined) }
+        Driven { order, answer, end: declined.map_or(End::Rests, End::Declined) }
     }
 
     async fn step(&self, held: &Held, step: Step) -> Result<Taken, Fault> {

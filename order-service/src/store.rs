@@ -161,8 +161,9 @@ impl Store {
             let done = place(&mut open, wanted, &held).await;
             match unit.end(open, done).await {
                 None => {}
-                Some(Ok(Claim::New)) => return Ok(Placed::New(Box::new(held))),
-                Some(known) => return Ok(Placed::Known(known?)),
+                Some(Ok(())) => return Ok(Placed::New(Box::new(held))),
+                Some(Err(DatabaseError::Missed)) => return Ok(Placed::Known(self.look(wanted).await?)),
+                Some(Err(why)) => return Err(why.into()),
             }
         }
     }
@@ -192,9 +193,11 @@ impl Store {
     }
 }
 
-async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<Claim, Error> {
+async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(), DatabaseError> {
     let order = held.order.facts();
     let key = order.id.to_string();
+    // Waits for another that is claiming the same request.
+    idempotency::claim(open, &wanted.asked, &key).await?;
     let values: [Value; 8] = [
         key.as_str().into(),
         order.customer.as_str().into(),
@@ -206,15 +209,8 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<C
         held::lease().into(),
     ];
     open.post(sql::INSERT, &values).await?;
-    open.post(lines::INSERT, &[key.as_str().into(), lines::json(&order.lines)?]).await?;
-    // Waits for another that is claiming the same request. Asked last, so that
-    // all goes in one round trip: nearly every request is new.
-    let claim = idempotency::claim(open, &wanted.asked, &key).await?;
-    if claim != Claim::New {
-        open.undo();
-    }
     // Announced to nobody: who would wait for it does not know its id yet.
-    Ok(claim)
+    open.post(lines::INSERT, &[key.into(), lines::json(&order.lines)?]).await
 }
 
 fn columns(id: &str, before: i64, after: &Held) -> [Value; 14] {

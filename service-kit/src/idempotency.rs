@@ -82,10 +82,6 @@ const LOOK: Sql = at!(
     ")"
 );
 
-/// What was in the way of a claim, whatever its age.
-const FIND: &str = "SELECT body, reference, code, answer FROM idempotency \
-     WHERE caller = $1 AND method = $2 AND request_id = $3";
-
 const SETTLE: &str = "UPDATE idempotency SET code = $3, answer = $4 \
      WHERE method = $1 AND reference = $2 AND code IS NULL";
 
@@ -186,24 +182,20 @@ pub enum Claim {
 }
 
 /// Writes down that this request begins to have its effect, by what
-/// `reference` names, unless it is known already. Of several that come at once
-/// one is [`Claim::New`]; the others wait for its commit.
+/// `reference` names. The transaction fails with [`Error::Missed`] when the
+/// request is known already, and [`look`] tells what of it. Of several that come
+/// at once one succeeds; the others wait for its commit.
 ///
 /// # Errors
-/// When the database fails.
+/// When the request is known, or the database fails; now or later, as
+/// [`Transaction::require`].
 ///
 /// # Cancel safety
 /// As [`Transaction::execute`].
-pub async fn claim(open: &mut Transaction, asked: &Asked, reference: &str) -> Result<Claim, Error> {
+pub async fn claim(open: &mut Transaction, asked: &Asked, reference: &str) -> Result<(), Error> {
     let [caller, method, id] = asked.key();
     let life = i64::try_from(LIFE.as_micros()).unwrap_or(i64::MAX);
-    let values = [caller, method, id, asked.body.clone().into(), reference.into(), life.into()];
-    if open.execute(CLAIM, &values).await? == 1 {
-        return Ok(Claim::New);
-    }
-    let row = open.row(FIND, &asked.key()).await?;
-    let row = row.ok_or_else(|| Error::corrupt("request", "what was in the way is gone"))?;
-    read(asked, &row)
+    open.require(CLAIM, &[caller, method, id, asked.body.clone().into(), reference.into(), life.into()]).await
 }
 
 /// What is known of this request; [`Claim::New`] when nothing is, without

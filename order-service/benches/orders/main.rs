@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! orders ROUNDS SECONDS     both in turns, as a table
+//! orders SECONDS            as it is, for a profiler to look at
 //! ```
 //!
 //! An order is three transactions and four calls; the neighbours that are
@@ -53,9 +54,16 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let [rounds, seconds] = &args[..] else { panic!("usage: orders ROUNDS SECONDS") };
-    let (rounds, time) = (rounds.parse().unwrap(), Duration::from_secs(seconds.parse().unwrap()));
-    tokio::runtime::Runtime::new().unwrap().block_on(compare(rounds, time));
+    let seconds = |text: &String| Duration::from_secs(text.parse().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    match &args[..] {
+        [rounds, time] => runtime.block_on(compare(rounds.parse().unwrap(), seconds(time))),
+        [time] => runtime.block_on(async {
+            let Round { per_second, p50, p99, .. } = Shop::open(false).await.round(seconds(time)).await;
+            writeln!(std::io::stdout(), "{per_second:.0} orders/s, p50 {p50:.2} ms, p99 {p99:.2} ms").unwrap();
+        }),
+        _ => panic!("usage: orders ROUNDS SECONDS"),
+    }
 }
 
 async fn compare(rounds: usize, time: Duration) {

@@ -25,11 +25,13 @@ mod pace;
 mod plain;
 mod probe;
 mod statement;
+mod work;
 mod writer;
 
 #[cfg(feature = "test-util")]
 pub(super) use plain::pool as plain_pool;
-pub(super) use writer::{Turn, Writer};
+pub(super) use work::Work;
+pub(super) use writer::Writer;
 
 /// How long to wait for another process to finish its transaction.
 const BUSY: Duration = Duration::from_secs(5);

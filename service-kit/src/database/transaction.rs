@@ -27,14 +27,17 @@ pub struct Transaction {
 
 #[derive(Debug)]
 enum Open {
-    Sqlite(sqlite::Turn),
+    Sqlite(sqlite::Work),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
 impl Transaction {
     pub(super) async fn begin(pools: &Pools, changes: Changes, health: Told) -> Result<Self, Error> {
         let open = match pools {
-            Pools::Sqlite { writer, .. } => Open::Sqlite(writer.begin().await?),
+            Pools::Sqlite { writer, .. } => {
+                writer.check()?;
+                Open::Sqlite(sqlite::Work::new(writer))
+            }
             Pools::Postgres(pool) => {
                 // The pool would go on to dial a server that is away until the
                 // caller's time is up.
@@ -114,7 +117,7 @@ impl Transaction {
     async fn add(&mut self, sql: Sql, values: &[Value], must_touch: bool) -> Result<(), Error> {
         self.begin_statement()?;
         let done = match &mut self.open {
-            Open::Sqlite(turn) => turn.post(sql.sqlite, values, must_touch).await,
+            Open::Sqlite(work) => work.post(sql.sqlite, values, must_touch).await,
             Open::Postgres(open) => match bounded(bind(sql.postgres, values).execute(&mut **open)).await {
                 Ok(done) if must_touch && done.rows_affected() == 0 => Err(Error::Missed),
                 done => done.map(drop),
@@ -136,7 +139,7 @@ impl Transaction {
         let sql = sql.into();
         self.begin_statement()?;
         let done = match &mut self.open {
-            Open::Sqlite(turn) => turn.execute(sql.sqlite, values).await,
+            Open::Sqlite(work) => work.execute(sql.sqlite, values).await,
             Open::Postgres(open) => bounded(bind(sql.postgres, values).execute(&mut **open))
                 .await
                 .map(|done| done.rows_affected()),
@@ -155,7 +158,7 @@ impl Transaction {
         let sql = sql.into();
         self.begin_statement()?;
         let found = match &mut self.open {
-            Open::Sqlite(turn) => turn.row(sql.sqlite, values).await,
+            Open::Sqlite(work) => work.row(sql.sqlite, values).await,
             Open::Postgres(open) => bounded(bind(sql.postgres, values).fetch_optional(&mut **open))
                 .await
                 .map(|row| row.map(Row::Postgres)),
@@ -174,7 +177,7 @@ impl Transaction {
         let sql = sql.into();
         self.begin_statement()?;
         let found = match &mut self.open {
-            Open::Sqlite(turn) => turn.rows(sql.sqlite, values).await,
+            Open::Sqlite(work) => work.rows(sql.sqlite, values).await,
             Open::Postgres(open) => bounded(bind(sql.postgres, values).fetch_all(&mut **open))
                 .await
                 .map(|rows| rows.into_iter().map(Row::Postgres).collect()),
@@ -209,21 +212,14 @@ impl Transaction {
     ///
     /// # Cancel safety
     /// Not cancel safe: the commit may have happened or not.
-    pub async fn commit(mut self) -> Result<(), Error> {
-        if let Open::Sqlite(turn) = &mut self.open
-            && !self.broken
-            && let Err(why) = turn.flush().await
-        {
-            self.rollback().await?;
-            return Err(why);
-        }
+    pub async fn commit(self) -> Result<(), Error> {
         if self.broken {
             // PostgreSQL would answer such a commit with success, and undo it.
             self.rollback().await?;
             return Err(Error::GivenUp);
         }
         match self.open {
-            Open::Sqlite(turn) => turn.end(Some(self.changed)).await,
+            Open::Sqlite(work) => work.commit(self.changed).await,
             Open::Postgres(open) => {
                 self.health.noted(bounded(open.commit()).await)?;
                 for key in &self.changed {
@@ -246,7 +242,7 @@ impl Transaction {
     /// Cancel safe.
     pub async fn rollback(self) -> Result<(), Error> {
         match self.open {
-            Open::Sqlite(turn) => turn.end(None).await,
+            Open::Sqlite(work) => work.rollback().await,
             Open::Postgres(open) => bounded(open.rollback()).await,
         }
     }

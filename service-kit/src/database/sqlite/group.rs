@@ -14,7 +14,7 @@ use super::{
     desk::Desk,
     pace::Pace,
     probe::probe,
-    writer::{Ask, End, Give, Turn},
+    writer::{Ask, End, Turn, Whole, Wish},
 };
 use crate::{
     changes::Changes,
@@ -78,15 +78,15 @@ impl Clerk {
         }
     }
 
-    /// The next that waits for a turn, and still wants it.
-    async fn wait(&mut self) -> Option<Give> {
+    /// The next unit that waits to be written, and is still wanted.
+    async fn wait(&mut self) -> Option<Wish> {
         let idle = Instant::now();
         loop {
             match self.queue.recv().await {
-                Some(Ask::Turn(give)) if give.is_closed() => {}
-                Some(Ask::Turn(give)) => {
+                Some(Ask::Write(wish)) if wish.is_void() => {}
+                Some(Ask::Write(wish)) => {
                     self.pace.was_idle(idle.elapsed());
-                    return Some(give);
+                    return Some(wish);
                 }
                 Some(Ask::Close) | None => return None,
             }
@@ -94,11 +94,11 @@ impl Clerk {
     }
 
     /// As [`wait`](Self::wait), of those who wait already.
-    fn waiting(&mut self) -> Option<Give> {
+    fn waiting(&mut self) -> Option<Wish> {
         loop {
             match self.queue.try_recv() {
-                Ok(Ask::Turn(give)) if give.is_closed() => {}
-                Ok(Ask::Turn(give)) => return Some(give),
+                Ok(Ask::Write(wish)) if wish.is_void() => {}
+                Ok(Ask::Write(wish)) => return Some(wish),
                 Ok(Ask::Close) => self.closing = true,
                 Err(_) => return None,
             }
@@ -107,11 +107,10 @@ impl Clerk {
 
     /// One transaction. Fails when its connection shall not be used again, and
     /// says why.
-    async fn group(&mut self, desk: &Arc<Mutex<Desk>>, first: Give) -> Result<(), String> {
+    async fn group(&mut self, desk: &Arc<Mutex<Desk>>, first: Wish) -> Result<(), String> {
         if let Err(why) = begin(desk, &mut self.pace).await {
             let trouble = why.is_trouble().then(|| why.to_string());
-            // Who no longer waits needs no answer.
-            let _ = first.send(Err(why));
+            first.refuse(why);
             return trouble.map_or(Ok(()), Err);
         }
         let until = Instant::now() + LONG;
@@ -119,8 +118,8 @@ impl Clerk {
         let mut next = Some(first);
         let mut turns = 0;
         let mut done = Ok(());
-        while let Some(give) = next.take() {
-            done = turn(desk, give, turns == 0, &mut ended).await;
+        while let Some(wish) = next.take() {
+            done = write(desk, wish, turns == 0, &mut ended).await;
             turns += 1;
             if done.is_ok() && turns < MOST && Instant::now() < until {
                 next = self.waiting();
@@ -141,13 +140,16 @@ impl Clerk {
 
     /// Tells all units how their transaction ended.
     fn tell(&self, ended: Vec<End>, done: &Result<(), Error>) {
-        for End { kept, told } in ended {
+        for End { kept, failed, told } in ended {
             if done.is_ok() {
                 for key in kept.unwrap_or_default() {
                     self.changes.announce(&key);
                 }
             }
-            let answer = done.as_ref().map(drop).map_err(|why| Error::Undurable(why.to_string()));
+            let answer = match (done, failed) {
+                (Err(why), _) => Err(Error::Undurable(why.to_string())),
+                (Ok(()), failed) => failed.map_or(Ok(()), Err),
+            };
             // Who no longer waits needs no answer.
             let _ = told.send(answer);
         }
@@ -172,9 +174,8 @@ impl Clerk {
 
     /// Refuses all who ask; completes when nobody can any more.
     async fn refuse(&mut self) {
-        while let Some(Ask::Turn(give)) = self.queue.recv().await {
-            let why = self.health.why().unwrap_or_default();
-            let _ = give.send(Err(Error::Failing(why)));
+        while let Some(Ask::Write(wish)) = self.queue.recv().await {
+            wish.refuse(Error::Failing(self.health.why().unwrap_or_default()));
         }
     }
 }
@@ -195,23 +196,37 @@ async fn begin(desk: &Mutex<Desk>, pace: &mut Pace) -> Result<(), Error> {
     }
 }
 
-/// Gives one unit its turn. Fails when its work could not be undone, and with
-/// it the transaction.
-async fn turn(
+/// Has one unit written. Fails when its work could not be undone, and with it
+/// the transaction.
+async fn write(
     desk: &Arc<Mutex<Desk>>,
-    give: Give,
+    wish: Wish,
     is_first: bool,
     ended: &mut Vec<End>,
 ) -> Result<(), Error> {
-    let (end, ends) = oneshot::channel();
-    let number = desk.lock().await.next(is_first);
-    if give.send(Ok(Turn::new(desk.clone(), number, end))).is_err() {
-        // It left before it began.
-        return Ok(());
+    let mut seat = desk.lock().await;
+    let number = seat.next(is_first);
+    match wish {
+        Wish::Whole(Whole { statements, keys, told }) => {
+            let sent = seat.send(statements, false).await;
+            seat.end();
+            let undone = if sent.is_ok() { Ok(()) } else { seat.undo().await };
+            let kept = sent.is_ok().then_some(keys);
+            ended.push(End { kept, failed: sent.err(), told });
+            undone
+        }
+        Wish::Turn(give) => {
+            drop(seat);
+            let (end, ends) = oneshot::channel();
+            if give.send(Ok(Turn::Desk { desk: desk.clone(), number, end })).is_err() {
+                // It left before it began.
+                return Ok(());
+            }
+            let end = timeout(TURN, ends).await;
+            let kept = matches!(&end, Ok(Ok(End { kept: Some(_), .. })));
+            // Dropped half way, or overdue: nobody waits for an answer.
+            ended.extend(end.ok().and_then(Result::ok));
+            if kept { Ok(()) } else { desk.lock().await.undo().await }
+        }
     }
-    let end = timeout(TURN, ends).await;
-    let kept = matches!(&end, Ok(Ok(End { kept: Some(_), .. })));
-    // Dropped half way, or overdue: nobody waits for an answer.
-    ended.extend(end.ok().and_then(Result::ok));
-    if kept { Ok(()) } else { desk.lock().await.undo().await }
 }

@@ -32,6 +32,13 @@ pub(super) async fn send(
     Ok(answers)
 }
 
+pub(super) async fn write(pool: &SqlitePool, statements: Vec<Statement>) -> Result<(), Error> {
+    let mut open = begin(pool).await?;
+    let sent = send(&mut open, statements, false).await;
+    end(open, sent.is_ok()).await?;
+    sent.map(drop)
+}
+
 pub(super) async fn end(open: Transaction<'static, Sqlite>, kept: bool) -> Result<(), Error> {
     if kept { bounded(open.commit()).await } else { bounded(open.rollback()).await }
 }

@@ -1,6 +1,6 @@
 //! How a unit of work comes to write.
 
-use std::{mem, sync::Arc};
+use std::sync::Arc;
 
 use sqlx::{SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
@@ -18,14 +18,11 @@ use super::{
 };
 use crate::{
     changes::Changes,
-    database::{Error, Row, Value, health::Told},
+    database::{Error, health::Told},
 };
 
 /// How many may wait for their turn; the next ones wait to wait.
 const WAITING: usize = 256;
-/// How many statements travel together at most: as many as a unit of work has,
-/// and few enough that their text is short.
-const POSTED: usize = 16;
 
 /// Where turns to write are asked for. Served first come, first served, by a
 /// task that ends with the last clone.
@@ -41,12 +38,47 @@ pub(in crate::database) struct Writer {
 /// What the task is asked for.
 #[derive(Debug)]
 pub(super) enum Ask {
-    Turn(Give),
+    Write(Wish),
     Close,
 }
 
-/// Where a turn is handed over.
-pub(super) type Give = oneshot::Sender<Result<Turn, Error>>;
+/// A unit of work that wants to be written.
+#[derive(Debug)]
+pub(super) enum Wish {
+    /// By whom it is: they get a turn.
+    Turn(oneshot::Sender<Result<Turn, Error>>),
+    /// By the task itself.
+    Whole(Whole),
+}
+
+/// A unit of work of statements that nobody waits for.
+#[derive(Debug)]
+pub(super) struct Whole {
+    pub(super) statements: Vec<Statement>,
+    /// What it changes.
+    pub(super) keys: Vec<String>,
+    /// Told once it is durable, or has failed.
+    pub(super) told: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Wish {
+    /// Whether nobody wants it any more.
+    pub(super) fn is_void(&self) -> bool {
+        match self {
+            Self::Turn(give) => give.is_closed(),
+            Self::Whole(whole) => whole.told.is_closed(),
+        }
+    }
+
+    /// Nothing was written.
+    pub(super) fn refuse(self, why: Error) {
+        // Who no longer waits needs no answer.
+        match self {
+            Self::Turn(give) => drop(give.send(Err(why))),
+            Self::Whole(whole) => drop(whole.told.send(Err(why))),
+        }
+    }
+}
 
 impl Writer {
     pub(super) fn start(
@@ -73,21 +105,40 @@ impl Writer {
         Self { plain: Some(pool), ..self }
     }
 
+    /// Whether there is any use in asking.
+    pub(in crate::database) fn check(&self) -> Result<(), Error> {
+        self.health.why().map_or(Ok(()), |why| Err(Error::Failing(why)))
+    }
+
     /// Waits for a turn.
-    pub(in crate::database) async fn begin(&self) -> Result<Turn, Error> {
-        if let Some(why) = self.health.why() {
-            return Err(Error::Failing(why));
-        }
+    pub(super) async fn begin(&self) -> Result<Turn, Error> {
+        self.check()?;
         #[cfg(feature = "test-util")]
         if let Some(pool) = &self.plain {
-            return Ok(Turn { at: At::Plain(plain::begin(pool).await?), posted: Vec::new() });
+            return plain::begin(pool).await.map(Turn::Plain);
         }
-        let turn = async {
-            let (give, given) = oneshot::channel();
-            self.queue.send(Ask::Turn(give)).await.map_err(|_| sqlx::Error::PoolClosed)?;
-            given.await.map_err(|_| sqlx::Error::PoolClosed)?
+        let (give, given) = oneshot::channel();
+        self.ask(Wish::Turn(give), given).await
+    }
+
+    /// Writes a unit of work; completes when it is durable. When it took too
+    /// long it may be or not.
+    pub(super) async fn write(&self, statements: Vec<Statement>, keys: Vec<String>) -> Result<(), Error> {
+        self.check()?;
+        #[cfg(feature = "test-util")]
+        if let Some(pool) = &self.plain {
+            return plain::write(pool, statements).await;
+        }
+        let (told, done) = oneshot::channel();
+        self.ask(Wish::Whole(Whole { statements, keys, told }), done).await
+    }
+
+    async fn ask<T>(&self, wish: Wish, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        let asked = async {
+            self.queue.send(Ask::Write(wish)).await.map_err(|_| sqlx::Error::PoolClosed)?;
+            answer.await.map_err(|_| sqlx::Error::PoolClosed)?
         };
-        timeout(ACQUIRE, turn).await.unwrap_or(Err(Error::Slow(ACQUIRE)))
+        timeout(ACQUIRE, asked).await.unwrap_or(Err(Error::Slow(ACQUIRE)))
     }
 
     /// Refuses new work, and waits until what was asked for before is done.
@@ -101,20 +152,13 @@ impl Writer {
 /// The turn of one unit of work: it alone writes, in a savepoint of a
 /// transaction that it shares with others. Dropping it undoes the work.
 #[derive(Debug)]
-pub(in crate::database) struct Turn {
-    at: At,
-    /// What is to be run before whatever comes next.
-    posted: Vec<Statement>,
-}
-
-/// Where a unit of work writes.
-#[derive(Debug)]
-enum At {
+pub(super) enum Turn {
     Desk {
         desk: Arc<Mutex<Desk>>,
         number: u64,
         end: oneshot::Sender<End>,
     },
+    /// In a transaction of its own.
     #[cfg(feature = "test-util")]
     Plain(sqlx::Transaction<'static, sqlx::Sqlite>),
 }
@@ -124,88 +168,18 @@ enum At {
 pub(super) struct End {
     /// The keys of what it changed, if its work is kept.
     pub(super) kept: Option<Vec<String>>,
+    /// What it is told in any case once the transaction is committed.
+    pub(super) failed: Option<Error>,
     /// Told once the transaction is committed, or has failed.
     pub(super) told: oneshot::Sender<Result<(), Error>>,
 }
 
 impl Turn {
-    pub(super) fn new(desk: Arc<Mutex<Desk>>, number: u64, end: oneshot::Sender<End>) -> Self {
-        Self { at: At::Desk { desk, number, end }, posted: Vec::new() }
-    }
-
-    /// Has a statement run with the next one; with `must_touch` it fails when
-    /// it touches no row.
-    pub(in crate::database) async fn post(
+    pub(super) async fn send(
         &mut self,
-        sql: &'static str,
-        values: &[Value],
-        must_touch: bool,
-    ) -> Result<(), Error> {
-        self.posted.push(Statement { sql, values: values.to_vec(), must_touch });
-        if self.posted.len() < POSTED { Ok(()) } else { self.flush().await }
-    }
-
-    pub(in crate::database) async fn execute(
-        &mut self,
-        sql: &'static str,
-        values: &[Value],
-    ) -> Result<u64, Error> {
-        Ok(self.send(sql, values, false).await?.count())
-    }
-
-    pub(in crate::database) async fn row(
-        &mut self,
-        sql: &'static str,
-        values: &[Value],
-    ) -> Result<Option<Row>, Error> {
-        Ok(self.send(sql, values, true).await?.into_rows().next())
-    }
-
-    pub(in crate::database) async fn rows(
-        &mut self,
-        sql: &'static str,
-        values: &[Value],
-    ) -> Result<Vec<Row>, Error> {
-        Ok(self.send(sql, values, false).await?.into_rows().collect())
-    }
-
-    /// Runs what was posted.
-    pub(in crate::database) async fn flush(&mut self) -> Result<(), Error> {
-        if self.posted.is_empty() {
-            return Ok(());
-        }
-        let statements = mem::take(&mut self.posted);
-        self.at.send(statements, false).await.map(drop)
-    }
-
-    /// Ends the turn; completes when the transaction has. What an undone turn
-    /// has read was written by others in the same transaction, perhaps: that
-    /// it was so may be said only after their commit too.
-    pub(in crate::database) async fn end(self, kept: Option<Vec<String>>) -> Result<(), Error> {
-        let end = match self.at {
-            At::Desk { end, .. } => end,
-            #[cfg(feature = "test-util")]
-            At::Plain(open) => return plain::end(open, kept.is_some()).await,
-        };
-        let (told, ended) = oneshot::channel();
-        end.send(End { kept, told }).map_err(|_| Error::Slow(TURN))?;
-        ended.await.unwrap_or_else(|_| Err(Error::Undurable("the writer ended".to_owned())))
-    }
-
-    async fn send(
-        &mut self,
-        sql: &'static str,
-        values: &[Value],
+        statements: Vec<Statement>,
         first_only: bool,
     ) -> Result<Answers, Error> {
-        let mut statements = mem::take(&mut self.posted);
-        statements.push(Statement { sql, values: values.to_vec(), must_touch: false });
-        self.at.send(statements, first_only).await
-    }
-}
-
-impl At {
-    async fn send(&mut self, statements: Vec<Statement>, first_only: bool) -> Result<Answers, Error> {
         match self {
             Self::Desk { desk, number, .. } => {
                 let mut desk = desk.lock().await;
@@ -217,5 +191,19 @@ impl At {
             #[cfg(feature = "test-util")]
             Self::Plain(open) => plain::send(open, statements, first_only).await,
         }
+    }
+
+    /// Ends the turn; completes when the transaction has. What an undone turn
+    /// has read was written by others in the same transaction, perhaps: that
+    /// it was so may be said only after their commit too.
+    pub(super) async fn end(self, kept: Option<Vec<String>>) -> Result<(), Error> {
+        let end = match self {
+            Self::Desk { end, .. } => end,
+            #[cfg(feature = "test-util")]
+            Self::Plain(open) => return plain::end(open, kept.is_some()).await,
+        };
+        let (told, ended) = oneshot::channel();
+        end.send(End { kept, failed: None, told }).map_err(|_| Error::Slow(TURN))?;
+        ended.await.unwrap_or_else(|_| Err(Error::Undurable("the writer ended".to_owned())))
     }
 }
