@@ -91,7 +91,7 @@ impl Act {
                 match store.change(id, |present, now| self.verdict(present, now)).await? {
                     Changed::Left(left) => present = *left,
                     Changed::Taken(held) => {
-                        let driven = sagas.drive(*held).await;
+                        let driven = Box::pin(sagas.drive(*held)).await;
                         match self.outcome(driven) {
                             Some(done) => return done,
                             None => continue,

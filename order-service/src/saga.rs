@@ -125,17 +125,21 @@ impl Sagas {
     ///
     /// # Cancel safety
     /// The work goes on.
-    pub async fn run<T: Send + 'static>(
+    pub fn run<T: Send + 'static, W: Future<Output = T> + Send + 'static>(
         &self,
-        work: impl Future<Output = T> + Send + 'static,
-    ) -> Result<T, Error> {
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| Error::Full)?;
-        let end = self.end.clone();
-        let task = tokio::spawn(async move {
-            let _slot = slot;
-            end.run_until_cancelled(work).await
-        });
-        task.await.ok().flatten().ok_or(Error::Stopping)
+        work: W,
+    ) -> impl Future<Output = Result<T, Error>> + Send + use<T, W> {
+        // At once: it is large, and would be moved several times on its way.
+        let work = Box::pin(work);
+        let (slot, end) = (self.slots.clone().try_acquire_owned(), self.end.clone());
+        async move {
+            let slot = slot.map_err(|_| Error::Full)?;
+            let task = tokio::spawn(async move {
+                let _slot = slot;
+                end.run_until_cancelled(work).await
+            });
+            task.await.ok().flatten().ok_or(Error::Stopping)
+        }
     }
 
     /// Takes an order from step to step until it is at rest, a step fails, or
@@ -148,7 +152,7 @@ impl Sagas {
         while let Some(step) = held.order.next_step() {
             let order = held.order.clone();
             debug!(order = %order.id(), ?step, "takes a step");
-            let taken = match timeout(STEP_LIMIT, self.step(&held, step)).await {
+            let taken = match timeout(STEP_LIMIT, Box::pin(self.step(&held, step))).await {
                 Ok(taken) => taken,
                 Err(_) => Err(slow(step)),
             };

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what a call costs our channel beside tonic's.
+//! `cargo xtask bench`: what a call costs our channel beside tonic's, and what
+//! durable writes cost beside a plain pool of connections.
 
 use std::{
     fs,
@@ -21,6 +22,9 @@ pub(crate) struct Arguments {
     /// Count instructions with callgrind instead of measuring time: the gate
     #[arg(long)]
     instructions: bool,
+    /// Measure durable units of work and whole orders instead of calls
+    #[arg(long, conflicts_with = "instructions")]
+    writes: bool,
     /// How many rounds are measured; the medians of their ratios count
     #[arg(long, default_value_t = 9, value_name = "N")]
     rounds: usize,
@@ -36,6 +40,8 @@ const CALLERS: usize = 64;
 /// Calls of the short and the long run; their difference leaves out what
 /// starting costs.
 const CALLS: (u64, u64) = (1_280, 14_080);
+/// How long a round of writes takes each way.
+const SECONDS: &str = "3";
 const PATIENCE: Duration = Duration::from_mins(10);
 /// A release build of everything, on a machine that never made one.
 const BUILD: Duration = Duration::from_mins(45);
@@ -45,10 +51,13 @@ const BUILD: Duration = Duration::from_mins(45);
 /// # Errors
 /// When something cannot be built or run, or the gate is missed.
 pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
-    let program = build(machine)?;
-    let servers = Servers::start(&program)?;
     let folder = machine.root.join("target/bench");
     fs::create_dir_all(&folder).context("could not create target/bench")?;
+    if arguments.writes {
+        return writes(machine, &folder, arguments.rounds);
+    }
+    let program = build(machine, "registry-client", "client")?;
+    let servers = Servers::start(&program)?;
     if arguments.instructions {
         setup::ensure(machine, &[Name::Valgrind])?;
         instructions(&program, &servers, &folder, arguments.most)
@@ -63,19 +72,27 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Builds the benchmark and gives the program's path.
-fn build(machine: &Machine) -> Result<PathBuf> {
-    say("building the benchmark (release profile)");
+/// Units of work on both databases, then whole orders; each beside a pool.
+fn writes(machine: &Machine, folder: &Path, rounds: usize) -> Result<()> {
+    setup::ensure(machine, &[Name::Postgres])?;
+    let rounds = rounds.to_string();
+    let mut tables = String::new();
+    for (package, bench) in [("service-kit", "writes"), ("order-service", "orders")] {
+        let program = build(machine, package, bench)?;
+        let mut measure = machine.command(program);
+        let log = folder.join(format!("{bench}.log"));
+        let table = process::read(measure.args([rounds.as_str(), SECONDS]), &log, PATIENCE)?;
+        say(table.trim_end());
+        tables += &table;
+    }
+    fs::write(folder.join("writes.md"), &tables).context("could not write target/bench/writes.md")
+}
+
+/// Builds a benchmark and gives the program's path.
+fn build(machine: &Machine, package: &str, bench: &str) -> Result<PathBuf> {
+    say(format_args!("building the benchmark `{bench}` (release profile)"));
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(&machine.root).args([
-        "bench",
-        "--locked",
-        "-p",
-        "registry-client",
-        "--bench",
-        "client",
-        "--no-run",
-    ]);
+    cargo.current_dir(&machine.root).args(["bench", "--locked", "-p", package, "--bench", bench, "--no-run"]);
     let output = process::read(&mut cargo, &machine.root.join("target/bench/build.log"), BUILD)?;
     let path = output
         .lines()

@@ -47,6 +47,10 @@ use tokio::{task::JoinSet, time::sleep};
 use tonic::Code;
 use uuid::Uuid;
 
+/// As the program has that runs the services.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const CALLERS: usize = 64;
 const WRITERS: u32 = 8;
 /// What a caller waits that was refused.
@@ -60,7 +64,8 @@ fn main() {
         [rounds, time] => runtime.block_on(compare(rounds.parse().unwrap(), seconds(time))),
         [time] => runtime.block_on(async {
             let Round { per_second, p50, p99, .. } = Shop::open(false).await.round(seconds(time)).await;
-            writeln!(std::io::stdout(), "{per_second:.0} orders/s, p50 {p50:.2} ms, p99 {p99:.2} ms").unwrap();
+            let mut out = std::io::stdout();
+            writeln!(out, "{per_second:.0} orders/s, p50 {p50:.2} ms, p99 {p99:.2} ms").unwrap();
         }),
         _ => panic!("usage: orders ROUNDS SECONDS"),
     }

@@ -128,7 +128,7 @@ fn pay() -> Act {
 async fn a_payment_cut_off_anywhere_is_one_charge(database: TestDatabase) {
     let mut app = PlayedApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let ids = cut_everywhere(&app, &sagas, &[], &pay()).await;
+    let ids = Box::pin(cut_everywhere(&app, &sagas, &[], &pay())).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
@@ -141,7 +141,7 @@ async fn a_payment_cut_off_anywhere_is_one_charge(database: TestDatabase) {
 async fn a_cancellation_cut_off_anywhere_refunds_and_returns(database: TestDatabase) {
     let mut app = PlayedApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let ids = cut_everywhere(&app, &sagas, &[pay()], &Act::Cancel).await;
+    let ids = Box::pin(cut_everywhere(&app, &sagas, &[pay()], &Act::Cancel)).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
@@ -156,7 +156,7 @@ async fn a_cancellation_cut_off_anywhere_refunds_and_returns(database: TestDatab
 async fn a_shipment_cut_off_anywhere_arrives(database: TestDatabase) {
     let mut app = PlayedApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let ids = cut_everywhere(&app, &sagas, &[pay()], &Act::Ship).await;
+    let ids = Box::pin(cut_everywhere(&app, &sagas, &[pay()], &Act::Ship)).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {

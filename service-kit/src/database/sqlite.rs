@@ -42,6 +42,10 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long replicas that start together may wait for each other.
 const OPEN: Duration = Duration::from_secs(15);
 const READERS: u32 = 4;
+/// After how many pages of log they are carried over to the file: seldom, since
+/// pages that many commits write are then carried over once, and often enough
+/// that opening the file after a crash takes no time that is noticed.
+const CHECKPOINT: &str = "8000";
 /// What a checkpoint cuts the log down to.
 const LOG_LIMIT: &str = "67108864";
 
@@ -57,7 +61,8 @@ pub(super) async fn open(
     // short moments in which a busy file is free.
     let writing = options.clone().busy_timeout(Duration::ZERO);
     let connection = migrate(path, &writing, migrations).await?;
-    let writer = Writer::start(writing, connection, changes.clone(), health.clone());
+    let writer = Writer::start(writing, connection, changes.clone(), health.clone())
+        .map_err(|why| OpenError::file(path, &why))?;
 
     // Not `read_only`: a reader of a log must be able to make its index.
     let reading = options.pragma("query_only", "ON");
@@ -84,6 +89,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .foreign_keys(true)
         .busy_timeout(BUSY)
         .pragma("journal_size_limit", LOG_LIMIT)
+        .pragma("wal_autocheckpoint", CHECKPOINT)
+        .pragma("temp_store", "MEMORY")
 }
 
 /// Opens the file for writing, to learn the operating system's own reason when

@@ -14,6 +14,7 @@ pub(super) struct Desk {
     turn: u64,
     /// Whether the turn goes on.
     open: bool,
+    has_savepoint: bool,
     /// Why the connection shall not be used for another group.
     pub(super) trouble: Option<String>,
 }
@@ -28,19 +29,30 @@ const SAVEPOINTS: [[&str; 3]; 2] = [
 
 impl Desk {
     pub(super) fn new(connection: SqliteConnection) -> Self {
-        Self { connection, turn: 0, open: false, trouble: None }
+        Self { connection, turn: 0, open: false, has_savepoint: false, trouble: None }
+    }
+
+    /// Begins a transaction.
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        self.has_savepoint = false;
+        self.run("BEGIN IMMEDIATE").await
     }
 
     /// Begins the next turn; the last one's work is kept if it was not undone.
-    pub(super) fn next(&mut self, is_first: bool) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.turn += 1;
         self.open = true;
         let [release, savepoint, _] = self.savepoints();
-        if !is_first {
+        if std::mem::replace(&mut self.has_savepoint, true) {
             self.post(release);
         }
         self.post(savepoint);
         self.turn
+    }
+
+    /// Whether a turn was begun in this transaction.
+    pub(super) fn has_savepoint(&self) -> bool {
+        self.has_savepoint
     }
 
     /// Undoes the work of this turn, which from now on is over.
@@ -65,7 +77,7 @@ impl Desk {
 
     /// Runs a statement without an answer.
     pub(super) async fn run(&mut self, sql: &'static str) -> Result<(), Error> {
-        self.send(vec![Statement::plain(sql)], false).await.map(drop)
+        self.send(&[Statement::plain(sql)], false).await.map(drop)
     }
 
     /// Has a statement run without waiting for it, which would cost a round
@@ -80,7 +92,7 @@ impl Desk {
     /// Those before the last give no rows.
     pub(super) async fn send(
         &mut self,
-        statements: Vec<Statement>,
+        statements: &[Statement],
         first_only: bool,
     ) -> Result<Answers, Error> {
         let sent = exchange(&mut self.connection, statements, first_only).await;

@@ -14,7 +14,7 @@ use super::{
     desk::Desk,
     pace::Pace,
     probe::probe,
-    writer::{Ask, End, Turn, Whole, Wish},
+    writer::{Ask, End, Give, Turn, Whole, Wish},
 };
 use crate::{
     changes::Changes,
@@ -108,27 +108,26 @@ impl Clerk {
     /// One transaction. Fails when its connection shall not be used again, and
     /// says why.
     async fn group(&mut self, desk: &Arc<Mutex<Desk>>, first: Wish) -> Result<(), String> {
-        if let Err(why) = begin(desk, &mut self.pace).await {
+        if let Err(why) = self.begin(desk).await {
             let trouble = why.is_trouble().then(|| why.to_string());
             first.refuse(why);
             return trouble.map_or(Ok(()), Err);
         }
         let until = Instant::now() + LONG;
-        let mut ended = Vec::new();
+        let mut group = Group::default();
         let mut next = Some(first);
-        let mut turns = 0;
         let mut done = Ok(());
         while let Some(wish) = next.take() {
-            done = write(desk, wish, turns == 0, &mut ended).await;
-            turns += 1;
-            if done.is_ok() && turns < MOST && Instant::now() < until {
+            done = self.write(desk, wish, &mut group).await;
+            group.size += 1;
+            if done.is_ok() && group.size < MOST && Instant::now() < until {
                 next = self.waiting();
             }
         }
         if done.is_ok() {
             done = desk.lock().await.run("COMMIT").await;
         }
-        self.tell(ended, &done);
+        self.tell(group, &done);
         let mut desk = desk.lock().await;
         if let Err(why) = done {
             // SQLite may have undone it already.
@@ -138,9 +137,55 @@ impl Clerk {
         desk.trouble.take().map_or(Ok(()), Err)
     }
 
+    /// Begins as the writer at once: one that reads first, and then cannot write
+    /// because another process has, would have to start over.
+    async fn begin(&mut self, desk: &Mutex<Desk>) -> Result<(), Error> {
+        let mut desk = desk.lock().await;
+        let give_up = Instant::now() + BUSY;
+        loop {
+            match desk.begin().await {
+                Err(why) if why.is_busy() && Instant::now() < give_up => sleep(ASK).await,
+                begun => {
+                    begun?;
+                    return self.pace.look(&mut desk).await;
+                }
+            }
+        }
+    }
+
+    /// Has one unit written. Fails when its work could not be undone, and with
+    /// it the transaction.
+    async fn write(&mut self, desk: &Arc<Mutex<Desk>>, wish: Wish, group: &mut Group) -> Result<(), Error> {
+        let whole = match wish {
+            Wish::Turn(give) => return turn(desk, give, group).await,
+            Wish::Whole(whole) => whole,
+        };
+        let mut seat = desk.lock().await;
+        if seat.has_savepoint() {
+            return write_carefully(&mut seat, whole, group).await;
+        }
+        let sent = seat.send(&whole.statements, false).await;
+        group.plain.push(whole);
+        if sent.is_ok() {
+            return Ok(());
+        }
+        // Which seldom happens: all of it once more, each so that it can be undone.
+        let _ = seat.run("ROLLBACK").await;
+        drop(seat);
+        self.begin(desk).await?;
+        let mut seat = desk.lock().await;
+        for whole in std::mem::take(&mut group.plain) {
+            write_carefully(&mut seat, whole, group).await?;
+        }
+        Ok(())
+    }
+
     /// Tells all units how their transaction ended.
-    fn tell(&self, ended: Vec<End>, done: &Result<(), Error>) {
-        for End { kept, failed, told } in ended {
+    fn tell(&self, group: Group, done: &Result<(), Error>) {
+        let Group { plain, ended, .. } = group;
+        let plain =
+            plain.into_iter().map(|Whole { keys, told, .. }| End { kept: Some(keys), failed: None, told });
+        for End { kept, failed, told } in plain.chain(ended) {
             if done.is_ok() {
                 for key in kept.unwrap_or_default() {
                     self.changes.announce(&key);
@@ -180,53 +225,41 @@ impl Clerk {
     }
 }
 
-/// Begins as the writer at once: one that reads first, and then cannot write
-/// because another process has, would have to start over.
-async fn begin(desk: &Mutex<Desk>, pace: &mut Pace) -> Result<(), Error> {
-    let mut desk = desk.lock().await;
-    let give_up = Instant::now() + BUSY;
-    loop {
-        match desk.run("BEGIN IMMEDIATE").await {
-            Err(why) if why.is_busy() && Instant::now() < give_up => sleep(ASK).await,
-            begun => {
-                begun?;
-                return pace.look(&mut desk).await;
-            }
-        }
-    }
+/// Units that are committed together.
+#[derive(Default)]
+struct Group {
+    /// Those that were written without a way to undo them alone.
+    plain: Vec<Whole>,
+    ended: Vec<End>,
+    size: usize,
 }
 
-/// Has one unit written. Fails when its work could not be undone, and with it
-/// the transaction.
-async fn write(
-    desk: &Arc<Mutex<Desk>>,
-    wish: Wish,
-    is_first: bool,
-    ended: &mut Vec<End>,
-) -> Result<(), Error> {
-    let mut seat = desk.lock().await;
-    let number = seat.next(is_first);
-    match wish {
-        Wish::Whole(Whole { statements, keys, told }) => {
-            let sent = seat.send(statements, false).await;
-            seat.end();
-            let undone = if sent.is_ok() { Ok(()) } else { seat.undo().await };
-            let kept = sent.is_ok().then_some(keys);
-            ended.push(End { kept, failed: sent.err(), told });
-            undone
-        }
-        Wish::Turn(give) => {
-            drop(seat);
-            let (end, ends) = oneshot::channel();
-            if give.send(Ok(Turn::Desk { desk: desk.clone(), number, end })).is_err() {
-                // It left before it began.
-                return Ok(());
-            }
-            let end = timeout(TURN, ends).await;
-            let kept = matches!(&end, Ok(Ok(End { kept: Some(_), .. })));
-            // Dropped half way, or overdue: nobody waits for an answer.
-            ended.extend(end.ok().and_then(Result::ok));
-            if kept { Ok(()) } else { desk.lock().await.undo().await }
-        }
+/// Writes a unit so that it can be undone alone. Fails when it could not be.
+async fn write_carefully(desk: &mut Desk, whole: Whole, group: &mut Group) -> Result<(), Error> {
+    let Whole { statements, keys, told } = whole;
+    desk.next();
+    let sent = desk.send(&statements, false).await;
+    desk.end();
+    let (failed, undone) = match sent {
+        Ok(_) => (None, Ok(())),
+        Err(why) => (Some(why), desk.undo().await),
+    };
+    let kept = failed.is_none().then_some(keys);
+    group.ended.push(End { kept, failed, told });
+    undone
+}
+
+/// Gives one unit its turn. Fails when its work could not be undone.
+async fn turn(desk: &Arc<Mutex<Desk>>, give: Give, group: &mut Group) -> Result<(), Error> {
+    let (end, ends) = oneshot::channel();
+    let number = desk.lock().await.next();
+    if give.send(Ok(Turn::Desk { desk: desk.clone(), number, end })).is_err() {
+        // It left before it began.
+        return Ok(());
     }
+    let end = timeout(TURN, ends).await;
+    let kept = matches!(&end, Ok(Ok(End { kept: Some(_), .. })));
+    // Dropped half way, or overdue: nobody waits for an answer.
+    group.ended.extend(end.ok().and_then(Result::ok));
+    if kept { Ok(()) } else { desk.lock().await.undo().await }
 }

@@ -53,8 +53,8 @@ impl Pace {
     /// After the file was left alone, sees whether another has written.
     pub(super) async fn look(&mut self, desk: &mut Desk) -> Result<(), Error> {
         if std::mem::take(&mut self.look) {
-            let version = vec![Statement::plain("PRAGMA data_version")];
-            let row = desk.send(version, true).await?.into_rows().next();
+            let version = Statement::plain("PRAGMA data_version");
+            let row = desk.send(&[version], true).await?.into_rows().next();
             let version = row.map(|row| row.get::<i64>("data_version")).transpose()?;
             self.stretch = if version == self.version { ALONE } else { SHARED };
             self.version = version;

@@ -52,18 +52,17 @@ impl Answers {
 /// none after one that fails; the rows of the last come back, or only its first.
 pub(super) async fn exchange(
     connection: &mut SqliteConnection,
-    statements: Vec<Statement>,
+    statements: &[Statement],
     first_only: bool,
 ) -> Result<Answers, Error> {
-    let must_touch: Vec<bool> = statements.iter().map(|statement| statement.must_touch).collect();
     let answers = bounded(told(connection, statements, first_only)).await?;
-    let missed = answers.touched.iter().zip(must_touch).any(|(touched, must)| must && *touched == 0);
+    let missed = answers.touched.iter().zip(statements).any(|(touched, one)| one.must_touch && *touched == 0);
     if missed { Err(Error::Missed) } else { Ok(answers) }
 }
 
 async fn told(
     connection: &mut SqliteConnection,
-    statements: Vec<Statement>,
+    statements: &[Statement],
     first_only: bool,
 ) -> Result<Answers, sqlx::Error> {
     let last = statements.len().saturating_sub(1);
@@ -87,13 +86,13 @@ async fn told(
 
 /// All of them as one: what the connection's thread runs without asking back,
 /// up to the first that fails.
-pub(super) fn together(mut statements: Vec<Statement>) -> Query<'static, Sqlite, SqliteArguments> {
-    let query = match &statements[..] {
+fn together(statements: &[Statement]) -> Query<'static, Sqlite, SqliteArguments> {
+    let query = match statements {
         [one] => sqlx::query(one.sql),
         // Safe because each of them is a text of this program.
         several => sqlx::query(AssertSqlSafe(joined(several))),
     };
-    bind_to(query, statements.drain(..).flat_map(|statement| statement.values))
+    bind_to(query, statements.iter().flat_map(|statement| statement.values.iter().cloned()))
 }
 
 /// One text: the parameters of each statement count on from those before it.

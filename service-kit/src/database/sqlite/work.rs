@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use futures_util::future::BoxFuture;
+
 use super::{
     statement::{Answers, Statement},
     writer::{Turn, Writer},
@@ -13,7 +15,7 @@ use crate::database::{Error, Row, Value};
 const TOGETHER: usize = 16;
 
 /// A unit of work. It takes a turn to write when it first needs an answer; one
-/// that needs none is written by the task that gives turns, as a whole.
+/// that needs none is written by the thread that gives turns, as a whole.
 #[derive(Debug)]
 pub(in crate::database) struct Work {
     writer: Writer,
@@ -76,7 +78,7 @@ impl Work {
         match self.turn {
             Some(turn) => turn.end(Some(keys)).await,
             None if self.posted.is_empty() => Ok(()),
-            None => self.writer.write(self.posted, keys).await,
+            None => Box::pin(self.writer.write(self.posted, keys)).await,
         }
     }
 
@@ -93,11 +95,14 @@ impl Work {
         self.send(first_only).await
     }
 
-    async fn send(&mut self, first_only: bool) -> Result<Answers, Error> {
-        let turn = match &mut self.turn {
-            Some(turn) => turn,
-            none => none.insert(self.writer.begin().await?),
-        };
-        turn.send(mem::take(&mut self.posted), first_only).await
+    /// Boxed, or all that writes would be as large.
+    fn send(&mut self, first_only: bool) -> BoxFuture<'_, Result<Answers, Error>> {
+        Box::pin(async move {
+            let turn = match &mut self.turn {
+                Some(turn) => turn,
+                none => none.insert(self.writer.begin().await?),
+            };
+            turn.send(&mem::take(&mut self.posted), first_only).await
+        })
     }
 }

@@ -1,9 +1,10 @@
 //! How a unit of work comes to write.
 
-use std::sync::Arc;
+use std::{io, sync::Arc, thread};
 
 use sqlx::{SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
+    runtime,
     sync::{Mutex, mpsc, oneshot},
     time::timeout,
 };
@@ -25,7 +26,7 @@ use crate::{
 const WAITING: usize = 256;
 
 /// Where turns to write are asked for. Served first come, first served, by a
-/// task that ends with the last clone.
+/// thread that ends with the last clone.
 #[derive(Clone, Debug)]
 pub(in crate::database) struct Writer {
     queue: mpsc::Sender<Ask>,
@@ -35,19 +36,22 @@ pub(in crate::database) struct Writer {
     plain: Option<sqlx::SqlitePool>,
 }
 
-/// What the task is asked for.
+/// What the thread is asked for.
 #[derive(Debug)]
 pub(super) enum Ask {
     Write(Wish),
     Close,
 }
 
+/// Where a turn is handed over.
+pub(super) type Give = oneshot::Sender<Result<Turn, Error>>;
+
 /// A unit of work that wants to be written.
 #[derive(Debug)]
 pub(super) enum Wish {
     /// By whom it is: they get a turn.
-    Turn(oneshot::Sender<Result<Turn, Error>>),
-    /// By the task itself.
+    Turn(Give),
+    /// By the thread itself.
     Whole(Whole),
 }
 
@@ -81,22 +85,27 @@ impl Wish {
 }
 
 impl Writer {
+    /// Starts the thread.
+    ///
+    /// It is one of its own because everybody waits for it: as a task it would
+    /// queue behind whatever else is ready, for each statement anew.
     pub(super) fn start(
         options: SqliteConnectOptions,
         connection: SqliteConnection,
         changes: Changes,
         health: Told,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (queue, asked) = mpsc::channel(WAITING);
         let clerk = Clerk::new(options, connection, asked, changes, health.clone());
+        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         // Ends when the queue does.
-        tokio::spawn(clerk.serve());
-        Self {
+        thread::Builder::new().name("writer".to_owned()).spawn(move || runtime.block_on(clerk.serve()))?;
+        Ok(Self {
             queue,
             health,
             #[cfg(feature = "test-util")]
             plain: None,
-        }
+        })
     }
 
     /// The same, but nobody commits with others.
@@ -127,7 +136,7 @@ impl Writer {
         self.check()?;
         #[cfg(feature = "test-util")]
         if let Some(pool) = &self.plain {
-            return plain::write(pool, statements).await;
+            return plain::write(pool, &statements).await;
         }
         let (told, done) = oneshot::channel();
         self.ask(Wish::Whole(Whole { statements, keys, told }), done).await
@@ -177,7 +186,7 @@ pub(super) struct End {
 impl Turn {
     pub(super) async fn send(
         &mut self,
-        statements: Vec<Statement>,
+        statements: &[Statement],
         first_only: bool,
     ) -> Result<Answers, Error> {
         match self {

@@ -123,7 +123,7 @@ struct Position {
 impl Follower {
     /// Follows the stream until something fails; gives what.
     async fn session(&self, lease: &mut Lease) -> String {
-        match self.follow(lease).await {
+        match Box::pin(self.follow(lease)).await {
             Ok(()) => "NATS ended the stream".to_owned(),
             Err(why) => why,
         }
