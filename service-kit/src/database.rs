@@ -12,8 +12,8 @@
 //! - Nothing waits without bound: not for a connection, a lock or an answer.
 //! - Writers of one row follow one another. SQLite has one writer at a time
 //!   (`BEGIN IMMEDIATE`), and up to 64 transactions of one process are committed
-//!   as one, each undone by itself if it fails; on PostgreSQL a transaction first writes the row that
-//!   it is about, which locks it.
+//!   as one, each undone by itself if it fails; on PostgreSQL a transaction first
+//!   writes the row that it is about, which locks it.
 //! - A read is one statement and so sees one state.
 
 use std::{sync::Arc, time::Duration};
@@ -123,7 +123,8 @@ impl Database {
         self.health.watch()
     }
 
-    /// Begins to write. Dropping the transaction undoes it.
+    /// Begins to write. Dropping the transaction undoes it. On SQLite it keeps
+    /// others waiting from its first statement that is waited for, until its end.
     ///
     /// # Errors
     /// When no connection could be had in time.

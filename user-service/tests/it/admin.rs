@@ -84,7 +84,7 @@ async fn a_weak_password_of_the_admin_ends_the_start_without_repeating_it(databa
         let admin = FirstAdmin { email: email.to_owned(), password: SecretString::from(password) };
         let base = Base { admin: Some(admin), ..Base::open(mesh_to([]), open) };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let ended = service::serve::<UserService>(base, listener, std::future::pending()).await;
+        let ended = Box::pin(service::serve::<UserService>(base, listener, std::future::pending())).await;
         let why = format!("{:#}", ended.unwrap_err());
         assert!(why.starts_with(what) && !why.contains("hunter2"), "{why}");
     }
