@@ -19,6 +19,8 @@ mod carts;
 #[path = "../../tests/it/played/mood.rs"]
 #[allow(dead_code, reason = "written for tests")]
 mod mood;
+#[path = "../../tests/it/played/play.rs"]
+mod play;
 #[path = "../../tests/it/played/stock.rs"]
 #[allow(dead_code, reason = "written for tests")]
 mod stock;
@@ -36,6 +38,7 @@ use mesh_proto::shop::{
     product::v1::product_service_server::ProductServiceServer,
 };
 use order_service::{NAME, OrderService};
+use play::play;
 use registry_client::Channel;
 use service_kit::{
     database::Database,
@@ -198,26 +201,6 @@ struct Round {
 
 fn customer(caller: usize) -> String {
     format!("caller-{caller}")
-}
-
-async fn play<S>(service: S) -> Replica
-where
-    S: tonic::codegen::Service<
-            tonic::codegen::http::Request<tonic::body::Body>,
-            Response = tonic::codegen::http::Response<tonic::body::Body>,
-            Error = std::convert::Infallible,
-        > + tonic::server::NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
-    Replica::start(|listener, shutdown| async move {
-        let server = mesh_to([]).serve("played").add_service(service);
-        Ok(server.run(listener, shutdown).await?)
-    })
-    .await
 }
 
 fn median(mut of: Vec<f64>) -> f64 {

@@ -38,11 +38,13 @@ use crate::app::new_request;
 mod carts;
 mod mood;
 mod payments;
+mod play;
 mod stock;
 
 pub(crate) use carts::{PlayedCarts, item, money};
 pub(crate) use mood::Mood;
 pub(crate) use payments::PlayedPayments;
+pub(crate) use play::play;
 pub(crate) use stock::PlayedStock;
 
 /// What customers pay with.
@@ -203,26 +205,6 @@ pub(crate) async fn sagas_of(database: &TestDatabase, mesh: &Mesh, faults: Fault
         carrier: Carrier::new(faults),
     };
     Sagas::new(Store::new(database, Outbox::new(NAME, SUBSCRIBERS)), neighbours)
-}
-
-pub(crate) async fn play<S>(service: S) -> Replica
-where
-    S: tonic::codegen::Service<
-            tonic::codegen::http::Request<tonic::body::Body>,
-            Response = tonic::codegen::http::Response<tonic::body::Body>,
-            Error = std::convert::Infallible,
-        > + tonic::server::NamedService
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    S::Future: Send + 'static,
-{
-    Replica::start(|listener, shutdown| async move {
-        let server = mesh_to([]).serve("played").add_service(service);
-        Ok(server.run(listener, shutdown).await?)
-    })
-    .await
 }
 
 /// A new request for an order of whatever the cart holds.

@@ -56,7 +56,16 @@ pub(super) async fn open(
     health: &Told,
 ) -> Result<(Pools, JoinHandle<()>), OpenError> {
     probe_file(path).await?;
-    let options = options(path);
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .pragma("journal_size_limit", LOG_LIMIT)
+        .pragma("wal_autocheckpoint", CHECKPOINT)
+        .pragma("temp_store", "MEMORY");
     // SQLite's own wait asks in steps of up to 100 ms and so keeps missing the
     // short moments in which a busy file is free.
     let writing = options.clone().busy_timeout(Duration::ZERO);
@@ -78,19 +87,6 @@ pub(super) async fn open(
         .connect_lazy_with(reading.clone());
     let feed = tokio::spawn(changes::poll_sqlite(reading, changes.clone()));
     Ok((Pools::Sqlite { writer, readers }, feed))
-}
-
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY)
-        .pragma("journal_size_limit", LOG_LIMIT)
-        .pragma("wal_autocheckpoint", CHECKPOINT)
-        .pragma("temp_store", "MEMORY")
 }
 
 /// Opens the file for writing, to learn the operating system's own reason when

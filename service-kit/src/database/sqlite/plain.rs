@@ -4,16 +4,27 @@
 
 use std::path::Path;
 
-use sqlx::{Sqlite, SqlitePool, Transaction, sqlite::SqlitePoolOptions};
+use sqlx::{
+    Sqlite, SqlitePool, Transaction,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
 
 use super::{
-    options,
+    BUSY,
     statement::{Answers, Statement, exchange},
 };
 use crate::database::{Error, bounded};
 
 pub(in crate::database) fn pool(path: &Path, writers: u32) -> SqlitePool {
-    SqlitePoolOptions::new().max_connections(writers).connect_lazy_with(options(path))
+    // Durable and otherwise as SQLite comes: what `super::open` sets besides
+    // is part of what is measured.
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY);
+    SqlitePoolOptions::new().max_connections(writers).connect_lazy_with(options)
 }
 
 pub(super) async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, Error> {

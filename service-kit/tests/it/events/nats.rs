@@ -11,13 +11,13 @@ use tokio::time::{sleep, timeout};
 use super::bed::{Bed, CONSUMER, outbox, settings, until};
 
 /// The consumer of a bed's follower, as anybody may use it; waits until there
-/// is one.
+/// is one, and a server.
 async fn consumer(bed: &Bed) -> PullConsumer {
     let url = bed.server.as_ref().unwrap().url();
-    let context = jetstream::new(async_nats::connect(url.expose_secret()).await.unwrap());
     let mut found = None;
     let there = until(async || {
-        let Ok(stream) = context.get_stream("shop-events").await else { return false };
+        let Ok(client) = async_nats::connect(url.expose_secret()).await else { return false };
+        let Ok(stream) = jetstream::new(client).get_stream("shop-events").await else { return false };
         found = stream.get_consumer(CONSUMER).await.ok();
         found.is_some()
     });

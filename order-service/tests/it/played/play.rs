@@ -1,0 +1,23 @@
+//! What is played, behind a real server.
+
+use service_kit::testing::{Replica, mesh_to};
+
+pub(crate) async fn play<S>(service: S) -> Replica
+where
+    S: tonic::codegen::Service<
+            tonic::codegen::http::Request<tonic::body::Body>,
+            Response = tonic::codegen::http::Response<tonic::body::Body>,
+            Error = std::convert::Infallible,
+        > + tonic::server::NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    Replica::start(|listener, shutdown| async move {
+        let server = mesh_to([]).serve("played").add_service(service);
+        Ok(server.run(listener, shutdown).await?)
+    })
+    .await
+}
