@@ -70,8 +70,7 @@ pub(super) async fn open(
     // short moments in which a busy file is free.
     let writing = options.clone().busy_timeout(Duration::ZERO);
     let connection = migrate(path, &writing, migrations).await?;
-    let writer = Writer::start(writing, connection, changes.clone(), health.clone())
-        .map_err(|why| OpenError::file(path, &why))?;
+    let writer = Writer::start(writing, connection, changes.clone(), health.clone());
 
     // Not `read_only`: a reader of a log must be able to make its index.
     let reading = options.pragma("query_only", "ON");

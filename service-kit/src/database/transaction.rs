@@ -44,7 +44,9 @@ impl Transaction {
                 if let Some(why) = health.why() {
                     return Err(Error::Failing(why));
                 }
-                Open::Postgres(health.noted(bounded(pool.begin()).await)?)
+                // Boxed, for it may have to connect: whatever writes would be as large,
+                // on SQLite too.
+                Open::Postgres(health.noted(bounded(Box::pin(pool.begin())).await)?)
             }
         };
         Ok(Self {

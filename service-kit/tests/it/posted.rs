@@ -65,6 +65,10 @@ async fn add_and(open: &mut Transaction, name: &str, trouble: Trouble) -> Result
         Trouble::None => {}
         Trouble::Fails => open.post(WRONG, &[name.into()]).await?,
         Trouble::Misses => open.require(PLUS, &["nobody".into(), 1_i64.into()]).await?,
+        Trouble::MissesThenFails => {
+            open.require(PLUS, &["nobody".into(), 1_i64.into()]).await?;
+            open.post(WRONG, &[name.into()]).await?;
+        }
     }
     open.post(DOUBLE, &[name.into()]).await
 }
@@ -74,6 +78,8 @@ enum Trouble {
     None,
     Fails,
     Misses,
+    /// For what it missed.
+    MissesThenFails,
 }
 
 async fn commit(database: &Database, name: &str, trouble: Trouble) -> Result<(), Error> {
@@ -93,11 +99,13 @@ async fn one_that_fails_undoes_its_transaction_and_no_other(database: TestDataba
     for number in 0..60 {
         let database = database.clone();
         writing.spawn(async move {
-            let trouble = [Trouble::None, Trouble::Fails, Trouble::Misses][number % 3];
+            let trouble =
+                [Trouble::None, Trouble::Fails, Trouble::Misses, Trouble::MissesThenFails][number % 4];
             let name = format!("n{number:02}");
             match (commit(&database, &name, trouble).await, trouble) {
                 (Ok(()), Trouble::None) => assert_eq!(value(&database, &name).await, Some(2)),
-                (Err(Error::Unexpected(_)), Trouble::Fails) | (Err(Error::Missed), Trouble::Misses) => {
+                (Err(Error::Unexpected(_)), Trouble::Fails)
+                | (Err(Error::Missed), Trouble::Misses | Trouble::MissesThenFails) => {
                     assert_eq!(value(&database, &name).await, None);
                 }
                 (done, _) => panic!("{name}: {done:?}"),
@@ -105,6 +113,20 @@ async fn one_that_fails_undoes_its_transaction_and_no_other(database: TestDataba
         });
     }
     writing.join_all().await;
+}
+
+async fn many_at_once_are_each_whole(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut writing = JoinSet::new();
+    for number in 0..60 {
+        let database = database.clone();
+        writing
+            .spawn(async move { commit(&database, &format!("n{number:02}"), Trouble::None).await.unwrap() });
+    }
+    writing.join_all().await;
+    let rows =
+        database.rows("SELECT name, value FROM counters WHERE value = 2 AND name LIKE 'n%'", &[]).await;
+    assert_eq!(rows.unwrap().len(), 60);
 }
 
 async fn nothing_is_kept_after_a_required_row_was_missed(database: TestDatabase) {
@@ -126,5 +148,6 @@ on_both_databases!(
     the_commit_runs_what_is_left_of_them,
     a_rollback_runs_none_of_them,
     one_that_fails_undoes_its_transaction_and_no_other,
+    many_at_once_are_each_whole,
     nothing_is_kept_after_a_required_row_was_missed,
 );

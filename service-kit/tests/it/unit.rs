@@ -87,3 +87,19 @@ async fn units_that_cannot_be_put_in_an_order_are_tried_again() {
     assert_eq!(tries.iter().max(), Some(&2), "there was no conflict");
     assert_eq!(value(&database, "a").await, Some(3));
 }
+
+/// Whoever writes is as large as the largest of these, and is moved several
+/// times on its way.
+#[tokio::test]
+async fn what_is_awaited_to_write_is_small() {
+    let file = TestDatabase::sqlite();
+    let database = open(&file).await;
+    let mut unit = database.unit();
+    let begin = size_of_val(&unit.begin());
+    let mut open = unit.begin().await.unwrap();
+    let post = size_of_val(&open.post("", &[]));
+    let row = size_of_val(&open.row("", &[]));
+    let end = size_of_val(&unit.end(open, Ok::<_, Error>(())));
+    let sizes = [begin, post, row, end];
+    assert!(sizes.into_iter().all(|size| size <= 4_096), "{sizes:?} bytes");
+}

@@ -77,7 +77,7 @@ impl Desk {
 
     /// Runs a statement without an answer.
     pub(super) async fn run(&mut self, sql: &'static str) -> Result<(), Error> {
-        self.send(&[Statement::plain(sql)], false).await.map(drop)
+        self.send(&[&Statement::plain(sql)], false).await.map(drop)
     }
 
     /// Has a statement run without waiting for it, which would cost a round
@@ -92,7 +92,7 @@ impl Desk {
     /// Those before the last give no rows.
     pub(super) async fn send(
         &mut self,
-        statements: &[Statement],
+        statements: &[&Statement],
         first_only: bool,
     ) -> Result<Answers, Error> {
         let sent = exchange(&mut self.connection, statements, first_only).await;

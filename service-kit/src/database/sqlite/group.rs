@@ -26,6 +26,9 @@ const MOST: usize = 64;
 /// After how long a transaction takes in no further unit, so that the first
 /// does not wait long for the last.
 const LONG: Duration = Duration::from_millis(20);
+/// How many units of the same statements travel together: each number of them
+/// is a text of its own to the connection, which keeps a hundred.
+const AT_ONCE: usize = 8;
 /// How long one unit may keep its turn.
 pub(super) const TURN: Duration = Duration::from_secs(3);
 /// How often a disk that failed is probed.
@@ -117,9 +120,21 @@ impl Clerk {
         let mut group = Group::default();
         let mut next = Some(first);
         let mut done = Ok(());
-        while let Some(wish) = next.take() {
-            done = self.write(desk, wish, &mut group).await;
-            group.size += 1;
+        while done.is_ok() && next.is_some() {
+            let mut wholes = Vec::new();
+            while let Some(Wish::Whole(whole)) = next {
+                wholes.push(whole);
+                next = if group.size + wholes.len() < MOST { self.waiting() } else { None };
+            }
+            group.size += wholes.len();
+            done = self.write(desk, wholes, &mut group).await;
+            if let Some(Wish::Turn(give)) = next.take() {
+                match &done {
+                    Ok(()) => done = turn(desk, give, &mut group).await,
+                    Err(why) => Wish::Turn(give).refuse(Error::Failing(why.to_string())),
+                }
+                group.size += 1;
+            }
             if done.is_ok() && group.size < MOST && Instant::now() < until {
                 next = self.waiting();
             }
@@ -153,19 +168,22 @@ impl Clerk {
         }
     }
 
-    /// Has one unit written. Fails when its work could not be undone, and with
-    /// it the transaction.
-    async fn write(&mut self, desk: &Arc<Mutex<Desk>>, wish: Wish, group: &mut Group) -> Result<(), Error> {
-        let whole = match wish {
-            Wish::Turn(give) => return turn(desk, give, group).await,
-            Wish::Whole(whole) => whole,
-        };
+    /// Writes units that nobody waits in. Fails when the work of one could not
+    /// be undone, and with it the transaction.
+    async fn write(
+        &mut self,
+        desk: &Mutex<Desk>,
+        mut wholes: Vec<Whole>,
+        group: &mut Group,
+    ) -> Result<(), Error> {
         let mut seat = desk.lock().await;
         if seat.has_savepoint() {
-            return write_carefully(&mut seat, whole, group).await;
+            return write_carefully(&mut seat, wholes, group).await;
         }
-        let sent = seat.send(&whole.statements, false).await;
-        group.plain.push(whole);
+        // None of them waits for another: they may come in any order.
+        wholes.sort_by(|one, other| one.shape().cmp(other.shape()));
+        let sent = write_together(&mut seat, &wholes).await;
+        group.plain.append(&mut wholes);
         if sent.is_ok() {
             return Ok(());
         }
@@ -173,11 +191,8 @@ impl Clerk {
         let _ = seat.run("ROLLBACK").await;
         drop(seat);
         self.begin(desk).await?;
-        let mut seat = desk.lock().await;
-        for whole in std::mem::take(&mut group.plain) {
-            write_carefully(&mut seat, whole, group).await?;
-        }
-        Ok(())
+        let again = std::mem::take(&mut group.plain);
+        write_carefully(&mut *desk.lock().await, again, group).await
     }
 
     /// Tells all units how their transaction ended.
@@ -234,19 +249,37 @@ struct Group {
     size: usize,
 }
 
-/// Writes a unit so that it can be undone alone. Fails when it could not be.
-async fn write_carefully(desk: &mut Desk, whole: Whole, group: &mut Group) -> Result<(), Error> {
-    let Whole { statements, keys, told } = whole;
-    desk.next();
-    let sent = desk.send(&statements, false).await;
-    desk.end();
-    let (failed, undone) = match sent {
-        Ok(_) => (None, Ok(())),
-        Err(why) => (Some(why), desk.undo().await),
-    };
-    let kept = failed.is_none().then_some(keys);
-    group.ended.push(End { kept, failed, told });
-    undone
+/// Writes units, as many of the same statements at once as may be.
+async fn write_together(desk: &mut Desk, wholes: &[Whole]) -> Result<(), Error> {
+    for alike in wholes.chunk_by(|one, next| one.shape().eq(next.shape())) {
+        for some in alike.chunks(AT_ONCE) {
+            let statements: Vec<_> = some.iter().flat_map(|whole| &whole.statements).collect();
+            desk.send(&statements, false).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes units so that each can be undone alone. Fails when one could not be.
+async fn write_carefully(desk: &mut Desk, wholes: Vec<Whole>, group: &mut Group) -> Result<(), Error> {
+    let mut wholes = wholes.into_iter();
+    for Whole { statements, keys, told } in wholes.by_ref() {
+        desk.next();
+        let sent = desk.send(&statements.iter().collect::<Vec<_>>(), false).await;
+        desk.end();
+        let (failed, undone) = match sent {
+            Ok(_) => (None, Ok(())),
+            Err(why) => (Some(why), desk.undo().await),
+        };
+        let kept = failed.is_none().then_some(keys);
+        group.ended.push(End { kept, failed, told });
+        if undone.is_err() {
+            // Whom the end of the transaction concerns, too.
+            group.plain.extend(wholes);
+            return undone;
+        }
+    }
+    Ok(())
 }
 
 /// Gives one unit its turn. Fails when its work could not be undone.

@@ -54,7 +54,7 @@ impl Pace {
     pub(super) async fn look(&mut self, desk: &mut Desk) -> Result<(), Error> {
         if std::mem::take(&mut self.look) {
             let version = Statement::plain("PRAGMA data_version");
-            let row = desk.send(&[version], true).await?.into_rows().next();
+            let row = desk.send(&[&version], true).await?.into_rows().next();
             let version = row.map(|row| row.get::<i64>("data_version")).transpose()?;
             self.stretch = if version == self.version { ALONE } else { SHARED };
             self.version = version;

@@ -33,19 +33,19 @@ pub(super) async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqli
 
 pub(super) async fn send(
     open: &mut Transaction<'static, Sqlite>,
-    statements: &[Statement],
+    statements: &[&Statement],
     first_only: bool,
 ) -> Result<Answers, Error> {
     let mut answers = Answers::default();
     for statement in statements {
-        answers = exchange(open, std::slice::from_ref(statement), first_only).await?;
+        answers = exchange(open, &[statement], first_only).await?;
     }
     Ok(answers)
 }
 
 pub(super) async fn write(pool: &SqlitePool, statements: &[Statement]) -> Result<(), Error> {
     let mut open = begin(pool).await?;
-    let sent = send(&mut open, statements, false).await;
+    let sent = send(&mut open, &statements.iter().collect::<Vec<_>>(), false).await;
     end(open, sent.is_ok()).await?;
     sent.map(drop)
 }

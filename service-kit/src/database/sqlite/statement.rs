@@ -52,21 +52,27 @@ impl Answers {
 /// none after one that fails; the rows of the last come back, or only its first.
 pub(super) async fn exchange(
     connection: &mut SqliteConnection,
-    statements: &[Statement],
+    statements: &[&Statement],
     first_only: bool,
 ) -> Result<Answers, Error> {
-    let answers = bounded(told(connection, statements, first_only)).await?;
+    let mut answers = Answers::default();
+    let told = bounded(tell(connection, statements, first_only, &mut answers)).await;
     let missed = answers.touched.iter().zip(statements).any(|(touched, one)| one.must_touch && *touched == 0);
-    if missed { Err(Error::Missed) } else { Ok(answers) }
+    match told {
+        Err(why) if why.is_trouble() => Err(why),
+        // Also when one after it failed: because of it, as a rule.
+        _ if missed => Err(Error::Missed),
+        told => told.map(|()| answers),
+    }
 }
 
-async fn told(
+async fn tell(
     connection: &mut SqliteConnection,
-    statements: &[Statement],
+    statements: &[&Statement],
     first_only: bool,
-) -> Result<Answers, sqlx::Error> {
+    answers: &mut Answers,
+) -> Result<(), sqlx::Error> {
     let last = statements.len().saturating_sub(1);
-    let mut answers = Answers::default();
     let mut told = connection.fetch_many(together(statements));
     while let Some(one) = told.try_next().await? {
         match one {
@@ -81,12 +87,12 @@ async fn told(
             Either::Right(_) => {}
         }
     }
-    Ok(answers)
+    Ok(())
 }
 
 /// All of them as one: what the connection's thread runs without asking back,
 /// up to the first that fails.
-fn together(statements: &[Statement]) -> Query<'static, Sqlite, SqliteArguments> {
+fn together(statements: &[&Statement]) -> Query<'static, Sqlite, SqliteArguments> {
     let query = match statements {
         [one] => sqlx::query(one.sql),
         // Safe because each of them is a text of this program.
@@ -97,7 +103,7 @@ fn together(statements: &[Statement]) -> Query<'static, Sqlite, SqliteArguments>
 
 /// One text: the parameters of each statement count on from those before it.
 /// A `$` before a digit is a parameter wherever it stands.
-fn joined(statements: &[Statement]) -> String {
+fn joined(statements: &[&Statement]) -> String {
     let mut text = String::with_capacity(statements.iter().map(|one| one.sql.len() + 16).sum());
     let mut before = 0;
     for Statement { sql, values, .. } in statements {
@@ -133,7 +139,7 @@ mod tests {
             statement("UPDATE a SET x = $12 WHERE y = $1", 12),
         ];
         assert_eq!(
-            joined(&all),
+            joined(&all.each_ref()),
             "INSERT INTO a VALUES ($1, $2, '$.x');DELETE FROM b;UPDATE a SET x = $14 WHERE y = $3;"
         );
     }

@@ -15,7 +15,7 @@ use crate::database::{Error, Row, Value};
 const TOGETHER: usize = 16;
 
 /// A unit of work. It takes a turn to write when it first needs an answer; one
-/// that needs none is written by the thread that gives turns, as a whole.
+/// that needs none is written by the task that gives turns, as a whole.
 #[derive(Debug)]
 pub(in crate::database) struct Work {
     writer: Writer,
@@ -102,7 +102,8 @@ impl Work {
                 Some(turn) => turn,
                 none => none.insert(self.writer.begin().await?),
             };
-            turn.send(&mem::take(&mut self.posted), first_only).await
+            let posted = mem::take(&mut self.posted);
+            turn.send(&posted.iter().collect::<Vec<_>>(), first_only).await
         })
     }
 }

@@ -1,10 +1,9 @@
 //! How a unit of work comes to write.
 
-use std::{io, sync::Arc, thread};
+use std::sync::Arc;
 
 use sqlx::{SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
-    runtime,
     sync::{Mutex, mpsc, oneshot},
     time::timeout,
 };
@@ -26,7 +25,7 @@ use crate::{
 const WAITING: usize = 256;
 
 /// Where turns to write are asked for. Served first come, first served, by a
-/// thread that ends with the last clone.
+/// task that ends with the last clone.
 #[derive(Clone, Debug)]
 pub(in crate::database) struct Writer {
     queue: mpsc::Sender<Ask>,
@@ -36,7 +35,7 @@ pub(in crate::database) struct Writer {
     plain: Option<sqlx::SqlitePool>,
 }
 
-/// What the thread is asked for.
+/// What the task is asked for.
 #[derive(Debug)]
 pub(super) enum Ask {
     Write(Wish),
@@ -51,7 +50,7 @@ pub(super) type Give = oneshot::Sender<Result<Turn, Error>>;
 pub(super) enum Wish {
     /// By whom it is: they get a turn.
     Turn(Give),
-    /// By the thread itself.
+    /// By the task itself.
     Whole(Whole),
 }
 
@@ -63,6 +62,13 @@ pub(super) struct Whole {
     pub(super) keys: Vec<String>,
     /// Told once it is durable, or has failed.
     pub(super) told: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Whole {
+    /// What two units have in common that differ in values only.
+    pub(super) fn shape(&self) -> impl Iterator<Item = *const u8> {
+        self.statements.iter().map(|statement| statement.sql.as_ptr())
+    }
 }
 
 impl Wish {
@@ -85,27 +91,22 @@ impl Wish {
 }
 
 impl Writer {
-    /// Starts the thread.
-    ///
-    /// It is one of its own because everybody waits for it: as a task it would
-    /// queue behind whatever else is ready, for each statement anew.
+    /// Starts the task.
     pub(super) fn start(
         options: SqliteConnectOptions,
         connection: SqliteConnection,
         changes: Changes,
         health: Told,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (queue, asked) = mpsc::channel(WAITING);
-        let clerk = Clerk::new(options, connection, asked, changes, health.clone());
-        let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         // Ends when the queue does.
-        thread::Builder::new().name("writer".to_owned()).spawn(move || runtime.block_on(clerk.serve()))?;
-        Ok(Self {
+        tokio::spawn(Clerk::new(options, connection, asked, changes, health.clone()).serve());
+        Self {
             queue,
             health,
             #[cfg(feature = "test-util")]
             plain: None,
-        })
+        }
     }
 
     /// The same, but nobody commits with others.
@@ -186,7 +187,7 @@ pub(super) struct End {
 impl Turn {
     pub(super) async fn send(
         &mut self,
-        statements: &[Statement],
+        statements: &[&Statement],
         first_only: bool,
     ) -> Result<Answers, Error> {
         match self {
