@@ -114,14 +114,13 @@ pub enum Begun {
 /// # Cancel safety
 /// Cancel safe.
 pub async fn begin(sagas: &Sagas, wanted: &Wanted) -> Result<Begun, Error> {
-    match sagas.store().look(wanted).await? {
+    match sagas.store().glance(wanted).await? {
         Claim::New => {}
         known => return Ok(Begun::Known(known)),
     }
-    let cart = sagas.carts().get(&wanted.customer).await.map_err(Error::Neighbour)?;
-    let etag = cart.etag;
-    match order_of(wanted, cart) {
-        Ok(order) => Ok(Begun::New(Box::new(order), etag)),
+    let cart = sagas.carts().get(&wanted.customer).await.map_err(Error::Neighbour);
+    match cart.and_then(|cart| order_of(wanted, cart)) {
+        Ok((order, cart)) => Ok(Begun::New(Box::new(order), cart)),
         // Another sending of this very request may have ordered the cart and
         // emptied it since we looked.
         Err(refused) => match sagas.store().look(wanted).await? {
@@ -162,16 +161,17 @@ fn told(answer: &Answer) -> Result<wire::Order, Error> {
     answer.read().map_err(|status| Error::Told(Box::new(status)))
 }
 
-fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<Order, Error> {
+fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<(Order, Etag), Error> {
     if wanted.seen.is_some_and(|seen| seen != cart.etag) {
         return Err(Error::CartChanged);
     }
+    let etag = cart.etag;
     let order = Order::place(wanted.customer.clone(), cart.lines, Timestamp::now())?;
     match wanted.total {
         Some(expected) if expected != order.facts().total => {
             Err(Error::TotalChanged { expected, total: order.facts().total })
         }
-        _ => Ok(order),
+        _ => Ok((order, etag)),
     }
 }
 

@@ -128,6 +128,18 @@ impl Store {
         read_all(&self.database.rows(sql::OF_CUSTOMER, &values).await?)
     }
 
+    /// What is known of a request, unless it is one of the first version's:
+    /// those [`look`](Self::look) and [`place`](Self::place) find, too.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn glance(&self, wanted: &Wanted) -> Result<Claim, Error> {
+        Ok(idempotency::look(&self.database, &wanted.asked).await?)
+    }
+
     /// What is known of a request.
     ///
     /// # Errors
@@ -136,7 +148,7 @@ impl Store {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn look(&self, wanted: &Wanted) -> Result<Claim, Error> {
-        match idempotency::look(&self.database, &wanted.asked).await? {
+        match self.glance(wanted).await? {
             Claim::New => {
                 let rows = self.database.rows(sql::BY_REQUEST, &[wanted.request.to_string().into()]).await?;
                 answered_before(wanted, &rows)
@@ -198,7 +210,7 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(
     let key = order.id.to_string();
     // Waits for another that is claiming the same request.
     idempotency::claim(open, &wanted.asked, &key).await?;
-    let values: [Value; 8] = [
+    let values: [Value; 9] = [
         key.as_str().into(),
         order.customer.as_str().into(),
         held.cart.to_string().into(),
@@ -207,8 +219,9 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(
         order.total.currency().code().into(),
         order.created.micros().into(),
         held::lease().into(),
+        wanted.request.to_string().into(),
     ];
-    open.post(sql::INSERT, &values).await?;
+    open.require(sql::INSERT, &values).await?;
     // Announced to nobody: who would wait for it does not know its id yet.
     open.post(lines::INSERT, &[key.into(), lines::json(&order.lines)?]).await
 }

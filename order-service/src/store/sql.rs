@@ -46,13 +46,14 @@ pub(super) const OF_CUSTOMER: &str = orders!(
     "(SELECT * FROM orders WHERE customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3)"
 );
 
-/// Held by who inserts it, for `$8` microseconds.
+/// Held by who inserts it, for `$8` microseconds. Touches nothing when an order
+/// of the first version was made by the request `$9`.
 pub(super) const INSERT: Sql = at!(
     "INSERT INTO orders (order_id, customer_id, cart_etag, state, total, currency, create_time, update_time, \
      version, cart_full, sold, unsettled, claim, lease_time, due_time) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $7, 1, 1, 0, 1, 1, "
+     SELECT $1, $2, $3, $4, $5, $6, $7, $7, 1, 1, 0, 1, 1, "
         | " + $8, "
-        | " + $8)"
+        | " + $8 WHERE NOT EXISTS (SELECT 1 FROM orders WHERE request_id = $9)"
 );
 
 /// Locks the order, so that writers of it follow one another, and tells how it

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::{
     app::{CUSTOMER, creation, new_request, refused},
-    played::{CARD, PlayedApp},
+    played::{CARD, PlayedApp, item},
 };
 
 const FIRST: Migrations = Migrations {
@@ -49,13 +49,18 @@ async fn orders_of_the_first_version_live_on(database: TestDatabase) {
         (cancelled.state(), cancelled.cancel_reason()),
         (OrderState::Cancelled, CancelReason::Requested)
     );
-    // Their requests are answered as they were, also after what came since.
-    for (request, id) in [(request, kept), (other, gone)] {
-        let answer = app.create(0, creation(request, "1")).await.unwrap();
-        assert_eq!((answer.state(), answer.etag.as_str()), (OrderState::Confirmed, "1"));
-        assert_eq!((&answer.order_id, &answer.create_time), (id, &answer.update_time));
-        refused(app.create(0, creation(request, "2")).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    // Their requests are answered as they were, also after what came since, and
+    // whether or not there is a cart that could be ordered.
+    for _ in 0..2 {
+        for (request, id) in [(request, kept), (other, gone)] {
+            let answer = app.create(0, creation(request, "1")).await.unwrap();
+            assert_eq!((answer.state(), answer.etag.as_str()), (OrderState::Confirmed, "1"));
+            assert_eq!((&answer.order_id, &answer.create_time), (id, &answer.update_time));
+            refused(app.create(0, creation(request, "2")).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+        }
+        app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
     }
+    assert_eq!(app.carts.cart(CUSTOMER).items.len(), 2);
     assert_eq!(app.pay(0, kept, CARD).await.unwrap().state(), OrderState::Paid);
     assert_eq!(app.cancel(0, kept).await.unwrap().state(), OrderState::Cancelled);
     assert_eq!(app.list(CUSTOMER, 0, "").await.0.len(), 2);
