@@ -28,6 +28,9 @@ use crate::played::{CARD, PlayedApp, item, seen, wanted};
 
 /// More points than there are: the end of the enumeration must be reached.
 const POINTS: usize = 2_000;
+/// How often in a row nothing was cut off when all points are taken to be met:
+/// what is answered before it is waited for has one point less.
+const UNCUT: usize = 3;
 
 /// `work`, dropped where it waits for the n-th time; `None` when it was.
 async fn cut<T>(mut work: Pin<Box<impl Future<Output = T>>>, mut n: usize) -> Option<T> {
@@ -80,17 +83,18 @@ pub(crate) async fn left_pending(app: &PlayedApp, sagas: &Sagas) -> OrderId {
 async fn a_checkout_cut_off_anywhere_is_one_order(database: TestDatabase) {
     let mut app = PlayedApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let mut cut_off = Vec::new();
+    let (mut cut_off, mut uncut) = (Vec::new(), 0);
     for n in 0..POINTS {
         let request = wanted(&format!("customer {n}"));
         app.carts.put(&request.customer_id, [item("tea", 499, 1)]);
         let done = cut(Box::pin(check_out(&sagas, &understood(&request))), n).await;
         cut_off.push(request);
-        if done.is_some() {
+        uncut = if done.is_some() { uncut + 1 } else { 0 };
+        if uncut == UNCUT {
             break;
         }
     }
-    assert!((6..POINTS).contains(&cut_off.len()), "{} points", cut_off.len());
+    assert!((5 + UNCUT..POINTS).contains(&cut_off.len()), "{} points", cut_off.len());
     app.expire_leases().await;
     app.add_replica().await;
     for request in &cut_off {
@@ -106,18 +110,20 @@ async fn a_checkout_cut_off_anywhere_is_one_order(database: TestDatabase) {
 /// Cuts `act` off at every point, of one order after the other that `before`
 /// has led to; returns their ids.
 async fn cut_everywhere(app: &PlayedApp, sagas: &Sagas, before: &[Act], act: &Act) -> Vec<String> {
-    let mut ids = Vec::new();
+    let (mut ids, mut uncut) = (Vec::new(), 0);
     for n in 0..POINTS {
         let id = made(app, sagas, &format!("customer {n}")).await;
         for act in before {
             act.perform(sagas, seen(sagas, id).await).await.unwrap();
         }
         ids.push(id.to_string());
-        if cut(Box::pin(act.perform(sagas, seen(sagas, id).await)), n).await.is_some() {
+        let done = cut(Box::pin(act.perform(sagas, seen(sagas, id).await)), n).await;
+        uncut = if done.is_some() { uncut + 1 } else { 0 };
+        if uncut == UNCUT {
             break;
         }
     }
-    assert!((3..POINTS).contains(&ids.len()), "{} points", ids.len());
+    assert!((2 + UNCUT..POINTS).contains(&ids.len()), "{} points", ids.len());
     ids
 }
 
