@@ -7,46 +7,29 @@
 //! orders SECONDS            as it is, for a profiler to look at
 //! ```
 //!
-//! An order is three transactions and four calls; the neighbours that are
-//! called answer from memory, so that it is this service's database that is
-//! measured.
+//! An order is three transactions and four calls, to neighbours that answer
+//! whatever they are asked at once, so that it is this service that is measured.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
-#[path = "../../tests/it/played/carts.rs"]
-#[allow(dead_code, reason = "written for tests")]
-mod carts;
-#[path = "../../tests/it/played/mood.rs"]
-#[allow(dead_code, reason = "written for tests")]
-mod mood;
-#[path = "../../tests/it/played/play.rs"]
-mod play;
-#[path = "../../tests/it/played/stock.rs"]
-#[allow(dead_code, reason = "written for tests")]
-mod stock;
+mod neighbour;
 
 use std::{
     env,
     io::Write,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use carts::{PlayedCarts, item};
-use mesh_proto::shop::{
-    cart::v1::cart_service_server::CartServiceServer,
-    order::v1::{CreateOrderRequest, order_service_client::OrderServiceClient},
-    product::v1::product_service_server::ProductServiceServer,
-};
+use mesh_proto::shop::order::v1::{CreateOrderRequest, order_service_client::OrderServiceClient};
 use order_service::{NAME, OrderService};
-use play::play;
 use registry_client::Channel;
 use service_kit::{
     database::Database,
     service::{Base, Service, serve},
     testing::{Replica, TestDatabase, mesh_of, mesh_to},
 };
-use stock::PlayedStock;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 use tonic::Code;
 use uuid::Uuid;
 
@@ -116,29 +99,25 @@ async fn compare(rounds: usize, time: Duration) {
 /// order-service with its neighbours, in this process.
 struct Shop {
     orders: OrderServiceClient<Channel>,
-    carts: PlayedCarts,
     _database: TestDatabase,
-    _running: (Replica, [Replica; 2]),
+    _service: Replica,
 }
 
 impl Shop {
     async fn open(plain: bool) -> Self {
-        let (carts, stock) = (PlayedCarts::default(), PlayedStock::default());
         let database = TestDatabase::sqlite();
         let kept = if plain {
             Database::open_plain(database.url(), &OrderService::MIGRATIONS, WRITERS).await
         } else {
             Database::open(database.url(), &OrderService::MIGRATIONS).await
         };
-        let neighbours =
-            [play(CartServiceServer::new(carts.clone())).await, play(ProductServiceServer::new(stock)).await];
-        let [at_carts, at_stock] = neighbours.each_ref().map(|replica| vec![replica.address]);
-        let mesh = mesh_of([("cart-service", at_carts), ("product-service", at_stock)]);
+        let [carts, products] = [neighbour().await, neighbour().await];
+        let mesh = mesh_of([("cart-service", vec![carts]), ("product-service", vec![products])]);
         let base = Base::open(mesh, kept.unwrap());
         let service =
             Replica::start(|listener, shutdown| serve::<OrderService>(base, listener, shutdown)).await;
         let orders = OrderServiceClient::new(mesh_to([service.address]).channel(NAME));
-        Self { orders, carts, _database: database, _running: (service, neighbours) }
+        Self { orders, _database: database, _service: service }
     }
 
     /// All callers for a time, each with the next order as soon as the last is
@@ -147,16 +126,15 @@ impl Shop {
         let began = Instant::now();
         let mut callers = JoinSet::new();
         for caller in 0..CALLERS {
-            let (mut orders, carts) = (self.orders.clone(), self.carts.clone());
+            let mut orders = self.orders.clone();
             callers.spawn(async move {
                 let (mut latencies, mut refused) = (Vec::new(), 0);
                 while began.elapsed() < time {
                     let request = CreateOrderRequest {
-                        customer_id: customer(caller),
+                        customer_id: format!("caller-{caller}"),
                         request_id: Uuid::new_v4().to_string(),
                         ..CreateOrderRequest::default()
                     };
-                    carts.put(&customer(caller), [item("tea", 499, 1), item("mug", 1_250, 2)]);
                     let asked = Instant::now();
                     // As callers do, until it is answered.
                     loop {
@@ -199,8 +177,11 @@ struct Round {
     refused: usize,
 }
 
-fn customer(caller: usize) -> String {
-    format!("caller-{caller}")
+async fn neighbour() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(neighbour::answer(listener));
+    address
 }
 
 fn median(mut of: Vec<f64>) -> f64 {

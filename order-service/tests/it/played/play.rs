@@ -5,8 +5,8 @@ use service_kit::testing::{Replica, mesh_to};
 pub(crate) async fn play<S>(service: S) -> Replica
 where
     S: tonic::codegen::Service<
-            tonic::codegen::http::Request<tonic::body::Body>,
-            Response = tonic::codegen::http::Response<tonic::body::Body>,
+            http::Request<tonic::body::Body>,
+            Response = http::Response<tonic::body::Body>,
             Error = std::convert::Infallible,
         > + tonic::server::NamedService
         + Clone
