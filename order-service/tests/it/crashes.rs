@@ -26,11 +26,29 @@ use service_kit::{
 
 use crate::played::{CARD, PlayedApp, item, seen, wanted};
 
-/// More points than there are: the end of the enumeration must be reached.
-const POINTS: usize = 2_000;
-/// How often in a row nothing was cut off when all points are taken to be met:
-/// what is answered before it is waited for has one point less.
-const UNCUT: usize = 3;
+/// More tries than there are points: the end of the enumeration must be reached.
+const TRIES: usize = 2_000;
+/// How often in a row nothing was cut off at a point when there is none: what is
+/// answered before it is waited for has one point less.
+const UNCUT: usize = 10;
+
+/// The points at which work was cut off so far.
+#[derive(Default)]
+struct Points {
+    met: usize,
+    uncut: usize,
+}
+
+impl Points {
+    /// After a try at the point `met`; whether all are met.
+    fn count<T>(&mut self, done: &Option<T>) -> bool {
+        match done {
+            Some(_) => self.uncut += 1,
+            None => *self = Self { met: self.met + 1, uncut: 0 },
+        }
+        self.uncut == UNCUT
+    }
+}
 
 /// `work`, dropped where it waits for the n-th time; `None` when it was.
 async fn cut<T>(mut work: Pin<Box<impl Future<Output = T>>>, mut n: usize) -> Option<T> {
@@ -83,18 +101,17 @@ pub(crate) async fn left_pending(app: &PlayedApp, sagas: &Sagas) -> OrderId {
 async fn a_checkout_cut_off_anywhere_is_one_order(database: TestDatabase) {
     let mut app = PlayedApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let (mut cut_off, mut uncut) = (Vec::new(), 0);
-    for n in 0..POINTS {
+    let (mut cut_off, mut points) = (Vec::new(), Points::default());
+    for n in 0..TRIES {
         let request = wanted(&format!("customer {n}"));
         app.carts.put(&request.customer_id, [item("tea", 499, 1)]);
-        let done = cut(Box::pin(check_out(&sagas, &understood(&request))), n).await;
+        let done = cut(Box::pin(check_out(&sagas, &understood(&request))), points.met).await;
         cut_off.push(request);
-        uncut = if done.is_some() { uncut + 1 } else { 0 };
-        if uncut == UNCUT {
+        if points.count(&done) {
             break;
         }
     }
-    assert!((5 + UNCUT..POINTS).contains(&cut_off.len()), "{} points", cut_off.len());
+    assert!(points.met >= 5 && points.uncut == UNCUT, "{} points", points.met);
     app.expire_leases().await;
     app.add_replica().await;
     for request in &cut_off {
@@ -110,20 +127,19 @@ async fn a_checkout_cut_off_anywhere_is_one_order(database: TestDatabase) {
 /// Cuts `act` off at every point, of one order after the other that `before`
 /// has led to; returns their ids.
 async fn cut_everywhere(app: &PlayedApp, sagas: &Sagas, before: &[Act], act: &Act) -> Vec<String> {
-    let (mut ids, mut uncut) = (Vec::new(), 0);
-    for n in 0..POINTS {
+    let (mut ids, mut points) = (Vec::new(), Points::default());
+    for n in 0..TRIES {
         let id = made(app, sagas, &format!("customer {n}")).await;
         for act in before {
             act.perform(sagas, seen(sagas, id).await).await.unwrap();
         }
         ids.push(id.to_string());
-        let done = cut(Box::pin(act.perform(sagas, seen(sagas, id).await)), n).await;
-        uncut = if done.is_some() { uncut + 1 } else { 0 };
-        if uncut == UNCUT {
+        let done = cut(Box::pin(act.perform(sagas, seen(sagas, id).await)), points.met).await;
+        if points.count(&done) {
             break;
         }
     }
-    assert!((2 + UNCUT..POINTS).contains(&ids.len()), "{} points", ids.len());
+    assert!(points.met >= 2 && points.uncut == UNCUT, "{} points", points.met);
     ids
 }
 
@@ -175,15 +191,7 @@ async fn a_shipment_cut_off_anywhere_arrives(database: TestDatabase) {
 async fn a_refused_shipment_cut_off_anywhere_is_refunded(database: TestDatabase) {
     let mut app = PlayedApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults { refuse: 1.0, ..Faults::default() }).await;
-    let mut ids = Vec::new();
-    for n in 0..POINTS {
-        let id = made(&app, &sagas, &format!("customer {n}")).await;
-        pay().perform(&sagas, seen(&sagas, id).await).await.unwrap();
-        ids.push(id.to_string());
-        if cut(Box::pin(Act::Ship.perform(&sagas, seen(&sagas, id).await)), n).await.is_some() {
-            break;
-        }
-    }
+    let ids = Box::pin(cut_everywhere(&app, &sagas, &[pay()], &Act::Ship)).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
