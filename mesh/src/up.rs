@@ -141,6 +141,9 @@ fn programs(
             ("CONSUL_HTTP_ADDR", registry.into()),
             ("CONSORT_STATE_DIR", files.dir().into()),
             ("CONSORT_ADMIN", seen.admin.to_string().into()),
+            // Huge pages that are hardly used would double what the shop takes of a
+            // developer's memory.
+            ("MIMALLOC_ALLOW_THP", "0".into()),
         ]);
         let args = ["serve", seen.service.name(), "--parent-pipe"].map(Into::into).into();
         Program { name: seen.name.clone(), path: path.clone(), args, env, log: seen.log.clone() }
