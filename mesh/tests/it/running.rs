@@ -132,6 +132,11 @@ impl Up {
         }
     }
 
+    /// Its process, and those of the shop that it has started.
+    pub(crate) fn processes(&self, status: &Value) -> Vec<u32> {
+        [self.child.id()].into_iter().chain(pids(status, "")).collect()
+    }
+
     /// Asks it to stop; its exit code.
     pub(crate) fn stop(mut self) -> i32 {
         signal(self.child.id(), Signal::TERM);
@@ -235,6 +240,18 @@ pub(crate) fn pids(status: &Value, service: &str) -> Vec<u32> {
     let instances = status["instances"].as_array().unwrap().iter();
     let of_service = instances.filter(|i| service.is_empty() || i["service"] == service);
     of_service.map(|i| u32::try_from(i["pid"].as_u64().unwrap()).unwrap()).collect()
+}
+
+/// What these processes have in memory, in MiB; what several of them share
+/// counts once, as the kernel divides it among them.
+pub(crate) fn memory(processes: &[u32]) -> u64 {
+    let of_one = |pid: &u32| -> u64 {
+        let told = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let share = told.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let share = share.and_then(|share| share.split_whitespace().next());
+        share.unwrap_or_else(|| panic!("no Pss in:\n{told}")).parse().unwrap()
+    };
+    processes.iter().map(of_one).sum::<u64>() / 1_024
 }
 
 /// Asks again and again, for what tells nobody when it changes.

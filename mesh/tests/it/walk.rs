@@ -5,7 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::running::{State, Up, port_base, tool};
+use crate::running::{State, Up, memory, port_base, tool};
+
+/// How much memory the whole shop may take, in MiB.
+const MEMORY_MAX: u64 = 250;
 
 /// A fenced block.
 struct Block {
@@ -35,13 +38,13 @@ fn blocks(section: &str) -> Vec<Block> {
 }
 
 #[test]
-fn the_tutorial_of_the_readme_works_when_pasted() {
+fn the_tutorial_of_the_readme_works_when_pasted_and_takes_little_memory() {
     let blocks = blocks("Tutorial");
     let pasted: Vec<_> = blocks.iter().filter(|block| block.language == "sh").collect();
     assert!(pasted.len() > 5, "the README has lost its tutorial");
 
     let (state, base) = (State::new(), port_base());
-    let _up = Up::start(&state.dir(), base, &["--registry", "embedded", "--auth"]);
+    let up = Up::start(&state.dir(), base, &["--registry", "embedded", "--auth"]);
     let printed = paste(&state, base, &pasted);
     let mut sections = printed.split(MARK).skip(1);
     let mut output = "";
@@ -58,6 +61,11 @@ fn the_tutorial_of_the_readme_works_when_pasted() {
             rest = &rest[found + shown.len()..];
         }
     }
+
+    // All of it has been used now.
+    let taken = memory(&up.processes(&state.all_passing()));
+    eprintln!("the whole shop takes {taken} MiB");
+    assert!(taken <= MEMORY_MAX, "{taken} MiB");
 }
 
 /// Stands between what one block printed and what the next did.
