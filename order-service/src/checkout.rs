@@ -10,15 +10,17 @@
 //!
 //! # `CreateOrder`
 //!
-//! 1. **Look the request up.** One that was answered is answered the same
-//!    again, byte for byte. One that is being worked on is waited for, for a
-//!    moment (`REQUEST_IN_PROGRESS`), or carried on here when nobody does.
-//! 2. **Read the cart**, with the prices of this moment. A cart that makes no
-//!    order, or is not the one that the caller has seen, is refused; the request
-//!    id is not used up.
-//! 3. **Record** the order PENDING with lines, prices and the version of the
+//! 1. **Read the cart**, with the prices of this moment. A cart that makes no
+//!    order, or is not the one that the caller has seen, is refused, unless the
+//!    request is known (step 3); the request id is not used up.
+//! 2. **Record** the order PENDING with lines, prices and the version of the
 //!    cart, and the claim on the request id: one transaction. From here on it
 //!    goes on without its caller. A crash before leaves nothing.
+//! 3. **A request that is known** is what that transaction finds, which then
+//!    writes nothing; it is looked up when the cart is refused, fails or is long
+//!    in coming, too. One that was answered is answered the same again, byte for
+//!    byte. One that is being worked on is waited for, for a moment
+//!    (`REQUEST_IN_PROGRESS`), or carried on here when nobody does.
 //! 4. **Reserve** the goods under the order's id: phase one. Too few of them →
 //!    CANCELLING, and the refusal is stored as the request's answer, in one
 //!    transaction; then the reservation is released → CANCELLED.
@@ -61,6 +63,8 @@
 //!   claim, and the older claim's is refused; see [`crate::store`]. What both
 //!   have asked neighbours for happened once, because of its key.
 
+use std::{pin::pin, time::Duration};
+
 use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
     idempotency::{Answer, Asked, Claim, reused},
@@ -68,7 +72,7 @@ use service_kit::{
     timestamp::Timestamp,
     value::{CustomerId, Etag},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     Error,
@@ -77,6 +81,9 @@ use crate::{
     saga::{Driven, End, PATIENCE, Sagas},
     store::{Changed, Placed, Present, Verdict},
 };
+
+/// How long a cart may take before it is asked whether there is a need for it.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// The method that request ids are of.
 pub const METHOD: &str = "shop.order.v1.OrderService/CreateOrder";
@@ -96,16 +103,17 @@ pub struct Wanted {
     pub asked: Asked,
 }
 
-/// A request that was looked at: nothing was written for it.
+/// A request whose cart was read: nothing was written for it.
 #[derive(Debug)]
 pub enum Begun {
     /// It is known.
     Known(Claim),
-    /// It asks for this order, of that version of the cart.
+    /// It asks for this order, of that version of the cart, unless it is known.
     New(Box<Order>, Etag),
 }
 
-/// Looks a request up, and reads the cart for a new one: steps 1 and 2.
+/// Reads the cart: step 1. Looks the request up only when it does not help to
+/// have the cart, since nearly all requests are new.
 ///
 /// # Errors
 /// When the cart is empty, cannot be priced or is not the one that the caller
@@ -114,15 +122,19 @@ pub enum Begun {
 /// # Cancel safety
 /// Cancel safe.
 pub async fn begin(sagas: &Sagas, wanted: &Wanted) -> Result<Begun, Error> {
-    match sagas.store().glance(wanted).await? {
-        Claim::New => {}
-        known => return Ok(Begun::Known(known)),
-    }
-    let cart = sagas.carts().get(&wanted.customer).await.map_err(Error::Neighbour);
-    match cart.and_then(|cart| order_of(wanted, cart)) {
+    let mut cart = pin!(sagas.carts().get(&wanted.customer));
+    let cart = match timeout(GLANCE, cart.as_mut()).await {
+        Ok(cart) => cart,
+        // Who asks again shall not wait for a cart that is not needed.
+        Err(_) => match sagas.store().glance(wanted).await? {
+            Claim::New => cart.await,
+            known => return Ok(Begun::Known(known)),
+        },
+    };
+    match cart.map_err(Error::Neighbour).and_then(|cart| order_of(wanted, cart)) {
         Ok((order, cart)) => Ok(Begun::New(Box::new(order), cart)),
-        // Another sending of this very request may have ordered the cart and
-        // emptied it since we looked.
+        // Another sending of this very request has ordered the cart and emptied
+        // it, perhaps.
         Err(refused) => match sagas.store().look(wanted).await? {
             Claim::New => Err(refused),
             known => Ok(Begun::Known(known)),

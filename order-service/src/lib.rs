@@ -51,6 +51,7 @@ impl Service for OrderService {
             IDEMPOTENCY.sqlite[0],
             OUTBOX.sqlite[0],
             LEASES.sqlite[0],
+            IDEMPOTENCY.sqlite[1],
         ],
         postgres: &[
             Migration { name: "orders", sql: include_str!("../migrations/postgres/0001_orders.sql") },

@@ -210,7 +210,7 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(
     let key = order.id.to_string();
     // Waits for another that is claiming the same request.
     idempotency::claim(open, &wanted.asked, &key).await?;
-    let values: [Value; 9] = [
+    let values: [Value; 8] = [
         key.as_str().into(),
         order.customer.as_str().into(),
         held.cart.to_string().into(),
@@ -219,11 +219,11 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(
         order.total.currency().code().into(),
         order.created.micros().into(),
         held::lease().into(),
-        wanted.request.to_string().into(),
     ];
     open.require(sql::INSERT, &values).await?;
     // Announced to nobody: who would wait for it does not know its id yet.
-    open.post(lines::INSERT, &[key.into(), lines::json(&order.lines)?]).await
+    let values = [key.into(), lines::json(&order.lines)?, wanted.request.to_string().into()];
+    open.require(lines::INSERT, &values).await
 }
 
 fn columns(id: &str, before: i64, after: &Held) -> [Value; 14] {

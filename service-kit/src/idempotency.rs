@@ -27,9 +27,15 @@ use crate::{
     error::Fault,
 };
 
-/// The table; a step of the schema of every service that keeps answers.
+/// The table; steps of the schema of every service that keeps answers.
 pub const IDEMPOTENCY: Migrations = Migrations {
-    sqlite: &[Migration { name: "idempotency", sql: include_str!("../migrations/sqlite/idempotency.sql") }],
+    sqlite: &[
+        Migration { name: "idempotency", sql: include_str!("../migrations/sqlite/idempotency.sql") },
+        Migration {
+            name: "idempotency rows",
+            sql: include_str!("../migrations/sqlite/idempotency_rows.sql"),
+        },
+    ],
     postgres: &[Migration {
         name: "idempotency",
         sql: include_str!("../migrations/postgres/idempotency.sql"),

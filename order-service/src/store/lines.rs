@@ -5,15 +5,19 @@ use service_kit::database::{Error, Sql, Value};
 
 use crate::domain::Line;
 
-/// `$1` is the order, `$2` what [`json`] makes of its lines.
+/// `$1` is the order, `$2` what [`json`] makes of its lines. Follows the order,
+/// and touches nothing when that did not, or when an order of the first version
+/// was made by the request `$3`.
 pub(super) const INSERT: Sql = Sql::each(
     "INSERT INTO order_lines (order_id, position, product_id, title, unit_price, quantity) \
      SELECT $1, key, value->>'product_id', value->>'title', value->>'unit_price', value->>'quantity' \
-     FROM json_each($2)",
+     FROM json_each($2) \
+     WHERE changes() > 0 AND NOT EXISTS (SELECT 1 FROM orders WHERE request_id = $3)",
     "INSERT INTO order_lines (order_id, position, product_id, title, unit_price, quantity) \
      SELECT $1, position - 1, line->>'product_id', line->>'title', (line->>'unit_price')::bigint, \
      (line->>'quantity')::bigint \
-     FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY AS lines (line, position)",
+     FROM jsonb_array_elements($2::jsonb) WITH ORDINALITY AS lines (line, position) \
+     WHERE NOT EXISTS (SELECT 1 FROM orders WHERE request_id = $3)",
 );
 
 #[derive(Serialize)]

@@ -23,6 +23,12 @@ macro_rules! at {
             at!(@join "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)" $($part)|+),
         )
     };
+    ($($part:literal)|+, on SQLite $more:literal) => {
+        Sql::each(
+            concat!(at!(@join "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" $($part)|+), $more),
+            at!(@join "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)" $($part)|+),
+        )
+    };
     (@join $now:literal $first:literal $(| $next:literal)*) => {
         concat!($first $(, $now, $next)*)
     };
@@ -46,14 +52,16 @@ pub(super) const OF_CUSTOMER: &str = orders!(
     "(SELECT * FROM orders WHERE customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3)"
 );
 
-/// Held by who inserts it, for `$8` microseconds. Touches nothing when an order
-/// of the first version was made by the request `$9`.
+/// Held by who inserts it, for `$8` microseconds. Follows the claim on its
+/// request, and touches nothing when that did not: PostgreSQL does not come here
+/// then.
 pub(super) const INSERT: Sql = at!(
     "INSERT INTO orders (order_id, customer_id, cart_etag, state, total, currency, create_time, update_time, \
      version, cart_full, sold, unsettled, claim, lease_time, due_time) \
      SELECT $1, $2, $3, $4, $5, $6, $7, $7, 1, 1, 0, 1, 1, "
         | " + $8, "
-        | " + $8 WHERE NOT EXISTS (SELECT 1 FROM orders WHERE request_id = $9)"
+        | " + $8",
+    on SQLite " WHERE changes() > 0"
 );
 
 /// Locks the order, so that writers of it follow one another, and tells how it

@@ -103,7 +103,10 @@ impl Transaction {
         self.add(sql.into(), values, false).await
     }
 
-    /// As [`post`](Self::post), of a statement that must touch a row.
+    /// As [`post`](Self::post), of a statement that must touch a row. It costs
+    /// the least to miss one when no other statement of the transaction touches
+    /// any then: on SQLite there is nothing to undo among what is written
+    /// together.
     ///
     /// # Errors
     /// Also [`Error::Missed`], when it touches none, now or from what is asked

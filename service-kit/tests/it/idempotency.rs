@@ -2,7 +2,7 @@
 
 use service_kit::{
     auth::Caller,
-    database::{Database, Error},
+    database::{Database, Error, Migrations},
     idempotency::{Answer, Asked, Claim, IDEMPOTENCY, claim, forget, look, settle},
     on_both_databases,
     testing::TestDatabase,
@@ -106,7 +106,28 @@ async fn an_old_answer_is_forgotten_and_an_old_claim_is_not(database: TestDataba
     assert_eq!(claimed(&database, &asked("2", "tea"), "d").await, Claim::Running("b".into()));
 }
 
+async fn what_is_known_outlives_a_new_schema(database: TestDatabase) {
+    const FIRST: Migrations =
+        Migrations { sqlite: &[IDEMPOTENCY.sqlite[0]], postgres: &[IDEMPOTENCY.postgres[0]] };
+    let before = Database::open(database.url(), &FIRST).await.unwrap();
+    for id in ["1", "2"] {
+        assert_eq!(claimed(&before, &asked(id, "tea"), id).await, Claim::New);
+    }
+    settled(&before, "1", "done").await;
+    before.close().await;
+
+    let database = open(&database).await;
+    assert_eq!(claimed(&database, &asked("1", "tea"), "x").await, stored("done"));
+    assert_eq!(claimed(&database, &asked("1", "mug"), "x").await, Claim::Reused);
+    assert_eq!(claimed(&database, &asked("2", "tea"), "x").await, Claim::Running("2".into()));
+    settled(&database, "2", "done too").await;
+    assert_eq!(look(&database, &asked("2", "tea")).await.unwrap(), stored("done too"));
+    age(&database).await;
+    assert_eq!(forget(&database).await.unwrap(), 2);
+}
+
 on_both_databases!(
+    what_is_known_outlives_a_new_schema,
     a_request_runs_and_is_then_answered_the_same_for_ever,
     an_id_is_for_one_body_of_one_method,
     a_claim_that_is_undone_never_was,

@@ -60,9 +60,13 @@ async fn a_rollback_runs_none_of_them(database: TestDatabase) {
 }
 
 async fn add_and(open: &mut Transaction, name: &str, trouble: Trouble) -> Result<(), Error> {
+    if matches!(trouble, Trouble::MissesAll) {
+        open.require(PLUS, &[name.into(), 1_i64.into()]).await?;
+        return open.post(DOUBLE, &[name.into()]).await;
+    }
     open.post(ADD, &[name.into(), 1_i64.into()]).await?;
     match trouble {
-        Trouble::None => {}
+        Trouble::None | Trouble::MissesAll => {}
         Trouble::Fails => open.post(WRONG, &[name.into()]).await?,
         Trouble::Misses => open.require(PLUS, &["nobody".into(), 1_i64.into()]).await?,
         Trouble::MissesThenFails => {
@@ -80,6 +84,8 @@ enum Trouble {
     Misses,
     /// For what it missed.
     MissesThenFails,
+    /// And touches nothing at all.
+    MissesAll,
 }
 
 async fn commit(database: &Database, name: &str, trouble: Trouble) -> Result<(), Error> {
@@ -99,13 +105,19 @@ async fn one_that_fails_undoes_its_transaction_and_no_other(database: TestDataba
     for number in 0..60 {
         let database = database.clone();
         writing.spawn(async move {
-            let trouble =
-                [Trouble::None, Trouble::Fails, Trouble::Misses, Trouble::MissesThenFails][number % 4];
+            let troubles = [
+                Trouble::None,
+                Trouble::Fails,
+                Trouble::Misses,
+                Trouble::MissesThenFails,
+                Trouble::MissesAll,
+            ];
+            let trouble = troubles[number % troubles.len()];
             let name = format!("n{number:02}");
             match (commit(&database, &name, trouble).await, trouble) {
                 (Ok(()), Trouble::None) => assert_eq!(value(&database, &name).await, Some(2)),
                 (Err(Error::Unexpected(_)), Trouble::Fails)
-                | (Err(Error::Missed), Trouble::Misses | Trouble::MissesThenFails) => {
+                | (Err(Error::Missed), Trouble::Misses | Trouble::MissesThenFails | Trouble::MissesAll) => {
                     assert_eq!(value(&database, &name).await, None);
                 }
                 (done, _) => panic!("{name}: {done:?}"),
@@ -129,6 +141,22 @@ async fn many_at_once_are_each_whole(database: TestDatabase) {
     assert_eq!(rows.unwrap().len(), 60);
 }
 
+async fn who_misses_all_costs_others_nothing(database: TestDatabase) {
+    let database = open(&database).await;
+    let mut writing = JoinSet::new();
+    for number in 0..60 {
+        let database = database.clone();
+        writing.spawn(async move {
+            let name = format!("n{number:02}");
+            let trouble = if number % 2 == 0 { Trouble::None } else { Trouble::MissesAll };
+            let done = commit(&database, &name, trouble).await;
+            assert_eq!(matches!(done, Err(Error::Missed)), number % 2 == 1, "{name}: {done:?}");
+            assert_eq!(value(&database, &name).await, (number % 2 == 0).then_some(2));
+        });
+    }
+    writing.join_all().await;
+}
+
 async fn nothing_is_kept_after_a_required_row_was_missed(database: TestDatabase) {
     let database = open(&database).await;
     let mut open = database.begin().await.unwrap();
@@ -149,5 +177,6 @@ on_both_databases!(
     a_rollback_runs_none_of_them,
     one_that_fails_undoes_its_transaction_and_no_other,
     many_at_once_are_each_whole,
+    who_misses_all_costs_others_nothing,
     nothing_is_kept_after_a_required_row_was_missed,
 );

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::{SqliteConnection, query};
 
-use super::statement::{Answers, Statement, exchange};
+use super::statement::{Answers, Fate, Statement, exchange, exchange_units};
 use crate::database::Error;
 
 /// The connection. Units of work use it by turns, within one transaction.
@@ -96,6 +96,18 @@ impl Desk {
         first_only: bool,
     ) -> Result<Answers, Error> {
         let sent = exchange(&mut self.connection, statements, first_only).await;
+        self.noted(sent)
+    }
+
+    /// Runs units of work of `each` statements in one round trip, and tells what
+    /// became of each. Fails when one of them must be undone, which can only
+    /// all of them be.
+    pub(super) async fn send_units(
+        &mut self,
+        statements: &[&Statement],
+        each: usize,
+    ) -> Result<Vec<Fate>, Error> {
+        let sent = exchange_units(&mut self.connection, statements, each).await;
         self.noted(sent)
     }
 

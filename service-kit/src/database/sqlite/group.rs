@@ -1,7 +1,7 @@
 //! Many units of work in one transaction: what makes a commit durable costs
 //! far more than what most units write, and is paid once for all that wait.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
@@ -14,6 +14,7 @@ use super::{
     desk::Desk,
     pace::Pace,
     probe::probe,
+    statement::Fate,
     writer::{Ask, End, Give, Turn, Whole, Wish},
 };
 use crate::{
@@ -178,28 +179,32 @@ impl Clerk {
     ) -> Result<(), Error> {
         let mut seat = desk.lock().await;
         if seat.has_savepoint() {
-            return write_carefully(&mut seat, wholes, group).await;
+            return write_carefully(&mut seat, wholes.into_iter(), group).await;
         }
         // None of them waits for another: they may come in any order.
         wholes.sort_by(|one, other| one.shape().cmp(other.shape()));
         let sent = write_together(&mut seat, &wholes).await;
-        group.plain.append(&mut wholes);
-        if sent.is_ok() {
+        let all_sent = sent.is_ok();
+        let fates = sent.unwrap_or_default().into_iter().chain(iter::repeat(Fate::Done));
+        group.plain.extend(wholes.into_iter().zip(fates));
+        if all_sent {
             return Ok(());
         }
         // Which seldom happens: all of it once more, each so that it can be undone.
         let _ = seat.run("ROLLBACK").await;
         drop(seat);
         self.begin(desk).await?;
-        let again = std::mem::take(&mut group.plain);
+        let again = std::mem::take(&mut group.plain).into_iter().map(|(whole, _)| whole);
         write_carefully(&mut *desk.lock().await, again, group).await
     }
 
     /// Tells all units how their transaction ended.
     fn tell(&self, group: Group, done: &Result<(), Error>) {
         let Group { plain, ended, .. } = group;
-        let plain =
-            plain.into_iter().map(|Whole { keys, told, .. }| End { kept: Some(keys), failed: None, told });
+        let plain = plain.into_iter().map(|(Whole { keys, told, .. }, fate)| match fate {
+            Fate::Done => End { kept: Some(keys), failed: None, told },
+            Fate::Void => End { kept: None, failed: Some(Error::Missed), told },
+        });
         for End { kept, failed, told } in plain.chain(ended) {
             if done.is_ok() {
                 for key in kept.unwrap_or_default() {
@@ -244,25 +249,30 @@ impl Clerk {
 #[derive(Default)]
 struct Group {
     /// Those that were written without a way to undo them alone.
-    plain: Vec<Whole>,
+    plain: Vec<(Whole, Fate)>,
     ended: Vec<End>,
     size: usize,
 }
 
-/// Writes units, as many of the same statements at once as may be.
-async fn write_together(desk: &mut Desk, wholes: &[Whole]) -> Result<(), Error> {
+/// Writes units, as many of the same statements at once as may be, and tells
+/// what became of each.
+async fn write_together(desk: &mut Desk, wholes: &[Whole]) -> Result<Vec<Fate>, Error> {
+    let mut fates = Vec::with_capacity(wholes.len());
     for alike in wholes.chunk_by(|one, next| one.shape().eq(next.shape())) {
         for some in alike.chunks(AT_ONCE) {
             let statements: Vec<_> = some.iter().flat_map(|whole| &whole.statements).collect();
-            desk.send(&statements, false).await?;
+            fates.append(&mut desk.send_units(&statements, statements.len() / some.len()).await?);
         }
     }
-    Ok(())
+    Ok(fates)
 }
 
 /// Writes units so that each can be undone alone. Fails when one could not be.
-async fn write_carefully(desk: &mut Desk, wholes: Vec<Whole>, group: &mut Group) -> Result<(), Error> {
-    let mut wholes = wholes.into_iter();
+async fn write_carefully(
+    desk: &mut Desk,
+    mut wholes: impl Iterator<Item = Whole>,
+    group: &mut Group,
+) -> Result<(), Error> {
     for Whole { statements, keys, told } in wholes.by_ref() {
         desk.next();
         let sent = desk.send(&statements.iter().collect::<Vec<_>>(), false).await;
@@ -275,7 +285,7 @@ async fn write_carefully(desk: &mut Desk, wholes: Vec<Whole>, group: &mut Group)
         group.ended.push(End { kept, failed, told });
         if undone.is_err() {
             // Whom the end of the transaction concerns, too.
-            group.plain.extend(wholes);
+            group.plain.extend(wholes.map(|whole| (whole, Fate::Done)));
             return undone;
         }
     }

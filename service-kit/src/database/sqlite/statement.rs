@@ -48,6 +48,20 @@ impl Answers {
     }
 }
 
+/// Whether one of `statements`, which touched so many rows, should have touched
+/// one and did not.
+fn missed(statements: &[&Statement], touched: &[u64]) -> bool {
+    touched.iter().zip(statements).any(|(touched, one)| one.must_touch && *touched == 0)
+}
+
+/// What became of a unit of work that was run with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Done,
+    /// It has missed a row, and has touched none: there is nothing to undo.
+    Void,
+}
+
 /// Runs statements in one round trip to the connection's thread, which runs
 /// none after one that fails; the rows of the last come back, or only its first.
 pub(super) async fn exchange(
@@ -57,13 +71,30 @@ pub(super) async fn exchange(
 ) -> Result<Answers, Error> {
     let mut answers = Answers::default();
     let told = bounded(tell(connection, statements, first_only, &mut answers)).await;
-    let missed = answers.touched.iter().zip(statements).any(|(touched, one)| one.must_touch && *touched == 0);
     match told {
         Err(why) if why.is_trouble() => Err(why),
         // Also when one after it failed: because of it, as a rule.
-        _ if missed => Err(Error::Missed),
+        _ if missed(statements, &answers.touched) => Err(Error::Missed),
         told => told.map(|()| answers),
     }
+}
+
+/// Runs units of work of `each` statements in one round trip. Fails when one of
+/// them has failed and must be undone, which none of them can be alone.
+pub(super) async fn exchange_units(
+    connection: &mut SqliteConnection,
+    statements: &[&Statement],
+    each: usize,
+) -> Result<Vec<Fate>, Error> {
+    let mut answers = Answers::default();
+    bounded(tell(connection, statements, false, &mut answers)).await?;
+    let units = statements.chunks(each).zip(answers.touched.chunks(each));
+    let fate = |(statements, touched)| match missed(statements, touched) {
+        false => Ok(Fate::Done),
+        true if touched.iter().all(|rows| *rows == 0) => Ok(Fate::Void),
+        true => Err(Error::Missed),
+    };
+    units.map(fate).collect()
 }
 
 async fn tell(
@@ -127,7 +158,31 @@ fn joined(statements: &[&Statement]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sqlx::Connection;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_unit_that_touched_nothing_needs_no_undoing() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        for table in ["CREATE TABLE a (x INTEGER UNIQUE)", "CREATE TABLE b (x INTEGER)"] {
+            sqlx::query(table).execute(&mut connection).await.unwrap();
+        }
+        let unit = |x| {
+            let claim = "INSERT INTO a VALUES ($1) ON CONFLICT DO NOTHING";
+            let claim = Statement { sql: claim, values: vec![Value::Int(x)], must_touch: true };
+            [claim, Statement::plain("INSERT INTO b SELECT 1 WHERE changes() > 0")]
+        };
+        let [one, two, more] = [unit(1), unit(2), unit(3)];
+        let units: Vec<_> = [&one, &two, &one].into_iter().flatten().collect();
+        let fates = exchange_units(&mut connection, &units, 2).await.unwrap();
+        assert_eq!(fates, [Fate::Done, Fate::Done, Fate::Void]);
+        // What follows the missed row writes nevertheless.
+        let careless = Statement::plain("INSERT INTO b SELECT 1");
+        let units = [&more[0], &more[1], &one[0], &careless];
+        let failed = exchange_units(&mut connection, &units, 2).await;
+        assert!(matches!(failed, Err(Error::Missed)), "{failed:?}");
+    }
 
     #[test]
     fn parameters_count_on_from_one_statement_to_the_next() {
