@@ -15,13 +15,10 @@ macro_rules! orders {
 
 /// A statement with the present in its middle, in microseconds: the database
 /// server's on PostgreSQL, where replicas are on many machines, the machine's
-/// own on SQLite.
+/// own on SQLite, which may have more of it.
 macro_rules! at {
     ($($part:literal)|+) => {
-        Sql::each(
-            at!(@join "CAST(unixepoch('subsec') * 1000000 AS INTEGER)" $($part)|+),
-            at!(@join "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)" $($part)|+),
-        )
+        at!($($part)|+, on SQLite "")
     };
     ($($part:literal)|+, on SQLite $more:literal) => {
         Sql::each(

@@ -70,6 +70,21 @@ async fn a_cart_service_that_does_not_answer_is_named_in_time(database: TestData
     assert_eq!(slow.error_info().unwrap().metadata["dependency"], "cart-service");
 }
 
+async fn a_known_request_orders_no_other_cart_and_waits_for_none(database: TestDatabase) {
+    let app = PlayedApp::spawn(database, 1).await;
+    app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
+    let request = wanted(CUSTOMER);
+    let order = app.create(0, request.clone()).await.unwrap();
+    app.carts.put(CUSTOMER, [item("jug", 3_000, 1)]);
+    assert_eq!(app.create(0, request.clone()).await.unwrap(), order);
+    assert_eq!(app.carts.cart(CUSTOMER).items.len(), 1);
+    assert_eq!(app.list(CUSTOMER, 0, "").await.0.len(), 1);
+    app.carts.reading.set(Mood::Hangs);
+    let begun = Instant::now();
+    assert_eq!(app.create(0, request).await.unwrap(), order);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
 async fn what_has_no_total_or_is_no_cart_is_not_ordered(database: TestDatabase) {
     let app = PlayedApp::spawn(database, 1).await;
     let yen = CartItem { unit_price: Some(money("JPY", 500, 0)), ..item("jug", 0, 1) };
@@ -130,6 +145,7 @@ on_both_databases!(
     a_cart_that_cannot_be_emptied_is_emptied_later,
     what_cart_service_cannot_do_is_told_as_it_is,
     a_cart_service_that_does_not_answer_is_named_in_time,
+    a_known_request_orders_no_other_cart_and_waits_for_none,
     what_has_no_total_or_is_no_cart_is_not_ordered,
     a_full_cart_is_kept_exactly_also_after_a_restart,
     a_listing_leaves_nothing_out_while_orders_come_in,

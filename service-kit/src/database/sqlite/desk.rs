@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use sqlx::{SqliteConnection, query};
 
-use super::statement::{Answers, Fate, Statement, exchange, exchange_units};
+use super::statement::{Answers, Outcome, Statement, exchange, exchange_units};
 use crate::database::Error;
 
 /// The connection. Units of work use it by turns, within one transaction.
@@ -106,7 +106,7 @@ impl Desk {
         &mut self,
         statements: &[&Statement],
         each: usize,
-    ) -> Result<Vec<Fate>, Error> {
+    ) -> Result<Vec<Outcome>, Error> {
         let sent = exchange_units(&mut self.connection, statements, each).await;
         self.noted(sent)
     }

@@ -14,7 +14,7 @@ use super::{
     desk::Desk,
     pace::Pace,
     probe::probe,
-    statement::Fate,
+    statement::Outcome,
     writer::{Ask, End, Give, Turn, Whole, Wish},
 };
 use crate::{
@@ -185,8 +185,8 @@ impl Clerk {
         wholes.sort_by(|one, other| one.shape().cmp(other.shape()));
         let sent = write_together(&mut seat, &wholes).await;
         let all_sent = sent.is_ok();
-        let fates = sent.unwrap_or_default().into_iter().chain(iter::repeat(Fate::Done));
-        group.plain.extend(wholes.into_iter().zip(fates));
+        let outcomes = sent.unwrap_or_default().into_iter().chain(iter::repeat(Outcome::Written));
+        group.plain.extend(wholes.into_iter().zip(outcomes));
         if all_sent {
             return Ok(());
         }
@@ -201,9 +201,9 @@ impl Clerk {
     /// Tells all units how their transaction ended.
     fn tell(&self, group: Group, done: &Result<(), Error>) {
         let Group { plain, ended, .. } = group;
-        let plain = plain.into_iter().map(|(Whole { keys, told, .. }, fate)| match fate {
-            Fate::Done => End { kept: Some(keys), failed: None, told },
-            Fate::Void => End { kept: None, failed: Some(Error::Missed), told },
+        let plain = plain.into_iter().map(|(Whole { keys, told, .. }, outcome)| match outcome {
+            Outcome::Written => End { kept: Some(keys), failed: None, told },
+            Outcome::Void => End { kept: None, failed: Some(Error::Missed), told },
         });
         for End { kept, failed, told } in plain.chain(ended) {
             if done.is_ok() {
@@ -249,22 +249,22 @@ impl Clerk {
 #[derive(Default)]
 struct Group {
     /// Those that were written without a way to undo them alone.
-    plain: Vec<(Whole, Fate)>,
+    plain: Vec<(Whole, Outcome)>,
     ended: Vec<End>,
     size: usize,
 }
 
 /// Writes units, as many of the same statements at once as may be, and tells
 /// what became of each.
-async fn write_together(desk: &mut Desk, wholes: &[Whole]) -> Result<Vec<Fate>, Error> {
-    let mut fates = Vec::with_capacity(wholes.len());
+async fn write_together(desk: &mut Desk, wholes: &[Whole]) -> Result<Vec<Outcome>, Error> {
+    let mut outcomes = Vec::with_capacity(wholes.len());
     for alike in wholes.chunk_by(|one, next| one.shape().eq(next.shape())) {
         for some in alike.chunks(AT_ONCE) {
             let statements: Vec<_> = some.iter().flat_map(|whole| &whole.statements).collect();
-            fates.append(&mut desk.send_units(&statements, statements.len() / some.len()).await?);
+            outcomes.append(&mut desk.send_units(&statements, statements.len() / some.len()).await?);
         }
     }
-    Ok(fates)
+    Ok(outcomes)
 }
 
 /// Writes units so that each can be undone alone. Fails when one could not be.
@@ -285,7 +285,7 @@ async fn write_carefully(
         group.ended.push(End { kept, failed, told });
         if undone.is_err() {
             // Whom the end of the transaction concerns, too.
-            group.plain.extend(wholes.map(|whole| (whole, Fate::Done)));
+            group.plain.extend(wholes.map(|whole| (whole, Outcome::Written)));
             return undone;
         }
     }

@@ -56,8 +56,8 @@ fn missed(statements: &[&Statement], touched: &[u64]) -> bool {
 
 /// What became of a unit of work that was run with others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    Done,
+pub(super) enum Outcome {
+    Written,
     /// It has missed a row, and has touched none: there is nothing to undo.
     Void,
 }
@@ -85,16 +85,16 @@ pub(super) async fn exchange_units(
     connection: &mut SqliteConnection,
     statements: &[&Statement],
     each: usize,
-) -> Result<Vec<Fate>, Error> {
+) -> Result<Vec<Outcome>, Error> {
     let mut answers = Answers::default();
     bounded(tell(connection, statements, false, &mut answers)).await?;
     let units = statements.chunks(each).zip(answers.touched.chunks(each));
-    let fate = |(statements, touched)| match missed(statements, touched) {
-        false => Ok(Fate::Done),
-        true if touched.iter().all(|rows| *rows == 0) => Ok(Fate::Void),
+    let outcome = |(statements, touched)| match missed(statements, touched) {
+        false => Ok(Outcome::Written),
+        true if touched.iter().all(|rows| *rows == 0) => Ok(Outcome::Void),
         true => Err(Error::Missed),
     };
-    units.map(fate).collect()
+    units.map(outcome).collect()
 }
 
 async fn tell(
@@ -175,8 +175,8 @@ mod tests {
         };
         let [one, two, more] = [unit(1), unit(2), unit(3)];
         let units: Vec<_> = [&one, &two, &one].into_iter().flatten().collect();
-        let fates = exchange_units(&mut connection, &units, 2).await.unwrap();
-        assert_eq!(fates, [Fate::Done, Fate::Done, Fate::Void]);
+        let outcomes = exchange_units(&mut connection, &units, 2).await.unwrap();
+        assert_eq!(outcomes, [Outcome::Written, Outcome::Written, Outcome::Void]);
         // What follows the missed row writes nevertheless.
         let careless = Statement::plain("INSERT INTO b SELECT 1");
         let units = [&more[0], &more[1], &one[0], &careless];
