@@ -141,7 +141,7 @@ async fn many_at_once_are_each_whole(database: TestDatabase) {
     assert_eq!(rows.unwrap().len(), 60);
 }
 
-async fn who_misses_all_costs_others_nothing(database: TestDatabase) {
+async fn who_misses_all_takes_nothing_from_others(database: TestDatabase) {
     let database = open(&database).await;
     let mut writing = JoinSet::new();
     for number in 0..60 {
@@ -177,6 +177,6 @@ on_both_databases!(
     a_rollback_runs_none_of_them,
     one_that_fails_undoes_its_transaction_and_no_other,
     many_at_once_are_each_whole,
-    who_misses_all_costs_others_nothing,
+    who_misses_all_takes_nothing_from_others,
     nothing_is_kept_after_a_required_row_was_missed,
 );
