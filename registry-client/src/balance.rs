@@ -9,7 +9,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -118,18 +118,26 @@ pub struct Candidate {
     pub load: Arc<Load>,
 }
 
-/// What one instance is doing for this process.
+/// What one instance is doing for this process, and how its newest attempts
+/// ended.
 #[derive(Debug, Default)]
 pub struct Load {
     in_flight: AtomicU32,
+    /// The newest outcomes, a bit each, the last lowest; 1 for a failure.
+    history: AtomicU64,
     limit: Option<Limit>,
 }
+
+/// How many of the newest outcomes decide whether an instance is failing.
+const RECENT: u32 = 16;
+/// So many failures among them mean that it is.
+const FAILING: u32 = 4;
 
 impl Load {
     /// That of an instance which bears no more requests at once than `limit`
     /// says.
     pub(crate) fn limited(limit: Option<Limit>) -> Self {
-        Self { in_flight: AtomicU32::new(0), limit }
+        Self { limit, ..Self::default() }
     }
 
     /// What every request to the instance passes, if anything.
@@ -150,6 +158,50 @@ impl Load {
     pub(crate) fn end(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
     }
+
+    /// Whether at least a quarter of its newest attempts failed. Few requests
+    /// under way are then no sign of room: failures end sooner than work.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        let history = self.history.load(Relaxed);
+        history != 0 && (history & newest(RECENT)).count_ones() >= FAILING
+    }
+
+    pub(crate) fn record_success(&self) {
+        // Most of the time it is 0 already, and a load costs other cores
+        // nothing. Two that end at once may count as one here.
+        let history = self.history.load(Relaxed);
+        if history != 0 {
+            self.history.store(history << 1, Relaxed);
+        }
+    }
+
+    /// Failures in a row with this one, at most 64.
+    pub(crate) fn record_failure(&self) -> u32 {
+        let history = self.history.load(Relaxed) << 1 | 1;
+        self.history.store(history, Relaxed);
+        history.trailing_ones()
+    }
+
+    /// Failures in a row up to now, at most 64.
+    pub(crate) fn failures_in_a_row(&self) -> u32 {
+        self.history.load(Relaxed).trailing_ones()
+    }
+
+    /// How many of the last `n` attempts failed; `n` is at most 64.
+    pub(crate) fn failed_of_last(&self, n: u32) -> u32 {
+        (self.history.load(Relaxed) & newest(n)).count_ones()
+    }
+
+    /// Forgets how attempts ended.
+    pub(crate) fn clear_history(&self) {
+        self.history.store(0, Relaxed);
+    }
+}
+
+/// The mask of the newest `n` outcomes.
+fn newest(n: u32) -> u64 {
+    u64::MAX.checked_shr(64 - n).unwrap_or(0)
 }
 
 impl ReadySet {

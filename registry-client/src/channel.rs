@@ -15,7 +15,11 @@ use crate::{
     ChannelConfig,
     balance::Picker,
     instance::ServiceName,
-    policy::{Methods, Policies, budget::Budget, deadline},
+    policy::{
+        Methods, Policies,
+        budget::Budget,
+        deadline::{self, SERVER_MARGIN},
+    },
     resolve::Resolver,
     telemetry::{ChannelState, Counters},
 };
@@ -31,6 +35,7 @@ mod head;
 mod in_flight;
 mod keepalive;
 mod pool;
+mod response;
 mod subchannel;
 mod upload;
 mod watch;
@@ -82,7 +87,7 @@ struct Core {
     /// `config.deadline` as a `grpc-timeout`.
     default_timeout: HeaderValue,
     policies: Policies,
-    budget: Budget,
+    budget: Arc<Budget>,
     admission: Admission,
     config: ChannelConfig,
     picker: Box<dyn Picker>,
@@ -131,7 +136,8 @@ impl Channel {
         let Ok(authority) = Authority::try_from(service.as_str()) else {
             return Self::broken(Status::internal(format!("`{service}` cannot stand in a URI")));
         };
-        let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline)) else {
+        let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline + SERVER_MARGIN))
+        else {
             return Self::broken(Status::internal("the deadline cannot stand in a header"));
         };
         let policies = match Policies::new(&methods, &config.service_config) {
@@ -147,7 +153,7 @@ impl Channel {
             authority,
             default_timeout,
             policies,
-            budget: Budget::new(config.service_config.budget),
+            budget: Arc::new(Budget::new(config.service_config.budget)),
             admission,
             picker: config.balancer.picker(),
             config,

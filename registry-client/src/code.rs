@@ -47,6 +47,12 @@ impl Code {
     pub const UNAVAILABLE: Self = Self(14);
     /// Data is lost for good.
     pub const DATA_LOSS: Self = Self(15);
+    /// The caller may not.
+    pub const PERMISSION_DENIED: Self = Self(7);
+    /// There is no such method.
+    pub const UNIMPLEMENTED: Self = Self(12);
+    /// Nobody knows who the caller is.
+    pub const UNAUTHENTICATED: Self = Self(16);
 
     /// The code of that number; [`Code::UNKNOWN`] when there is none.
     #[must_use]
@@ -62,6 +68,40 @@ impl Code {
             [digit @ b'0'..=b'9'] => Self(digit - b'0'),
             [b'1', digit @ b'0'..=b'6'] => Self(10 + digit - b'0'),
             _ => Self::UNKNOWN,
+        }
+    }
+
+    /// The code that a response without a gRPC status amounts to, by its HTTP
+    /// status.
+    ///
+    /// Source: gRPC, "HTTP to gRPC Status Code Mapping".
+    #[must_use]
+    pub fn from_http(status: u16) -> Self {
+        match status {
+            400 => Self::INTERNAL,
+            401 => Self::UNAUTHENTICATED,
+            403 => Self::PERMISSION_DENIED,
+            404 => Self::UNIMPLEMENTED,
+            429 | 502..=504 => Self::UNAVAILABLE,
+            _ => Self::UNKNOWN,
+        }
+    }
+
+    /// The code that the reset of a stream amounts to, by its HTTP/2 error code.
+    ///
+    /// Source: gRPC over HTTP/2, "Errors".
+    #[must_use]
+    pub fn from_http2(error: u32) -> Self {
+        match error {
+            // REFUSED_STREAM
+            7 => Self::UNAVAILABLE,
+            // CANCEL
+            8 => Self::CANCELLED,
+            // ENHANCE_YOUR_CALM
+            11 => Self::RESOURCE_EXHAUSTED,
+            // INADEQUATE_SECURITY
+            12 => Self::PERMISSION_DENIED,
+            _ => Self::INTERNAL,
         }
     }
 
@@ -158,6 +198,46 @@ mod tests {
         }
         assert_eq!((Code::from_number(-1), Code::from_number(17)), (Code::UNKNOWN, Code::UNKNOWN));
         assert!("unavailable".parse::<Code>().unwrap_err().to_string().contains("UNAVAILABLE"));
+    }
+
+    /// The two tables of gRPC's documents, row by row.
+    #[test]
+    fn http_statuses_and_http2_errors_are_mapped_as_grpc_says() {
+        for (status, name) in [
+            (400, "INTERNAL"),
+            (401, "UNAUTHENTICATED"),
+            (403, "PERMISSION_DENIED"),
+            (404, "UNIMPLEMENTED"),
+            (429, "UNAVAILABLE"),
+            (502, "UNAVAILABLE"),
+            (503, "UNAVAILABLE"),
+            (504, "UNAVAILABLE"),
+            (200, "UNKNOWN"),
+            (302, "UNKNOWN"),
+            (415, "UNKNOWN"),
+            (431, "UNKNOWN"),
+            (500, "UNKNOWN"),
+        ] {
+            assert_eq!(Code::from_http(status).name(), name, "HTTP {status}");
+        }
+        for (error, name) in [
+            (0, "INTERNAL"),
+            (1, "INTERNAL"),
+            (2, "INTERNAL"),
+            (3, "INTERNAL"),
+            (5, "INTERNAL"),
+            (6, "INTERNAL"),
+            (7, "UNAVAILABLE"),
+            (8, "CANCELLED"),
+            (9, "INTERNAL"),
+            (10, "INTERNAL"),
+            (11, "RESOURCE_EXHAUSTED"),
+            (12, "PERMISSION_DENIED"),
+            (13, "INTERNAL"),
+            (99, "INTERNAL"),
+        ] {
+            assert_eq!(Code::from_http2(error).name(), name, "HTTP/2 error {error}");
+        }
     }
 
     #[test]

@@ -63,6 +63,11 @@ pub struct ChannelConfig {
     /// unless set, for the whole server. What the service config says of it
     /// wins.
     pub health_service: String,
+    /// The most bytes of one message of a response where the service config says
+    /// nothing for its method; 4 MiB unless set, as in every gRPC library. A
+    /// larger one ends the call with `RESOURCE_EXHAUSTED`. A generated client has
+    /// a limit of its own, `max_decoding_message_size`; raise both.
+    pub max_response_bytes: usize,
     /// How many connections there may be to one instance; 4 unless set. A
     /// further one is made when the peer allows no more streams on the others,
     /// and closed when it was not used for 30 s.
@@ -87,6 +92,7 @@ impl Default for ChannelConfig {
             outlier: Some(OutlierConfig::default()),
             health_watch: true,
             health_service: String::new(),
+            max_response_bytes: 4 << 20,
             max_connections_per_instance: NonZeroUsize::MIN.saturating_add(3),
             slow_start: Duration::from_secs(10),
         }

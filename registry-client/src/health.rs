@@ -21,19 +21,6 @@ pub(crate) use verdict::{By, Verdict, Watch, weigh};
 pub use outlier::OutlierConfig;
 pub use record::Record;
 
-/// How an attempt ended, as far as its instance's health is concerned. Of an
-/// attempt that its caller gave up nothing is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ended {
-    /// The instance answered with this code.
-    Answered(Code),
-    /// The stream or its connection broke.
-    Broken,
-    /// The call's time ran out on this attempt.
-    Expired,
-}
-
 /// The codes that count against an instance unless it is said otherwise:
 /// those that a server answers for a fault of its own.
 pub const FAILURES: Codes =

@@ -84,6 +84,7 @@ mod error;
 pub mod health;
 pub mod instance;
 mod mesh;
+pub mod outcome;
 pub mod policy;
 pub mod resolve;
 pub mod server;

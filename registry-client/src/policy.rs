@@ -6,7 +6,14 @@
 //! methods are safe to send twice; a [`ServiceConfig`] says what an operator
 //! wants. Put together, they give one [`MethodPolicy`] for each method.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use crate::Error;
 
@@ -19,12 +26,14 @@ mod methods;
 pub mod retry;
 pub mod service_config;
 pub mod throttle;
+mod usual;
 mod window;
 
 use hedge::{HedgeDelay, HedgingPolicy, Latencies};
 pub use methods::{Method, Methods};
 use retry::RetryPolicy;
 pub use service_config::{MethodConfig, ServiceConfig};
+use usual::UsualLatency;
 
 /// Everything that holds for one method.
 #[derive(Debug, Default)]
@@ -34,6 +43,8 @@ pub struct MethodPolicy {
     pub idempotent: bool,
     /// Whether the answer is a stream, which has no natural end.
     pub streams_answer: bool,
+    /// Whether a descriptor says that the answer is one message.
+    pub unary_answer: bool,
     /// The longest a call may take; of this and the caller's `grpc-timeout` the
     /// smaller holds.
     pub timeout: Option<Duration>,
@@ -52,6 +63,11 @@ pub struct MethodPolicy {
     pub hedging: Option<HedgingPolicy>,
     /// What `hedging` takes its percentile of.
     latencies: Option<Latencies>,
+    /// How long its successful attempts take.
+    usual: UsualLatency,
+    /// Whether any instance has answered it with something else than
+    /// UNIMPLEMENTED.
+    implemented: AtomicBool,
 }
 
 impl MethodPolicy {
@@ -81,6 +97,7 @@ impl MethodPolicy {
         Self {
             idempotent: method.idempotent,
             streams_answer: method.streams_answer,
+            unary_answer: method.unary_answer,
             timeout: config.timeout,
             wait_for_ready: config.wait_for_ready,
             max_request_bytes: config.max_request_bytes,
@@ -88,6 +105,41 @@ impl MethodPolicy {
             retry,
             hedging,
             latencies: percentile.map(Latencies::new),
+            usual: UsualLatency::default(),
+            implemented: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a request that may have been processed may be sent again: the
+    /// descriptor says so, or the operator.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.idempotent || self.retry.applies
+    }
+
+    /// The longest that one attempt may take of a call that has `limit`;
+    /// `None` when only the deadline bounds it. A hedged method gives up an
+    /// attempt after half of its time unless it is configured otherwise.
+    pub(crate) fn attempt_timeout(&self, limit: Duration) -> Option<Duration> {
+        let half = || self.hedging.is_some().then_some(limit / 2);
+        self.retry.attempt_timeout.or_else(half).filter(|timeout| self.is_repeatable() && *timeout < limit)
+    }
+
+    /// How long its successful attempts take.
+    pub(crate) fn usual(&self) -> &UsualLatency {
+        &self.usual
+    }
+
+    /// Whether any instance has answered it with something else than
+    /// UNIMPLEMENTED.
+    pub(crate) fn is_implemented(&self) -> bool {
+        self.implemented.load(Relaxed)
+    }
+
+    /// An instance has answered it with something else than UNIMPLEMENTED.
+    pub(crate) fn set_implemented(&self) {
+        // A look costs other cores nothing, a store does.
+        if !self.is_implemented() {
+            self.implemented.store(true, Relaxed);
         }
     }
 

@@ -22,6 +22,7 @@
 //! |---|---|
 //! | an instance is slow | `server.set(Reply::Slow(latency))` |
 //! | fails fast, fails some calls | `set(Reply::fail(code))`, [`set_share`](FaultyService::set_share) |
+//! | resets streams, answers pages or nonsense | `set(Reply::Reset(code, after))`, `set(Reply::Raw { .. })` |
 //! | asks for patience | `set(Reply::pushback(code, after))` |
 //! | hangs before or amid its answer | `set(Reply::Hang)`, `set(Reply::HangAfterHead)` |
 //! | drains, drains all the time | [`go_away`](FaultyService::go_away), `set(Reply::GoAway)` |

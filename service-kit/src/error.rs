@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
@@ -22,7 +22,12 @@ pub struct Fault {
     metadata: Vec<(&'static str, String)>,
     violations: Vec<(String, String)>,
     retry_in: Option<Duration>,
+    /// Whether the caller is asked not to retry: what failed was retried here.
+    is_final: bool,
 }
+
+/// gRFC A6: a negative value asks the caller not to retry.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Fault {
     /// A failure with its code, its reason in `UPPER_SNAKE_CASE`, and a
@@ -30,7 +35,15 @@ impl Fault {
     #[must_use]
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { code, reason, message, metadata: Vec::new(), violations: Vec::new(), retry_in: None }
+        Self {
+            code,
+            reason,
+            message,
+            metadata: Vec::new(),
+            violations: Vec::new(),
+            retry_in: None,
+            is_final: false,
+        }
     }
 
     /// Adds a pair to `ErrorInfo.metadata`, such as the SKU that is missing.
@@ -76,7 +89,11 @@ impl Fault {
         if self.retry_in.is_some() {
             details.set_retry_info(self.retry_in);
         }
-        Status::with_error_details(self.code, self.message, details)
+        let mut status = Status::with_error_details(self.code, self.message, details);
+        if self.is_final {
+            status.metadata_mut().insert(PUSHBACK, MetadataValue::from_static("-1"));
+        }
+        status
     }
 }
 
@@ -164,7 +181,10 @@ pub fn downstream(service: &'static str, status: &Status) -> Fault {
         _ => return internal(&format_args!("{service} answered {:?}: {}", status.code(), status.message())),
     };
     warn!(dependency = service, code = ?status.code(), cause = status.message(), "{service} failed a call");
-    Fault::new(code, reason, format!("{service} {words}")).with("dependency", service)
+    let fault = Fault::new(code, reason, format!("{service} {words}")).with("dependency", service);
+    let pushback = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok());
+    // Retried here already: a caller that retries in turn multiplies the load.
+    Fault { is_final: pushback.is_some_and(|value| value.starts_with('-')), ..fault }
 }
 
 #[cfg(test)]
@@ -204,6 +224,18 @@ mod tests {
         let status = fields.fault().into_status("x");
         assert!(status.message().ends_with("and 984 more"));
         assert!(status.details().len() < 4_096);
+    }
+
+    #[test]
+    fn a_dependency_whose_retries_are_used_up_is_not_retried_by_the_caller_either() {
+        for (said, expected) in [(None, None), (Some("250"), None), (Some("-1"), Some("-1"))] {
+            let mut failed = Status::unavailable("down");
+            if let Some(said) = said {
+                failed.metadata_mut().insert(PUSHBACK, said.parse().unwrap());
+            }
+            let status = downstream("y", &failed).into_status("x");
+            assert_eq!(status.metadata().get(PUSHBACK).map(|value| value.to_str().unwrap()), expected);
+        }
     }
 
     #[test]

@@ -9,6 +9,10 @@ use super::{Candidate, Picker, ReadySet};
 /// that a set is used in their proportion while it is idle as well as while
 /// it is busy; Envoy's `weight / (in flight + 1)` alone would send an idle
 /// set's calls to the heaviest.
+///
+/// Between one whose attempts fail and one whose do not, fewer requests under
+/// way count only for the latter: failing fast must not attract load, whether
+/// or not outlier detection is on.
 #[derive(Debug)]
 pub struct LeastRequest;
 
@@ -35,8 +39,12 @@ fn two(n: usize) -> (usize, usize) {
     (first, if second >= first { second + 1 } else { second })
 }
 
-/// Whether `a` has strictly fewer requests under way for its weight than `b`.
+/// Whether `a` has strictly fewer requests under way for its weight than `b`,
+/// and not because it fails.
 fn lighter(a: &Candidate, b: &Candidate) -> bool {
+    if a.load.is_failing() && !b.load.is_failing() {
+        return false;
+    }
     let busy = |c: &Candidate| u64::from(c.load.in_flight());
     // (busy a / weight a) < (busy b / weight b), without the divisions
     busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight)
@@ -71,6 +79,20 @@ mod tests {
         heavy.load.begin();
         let relieving = share_of_the_light();
         assert!(relieving > 1_500, "{relieving}: the heavy one bears too much");
+    }
+
+    #[test]
+    fn failing_fast_attracts_no_more_than_a_fair_share() {
+        let set = ready(&[1, 1]);
+        let [failing, healthy] = set.candidates() else { panic!("two candidates") };
+        (0..8).for_each(|_| healthy.load.begin());
+        for _ in 0..4 {
+            let _ = failing.load.record_failure();
+        }
+        let share = counts(&LeastRequest, &set, 10_000)[0];
+        assert!((4_500..5_500).contains(&share), "{share}: idle only because it fails");
+        (0..16).for_each(|_| failing.load.record_success());
+        assert_eq!(counts(&LeastRequest, &set, 100), [100, 0], "idle because it has room");
     }
 
     #[test]

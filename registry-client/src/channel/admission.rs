@@ -1,4 +1,5 @@
-//! Whether a call may begin: the service's limit and the throttle.
+//! Whether a call may begin, and what is learnt from how it ended: the
+//! service's limit, the throttle, the budget.
 
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use crate::{
     instance::ServiceName,
     policy::{
         ServiceConfig,
+        budget::Budget,
         limit::{Limit, Permit},
         throttle::Throttle,
     },
@@ -30,6 +32,8 @@ pub(super) struct Admitted {
     /// A place under the limit; `None` without one.
     pub(super) permit: Option<Permit>,
     throttled: Option<Throttled>,
+    /// Learns of successes, where it counts them.
+    budget: Option<Arc<Budget>>,
 }
 
 /// Tells the throttle how its call ended.
@@ -55,9 +59,10 @@ impl Admission {
         &self,
         service: &ServiceName,
         now: Instant,
-        counters: &Counters,
+        (counters, budget): (&Counters, &Arc<Budget>),
     ) -> Result<(Admitted, Option<Limit>), Failure> {
-        let mut admitted = Admitted::default();
+        let budget = budget.counts_successes().then(|| budget.clone());
+        let mut admitted = Admitted { budget, ..Admitted::default() };
         if let Some(throttle) = &self.throttle {
             if !throttle.admit(now, fastrand::f64()) {
                 counters.throttled.add();
@@ -73,11 +78,13 @@ impl Admission {
 }
 
 impl Admitted {
-    /// The call ended so; one of which this is not told was given up by its
-    /// caller.
+    /// The call ended so; one that ends without this was dropped by its caller.
     pub(super) fn ended(&mut self, code: Code) {
         if let Some(mut throttled) = self.throttled.take() {
             throttled.code = code;
+        }
+        if let Some(budget) = self.budget.take_if(|_| code == Code::OK) {
+            budget.succeeded();
         }
     }
 }

@@ -2,44 +2,40 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use base64::{
-    Engine as _,
-    engine::{
-        DecodePaddingMode,
-        general_purpose::{GeneralPurpose, GeneralPurposeConfig},
-    },
-};
 use bytes::Bytes;
 use h2::RecvStream;
-use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::{admission::Admitted, failure::Failure, framing::MessageSizes, head::find, in_flight::InFlight};
-use crate::{code::Code, health::Ended};
+use super::{
+    admission::Admitted,
+    failure::{Failure, Fault},
+    framing::{Framing, Rules},
+    in_flight::InFlight,
+    response::{screen_status, status_of},
+};
+use crate::{
+    code::Code,
+    outcome::{Cause, Outcome},
+};
 
 /// A small part of what a stream may send ahead, in bytes.
 const RELEASE_AT: usize = 64 << 10;
-
-pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The body of an answer. Dropping it before its end cancels the call.
 #[derive(Debug)]
 pub struct Answer {
     stream: Option<Stream>,
-    deadline: Option<Deadline>,
-    blames: bool,
     /// Made when the first frame is late; most answers never need it.
     timer: Option<Pin<Box<Sleep>>>,
     /// The call's place under its service's limit.
-    _admitted: Admitted,
+    admitted: Admitted,
     /// The rest of the request, in a call that streams both ways.
     _upload: Option<AbortOnDropHandle<()>>,
 }
@@ -50,9 +46,11 @@ struct Stream {
     data_ended: bool,
     /// Bytes handed to the reader and not yet given back to the peer's window.
     read: usize,
-    /// Bounds each message, where the method's policy does.
-    sizes: Option<MessageSizes>,
+    framing: Framing,
+    bounds: Bounds,
     in_flight: InFlight,
+    /// Whether the reader has had the last message and has not come back yet.
+    is_decoding: bool,
 }
 
 /// When a call ends, and how long it was given.
@@ -62,15 +60,16 @@ pub(super) struct Deadline {
     pub(super) limit: Duration,
 }
 
-/// What an answer's body may not exceed.
+/// What an answer's body must obey.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) deadline: Option<Deadline>,
-    /// The most bytes of one message.
-    pub(super) message: Option<usize>,
-    /// Whether the instance is to blame when the deadline passes: not where a
-    /// stream simply goes on until then.
-    pub(super) blames: bool,
+    pub(super) messages: Rules,
+    /// Whether the method is known to answer with a stream, which may go on
+    /// until the deadline and is not late then.
+    pub(super) streams: bool,
+    /// Whether the head had the status already.
+    pub(super) has_status: bool,
 }
 
 impl Answer {
@@ -81,62 +80,88 @@ impl Answer {
         admitted: Admitted,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
-        let sizes = bounds.message.map(MessageSizes::up_to);
-        Self {
-            stream: Some(Stream { frames, data_ended: false, read: 0, sizes, in_flight }),
-            deadline: bounds.deadline,
-            blames: bounds.blames,
-            timer: None,
-            _admitted: admitted,
-            _upload: upload,
-        }
+        let stream = Stream {
+            frames,
+            data_ended: false,
+            read: 0,
+            framing: Framing::new(bounds.messages),
+            bounds,
+            in_flight,
+            is_decoding: false,
+        };
+        Self { stream: Some(stream), timer: None, admitted, _upload: upload }
     }
 
-    /// Ends the stream: cancels it if it has not ended, and stops counting it.
-    fn end(&mut self) {
+    /// Ends the stream with this code: cancels it if it has not ended, and
+    /// stops counting it.
+    fn end(&mut self, code: Code) {
         self.stream = None;
-        self._admitted = Admitted::default();
+        self.admitted.ended(code);
+        self.admitted = Admitted::default();
         self._upload = None;
     }
 
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
-        let (Some(deadline), Some(stream)) = (self.deadline, &mut self.stream) else { return Poll::Pending };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline.at)));
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        let Some(Deadline { at, limit }) = stream.bounds.deadline else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         ready!(timer.as_mut().poll(cx));
-        if self.blames {
-            stream.in_flight.observe(Ended::Expired);
-        }
-        let while_ = format!("while {} was answering", stream.in_flight.peer());
-        Poll::Ready(Failure::Expired { limit: deadline.limit, while_ }.into())
+        Poll::Ready(Failure::Expired {
+            limit,
+            while_: format!("while {} was answering", stream.in_flight.peer()),
+        })
     }
 }
 
+/// What a stream gives its reader.
+enum Next {
+    Frame(Frame<Bytes>),
+    /// The trailers, which say how the call ended.
+    Last(Frame<Bytes>, Code),
+    /// The end, after a head with a status.
+    End,
+}
+
 impl Stream {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, Failure>> {
+        self.is_decoding = false;
         if !self.data_ended {
             match ready!(self.frames.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    if let Some(Err(why)) = self.sizes.as_mut().map(|sizes| sizes.pass(&data)) {
-                        let why = format!("the answer of {} has {why}", self.in_flight.peer());
-                        return Poll::Ready(Some(Err(Status::resource_exhausted(why))));
-                    }
+                    self.framing.pass(&data).map_err(|violation| self.fault(Fault::Message(violation)))?;
                     self.release(data.len());
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    self.is_decoding = true;
+                    return Poll::Ready(Ok(Next::Frame(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
+                Some(Err(error)) => return Poll::Ready(Err(self.broken(error))),
                 None => self.data_ended = true,
             }
         }
         match ready!(self.frames.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
-                let code = find(&trailers, &GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
-                self.in_flight.observe(Ended::Answered(code.unwrap_or(Code::UNKNOWN)));
-                drop_malformed_details(&mut trailers);
-                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+                let code = status_of(&trailers).ok_or_else(|| self.fault(Fault::NoStatus))?;
+                if code == Code::OK {
+                    self.check_end()?;
+                }
+                self.in_flight.end(Outcome::status(code));
+                screen_status(&mut trailers);
+                Poll::Ready(Ok(Next::Last(Frame::trailers(trailers), code)))
             }
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(self.broken(error)))),
+            Ok(None) if self.bounds.has_status => Poll::Ready(Ok(Next::End)),
+            Ok(None) => Poll::Ready(Err(self.fault(Fault::NoTrailers))),
+            Err(error) => Poll::Ready(Err(self.broken(error))),
         }
+    }
+
+    /// An answer that ends with OK is whole.
+    fn check_end(&self) -> Result<(), Failure> {
+        if !self.framing.is_between_messages() {
+            return Err(self.fault(Fault::Truncated));
+        }
+        if self.bounds.messages.single && self.framing.messages() == 0 {
+            return Err(self.fault(Fault::NoMessage));
+        }
+        Ok(())
     }
 
     /// The frame leaves for its reader: the peer may send as much again. Told
@@ -150,9 +175,32 @@ impl Stream {
         }
     }
 
-    fn broken(&mut self, error: h2::Error) -> Status {
-        self.in_flight.observe(Ended::Broken);
-        Failure::Broken { to: self.in_flight.peer().clone(), cause: Arc::new(error) }.into()
+    fn fault(&self, fault: Fault) -> Failure {
+        Failure::Malformed { to: self.in_flight.peer().clone(), fault }
+    }
+
+    fn broken(&self, error: h2::Error) -> Failure {
+        Failure::broken(self.in_flight.peer(), error, self.bounds.deadline)
+    }
+
+    /// Records how the attempt failed; its code.
+    fn fail(&mut self, failure: &Failure) -> Code {
+        let mut outcome = failure.outcome();
+        if self.bounds.streams && outcome.cause == Cause::DeadlineExceeded {
+            outcome.cause = Cause::StreamExpired;
+        }
+        self.in_flight.end(outcome);
+        outcome.code
+    }
+}
+
+impl Drop for Stream {
+    /// The reader of a unary answer comes back for its status, unless it could
+    /// not decode the message.
+    fn drop(&mut self) {
+        if self.is_decoding && self.bounds.messages.single && self.framing.is_between_messages() {
+            self.fail(&self.fault(Fault::Undecodable));
+        }
     }
 }
 
@@ -165,60 +213,33 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let polled = match stream.poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => Some(Err(ready!(self.poll_expired(cx)))),
+        let polled = match stream.poll_next(cx) {
+            Poll::Ready(polled) => polled,
+            Poll::Pending => Err(ready!(self.poll_expired(cx))),
         };
-        let more = matches!(&polled, Some(Ok(frame)) if frame.is_data());
-        if !more {
-            self.end();
-        }
-        Poll::Ready(polled)
+        Poll::Ready(match polled {
+            Ok(Next::Frame(frame)) => Some(Ok(frame)),
+            Ok(Next::Last(frame, code)) => {
+                self.end(code);
+                Some(Ok(frame))
+            }
+            Ok(Next::End) => {
+                self.end(Code::OK);
+                None
+            }
+            Err(failure) => {
+                let code = self.stream.as_mut().map_or(Code::UNKNOWN, |stream| stream.fail(&failure));
+                self.end(code);
+                Some(Err(failure.into()))
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.as_ref().is_none_or(|stream| stream.frames.is_end_stream())
+        self.stream.as_ref().is_none_or(|stream| stream.bounds.has_status && stream.frames.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
-    }
-}
-
-/// Removes error details that are not base64: tonic panics on them.
-pub(super) fn drop_malformed_details(headers: &mut HeaderMap) {
-    const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
-    // A successful answer has its status and no more: nothing to look for.
-    if headers.len() > 1
-        && let Some(value) = headers.get(DETAILS)
-        && AS_TONIC_READS.decode(value.as_bytes()).is_err()
-    {
-        headers.remove(DETAILS);
-    }
-}
-
-/// Base64 with or without padding.
-const AS_TONIC_READS: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn error_details_that_tonic_would_panic_on_are_removed() {
-        for (details, kept) in
-            [("aGVsbG8=", true), ("aGVsbG8", true), ("a", false), ("!!!!", false), ("aGVsbG8=a", false)]
-        {
-            let mut headers = HeaderMap::new();
-            headers.insert("grpc-status", "3".parse().unwrap());
-            headers.insert("grpc-status-details-bin", details.parse().unwrap());
-            drop_malformed_details(&mut headers);
-            assert_eq!(headers.contains_key("grpc-status-details-bin"), kept, "{details}");
-            // Panics if it reads what was kept as malformed.
-            assert!(Status::from_header_map(&headers).is_some());
-        }
     }
 }

@@ -14,16 +14,16 @@ use tokio::{
     sync::futures::OwnedNotified,
     time::{Instant, Sleep, sleep_until},
 };
-use tonic::Status;
+use tonic::{Status, metadata::MetadataValue};
 
 mod attempt;
 mod choose;
-mod limit;
+mod deadline;
 mod outcome;
 
 use attempt::Attempt;
 use choose::Chosen;
-use limit::Limit;
+use deadline::Limit;
 
 use super::{
     Core,
@@ -35,13 +35,12 @@ use super::{
     upload::{RequestBody, Upload},
 };
 use crate::{
-    code::Code,
     instance::InstanceId,
     policy::{
         MethodPolicy,
         incoming::Incoming,
-        limit::{Limited, Permit},
-        retry::Tries,
+        limit::{self, Limited, Permit},
+        retry::{self, Tries},
     },
     telemetry::{Explain, Retried},
 };
@@ -62,13 +61,22 @@ struct State {
     head: Head,
     body: RequestBody,
     policy: Arc<MethodPolicy>,
-    /// The call that the caller is answering, if it is a handler.
-    incoming: Option<Incoming>,
+    /// Whether the caller is a handler, which answers a call in turn.
+    is_nested: bool,
+    /// Whether the call failed although it was retried, or would have been had
+    /// the budget allowed it.
+    is_exhausted: bool,
+    /// When the call began, which is when its first attempt does unless it
+    /// `waited`.
+    began: Instant,
+    waited: bool,
     /// When the call ends: bounds everything up to the head of the answer.
     deadline: Deadline,
     admitted: Admitted,
     /// Whether `deadline` also bounds the answer's body.
     bounds_answer: bool,
+    /// How much more time than what is left a server is given.
+    margin: Duration,
     tries: Tries,
     retried: Retried,
     /// Who failed this call already.
@@ -126,10 +134,11 @@ impl Call {
         let policy = core.policies.get(parts.uri.path()).clone();
         let incoming = Incoming::current();
         let left = incoming.as_ref().and_then(Incoming::left);
-        let Limit { limit, bounds_answer } = match Limit::set(&mut parts.headers, &core, &policy, left) {
-            Ok(limit) => limit,
-            Err(failure) => return Self::failed(failure.into()),
-        };
+        let Limit { limit, bounds_answer, margin } =
+            match Limit::set(&mut parts.headers, &core, &policy, left) {
+                Ok(limit) => limit,
+                Err(failure) => return Self::failed(failure.into()),
+            };
         let uri = match core.uri(parts.uri) {
             Ok(uri) => uri,
             Err(failure) => return Self::failed(failure.into()),
@@ -137,7 +146,8 @@ impl Call {
         let now = Instant::now();
         core.counters.calls.add();
         core.budget.deposit(now);
-        let (admitted, queue) = match core.admission.admit(&core.service, now, &core.counters) {
+        let (admitted, queue) = match core.admission.admit(&core.service, now, (&core.counters, &core.budget))
+        {
             Ok(admitted) => admitted,
             Err(failure) => return Self::failed(failure.into()),
         };
@@ -146,10 +156,14 @@ impl Call {
             head: Head::new(uri, parts.headers),
             body: RequestBody::new(body, policy.max_request_bytes),
             policy,
-            incoming,
+            is_nested: incoming.is_some(),
+            is_exhausted: false,
+            began: now,
+            waited: queue.is_some(),
             deadline: Deadline { at: now + limit, limit },
             admitted,
             bounds_answer,
+            margin,
             tries: Tries::default(),
             retried: Retried::default(),
             tried: Vec::new(),
@@ -189,15 +203,22 @@ impl Future for Call {
             }
         };
         if let Err(failure) = &result {
-            state.admitted.ended(Code::from_number(failure.code().into()));
+            state.admitted.ended(failure.outcome().code);
         }
+        let is_final = state.is_exhausted && state.is_nested;
         if let Some(meters) = state.core.counters.meters() {
             meters.call(&state.retried);
         }
         // Ends the attempts that are under way, and with them their streams.
         *this.state = Err(None);
         this.timer.set(None);
-        Poll::Ready(result.map_err(Into::into))
+        Poll::Ready(result.map_err(|failure| {
+            let mut status = Status::from(failure);
+            if is_final {
+                status.metadata_mut().insert(retry::PUSHBACK, MetadataValue::from_static(retry::NEVER));
+            }
+            status
+        }))
     }
 }
 
@@ -222,7 +243,8 @@ impl State {
                     self.stage = Stage::Pick;
                 }
                 Stage::Sent => {
-                    let (attempt, ended) = ready!(self.poll_attempts(cx));
+                    // The stage has changed when no attempt ended.
+                    let Some((attempt, ended)) = ready!(self.poll_attempts(cx)) else { continue };
                     if let Some(answer) = self.take(attempt, ended)? {
                         return Poll::Ready(Ok(answer));
                     }
@@ -248,21 +270,27 @@ impl State {
     fn follow(&mut self, chosen: Chosen) -> Result<Stage, Failure> {
         match chosen {
             Chosen::Free(choice) => self.begin(choice),
-            Chosen::Full(connection, limit) => Ok(Stage::Queue(Box::pin(async {
-                let permit = Some(limit.enter().await?);
-                Ok(Turn::Instance(Choice { connection, permit }))
-            }))),
+            Chosen::Full(mut connections, limits) => {
+                self.waited = true;
+                Ok(Stage::Queue(Box::pin(async move {
+                    let (index, permit) = limit::enter_any(limits).await?;
+                    let connection = connections.swap_remove(index);
+                    Ok(Turn::Instance(Choice { connection, permit: Some(permit) }))
+                })))
+            }
         }
     }
 
     /// Waits for the pool to change, unless the call is to fail fast.
-    fn wait(&self, changes: OwnedNotified) -> Result<Stage, Failure> {
+    fn wait(&mut self, changes: OwnedNotified) -> Result<Stage, Failure> {
         let snapshot = self.core.view.snapshot();
         let fail_fast = self.policy.wait_for_ready.map_or(self.core.config.fail_fast, |wait| !wait);
         if fail_fast && snapshot.ready.is_empty() && !snapshot.why.is_settling() {
             let why = snapshot.why.clone();
             return Err(Failure::NoInstance { service: self.core.service.clone(), why });
         }
+        drop(snapshot);
+        self.waited = true;
         Ok(Stage::Wait(Box::pin(changes)))
     }
 
@@ -280,36 +308,53 @@ impl State {
     fn send(&mut self, choice: Choice) -> Result<(), Failure> {
         let connection = &choice.connection;
         let sends = self.tries.sends();
-        let left = (sends > 0 && self.bounds_answer)
-            .then(|| self.deadline.at.saturating_duration_since(Instant::now()));
-        let slip = self.explain.as_ref().map(|explain| self.note_begin(explain, connection));
+        let (began, left) = if sends > 0 || self.waited {
+            let now = Instant::now();
+            let left = self.deadline.at.saturating_duration_since(now);
+            (now, self.bounds_answer.then(|| left.saturating_add(self.margin)))
+        } else {
+            (self.began, None)
+        };
+        let attempt_index = self.explain.as_ref().map(|explain| self.note_begin(explain, connection));
         match connection.send(self.head.next(sends, left), false) {
             Ok((answer, stream)) => {
                 self.core.counters.attempts.add();
-                let in_flight = InFlight::on(choice, &self.policy, &self.core.counters);
-                self.attempts.push(Attempt { answer, upload: Some(Upload::new(stream)), in_flight, slip });
+                let in_flight = InFlight::on(choice, &self.policy, &self.core.counters, began);
+                let timeout = self.policy.attempt_timeout(self.deadline.limit);
+                let timeout = timeout.map(|limit| (Box::pin(sleep_until(began + limit)), limit));
+                let upload = Some(Upload::new(stream));
+                self.attempts.push(Attempt { answer, upload, in_flight, attempt_index, timeout });
                 Ok(())
             }
             Err(error) => {
                 let failure = Failure::NotSent { to: connection.peer.clone(), cause: Arc::new(error) };
-                self.note(slip, &failure);
+                self.note(attempt_index, &failure);
                 self.tried.push(connection.peer.id.clone());
                 Err(failure)
             }
         }
     }
 
-    /// The attempt that ends next, with how it did.
+    /// The attempt that ends next, with how it did; `None` when one was
+    /// abandoned instead and the call is at another stage.
     #[allow(clippy::type_complexity, reason = "an attempt and its result, used once")]
     fn poll_attempts(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<(Attempt, Result<http::Response<h2::RecvStream>, Failure>)> {
+    ) -> Poll<Option<(Attempt, Result<http::Response<h2::RecvStream>, Failure>)>> {
         loop {
-            for index in 0..self.attempts.len() {
-                if let Poll::Ready(ended) = self.attempts[index].poll(&mut self.body, cx) {
-                    return Poll::Ready((self.attempts.swap_remove(index), ended));
+            let mut index = 0;
+            while index < self.attempts.len() {
+                if let Poll::Ready(ended) = self.attempts[index].poll(&mut self.body, self.deadline, cx) {
+                    return Poll::Ready(Some((self.attempts.swap_remove(index), ended)));
                 }
+                if let Poll::Ready(limit) = self.attempts[index].poll_timeout(cx)
+                    && let Some(stage) = self.abandon(index, limit)
+                {
+                    self.stage = stage;
+                    return Poll::Ready(None);
+                }
+                index += 1;
             }
             let Some(hedging) = &mut self.hedging else { return Poll::Pending };
             ready!(hedging.timer.as_mut().poll(cx));

@@ -24,7 +24,9 @@ use super::{
 use crate::{
     ChannelConfig,
     balance::Load,
-    health::{Ended, Probe, Record},
+    code::Code,
+    health::{Probe, Record},
+    outcome::{Cause, Outcome},
 };
 
 /// What a stream may send ahead of its reader. Large enough that a fast link
@@ -47,6 +49,9 @@ pub(super) struct Connection {
     send: SendRequest<Bytes>,
     /// How many streams the peer allows at a time, as last seen.
     most: Arc<AtomicU32>,
+    /// Whether the peer has answered any call with something else than
+    /// UNIMPLEMENTED.
+    serves: Arc<AtomicBool>,
 }
 
 /// Who is told how attempts end.
@@ -73,10 +78,10 @@ impl Connection {
         self.send.clone().send_request(head, end)
     }
 
-    /// Counts a request as under way.
-    pub(super) fn begin(&self) {
+    /// Counts a request as under way; how many there ever were before it.
+    pub(super) fn begin(&self) -> u32 {
         self.load.begin();
-        self.streams.begin();
+        self.streams.begin()
     }
 
     /// Counts it no more.
@@ -85,15 +90,38 @@ impl Connection {
         self.load.end();
     }
 
-    /// Takes note of how an attempt on it ended.
-    pub(super) fn observe(&self, ended: Ended) {
+    /// Records how an attempt on it ended.
+    pub(super) fn observe(&self, outcome: Outcome) {
         match &self.observer {
-            // All its streams break with a connection: that is one fault, and
-            // the pool hears of it.
-            Observer::Record(_) if ended == Ended::Broken && self.is_closed() => {}
-            Observer::Record(record) => record.observe(ended),
-            Observer::Probe(probe) => probe.observe(ended),
+            // All its streams end with a connection: that is one fault, and the
+            // pool notices it.
+            Observer::Record(_)
+                if matches!(outcome.cause, Cause::ConnectionLost | Cause::Refused) && self.is_closed() => {}
+            Observer::Record(record) => record.observe(outcome),
+            Observer::Probe(probe) => probe.observe(outcome),
             Observer::Nobody => {}
+        }
+    }
+
+    /// A stream of messages has begun on it, which is all that a probe can wait
+    /// for.
+    pub(super) fn stream_began(&self) {
+        if let Observer::Probe(probe) = &self.observer {
+            probe.observe(Outcome::status(Code::OK));
+        }
+    }
+
+    /// Whether the peer has answered any call with something else than
+    /// UNIMPLEMENTED.
+    pub(super) fn serves(&self) -> bool {
+        self.serves.load(Relaxed)
+    }
+
+    /// The peer has answered a call with something else than UNIMPLEMENTED.
+    pub(super) fn set_serves(&self) {
+        // A look costs other cores nothing, a store does.
+        if !self.serves() {
+            self.serves.store(true, Relaxed);
         }
     }
 
@@ -106,6 +134,7 @@ impl Connection {
             observer: Observer::Probe(probe),
             send: self.send.clone(),
             most: self.most.clone(),
+            serves: self.serves.clone(),
         }
     }
 
@@ -226,8 +255,15 @@ pub(super) async fn connect(
         .map_err(ConnectError::Handshake)?;
     let ping = driving.ping_pong();
     let streams = Arc::<Streams>::default();
-    let connection =
-        Arc::new(Connection { peer, load, streams: streams.clone(), observer, send, most: Arc::default() });
+    let connection = Arc::new(Connection {
+        peer,
+        load,
+        streams: streams.clone(),
+        observer,
+        send,
+        most: Arc::default(),
+        serves: Arc::default(),
+    });
 
     let (answered, first_answer) = oneshot::channel();
     let (drains, draining) = oneshot::channel();

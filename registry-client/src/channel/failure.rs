@@ -3,12 +3,23 @@
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use tonic::{Code, Status};
+use http::StatusCode;
+use tokio::time::Instant;
+use tonic::Status;
 
+use super::{answer::Deadline, framing::Violation};
 use crate::{
+    code::Code,
     instance::{Address, InstanceId, ServiceName},
+    outcome::{Cause, Outcome},
     policy::{limit::Limited, retry},
 };
+
+/// A stream that the server cancels so shortly before the deadline was ended by
+/// the server's own timer.
+const CLOCK_SKEW: Duration = Duration::from_millis(10);
+/// How much of a foreign content type an error repeats, in characters.
+const MAX_SHOWN: usize = 80;
 
 /// Why an attempt, or the call as a whole, failed without an answer.
 #[derive(Clone, Debug)]
@@ -17,6 +28,12 @@ pub(super) enum Failure {
     NotSent { to: Peer, cause: Arc<h2::Error> },
     /// The stream or its connection broke.
     Broken { to: Peer, cause: Arc<h2::Error> },
+    /// The response is not gRPC: a proxy's error page, another program.
+    NotGrpc { to: Peer, http: StatusCode, content_type: Option<String> },
+    /// The response violates gRPC.
+    Malformed { to: Peer, fault: Fault },
+    /// The attempt took longer than one attempt may.
+    AttemptTimeout { to: Peer, limit: Duration },
     /// The caller's own request body failed.
     RequestBody { cause: Status },
     /// The request cannot be written as HTTP/2, for example a bad path.
@@ -31,6 +48,25 @@ pub(super) enum Failure {
     Throttled { service: ServiceName },
     /// The deadline passed.
     Expired { limit: Duration, while_: String },
+}
+
+/// What is wrong with a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// A message breaks the rules.
+    Message(Violation),
+    /// The response ended without trailers.
+    NoTrailers,
+    /// Its trailers have no `grpc-status`.
+    NoStatus,
+    /// It ended with OK within a message.
+    Truncated,
+    /// It ended with OK and without the one message of a unary exchange.
+    NoMessage,
+    /// The caller's codec did not take the message.
+    Undecodable,
+    /// It is compressed in a way that the request did not accept.
+    Encoding(String),
 }
 
 /// An instance as failures name it.
@@ -94,51 +130,86 @@ impl fmt::Display for NoInstance {
 }
 
 impl Failure {
+    /// The end of a stream that broke under the call which ends at `deadline`.
+    pub(super) fn broken(to: &Peer, cause: h2::Error, deadline: Option<Deadline>) -> Self {
+        if let Some(Deadline { at, limit }) = deadline
+            && is_expiry(&cause, at)
+        {
+            return Self::Expired { limit, while_: format!("and {to} reset the stream ({cause})") };
+        }
+        Self::Broken { to: to.clone(), cause: Arc::new(cause) }
+    }
+
+    /// A response whose head is not gRPC's.
+    pub(super) fn not_grpc(to: &Peer, http: StatusCode, content_type: Option<&[u8]>) -> Self {
+        let shown = |value: &[u8]| String::from_utf8_lossy(value).chars().take(MAX_SHOWN).collect();
+        Self::NotGrpc { to: to.clone(), http, content_type: content_type.map(shown) }
+    }
+
+    /// How the attempt that failed so ended; also the one place where a failure
+    /// gets its code.
+    pub(super) fn outcome(&self) -> Outcome {
+        let (code, cause) = match self {
+            Self::NotSent { .. } => (Code::UNAVAILABLE, Cause::NotSent),
+            Self::Broken { cause, .. } => broken(cause),
+            Self::NotGrpc { http, .. } => (Code::from_http(http.as_u16()), Cause::NotGrpc),
+            Self::Malformed { fault, .. } => match fault {
+                Fault::Message(Violation::TooLarge { .. }) => (Code::RESOURCE_EXHAUSTED, Cause::TooLarge),
+                Fault::NoStatus => (Code::UNKNOWN, Cause::Malformed),
+                _ => (Code::INTERNAL, Cause::Malformed),
+            },
+            Self::AttemptTimeout { .. } => (Code::DEADLINE_EXCEEDED, Cause::AttemptTimeout),
+            Self::RequestBody { cause } => (Code::from_number(cause.code().into()), Cause::RequestFailed),
+            Self::BadRequest { .. } | Self::BadTimeout => (Code::INTERNAL, Cause::RequestFailed),
+            Self::NoInstance { .. } => (Code::UNAVAILABLE, Cause::RequestFailed),
+            Self::Limited(_) | Self::Throttled { .. } => (Code::RESOURCE_EXHAUSTED, Cause::RequestFailed),
+            Self::Expired { .. } => (Code::DEADLINE_EXCEEDED, Cause::DeadlineExceeded),
+        };
+        Outcome { code, cause }
+    }
+
     /// What the retry policy needs to know of it.
     pub(super) fn kind(&self) -> retry::Failure {
+        self.outcome().into()
+    }
+}
+
+/// Whether the server ended the stream because its time was up: by its own
+/// timer, a moment before ours.
+fn is_expiry(error: &h2::Error, deadline: Instant) -> bool {
+    let cancelled = error.reason() == Some(h2::Reason::CANCEL);
+    let slack = if cancelled { CLOCK_SKEW } else { Duration::ZERO };
+    error.is_reset() && error.is_remote() && Instant::now() + slack >= deadline
+}
+
+/// What a broken stream amounts to, after the table in "gRPC over HTTP/2",
+/// Errors. A server did not process a stream that it refused, nor one above
+/// the last that its GOAWAY names; `h2` gives a remote GOAWAY only to those.
+fn broken(error: &h2::Error) -> (Code, Cause) {
+    let refused = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    if error.is_remote() && refused {
+        return (Code::UNAVAILABLE, Cause::Refused);
+    }
+    if error.is_io() || error.is_go_away() {
+        return (Code::UNAVAILABLE, Cause::ConnectionLost);
+    }
+    let code = error.reason().map_or(Code::INTERNAL, |reason| Code::from_http2(reason.into()));
+    (code, Cause::Reset)
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotSent { .. } => retry::Failure::NotProcessed,
-            Self::Broken { cause, .. } if refused(cause) => retry::Failure::NotProcessed,
-            Self::Broken { cause, .. } if lost(cause) => retry::Failure::Unavailable,
-            _ => retry::Failure::Final,
+            Self::Message(violation) => violation.fmt(f),
+            Self::NoTrailers => f.write_str("no trailers: it ended without a grpc-status"),
+            Self::NoStatus => f.write_str("trailers without a grpc-status"),
+            Self::Truncated => f.write_str("an end within a message"),
+            Self::NoMessage => f.write_str("no message, and the method answers with one"),
+            Self::Undecodable => f.write_str("a message that cannot be decoded"),
+            Self::Encoding(encoding) => {
+                write!(f, "grpc-encoding `{encoding}`, which the request did not accept")
+            }
         }
-    }
-
-    pub(super) fn code(&self) -> Code {
-        match self {
-            Self::NotSent { .. } | Self::NoInstance { .. } => Code::Unavailable,
-            Self::Broken { cause, .. } => code(cause),
-            Self::RequestBody { cause } => cause.code(),
-            Self::BadRequest { .. } | Self::BadTimeout => Code::Internal,
-            Self::Limited(_) | Self::Throttled { .. } => Code::ResourceExhausted,
-            Self::Expired { .. } => Code::DeadlineExceeded,
-        }
-    }
-}
-
-/// Whether the server said that it did not process the stream: it refused it,
-/// or a GOAWAY named a lower one. `h2` gives a remote GOAWAY only to streams
-/// above the last one that the frame names.
-fn refused(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-}
-
-/// Whether the connection went away under the stream.
-fn lost(error: &h2::Error) -> bool {
-    error.is_io() || error.is_go_away()
-}
-
-/// The status of a broken stream, after the table in "gRPC over HTTP/2", Errors.
-fn code(error: &h2::Error) -> Code {
-    if lost(error) {
-        return Code::Unavailable;
-    }
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => Code::Unavailable,
-        Some(h2::Reason::CANCEL) => Code::Cancelled,
-        Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
-        Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
-        _ => Code::Internal,
     }
 }
 
@@ -146,7 +217,32 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotSent { to, cause } => write!(f, "{to} took no request: {cause}"),
-            Self::Broken { to, cause } => write!(f, "the stream to {to} broke: {cause}"),
+            Self::Broken { to, cause } => match cause.reason() {
+                Some(reason) if cause.is_reset() && cause.is_remote() => {
+                    write!(f, "{to} reset the stream with {reason:?} ({reason})")
+                }
+                _ => write!(f, "the stream to {to} broke: {cause}"),
+            },
+            Self::NotGrpc { to, http, content_type } => {
+                write!(f, "{to} answered with HTTP status {} and ", http.as_u16())?;
+                match content_type {
+                    Some(content_type) => write!(f, "content-type `{content_type}`")?,
+                    None => f.write_str("no content-type")?,
+                }
+                f.write_str(", which is not gRPC: a proxy or another program listens there")
+            }
+            Self::Malformed { to, fault } => {
+                write!(f, "the response of {to} has {fault}")?;
+                match fault {
+                    Fault::Message(Violation::TooLarge { .. }) => f.write_str(
+                        " (ChannelConfig::max_response_bytes, or maxResponseMessageBytes in the service config)",
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Self::AttemptTimeout { to, limit } => {
+                write!(f, "{to} did not answer within {limit:?}, the most for one attempt")
+            }
             Self::RequestBody { cause } => f.write_str(cause.message()),
             Self::BadRequest { cause } => write!(f, "the request cannot be sent: {cause}"),
             Self::BadTimeout => f.write_str(
@@ -178,7 +274,7 @@ impl From<Failure> for Status {
         if let Failure::RequestBody { cause } = failure {
             return cause;
         }
-        let mut status = Self::new(failure.code(), failure.to_string());
+        let mut status = Self::new(i32::from(failure.outcome().code.number()).into(), failure.to_string());
         status.set_source(Arc::new(failure));
         status
     }
@@ -186,6 +282,8 @@ impl From<Failure> for Status {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     fn peer() -> Peer {
@@ -193,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_connection_is_unavailable_and_its_cause_stays_attached() {
+    fn a_broken_stream_has_the_code_of_its_reset_and_its_cause_stays_attached() {
         let cause = Arc::new(h2::Error::from(h2::Reason::INTERNAL_ERROR));
         let status = Status::from(Failure::Broken { to: peer(), cause });
         assert_eq!(status.code(), Code::Internal);

@@ -1,30 +1,75 @@
-//! How large the messages are that pass through a body.
+//! The messages that pass through a body: how large they are, how many, and
+//! whether they are compressed.
+
+use std::fmt;
 
 /// The flag byte and the length in front of every message ("gRPC over HTTP/2",
 /// Length-Prefixed-Message).
 const PREFIX: usize = 5;
 
-/// Reads the length of each message as its bytes pass, however they are cut
+/// Reads the prefix of each message as its bytes pass, however they are cut
 /// into frames.
 #[derive(Debug)]
-pub(super) struct MessageSizes {
-    limit: usize,
+pub(super) struct Framing {
+    rules: Rules,
     /// As much as there is of the next message's prefix.
     prefix: [u8; PREFIX],
     have: usize,
     /// Bytes still to come of the present message.
     left: usize,
+    /// How many messages have begun.
+    messages: u32,
 }
 
-impl MessageSizes {
-    /// Lets no message pass that is longer than `limit` bytes.
-    pub(super) fn up_to(limit: usize) -> Self {
-        Self { limit, prefix: [0; PREFIX], have: 0, left: 0 }
+/// What messages must obey.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// The most bytes of one message.
+    pub(super) max_bytes: usize,
+    /// Whether a message may be compressed: an encoding was agreed on.
+    pub(super) compressed: bool,
+    /// Whether there is one message only.
+    pub(super) single: bool,
+}
+
+/// How a message breaks the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Violation {
+    TooLarge {
+        bytes: usize,
+        limit: usize,
+    },
+    /// It is flagged as compressed, and no encoding was agreed on.
+    Compressed,
+    /// Its flag byte is neither 0 nor 1.
+    Flag(u8),
+    /// It is the second where there is one.
+    Second,
+}
+
+impl Framing {
+    pub(super) fn new(rules: Rules) -> Self {
+        Self { rules, prefix: [0; PREFIX], have: 0, left: 0, messages: 0 }
+    }
+
+    /// Bounds the size of messages that this process sends itself.
+    pub(super) fn up_to(max_bytes: usize) -> Self {
+        Self::new(Rules { max_bytes, compressed: true, single: false })
+    }
+
+    /// How many messages have begun.
+    pub(super) fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// Whether the body may end here: not within a message.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.have == 0 && self.left == 0
     }
 
     /// # Errors
-    /// In words, when a message begins that is too long.
-    pub(super) fn pass(&mut self, mut data: &[u8]) -> Result<(), String> {
+    /// When a message begins that breaks the rules.
+    pub(super) fn pass(&mut self, mut data: &[u8]) -> Result<(), Violation> {
         while !data.is_empty() {
             if self.left > 0 {
                 let here = self.left.min(data.len());
@@ -32,19 +77,56 @@ impl MessageSizes {
                 data = &data[here..];
                 continue;
             }
+            if self.have == 0
+                && let Some((prefix, rest)) = data.split_first_chunk()
+            {
+                self.begin(prefix)?;
+                data = rest;
+                continue;
+            }
             self.prefix[self.have] = data[0];
             self.have += 1;
             data = &data[1..];
             if self.have == PREFIX {
-                let [_, a, b, c, d] = self.prefix;
-                let length = u32::from_be_bytes([a, b, c, d]) as usize;
-                if length > self.limit {
-                    return Err(format!("a message of {length} bytes, and {} is the most", self.limit));
-                }
-                (self.have, self.left) = (0, length);
+                self.have = 0;
+                let prefix = self.prefix;
+                self.begin(&prefix)?;
             }
         }
         Ok(())
+    }
+
+    fn begin(&mut self, &[flag, a, b, c, d]: &[u8; PREFIX]) -> Result<(), Violation> {
+        let Rules { max_bytes: limit, compressed, single } = self.rules;
+        let bytes = u32::from_be_bytes([a, b, c, d]) as usize;
+        if flag > 1 {
+            return Err(Violation::Flag(flag));
+        }
+        if flag == 1 && !compressed {
+            return Err(Violation::Compressed);
+        }
+        if bytes > limit {
+            return Err(Violation::TooLarge { bytes, limit });
+        }
+        if single && self.messages > 0 {
+            return Err(Violation::Second);
+        }
+        self.messages = self.messages.saturating_add(1);
+        self.left = bytes;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge { bytes, limit } => write!(f, "a message of {bytes} bytes; the limit is {limit}"),
+            Self::Compressed => f.write_str("a message flagged as compressed, without a grpc-encoding"),
+            Self::Flag(flag) => {
+                write!(f, "a message whose first byte is {flag}; gRPC knows 0 and 1")
+            }
+            Self::Second => f.write_str("a second message; the method answers with one"),
+        }
     }
 }
 
@@ -52,35 +134,54 @@ impl MessageSizes {
 mod tests {
     use super::*;
 
-    fn message(length: usize) -> Vec<u8> {
-        let mut framed = vec![0];
+    fn message(flag: u8, length: usize) -> Vec<u8> {
+        let mut framed = vec![flag];
         framed.extend(u32::try_from(length).unwrap().to_be_bytes());
         framed.extend(vec![7; length]);
         framed
     }
 
+    fn single() -> Framing {
+        Framing::new(Rules { max_bytes: 10, compressed: false, single: true })
+    }
+
     #[test]
     fn messages_up_to_the_limit_pass_however_they_are_cut() {
-        let bytes = [message(10), message(0), message(9), message(10)].concat();
-        for size in 1..bytes.len() {
-            let mut sizes = MessageSizes::up_to(10);
+        let bytes = [message(0, 10), message(1, 0), message(0, 9), message(0, 10)].concat();
+        for size in 1..=bytes.len() {
+            let mut framing = Framing::up_to(10);
             for piece in bytes.chunks(size) {
-                sizes.pass(piece).unwrap();
+                framing.pass(piece).unwrap();
+            }
+            assert_eq!((framing.messages(), framing.is_between_messages()), (4, true));
+        }
+    }
+
+    #[test]
+    fn a_violation_is_found_behind_others_however_the_bytes_are_cut() {
+        let cases = [
+            (Framing::up_to(10), message(0, 11), Violation::TooLarge { bytes: 11, limit: 10 }),
+            (Framing::up_to(10), message(2, 1), Violation::Flag(2)),
+            (single(), message(0, 1), Violation::Second),
+            (single(), message(1, 1), Violation::Compressed),
+        ];
+        for (framing, last, expected) in cases {
+            let bytes = [message(0, 10), last].concat();
+            for size in 1..=bytes.len() {
+                let mut framing = Framing::new(framing.rules);
+                let found = bytes.chunks(size).find_map(|piece| framing.pass(piece).err());
+                assert_eq!(found, Some(expected), "pieces of {size}");
             }
         }
     }
 
     #[test]
-    fn a_longer_message_is_found_behind_others_however_it_is_cut() {
-        let bytes = [message(10), message(11)].concat();
-        for size in 1..=bytes.len() {
-            let mut sizes = MessageSizes::up_to(10);
-            let error = bytes.chunks(size).find_map(|piece| sizes.pass(piece).err());
-            assert_eq!(
-                error.as_deref(),
-                Some("a message of 11 bytes, and 10 is the most"),
-                "pieces of {size}"
-            );
+    fn a_body_that_ends_within_a_message_is_noticed() {
+        let whole = message(0, 3);
+        for length in 0..=whole.len() {
+            let mut framing = single();
+            framing.pass(&whole[..length]).unwrap();
+            assert_eq!(framing.is_between_messages(), length == 0 || length == whole.len(), "{length} bytes");
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::policy::deadline;
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const USER_AGENT: HeaderValue =
@@ -35,11 +36,20 @@ impl Head {
         Self { uri, first: Some(headers), kept }
     }
 
-    /// The head of the next attempt. `left` is told to the server in every
-    /// attempt but the first, which has the caller's own time-out; `None` to
-    /// tell none.
+    /// The encodings of messages that the caller accepts, if it names any.
+    pub(super) fn accepted_encodings(&self) -> Option<&HeaderValue> {
+        self.kept.iter().find_map(|(name, value)| (*name == ACCEPT_ENCODING).then_some(value))
+    }
+
+    /// The head of the next attempt. `left`: the time that the server is given;
+    /// `None` for that of the call as it began.
     pub(super) fn next(&mut self, failed: u32, left: Option<Duration>) -> Request<()> {
-        let headers = self.first.take().unwrap_or_else(|| self.again(failed, left));
+        let mut headers = self.first.take().unwrap_or_else(|| self.again(failed));
+        if let Some(left) = left
+            && let Ok(left) = HeaderValue::try_from(deadline::format(left))
+        {
+            headers.insert(TIMEOUT, left);
+        }
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
@@ -48,7 +58,7 @@ impl Head {
         request
     }
 
-    fn again(&self, failed: u32, left: Option<Duration>) -> HeaderMap {
+    fn again(&self, failed: u32) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(self.kept.len() + 5);
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONTENT_TYPE, GRPC);
@@ -63,11 +73,6 @@ impl Head {
             headers.append(name, value.clone());
         }
         headers.insert(PREVIOUS_ATTEMPTS, failed.into());
-        if let Some(left) = left
-            && let Ok(left) = HeaderValue::try_from(deadline::format(left))
-        {
-            headers.insert(TIMEOUT, left);
-        }
         headers
     }
 }
@@ -126,9 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn a_second_attempt_tells_the_time_that_is_left() {
-        let mut head = head(&[("grpc-timeout", "15S")]);
-        assert_eq!(head.next(0, None).headers()[TIMEOUT], "15S");
-        assert_eq!(head.next(1, Some(Duration::from_secs(2))).headers()[TIMEOUT], "2S");
+    fn every_attempt_tells_the_server_the_time_that_it_is_given() {
+        let mut first = head(&[("grpc-timeout", "15S")]);
+        assert_eq!(first.next(0, None).headers()[TIMEOUT], "15S");
+        assert_eq!(first.next(1, Some(Duration::from_secs(2))).headers()[TIMEOUT], "2S");
+        let mut late = head(&[("grpc-timeout", "15S")]);
+        assert_eq!(late.next(0, Some(Duration::from_secs(3))).headers()[TIMEOUT], "3S");
     }
 }

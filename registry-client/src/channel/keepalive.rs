@@ -50,8 +50,9 @@ pub(super) struct Streams(AtomicU64);
 const BEGUN: u64 = 1 << 32;
 
 impl Streams {
-    pub(super) fn begin(&self) {
-        self.0.fetch_add(BEGUN + 1, Relaxed);
+    /// One begins; how many there ever were before it, modulo 2³².
+    pub(super) fn begin(&self) -> u32 {
+        (self.0.fetch_add(BEGUN + 1, Relaxed) >> 32) as u32
     }
 
     pub(super) fn end(&self) {

@@ -147,7 +147,7 @@ impl Pool {
     /// When something is due by time alone.
     fn due(&self) -> Option<Instant> {
         let members = self.members.values();
-        let of_members = members.flat_map(|m| [m.unlisted, m.standing.due(), self.probe_ends(m)]);
+        let of_members = members.flat_map(|m| [m.unlisted, m.standing.due(), self.probe_due(m)]);
         of_members.chain([self.detector.as_ref().map(Detector::due), self.warms]).flatten().min()
     }
 
@@ -214,14 +214,12 @@ impl Pool {
             None => {
                 let limit = self.config.service_config.instance_limit;
                 let limit = limit.map(|limit| Limit::new(instance.id.as_str(), limit));
-                let record = Arc::new(Record::new(self.rules.clone()));
-                (Arc::new(Load::limited(limit)), record, Standing::default())
+                let load = Arc::new(Load::limited(limit));
+                let record = Arc::new(Record::new(self.rules.clone(), load.clone()));
+                (load, record, Standing::default())
             }
         };
-        let observer = match self.detector {
-            Some(_) => Observer::Record(record.clone()),
-            None => Observer::Nobody,
-        };
+        let observer = Observer::Record(record.clone());
         let peer = Peer { id: instance.id.clone(), address: instance.address.clone() };
         let subchannel = Subchannel::start(
             peer,
@@ -241,6 +239,7 @@ impl Pool {
             standing,
             offer: None,
             probed: None,
+            health_probe: None,
             // Who is there from the start has nobody to compare with.
             warming: if self.was_well { Warming::Waiting } else { Warming::Done },
             tenths: slow_start::WHOLE,

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 use tonic::{Status, body::Body};
 
-use super::framing::MessageSizes;
+use super::framing::Framing;
 
 /// The largest request that is kept for another attempt, in bytes.
 const REPLAY_LIMIT: usize = 256 << 10;
@@ -30,13 +30,13 @@ pub(super) struct RequestBody {
     size: usize,
     replayable: bool,
     /// Bounds each message, where the method's policy does.
-    sizes: Option<MessageSizes>,
+    sizes: Option<Framing>,
 }
 
 impl RequestBody {
     /// `most`: how many bytes a message may have.
     pub(super) fn new(source: Body, most: Option<usize>) -> Self {
-        let sizes = most.map(MessageSizes::up_to);
+        let sizes = most.map(Framing::up_to);
         Self { source: Some(source), taken: SmallVec::new(), size: 0, replayable: true, sizes }
     }
 

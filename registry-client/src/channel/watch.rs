@@ -5,18 +5,27 @@
 //! there is another, and where there was none it is called all the same after
 //! a moment. What calls find out decides then.
 
-use std::{future::poll_fn, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, client::ResponseFuture};
-use http::{HeaderMap, Request, StatusCode, Uri};
+use http::{Request, Uri};
 use prost::Message;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tracing::debug;
 
-use super::{answer::GRPC_STATUS, connection::Connection};
-use crate::{backoff::ConnectBackoff, code::Code, health::Watch};
+use super::{
+    connection::Connection,
+    failure::{Failure, Peer},
+    response::{ResponseHead, screen_head, status_of},
+};
+use crate::{
+    backoff::ConnectBackoff,
+    code::Code,
+    health::Watch,
+    outcome::{Cause, Outcome},
+};
 
 /// The longest that an instance is held back for its first answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,7 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const MOST: usize = 1 << 10;
 /// The bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
-const UNIMPLEMENTED: u8 = 12;
 
 /// Follows what a connection's health service says.
 pub(super) struct Watcher<'a> {
@@ -89,17 +97,37 @@ enum Ended {
     Unimplemented,
     #[error("it answered {0}")]
     Status(Code),
-    #[error("it answered HTTP {0}")]
-    Http(StatusCode),
     #[error("{0}")]
-    Broken(#[from] h2::Error),
+    Failed(#[from] Failure),
     #[error("what it said is no health status")]
     Malformed,
 }
 
+impl Ended {
+    fn with(code: Code) -> Self {
+        if code == Code::UNIMPLEMENTED { Self::Unimplemented } else { Self::Status(code) }
+    }
+}
+
+/// Asks for the health of `service` once, as a probe: what an attempt that went
+/// so would have amounted to. A server without a health service has answered.
+///
+/// # Cancel safety
+/// Dropping the future resets the stream.
+pub(super) async fn ask_once(connection: &Connection, uri: Uri, service: &str) -> Outcome {
+    match Asked::new(connection, uri, service).next().await {
+        Ok(Watch::NotServing) => Outcome::status(Code::UNAVAILABLE),
+        Ok(_) | Err(Ended::Unimplemented) => Outcome::status(Code::OK),
+        Err(Ended::Status(code)) => Outcome::status(code),
+        Err(Ended::Failed(failure)) => failure.outcome(),
+        Err(Ended::Malformed) => Outcome { code: Code::INTERNAL, cause: Cause::Malformed },
+    }
+}
+
 /// One stream of answers.
 struct Asked {
-    answer: Result<ResponseFuture, Option<h2::Error>>,
+    peer: Peer,
+    answer: Result<ResponseFuture, Option<Failure>>,
     frames: Option<RecvStream>,
     read: BytesMut,
 }
@@ -116,7 +144,9 @@ impl Asked {
             request.send_data(request_message(service), true)?;
             Ok(answer)
         });
-        Self { answer: sent.map_err(Some), frames: None, read: BytesMut::new() }
+        let peer = connection.peer.clone();
+        let not_sent = |cause| Some(Failure::NotSent { to: peer.clone(), cause: Arc::new(cause) });
+        Self { answer: sent.map_err(not_sent), peer, frames: None, read: BytesMut::new() }
     }
 
     /// The next status. Cancel safe: nothing that arrived is lost.
@@ -129,31 +159,33 @@ impl Asked {
                 self.frames = Some(self.begin().await?);
                 continue;
             };
-            match poll_fn(|cx| frames.poll_data(cx)).await.transpose()? {
+            let broken = |error| Failure::broken(&self.peer, error, None);
+            match poll_fn(|cx| frames.poll_data(cx)).await.transpose().map_err(broken)? {
                 Some(data) => {
                     // Fails only for more than was received.
                     let _ = frames.flow_control().release_capacity(data.len());
                     self.read.extend_from_slice(&data);
                 }
                 None => {
-                    let trailers = poll_fn(|cx| frames.poll_trailers(cx)).await?.unwrap_or_default();
-                    return Err(ended(&trailers).unwrap_or(Ended::Status(Code::UNKNOWN)));
+                    let trailers = poll_fn(|cx| frames.poll_trailers(cx)).await.map_err(broken)?;
+                    let code = trailers.as_ref().and_then(status_of).unwrap_or(Code::UNKNOWN);
+                    return Err(Ended::with(code));
                 }
             }
         }
     }
 
     async fn begin(&mut self) -> Result<RecvStream, Ended> {
-        let answer = match &mut self.answer {
-            Ok(answer) => answer.await?,
-            Err(error) => return Err(error.take().map_or(Ended::Malformed, Ended::Broken)),
+        let head = match &mut self.answer {
+            Ok(answer) => answer.await.map_err(|error| Failure::broken(&self.peer, error, None))?,
+            Err(failure) => return Err(failure.take().map_or(Ended::Malformed, Ended::Failed)),
         };
-        match (answer.status(), ended(answer.headers())) {
-            (_, Some(ended)) => Err(ended),
-            (StatusCode::OK, None) => Ok(answer.into_body()),
-            // "HTTP to gRPC Status Code Mapping".
-            (StatusCode::NOT_FOUND, None) => Err(Ended::Unimplemented),
-            (other, None) => Err(Ended::Http(other)),
+        match screen_head(&head, &self.peer, None) {
+            Ok(ResponseHead::Status(code)) => Err(Ended::with(code)),
+            Ok(ResponseHead::Messages { .. }) => Ok(head.into_body()),
+            // A page that says "not found" says that there is no such method.
+            Err(failure) if failure.outcome().code == Code::UNIMPLEMENTED => Err(Ended::Unimplemented),
+            Err(failure) => Err(failure.into()),
         }
     }
 
@@ -184,10 +216,4 @@ fn request_message(service: &str) -> Bytes {
     framed[1..].copy_from_slice(&u32::try_from(request.encoded_len()).unwrap_or(u32::MAX).to_be_bytes());
     framed.extend(request.encode_to_vec());
     framed.into()
-}
-
-/// The end that these headers or trailers tell of.
-fn ended(headers: &HeaderMap) -> Option<Ended> {
-    let code = Code::from_header(headers.get(GRPC_STATUS)?.as_bytes());
-    Some(if code.number() == UNIMPLEMENTED { Ended::Unimplemented } else { Ended::Status(code) })
 }

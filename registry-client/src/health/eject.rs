@@ -194,6 +194,14 @@ impl Detector {
         self.eject(subject, Cause::Probe, now);
     }
 
+    /// The probe showed nothing: out for as long again.
+    pub(crate) fn extend(&self, subject: &mut Subject<'_>, now: Instant) {
+        let standing = &mut *subject.standing;
+        standing.phase = Phase::Ejected;
+        standing.at = Some(now + self.time(standing.ejections.max(1)));
+        subject.record.clear();
+    }
+
     /// Why `i` is to be ejected at once, if it is.
     fn acute(&self, subjects: &[Subject<'_>], i: usize) -> Option<(Cause, u32)> {
         let Subject { record, standing } = &subjects[i];

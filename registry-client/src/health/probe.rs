@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicU8, Ordering::Relaxed},
 };
 
-use super::{Ended, record::Rules};
+use super::record::Rules;
+use crate::outcome::{Evidence, Outcome};
 
 /// What became of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +19,8 @@ pub(crate) enum Probed {
     Passed,
     /// It failed.
     Failed,
-    /// Its caller gave it up.
-    Dropped,
+    /// It ended without showing anything: its caller dropped it, say.
+    Undecided,
 }
 
 /// One call that is let through to an instance on probation; whoever judges is
@@ -30,7 +31,8 @@ pub(crate) struct Probe {
     rules: Arc<Rules>,
 }
 
-const STATES: [Probed; 5] = [Probed::Offered, Probed::Taken, Probed::Passed, Probed::Failed, Probed::Dropped];
+const STATES: [Probed; 5] =
+    [Probed::Offered, Probed::Taken, Probed::Passed, Probed::Failed, Probed::Undecided];
 
 impl Probe {
     pub(crate) fn new(rules: Arc<Rules>) -> Self {
@@ -47,14 +49,18 @@ impl Probe {
     }
 
     /// The call ended.
-    pub(crate) fn observe(&self, ended: Ended) {
-        let outcome = if self.rules.is_failure(ended) { Probed::Failed } else { Probed::Passed };
-        self.go(Probed::Taken, outcome);
+    pub(crate) fn observe(&self, outcome: Outcome) {
+        let state = match self.rules.evidence(outcome) {
+            Evidence::Success => Probed::Passed,
+            Evidence::Failure | Evidence::WeakFailure => Probed::Failed,
+            Evidence::Nothing => Probed::Undecided,
+        };
+        self.go(Probed::Taken, state);
     }
 
-    /// The call is gone; if it had not ended, it told nothing.
+    /// The call is gone; if it had not ended, it showed nothing.
     pub(crate) fn drop_call(&self) {
-        self.go(Probed::Taken, Probed::Dropped);
+        self.go(Probed::Taken, Probed::Undecided);
     }
 
     fn go(&self, from: Probed, to: Probed) {
@@ -67,22 +73,26 @@ impl Probe {
 #[cfg(test)]
 mod tests {
     use super::{super::OutlierConfig, *};
-    use crate::code::Code;
+    use crate::{code::Code, outcome::Cause};
 
     #[test]
     fn the_first_end_of_a_taken_probe_holds() {
-        for (ends, state) in [
-            (&[Ended::Answered(Code::OK), Ended::Broken][..], Probed::Passed),
-            (&[Ended::Expired, Ended::Answered(Code::OK)], Probed::Failed),
-            (&[], Probed::Dropped),
+        let ok = Outcome::status(Code::OK);
+        let ended = |cause| Outcome { code: Code::UNAVAILABLE, cause };
+        for (outcomes, state) in [
+            (&[ok, ended(Cause::ConnectionLost)][..], Probed::Passed),
+            (&[ended(Cause::DeadlineExceeded), ok], Probed::Failed),
+            (&[ended(Cause::CancelledLate), ok], Probed::Failed),
+            (&[ended(Cause::Cancelled), ok], Probed::Undecided),
+            (&[], Probed::Undecided),
         ] {
             let probe = Probe::new(Arc::new(Rules::new(&OutlierConfig::default())));
-            probe.observe(Ended::Broken);
-            assert_eq!(probe.state(), Probed::Offered, "what nobody took has no end");
+            probe.observe(ended(Cause::ConnectionLost));
+            assert_eq!(probe.state(), Probed::Offered, "nobody took it, so it has no end");
             probe.take();
             assert_eq!(probe.state(), Probed::Taken);
-            for &ended in ends {
-                probe.observe(ended);
+            for &outcome in outcomes {
+                probe.observe(outcome);
             }
             probe.drop_call();
             assert_eq!(probe.state(), state);

@@ -2,19 +2,26 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{AtomicU32, Ordering::Relaxed},
 };
 
 use tokio::sync::Notify;
 
-use super::{Ended, OutlierConfig};
-use crate::code::Codes;
+use super::OutlierConfig;
+use crate::{
+    balance::Load,
+    code::Codes,
+    outcome::{Evidence, Outcome},
+};
 
-/// What counts as a failure, and when whoever judges is woken for it.
+/// What counts as a failure, and when outlier detection is woken for it.
 #[derive(Debug)]
 pub(crate) struct Rules {
     failures: Codes,
-    /// So many failures in a row are worth a look; 0 for none.
+    /// Whether weak evidence counts: only where an instance is compared with
+    /// the others before it is ejected.
+    counts_weak: bool,
+    /// So many failures in a row wake outlier detection; 0 for none.
     run: u32,
     pub(crate) alarm: Notify,
 }
@@ -23,15 +30,17 @@ impl Rules {
     pub(crate) fn new(config: &OutlierConfig) -> Self {
         Self {
             failures: config.failures,
+            counts_weak: config.compare,
             run: config.consecutive.as_ref().map_or(0, |rule| rule.failures.get()),
             alarm: Notify::new(),
         }
     }
 
-    pub(super) fn is_failure(&self, ended: Ended) -> bool {
-        match ended {
-            Ended::Answered(code) => self.failures.contains(code),
-            Ended::Broken | Ended::Expired => true,
+    /// What `outcome` says about its instance.
+    pub(super) fn evidence(&self, outcome: Outcome) -> Evidence {
+        match outcome.evidence(self.failures) {
+            Evidence::WeakFailure if !self.counts_weak => Evidence::Nothing,
+            evidence => evidence,
         }
     }
 
@@ -41,15 +50,15 @@ impl Rules {
     }
 }
 
-/// What attempts have told of one instance. Written at the end of each, read
-/// by whoever judges; kept across registry updates.
+/// How the attempts on one instance ended. Written at the end of each, read by
+/// outlier detection; kept across registry updates.
 #[derive(Debug)]
 pub struct Record {
     rules: Arc<Rules>,
     successes: AtomicU32,
     failures: AtomicU32,
-    /// The newest outcomes, a bit each, the last lowest; 1 for a failure.
-    history: AtomicU64,
+    /// Has the newest outcomes, which pickers read too.
+    load: Arc<Load>,
 }
 
 /// How many attempts ended well and badly.
@@ -60,44 +69,39 @@ pub(super) struct Tally {
 }
 
 impl Record {
-    pub(crate) fn new(rules: Arc<Rules>) -> Self {
-        Self { rules, successes: AtomicU32::new(0), failures: AtomicU32::new(0), history: AtomicU64::new(0) }
+    pub(crate) fn new(rules: Arc<Rules>, load: Arc<Load>) -> Self {
+        Self { rules, successes: AtomicU32::new(0), failures: AtomicU32::new(0), load }
     }
 
-    /// Takes note of an attempt's end. Lock-free; costs an addition while all
-    /// is well.
-    pub fn observe(&self, ended: Ended) {
-        if self.rules.is_failure(ended) {
-            return self.fail();
-        }
-        self.successes.fetch_add(1, Relaxed);
-        // Most of the time it is 0 already, and a load costs other cores
-        // nothing. Two that end at once may count as one here.
-        let history = self.history.load(Relaxed);
-        if history != 0 {
-            self.history.store(history << 1, Relaxed);
+    /// Records an attempt's end. Lock-free; costs an addition while all is
+    /// well.
+    pub fn observe(&self, outcome: Outcome) {
+        match self.rules.evidence(outcome) {
+            Evidence::Success => {
+                self.successes.fetch_add(1, Relaxed);
+                self.load.record_success();
+            }
+            Evidence::Failure | Evidence::WeakFailure => self.fail(),
+            Evidence::Nothing => {}
         }
     }
 
     #[cold]
     fn fail(&self) {
         self.failures.fetch_add(1, Relaxed);
-        let history = self.history.load(Relaxed) << 1 | 1;
-        self.history.store(history, Relaxed);
-        if self.rules.is_alarming(history.trailing_ones()) {
+        if self.rules.is_alarming(self.load.record_failure()) {
             self.rules.alarm.notify_one();
         }
     }
 
     /// Failures in a row up to now, at most 64.
     pub(super) fn run(&self) -> u32 {
-        self.history.load(Relaxed).trailing_ones()
+        self.load.failures_in_a_row()
     }
 
     /// How many of the last `n` attempts failed; `n` is at most 64.
     pub(super) fn failed_of_last(&self, n: u32) -> u32 {
-        let newest = u64::MAX.checked_shr(64 - n).unwrap_or(0);
-        (self.history.load(Relaxed) & newest).count_ones()
+        self.load.failed_of_last(n)
     }
 
     /// Counts since the last time, which begin again at 0.
@@ -108,19 +112,21 @@ impl Record {
     /// Forgets everything: what comes is judged afresh.
     pub(super) fn clear(&self) {
         self.take();
-        self.history.store(0, Relaxed);
+        self.load.clear_history();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code::Code;
+    use crate::{code::Code, outcome::Cause};
 
-    const OK: Ended = Ended::Answered(Code::OK);
+    const OK: Outcome = Outcome::status(Code::OK);
+    const LOST: Outcome = Outcome { code: Code::UNAVAILABLE, cause: Cause::ConnectionLost };
+    const LATE: Outcome = Outcome { code: Code::CANCELLED, cause: Cause::CancelledLate };
 
     fn record() -> Record {
-        Record::new(Arc::new(Rules::new(&OutlierConfig::default())))
+        Record::new(Arc::new(Rules::new(&OutlierConfig::default())), Arc::default())
     }
 
     fn alarmed(record: &Record) -> bool {
@@ -133,7 +139,7 @@ mod tests {
         let record = record();
         let alarms: Vec<u32> = (1..=64)
             .filter(|_| {
-                record.observe(Ended::Expired);
+                record.observe(LOST);
                 alarmed(&record)
             })
             .collect();
@@ -143,8 +149,8 @@ mod tests {
     #[test]
     fn a_success_ends_a_run_and_stays_within_the_last_outcomes() {
         let record = record();
-        for ended in [Ended::Broken, Ended::Broken, OK, Ended::Expired] {
-            record.observe(ended);
+        for outcome in [LOST, LOST, OK, LOST] {
+            record.observe(outcome);
         }
         assert_eq!((record.run(), record.failed_of_last(2), record.failed_of_last(64)), (1, 1, 3));
         assert_eq!(record.take(), Tally { successes: 1, failures: 3 });
@@ -155,11 +161,22 @@ mod tests {
     fn only_what_is_the_instances_own_fault_counts_against_it() {
         let record = record();
         for code in [Code::OK, Code::CANCELLED, Code::RESOURCE_EXHAUSTED, Code::from_number(5)] {
-            record.observe(Ended::Answered(code));
+            record.observe(Outcome::status(code));
         }
         for code in [Code::UNAVAILABLE, Code::INTERNAL, Code::UNKNOWN] {
-            record.observe(Ended::Answered(code));
+            record.observe(Outcome::status(code));
         }
+        record.observe(Outcome { code: Code::CANCELLED, cause: Cause::Cancelled });
         assert_eq!(record.take(), Tally { successes: 4, failures: 3 });
+    }
+
+    #[test]
+    fn weak_evidence_counts_only_where_instances_are_compared() {
+        let compared = record();
+        compared.observe(LATE);
+        assert_eq!(compared.take(), Tally { successes: 0, failures: 1 });
+        let alone = Record::new(Arc::new(Rules::new(&OutlierConfig::a50())), Arc::default());
+        alone.observe(LATE);
+        assert_eq!(alone.take(), Tally::default());
     }
 }

@@ -98,6 +98,11 @@ impl Budget {
         }
     }
 
+    /// Whether [`succeeded`](Self::succeeded) changes anything.
+    pub(crate) fn counts_successes(&self) -> bool {
+        matches!(self.0, Kind::Tokens(_))
+    }
+
     /// A call succeeded. An atomic load while nothing fails.
     pub fn succeeded(&self) {
         if let Kind::Tokens(tokens) = &self.0 {

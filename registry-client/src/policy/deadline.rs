@@ -28,6 +28,13 @@ pub fn parse(text: &[u8]) -> Option<Duration> {
     })
 }
 
+/// How much more time a server is given than its caller waits, so that the
+/// caller's clock has the first word: a server whose own timer fires first
+/// resets the stream, which says less than `DEADLINE_EXCEEDED`. More than a timer
+/// with a grain of a millisecond is late. A call within a call adds none: its
+/// time has that of the outer one in it.
+pub(crate) const SERVER_MARGIN: Duration = Duration::from_millis(2);
+
 /// Writes a `grpc-timeout`: in the coarsest unit that is exact, else in the
 /// finest that holds it. Never 0, for that would mean "already over".
 #[must_use]

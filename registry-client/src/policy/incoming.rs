@@ -1,13 +1,7 @@
 //! The call that the current task answers, so that the calls it makes in turn
 //! end with it and do not multiply its retries.
 
-use std::{
-    future::Future,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-};
+use std::future::Future;
 
 use tokio::{
     task::futures::TaskLocalFuture,
@@ -24,8 +18,9 @@ tokio::task_local! {
 /// A [`Server`](crate::server::Server) sets it for every handler, the streams
 /// it returns included, and a [`Channel`](crate::Channel) looks for it in
 /// every call: the call gets no more time than is left, and when its retries
-/// are used up, whoever called the handler is told not to retry in turn. A
-/// task that the handler spawns is on its own, unless it is
+/// are used up, its status says so (`grpc-retry-pushback-ms: -1`), so that a
+/// handler which passes that status on keeps its own caller from retrying in
+/// turn (Google's SRE book, ch. 22: retry at one layer). A task that the handler spawns is on its own, unless it is
 /// [told](Self::scope):
 ///
 /// ```
@@ -46,14 +41,12 @@ tokio::task_local! {
 #[derive(Clone, Debug)]
 pub struct Incoming {
     deadline: Option<Instant>,
-    /// Shared with the server, which tells the caller.
-    exhausted: Arc<AtomicBool>,
 }
 
 impl Incoming {
     /// A call that ends at `deadline`, if at all.
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
-        Self { deadline, exhausted: Arc::default() }
+        Self { deadline }
     }
 
     /// The call that the current task answers; `None` outside of a handler.
@@ -86,18 +79,6 @@ impl Incoming {
     pub(crate) fn sync_scope<T>(&self, act: impl FnOnce() -> T) -> T {
         INCOMING.sync_scope(self.clone(), act)
     }
-
-    /// A call that was made for this one failed although it was retried, or
-    /// would have been had the budget allowed it.
-    pub(crate) fn exhaust(&self) {
-        self.exhausted.store(true, Relaxed);
-    }
-
-    /// Whether retrying this call would only repeat what was retried already
-    /// (Google's SRE book, ch. 22: retry at one layer).
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.exhausted.load(Relaxed)
-    }
 }
 
 #[cfg(test)]
@@ -114,12 +95,5 @@ mod tests {
         });
         assert_eq!(left.await, Some(Duration::from_secs(2)));
         assert_eq!(Incoming::new(None).left(), None);
-    }
-
-    #[test]
-    fn exhaustion_is_seen_by_whoever_holds_the_call() {
-        let incoming = Incoming::new(None);
-        incoming.sync_scope(|| Incoming::current().unwrap().exhaust());
-        assert!(incoming.is_exhausted());
     }
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::select_all;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -114,21 +115,38 @@ impl Limit {
     /// When too many wait already, or the wait takes too long.
     ///
     /// # Cancel safety
-    /// Cancel safe: who stops waiting leaves the queue.
+    /// Cancel safe: dropping the future leaves the queue.
     pub async fn enter(self) -> Result<Permit, Limited> {
-        if let Some(permit) = self.try_enter() {
-            return Ok(permit);
-        }
-        let shared = &*self.shared;
-        let LimitConfig { max, queue, wait } = shared.config;
-        let Some(_waiting) = Waiting::begin(shared) else {
-            return Err(Limited::QueueFull { of: shared.of.clone(), max, queue });
-        };
-        match timeout(wait, shared.places.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Permit(permit)),
-            // Nobody closes the semaphore, so it is only ever the time.
-            _ => Err(Limited::TooLong { of: shared.of.clone(), max, wait }),
-        }
+        enter_any(vec![self]).await.map(|(_, permit)| permit)
+    }
+}
+
+/// A place at whichever of `limits` has one first, with its index; waits in the
+/// queue of the first that has room for one more. There is at least one limit.
+///
+/// # Errors
+/// When too many wait at all of them already, or the wait takes too long.
+///
+/// # Cancel safety
+/// Cancel safe: dropping the future leaves every queue.
+pub(crate) async fn enter_any(limits: Vec<Limit>) -> Result<(usize, Permit), Limited> {
+    let entered = limits.iter().enumerate().find_map(|(index, limit)| Some((index, limit.try_enter()?)));
+    if let Some(entered) = entered {
+        return Ok(entered);
+    }
+    let Some(first) = limits.first() else { return std::future::pending().await };
+    let Some((shared, _waiting)) =
+        limits.iter().find_map(|limit| Some((&*limit.shared, Waiting::begin(&limit.shared)?)))
+    else {
+        let Shared { of, config: LimitConfig { max, queue, .. }, .. } = &*first.shared;
+        return Err(Limited::QueueFull { of: of.clone(), max: *max, queue: *queue });
+    };
+    let LimitConfig { max, wait, .. } = shared.config;
+    let places = limits.iter().map(|limit| Box::pin(limit.shared.places.clone().acquire_owned()));
+    match timeout(wait, select_all(places)).await {
+        Ok((Ok(permit), index, _)) => Ok((index, Permit(permit))),
+        // Nobody closes a semaphore, so it is only ever the time.
+        _ => Err(Limited::TooLong { of: shared.of.clone(), max, wait }),
     }
 }
 
@@ -237,6 +255,24 @@ mod tests {
         assert!(!third.is_finished());
         drop(second);
         drop(third.await.unwrap().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_several_limits_the_first_with_a_place_is_entered_and_each_queue_counts() {
+        let limits = vec![limit(1, 1), limit(1, 1), limit(1, 1)];
+        let mut held: Vec<_> = limits.iter().map(|limit| limit.try_enter().unwrap()).collect();
+        let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(enter_any(limits.clone()))).collect();
+        until_waiting(&limits[2], 1).await;
+        let refused = enter_any(limits.clone()).await.unwrap_err();
+        assert!(matches!(refused, Limited::QueueFull { .. }), "one waits in each queue");
+        drop(held.remove(1));
+        let mut entered = Vec::new();
+        for waiting in waiting {
+            // One place is passed on from call to call.
+            entered.push(waiting.await.unwrap().unwrap().0);
+        }
+        assert_eq!(entered, [1, 1, 1]);
+        assert!(limits.iter().all(|limit| limit.waiting() == 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,6 +23,8 @@ pub struct Method {
     pub idempotent: bool,
     /// Whether the answer is a stream, which has no natural end.
     pub streams_answer: bool,
+    /// Whether the answer is one message, as a descriptor says.
+    pub unary_answer: bool,
 }
 
 impl Methods {
@@ -69,6 +71,7 @@ impl Method {
         Self {
             idempotent: matches!(level, Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent)),
             streams_answer: descriptor.server_streaming(),
+            unary_answer: !descriptor.server_streaming(),
         }
     }
 }

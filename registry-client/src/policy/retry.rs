@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::hedge::HedgingPolicy;
-use crate::code::{Code, Codes};
+use crate::{
+    code::{Code, Codes},
+    outcome::{Cause, Outcome},
+};
 
 /// When a method's failed attempts are followed by others. What was provably
 /// not processed is sent again whatever stands here.
@@ -26,6 +29,10 @@ pub struct RetryPolicy {
     /// The codes that are worth another attempt; UNAVAILABLE unless set. A
     /// connection that broke counts as UNAVAILABLE.
     pub codes: Codes,
+    /// The longest that one attempt may take; then it is abandoned and counts
+    /// as UNAVAILABLE. None unless set, but half of the call's time where the
+    /// method is hedged.
+    pub attempt_timeout: Option<Duration>,
     /// Whether an attempt that may have been processed may be repeated. In a
     /// configuration, `false` forbids it. In a
     /// [`MethodPolicy`](super::MethodPolicy) it is `true` only where the method
@@ -41,6 +48,7 @@ impl Default for RetryPolicy {
             max_backoff: Duration::from_secs(1),
             multiplier: 2.0,
             codes: Codes::of(&[Code::UNAVAILABLE]),
+            attempt_timeout: None,
             applies: true,
         }
     }
@@ -64,7 +72,7 @@ impl RetryPolicy {
 }
 
 /// The most counted attempts that any policy can ask for (gRFC A6).
-pub(super) const MOST_ATTEMPTS: u32 = 5;
+pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// The most attempts in all. Those that were provably not processed are free
 /// within this bound; the deadline bounds them too.
 const SENDS: u32 = 8;
@@ -73,24 +81,48 @@ const SENDS: u32 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The request provably was not processed: it never left, or the server
-    /// said so (`REFUSED_STREAM`, a GOAWAY below its stream).
-    NotProcessed,
-    /// The server had no room and said that it did nothing. Another instance
-    /// may have some, so that is worth one more attempt.
+    /// The request never left this process.
+    NotSent,
+    /// The server said that it did not process the request (`REFUSED_STREAM`,
+    /// a GOAWAY below its stream).
     Refused,
-    /// The connection broke: it may or may not have been processed.
+    /// The server's admission control rejected the request before it began.
+    /// Another instance may have room, so that is worth one more attempt.
+    Rejected,
+    /// The connection broke or the attempt timed out: the request may or may
+    /// not have been processed.
     Unavailable,
-    /// The server answered with this code.
+    /// The attempt amounts to this code.
     Answered(Code),
     /// Anything else; sending again would not help.
     Final,
 }
 
+impl From<Outcome> for Failure {
+    fn from(Outcome { code, cause }: Outcome) -> Self {
+        match cause {
+            Cause::NotSent => Self::NotSent,
+            Cause::Refused => Self::Refused,
+            Cause::ConnectionLost | Cause::AttemptTimeout => Self::Unavailable,
+            Cause::Status | Cause::WrongService | Cause::Reset | Cause::NotGrpc | Cause::Malformed => {
+                Self::Answered(code)
+            }
+            Cause::TooLarge
+            | Cause::RequestFailed
+            | Cause::DeadlineExceeded
+            | Cause::StreamExpired
+            | Cause::Cancelled
+            | Cause::CancelledLate => Self::Final,
+        }
+    }
+}
+
 /// The metadata of what the server said about sending again (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Its value that says not to: any that is negative.
+pub(crate) const NEVER: &str = "-1";
 /// Stands beside a `RESOURCE_EXHAUSTED` that a server of this library answered
-/// before it began the call; see [`Failure::Refused`].
+/// before it began the call; see [`Failure::Rejected`].
 pub(crate) const REFUSED: &str = "consort-refused";
 
 /// What the server said about sending again, in `grpc-retry-pushback-ms`.
@@ -124,6 +156,8 @@ pub struct Tries {
     turns: u32,
     /// The server asked not to be sent this again.
     stopped: bool,
+    /// A server has refused it once.
+    refused: bool,
 }
 
 impl Tries {
@@ -137,8 +171,11 @@ impl Tries {
     /// Records a failed attempt and decides: `Some(delay)` to send another
     /// after that long, `None` to give up.
     ///
-    /// Source: gRFC A6 (transparent retries, retry policy, pushback). None is
-    /// owed a delay the first time that the server did not process anything.
+    /// Source: gRFC A6 (transparent retries, retry policy, pushback). No delay
+    /// is owed the first time that the server did not process anything. What a
+    /// server refused is sent again once whatever the policy says; after that
+    /// the policy decides, or servers that refuse would get a multiple of the
+    /// load.
     pub fn again(
         &mut self,
         failure: Failure,
@@ -147,12 +184,14 @@ impl Tries {
     ) -> Option<Duration> {
         self.stopped |= pushback == Some(Pushback::Never);
         let code = match failure {
-            Failure::Refused if self.sends > 0 => return None,
-            Failure::NotProcessed | Failure::Refused => None,
+            Failure::Rejected if self.sends > 0 => return None,
+            Failure::Refused if self.refused => Some(Code::UNAVAILABLE),
+            Failure::NotSent | Failure::Refused | Failure::Rejected => None,
             Failure::Unavailable => Some(Code::UNAVAILABLE),
             Failure::Answered(code) => Some(code),
             Failure::Final => return None,
         };
+        self.refused |= failure == Failure::Refused;
         let counts = code.is_some();
         let worth_it = code.is_none_or(|code| policy.applies && policy.codes.contains(code));
         if !worth_it || !self.has_room(counts.then_some(policy.max_attempts)) {
@@ -188,7 +227,7 @@ impl Tries {
     /// Whether another attempt stays within every bound; `most` is that of the
     /// counted ones, when it counts.
     fn has_room(self, most: Option<u32>) -> bool {
-        let counted = most.is_none_or(|most| self.counted + 1 < most.min(MOST_ATTEMPTS));
+        let counted = most.is_none_or(|most| self.counted + 1 < most.min(MAX_ATTEMPTS));
         !self.stopped && counted && self.sends + 1 < SENDS
     }
 }
@@ -216,25 +255,34 @@ mod tests {
     fn a_call_that_is_not_idempotent_is_repeated_only_if_provably_not_processed() {
         let mut tries = Tries::default();
         let off = RetryPolicy { applies: false, ..policy() };
-        assert_eq!(tries.again(Failure::NotProcessed, &off, None), Some(Duration::ZERO));
+        assert_eq!(tries.again(Failure::Refused, &off, None), Some(Duration::ZERO));
         assert_eq!(tries.again(Failure::Unavailable, &off, None), None);
         assert_eq!(tries.again(Failure::Answered(Code::UNAVAILABLE), &off, None), None);
     }
 
     #[test]
-    fn even_unprocessed_attempts_come_to_an_end() {
+    fn attempts_that_never_left_come_to_an_end() {
         let mut tries = Tries::default();
-        let more =
-            (0..100).take_while(|_| tries.again(Failure::NotProcessed, &policy(), None).is_some()).count();
+        let more = (0..100).take_while(|_| tries.again(Failure::NotSent, &policy(), None).is_some()).count();
         assert_eq!(more, 7);
     }
 
     #[test]
-    fn a_refusal_is_worth_one_more_attempt() {
+    fn a_refused_stream_is_sent_again_once_and_then_as_the_policy_says() {
+        let more = |policy: &RetryPolicy| {
+            let mut tries = Tries::default();
+            (0..100).take_while(|_| tries.again(Failure::Refused, policy, None).is_some()).count()
+        };
+        assert_eq!(more(&RetryPolicy::off()), 1);
+        assert_eq!(more(&policy()), 3, "once, and the two retries of an idempotent method");
+    }
+
+    #[test]
+    fn a_rejection_is_worth_one_more_attempt() {
         let mut tries = Tries::default();
         let off = RetryPolicy::off();
-        assert_eq!(tries.again(Failure::Refused, &off, None), Some(Duration::ZERO));
-        assert_eq!(tries.again(Failure::Refused, &off, None), None);
+        assert_eq!(tries.again(Failure::Rejected, &off, None), Some(Duration::ZERO));
+        assert_eq!(tries.again(Failure::Rejected, &off, None), None);
     }
 
     #[test]
@@ -277,6 +325,25 @@ mod tests {
         assert_eq!(tries.again(Failure::Unavailable, &policy(), Some(Pushback::Never)), None);
         let hedging = HedgingPolicy::default();
         assert!(!tries.hedge(&hedging), "never is never, for a hedge too");
+    }
+
+    #[test]
+    fn every_outcome_has_its_place_in_the_policy() {
+        for (cause, code, failure) in [
+            (Cause::Status, Code::from_number(10), Failure::Answered(Code::from_number(10))),
+            (Cause::Reset, Code::INTERNAL, Failure::Answered(Code::INTERNAL)),
+            (Cause::NotGrpc, Code::UNAVAILABLE, Failure::Answered(Code::UNAVAILABLE)),
+            (Cause::Malformed, Code::INTERNAL, Failure::Answered(Code::INTERNAL)),
+            (Cause::Refused, Code::UNAVAILABLE, Failure::Refused),
+            (Cause::NotSent, Code::UNAVAILABLE, Failure::NotSent),
+            (Cause::ConnectionLost, Code::UNAVAILABLE, Failure::Unavailable),
+            (Cause::AttemptTimeout, Code::DEADLINE_EXCEEDED, Failure::Unavailable),
+            (Cause::DeadlineExceeded, Code::DEADLINE_EXCEEDED, Failure::Final),
+            (Cause::RequestFailed, Code::UNAVAILABLE, Failure::Final),
+            (Cause::TooLarge, Code::RESOURCE_EXHAUSTED, Failure::Final),
+        ] {
+            assert_eq!(Failure::from(Outcome { code, cause }), failure, "{cause:?}");
+        }
     }
 
     #[test]
@@ -330,7 +397,8 @@ mod tests {
 
     fn failures() -> impl Strategy<Value = Failure> {
         prop_oneof![
-            Just(Failure::NotProcessed),
+            Just(Failure::NotSent),
+            Just(Failure::Refused),
             Just(Failure::Unavailable),
             (0..17).prop_map(|code| Failure::Answered(Code::from_number(code))),
             Just(Failure::Final),
@@ -349,9 +417,11 @@ mod tests {
             let policy = RetryPolicy { max_attempts, multiplier, ..policy() };
             let hedging = HedgingPolicy { max_attempts, ..HedgingPolicy::default() };
             let mut tries = Tries::default();
-            let (mut sent, mut counted) = (1, 1);
+            let (mut sent, mut counted, mut refused) = (1, 1, false);
             for (failure, hedge) in events {
-                let counts = hedge || failure != Failure::NotProcessed;
+                let free = failure == Failure::NotSent || (failure == Failure::Refused && !refused);
+                let counts = hedge || !free;
+                refused |= !hedge && failure == Failure::Refused;
                 let more = if hedge {
                     tries.hedge(&hedging)
                 } else {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::{
@@ -23,12 +23,7 @@ use tokio::{
 use tonic::Status;
 use tower_service::Service;
 
-use crate::policy::{deadline, incoming::Incoming, retry};
-
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const PUSHBACK: HeaderName = HeaderName::from_static(retry::PUSHBACK);
-/// gRFC A6: a negative push-back says not to retry.
-const NEVER: HeaderValue = HeaderValue::from_static("-1");
+use crate::policy::{deadline, incoming::Incoming};
 
 /// Bounds each call of the service within by its `grpc-timeout`.
 #[derive(Clone, Debug)]
@@ -89,8 +84,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let status = match self.project() {
             CallProjection::Within { call, incoming, expiry } => {
-                if let Poll::Ready(Ok(mut answer)) = call.poll(cx) {
-                    stop_the_chain(answer.headers_mut(), incoming);
+                if let Poll::Ready(Ok(answer)) = call.poll(cx) {
                     let incoming = Some(incoming.clone());
                     return Poll::Ready(Ok(answer.map(|body| Bounded {
                         body: Some(body),
@@ -123,17 +117,6 @@ impl<R> Default for Bounded<R> {
     /// Nothing, which is at its end.
     fn default() -> Self {
         Self { body: None, incoming: None, expiry: None }
-    }
-}
-
-/// Tells the caller of a call that failed for want of a retry further down not
-/// to begin one in turn: each layer that does multiplies the load of an outage.
-fn stop_the_chain(head: &mut HeaderMap, incoming: &Incoming) {
-    if incoming.is_exhausted()
-        && head.get(GRPC_STATUS).is_some_and(|code| code == "14")
-        && !head.contains_key(PUSHBACK)
-    {
-        head.insert(PUSHBACK, NEVER);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::Response;
+use bytes::Bytes;
+use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 
 /// What a [`FaultyService`](super::FaultyService) does with one request.
@@ -23,6 +24,21 @@ pub enum Reply {
     Head(Response<()>),
     /// `RST_STREAM` with `REFUSED_STREAM`: provably not processed.
     Refuse,
+    /// `RST_STREAM` with this HTTP/2 error code (8 is CANCEL, 2
+    /// `INTERNAL_ERROR`), after so long.
+    Reset(u32, Duration),
+    /// The head of an answer, and then `RST_STREAM` with this error code.
+    ResetAfterHead(u32),
+    /// Exactly this, once the request has ended: a proxy's page, an answer
+    /// without trailers, messages that break gRPC's rules.
+    Raw {
+        /// The head.
+        head: Response<()>,
+        /// The body as it is on the wire.
+        data: Bytes,
+        /// The trailers; `None` ends the stream with the body.
+        trailers: Option<HeaderMap>,
+    },
     /// Nothing, ever.
     Hang,
     /// The head of an answer, and then nothing.

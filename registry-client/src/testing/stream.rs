@@ -25,6 +25,15 @@ pub(super) async fn answer(reply: Reply, mut body: RecvStream, mut answer: SendR
             answer.send_reset(Reason::REFUSED_STREAM);
             return End::Ours;
         }
+        Reply::Reset(error, after) => {
+            tokio::select! {
+                biased;
+                reset = poll_fn(|cx| answer.poll_reset(cx)) => return abandoned(reset),
+                () = tokio::time::sleep(after) => answer.send_reset(error.into()),
+            }
+            return End::Ours;
+        }
+        Reply::Raw { head, data, trailers } => return raw(head, data, trailers, body, answer).await,
         // Closing is the connection's to do, before a stream is answered.
         Reply::Hang | Reply::Close => return abandoned(poll_fn(|cx| answer.poll_reset(cx)).await),
         Reply::Slow(latency) => {
@@ -34,10 +43,15 @@ pub(super) async fn answer(reply: Reply, mut body: RecvStream, mut answer: SendR
                 () = tokio::time::sleep(latency) => {}
             }
         }
-        Reply::Echo | Reply::Message(_) | Reply::HangAfterHead | Reply::GoAway => {}
+        Reply::Echo | Reply::Message(_) | Reply::HangAfterHead | Reply::ResetAfterHead(_) | Reply::GoAway => {
+        }
     }
     let Ok(mut out) = answer.send_response(head(), false) else { return End::Reset };
     let sent = match reply {
+        Reply::ResetAfterHead(error) => {
+            out.send_reset(error.into());
+            return End::Ours;
+        }
         Reply::HangAfterHead => return abandoned(poll_fn(|cx| out.poll_reset(cx)).await),
         Reply::Message(size) => send(&mut out, message(size)).await,
         _ => echo(&mut body, &mut out).await,
@@ -53,6 +67,31 @@ pub(super) async fn answer(reply: Reply, mut body: RecvStream, mut answer: SendR
             Poll::Pending => End::Ours,
         },
     }
+}
+
+/// Answers exactly so.
+async fn raw(
+    head: Response<()>,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+    mut body: RecvStream,
+    mut answer: SendResponse<Bytes>,
+) -> End {
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+    }
+    let Ok(mut out) = answer.send_response(head, data.is_empty() && trailers.is_none()) else {
+        return End::Reset;
+    };
+    let sent = match trailers {
+        Some(trailers) => match send(&mut out, data).await {
+            Ok(()) => out.send_trailers(trailers).is_ok(),
+            Err(Broken) => false,
+        },
+        None if data.is_empty() => true,
+        None => out.send_data(data, true).is_ok(),
+    };
+    if sent { End::Ours } else { End::Reset }
 }
 
 /// The stream took no more.

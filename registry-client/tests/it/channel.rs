@@ -37,12 +37,16 @@ pub(crate) fn methods() -> Methods {
         ..Default::default()
     };
     let get = method("Get", IdempotencyLevel::NoSideEffects);
+    let put = MethodDescriptorProto { name: Some("Put".into()), ..Default::default() };
     let watch = MethodDescriptorProto {
         server_streaming: Some(true),
         ..method("Watch", IdempotencyLevel::NoSideEffects)
     };
-    let service =
-        ServiceDescriptorProto { name: Some("Peer".into()), method: vec![get, watch], ..Default::default() };
+    let service = ServiceDescriptorProto {
+        name: Some("Peer".into()),
+        method: vec![get, put, watch],
+        ..Default::default()
+    };
     let file =
         FileDescriptorProto { package: Some("test.v1".into()), service: vec![service], ..Default::default() };
     let mut methods = Methods::default();
@@ -54,6 +58,7 @@ pub(crate) fn config(change: impl FnOnce(&mut ChannelConfig)) -> ChannelConfig {
     let mut config = ChannelConfig::default();
     config.deadline = Duration::from_secs(10);
     config.balancer = Balancer::RoundRobin;
+    config.max_response_bytes = 64 << 20;
     change(&mut config);
     config
 }
@@ -75,6 +80,11 @@ pub(crate) async fn send(
     grpc.ready().await?;
     let path = http::uri::PathAndQuery::from_static(path);
     Ok(grpc.unary(request, path, ProstCodec::default()).await?.into_inner())
+}
+
+/// A `grpc-timeout` in microseconds.
+pub(crate) fn timeout_micros(value: &http::HeaderValue) -> u128 {
+    registry_client::policy::deadline::parse(value.as_bytes()).unwrap().as_micros()
 }
 
 /// A request that tells where it went.
@@ -219,9 +229,10 @@ async fn the_time_that_is_left_is_told_to_the_server() {
     let channel = channel(&resolver, |_| {});
     call(&channel, GET).await.unwrap();
     let heads: Vec<_> = peer.heads().into_iter().map(|request| request.headers().clone()).collect();
-    assert_eq!(heads[0]["grpc-timeout"], "10S");
+    let micros = |n: usize| timeout_micros(&heads[n]["grpc-timeout"]);
+    assert!((9_000_000..=10_002_000).contains(&micros(0)), "what is left, and a little more: {}", micros(0));
     assert!(!heads[0].contains_key("grpc-previous-rpc-attempts"));
-    assert_ne!(heads[1]["grpc-timeout"], "10S", "the second attempt has less time");
+    assert!(micros(1) < micros(0), "the second attempt has less time");
     assert_eq!(heads[1]["grpc-previous-rpc-attempts"], "1");
 }
 

@@ -7,6 +7,7 @@ mod channel;
 mod consul;
 mod content_type;
 mod dropped;
+mod ends;
 mod health;
 mod hops;
 mod log;

@@ -77,7 +77,9 @@ fn series(metric: &Metric) -> Vec<(String, f64)> {
 #[tokio::test]
 async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
     let (refuses, echoes) =
-        (FaultyServer::start(Reply::Refuse).await.unwrap(), FaultyServer::start(Reply::Echo).await.unwrap());
+        (FaultyServer::start(Reply::Echo).await.unwrap(), FaultyServer::start(Reply::Echo).await.unwrap());
+    // Not so many in a row that it is ejected.
+    refuses.set_share(0.5, Reply::Refuse);
     let resolver = FixedResolver::with([refuses.instance("a"), echoes.instance("b")]);
     let measured = Measured::new();
     let mesh = measured.mesh(&resolver);

@@ -3,11 +3,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use tokio::time::Sleep;
+
 use super::super::{
+    answer::Deadline,
     failure::Failure,
     in_flight::InFlight,
     upload::{RequestBody, Upload, UploadError},
@@ -19,8 +22,11 @@ pub(super) struct Attempt {
     /// `None` once the whole request was written.
     pub(super) upload: Option<Upload>,
     pub(super) in_flight: InFlight,
-    /// Its place in what the caller is told.
-    pub(super) slip: Option<usize>,
+    /// Its index among the attempts that the caller has explained.
+    pub(super) attempt_index: Option<usize>,
+    /// When another attempt may take its place, and how long that is; `None`
+    /// where only the call's deadline bounds it.
+    pub(super) timeout: Option<(Pin<Box<Sleep>>, Duration)>,
 }
 
 impl Attempt {
@@ -28,13 +34,17 @@ impl Attempt {
     pub(super) fn poll(
         &mut self,
         body: &mut RequestBody,
+        deadline: Deadline,
         cx: &mut Context<'_>,
     ) -> Poll<Result<http::Response<h2::RecvStream>, Failure>> {
         if let Some(upload) = &mut self.upload {
             match upload.poll(body, cx) {
                 // The server may have answered before it took everything, and
                 // the answer says more than the broken upload does.
-                Poll::Ready(Ok(()) | Err(UploadError::Stream)) => self.upload = None,
+                Poll::Ready(Ok(()) | Err(UploadError::Stream)) => {
+                    self.upload = None;
+                    self.in_flight.request_sent();
+                }
                 Poll::Ready(Err(UploadError::Body(cause))) => {
                     return Poll::Ready(Err(Failure::RequestBody { cause }));
                 }
@@ -42,11 +52,16 @@ impl Attempt {
             }
         }
         let answer = ready!(Pin::new(&mut self.answer).poll(cx));
-        Poll::Ready(
-            answer.map_err(|error| Failure::Broken {
-                to: self.in_flight.peer().clone(),
-                cause: Arc::new(error),
-            }),
-        )
+        Poll::Ready(answer.map_err(|error| Failure::broken(self.in_flight.peer(), error, Some(deadline))))
+    }
+
+    /// Ready, once, when it has taken as long as one attempt may; gives how
+    /// long that is.
+    pub(super) fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
+        let Some((timer, limit)) = &mut self.timeout else { return Poll::Pending };
+        let limit = *limit;
+        ready!(timer.as_mut().poll(cx));
+        self.timeout = None;
+        Poll::Ready(limit)
     }
 }

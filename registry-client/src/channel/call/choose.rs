@@ -19,9 +19,13 @@ const NAMED: usize = 10;
 /// What was chosen.
 pub(super) enum Chosen {
     Free(Choice),
-    /// Every instance is at its limit; this one to wait for.
-    Full(Arc<Connection>, Limit),
+    /// Every instance is at its limit: the first that frees a place gets the
+    /// call. Connections and limits in the same order.
+    Full(Vec<Arc<Connection>>, Vec<Limit>),
 }
+
+/// For how many instances at their limits a call waits at once.
+const MAX_AWAITED: usize = 32;
 
 impl State {
     /// Where to send; `None` when no instance is ready.
@@ -29,7 +33,9 @@ impl State {
         let snapshot = self.core.view.snapshot();
         let ready = &snapshot.ready;
         let index = if self.tried.is_empty() {
-            if let Some(connection) = snapshot.probe() {
+            if self.policy.is_repeatable()
+                && let Some(connection) = snapshot.probe()
+            {
                 return Some(Chosen::Free(Choice { connection, permit: None }));
             }
             self.core.picker.pick(ready)?
@@ -45,7 +51,19 @@ impl State {
             return Some(Chosen::Free(Choice { connection, permit: Some(permit) }));
         }
         let free = self.choose_free(&snapshot, |_| true);
-        Some(free.map_or_else(|| Chosen::Full(connection, limit.clone()), Chosen::Free))
+        Some(free.map_or_else(|| Self::all_full(&snapshot, index), Chosen::Free))
+    }
+
+    /// The instances to wait for, the one at `first` foremost.
+    fn all_full(snapshot: &Snapshot, first: usize) -> Chosen {
+        let n = snapshot.ready.len();
+        let in_turn = (0..n.min(MAX_AWAITED)).map(|step| (first + step) % n);
+        let full = in_turn.filter_map(|index| {
+            let limit = snapshot.ready.candidates()[index].load.limit()?.clone();
+            Some((snapshot.connection(index)?, limit))
+        });
+        let (connections, limits) = full.unzip();
+        Chosen::Full(connections, limits)
     }
 
     /// Where to hedge; `None` when every instance that is ready has failed this

@@ -3,27 +3,29 @@
 
 use std::{fmt::Display, time::Duration};
 
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     super::{
-        answer::{Answer, Bounds, GRPC_STATUS, drop_malformed_details},
+        answer::{Answer, Bounds},
         failure::Failure,
-        head::find,
+        framing::Rules,
+        response::{ResponseHead, screen_head, screen_status},
         upload::{RequestBody, Rest},
     },
     Attempt, Stage, State,
 };
 use crate::{
     code::Code,
-    health::Ended,
+    outcome::{Cause, Outcome},
     policy::retry::{self, Pushback, RetryPolicy},
 };
 
-const PUSHBACK: http::HeaderName = http::HeaderName::from_static(retry::PUSHBACK);
+const PUSHBACK: HeaderName = HeaderName::from_static(retry::PUSHBACK);
 
-const REFUSED: http::HeaderName = http::HeaderName::from_static(retry::REFUSED);
+const REFUSED: HeaderName = HeaderName::from_static(retry::REFUSED);
 
 impl State {
     /// Takes the end of an attempt: gives the caller its answer, or begins what
@@ -33,54 +35,73 @@ impl State {
         attempt: Attempt,
         ended: Result<http::Response<h2::RecvStream>, Failure>,
     ) -> Result<Option<http::Response<Answer>>, Failure> {
-        match ended {
-            Ok(head) => Ok(self.accept(attempt, head)),
+        let screened = ended.and_then(|head| {
+            let accepted = self.head.accepted_encodings();
+            screen_head(&head, attempt.in_flight.peer(), accepted).map(|screened| (head, screened))
+        });
+        match screened {
+            Ok((head, ResponseHead::Status(code))) => Ok(self.accept_status(attempt, head, code)),
+            Ok((head, ResponseHead::Messages { compressed })) => {
+                let mut attempt = attempt;
+                attempt.in_flight.response_began();
+                self.note_answer(attempt.attempt_index, "answered");
+                Ok(Some(self.hand_over(attempt, head, compressed, None)))
+            }
             Err(failure) => {
-                self.note(attempt.slip, &failure);
+                self.note(attempt.attempt_index, &failure);
                 self.fail(attempt, failure).map(|()| None)
             }
         }
     }
 
-    /// Takes an answer's head: gives it to the caller, or, where it says that
-    /// the call failed and another attempt may help, begins or awaits that one.
-    fn accept(
+    /// Takes an answer that is a status: gives it to the caller, or, where
+    /// another attempt may help, begins or awaits that one.
+    fn accept_status(
         &mut self,
         mut attempt: Attempt,
         mut head: http::Response<h2::RecvStream>,
+        code: Code,
     ) -> Option<http::Response<Answer>> {
-        // A head with a status is the whole answer.
-        let ended = find(head.headers(), &GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()));
-        let code = ended.or_else(|| code_of(head.status()));
-        if let Some(code) = code {
-            attempt.in_flight.observe(Ended::Answered(code));
-            if code != Code::OK {
-                self.tried.push(attempt.in_flight.peer().id.clone());
-                if self.goes_on(code, &head) {
-                    self.note_answer(attempt.slip, format_args!("answered {code}"));
-                    return None;
-                }
+        let outcome = attempt.in_flight.end(Outcome::status(code));
+        self.note_answer(attempt.attempt_index, outcome);
+        if code != Code::OK {
+            self.tried.push(attempt.in_flight.peer().id.clone());
+            if self.goes_on(code, &head) {
+                return None;
+            }
+            if self.is_exhausted && self.is_nested {
+                head.headers_mut().insert(PUSHBACK, HeaderValue::from_static(retry::NEVER));
             }
         }
-        if code.is_none_or(|code| code == Code::OK) {
-            self.core.budget.succeeded();
-        }
-        if ended.is_some() {
-            drop_malformed_details(head.headers_mut());
-        }
-        self.note_answer(attempt.slip, "answered");
+        self.admitted.ended(code);
+        screen_status(head.headers_mut());
+        Some(self.hand_over(attempt, head, false, Some(code)))
+    }
+
+    /// Gives the caller an answer that has begun; `status`: and how it ended.
+    fn hand_over(
+        &mut self,
+        attempt: Attempt,
+        head: http::Response<h2::RecvStream>,
+        compressed: bool,
+        status: Option<Code>,
+    ) -> http::Response<Answer> {
         let upload = attempt.upload.map(|upload| {
             let body = std::mem::replace(&mut self.body, RequestBody::ended());
             AbortOnDropHandle::new(tokio::spawn(Rest::new(body, upload)))
         });
-        let mut admitted = std::mem::take(&mut self.admitted);
-        admitted.ended(code.unwrap_or(Code::OK));
         let bounds = Bounds {
             deadline: self.bounds_answer.then_some(self.deadline),
-            message: self.policy.max_response_bytes,
-            blames: !self.policy.streams_answer,
+            messages: Rules {
+                max_bytes: self.policy.max_response_bytes.unwrap_or(self.core.config.max_response_bytes),
+                compressed,
+                single: self.policy.unary_answer,
+            },
+            streams: self.policy.streams_answer,
+            has_status: status.is_some(),
         };
-        Some(head.map(|frames| Answer::new(frames, attempt.in_flight, bounds, admitted, upload)))
+        let admitted = std::mem::take(&mut self.admitted);
+        head.map(|frames| Answer::new(frames, attempt.in_flight, bounds, admitted, upload))
     }
 
     /// Whether the call goes on after an instance answered with an error.
@@ -91,9 +112,9 @@ impl State {
             self.hurry_hedge(pushback);
             return true;
         }
-        let refused = code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REFUSED);
-        let failure = if refused && self.has_unused() {
-            retry::Failure::Refused
+        let rejected = code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REFUSED);
+        let failure = if rejected && self.has_unused() {
+            retry::Failure::Rejected
         } else {
             retry::Failure::Answered(code)
         };
@@ -107,9 +128,7 @@ impl State {
     /// Ends an attempt that failed without an answer: others may still be
     /// under way, or another follows.
     fn fail(&mut self, mut attempt: Attempt, failure: Failure) -> Result<(), Failure> {
-        if failure.kind() == retry::Failure::Unavailable {
-            attempt.in_flight.observe(Ended::Broken);
-        }
+        attempt.in_flight.end(failure.outcome());
         self.tried.push(attempt.in_flight.peer().id.clone());
         if !self.attempts.is_empty() && failure.kind() != retry::Failure::Final {
             self.hurry_hedge(None);
@@ -117,6 +136,26 @@ impl State {
         }
         self.stage = self.retry(&failure).ok_or(failure)?;
         Ok(())
+    }
+
+    /// Gives up an attempt that has taken as long as one may, `limit`, if
+    /// another is under way or may be sent in its place; the latter is the
+    /// stage that follows.
+    pub(super) fn abandon(&mut self, index: usize, limit: Duration) -> Option<Stage> {
+        let stage = match self.attempts.len() {
+            // Without another, the one that is under way is the best there is;
+            // a hedged call has asked each instance already.
+            1 if self.policy.retry.attempt_timeout.is_none() && !self.has_unused() => return None,
+            1 => Some(Stage::after(self.delay(retry::Failure::Unavailable, None)?)),
+            _ => None,
+        };
+        let mut attempt = self.attempts.remove(index);
+        let failure = Failure::AttemptTimeout { to: attempt.in_flight.peer().clone(), limit };
+        self.note(attempt.attempt_index, &failure);
+        attempt.in_flight.end(failure.outcome());
+        self.tried.push(attempt.in_flight.peer().id.clone());
+        self.hurry_hedge(None);
+        stage
     }
 
     /// After a failure the next hedge comes at once, or when the server says.
@@ -138,18 +177,10 @@ impl State {
     /// What comes after a failed attempt; `None` when nothing does.
     fn decide(&mut self, failure: retry::Failure, pushback: Option<Pushback>) -> Option<Stage> {
         let Some(delay) = self.delay(failure, pushback) else {
-            if let Some(incoming) = &self.incoming
-                && self.is_repeatable(failure)
-            {
-                incoming.exhaust();
-            }
+            self.is_exhausted |= self.is_repeatable(failure);
             return None;
         };
-        Some(if delay == Duration::ZERO {
-            Stage::Pick
-        } else {
-            Stage::Wait(Box::pin(tokio::time::sleep(delay)))
-        })
+        Some(Stage::after(delay))
     }
 
     /// Whether the method's policy answers such a failure with another attempt.
@@ -174,15 +205,17 @@ impl State {
         if now + delay >= self.deadline.at || !self.body.is_replayable() {
             return None;
         }
-        if failure == retry::Failure::NotProcessed {
-            self.core.counters.transparent_retries.add();
-            self.retried.transparent += 1;
-        } else if self.core.budget.withdraw(now) {
-            self.core.counters.retries.add();
-            self.retried.retries += 1;
-        } else {
+        // What never left costs no server anything; all else is bounded.
+        if failure != retry::Failure::NotSent && !self.core.budget.withdraw(now) {
             self.core.counters.budget_refused.add();
             return None;
+        }
+        if matches!(failure, retry::Failure::NotSent | retry::Failure::Refused) {
+            self.core.counters.transparent_retries.add();
+            self.retried.transparent += 1;
+        } else {
+            self.core.counters.retries.add();
+            self.retried.retries += 1;
         }
         self.retried.delay += delay;
         Some(delay)
@@ -192,10 +225,10 @@ impl State {
     pub(super) fn expired(&mut self) -> Failure {
         self.core.counters.expired.add();
         for attempt in &mut self.attempts {
-            attempt.in_flight.observe(Ended::Expired);
+            attempt.in_flight.end(Outcome { code: Code::DEADLINE_EXCEEDED, cause: Cause::DeadlineExceeded });
         }
         for attempt in &self.attempts {
-            self.note(attempt.slip, "deadline exceeded");
+            self.note(attempt.attempt_index, "deadline exceeded");
         }
         let service = &self.core.service;
         let while_ = match self.attempts.first() {
@@ -208,21 +241,22 @@ impl State {
         Failure::Expired { limit: self.deadline.limit, while_ }
     }
 
-    fn note_answer(&self, slip: Option<usize>, outcome: impl Display) {
-        if let (Some(explain), Some(slip)) = (&self.explain, slip) {
-            explain.answered(slip, outcome);
+    fn note_answer(&self, attempt_index: Option<usize>, outcome: impl Display) {
+        if let (Some(explain), Some(attempt_index)) = (&self.explain, attempt_index) {
+            explain.answered(attempt_index, outcome);
         }
     }
 
-    pub(super) fn note(&self, slip: Option<usize>, outcome: impl Display) {
-        if let (Some(explain), Some(slip)) = (&self.explain, slip) {
-            explain.end(slip, outcome);
+    pub(super) fn note(&self, attempt_index: Option<usize>, outcome: impl Display) {
+        if let (Some(explain), Some(attempt_index)) = (&self.explain, attempt_index) {
+            explain.end(attempt_index, outcome);
         }
     }
 }
 
-/// What an answer without a gRPC status means, as a proxy gives it ("HTTP to
-/// gRPC Status Code Mapping"); `None` when it says that the call goes well.
-fn code_of(http: http::StatusCode) -> Option<Code> {
-    matches!(http.as_u16(), 429 | 502 | 503 | 504).then_some(Code::UNAVAILABLE)
+impl Stage {
+    /// Another attempt after `delay`.
+    fn after(delay: Duration) -> Self {
+        if delay == Duration::ZERO { Self::Pick } else { Self::Wait(Box::pin(tokio::time::sleep(delay))) }
+    }
 }

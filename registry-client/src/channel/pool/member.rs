@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     super::subchannel::{State, Subchannel},
@@ -25,6 +26,8 @@ pub(super) struct Member {
     /// seen to be under way.
     pub(super) offer: Option<Arc<Offer>>,
     pub(super) probed: Option<Instant>,
+    /// Asks for its health where no call comes that may try it.
+    pub(super) health_probe: Option<AbortOnDropHandle<()>>,
     pub(super) subchannel: Subchannel,
     pub(super) warming: Warming,
     /// So many tenths of its weight it has.

@@ -1,11 +1,28 @@
 //! How the pool lets outlier detection judge its members, and what it makes of
 //! the calls that try an ejected one.
 
-use tokio::time::Instant;
+use std::{sync::Arc, time::Duration};
+
+use http::Uri;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use super::{Pool, member::Member};
-use crate::health::{Detector, Judged, Probed, Subject};
+use super::{
+    super::{connection::Connection, watch},
+    Pool,
+    member::Member,
+};
+use crate::{
+    ChannelConfig,
+    code::Code,
+    health::{Detector, Judged, Probed, Subject},
+    outcome::{Cause, Outcome},
+};
+
+/// How long an instance on probation waits for a call that may be sent twice
+/// before it is asked for its health instead.
+const HEALTH_PROBE_DELAY: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// Lets outlier detection look at the members; whether that changed any.
@@ -33,15 +50,24 @@ impl Pool {
         let mut changed = false;
         for (id, member) in &mut self.members {
             let Some(offer) = &member.offer else { continue };
-            // One that goes on for longer than a call may is a stream, and well.
-            let lasts = member.probed.is_some_and(|since| since + self.config.deadline <= now);
+            let outlasts = member.probed.is_some_and(|since| since + self.config.deadline <= now);
             match offer.probe.state() {
-                Probed::Offered => continue,
-                Probed::Taken if !lasts => {
+                Probed::Offered if offer.since + HEALTH_PROBE_DELAY > now => continue,
+                Probed::Offered => {
+                    if let Some(uri) = self.health.clone()
+                        && let Some(connection) = offer.claim()
+                    {
+                        member.health_probe = Some(health_probe(connection, uri, &self.config));
+                        continue;
+                    }
+                    // Nobody can be asked: as gRFC A50 has it, its time is over.
+                    member.standing.restore(&member.record, now);
+                }
+                Probed::Taken if !outlasts => {
                     member.probed.get_or_insert(now);
                     continue;
                 }
-                Probed::Taken | Probed::Passed => {
+                Probed::Passed => {
                     info!(service = %self.service, instance = %id, "`{id}` gets calls again: the one that tried it succeeded");
                     member.standing.restore(&member.record, now);
                 }
@@ -49,16 +75,36 @@ impl Pool {
                     self.counters.ejections.add();
                     detector.relapse(&mut member.subject(), now);
                 }
-                Probed::Dropped => {}
+                // One that goes on for so long shows as little as one that its
+                // caller dropped; the next comes after another pause, so that
+                // the rate of probes is bounded whatever callers do.
+                Probed::Taken | Probed::Undecided => detector.extend(&mut member.subject(), now),
             }
-            (member.offer, member.probed) = (None, None);
+            (member.offer, member.probed, member.health_probe) = (None, None, None);
             changed = true;
         }
         changed
     }
 
-    /// Until when the probe of `member` may go on before it counts as passed.
-    pub(super) fn probe_ends(&self, member: &Member) -> Option<Instant> {
-        member.probed.map(|since| since + self.config.deadline)
+    /// When the probe of `member` is settled by time alone: a health check
+    /// takes the place of a call that does not come, or a call has had its
+    /// time.
+    pub(super) fn probe_due(&self, member: &Member) -> Option<Instant> {
+        match (&member.offer, member.probed) {
+            (_, Some(since)) => Some(since + self.config.deadline),
+            (Some(offer), None) if member.health_probe.is_none() => Some(offer.since + HEALTH_PROBE_DELAY),
+            _ => None,
+        }
     }
+}
+
+/// Tries an instance on probation by its health service. An instance without
+/// one has answered, and that is all that can be asked of it.
+fn health_probe(connection: Arc<Connection>, uri: Uri, config: &ChannelConfig) -> AbortOnDropHandle<()> {
+    let (service, limit) = (config.health_service.clone(), config.deadline);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let asked = timeout(limit, watch::ask_once(&connection, uri, &service));
+        let expired = Outcome { code: Code::DEADLINE_EXCEEDED, cause: Cause::DeadlineExceeded };
+        connection.observe(asked.await.unwrap_or(expired));
+    }))
 }

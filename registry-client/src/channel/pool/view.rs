@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Notify, futures::OwnedNotified};
+use tokio::{
+    sync::{Notify, futures::OwnedNotified},
+    time::Instant,
+};
 
 use super::super::{connection::Connection, failure::NoInstance};
 use crate::{
@@ -56,6 +59,8 @@ pub(in super::super) struct Known {
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) probe: Arc<Probe>,
+    /// When it was made.
+    pub(super) since: Instant,
     connection: ArcSwapOption<Connection>,
 }
 
@@ -128,10 +133,10 @@ impl Offer {
     pub(super) fn new(probe: Probe, connection: &Connection) -> Self {
         let probe = Arc::new(probe);
         let connection = Arc::new(connection.probing(probe.clone()));
-        Self { probe, connection: ArcSwapOption::new(Some(connection)) }
+        Self { probe, since: Instant::now(), connection: ArcSwapOption::new(Some(connection)) }
     }
 
-    fn claim(&self) -> Option<Arc<Connection>> {
+    pub(super) fn claim(&self) -> Option<Arc<Connection>> {
         // A look costs other cores nothing, a swap does.
         self.connection.load().as_ref()?;
         let connection = self.connection.swap(None)?;

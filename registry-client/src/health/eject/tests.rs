@@ -1,15 +1,12 @@
 use std::sync::Arc;
 
-use super::{
-    super::{Ended, Rules},
-    *,
-};
-use crate::code::Code;
+use super::{super::Rules, *};
+use crate::{code::Code, outcome::Outcome};
 
 const NOBODY: [usize; 0] = [];
 const SECOND: Duration = Duration::from_secs(1);
-const OK: Ended = Ended::Answered(Code::OK);
-const FAILED: Ended = Ended::Answered(Code::UNAVAILABLE);
+const OK: Outcome = Outcome::status(Code::OK);
+const FAILED: Outcome = Outcome::status(Code::UNAVAILABLE);
 
 /// Instances that are called in turn, as a channel does it, in a time of its
 /// own.
@@ -32,7 +29,7 @@ impl Bed {
         let now = Instant::now();
         Self {
             detector: Detector::new(config, now),
-            records: (0..instances).map(|_| Record::new(rules.clone())).collect(),
+            records: (0..instances).map(|_| Record::new(rules.clone(), Arc::default())).collect(),
             standings: (0..instances).map(|_| Standing::default()).collect(),
             began: now,
             now,
@@ -56,7 +53,7 @@ impl Bed {
 
     /// 200 calls a second for so long; `ends` tells the end of the `n`th call
     /// of an instance at a time.
-    fn run(&mut self, seconds: u64, mut ends: impl FnMut(usize, f64) -> Ended) {
+    fn run(&mut self, seconds: u64, mut ends: impl FnMut(usize, f64) -> Outcome) {
         for _ in 0..seconds * 200 {
             self.now += SECOND / 200;
             let at = (self.now - self.began).as_secs_f64();
@@ -93,7 +90,7 @@ impl Bed {
     }
 }
 
-fn one_in_two(_: usize, _: f64) -> Ended {
+fn one_in_two(_: usize, _: f64) -> Outcome {
     if fastrand::bool() { FAILED } else { OK }
 }
 

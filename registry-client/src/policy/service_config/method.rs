@@ -14,7 +14,7 @@ use crate::{
     instance::ParseError,
     policy::{
         hedge::{HedgeDelay, HedgingPolicy},
-        retry::{MOST_ATTEMPTS, RetryPolicy},
+        retry::{MAX_ATTEMPTS, RetryPolicy},
     },
 };
 
@@ -130,6 +130,7 @@ fn retry(field: Field) -> Result<RetryPolicy, ParseError> {
         max_backoff: object.need("maxBackoff", time, some_time)?,
         multiplier: object.need("backoffMultiplier", "a number above 0", positive)?,
         codes: object.need("retryableStatusCodes", "a list such as [\"UNAVAILABLE\"]", some_codes)?,
+        attempt_timeout: object.read("perAttemptRecvTimeout", some_time)?,
         applies: true,
     };
     let place = object.path_of("initialBackoff");
@@ -173,6 +174,6 @@ fn percentile(field: Field) -> Result<u8, ParseError> {
 fn attempts(field: &Field, what: &str) -> Result<u32, ParseError> {
     let attempts = integer(field, 2, u32::MAX);
     attempts
-        .map(|attempts| attempts.min(MOST_ATTEMPTS))
+        .map(|attempts| attempts.min(MAX_ATTEMPTS))
         .map_err(|_| field.wrong(format_args!("is no {what}; an integer of 2 or more is expected")))
 }

@@ -113,11 +113,12 @@ fn what_is_wrong_with_a_retry_policy_is_said_by_path_value_and_expectation() {
         ("initialBackoff", "\"2s\"", "2s is above maxBackoff, 1s; at most that is expected"),
         ("maxBackoff", "\"1m\"", "\"1m\" is no duration; seconds such as \"15s\" or \"0.25s\" are expected"),
         ("backoffMultiplier", "0", "0 is not a number above 0"),
+        ("perAttemptRecvTimeout", "\"0s\"", "\"0s\" is no time at all; a duration above 0 is expected"),
         ("retryableStatusCodes", "[]", "[] names no code; at least one is expected, such as \"UNAVAILABLE\""),
         (
-            "perAttemptRecvTimeout",
+            "hedgingDelay",
             "\"1s\"",
-            "there is no such setting; there are maxAttempts, initialBackoff, maxBackoff, backoffMultiplier, retryableStatusCodes",
+            "there is no such setting; there are maxAttempts, initialBackoff, maxBackoff, backoffMultiplier, retryableStatusCodes, perAttemptRecvTimeout",
         ),
     ] {
         assert_eq!(said(&retry(name, value)), format!("{at}{name}: {expected}"));

@@ -9,13 +9,18 @@ use super::super::{
     failure::Failure,
     head::{TIMEOUT, find},
 };
-use crate::policy::{MethodPolicy, deadline};
+use crate::policy::{
+    MethodPolicy,
+    deadline::{self, SERVER_MARGIN},
+};
 
 /// A call's time, and what of the call has to fit into it.
 pub(super) struct Limit {
     pub(super) limit: Duration,
     /// Whether it bounds the answer's body too.
     pub(super) bounds_answer: bool,
+    /// How much more than what is left of it a server is given.
+    pub(super) margin: Duration,
 }
 
 impl Limit {
@@ -40,15 +45,14 @@ impl Limit {
             if bounds_answer {
                 headers.insert(TIMEOUT, core.default_timeout.clone());
             }
-            return Ok(Self { limit: core.config.deadline, bounds_answer });
+            return Ok(Self { limit: core.config.deadline, bounds_answer, margin: SERVER_MARGIN });
         }
         let limit = least(asked, imposed).unwrap_or(core.config.deadline);
-        if asked != Some(limit)
-            && let Ok(told) = HeaderValue::try_from(deadline::format(limit))
-        {
-            headers.insert(TIMEOUT, told);
+        let margin = if left == Some(limit) { Duration::ZERO } else { SERVER_MARGIN };
+        if let Ok(timeout) = HeaderValue::try_from(deadline::format(limit.saturating_add(margin))) {
+            headers.insert(TIMEOUT, timeout);
         }
-        Ok(Self { limit, bounds_answer: true })
+        Ok(Self { limit, bounds_answer: true, margin })
     }
 }
 
