@@ -176,6 +176,8 @@ mod tests {
             (502, &[HTML], Err(("UNAVAILABLE", "HTTP status 502"))),
             (503, &[TYPE], Err(("UNAVAILABLE", "HTTP status 503"))),
             (504, &[], Err(("UNAVAILABLE", "HTTP status 504"))),
+            // A content network whose origin is down (jup-ag/metis-binary#28).
+            (521, &[HTML], Err(("UNKNOWN", "HTTP status 521"))),
             (302, &[], Err(("UNKNOWN", "HTTP status 302"))),
         ];
         let accepted = HeaderValue::from_static("deflate, gzip");
@@ -219,6 +221,8 @@ mod tests {
             (b"caf\xe9 100%25", "caf\u{fffd} 100%"),
             (b"\xff\xfe", "\u{fffd}\u{fffd}"),
             (b"50% off", "50% off"),
+            // As servers write it that do not escape (cloudendpoints/esp#583).
+            ("\u{7f3a}".as_bytes(), "\u{7f3a}"),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-status", "5".parse().unwrap());

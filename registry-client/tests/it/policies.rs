@@ -269,6 +269,33 @@ async fn outlier_detection_is_as_the_service_config_says() {
 }
 
 #[tokio::test]
+async fn a_call_waits_for_whichever_full_instance_frees_a_place_first() {
+    let (hangs, slow) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&hangs, &slow], |config| {
+        let mut limit = LimitConfig::new(1);
+        limit.queue = 6;
+        config.service_config.instance_limit = Some(limit);
+    })
+    .await;
+    hangs.set(Reply::Hang);
+    slow.set(Reply::Slow(Duration::from_millis(20)));
+    let (held, before) = (channel.clone(), hangs.counts().requests);
+    let held = tokio::spawn(async move {
+        // Whichever it is sent to first, one stays with the instance that hangs.
+        while call(&held, ADD).await.is_ok() {}
+    });
+    within(hangs.until(|seen| seen.requests == before + 1)).await;
+    let calls = (0..6).map(|_| {
+        let channel = channel.clone();
+        tokio::spawn(async move { call(&channel, ADD).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert_eq!(within(call).await.unwrap().unwrap(), "hello");
+    }
+    held.abort();
+}
+
+#[tokio::test]
 async fn an_instance_at_its_limit_gets_no_more_while_others_have_room() {
     let (slow, other) = (echo().await, echo().await);
     let (channel, _resolver) = connected(&[&slow, &other], |config| {
