@@ -264,6 +264,32 @@ async fn an_instance_that_fails_fast_gets_no_more_than_its_share_even_without_ou
 }
 
 #[tokio::test]
+async fn an_instance_that_resets_every_stream_costs_no_more_than_one_that_answers_internal() {
+    const CALLERS: usize = 8;
+    for reply in [Reply::fail(Code::Internal), Reply::Reset(2, NOW), Reply::Reset(8, NOW), page(200)] {
+        let (well, ill) = (start(Reply::Slow(Duration::from_millis(1))).await, echo().await);
+        let (channel, _resolver) =
+            connected(&[&well, &ill], |config| config.balancer = Balancer::LeastRequest).await;
+        ill.set(reply.clone());
+        let callers = (0..CALLERS).map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move {
+                let mut failed = 0;
+                for _ in 0..3_000 / CALLERS {
+                    failed += u32::from(call(&channel, ADD_KNOWN).await.is_err());
+                }
+                failed
+            })
+        });
+        let failed = within(futures_util::future::join_all(callers.collect::<Vec<_>>())).await;
+        let failed: u32 = failed.into_iter().map(Result::unwrap).sum();
+        println!("{failed} of 3,000 calls failed: {reply:?}");
+        // Five in a row, those under way then, and a failure at each ejection's end.
+        assert!(failed <= 40, "{failed} of 3,000 calls failed: {reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn callers_that_give_up_by_themselves_teach_that_an_instance_hangs() {
     let (well, hangs) = (echo().await, echo().await);
     let (channel, _resolver) = connected(&[&well, &hangs], |_| {}).await;
