@@ -168,12 +168,16 @@ impl MethodPolicy {
     }
 }
 
+/// Its keys come from descriptors and configuration, never from a peer, so a
+/// fast hash does.
+type ByName = HashMap<Box<str>, Arc<MethodPolicy>, foldhash::fast::RandomState>;
+
 /// The policies of all methods of a channel, worked out once.
 #[derive(Debug)]
 pub struct Policies {
-    by_path: HashMap<Box<str>, Arc<MethodPolicy>>,
+    by_path: ByName,
     /// For methods that no descriptor knows and no configuration names.
-    by_service: HashMap<Box<str>, Arc<MethodPolicy>>,
+    by_service: ByName,
     others: Arc<MethodPolicy>,
 }
 

@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -51,6 +52,8 @@ struct Stream {
     in_flight: InFlight,
     /// Whether the reader has had the last message and has not come back yet.
     is_decoding: bool,
+    /// How the call ended, once it has.
+    ended: Option<Code>,
 }
 
 /// When a call ends, and how long it was given.
@@ -64,7 +67,6 @@ pub(super) struct Deadline {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) deadline: Option<Deadline>,
-    pub(super) messages: Rules,
     /// Whether the method is known to answer with a stream, which may go on
     /// until the deadline and is not late then.
     pub(super) streams: bool,
@@ -76,7 +78,7 @@ impl Answer {
     pub(super) fn new(
         frames: RecvStream,
         in_flight: InFlight,
-        bounds: Bounds,
+        (bounds, rules): (Bounds, Rules),
         admitted: Admitted,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
@@ -84,10 +86,11 @@ impl Answer {
             frames,
             data_ended: false,
             read: 0,
-            framing: Framing::new(bounds.messages),
+            framing: Framing::new(rules),
             bounds,
             in_flight,
             is_decoding: false,
+            ended: None,
         };
         Self { stream: Some(stream), timer: None, admitted, _upload: upload }
     }
@@ -101,67 +104,62 @@ impl Answer {
         self._upload = None;
     }
 
-    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Failure> {
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let Some(stream) = &mut self.stream else { return Poll::Pending };
         let Some(Deadline { at, limit }) = stream.bounds.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Failure::Expired {
-            limit,
-            while_: format!("while {} was answering", stream.in_flight.peer()),
-        })
+        let while_ = format!("while {} was answering", stream.in_flight.peer());
+        Poll::Ready(stream.fail(Failure::Expired { limit, while_ }))
     }
 }
 
-/// What a stream gives its reader.
-enum Next {
-    Frame(Frame<Bytes>),
-    /// The trailers, which say how the call ended.
-    Last(Frame<Bytes>, Code),
-    /// The end, after a head with a status.
-    End,
-}
-
 impl Stream {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, Failure>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.is_decoding = false;
         if !self.data_ended {
             match ready!(self.frames.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    self.framing.pass(&data).map_err(|violation| self.fault(Fault::Message(violation)))?;
+                    if let Err(violation) = self.framing.pass(&data) {
+                        return Poll::Ready(Some(Err(self.fault(Fault::Message(violation)))));
+                    }
                     self.release(data.len());
                     self.is_decoding = true;
-                    return Poll::Ready(Ok(Next::Frame(Frame::data(data))));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Err(self.broken(error))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
                 None => self.data_ended = true,
             }
         }
-        match ready!(self.frames.poll_trailers(cx)) {
-            Ok(Some(mut trailers)) => {
-                let code = status_of(&trailers).ok_or_else(|| self.fault(Fault::NoStatus))?;
-                if code == Code::OK {
-                    self.check_end()?;
+        Poll::Ready(match ready!(self.frames.poll_trailers(cx)) {
+            Ok(Some(mut trailers)) => Some(match self.read_status(&trailers) {
+                Ok(code) => {
+                    self.in_flight.end(Outcome::status(code));
+                    self.ended = Some(code);
+                    screen_status(&mut trailers);
+                    Ok(Frame::trailers(trailers))
                 }
-                self.in_flight.end(Outcome::status(code));
-                screen_status(&mut trailers);
-                Poll::Ready(Ok(Next::Last(Frame::trailers(trailers), code)))
+                Err(fault) => Err(self.fault(fault)),
+            }),
+            Ok(None) if self.bounds.has_status => {
+                self.ended = Some(Code::OK);
+                None
             }
-            Ok(None) if self.bounds.has_status => Poll::Ready(Ok(Next::End)),
-            Ok(None) => Poll::Ready(Err(self.fault(Fault::NoTrailers))),
-            Err(error) => Poll::Ready(Err(self.broken(error))),
-        }
+            Ok(None) => Some(Err(self.fault(Fault::NoTrailers))),
+            Err(error) => Some(Err(self.broken(error))),
+        })
     }
 
-    /// An answer that ends with OK is whole.
-    fn check_end(&self) -> Result<(), Failure> {
-        if !self.framing.is_between_messages() {
-            return Err(self.fault(Fault::Truncated));
+    /// The code in the trailers. An answer that ends with OK is whole.
+    fn read_status(&self, trailers: &HeaderMap) -> Result<Code, Fault> {
+        let code = status_of(trailers).ok_or(Fault::NoStatus)?;
+        if code == Code::OK && !self.framing.is_between_messages() {
+            return Err(Fault::Truncated);
         }
-        if self.bounds.messages.single && self.framing.messages() == 0 {
-            return Err(self.fault(Fault::NoMessage));
+        if code == Code::OK && self.framing.lacks_its_message() {
+            return Err(Fault::NoMessage);
         }
-        Ok(())
+        Ok(code)
     }
 
     /// The frame leaves for its reader: the peer may send as much again. Told
@@ -175,22 +173,25 @@ impl Stream {
         }
     }
 
-    fn fault(&self, fault: Fault) -> Failure {
-        Failure::Malformed { to: self.in_flight.peer().clone(), fault }
+    #[cold]
+    fn fault(&mut self, fault: Fault) -> Status {
+        self.fail(Failure::Malformed { to: self.in_flight.peer().clone(), fault })
     }
 
-    fn broken(&self, error: h2::Error) -> Failure {
-        Failure::broken(self.in_flight.peer(), error, self.bounds.deadline)
+    #[cold]
+    fn broken(&mut self, error: h2::Error) -> Status {
+        self.fail(Failure::broken(self.in_flight.peer(), error, self.bounds.deadline))
     }
 
-    /// Records how the attempt failed; its code.
-    fn fail(&mut self, failure: &Failure) -> Code {
+    /// Records how the attempt failed; what its caller is told.
+    fn fail(&mut self, failure: Failure) -> Status {
         let mut outcome = failure.outcome();
         if self.bounds.streams && outcome.cause == Cause::DeadlineExceeded {
             outcome.cause = Cause::StreamExpired;
         }
         self.in_flight.end(outcome);
-        outcome.code
+        self.ended = Some(outcome.code);
+        failure.into()
     }
 }
 
@@ -198,8 +199,8 @@ impl Drop for Stream {
     /// The reader of a unary answer comes back for its status, unless it could
     /// not decode the message.
     fn drop(&mut self) {
-        if self.is_decoding && self.bounds.messages.single && self.framing.is_between_messages() {
-            self.fail(&self.fault(Fault::Undecodable));
+        if self.is_decoding && self.framing.is_single() && self.framing.is_between_messages() {
+            self.fault(Fault::Undecodable);
         }
     }
 }
@@ -213,26 +214,14 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
-        let polled = match stream.poll_next(cx) {
-            Poll::Ready(polled) => polled,
-            Poll::Pending => Err(ready!(self.poll_expired(cx))),
+        let frame = match stream.poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => Some(Err(ready!(self.poll_expired(cx)))),
         };
-        Poll::Ready(match polled {
-            Ok(Next::Frame(frame)) => Some(Ok(frame)),
-            Ok(Next::Last(frame, code)) => {
-                self.end(code);
-                Some(Ok(frame))
-            }
-            Ok(Next::End) => {
-                self.end(Code::OK);
-                None
-            }
-            Err(failure) => {
-                let code = self.stream.as_mut().map_or(Code::UNKNOWN, |stream| stream.fail(&failure));
-                self.end(code);
-                Some(Err(failure.into()))
-            }
-        })
+        if let Some(code) = self.stream.as_ref().and_then(|stream| stream.ended) {
+            self.end(code);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

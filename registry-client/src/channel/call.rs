@@ -14,7 +14,7 @@ use tokio::{
     sync::futures::OwnedNotified,
     time::{Instant, Sleep, sleep_until},
 };
-use tonic::{Status, metadata::MetadataValue};
+use tonic::Status;
 
 mod attempt;
 mod choose;
@@ -40,7 +40,7 @@ use crate::{
         MethodPolicy,
         incoming::Incoming,
         limit::{self, Limited, Permit},
-        retry::{self, Tries},
+        retry::Tries,
     },
     telemetry::{Explain, Retried},
 };
@@ -190,8 +190,8 @@ impl Future for Call {
                 return Poll::Ready(Err(status.take().unwrap_or_else(again)));
             }
         };
-        let result = match state.poll(cx) {
-            Poll::Ready(result) => result,
+        let ended = match state.poll(cx) {
+            Poll::Ready(ended) => ended,
             Poll::Pending => {
                 if this.timer.is_none() {
                     this.timer.set(Some(sleep_until(state.deadline.at)));
@@ -202,23 +202,17 @@ impl Future for Call {
                 Err(state.expired())
             }
         };
-        if let Err(failure) = &result {
-            state.admitted.ended(failure.outcome().code);
-        }
-        let is_final = state.is_exhausted && state.is_nested;
         if let Some(meters) = state.core.counters.meters() {
             meters.call(&state.retried);
         }
+        let ended = match ended {
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(state.status(failure)),
+        };
         // Ends the attempts that are under way, and with them their streams.
         *this.state = Err(None);
         this.timer.set(None);
-        Poll::Ready(result.map_err(|failure| {
-            let mut status = Status::from(failure);
-            if is_final {
-                status.metadata_mut().insert(retry::PUSHBACK, MetadataValue::from_static(retry::NEVER));
-            }
-            status
-        }))
+        Poll::Ready(ended)
     }
 }
 
@@ -245,8 +239,8 @@ impl State {
                 Stage::Sent => {
                     // The stage has changed when no attempt ended.
                     let Some((attempt, ended)) = ready!(self.poll_attempts(cx)) else { continue };
-                    if let Some(answer) = self.take(attempt, ended)? {
-                        return Poll::Ready(Ok(answer));
+                    if let Poll::Ready(ended) = self.take(attempt, ended) {
+                        return Poll::Ready(ended);
                     }
                 }
             }
@@ -321,7 +315,7 @@ impl State {
                 self.core.counters.attempts.add();
                 let in_flight = InFlight::on(choice, &self.policy, &self.core.counters, began);
                 let timeout = self.policy.attempt_timeout(self.deadline.limit);
-                let timeout = timeout.map(|limit| (Box::pin(sleep_until(began + limit)), limit));
+                let timeout = timeout.map(|limit| Box::new((Box::pin(sleep_until(began + limit)), limit)));
                 let upload = Some(Upload::new(stream));
                 self.attempts.push(Attempt { answer, upload, in_flight, attempt_index, timeout });
                 Ok(())

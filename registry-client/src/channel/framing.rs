@@ -57,9 +57,14 @@ impl Framing {
         Self::new(Rules { max_bytes, compressed: true, single: false })
     }
 
-    /// How many messages have begun.
-    pub(super) fn messages(&self) -> u32 {
-        self.messages
+    /// Whether there is one message only.
+    pub(super) fn is_single(&self) -> bool {
+        self.rules.single
+    }
+
+    /// Whether there is one message only, and it has not begun.
+    pub(super) fn lacks_its_message(&self) -> bool {
+        self.rules.single && self.messages == 0
     }
 
     /// Whether the body may end here: not within a message.
@@ -153,7 +158,7 @@ mod tests {
             for piece in bytes.chunks(size) {
                 framing.pass(piece).unwrap();
             }
-            assert_eq!((framing.messages(), framing.is_between_messages()), (4, true));
+            assert_eq!((framing.messages, framing.is_between_messages()), (4, true));
         }
     }
 

@@ -78,8 +78,16 @@ impl InFlight {
         if !self.policy.unary_answer {
             // A stream ends when it likes, and one that begins shows as much
             // as can be waited for.
+            self.learn_usual();
             self.is_owed = false;
             self.connection.stream_began();
+        }
+    }
+
+    /// What was owed has come.
+    fn learn_usual(&self) {
+        if self.is_sample && self.is_owed {
+            self.policy.usual().record(self.began.elapsed());
         }
     }
 
@@ -91,7 +99,10 @@ impl InFlight {
         }
         let outcome = self.recognise_stranger(outcome);
         self.connection.observe(outcome);
-        if self.is_sample || self.counters.is_some() || self.policy.is_timed() {
+        if outcome == Outcome::status(Code::OK) {
+            self.learn_usual();
+        }
+        if self.counters.is_some() || self.policy.is_timed() {
             self.measure(outcome);
         }
         outcome
@@ -100,9 +111,6 @@ impl InFlight {
     fn measure(&self, outcome: Outcome) {
         let took = self.began.elapsed();
         self.policy.observe(took);
-        if self.is_sample && self.is_owed && outcome == Outcome::status(Code::OK) {
-            self.policy.usual().record(took);
-        }
         if let Some(meters) = self.counters.as_ref().and_then(|counters| counters.meters()) {
             meters.attempt(took, outcome.code);
         }

@@ -26,7 +26,7 @@ pub(super) struct Attempt {
     pub(super) attempt_index: Option<usize>,
     /// When another attempt may take its place, and how long that is; `None`
     /// where only the call's deadline bounds it.
-    pub(super) timeout: Option<(Pin<Box<Sleep>>, Duration)>,
+    pub(super) timeout: Option<Box<(Pin<Box<Sleep>>, Duration)>>,
 }
 
 impl Attempt {
@@ -58,9 +58,9 @@ impl Attempt {
     /// Ready, once, when it has taken as long as one attempt may; gives how
     /// long that is.
     pub(super) fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
-        let Some((timer, limit)) = &mut self.timeout else { return Poll::Pending };
-        let limit = *limit;
-        ready!(timer.as_mut().poll(cx));
+        let Some(timeout) = &mut self.timeout else { return Poll::Pending };
+        ready!(timeout.0.as_mut().poll(cx));
+        let limit = timeout.1;
         self.timeout = None;
         Poll::Ready(limit)
     }

@@ -1,11 +1,12 @@
 //! What follows from the end of an attempt: an answer, another attempt, or
 //! the call's failure.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, task::Poll, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::{Status, metadata::MetadataValue};
 
 use super::{
     super::{
@@ -28,30 +29,43 @@ const PUSHBACK: HeaderName = HeaderName::from_static(retry::PUSHBACK);
 const REFUSED: HeaderName = HeaderName::from_static(retry::REFUSED);
 
 impl State {
-    /// Takes the end of an attempt: gives the caller its answer, or begins what
-    /// follows.
+    /// Takes the end of an attempt: the end of the call, or pending when the
+    /// call is at its next stage.
     pub(super) fn take(
         &mut self,
         attempt: Attempt,
         ended: Result<http::Response<h2::RecvStream>, Failure>,
-    ) -> Result<Option<http::Response<Answer>>, Failure> {
-        let screened = ended.and_then(|head| {
-            let accepted = self.head.accepted_encodings();
-            screen_head(&head, attempt.in_flight.peer(), accepted).map(|screened| (head, screened))
-        });
-        match screened {
-            Ok((head, ResponseHead::Status(code))) => Ok(self.accept_status(attempt, head, code)),
-            Ok((head, ResponseHead::Messages { compressed })) => {
-                let mut attempt = attempt;
-                attempt.in_flight.response_began();
-                self.note_answer(attempt.attempt_index, "answered");
-                Ok(Some(self.hand_over(attempt, head, compressed, None)))
+    ) -> Poll<Result<http::Response<Answer>, Failure>> {
+        let failure = match ended {
+            Ok(head) => {
+                let accepted = self.head.accepted_encodings();
+                match screen_head(&head, attempt.in_flight.peer(), accepted) {
+                    Ok(ResponseHead::Messages { compressed }) => {
+                        return Poll::Ready(Ok(self.accept_messages(attempt, head, compressed)));
+                    }
+                    Ok(ResponseHead::Status(code)) => return self.accept_status(attempt, head, code),
+                    Err(failure) => failure,
+                }
             }
-            Err(failure) => {
-                self.note(attempt.attempt_index, &failure);
-                self.fail(attempt, failure).map(|()| None)
-            }
+            Err(failure) => failure,
+        };
+        self.note(attempt.attempt_index, &failure);
+        match self.fail(attempt, failure) {
+            Ok(()) => Poll::Pending,
+            Err(failure) => Poll::Ready(Err(failure)),
         }
+    }
+
+    /// Gives the caller an answer that has begun.
+    fn accept_messages(
+        &mut self,
+        mut attempt: Attempt,
+        head: http::Response<h2::RecvStream>,
+        compressed: bool,
+    ) -> http::Response<Answer> {
+        attempt.in_flight.response_began();
+        self.note_answer(attempt.attempt_index, "answered");
+        self.hand_over(attempt, head, compressed, false)
     }
 
     /// Takes an answer that is a status: gives it to the caller, or, where
@@ -61,13 +75,13 @@ impl State {
         mut attempt: Attempt,
         mut head: http::Response<h2::RecvStream>,
         code: Code,
-    ) -> Option<http::Response<Answer>> {
+    ) -> Poll<Result<http::Response<Answer>, Failure>> {
         let outcome = attempt.in_flight.end(Outcome::status(code));
         self.note_answer(attempt.attempt_index, outcome);
         if code != Code::OK {
             self.tried.push(attempt.in_flight.peer().id.clone());
             if self.goes_on(code, &head) {
-                return None;
+                return Poll::Pending;
             }
             if self.is_exhausted && self.is_nested {
                 head.headers_mut().insert(PUSHBACK, HeaderValue::from_static(retry::NEVER));
@@ -75,16 +89,16 @@ impl State {
         }
         self.admitted.ended(code);
         screen_status(head.headers_mut());
-        Some(self.hand_over(attempt, head, false, Some(code)))
+        Poll::Ready(Ok(self.hand_over(attempt, head, false, true)))
     }
 
-    /// Gives the caller an answer that has begun; `status`: and how it ended.
+    /// Makes the caller's answer; `has_status`: of a head that is all of it.
     fn hand_over(
         &mut self,
         attempt: Attempt,
         head: http::Response<h2::RecvStream>,
         compressed: bool,
-        status: Option<Code>,
+        has_status: bool,
     ) -> http::Response<Answer> {
         let upload = attempt.upload.map(|upload| {
             let body = std::mem::replace(&mut self.body, RequestBody::ended());
@@ -92,16 +106,16 @@ impl State {
         });
         let bounds = Bounds {
             deadline: self.bounds_answer.then_some(self.deadline),
-            messages: Rules {
-                max_bytes: self.policy.max_response_bytes.unwrap_or(self.core.config.max_response_bytes),
-                compressed,
-                single: self.policy.unary_answer,
-            },
             streams: self.policy.streams_answer,
-            has_status: status.is_some(),
+            has_status,
+        };
+        let rules = Rules {
+            max_bytes: self.policy.max_response_bytes.unwrap_or(self.core.config.max_response_bytes),
+            compressed,
+            single: self.policy.unary_answer,
         };
         let admitted = std::mem::take(&mut self.admitted);
-        head.map(|frames| Answer::new(frames, attempt.in_flight, bounds, admitted, upload))
+        head.map(|frames| Answer::new(frames, attempt.in_flight, (bounds, rules), admitted, upload))
     }
 
     /// Whether the call goes on after an instance answered with an error.
@@ -219,6 +233,17 @@ impl State {
         }
         self.retried.delay += delay;
         Some(delay)
+    }
+
+    /// What the caller is told of the call's failure.
+    #[cold]
+    pub(super) fn status(&mut self, failure: Failure) -> Status {
+        self.admitted.ended(failure.outcome().code);
+        let mut status = Status::from(failure);
+        if self.is_exhausted && self.is_nested {
+            status.metadata_mut().insert(retry::PUSHBACK, MetadataValue::from_static(retry::NEVER));
+        }
+        status
     }
 
     /// The call's time is up.
