@@ -29,14 +29,27 @@ pub struct ChannelConfig {
     /// Which instance a call goes to; `least_request` unless set
     /// (`CONSORT_BALANCER`).
     pub balancer: Balancer,
-    /// After how long without a byte received a connection is asked whether it
-    /// is alive; 10 s unless set (`CONSORT_KEEPALIVE_TIME`). One that owes
-    /// answers is asked sooner: after half of this or of
-    /// `keepalive_timeout`, whichever is less.
+    /// After how long a silence a connection is pinged, to find out whether its
+    /// peer is alive; 10 s unless set (`CONSORT_KEEPALIVE_TIME`). One with calls
+    /// in flight is pinged sooner: after half of this or of
+    /// `keepalive_timeout`, whichever is less. Both only as often as the peer
+    /// accepts pings: see `keepalive_min`.
     pub keepalive_time: Duration,
     /// How long the answer to that may take before the connection counts as
     /// dead; 5 s unless set (`CONSORT_KEEPALIVE_TIMEOUT`).
     pub keepalive_timeout: Duration,
+    /// The least time between two pings that every instance accepts, with or
+    /// without calls in flight; `None` unless set (`CONSORT_KEEPALIVE_MIN`).
+    /// Then it is what the instance has registered as
+    /// [`KEEPALIVE_MIN`](crate::instance::KEEPALIVE_MIN), as this library's own
+    /// servers do. With neither, a connection carries no more pings than a
+    /// gRPC server of any language accepts by default: two in a row while
+    /// calls in flight are silent, and then one every 5.5 min, each only
+    /// while calls are in flight; data or headers from the peer allow two
+    /// again. A peer that hangs is noticed late then, by the deadlines of the
+    /// calls that it does not answer; a machine that is gone is noticed by the
+    /// operating system's keep-alive after `keepalive_time` and three probes.
+    pub keepalive_min: Option<Duration>,
     /// The longest that connecting to one instance may take; 5 s unless set
     /// (`CONSORT_CONNECT_TIMEOUT`). An instance that the registry calls passing
     /// is tried again a second after a try began, so that a value of about 1 s
@@ -86,6 +99,7 @@ impl Default for ChannelConfig {
             balancer: Balancer::default(),
             keepalive_time: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
+            keepalive_min: None,
             connect_timeout: Duration::from_secs(5),
             fail_fast: false,
             service_config: ServiceConfig::default(),
@@ -102,8 +116,8 @@ impl Default for ChannelConfig {
 impl ChannelConfig {
     /// The defaults, changed by what the environment sets: `CONSORT_DEADLINE`,
     /// `CONSORT_BALANCER`, `CONSORT_KEEPALIVE_TIME`,
-    /// `CONSORT_KEEPALIVE_TIMEOUT`, `CONSORT_CONNECT_TIMEOUT`,
-    /// `CONSORT_SERVICE_CONFIG`. A variable that is empty counts as unset.
+    /// `CONSORT_KEEPALIVE_TIMEOUT`, `CONSORT_KEEPALIVE_MIN`,
+    /// `CONSORT_CONNECT_TIMEOUT`, `CONSORT_SERVICE_CONFIG`. A variable that is empty counts as unset.
     ///
     /// # Errors
     /// When a variable's value cannot be used, or contradicts another's; names
@@ -133,6 +147,7 @@ impl ChannelConfig {
             keepalive_timeout: env
                 .positive_duration("CONSORT_KEEPALIVE_TIMEOUT")?
                 .unwrap_or(default.keepalive_timeout),
+            keepalive_min: env.positive_duration("CONSORT_KEEPALIVE_MIN")?,
             connect_timeout: env
                 .positive_duration("CONSORT_CONNECT_TIMEOUT")?
                 .unwrap_or(default.connect_timeout),

@@ -155,6 +155,12 @@ pub enum Health {
     Maintenance,
 }
 
+/// The key of [`Instance::meta`] under which a server registers the least time
+/// between two HTTP/2 pings that it accepts, with or without calls in flight,
+/// for example `100ms`. Without it a channel keeps to what every gRPC server
+/// accepts by default.
+pub const KEEPALIVE_MIN: &str = "keepalive-min";
+
 /// One registered process of a service, as the registry describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

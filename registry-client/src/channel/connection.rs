@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use super::{
     connect::{Connector, Socket},
     failure::Peer,
-    keepalive::{Keepalive, Observed, Patience, Streams},
+    keepalive::{Goaway, InstancePings, Keepalive, KeepaliveTimes, Observed, PingLimit, Received, Streams},
 };
 use crate::{
     ChannelConfig,
@@ -188,19 +188,14 @@ fn calls(streams: usize) -> u32 {
 pub(super) enum Closed {
     #[error("the peer closed the connection")]
     Finished,
+    #[error("the peer closed the connection: {0}")]
+    Refused(Goaway),
     #[error("the connection broke: {0}")]
     Broken(h2::Error),
-    #[error("no sign of life for {0:?}")]
+    #[error("no answer to a ping within {0:?}")]
     Silent(Duration),
     #[error("its task ended")]
     Stopped,
-}
-
-impl Closed {
-    /// Whether the peer said that it is asked for signs of life too often.
-    pub(super) fn too_many_pings(&self) -> bool {
-        matches!(self, Self::Broken(e) if e.is_remote() && e.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM))
-    }
 }
 
 /// Why a connection could not be established.
@@ -219,32 +214,40 @@ pub(super) enum ConnectError {
 /// A connection with the task that drives it.
 pub(super) struct Established {
     pub(super) connection: Arc<Connection>,
-    /// Completes when the peer asks for no more streams, or with the end.
-    pub(super) draining: oneshot::Receiver<()>,
+    /// Completes when the peer asks for no more streams, with its GOAWAY, or
+    /// with the end.
+    pub(super) draining: oneshot::Receiver<Option<Goaway>>,
     pub(super) driver: JoinHandle<Closed>,
 }
 
-/// Connects and waits until the peer has answered a ping, so that a socket
-/// that merely accepts (a stopped process, a half-open proxy) is not taken
-/// for an instance that serves.
+/// How connections to an instance are made. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectSettings {
+    pub(super) connector: Connector,
+    pub(super) config: ChannelConfig,
+    pub(super) pings: Arc<InstancePings>,
+}
+
+/// Connects and waits until the peer has acknowledged our settings, so that a
+/// socket that merely accepts (a stopped process, a half-open proxy) is not
+/// taken for an instance that serves.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
 pub(super) async fn connect(
     peer: Peer,
     (load, observer): (Arc<Load>, Observer),
-    connector: &Connector,
-    config: &ChannelConfig,
-    patience: Patience,
+    settings: &ConnectSettings,
 ) -> Result<Established, ConnectError> {
-    let limit = config.connect_timeout;
-    let deadline = Instant::now() + limit;
-    let within = |result: Result<_, _>| result.unwrap_or(Err(ConnectError::TimedOut(limit)));
-    let opening = async { Ok(connector.open(&peer.address).await?) };
+    let config = &settings.config;
+    let timeout = config.connect_timeout;
+    let deadline = Instant::now() + timeout;
+    let within = |result: Result<_, _>| result.unwrap_or(Err(ConnectError::TimedOut(timeout)));
+    let opening = async { Ok(settings.connector.open(&peer.address).await?) };
     let socket = within(tokio::time::timeout_at(deadline, opening).await)?;
 
-    let alive = Arc::new(AtomicBool::new(false));
-    let io = Observed { io: socket, alive: alive.clone() };
+    let received = Arc::<Received>::default();
+    let io = Observed::new(socket, received.clone());
     let (send, mut driving) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -267,13 +270,19 @@ pub(super) async fn connect(
 
     let (answered, first_answer) = oneshot::channel();
     let (drains, draining) = oneshot::channel();
-    let keepalive = Keepalive::new(ping, alive, streams, patience, deadline);
+    let limit = settings.pings.limit();
+    let times = KeepaliveTimes::new(config.keepalive_time, config.keepalive_timeout);
+    let keepalive = Keepalive::new(ping, received.clone(), streams, (times, limit), deadline);
     let driver = Driver {
         driving,
         keepalive,
         connection: Arc::downgrade(&connection),
         answered: Some(answered),
         drains: Some(drains),
+        received,
+        peer: connection.peer.clone(),
+        pings: settings.pings.clone(),
+        limit,
     };
     let mut established = Established { connection, draining, driver: tokio::spawn(driver.run()) };
     match first_answer.await {
@@ -284,7 +293,7 @@ pub(super) async fn connect(
         }
         // The driver ended before the first answer: it says why.
         Err(_) => Err(match (&mut established.driver).await {
-            Ok(Closed::Silent(_)) => ConnectError::TimedOut(limit),
+            Ok(Closed::Silent(_)) => ConnectError::TimedOut(timeout),
             Ok(closed) => ConnectError::Closed(closed),
             Err(_) => ConnectError::Closed(Closed::Stopped),
         }),
@@ -297,12 +306,20 @@ struct Driver {
     keepalive: Keepalive,
     connection: Weak<Connection>,
     answered: Option<oneshot::Sender<()>>,
-    drains: Option<oneshot::Sender<()>>,
+    drains: Option<oneshot::Sender<Option<Goaway>>>,
+    received: Arc<Received>,
+    peer: Peer,
+    pings: Arc<InstancePings>,
+    limit: PingLimit,
 }
 
 impl Driver {
     async fn run(mut self) -> Closed {
-        poll_fn(|cx| self.poll(cx)).await
+        let closed = poll_fn(|cx| self.poll(cx)).await;
+        let Some(goaway) = self.received.goaway() else { return closed };
+        self.pings.closed(&self.peer, &goaway, self.limit);
+        // Whatever happened to the socket then is a consequence.
+        if goaway.is_graceful() { closed } else { Closed::Refused(goaway) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
@@ -310,11 +327,11 @@ impl Driver {
             return Poll::Ready(result.map_or_else(Closed::Broken, |()| Closed::Finished));
         }
         match self.keepalive.poll(cx) {
-            Poll::Ready(silence) => return Poll::Ready(Closed::Silent(silence)),
-            Poll::Pending if self.keepalive.answered() => {
+            Poll::Ready(waited) => return Poll::Ready(Closed::Silent(waited)),
+            Poll::Pending if self.keepalive.is_established() => {
                 if let Some(answered) = self.answered.take() {
-                    // Nobody waits any more: the connection is not wanted, and
-                    // ends when its handle is dropped.
+                    // Without a receiver the connection is not wanted any more,
+                    // and ends when its handle is dropped.
                     let _ = answered.send(());
                 }
             }
@@ -324,7 +341,12 @@ impl Driver {
             && self.connection.upgrade().is_some_and(|connection| connection.is_draining(cx))
             && let Some(drains) = self.drains.take()
         {
-            let _ = drains.send(());
+            let goaway = self.received.goaway();
+            // The successor is made before this connection ends.
+            if let Some(goaway) = &goaway {
+                self.pings.closed(&self.peer, goaway, self.limit);
+            }
+            let _ = drains.send(goaway);
         }
         Poll::Pending
     }

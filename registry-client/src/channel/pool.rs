@@ -11,8 +11,9 @@ use tracing::{info, warn};
 
 use super::{
     connect::Connector,
-    connection::Observer,
+    connection::{ConnectSettings, Observer},
     failure::{NoInstance, Peer},
+    keepalive::{InstancePings, ServicePings},
     subchannel::{Event, Subchannel},
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) struct Pool {
     service: ServiceName,
     connector: Connector,
     config: ChannelConfig,
+    /// What its servers have said about pings.
+    pings: Arc<ServicePings>,
     view: Arc<View>,
     resolution: watch::Receiver<Resolution>,
     /// Ordered, so that the same events lead to the same actions.
@@ -86,6 +89,7 @@ impl Pool {
             health: method.parse().ok().filter(|_| config.health_watch),
             rules: Arc::new(Rules::new(outlier.as_ref().unwrap_or(&OutlierConfig::default()))),
             detector: outlier.map(|config| Detector::new(config, Instant::now())),
+            pings: Arc::new(ServicePings::new(service.clone())),
             service,
             connector,
             config,
@@ -201,6 +205,7 @@ impl Pool {
             let news = recovered || member.unlisted.is_some();
             member.unlisted = None;
             member.instance = instance.clone();
+            member.pings.learn(instance, self.config.keepalive_min);
             member.subchannel.set_eager(instance.health == Health::Passing);
             if news {
                 member.subchannel.hurry();
@@ -221,19 +226,25 @@ impl Pool {
         };
         let observer = Observer::Record(record.clone());
         let peer = Peer { id: instance.id.clone(), address: instance.address.clone() };
+        let pings = Arc::new(InstancePings::new(self.pings.clone()));
+        pings.learn(instance, self.config.keepalive_min);
         let subchannel = Subchannel::start(
             peer,
             self.generations,
             (load.clone(), observer),
             self.health.clone(),
-            self.connector.clone(),
-            self.config.clone(),
+            ConnectSettings {
+                connector: self.connector.clone(),
+                config: self.config.clone(),
+                pings: pings.clone(),
+            },
             self.to_pool.clone(),
         );
         subchannel.set_eager(instance.health == Health::Passing);
         let member = Member {
             instance: instance.clone(),
             generation: self.generations,
+            pings,
             load,
             record,
             standing,
@@ -256,7 +267,9 @@ impl Pool {
             match &event {
                 Event::Connected(_) | Event::Joined(_) => self.counters.connections_opened.add(),
                 Event::Failed(_) => self.counters.connections_failed.add(),
-                Event::Closed(_) | Event::Goaway | Event::Left(_) => self.counters.connections_closed.add(),
+                Event::Closed(_) | Event::Goaway(_) | Event::Left(_) => {
+                    self.counters.connections_closed.add()
+                }
                 Event::Connect | Event::Watched(_) => {}
             }
             if matches!(&event, Event::Closed(_)) && member.is_connected() {

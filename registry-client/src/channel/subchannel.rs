@@ -26,17 +26,15 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::{
-    connect::Connector,
-    connection::{self, Closed, Connection, Established, Observer},
+    connection::{self, Closed, ConnectSettings, Connection, Established, Observer},
     failure::Peer,
-    keepalive::Patience,
     pool::Lanes,
     watch::Watcher,
 };
-use crate::{ChannelConfig, backoff::ConnectBackoff, balance::Load, health::Watch, instance::InstanceId};
+use crate::{backoff::ConnectBackoff, balance::Load, health::Watch, instance::InstanceId};
 
 /// Where a subchannel stands. The vocabulary is gRPC's, with `Draining` for a
 /// connection that finishes its streams while its successor is being made.
@@ -60,7 +58,8 @@ pub(super) enum Event {
     Connect,
     Connected(Arc<Connection>),
     Failed(Arc<str>),
-    Goaway,
+    /// The peer takes no more calls on its connection, and why.
+    Goaway(Arc<str>),
     Closed(Arc<str>),
     /// Its health service said something.
     Watched(Watch),
@@ -88,7 +87,7 @@ impl State {
             (Self::Idle | Self::Draining | Self::TransientFailure, Event::Connect) => Self::Connecting,
             (Self::Connecting, Event::Connected(_)) => Self::Ready,
             (Self::Connecting, Event::Failed(_)) => Self::TransientFailure,
-            (Self::Ready, Event::Goaway) => Self::Draining,
+            (Self::Ready, Event::Goaway(_)) => Self::Draining,
             (Self::Ready | Self::Draining, Event::Closed(_)) => Self::TransientFailure,
             (state, _) => state,
         }
@@ -122,8 +121,7 @@ impl Subchannel {
         generation: u64,
         observed: (Arc<Load>, Observer),
         health: Option<Uri>,
-        connector: Connector,
-        config: ChannelConfig,
+        settings: ConnectSettings,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
     ) -> Self {
         let (hurry, wanted) = (Arc::<Notify>::default(), Arc::<Notify>::default());
@@ -133,8 +131,7 @@ impl Subchannel {
             generation,
             observed,
             health,
-            connector,
-            config,
+            settings,
             events,
             hurry: hurry.clone(),
             eager: eager.clone(),
@@ -167,9 +164,9 @@ impl Subchannel {
                 self.watch = Watch::Off;
                 self.cause = Some(cause);
             }
-            Event::Goaway => {
+            Event::Goaway(cause) => {
                 self.connection = None;
-                self.cause = Some("it is draining".into());
+                self.cause = Some(cause);
             }
             Event::Connect => {}
             Event::Joined(connection) => self.more.push(connection),
@@ -212,8 +209,7 @@ struct Task {
     observed: (Arc<Load>, Observer),
     /// Where its health is asked for; `None` when it is not.
     health: Option<Uri>,
-    connector: Connector,
-    config: ChannelConfig,
+    settings: ConnectSettings,
     events: mpsc::Sender<(InstanceId, u64, Event)>,
     hurry: Arc<Notify>,
     eager: Arc<AtomicBool>,
@@ -236,21 +232,14 @@ impl Task {
         // Its further connections end with it.
         let mut further = JoinSet::new();
         let mut backoff = ConnectBackoff::new();
-        let mut patience = Patience::new(self.config.keepalive_time, self.config.keepalive_timeout);
         loop {
             self.tell(Event::Connect).await;
             let started = Instant::now();
-            let observed = self.observed.clone();
-            let (peer, connector) = (self.peer.clone(), &self.connector);
-            let tried = connection::connect(peer, observed, connector, &self.config, patience).await;
-            match tried {
+            let (peer, observed) = (self.peer.clone(), self.observed.clone());
+            match connection::connect(peer, observed, &self.settings).await {
                 Ok(established) => {
                     let since = Instant::now();
-                    let closed = self.follow(established, patience, &mut further).await;
-                    if closed.as_ref().is_some_and(Closed::too_many_pings) {
-                        patience = patience.doubled();
-                        warn!(instance = %self.peer, keepalive_time = ?patience.time(), "the server is asked for signs of life too often, asking less");
-                    }
+                    self.follow(established, &mut further).await;
                     if since.elapsed() >= SHORT_LIVED {
                         backoff = ConnectBackoff::new();
                         continue;
@@ -269,14 +258,8 @@ impl Task {
         }
     }
 
-    /// Stays with a connection until it takes no more calls; `None` when it
-    /// is draining, else why it ended.
-    async fn follow(
-        self: &Arc<Self>,
-        established: Established,
-        patience: Patience,
-        further: &mut JoinSet<()>,
-    ) -> Option<Closed> {
+    /// Stays with a connection until it takes no more calls.
+    async fn follow(self: &Arc<Self>, established: Established, further: &mut JoinSet<()>) {
         let Established { connection, draining, mut driver } = established;
         info!(instance = %self.peer, "connected");
         if self.health.is_some() && connection.has_a_stream_to_spare() {
@@ -288,26 +271,26 @@ impl Task {
             biased;
             // A draining connection lives on with its streams; its driver
             // ends by itself when the last of them does.
-            Ok(()) = draining => {
-                info!(instance = %self.peer, "is draining");
-                self.tell(Event::Goaway).await;
-                None
+            Ok(goaway) = draining => {
+                let refused = goaway.filter(|goaway| !goaway.is_graceful());
+                let cause = refused.map_or_else(|| "it is draining".to_owned(), |goaway| goaway.to_string());
+                info!(instance = %self.peer, %cause, "takes no more calls on its connection");
+                self.tell(Event::Goaway(cause.into())).await;
             }
             closed = &mut driver => {
                 let closed = closed.unwrap_or(Closed::Stopped);
                 info!(instance = %self.peer, cause = %closed, "disconnected");
                 self.tell(Event::Closed(closed.to_string().into())).await;
-                Some(closed)
             }
             never = self.watch(&connection) => match never {},
-            never = self.widen(&connection, patience, further) => match never {},
+            never = self.widen(&connection, further) => match never {},
         }
     }
 
     /// Tells what the peer says of its health; never completes.
     async fn watch(&self, connection: &Connection) -> Infallible {
         if let Some(uri) = self.health.as_ref().filter(|_| connection.has_a_stream_to_spare()) {
-            let mut watcher = Watcher::new(connection, uri.clone(), &self.config.health_service);
+            let mut watcher = Watcher::new(connection, uri.clone(), &self.settings.config.health_service);
             while let Some(status) = watcher.next().await {
                 self.tell(Event::Watched(status)).await;
             }
@@ -317,20 +300,15 @@ impl Task {
     }
 
     /// Makes further connections while calls find `first` and the others full.
-    async fn widen(
-        self: &Arc<Self>,
-        first: &Connection,
-        patience: Patience,
-        further: &mut JoinSet<()>,
-    ) -> Infallible {
-        let most = self.config.max_connections_per_instance.get() - 1;
+    async fn widen(self: &Arc<Self>, first: &Connection, further: &mut JoinSet<()>) -> Infallible {
+        let most = self.settings.config.max_connections_per_instance.get() - 1;
         loop {
             self.wanted.notified().await;
             while further.try_join_next().is_some() {}
             // An old wish may have been granted meanwhile.
             if further.len() < most && !first.has_room() {
                 let (task, (tell, ready)) = (self.clone(), oneshot::channel());
-                further.spawn(async move { task.further(patience, tell).await });
+                further.spawn(async move { task.further(tell).await });
                 // One after the other: the next may not be needed any more.
                 let _ = ready.await;
             }
@@ -339,10 +317,10 @@ impl Task {
 
     /// Makes one further connection, and stays with it until it takes no more
     /// calls or none has come for long. `made` is dropped when another may be.
-    async fn further(&self, patience: Patience, made: oneshot::Sender<Infallible>) {
+    async fn further(&self, made: oneshot::Sender<Infallible>) {
         let started = Instant::now();
         let (peer, observed) = (self.peer.clone(), self.observed.clone());
-        let tried = connection::connect(peer, observed, &self.connector, &self.config, patience).await;
+        let tried = connection::connect(peer, observed, &self.settings).await;
         let Established { connection, draining, mut driver } = match tried {
             Ok(established) => established,
             Err(error) => {
@@ -401,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_draining_instance_takes_no_calls_until_there_is_a_new_connection() {
-        let draining = State::Ready.after(&Event::Goaway);
+        let draining = State::Ready.after(&Event::Goaway("draining".into()));
         assert_eq!(draining, State::Draining);
         assert_eq!(draining.after(&Event::Connect), State::Connecting);
         assert_eq!(draining.after(&closed()), State::TransientFailure);
@@ -413,7 +391,7 @@ mod tests {
             (State::Idle, failed()),
             (State::Idle, closed()),
             (State::Connecting, Event::Connect),
-            (State::Connecting, Event::Goaway),
+            (State::Connecting, Event::Goaway("draining".into())),
             (State::Ready, failed()),
             (State::TransientFailure, closed()),
         ] {

@@ -9,12 +9,16 @@ use super::address;
 use crate::{
     Error, ServerConfig,
     consul::{self, CheckSpec, Client, Registration, RegistrationState, ServiceSpec},
-    instance::ServiceName,
+    instance::{KEEPALIVE_MIN, ServiceName},
 };
 
 /// How long each of the two farewells may wait for the agent, so that one that
 /// hangs delays the exit by no more than 2 s, with something to spare.
 const FAREWELL: Duration = Duration::from_millis(900);
+
+/// The least time between pings that a server says it accepts. It counts none;
+/// this is below what a keep-alive time of 1 s with a timeout of 0.5 s takes.
+const ACCEPTED_PING_INTERVAL: &str = "100ms";
 
 /// What a server wants to be listed as.
 pub(super) struct Wanted {
@@ -86,6 +90,8 @@ async fn spec(
     let mut spec = ServiceSpec::new(wanted.name, address, check);
     spec.tags = wanted.tags;
     spec.meta = wanted.meta;
+    // Whoever has put a proxy in front that counts pings says so.
+    spec.meta.entry(KEEPALIVE_MIN.to_owned()).or_insert_with(|| ACCEPTED_PING_INTERVAL.to_owned());
     spec.deregister_after = Some(config.deregister_after);
     Ok(spec)
 }

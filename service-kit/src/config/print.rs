@@ -25,7 +25,7 @@ const fn secret(name: &'static str) -> Variable {
 }
 
 /// What `registry-client` reads; its documentation says what each means.
-const MESH: [Variable; 24] = [
+const MESH: [Variable; 25] = [
     variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
     secret("CONSUL_HTTP_TOKEN"),
     variable("CONSUL_HTTP_TOKEN_FILE", "(none)"),
@@ -43,6 +43,7 @@ const MESH: [Variable; 24] = [
     variable("CONSORT_BALANCER", "least_request"),
     variable("CONSORT_KEEPALIVE_TIME", "10s"),
     variable("CONSORT_KEEPALIVE_TIMEOUT", "5s"),
+    variable("CONSORT_KEEPALIVE_MIN", "(registered)"),
     variable("CONSORT_CONNECT_TIMEOUT", "5s"),
     variable("CONSORT_SERVICE_CONFIG", "(none)"),
     variable("CONSORT_DRAIN", "2s"),

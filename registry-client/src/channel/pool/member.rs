@@ -6,7 +6,10 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    super::subchannel::{State, Subchannel},
+    super::{
+        keepalive::InstancePings,
+        subchannel::{State, Subchannel},
+    },
     view::{Known, Offer},
 };
 use crate::{
@@ -19,6 +22,8 @@ use crate::{
 pub(super) struct Member {
     pub(super) instance: Instance,
     pub(super) generation: u64,
+    /// How often it accepts pings.
+    pub(super) pings: Arc<InstancePings>,
     pub(super) load: Arc<Load>,
     pub(super) record: Arc<Record>,
     pub(super) standing: Standing,

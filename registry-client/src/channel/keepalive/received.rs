@@ -1,0 +1,330 @@
+//! What arrives on a connection, frame by frame.
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What has arrived, shared by a connection's socket and its driver, which are
+/// polled by the same task.
+#[derive(Debug, Default)]
+pub(in crate::channel) struct Received {
+    seen: AtomicU8,
+    /// The last one.
+    goaway: Mutex<Option<Goaway>>,
+}
+
+/// Kinds of frames that have arrived, as bits of a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen(u8);
+
+impl Seen {
+    /// A stream made progress: data, an end, or a reset. Not the head of a
+    /// response, because a peer may send informational ones for ever.
+    pub(super) const PROGRESS: Self = Self(1);
+    /// Data or headers, after which servers begin to count pings anew.
+    pub(super) const CONTENT: Self = Self(2);
+    /// The peer has read our settings.
+    pub(super) const SETTINGS_ACK: Self = Self(4);
+
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl Received {
+    fn add(&self, seen: Seen) {
+        // Only one task writes.
+        self.seen.store(self.seen.load(Relaxed) | seen.0, Relaxed);
+    }
+
+    /// Whether such a frame has arrived since the last time.
+    pub(super) fn take(&self, wanted: Seen) -> bool {
+        let seen = self.seen.load(Relaxed);
+        self.seen.store(seen & !wanted.0, Relaxed);
+        seen & wanted.0 != 0
+    }
+
+    /// Whether such a frame has arrived since it was taken last.
+    pub(super) fn has(&self, wanted: Seen) -> bool {
+        self.seen.load(Relaxed) & wanted.0 != 0
+    }
+
+    /// The last GOAWAY that arrived.
+    pub(in crate::channel) fn goaway(&self) -> Option<Goaway> {
+        self.goaway.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Why a peer closes a connection. `h2` has it too, but loses it when the
+/// socket breaks right after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::channel) struct Goaway {
+    reason: h2::Reason,
+    debug_data: Box<[u8]>,
+}
+
+/// The most of a GOAWAY's payload that is kept, in bytes: the last stream, the
+/// reason, and what the debug data begins with.
+const MAX_GOAWAY: usize = 8 + 128;
+
+impl Goaway {
+    pub(super) fn new(reason: h2::Reason, debug_data: &[u8]) -> Self {
+        Self { reason, debug_data: debug_data.into() }
+    }
+
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let (_last_stream, rest) = payload.split_first_chunk::<4>()?;
+        let (reason, debug_data) = rest.split_first_chunk::<4>()?;
+        Some(Self::new(u32::from_be_bytes(*reason).into(), debug_data))
+    }
+
+    /// Whether the peer just stops, without a complaint.
+    pub(in crate::channel) fn is_graceful(&self) -> bool {
+        self.reason == h2::Reason::NO_ERROR
+    }
+
+    /// gRFC A8 has `too_many_pings`; other servers say it in their own words,
+    /// or do not say what is too much.
+    pub(super) fn is_too_many_pings(&self) -> bool {
+        let says_ping = || self.debug_data.to_ascii_lowercase().windows(4).any(|word| word == b"ping");
+        self.reason == h2::Reason::ENHANCE_YOUR_CALM && (self.debug_data.is_empty() || says_ping())
+    }
+}
+
+impl fmt::Display for Goaway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GOAWAY {:?}", self.reason)?;
+        if !self.debug_data.is_empty() {
+            write!(f, " ({})", self.debug_data.escape_ascii())?;
+        }
+        Ok(())
+    }
+}
+
+/// The bytes before a frame's payload: its length, type, flags and stream.
+const HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+/// The flag of DATA and HEADERS that ends a stream.
+const END_STREAM: u8 = 1;
+/// The flag of SETTINGS that says that ours were read.
+const ACK: u8 = 1;
+
+/// Where in the sequence of frames a connection is.
+#[derive(Debug, Default)]
+struct Scanner {
+    /// A head that has arrived in part.
+    head: [u8; HEAD],
+    head_len: usize,
+    /// The bytes of a payload that are still to come.
+    payload: usize,
+    /// What has arrived of a GOAWAY's payload.
+    goaway: Option<Vec<u8>>,
+}
+
+impl Scanner {
+    /// Takes note of the frames in `bytes`; how many begin there.
+    fn scan(&mut self, mut bytes: &[u8], received: &Received) -> usize {
+        let mut frames = 0;
+        loop {
+            if self.payload > 0 {
+                let (part, rest) = bytes.split_at(self.payload.min(bytes.len()));
+                self.payload -= part.len();
+                bytes = rest;
+                if let Some(goaway) = &mut self.goaway {
+                    let room = MAX_GOAWAY.saturating_sub(goaway.len());
+                    goaway.extend_from_slice(&part[..part.len().min(room)]);
+                }
+            }
+            if self.payload == 0
+                && let Some(goaway) = self.goaway.take()
+                && let Some(goaway) = Goaway::parse(&goaway)
+            {
+                *received.goaway.lock().unwrap_or_else(PoisonError::into_inner) = Some(goaway);
+            }
+            let Some(head) = self.head(&mut bytes) else { return frames };
+            frames += 1;
+            self.begin(head, received);
+        }
+    }
+
+    /// The next head, once all of it has arrived.
+    fn head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
+        if self.head_len == 0
+            && let Some((head, rest)) = bytes.split_first_chunk::<HEAD>()
+        {
+            *bytes = rest;
+            return Some(*head);
+        }
+        let (part, rest) = bytes.split_at((HEAD - self.head_len).min(bytes.len()));
+        self.head[self.head_len..self.head_len + part.len()].copy_from_slice(part);
+        self.head_len += part.len();
+        *bytes = rest;
+        if self.head_len < HEAD {
+            return None;
+        }
+        self.head_len = 0;
+        Some(self.head)
+    }
+
+    fn begin(&mut self, [l0, l1, l2, kind, flags, ..]: [u8; HEAD], received: &Received) {
+        self.payload = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
+        match kind {
+            DATA => received.add(Seen::PROGRESS.and(Seen::CONTENT)),
+            HEADERS if flags & END_STREAM != 0 => received.add(Seen::PROGRESS.and(Seen::CONTENT)),
+            HEADERS => received.add(Seen::CONTENT),
+            RST_STREAM => received.add(Seen::PROGRESS),
+            SETTINGS if flags & ACK != 0 => received.add(Seen::SETTINGS_ACK),
+            GOAWAY => self.goaway = Some(Vec::new()),
+            _ => {}
+        }
+    }
+}
+
+/// How many frames may arrive before the task of a connection lets others run.
+/// `h2` reads for as long as there is something to read; a peer that floods
+/// would otherwise hold a thread of the runtime, and with it every timer.
+const MAX_FRAMES_PER_TURN: usize = 128;
+
+/// A socket whose incoming frames are taken note of.
+pub(in crate::channel) struct Observed<T> {
+    io: T,
+    received: Arc<Received>,
+    scanner: Scanner,
+    /// Frames that have arrived since there was last nothing to read.
+    frames: usize,
+}
+
+impl<T> Observed<T> {
+    pub(in crate::channel) fn new(io: T, received: Arc<Received>) -> Self {
+        Self { io, received, scanner: Scanner::default(), frames: 0 }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.frames >= MAX_FRAMES_PER_TURN {
+            this.frames = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        match polled {
+            Poll::Pending => this.frames = 0,
+            Poll::Ready(_) => this.frames += this.scanner.scan(&buf.filled()[before..], &this.received),
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, 1];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn each_kind_of_frame_is_recognised_however_the_bytes_are_cut() {
+        const PING: u8 = 6;
+        const NONE: Seen = Seen(0);
+        let content = Seen::PROGRESS.and(Seen::CONTENT);
+        for (kind, flags, seen) in [
+            (DATA, 0, content),
+            (DATA, END_STREAM, content),
+            (HEADERS, END_STREAM, content),
+            (HEADERS, 4, Seen::CONTENT),
+            (RST_STREAM, 0, Seen::PROGRESS),
+            (SETTINGS, 0, NONE),
+            (SETTINGS, ACK, Seen::SETTINGS_ACK),
+            (PING, ACK, NONE),
+            (PING, 0, NONE),
+            (8, 0, NONE),
+            (200, 255, NONE),
+        ] {
+            for payload in [0, 1, 8, 100] {
+                // Among bytes that would be heads if the scanner lost its place.
+                let bytes = [frame(PING, 0, &[0; 9]), frame(kind, flags, &vec![0; payload])].concat();
+                for size in 1..=bytes.len() {
+                    let (mut scanner, received) = (Scanner::default(), Received::default());
+                    let frames: usize = bytes.chunks(size).map(|part| scanner.scan(part, &received)).sum();
+                    assert_eq!(frames, 2);
+                    assert_eq!(
+                        received.seen.load(Relaxed),
+                        seen.0,
+                        "{kind} {flags} {payload}, {size} at a time"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_goaway_is_understood_however_the_bytes_are_cut() {
+        let payload = |reason: u8, text: &[u8]| [&[0, 0, 0, 1, 0, 0, 0, reason], text].concat();
+        for (payload, shown, pings) in [
+            (payload(0, b""), "GOAWAY NO_ERROR", false),
+            (payload(0, b"max_age"), "GOAWAY NO_ERROR (max_age)", false),
+            (payload(11, b"too_many_pings"), "GOAWAY ENHANCE_YOUR_CALM (too_many_pings)", true),
+            (payload(11, b"Invalid_Ping_Rate"), "GOAWAY ENHANCE_YOUR_CALM (Invalid_Ping_Rate)", true),
+            (payload(11, b""), "GOAWAY ENHANCE_YOUR_CALM", true),
+            (payload(11, b"too many resets\n"), "GOAWAY ENHANCE_YOUR_CALM (too many resets\\n)", false),
+            (payload(2, b"too_many_pings"), "GOAWAY INTERNAL_ERROR (too_many_pings)", false),
+        ] {
+            let bytes = [frame(GOAWAY, 0, &payload), frame(DATA, 0, b"x")].concat();
+            for size in 1..=bytes.len() {
+                let (mut scanner, received) = (Scanner::default(), Received::default());
+                bytes.chunks(size).for_each(|part| {
+                    scanner.scan(part, &received);
+                });
+                let goaway = received.goaway().unwrap();
+                assert_eq!((goaway.to_string().as_str(), goaway.is_too_many_pings()), (shown, pings));
+            }
+        }
+        let (mut scanner, received) = (Scanner::default(), Received::default());
+        scanner.scan(&frame(GOAWAY, 0, &[0; 255]), &received);
+        assert!(received.goaway().unwrap().debug_data.len() < MAX_GOAWAY);
+    }
+}
