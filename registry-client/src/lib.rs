@@ -80,6 +80,7 @@ mod channel;
 pub mod code;
 mod config;
 pub mod consul;
+mod dial;
 mod error;
 pub mod health;
 pub mod instance;

@@ -9,9 +9,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Instant,
 };
 
-use crate::instance::Address;
+use crate::{
+    ChannelConfig,
+    dial::{self, Liveness},
+    instance::Address,
+};
 
 /// What opens sockets for a channel; TCP unless a test says otherwise. Cheap
 /// to clone.
@@ -23,6 +28,9 @@ pub struct Connector(Kind);
 enum Kind {
     #[default]
     Tcp,
+    /// TCP, to addresses that a test finds.
+    #[cfg(feature = "test-util")]
+    Resolving(std::sync::Arc<dyn Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync>),
     #[cfg(feature = "test-util")]
     Other(std::sync::Arc<dyn Fn(Address) -> Opening + Send + Sync>),
 }
@@ -53,20 +61,34 @@ impl Connector {
         };
         Self(Kind::Other(std::sync::Arc::new(open)))
     }
+
+    /// A connector that opens TCP connections as a channel does, to the
+    /// addresses that `look_up` finds for an instance's address.
+    pub fn resolving(
+        look_up: impl Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Kind::Resolving(std::sync::Arc::new(look_up)))
+    }
 }
 
 impl Connector {
-    /// Opens a socket to `address`; a host name is looked up.
-    pub(super) async fn open(&self, address: &Address) -> io::Result<Socket> {
-        match &self.0 {
-            Kind::Tcp => {
-                let socket = TcpStream::connect((address.host(), address.port())).await?;
-                socket.set_nodelay(true)?;
-                Ok(Socket::Tcp(socket))
-            }
+    /// Opens a socket to `address` by `deadline`; a host name is looked up, and
+    /// all its addresses are tried.
+    pub(super) async fn open(
+        &self,
+        address: &Address,
+        deadline: Instant,
+        config: &ChannelConfig,
+    ) -> io::Result<Socket> {
+        let socket = match &self.0 {
+            Kind::Tcp => dial::connect(address.host(), address.port(), deadline).await?,
             #[cfg(feature = "test-util")]
-            Kind::Other(open) => open(address.clone()).await.map(Socket::Other),
-        }
+            Kind::Resolving(look_up) => dial::connect_any(address.host(), look_up(address), deadline).await?,
+            #[cfg(feature = "test-util")]
+            Kind::Other(open) => return open(address.clone()).await.map(Socket::Other),
+        };
+        Liveness::new(config.keepalive_time, config.keepalive_timeout).apply(&socket);
+        Ok(Socket::Tcp(socket))
     }
 }
 

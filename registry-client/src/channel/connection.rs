@@ -19,6 +19,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use super::{
     connect::{Connector, Socket},
     failure::Peer,
+    interim::ResponseHead,
     keepalive::{Goaway, InstancePings, Keepalive, KeepaliveTimes, Observed, PingLimit, Received, Streams},
 };
 use crate::{
@@ -71,11 +72,12 @@ impl Connection {
         &self,
         head: http::Request<()>,
         end: bool,
-    ) -> Result<(h2::client::ResponseFuture, h2::SendStream<Bytes>), h2::Error> {
+    ) -> Result<(ResponseHead, h2::SendStream<Bytes>), h2::Error> {
         // A clone has no pending stream of its own, so that `h2` queues the
         // request rather than refusing it when the peer's stream limit is
         // reached; the deadline bounds the wait.
-        self.send.clone().send_request(head, end)
+        let (response, request) = self.send.clone().send_request(head, end)?;
+        Ok((ResponseHead::new(response), request))
     }
 
     /// Counts a request as under way; how many there ever were before it.
@@ -243,7 +245,7 @@ pub(super) async fn connect(
     let timeout = config.connect_timeout;
     let deadline = Instant::now() + timeout;
     let within = |result: Result<_, _>| result.unwrap_or(Err(ConnectError::TimedOut(timeout)));
-    let opening = async { Ok(settings.connector.open(&peer.address).await?) };
+    let opening = async { Ok(settings.connector.open(&peer.address, deadline, config).await?) };
     let socket = within(tokio::time::timeout_at(deadline, opening).await)?;
 
     let received = Arc::<Received>::default();

@@ -20,17 +20,23 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
-    time::timeout,
+    net::UnixStream,
+    time::{Instant, timeout_at},
 };
 
 use super::{
     endpoint::{At, Endpoint},
     tls::Secure,
 };
+use crate::dial::{self, Liveness};
 
 /// Connecting, TLS included, takes no longer than this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A blocking query is silent for minutes; an agent whose machine is gone should
+/// not be waited for as long.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Makes connections to the one agent of a client, whatever URI is asked for.
 #[derive(Clone)]
@@ -44,12 +50,12 @@ impl Connector {
         Self { endpoint, secure }
     }
 
-    async fn connect(self) -> io::Result<Stream> {
+    async fn connect(self, deadline: Instant) -> io::Result<Stream> {
         let io: Box<dyn Io> = match &self.endpoint.at {
             At::Unix(path) => Box::new(UnixStream::connect(path).await?),
             At::Tcp { host, port, .. } => {
-                let tcp = TcpStream::connect((host.as_str(), *port)).await?;
-                tcp.set_nodelay(true)?;
+                let tcp = dial::connect(host, *port, deadline).await?;
+                Liveness::new(KEEPALIVE_TIME, KEEPALIVE_TIMEOUT).apply(&tcp);
                 match self.secure {
                     Some(secure) => Box::new(secure.connector.connect(secure.name, tcp).await?),
                     None => Box::new(tcp),
@@ -70,12 +76,13 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let connect = self.clone().connect();
-        Box::pin(async {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let connect = self.clone().connect(deadline);
+        Box::pin(async move {
             let late = || {
                 io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_TIMEOUT:?}"))
             };
-            timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| late())?
+            timeout_at(deadline, connect).await.map_err(|_| late())?
         })
     }
 }
