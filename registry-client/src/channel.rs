@@ -33,6 +33,7 @@ mod failure;
 mod framing;
 mod head;
 mod in_flight;
+mod interim;
 mod keepalive;
 mod pool;
 mod response;

@@ -30,7 +30,7 @@ enum Kind {
     Tcp,
     /// TCP, to addresses that a test finds.
     #[cfg(feature = "test-util")]
-    Resolving(std::sync::Arc<dyn Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync>),
+    Resolving(LookUp),
     #[cfg(feature = "test-util")]
     Other(std::sync::Arc<dyn Fn(Address) -> Opening + Send + Sync>),
 }
@@ -44,6 +44,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 
 #[cfg(feature = "test-util")]
 type Opening = futures_util::future::BoxFuture<'static, io::Result<Box<dyn Io>>>;
+
+#[cfg(feature = "test-util")]
+type LookUp = std::sync::Arc<dyn Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync>;
 
 #[cfg(feature = "test-util")]
 impl Connector {

@@ -19,7 +19,7 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 use super::{
     connect::{Connector, Socket},
     failure::Peer,
-    interim::ResponseHead,
+    interim::FinalResponse,
     keepalive::{Goaway, InstancePings, Keepalive, KeepaliveTimes, Observed, PingLimit, Received, Streams},
 };
 use crate::{
@@ -72,12 +72,12 @@ impl Connection {
         &self,
         head: http::Request<()>,
         end: bool,
-    ) -> Result<(ResponseHead, h2::SendStream<Bytes>), h2::Error> {
+    ) -> Result<(FinalResponse, h2::SendStream<Bytes>), h2::Error> {
         // A clone has no pending stream of its own, so that `h2` queues the
         // request rather than refusing it when the peer's stream limit is
         // reached; the deadline bounds the wait.
         let (response, request) = self.send.clone().send_request(head, end)?;
-        Ok((ResponseHead::new(response), request))
+        Ok((FinalResponse::new(response), request))
     }
 
     /// Counts a request as under way; how many there ever were before it.
@@ -191,7 +191,7 @@ pub(super) enum Closed {
     #[error("the peer closed the connection")]
     Finished,
     #[error("the peer closed the connection: {0}")]
-    Refused(Goaway),
+    Goaway(Goaway),
     #[error("the connection broke: {0}")]
     Broken(h2::Error),
     #[error("no answer to a ping within {0:?}")]
@@ -321,7 +321,7 @@ impl Driver {
         let Some(goaway) = self.received.goaway() else { return closed };
         self.pings.closed(&self.peer, &goaway, self.limit);
         // Whatever happened to the socket then is a consequence.
-        if goaway.is_graceful() { closed } else { Closed::Refused(goaway) }
+        if goaway.is_graceful() { closed } else { Closed::Goaway(goaway) }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {

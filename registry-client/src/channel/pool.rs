@@ -268,7 +268,7 @@ impl Pool {
                 Event::Connected(_) | Event::Joined(_) => self.counters.connections_opened.add(),
                 Event::Failed(_) => self.counters.connections_failed.add(),
                 Event::Closed(_) | Event::Goaway(_) | Event::Left(_) => {
-                    self.counters.connections_closed.add()
+                    self.counters.connections_closed.add();
                 }
                 Event::Connect | Event::Watched(_) => {}
             }

@@ -8,7 +8,7 @@
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{RecvStream, client::ResponseFuture};
+use h2::RecvStream;
 use http::{Request, Uri};
 use prost::Message;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -18,6 +18,7 @@ use tracing::debug;
 use super::{
     connection::Connection,
     failure::{Failure, Peer},
+    interim::FinalResponse,
     response::{ResponseHead, screen_head, status_of},
 };
 use crate::{
@@ -127,7 +128,7 @@ pub(super) async fn ask_once(connection: &Connection, uri: Uri, service: &str) -
 /// One stream of answers.
 struct Asked {
     peer: Peer,
-    answer: Result<ResponseFuture, Option<Failure>>,
+    answer: Result<FinalResponse, Option<Failure>>,
     frames: Option<RecvStream>,
     read: BytesMut,
 }

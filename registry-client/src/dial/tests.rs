@@ -57,11 +57,15 @@ async fn raced(ends: &[(SocketAddr, End)], limit: Duration) -> Outcome {
     Outcome { winner, took: began.elapsed(), started: started.into_inner().unwrap() }
 }
 
+/// What it is about, the attempts in the resolver's order, who wins, and after
+/// how many milliseconds.
+type Case<'a> = (&'a str, &'a [(SocketAddr, End)], SocketAddr, u64);
+
 #[tokio::test(start_paused = true)]
 async fn the_first_address_that_connects_wins_whatever_the_others_do() {
     let [a6, b6] = ["[2001:db8::1]:80", "[2001:db8::2]:80"].map(address);
     let [a4, b4] = ["192.0.2.1:80", "192.0.2.2:80"].map(address);
-    let cases: &[(&str, &[(SocketAddr, End)], SocketAddr, u64)] = &[
+    let cases: &[Case<'_>] = &[
         ("one address", &[(a4, Connects(30))], a4, 30),
         ("IPv6 swallowed", &[(a6, Swallowed), (b6, Swallowed), (a4, Connects(20))], a4, 270),
         ("the first machine off", &[(a4, Swallowed), (b4, Connects(20))], b4, 270),

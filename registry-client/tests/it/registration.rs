@@ -9,7 +9,7 @@ use consul_dev::{Agent, Options};
 use registry_client::{
     Error, Mesh, ServerConfig,
     consul::{Client, ConsulResolver},
-    instance::{Health, Instance},
+    instance::{Health, Instance, KEEPALIVE_MIN},
     resolve::{Resolution, Resolver},
     server::Drain,
 };
@@ -85,6 +85,7 @@ async fn a_server_registers_leaves_and_deregisters_in_this_order() {
     assert_eq!(instance.tags, ["blue", "grpc"]);
     let meta = |key: &str| instance.meta.get(key).map(String::as_str);
     assert_eq!((meta("protocol"), meta("version"), meta("zone")), (Some("grpc"), Some("1.2.3"), Some("a")));
+    assert_eq!(meta(KEEPALIVE_MIN), Some("100ms"), "channels may ping it as often as they are set to");
 
     server.stop.send(()).unwrap();
     let leaving = once(&mut view, all(Health::Maintenance)).await;

@@ -13,12 +13,13 @@ use super::super::{
     answer::Deadline,
     failure::Failure,
     in_flight::InFlight,
+    interim::FinalResponse,
     upload::{RequestBody, Upload, UploadError},
 };
 
 /// An attempt that is under way.
 pub(super) struct Attempt {
-    pub(super) answer: h2::client::ResponseFuture,
+    pub(super) answer: FinalResponse,
     /// `None` once the whole request was written.
     pub(super) upload: Option<Upload>,
     pub(super) in_flight: InFlight,

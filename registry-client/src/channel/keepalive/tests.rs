@@ -358,7 +358,7 @@ async fn connected(settings: &ConnectSettings) -> Established {
 /// A request that is counted as in flight until it is dropped.
 struct Request {
     connection: Arc<super::super::connection::Connection>,
-    response: h2::client::ResponseFuture,
+    response: super::super::interim::FinalResponse,
     _request: h2::SendStream<bytes::Bytes>,
 }
 
