@@ -68,6 +68,7 @@ pub(super) enum Observer {
 
 impl Connection {
     /// Begins a stream.
+    #[inline]
     pub(super) fn send(
         &self,
         head: http::Request<()>,

@@ -20,23 +20,24 @@ const COUNTED_AFTER: u32 = 16;
 #[derive(Debug)]
 pub(super) struct FinalResponse {
     inner: h2::client::ResponseFuture,
-    polls: u32,
-    informational: u32,
+    /// Polls that are left before informational responses are counted.
+    uncounted: u32,
+    /// Informational responses that are left then.
+    left: u32,
 }
 
 impl FinalResponse {
     pub(super) fn new(inner: h2::client::ResponseFuture) -> Self {
-        Self { inner, polls: 0, informational: 0 }
+        Self { inner, uncounted: COUNTED_AFTER, left: MAX_INFORMATIONAL }
     }
 
     /// Takes the informational responses that have arrived; whether there were
     /// too many.
+    #[cold]
     fn is_flooded(&mut self, cx: &mut Context<'_>) -> bool {
         while let Poll::Ready(Some(Ok(_))) = self.inner.poll_informational(cx) {
-            self.informational += 1;
-            if self.informational > MAX_INFORMATIONAL {
-                return true;
-            }
+            let Some(left) = self.left.checked_sub(1) else { return true };
+            self.left = left;
         }
         false
     }
@@ -46,12 +47,11 @@ impl Future for FinalResponse {
     type Output = Result<http::Response<RecvStream>, h2::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if this.polls >= COUNTED_AFTER && this.is_flooded(cx) {
-            return Poll::Ready(Err(Reason::PROTOCOL_ERROR.into()));
+        match self.uncounted.checked_sub(1) {
+            Some(uncounted) => self.uncounted = uncounted,
+            None if self.is_flooded(cx) => return Poll::Ready(Err(Reason::PROTOCOL_ERROR.into())),
+            None => {}
         }
-        let polled = Pin::new(&mut this.inner).poll(cx);
-        this.polls += u32::from(polled.is_pending() && this.polls < COUNTED_AFTER);
-        polled
+        Pin::new(&mut self.inner).poll(cx)
     }
 }

@@ -34,6 +34,21 @@ impl Seen {
     /// The peer has read our settings.
     pub(super) const SETTINGS_ACK: Self = Self(4);
 
+    const NOTHING: Self = Self(0);
+
+    /// What a frame of this type and these flags is.
+    #[inline]
+    fn of(kind: u8, flags: u8) -> Self {
+        match kind {
+            DATA => Self::PROGRESS.and(Self::CONTENT),
+            HEADERS if flags & END_STREAM != 0 => Self::PROGRESS.and(Self::CONTENT),
+            HEADERS => Self::CONTENT,
+            RST_STREAM => Self::PROGRESS,
+            SETTINGS if flags & ACK != 0 => Self::SETTINGS_ACK,
+            _ => Self::NOTHING,
+        }
+    }
+
     const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -134,8 +149,33 @@ struct Scanner {
 }
 
 impl Scanner {
-    /// Takes note of the frames in `bytes`; how many begin there.
-    fn scan(&mut self, mut bytes: &[u8], received: &Received) -> usize {
+    /// Takes note of the frames in `bytes`; how many begin there. Every read
+    /// passes through here: what is usual, whole heads, is one short loop.
+    fn scan(&mut self, bytes: &[u8], received: &Received) -> usize {
+        if self.head_len > 0 || self.goaway.is_some() {
+            return self.scan_parts(bytes, received);
+        }
+        let (mut at, mut frames, mut seen) = (self.payload, 0, Seen::NOTHING);
+        while let Some(head) = bytes.get(at..at + HEAD) {
+            let (length, kind, flags) = parse(head);
+            if kind == GOAWAY {
+                break;
+            }
+            frames += 1;
+            seen = seen.and(Seen::of(kind, flags));
+            at += HEAD + length;
+        }
+        received.add(seen);
+        self.payload = at.saturating_sub(bytes.len());
+        match bytes.get(at..) {
+            Some(rest) if !rest.is_empty() => frames + self.scan_parts(rest, received),
+            _ => frames,
+        }
+    }
+
+    /// The same where a head or a GOAWAY is cut.
+    #[cold]
+    fn scan_parts(&mut self, mut bytes: &[u8], received: &Received) -> usize {
         let mut frames = 0;
         loop {
             if self.payload > 0 {
@@ -153,43 +193,28 @@ impl Scanner {
             {
                 *received.goaway.lock().unwrap_or_else(PoisonError::into_inner) = Some(goaway);
             }
-            let Some(head) = self.head(&mut bytes) else { return frames };
+            let (part, rest) = bytes.split_at((HEAD - self.head_len).min(bytes.len()));
+            self.head[self.head_len..self.head_len + part.len()].copy_from_slice(part);
+            self.head_len += part.len();
+            bytes = rest;
+            if self.head_len < HEAD {
+                return frames;
+            }
+            self.head_len = 0;
             frames += 1;
-            self.begin(head, received);
+            let (length, kind, flags) = parse(&self.head);
+            self.payload = length;
+            received.add(Seen::of(kind, flags));
+            self.goaway = (kind == GOAWAY).then(Vec::new);
         }
     }
+}
 
-    /// The next head, once all of it has arrived.
-    fn head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD]> {
-        if self.head_len == 0
-            && let Some((head, rest)) = bytes.split_first_chunk::<HEAD>()
-        {
-            *bytes = rest;
-            return Some(*head);
-        }
-        let (part, rest) = bytes.split_at((HEAD - self.head_len).min(bytes.len()));
-        self.head[self.head_len..self.head_len + part.len()].copy_from_slice(part);
-        self.head_len += part.len();
-        *bytes = rest;
-        if self.head_len < HEAD {
-            return None;
-        }
-        self.head_len = 0;
-        Some(self.head)
-    }
-
-    fn begin(&mut self, [l0, l1, l2, kind, flags, ..]: [u8; HEAD], received: &Received) {
-        self.payload = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
-        match kind {
-            DATA => received.add(Seen::PROGRESS.and(Seen::CONTENT)),
-            HEADERS if flags & END_STREAM != 0 => received.add(Seen::PROGRESS.and(Seen::CONTENT)),
-            HEADERS => received.add(Seen::CONTENT),
-            RST_STREAM => received.add(Seen::PROGRESS),
-            SETTINGS if flags & ACK != 0 => received.add(Seen::SETTINGS_ACK),
-            GOAWAY => self.goaway = Some(Vec::new()),
-            _ => {}
-        }
-    }
+/// The length of a frame's payload, its type and its flags.
+#[inline]
+fn parse(head: &[u8]) -> (usize, u8, u8) {
+    let [l0, l1, l2, kind, flags, ..] = *head else { return (0, 0, 0) };
+    ((u32::from_be_bytes([l0, l1, l2, kind]) >> 8) as usize, kind, flags)
 }
 
 /// How many frames may arrive before the task of a connection lets others run.
@@ -269,7 +294,6 @@ mod tests {
     #[test]
     fn each_kind_of_frame_is_recognised_however_the_bytes_are_cut() {
         const PING: u8 = 6;
-        const NONE: Seen = Seen(0);
         let content = Seen::PROGRESS.and(Seen::CONTENT);
         for (kind, flags, seen) in [
             (DATA, 0, content),
@@ -277,12 +301,12 @@ mod tests {
             (HEADERS, END_STREAM, content),
             (HEADERS, 4, Seen::CONTENT),
             (RST_STREAM, 0, Seen::PROGRESS),
-            (SETTINGS, 0, NONE),
+            (SETTINGS, 0, Seen::NOTHING),
             (SETTINGS, ACK, Seen::SETTINGS_ACK),
-            (PING, ACK, NONE),
-            (PING, 0, NONE),
-            (8, 0, NONE),
-            (200, 255, NONE),
+            (PING, ACK, Seen::NOTHING),
+            (PING, 0, Seen::NOTHING),
+            (8, 0, Seen::NOTHING),
+            (200, 255, Seen::NOTHING),
         ] {
             for payload in [0, 1, 8, 100] {
                 // Among bytes that would be heads if the scanner lost its place.
