@@ -199,16 +199,13 @@ impl Future for Call {
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));
                 }
-                Err(state.expired())
+                let expired = state.expired();
+                Err(state.status(expired))
             }
         };
         if let Some(meters) = state.core.counters.meters() {
             meters.call(&state.retried);
         }
-        let ended = match ended {
-            Ok(answer) => Ok(answer),
-            Err(failure) => Err(state.status(failure)),
-        };
         // Ends the attempts that are under way, and with them their streams.
         *this.state = Err(None);
         this.timer.set(None);
@@ -217,32 +214,37 @@ impl Future for Call {
 }
 
 impl State {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<Answer>, Failure>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<http::Response<Answer>, Status>> {
         loop {
-            match &mut self.stage {
+            let next = match &mut self.stage {
                 Stage::Queue(turn) => match ready!(turn.as_mut().poll(cx)) {
                     Ok(Turn::Service(permit)) => {
                         self.admitted.permit = Some(permit);
-                        self.stage = Stage::Pick;
+                        Ok(Stage::Pick)
                     }
-                    Ok(Turn::Instance(choice)) => self.stage = self.begin(choice)?,
+                    Ok(Turn::Instance(choice)) => self.begin(choice),
                     Err(limited) => {
                         self.core.counters.limited.add();
-                        return Poll::Ready(Err(Failure::Limited(limited)));
+                        Err(Failure::Limited(limited))
                     }
                 },
-                Stage::Pick => self.stage = self.pick()?,
+                Stage::Pick => self.pick(),
                 Stage::Wait(wait) => {
                     ready!(wait.as_mut().poll(cx));
-                    self.stage = Stage::Pick;
+                    Ok(Stage::Pick)
                 }
                 Stage::Sent => {
                     // The stage has changed when no attempt ended.
-                    let Some((attempt, ended)) = ready!(self.poll_attempts(cx)) else { continue };
-                    if let Poll::Ready(ended) = self.take(attempt, ended) {
-                        return Poll::Ready(ended);
+                    let Some((index, ended)) = ready!(self.poll_attempts(cx)) else { continue };
+                    match self.take(index, ended) {
+                        Poll::Ready(ended) => return Poll::Ready(ended),
+                        Poll::Pending => continue,
                     }
                 }
+            };
+            match next {
+                Ok(stage) => self.stage = stage,
+                Err(failure) => return Poll::Ready(Err(self.status(failure))),
             }
         }
     }
@@ -329,18 +331,18 @@ impl State {
         }
     }
 
-    /// The attempt that ends next, with how it did; `None` when one was
-    /// abandoned instead and the call is at another stage.
+    /// The index of the attempt that ends next, with how it did; `None` when
+    /// one was abandoned instead and the call is at another stage.
     #[allow(clippy::type_complexity, reason = "an attempt and its result, used once")]
     fn poll_attempts(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<(Attempt, Result<http::Response<h2::RecvStream>, Failure>)>> {
+    ) -> Poll<Option<(usize, Result<http::Response<h2::RecvStream>, Failure>)>> {
         loop {
             let mut index = 0;
             while index < self.attempts.len() {
                 if let Poll::Ready(ended) = self.attempts[index].poll(&mut self.body, self.deadline, cx) {
-                    return Poll::Ready(Some((self.attempts.swap_remove(index), ended)));
+                    return Poll::Ready(Some((index, ended)));
                 }
                 if let Poll::Ready(limit) = self.attempts[index].poll_timeout(cx)
                     && let Some(stage) = self.abandon(index, limit)

@@ -29,58 +29,53 @@ const PUSHBACK: HeaderName = HeaderName::from_static(retry::PUSHBACK);
 const REFUSED: HeaderName = HeaderName::from_static(retry::REFUSED);
 
 impl State {
-    /// Takes the end of an attempt: the end of the call, or pending when the
-    /// call is at its next stage.
+    /// Takes the end of the attempt at `index`: the end of the call, or pending
+    /// when the call is at its next stage.
     pub(super) fn take(
         &mut self,
-        attempt: Attempt,
+        index: usize,
         ended: Result<http::Response<h2::RecvStream>, Failure>,
-    ) -> Poll<Result<http::Response<Answer>, Failure>> {
+    ) -> Poll<Result<http::Response<Answer>, Status>> {
         let failure = match ended {
             Ok(head) => {
                 let accepted = self.head.accepted_encodings();
-                match screen_head(&head, attempt.in_flight.peer(), accepted) {
+                match screen_head(&head, self.attempts[index].in_flight.peer(), accepted) {
                     Ok(ResponseHead::Messages { compressed }) => {
-                        return Poll::Ready(Ok(self.accept_messages(attempt, head, compressed)));
+                        let attempt = &mut self.attempts[index];
+                        attempt.in_flight.response_began();
+                        let attempt_index = attempt.attempt_index;
+                        self.note_answer(attempt_index, "answered");
+                        return Poll::Ready(Ok(self.hand_over(index, head, compressed, false)));
                     }
-                    Ok(ResponseHead::Status(code)) => return self.accept_status(attempt, head, code),
+                    Ok(ResponseHead::Status(code)) => return self.accept_status(index, head, code),
                     Err(failure) => failure,
                 }
             }
             Err(failure) => failure,
         };
+        let attempt = self.attempts.swap_remove(index);
         self.note(attempt.attempt_index, &failure);
         match self.fail(attempt, failure) {
             Ok(()) => Poll::Pending,
-            Err(failure) => Poll::Ready(Err(failure)),
+            Err(failure) => Poll::Ready(Err(self.status(failure))),
         }
-    }
-
-    /// Gives the caller an answer that has begun.
-    fn accept_messages(
-        &mut self,
-        mut attempt: Attempt,
-        head: http::Response<h2::RecvStream>,
-        compressed: bool,
-    ) -> http::Response<Answer> {
-        attempt.in_flight.response_began();
-        self.note_answer(attempt.attempt_index, "answered");
-        self.hand_over(attempt, head, compressed, false)
     }
 
     /// Takes an answer that is a status: gives it to the caller, or, where
     /// another attempt may help, begins or awaits that one.
     fn accept_status(
         &mut self,
-        mut attempt: Attempt,
+        index: usize,
         mut head: http::Response<h2::RecvStream>,
         code: Code,
-    ) -> Poll<Result<http::Response<Answer>, Failure>> {
+    ) -> Poll<Result<http::Response<Answer>, Status>> {
+        let attempt = &mut self.attempts[index];
         let outcome = attempt.in_flight.end(Outcome::status(code));
-        self.note_answer(attempt.attempt_index, outcome);
+        let (attempt_index, id) = (attempt.attempt_index, attempt.in_flight.peer().id.clone());
+        self.note_answer(attempt_index, outcome);
         if code != Code::OK {
-            self.tried.push(attempt.in_flight.peer().id.clone());
-            if self.goes_on(code, &head) {
+            self.tried.push(id);
+            if self.goes_on(index, code, &head) {
                 return Poll::Pending;
             }
             if self.is_exhausted && self.is_nested {
@@ -89,18 +84,21 @@ impl State {
         }
         self.admitted.ended(code);
         screen_status(head.headers_mut());
-        Poll::Ready(Ok(self.hand_over(attempt, head, false, true)))
+        Poll::Ready(Ok(self.hand_over(index, head, false, true)))
     }
 
-    /// Makes the caller's answer; `has_status`: of a head that is all of it.
+    /// Makes the caller's answer of what the attempt at `index` got;
+    /// `has_status`: of a head that is all of it.
+    #[inline]
     fn hand_over(
         &mut self,
-        attempt: Attempt,
+        index: usize,
         head: http::Response<h2::RecvStream>,
         compressed: bool,
         has_status: bool,
     ) -> http::Response<Answer> {
-        let upload = attempt.upload.map(|upload| {
+        let Attempt { upload, in_flight, .. } = self.attempts.swap_remove(index);
+        let upload = upload.map(|upload| {
             let body = std::mem::replace(&mut self.body, RequestBody::ended());
             AbortOnDropHandle::new(tokio::spawn(Rest::new(body, upload)))
         });
@@ -115,14 +113,16 @@ impl State {
             single: self.policy.unary_answer,
         };
         let admitted = std::mem::take(&mut self.admitted);
-        head.map(|frames| Answer::new(frames, attempt.in_flight, (bounds, rules), admitted, upload))
+        head.map(|frames| Answer::new(frames, in_flight, (bounds, rules), admitted, upload))
     }
 
-    /// Whether the call goes on after an instance answered with an error.
-    fn goes_on(&mut self, code: Code, head: &http::Response<h2::RecvStream>) -> bool {
+    /// Whether the call goes on after the attempt at `index` was answered with
+    /// an error; it is gone then.
+    fn goes_on(&mut self, index: usize, code: Code, head: &http::Response<h2::RecvStream>) -> bool {
         let pushback = head.headers().get(PUSHBACK).map(|value| Pushback::parse(value.as_bytes()));
         let fatal = self.policy.hedging.as_ref().is_none_or(|policy| !policy.non_fatal.contains(code));
-        if !self.attempts.is_empty() && !fatal {
+        if self.attempts.len() > 1 && !fatal {
+            self.attempts.swap_remove(index);
             self.hurry_hedge(pushback);
             return true;
         }
@@ -132,11 +132,10 @@ impl State {
         } else {
             retry::Failure::Answered(code)
         };
-        if let Some(stage) = self.decide(failure, pushback) {
-            self.stage = stage;
-            return true;
-        }
-        false
+        let Some(stage) = self.decide(failure, pushback) else { return false };
+        self.attempts.swap_remove(index);
+        self.stage = stage;
+        true
     }
 
     /// Ends an attempt that failed without an answer: others may still be
