@@ -50,11 +50,13 @@ mod admission;
 mod connection;
 mod content_type;
 mod deadline;
+mod described;
 mod drain;
 mod health;
 mod listing;
 mod panic;
 mod reflection;
+mod screen;
 mod signal;
 mod socket;
 mod state;
@@ -70,6 +72,7 @@ use accept::Acceptor;
 use admission::Admission;
 use connection::Connections;
 use listing::{Listing, Wanted};
+use screen::{Screen, Served};
 use state::Running;
 
 /// A server of one registered service, made by
@@ -215,7 +218,7 @@ impl Server {
         let _cut_when_dropped = cut.clone().drop_guard();
         let admission = config.admission.as_ref();
         let admission = Admission::new(admission, name.as_str(), &self.served, &self.descriptors)?;
-        let service = admission.clone().before(self.routes()?.prepare());
+        let service = admission.clone().before(self.screened()?);
         let connections = Connections::new(service, &config, drain.clone(), cut.clone());
         let acceptor = Acceptor::new(listener, config.max_connections);
         let open = TaskTracker::new();
@@ -248,6 +251,14 @@ impl Server {
         listing.end().await;
         info!(service = %name, "`{name}` has stopped");
         Ok(())
+    }
+
+    /// Everything that is answered, with gRPC's own codes.
+    fn screened(self) -> Result<Screen<Routes>, Error> {
+        let services = self.served.iter().copied().chain(BUILT_IN).collect();
+        let descriptors: Vec<_> = self.descriptors.iter().copied().chain(reflection::OWN).collect();
+        let served = Served::new(services, &descriptors)?;
+        Ok(Screen::new(self.routes()?.prepare(), served))
     }
 
     /// Everything that is answered: the services, their health, reflection.

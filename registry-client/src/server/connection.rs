@@ -19,15 +19,21 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    Drain, admission::Admitted, content_type::GrpcOnly, deadline::Deadline, panic::CatchPanic, socket::Socket,
+    Drain, admission::Admitted, content_type::GrpcOnly, deadline::Deadline, panic::CatchPanic,
+    screen::Screen, socket::Socket,
 };
 use crate::ServerConfig;
+
+/// By how much HTTP/2's own limit on a request's headers is above ours: what
+/// lies between is refused with a status that says why, what is above it with a
+/// bare HTTP 431.
+const HTTP_HEADROOM: u32 = 4;
 
 /// How every connection of a server is served. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
-    service: CatchPanic<GrpcOnly<Deadline<Admitted<Routes>>>>,
+    service: CatchPanic<GrpcOnly<Deadline<Admitted<Screen<Routes>>>>>,
     handshake: std::time::Duration,
     drain: Drain,
     cut: CancellationToken,
@@ -37,7 +43,7 @@ impl Connections {
     /// `drain` lets each connection finish its calls and end; `cut` ends it at
     /// once.
     pub(super) fn new(
-        service: Admitted<Routes>,
+        service: Admitted<Screen<Routes>>,
         config: &ServerConfig,
         drain: Drain,
         cut: CancellationToken,
@@ -45,11 +51,11 @@ impl Connections {
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .max_concurrent_streams(config.max_concurrent_streams)
-            .max_header_list_size(config.max_header_list_size)
+            .max_header_list_size(config.max_header_list_size.saturating_mul(HTTP_HEADROOM))
             .max_pending_accept_reset_streams(config.max_pending_resets)
             .keep_alive_interval(config.keepalive_time)
             .keep_alive_timeout(config.keepalive_timeout);
-        let service = CatchPanic::new(GrpcOnly::new(Deadline::new(service)));
+        let service = CatchPanic::new(GrpcOnly::new(Deadline::new(service), config.max_header_list_size));
         Self { http, service, handshake: config.handshake_timeout, drain, cut }
     }
 

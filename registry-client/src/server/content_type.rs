@@ -1,10 +1,13 @@
-//! What is not gRPC reaches no handler.
+//! What is not a gRPC request reaches no handler.
 //!
 //! gRPC over HTTP/2, "Requests": a content type that does not begin with
 //! `application/grpc` is answered with HTTP 415, for what else speaks HTTP/2, a
 //! browser for one, would take the 200 of a gRPC error for success. What follows
 //! it may say `+proto`, which is meant where nothing is said; another encoding
-//! would be read as protobuf all the same, and is refused too.
+//! would be read as protobuf all the same, and is refused too. So are an HTTP
+//! method that is not POST, with HTTP 405, and headers above the limit, with
+//! HTTP 431. Each carries a gRPC status that says why, for clients that look
+//! for one.
 
 use std::{
     convert::Infallible,
@@ -13,7 +16,10 @@ use std::{
 };
 
 use futures_util::future::Either;
-use http::{HeaderMap, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use tonic::Status;
 use tower_service::Service;
 
@@ -21,11 +27,12 @@ use tower_service::Service;
 #[derive(Clone, Debug)]
 pub(super) struct GrpcOnly<S> {
     inner: S,
+    max_header_list_size: u32,
 }
 
 impl<S> GrpcOnly<S> {
-    pub(super) fn new(inner: S) -> Self {
-        Self { inner }
+    pub(super) fn new(inner: S, max_header_list_size: u32) -> Self {
+        Self { inner, max_header_list_size }
     }
 }
 
@@ -43,20 +50,51 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if is_grpc(request.headers()) {
-            Either::Left(self.inner.call(request))
-        } else {
-            Either::Right(ready(Ok(refusal())))
+        match rejection(&request, self.max_header_list_size) {
+            None => Either::Left(self.inner.call(request)),
+            Some(rejected) => Either::Right(ready(Ok(rejected))),
         }
     }
 }
 
-/// Tells a gRPC client why as well.
-fn refusal<R: Default>() -> Response<R> {
-    let words = "the content-type must be application/grpc or application/grpc+proto";
-    let mut answer = Status::invalid_argument(words).into_http();
-    *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    answer
+/// The answer to what is not a request; `None` lets it in.
+fn rejection<B, R: Default>(request: &Request<B>, max_header_list_size: u32) -> Option<Response<R>> {
+    if request.method() != Method::POST {
+        let status =
+            Status::internal(format!("the HTTP method is {}, and gRPC takes POST", request.method()));
+        let mut answer = status.into_http();
+        *answer.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return Some(answer);
+    }
+    if !is_grpc(request.headers()) {
+        let words = "the content-type must be application/grpc or application/grpc+proto";
+        let mut answer = Status::invalid_argument(words).into_http();
+        *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Some(answer);
+    }
+    let size = header_list_size(request);
+    if size > max_header_list_size as usize {
+        let words =
+            format!("the request has {size} bytes of headers, and the limit is {max_header_list_size}");
+        let mut answer = Status::resource_exhausted(words).into_http();
+        *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Some(answer);
+    }
+    None
+}
+
+/// RFC 9113, 6.5.2: names, values, and 32 bytes for each field. The four
+/// pseudo-header fields count as they came.
+fn header_list_size<B>(request: &Request<B>) -> usize {
+    const FIELD: usize = 32;
+    let uri = request.uri();
+    let scheme = ":scheme".len() + uri.scheme_str().map_or(0, str::len);
+    let authority = ":authority".len() + uri.authority().map_or(0, |authority| authority.as_str().len());
+    let path = ":path".len() + uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let method = ":method".len() + request.method().as_str().len();
+    let fields = request.headers().iter().map(|(name, value)| FIELD + name.as_str().len() + value.len());
+    4 * FIELD + scheme + authority + path + method + fields.sum::<usize>()
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

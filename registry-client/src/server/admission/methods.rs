@@ -5,7 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use super::{super::state::MethodState, gate::Gate, gradient::Bounds};
+use super::{
+    super::{
+        described::{self, Method},
+        state::MethodState,
+    },
+    gate::Gate,
+    gradient::Bounds,
+};
 use crate::{AdmissionConfig, Error};
 
 /// The gates of a server; made once, then only read.
@@ -43,8 +50,8 @@ impl Methods {
         let min = config.min.clamp(1, max);
         let bounds = Bounds { min, max, initial: config.initial.clamp(min, max) };
         let mut by_path = HashMap::new();
-        for (path, streaming) in described(services, descriptors)? {
-            let way = if streaming {
+        for Method { path, kind } in described::methods(services, descriptors)? {
+            let way = if kind.client_streaming || kind.server_streaming {
                 Way::Stream(streams.clone())
             } else {
                 let name = path.trim_start_matches('/');
@@ -80,31 +87,4 @@ impl Methods {
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
         if self.services.contains(service) { Way::Call(self.undescribed.clone()) } else { Way::Free }
     }
-}
-
-/// The paths of all methods of `services`, and whether one streams in either
-/// direction.
-fn described(services: &[&str], descriptors: &[&'static [u8]]) -> Result<Vec<(Box<str>, bool)>, Error> {
-    let mut found = Vec::new();
-    for set in descriptors {
-        let set: prost_types::FileDescriptorSet = prost::Message::decode(*set).map_err(|why| {
-            Error::Config(format!("a descriptor set given to `descriptors` cannot be read: {why}"))
-        })?;
-        for file in &set.file {
-            for service in &file.service {
-                let name = match file.package() {
-                    "" => service.name().to_owned(),
-                    package => format!("{package}.{}", service.name()),
-                };
-                if !services.contains(&name.as_str()) {
-                    continue;
-                }
-                found.extend(service.method.iter().map(|method| {
-                    let streaming = method.client_streaming() || method.server_streaming();
-                    (format!("/{name}/{}", method.name()).into(), streaming)
-                }));
-            }
-        }
-    }
-    Ok(found)
 }
