@@ -14,6 +14,12 @@
 //! 5. The listener closes and every connection gets GOAWAY. Calls under way
 //!    finish, or are cut off after [`ServerConfig::drain_timeout`].
 //! 6. The instance deregisters.
+//!
+//! An `:authority` that HTTP/2 does not take, such as the list of addresses
+//! that gRPC core sends for a target `ipv4:10.0.0.1:50051,10.0.0.2:50051`, is
+//! corrected before it is read, and means nothing. Where that cannot be done,
+//! which is logged once, the caller sets another: in gRPC core's languages by
+//! the channel option `grpc.default_authority`.
 
 use std::{
     collections::BTreeMap,
@@ -47,6 +53,7 @@ use crate::{
 mod accept;
 mod address;
 mod admission;
+mod authority;
 mod connection;
 mod content_type;
 mod deadline;

@@ -1,6 +1,10 @@
 //! One peer's connection, from its first byte to its last.
 
-use std::{convert::Infallible, pin::pin};
+use std::{
+    convert::Infallible,
+    pin::pin,
+    sync::{Arc, Once},
+};
 
 use http::{Request, Response};
 use http_body::Body;
@@ -37,6 +41,8 @@ pub(super) struct Connections {
     handshake: std::time::Duration,
     drain: Drain,
     cut: CancellationToken,
+    /// Whether an authority was refused already.
+    refused: Arc<Once>,
 }
 
 impl Connections {
@@ -56,14 +62,22 @@ impl Connections {
             .keep_alive_interval(config.keepalive_time)
             .keep_alive_timeout(config.keepalive_timeout);
         let service = CatchPanic::new(GrpcOnly::new(Deadline::new(service), config.max_header_list_size));
-        Self { http, service, handshake: config.handshake_timeout, drain, cut }
+        Self {
+            http,
+            service,
+            handshake: config.handshake_timeout,
+            drain,
+            cut,
+            refused: Arc::new(Once::new()),
+        }
     }
 
     /// Serves one connection until it ends.
     pub(super) async fn serve(self, stream: TcpStream) {
         let peer = stream.connect_info();
         let service = TowerToHyperService::new(OnConnection { inner: self.service, peer: peer.clone() });
-        let socket = TokioIo::new(Socket::new(stream, self.handshake, self.drain.clone()));
+        let socket =
+            TokioIo::new(Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone()));
         let mut connection = pin!(self.http.serve_connection(socket, service));
         let mut ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),

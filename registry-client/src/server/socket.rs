@@ -1,9 +1,11 @@
-//! A peer's socket, with patience for its first bytes and for its last.
+//! A peer's socket: bounds the wait for its first bytes and for its last, and
+//! corrects its `:authority`.
 
 use std::{
     future::Future,
     io::{self, IoSlice},
     pin::Pin,
+    sync::{Arc, Once},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,8 +15,9 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
+use tracing::warn;
 
-use super::Drain;
+use super::{Drain, authority::Authorities};
 
 /// What an HTTP/2 client sends first: `PRI * HTTP/2.0…`, RFC 9113 §3.4.
 const PREFACE_LEN: usize = 24;
@@ -28,6 +31,9 @@ pub(super) struct Socket {
     stream: TcpStream,
     preface: Option<Preface>,
     linger: Option<Pin<Box<Sleep>>>,
+    authorities: Authorities,
+    /// Done once a peer's authority was refused: the first is logged.
+    refused: Arc<Once>,
 }
 
 /// What is still missing of the client's preface, and what ends the wait for it.
@@ -38,15 +44,31 @@ struct Preface {
 
 impl Socket {
     /// Within `handshake` the peer must have said that it speaks HTTP/2; it
-    /// need not any more once the server drains.
-    pub(super) fn new(stream: TcpStream, handshake: Duration, drain: Drain) -> Self {
+    /// need not any more once the server drains. `refused` is shared by the
+    /// sockets of a server.
+    pub(super) fn new(stream: TcpStream, handshake: Duration, drain: Drain, refused: Arc<Once>) -> Self {
         let patience = Box::pin(async move {
             tokio::select! {
                 () = sleep(handshake) => "the peer did not begin HTTP/2 in time",
                 () = drain.draining() => "the server is shutting down",
             }
         });
-        Self { stream, preface: Some(Preface { missing: PREFACE_LEN, patience }), linger: None }
+        let preface = Some(Preface { missing: PREFACE_LEN, patience });
+        Self { stream, preface, linger: None, authorities: Authorities::new(), refused }
+    }
+
+    /// Follows what has been read.
+    fn follow(&mut self, read: &mut [u8]) {
+        self.authorities.pass(read);
+        if self.authorities.take_refused() {
+            self.refused.call_once(|| {
+                let peer = self.stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string());
+                warn!(
+                    %peer,
+                    "calls of {peer} fail with INTERNAL: HTTP/2 does not take the :authority that it sends; set another there, in gRPC core's languages by the channel option `grpc.default_authority`"
+                );
+            });
+        }
     }
 }
 
@@ -58,6 +80,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.follow(&mut buf.filled_mut()[before..]);
         let Some(preface) = &mut self.preface else { return read };
         if read.is_pending() {
             let why = ready!(preface.patience.as_mut().poll(cx));

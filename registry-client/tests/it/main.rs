@@ -3,6 +3,7 @@
 
 mod admin;
 mod admission;
+mod authority;
 mod channel;
 mod consul;
 mod content_type;
