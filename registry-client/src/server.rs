@@ -53,6 +53,7 @@ use crate::{
 mod accept;
 mod address;
 mod admission;
+mod age;
 mod authority;
 mod connection;
 mod content_type;

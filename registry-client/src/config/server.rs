@@ -2,7 +2,7 @@
 
 use std::{str::FromStr, time::Duration};
 
-use super::{AdmissionConfig, Environment};
+use super::{AdmissionConfig, Environment, parse_duration};
 use crate::{
     Error,
     instance::{Address, ParseError},
@@ -65,6 +65,20 @@ pub struct ServerConfig {
     /// How long the answer to that may take before the connection is closed;
     /// 10 s unless set.
     pub keepalive_timeout: Duration,
+    /// How old a connection may become, a tenth more or less, before its peer is
+    /// told to open another (GOAWAY); `None`, as in gRPC's other servers, for
+    /// as old as it likes. Unset unless set (`CONSORT_MAX_CONNECTION_AGE`).
+    ///
+    /// For callers that are no channel of this library: one that reaches the
+    /// instances through a load balancer or by DNS finds new ones only when it
+    /// connects anew, and 30 min will do. No call fails by it that ends within
+    /// [`max_connection_age_grace`](Self::max_connection_age_grace).
+    pub max_connection_age: Option<Duration>,
+    /// How long the calls of a connection that has become too old may take to
+    /// finish before it is closed; 10 min unless set
+    /// (`CONSORT_MAX_CONNECTION_AGE_GRACE`). `None` waits for as long as they
+    /// take, and streams that never end keep their connections.
+    pub max_connection_age_grace: Option<Duration>,
 }
 
 impl Default for ServerConfig {
@@ -83,6 +97,8 @@ impl Default for ServerConfig {
             admission: Some(AdmissionConfig::default()),
             keepalive_time: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
+            max_connection_age: None,
+            max_connection_age_grace: Some(Duration::from_secs(10 * 60)),
         }
     }
 }
@@ -90,8 +106,9 @@ impl Default for ServerConfig {
 impl ServerConfig {
     /// The defaults, changed by what the environment sets: `ADVERTISE`,
     /// `CONSORT_DRAIN`, `CONSORT_ADMISSION` (`on` or `off`),
-    /// `CONSORT_MAX_CONCURRENCY` (calls of one method, at least 1). A variable
-    /// that is empty counts as unset.
+    /// `CONSORT_MAX_CONCURRENCY` (calls of one method, at least 1),
+    /// `CONSORT_MAX_CONNECTION_AGE` and `CONSORT_MAX_CONNECTION_AGE_GRACE`
+    /// (durations, or `infinite`). A variable that is empty counts as unset.
     ///
     /// # Errors
     /// When a variable's value cannot be used; names the variable, the value
@@ -106,9 +123,25 @@ impl ServerConfig {
             advertise: env.parse("ADVERTISE")?,
             drain: env.duration("CONSORT_DRAIN")?.unwrap_or(default.drain),
             admission: admission(env)?,
+            max_connection_age: age(env, "CONSORT_MAX_CONNECTION_AGE")?.unwrap_or(default.max_connection_age),
+            max_connection_age_grace: age(env, "CONSORT_MAX_CONNECTION_AGE_GRACE")?
+                .unwrap_or(default.max_connection_age_grace),
             ..default
         })
     }
+}
+
+/// A bound that can be switched off.
+fn age(env: &Environment<'_>, name: &str) -> Result<Option<Option<Duration>>, Error> {
+    env.parse_with(name, |text| match text {
+        "infinite" => Ok(None),
+        text => match parse_duration(text) {
+            Ok(Duration::ZERO) | Err(_) => Err(ParseError(format!(
+                "`{text}` is not how long a connection may last; a duration above 0 is expected, such as 30m, or `infinite`"
+            ))),
+            Ok(age) => Ok(Some(age)),
+        },
+    })
 }
 
 fn admission(env: &Environment<'_>) -> Result<Option<AdmissionConfig>, Error> {
@@ -213,6 +246,30 @@ mod tests {
         assert_eq!((bounded.max, bounded.initial), (50, 50));
         assert!(read("yes", "").unwrap_err().starts_with("CONSORT_ADMISSION: `yes`"));
         assert!(read("on", "0").unwrap_err().starts_with("CONSORT_MAX_CONCURRENCY: `0`"));
+    }
+
+    #[test]
+    fn the_age_of_connections_is_bounded_when_it_is_said_to_be() {
+        let read = |age: &'static str, grace: &'static str| {
+            let lookup = move |name: &str| match name {
+                "CONSORT_MAX_CONNECTION_AGE" => Some(age.into()),
+                "CONSORT_MAX_CONNECTION_AGE_GRACE" => Some(grace.into()),
+                _ => None,
+            };
+            let config = ServerConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())?;
+            Ok::<_, String>((config.max_connection_age, config.max_connection_age_grace))
+        };
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        assert_eq!(read("", ""), Ok((None, minutes(10))));
+        assert_eq!(read("30m", "infinite"), Ok((minutes(30), None)));
+        assert_eq!(read("infinite", "1m"), Ok((None, minutes(1))));
+        for bad in ["0s", "off", "-1s", "soon"] {
+            let said = read(bad, "").unwrap_err();
+            assert!(
+                said.starts_with(&format!("CONSORT_MAX_CONNECTION_AGE: `{bad}` is not how long")),
+                "{said}"
+            );
+        }
     }
 
     #[test]

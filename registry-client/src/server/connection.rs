@@ -23,7 +23,7 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    Drain, admission::Admitted, content_type::GrpcOnly, deadline::Deadline, panic::CatchPanic,
+    Drain, admission::Admitted, age::Age, content_type::GrpcOnly, deadline::Deadline, panic::CatchPanic,
     screen::Screen, socket::Socket,
 };
 use crate::ServerConfig;
@@ -39,6 +39,7 @@ pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
     service: CatchPanic<GrpcOnly<Deadline<Admitted<Screen<Routes>>>>>,
     handshake: std::time::Duration,
+    age: Age,
     drain: Drain,
     cut: CancellationToken,
     /// Whether an authority was refused already.
@@ -66,6 +67,7 @@ impl Connections {
             http,
             service,
             handshake: config.handshake_timeout,
+            age: Age::new(config),
             drain,
             cut,
             refused: Arc::new(Once::new()),
@@ -79,17 +81,26 @@ impl Connections {
         let socket =
             TokioIo::new(Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone()));
         let mut connection = pin!(self.http.serve_connection(socket, service));
-        let mut ended = tokio::select! {
-            ended = connection.as_mut() => Some(ended),
-            () = self.drain.draining() => None,
+        let mut ended = None;
+        let is_old = tokio::select! {
+            done = connection.as_mut() => {
+                ended = Some(done);
+                false
+            }
+            () = self.drain.draining() => false,
+            () = self.age.reached() => true,
             () = self.cut.cancelled() => return,
         };
         if ended.is_none() {
             // GOAWAY: calls under way finish, new ones go elsewhere.
             connection.as_mut().graceful_shutdown();
             ended = tokio::select! {
-                ended = connection => Some(ended),
+                done = connection => Some(done),
                 () = self.cut.cancelled() => None,
+                () = self.age.grace_over(), if is_old => {
+                    debug!(peer = ?peer.remote_addr, "closed an old connection with calls under way");
+                    None
+                }
             };
         }
         if let Some(Err(error)) = ended {

@@ -3,6 +3,7 @@
 
 mod admin;
 mod admission;
+mod age;
 mod authority;
 mod channel;
 mod consul;

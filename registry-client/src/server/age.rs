@@ -1,0 +1,61 @@
+//! How old a connection may become.
+
+use std::{future::pending, time::Duration};
+
+use tokio::time::sleep;
+
+use crate::ServerConfig;
+
+/// The ages at which a connection is told to go, and at which it is closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Age {
+    limit: Option<Duration>,
+    grace: Option<Duration>,
+}
+
+impl Age {
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        Self { limit: config.max_connection_age, grace: config.max_connection_age_grace }
+    }
+
+    /// Completes when a connection that opens now is old; never without a
+    /// limit.
+    pub(super) async fn reached(self) {
+        match self.limit {
+            Some(limit) => sleep(spread(limit, fastrand::f64())).await,
+            None => pending().await,
+        }
+    }
+
+    /// Completes when a connection that is old now is closed, whatever it still
+    /// carries; never without a limit.
+    pub(super) async fn grace_over(self) {
+        match self.grace {
+            Some(grace) => sleep(grace).await,
+            None => pending().await,
+        }
+    }
+}
+
+/// gRFC A9: a tenth more or less, so that what was opened together is not
+/// opened anew together. `at` is between 0 and 1.
+fn spread(limit: Duration, at: f64) -> Duration {
+    let tenth = limit / 10;
+    (limit - tenth).saturating_add((2 * tenth).mul_f64(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_spread_by_a_tenth() {
+        let limit = Duration::from_secs(100);
+        assert_eq!(spread(limit, 0.0), Duration::from_secs(90));
+        assert_eq!(spread(limit, 0.5), limit);
+        assert_eq!(spread(limit, 1.0), Duration::from_secs(110));
+        for limit in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            assert!(spread(limit, 0.99) >= limit - limit / 10);
+        }
+    }
+}
