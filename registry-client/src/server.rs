@@ -264,7 +264,7 @@ impl Server {
     /// Everything that is answered, with gRPC's own codes.
     fn screened(self) -> Result<Screen<Routes>, Error> {
         let services = self.served.iter().copied().chain(BUILT_IN).collect();
-        let descriptors: Vec<_> = self.descriptors.iter().copied().chain(reflection::OWN).collect();
+        let descriptors: Vec<_> = self.descriptors.iter().copied().chain(reflection::own()).collect();
         let served = Served::new(services, &descriptors)?;
         Ok(Screen::new(self.routes()?.prepare(), served))
     }

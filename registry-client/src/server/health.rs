@@ -18,6 +18,11 @@ use tonic_health::pb::{
 
 use super::Drain;
 
+mod list;
+
+pub(super) use list::DESCRIPTORS;
+use list::WithList;
+
 /// Says whether a server's services can do their work; from
 /// [`Server::health`](super::Server::health). Cheap to clone.
 ///
@@ -82,8 +87,9 @@ impl Health {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.running, running) != running);
     }
 
-    pub(super) fn service(&self, drain: Drain) -> HealthServer<impl health_server::Health> {
-        HealthServer::new(Service { state: self.state.subscribe(), drain })
+    pub(super) fn service(&self, drain: Drain) -> WithList<HealthServer<impl health_server::Health>> {
+        let state = self.state.subscribe();
+        WithList { inner: HealthServer::new(Service { state: state.clone(), drain }), state }
     }
 }
 

@@ -4,16 +4,19 @@
 use tonic::service::RoutesBuilder;
 use tonic_reflection::server::Builder;
 
+use super::health;
 use crate::Error;
 
 /// What describes the services that every server has, and error details:
 /// without their types grpcurl shows bytes.
-pub(super) const OWN: [&[u8]; 4] = [
-    tonic_health::pb::FILE_DESCRIPTOR_SET,
-    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-    tonic_types::pb::FILE_DESCRIPTOR_SET,
-];
+pub(super) fn own() -> [&'static [u8]; 4] {
+    [
+        &health::DESCRIPTORS,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        tonic_types::pb::FILE_DESCRIPTOR_SET,
+    ]
+}
 
 /// Adds both versions of the service to `routes`. `served` are the full names
 /// of all services; only those are listed, however many more the descriptors
@@ -34,7 +37,7 @@ pub(super) fn add(
 fn builder(served: &[&'static str], descriptors: &[&'static [u8]]) -> Builder<'static> {
     // Each version describes the other too, hence not its own switch for itself.
     let mut builder = Builder::configure().include_reflection_service(false);
-    for set in descriptors.iter().copied().chain(OWN) {
+    for set in descriptors.iter().copied().chain(own()) {
         builder = builder.register_encoded_file_descriptor_set(set);
     }
     for name in served {

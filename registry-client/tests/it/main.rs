@@ -15,6 +15,7 @@ mod faults;
 mod health;
 mod hops;
 mod hostile;
+mod list;
 mod log;
 mod mesh;
 mod metrics;
