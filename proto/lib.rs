@@ -17,6 +17,8 @@
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 mod secret;
+#[cfg(test)]
+mod tests;
 
 /// Types of Google's that the protocol uses.
 pub mod google {
