@@ -65,6 +65,16 @@ pub struct ServerConfig {
     /// How long the answer to that may take before the connection is closed;
     /// 10 s unless set.
     pub keepalive_timeout: Duration,
+    /// Whether a request may be compressed with gzip, and an answer's messages of
+    /// 1 KiB and more are, for callers that take it (`grpc-accept-encoding`); on
+    /// unless set (`CONSORT_GZIP`). Off, what each service was made with holds.
+    /// Switch it off where a message holds a secret beside what an attacker
+    /// chose, and its length can be seen.
+    pub gzip: bool,
+    /// The most bytes that a message may have once it is decompressed; 4 MiB
+    /// unless set, which is a service's own limit unless it is made with another
+    /// `max_decoding_message_size`.
+    pub max_decompressed_size: usize,
     /// How old a connection may become, a tenth more or less, before its peer is
     /// told to open another (GOAWAY); `None`, as in gRPC's other servers, for
     /// as old as it likes. Unset unless set (`CONSORT_MAX_CONNECTION_AGE`).
@@ -97,6 +107,8 @@ impl Default for ServerConfig {
             admission: Some(AdmissionConfig::default()),
             keepalive_time: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
+            gzip: true,
+            max_decompressed_size: 4 * 1024 * 1024,
             max_connection_age: None,
             max_connection_age_grace: Some(Duration::from_secs(10 * 60)),
         }
@@ -107,7 +119,7 @@ impl ServerConfig {
     /// The defaults, changed by what the environment sets: `ADVERTISE`,
     /// `CONSORT_DRAIN`, `CONSORT_ADMISSION` (`on` or `off`),
     /// `CONSORT_MAX_CONCURRENCY` (calls of one method, at least 1),
-    /// `CONSORT_MAX_CONNECTION_AGE` and `CONSORT_MAX_CONNECTION_AGE_GRACE`
+    /// `CONSORT_GZIP` (`on` or `off`), `CONSORT_MAX_CONNECTION_AGE` and `CONSORT_MAX_CONNECTION_AGE_GRACE`
     /// (durations, or `infinite`). A variable that is empty counts as unset.
     ///
     /// # Errors
@@ -123,6 +135,7 @@ impl ServerConfig {
             advertise: env.parse("ADVERTISE")?,
             drain: env.duration("CONSORT_DRAIN")?.unwrap_or(default.drain),
             admission: admission(env)?,
+            gzip: env.switch("CONSORT_GZIP")?.unwrap_or(default.gzip),
             max_connection_age: age(env, "CONSORT_MAX_CONNECTION_AGE")?.unwrap_or(default.max_connection_age),
             max_connection_age_grace: age(env, "CONSORT_MAX_CONNECTION_AGE_GRACE")?
                 .unwrap_or(default.max_connection_age_grace),

@@ -23,8 +23,8 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    Drain, admission::Admitted, age::Age, content_type::GrpcOnly, deadline::Deadline, panic::CatchPanic,
-    screen::Screen, socket::Socket,
+    Drain, admission::Admitted, age::Age, content_type::GrpcOnly, deadline::Deadline, gzip::Gzip,
+    panic::CatchPanic, screen::Screen, socket::Socket,
 };
 use crate::ServerConfig;
 
@@ -37,7 +37,7 @@ const HTTP_HEADROOM: u32 = 4;
 #[derive(Clone)]
 pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
-    service: CatchPanic<GrpcOnly<Deadline<Admitted<Screen<Routes>>>>>,
+    service: CatchPanic<GrpcOnly<Deadline<Admitted<Gzip<Screen<Routes>>>>>>,
     handshake: std::time::Duration,
     age: Age,
     drain: Drain,
@@ -50,7 +50,7 @@ impl Connections {
     /// `drain` lets each connection finish its calls and end; `cut` ends it at
     /// once.
     pub(super) fn new(
-        service: Admitted<Screen<Routes>>,
+        service: Admitted<Gzip<Screen<Routes>>>,
         config: &ServerConfig,
         drain: Drain,
         cut: CancellationToken,

@@ -108,7 +108,7 @@ impl Facts {
                 // Fails only for metadata that is no header, and this has none.
                 let _ = Status::unimplemented(self.served.lacks(self.uri.path())).add_header(head);
             }
-            b"13" if self.request_was_malformed(head) => {
+            b"13" if self.request_was_malformed() => {
                 head.insert(GRPC_STATUS, INVALID_ARGUMENT);
             }
             _ => {}
@@ -141,19 +141,12 @@ impl Facts {
         if self.takes_one() { read.begun && !read.ended } else { read.at_prefix }
     }
 
-    fn request_was_malformed(&self, head: &HeaderMap) -> bool {
+    /// One that a service decompresses itself may also have failed at that,
+    /// which is INTERNAL.
+    fn request_was_malformed(&self) -> bool {
         let read = self.progress.now();
-        self.takes_one()
-            && read.complete
-            && !read.ended
-            // A compressed message may also have failed to decompress, which
-            // only the text tells; gRPC's word for that is INTERNAL.
-            && (read.plain || read.compressed && says_decode(head))
+        self.takes_one() && read.complete && !read.ended && read.plain
     }
-}
-
-fn says_decode(head: &HeaderMap) -> bool {
-    Status::from_header_map(head).is_some_and(|status| status.message().starts_with("failed to decode"))
 }
 
 pin_project! {

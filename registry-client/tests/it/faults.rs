@@ -74,7 +74,7 @@ async fn a_method_that_takes_one_message_takes_neither_two_nor_none() {
 
 #[tokio::test]
 async fn what_is_not_protobuf_is_an_invalid_argument() {
-    let server = Server::start(Strict { gzip: true }, |_| {}).await;
+    let server = Server::start(Strict { gzip: true, ..Strict::default() }, |_| {}).await;
     for path in [ONE, TWO] {
         let words = "failed to decode Protobuf message";
         for body in [NO_PROTOBUF, b"\x0a\x02\xff\xfe", b"\x07", b"\x08\x01\x0a"] {
@@ -87,11 +87,14 @@ async fn what_is_not_protobuf_is_an_invalid_argument() {
 
 #[tokio::test]
 async fn what_breaks_the_framing_is_internal() {
-    let server = Server::start(Strict { gzip: true }, |_| {}).await;
+    let server = Server::start(Strict { gzip: true, ..Strict::default() }, |_| {}).await;
     for path in [ONE, TWO, LAST, EACH] {
         let cut = message("hello");
         let flagged = Raw::to(path, [prefixed(1, b"hello")]);
         ends(&server, flagged, Code::Internal, "no grpc-encoding was specified").await;
+        let cut_short =
+            Raw::to(path, [prefixed(1, &gzipped(b"hello")).slice(..9)]).header("grpc-encoding", "gzip");
+        ends(&server, cut_short, Code::Internal, "the request ends within a message").await;
         let odd = Raw::to(path, [prefixed(2, b"hello")]);
         ends(&server, odd, Code::Internal, "invalid compression flag: 2").await;
         let short = Raw::to(path, [cut.slice(..7)]);
@@ -99,7 +102,7 @@ async fn what_breaks_the_framing_is_internal() {
         let shorter = Raw::to(path, [cut.slice(..3)]);
         ends(&server, shorter, Code::Internal, "Unexpected EOF").await;
         let packed = Raw::to(path, [prefixed(1, b"no gzip")]).header("grpc-encoding", "gzip");
-        ends(&server, packed, Code::Internal, "Error decompressing").await;
+        ends(&server, packed, Code::Internal, "marked as compressed with gzip is not").await;
     }
 }
 

@@ -12,6 +12,7 @@ mod dialling;
 mod dropped;
 mod ends;
 mod faults;
+mod gzip;
 mod health;
 mod hops;
 mod hostile;

@@ -32,6 +32,8 @@ pub(crate) const LIMIT: usize = 1_000;
 pub(crate) struct Strict {
     /// Whether it takes and gives gzip.
     pub(crate) gzip: bool,
+    /// Its limit, if that is not `LIMIT`.
+    pub(crate) limit: Option<usize>,
 }
 
 impl NamedService for Strict {
@@ -85,8 +87,9 @@ impl tower_service::Service<Request<Body>> for Strict {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let codec = ProstCodec::<String, String>::default();
-        let mut grpc =
-            tonic::server::Grpc::new(codec).max_decoding_message_size(LIMIT).max_encoding_message_size(LIMIT);
+        let mut grpc = tonic::server::Grpc::new(codec)
+            .max_decoding_message_size(self.limit.unwrap_or(LIMIT))
+            .max_encoding_message_size(self.limit.unwrap_or(LIMIT));
         if self.gzip {
             grpc =
                 grpc.accept_compressed(CompressionEncoding::Gzip).send_compressed(CompressionEncoding::Gzip);

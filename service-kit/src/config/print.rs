@@ -25,7 +25,7 @@ const fn secret(name: &'static str) -> Variable {
 }
 
 /// What `registry-client` reads; its documentation says what each means.
-const MESH: [Variable; 27] = [
+const MESH: [Variable; 28] = [
     variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
     secret("CONSUL_HTTP_TOKEN"),
     variable("CONSUL_HTTP_TOKEN_FILE", "(none)"),
@@ -49,6 +49,7 @@ const MESH: [Variable; 27] = [
     variable("CONSORT_DRAIN", "2s"),
     variable("CONSORT_ADMISSION", "on"),
     variable("CONSORT_MAX_CONCURRENCY", "1000"),
+    variable("CONSORT_GZIP", "on"),
     variable("CONSORT_MAX_CONNECTION_AGE", "infinite"),
     variable("CONSORT_MAX_CONNECTION_AGE_GRACE", "10m"),
     variable("CONSORT_ADMIN", "(none)"),

@@ -23,8 +23,7 @@ const BEGUN: u8 = 1;
 const COMPLETE: u8 = 2;
 const ENDED: u8 = 4;
 const PLAIN: u8 = 8;
-const COMPRESSED: u8 = 16;
-const AT_PREFIX: u8 = 32;
+const AT_PREFIX: u8 = 16;
 
 /// How far a request was read, for whoever looks at its answer.
 #[derive(Debug, Default)]
@@ -44,8 +43,6 @@ pub(super) struct Read {
     pub(super) at_prefix: bool,
     /// The last message's flag says that it is not compressed.
     pub(super) plain: bool,
-    /// The last message's flag says that it is compressed.
-    pub(super) compressed: bool,
 }
 
 impl Progress {
@@ -58,7 +55,6 @@ impl Progress {
             ended: has(ENDED),
             at_prefix: has(AT_PREFIX),
             plain: has(PLAIN),
-            compressed: has(COMPRESSED),
         }
     }
 }
@@ -120,7 +116,10 @@ where
                     Ok(trailers)
                 }
             }),
-            Some(Err(error)) => Some(Err(error)),
+            Some(Err(error)) => {
+                ended();
+                Some(Err(error))
+            }
             None => {
                 ended();
                 None
@@ -193,7 +192,6 @@ impl Prefixes {
             | when(self.begun && self.missing == 0 && self.prefix_len == 0, COMPLETE)
             | when(self.at_prefix, AT_PREFIX)
             | when(self.prefix[0] == 0, PLAIN)
-            | when(self.prefix[0] == 1, COMPRESSED)
     }
 }
 

@@ -1,0 +1,140 @@
+//! Requests may be compressed with gzip, and answers are where it is worth it.
+//!
+//! For every service of a server alike, the built-in ones too, without a switch
+//! on each: what is below sees messages that are not compressed. tonic's own
+//! switch compresses every answer to every caller that takes gzip, which gRPC's
+//! clients for Python, C++ and Java all do: a small message gets larger by it,
+//! and costs more than the call. Here a message is compressed when it has
+//! [`MIN_SIZE`] bytes and gets smaller. A message that would become larger than
+//! allowed is refused before it is.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tonic::Status;
+use tower_service::Service;
+
+use crate::ServerConfig;
+
+mod compress;
+mod decompress;
+
+use compress::Compressed;
+use decompress::Decompressed;
+
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GZIP: HeaderValue = HeaderValue::from_static("gzip");
+const ACCEPTED: HeaderValue = HeaderValue::from_static("gzip,identity");
+
+/// The smallest message that is compressed, in bytes: below it, one packet
+/// carries it either way.
+const MIN_SIZE: usize = 1024;
+
+/// What precedes each message: a flag that says whether it is compressed, and
+/// its length in four bytes.
+const PREFIX_LEN: usize = 5;
+
+/// Decompresses the requests of the service within, and compresses its answers.
+#[derive(Clone, Debug)]
+pub(super) struct Gzip<S> {
+    inner: S,
+    is_on: bool,
+    max_size: usize,
+}
+
+impl<S> Gzip<S> {
+    pub(super) fn new(inner: S, config: &ServerConfig) -> Self {
+        Self { inner, is_on: config.gzip, max_size: config.max_decompressed_size }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Gzip<S>
+where
+    S: Service<Request<Decompressed<B>>, Response = Response<R>, Error = Infallible>,
+    B: Body<Data = Bytes, Error = Status>,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<Compressed<R>>;
+    type Error = Infallible;
+    type Future = Call<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let headers = request.headers_mut();
+        let encoding = headers.get(ENCODING).filter(|_| self.is_on);
+        let is_gzip = encoding.is_some_and(|encoding| encoding == GZIP);
+        let accepts = headers.get(ACCEPT_ENCODING).filter(|_| self.is_on);
+        let names = encoding.is_some() || accepts.is_some();
+        let takes_gzip = accepts.is_some_and(accepts_gzip);
+        if is_gzip {
+            headers.remove(ENCODING);
+        }
+        let limit = is_gzip.then_some(self.max_size);
+        let call = self.inner.call(request.map(|body| Decompressed::new(body, limit)));
+        Call { call, names, takes_gzip }
+    }
+}
+
+fn accepts_gzip(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii() == b"gzip")
+}
+
+pin_project! {
+    /// One call, until its answer begins.
+    pub(super) struct Call<F> {
+        #[pin]
+        call: F,
+        // Whether the caller speaks of encodings at all.
+        names: bool,
+        takes_gzip: bool,
+    }
+}
+
+impl<F, R> Future for Call<F>
+where
+    F: Future<Output = Result<Response<R>, Infallible>>,
+{
+    type Output = Result<Response<Compressed<R>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut answer) = ready!(this.call.poll(cx));
+        let head = answer.headers_mut();
+        if *this.names {
+            // A service that knows further encodings has said so.
+            let accepted = head.get(ACCEPT_ENCODING).map_or(ACCEPTED, with_gzip);
+            head.insert(ACCEPT_ENCODING, accepted);
+        }
+        let is_on = *this.takes_gzip && has_messages(head);
+        if is_on {
+            head.insert(ENCODING, GZIP);
+        }
+        Poll::Ready(Ok(answer.map(|body| Compressed::new(body, is_on))))
+    }
+}
+
+/// Whether messages follow that are not compressed.
+fn has_messages(head: &HeaderMap) -> bool {
+    !head.contains_key(GRPC_STATUS) && !head.contains_key(ENCODING)
+}
+
+fn with_gzip(known: &HeaderValue) -> HeaderValue {
+    if accepts_gzip(known) {
+        return known.clone();
+    }
+    let joined = [b"gzip,", known.as_bytes()].concat();
+    HeaderValue::from_bytes(&joined).unwrap_or(ACCEPTED)
+}
