@@ -33,11 +33,14 @@ use crate::ServerConfig;
 /// bare HTTP 431.
 const HTTP_HEADROOM: u32 = 4;
 
+/// The services of a server, behind its limits.
+pub(super) type Services = Admitted<Gzip<Screen<Routes>>>;
+
 /// How every connection of a server is served. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     http: http2::Builder<TokioExecutor>,
-    service: CatchPanic<GrpcOnly<Deadline<Admitted<Gzip<Screen<Routes>>>>>>,
+    service: CatchPanic<GrpcOnly<Deadline<Services>>>,
     handshake: std::time::Duration,
     age: Age,
     drain: Drain,
@@ -50,7 +53,7 @@ impl Connections {
     /// `drain` lets each connection finish its calls and end; `cut` ends it at
     /// once.
     pub(super) fn new(
-        service: Admitted<Gzip<Screen<Routes>>>,
+        service: Services,
         config: &ServerConfig,
         drain: Drain,
         cut: CancellationToken,

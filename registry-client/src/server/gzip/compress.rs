@@ -145,7 +145,7 @@ mod tests {
         let expected: Vec<_> = [0, 1, 0, 1, 0, 0, 0].into_iter().zip(texts.map(Vec::clone)).collect();
         let body: Vec<u8> = texts.iter().flat_map(|text| message(text)).collect();
         let mut messages = Messages::default();
-        assert_eq!(read(&messages.compress(body.clone().into())), expected);
+        assert_eq!(read(&messages.compress(body.into())), expected);
     }
 
     #[test]
