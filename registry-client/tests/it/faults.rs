@@ -3,9 +3,14 @@
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use tonic::Code;
+use registry_client::{Channel, ChannelConfig, policy::Methods, resolve::fixed::FixedResolver};
+use tonic::{Code, Request, Status, client::Grpc};
+use tonic_prost::ProstCodec;
 
-use crate::strict::{LIMIT, Raw, Server, Strict, message, prefixed};
+use crate::{
+    server::within,
+    strict::{LIMIT, Raw, Server, Strict, message, prefixed},
+};
 
 const ONE: &str = "test.v1.Strict/One";
 const TWO: &str = "test.v1.Strict/Two";
@@ -204,4 +209,30 @@ pub(crate) fn gzipped(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn a_channel_of_ours_hears_the_same() {
+    let server = Server::start(Strict::default(), |_| {}).await;
+    let resolver = FixedResolver::new([server.address]);
+    let channel =
+        Channel::new("test".parse().unwrap(), &resolver, Methods::default(), ChannelConfig::default());
+    for (path, said, headers, code, words) in [
+        ("/test.v1.Strict/One", LIMIT, 0, Code::ResourceExhausted, "the limit is: 1000 bytes"),
+        ("/test.v1.Strict/One", 5, 20_000, Code::ResourceExhausted, "bytes of headers, and the limit is"),
+        ("/test.v1.Strict/Gone", 5, 0, Code::Unimplemented, "does not implement a method `Gone`"),
+        ("/test.v1.Gone/One", 5, 0, Code::Unimplemented, "this server has no service `test.v1.Gone`"),
+        ("/test.v1.Strict/One", 5, 0, Code::Ok, ""),
+    ] {
+        let mut request = Request::new("x".repeat(said));
+        request.metadata_mut().insert("x-large", "x".repeat(headers).parse().unwrap());
+        let mut grpc = Grpc::new(channel.clone());
+        grpc.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static(path);
+        let codec = ProstCodec::<String, String>::default();
+        let ended = within(grpc.unary(request, path.clone(), codec)).await.map(|_| ());
+        let status = ended.err().unwrap_or_else(|| Status::ok(""));
+        assert_eq!(status.code(), code, "{path}: {status}");
+        assert!(status.message().contains(words), "{path}: {status}");
+    }
 }

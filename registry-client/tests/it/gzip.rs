@@ -4,11 +4,14 @@ use std::{io::Read, time::Instant};
 
 use bytes::Bytes;
 use prost::Message;
-use tonic::Code;
+use registry_client::{Channel, ChannelConfig, policy::Methods, resolve::fixed::FixedResolver};
+use tonic::{Code, Request, client::Grpc, codec::CompressionEncoding};
 use tonic_health::pb::HealthCheckRequest;
+use tonic_prost::ProstCodec;
 
 use crate::{
     faults::gzipped,
+    server::within,
     strict::{Answer, LIMIT, Raw, Server, Strict, message, prefixed},
 };
 
@@ -175,5 +178,25 @@ async fn without_the_switch_the_service_decides() {
         let request = Raw::to(ONE, [message("hello")]).header("grpc-accept-encoding", "gzip");
         let answer = request.send(&server).await;
         assert_eq!(messages(&answer), [(flag, "hello".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_tonics_on_a_channel_of_ours_compresses_both_ways() {
+    let server = Server::start(Strict { limit: Some(1 << 20), ..Strict::default() }, |_| {}).await;
+    let resolver = FixedResolver::new([server.address]);
+    let channel =
+        Channel::new("test".parse().unwrap(), &resolver, Methods::default(), ChannelConfig::default());
+    for said in ["hello", "size 5000"] {
+        let mut grpc = Grpc::new(channel.clone())
+            .send_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Gzip);
+        grpc.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/test.v1.Strict/One");
+        let codec = ProstCodec::<String, String>::default();
+        let answer = within(grpc.unary(Request::new(said.to_owned()), path, codec)).await.unwrap();
+        assert_eq!(answer.metadata().get("grpc-encoding").unwrap(), "gzip");
+        let expected = if said == "hello" { said.to_owned() } else { "x".repeat(5_000) };
+        assert_eq!(answer.into_inner(), expected);
     }
 }
