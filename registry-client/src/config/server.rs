@@ -75,9 +75,10 @@ pub struct ServerConfig {
     /// unless set, which is a service's own limit unless it is made with another
     /// `max_decoding_message_size`.
     pub max_decompressed_size: usize,
-    /// How old a connection may become, a tenth more or less, before its peer is
-    /// told to open another (GOAWAY); `None`, as in gRPC's other servers, for
-    /// as old as it likes. Unset unless set (`CONSORT_MAX_CONNECTION_AGE`).
+    /// The age, a tenth more or less, at which a connection gets GOAWAY, so that
+    /// its peer opens another; `None`, which is the default of gRPC's other
+    /// servers too, for no limit. `None` unless set
+    /// (`CONSORT_MAX_CONNECTION_AGE`).
     ///
     /// For callers that are no channel of this library: one that reaches the
     /// instances through a load balancer or by DNS finds new ones only when it

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use crate::ServerConfig;
 
-/// The ages at which a connection is told to go, and at which it is closed.
+/// The age at which a connection gets GOAWAY, and the time until it is closed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Age {
     limit: Option<Duration>,

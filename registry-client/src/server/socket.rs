@@ -39,7 +39,7 @@ pub(super) struct Socket {
 /// What is still missing of the client's preface, and what ends the wait for it.
 struct Preface {
     missing: usize,
-    patience: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+    timeout: Pin<Box<dyn Future<Output = &'static str> + Send>>,
 }
 
 impl Socket {
@@ -47,13 +47,13 @@ impl Socket {
     /// need not any more once the server drains. `refused` is shared by the
     /// sockets of a server.
     pub(super) fn new(stream: TcpStream, handshake: Duration, drain: Drain, refused: Arc<Once>) -> Self {
-        let patience = Box::pin(async move {
+        let timeout = Box::pin(async move {
             tokio::select! {
                 () = sleep(handshake) => "the peer did not begin HTTP/2 in time",
                 () = drain.draining() => "the server is shutting down",
             }
         });
-        let preface = Some(Preface { missing: PREFACE_LEN, patience });
+        let preface = Some(Preface { missing: PREFACE_LEN, timeout });
         Self { stream, preface, linger: None, authorities: Authorities::new(), refused }
     }
 
@@ -83,7 +83,7 @@ impl AsyncRead for Socket {
         self.follow(&mut buf.filled_mut()[before..]);
         let Some(preface) = &mut self.preface else { return read };
         if read.is_pending() {
-            let why = ready!(preface.patience.as_mut().poll(cx));
+            let why = ready!(preface.timeout.as_mut().poll(cx));
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
         }
         preface.missing = preface.missing.saturating_sub(buf.filled().len() - before);

@@ -4,7 +4,7 @@
 use super::text::Text;
 
 /// How many pseudo-header fields a request has at most, RFC 9113 §8.3.1 and RFC
-/// 8441. They come before all others, which nobody looks at.
+/// 8441. They come before all other fields, which are skipped.
 const PSEUDO_FIELDS: u8 = 5;
 
 const NAME: &[u8] = b":authority";

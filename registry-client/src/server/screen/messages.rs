@@ -25,7 +25,7 @@ const ENDED: u8 = 4;
 const PLAIN: u8 = 8;
 const AT_PREFIX: u8 = 16;
 
-/// How far a request was read, for whoever looks at its answer.
+/// How far a request was read; shared with the future of its response.
 #[derive(Debug, Default)]
 pub(super) struct Progress(AtomicU8);
 
@@ -132,7 +132,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        // What is kept back counts, and nobody needs to know how much that is.
+        // The body's own hint lacks what is kept back.
         if self.kept.is_empty() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
