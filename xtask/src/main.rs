@@ -1,13 +1,15 @@
 //! The project's own tasks: `cargo xtask setup` installs what the tests need,
 //! `cargo xtask test` is everything that must hold before a change lands,
 //! `cargo xtask bench` measures, `cargo xtask chaos` shows that the promises
-//! hold under faults.
+//! hold under faults, `cargo xtask interop` that other implementations of gRPC
+//! understand this one.
 //!
 //! One file per command; what commands share stands in `machine` (where things
 //! are) and `process` (how a child is run and how its failure is told).
 
 mod bench;
 mod chaos;
+mod interop;
 mod machine;
 mod process;
 mod setup;
@@ -40,6 +42,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Hurt a mesh of real processes and see whether every promise holds
     Chaos(chaos::Arguments),
+    /// Run gRPC's interop tests, both ways against other implementations
+    Interop(interop::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&machine, &arguments).map(done),
         Task::Bench(arguments) => bench::run(&machine, &arguments).map(done),
         Task::Chaos(arguments) => chaos::run(&machine, &arguments),
+        Task::Interop(arguments) => interop::run(&machine, &arguments),
     });
     match outcome {
         Ok(code) => code,

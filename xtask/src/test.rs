@@ -9,7 +9,7 @@ use std::{process::Command, time::Instant};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::ValueEnum;
 
-use crate::{machine::Machine, process, say, setup};
+use crate::{interop, machine::Machine, process, say, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -32,6 +32,8 @@ enum Step {
     Clippy,
     /// All tests, the tidy test among them
     Nextest,
+    /// Other implementations of gRPC understand ours, in a short form
+    Interop,
     /// The examples in the documentation
     Doctest,
     /// The documentation has no warning
@@ -83,6 +85,7 @@ impl Step {
             Self::Buf => "buf",
             Self::Clippy => "clippy",
             Self::Nextest => "nextest",
+            Self::Interop => "interop",
             Self::Doctest => "doctest",
             Self::Doc => "doc",
             Self::Deny => "deny",
@@ -104,6 +107,7 @@ impl Step {
             Self::Buf => show(machine.command("buf").arg("lint").current_dir(machine.root.join("proto")))?,
             Self::Clippy => cargo(machine, "clippy --locked --workspace --all-targets -- -D warnings")?,
             Self::Nextest => cargo(machine, "nextest run --locked --workspace --no-fail-fast")?,
+            Self::Interop => interop::short(machine)?,
             Self::Doctest => cargo(machine, "test --locked --workspace --doc")?,
             Self::Doc => show(
                 cargo_command(machine, "doc --locked --workspace --no-deps")

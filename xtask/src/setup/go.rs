@@ -36,20 +36,38 @@ pub(crate) fn is_installed(machine: &Machine) -> bool {
 /// # Errors
 /// When there is no Go, or it fails; the message has its last lines.
 pub(crate) fn build(machine: &Machine, tool: &Tool, module: &Module, made: &Path) -> Result<String> {
-    if !is_installed(machine) {
-        bail!("Go builds it, and there is no `go` on PATH");
-    }
     let requirements = fs::read_to_string(machine.root.join(module.folder).join("go.mod"))?;
     let version = required(&requirements, module.path)
         .with_context(|| format!("{}/go.mod does not require {}", module.folder, module.path))?;
 
-    let mut go = machine.command("go");
-    go.arg("build").args(FLAGS).arg(format!("-ldflags=-s -w -X main.version={version}"));
-    go.arg("-o").arg(made).arg(module.package).current_dir(machine.root.join(module.folder));
-    go.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
-    let log = machine.tools.join("logs").join(tool.name).with_extension("log");
-    process::run(&mut go, &log, LIMIT)?;
+    let flags = format!("-ldflags=-s -w -X main.version={version}");
+    compile(machine, module.folder, module.package, &flags, made, tool.name)?;
     Ok(format!("built from {}/go.mod", module.folder))
+}
+
+/// Builds a package in the module of that folder as the file `made`; at once
+/// when Go's cache shows that nothing has changed. The log is kept as `name`.
+///
+/// # Errors
+/// When there is no Go, or it fails; the message has its last lines.
+pub(crate) fn compile(
+    machine: &Machine,
+    folder: &str,
+    package: &str,
+    flags: &str,
+    made: &Path,
+    name: &str,
+) -> Result<()> {
+    if !is_installed(machine) {
+        bail!(
+            "Go builds it, and there is no `go` on PATH: install Go (the version in {folder}/go.mod or newer)"
+        );
+    }
+    let mut go = machine.command("go");
+    go.arg("build").args(FLAGS).arg(flags).arg("-o").arg(made).arg(package);
+    go.current_dir(machine.root.join(folder));
+    go.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
+    process::run(&mut go, &machine.tools.join("logs").join(name).with_extension("log"), LIMIT)
 }
 
 /// The version of a module in the text of a `go.mod`.

@@ -1,0 +1,111 @@
+//! Our side of the tests as a client: a generated client over one channel.
+
+use std::{
+    net::SocketAddr,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use registry_client::{Answer, Channel, ChannelConfig, Mesh, resolve::fixed::FixedResolver};
+use tonic::{Status, body::Body};
+use tower_service::Service;
+
+use crate::{
+    prefixes::{Flags, Scanned},
+    proto::{
+        DESCRIPTORS, Payload, test_service_client::TestServiceClient,
+        unimplemented_service_client::UnimplementedServiceClient,
+    },
+};
+
+/// The deadline of calls that are not about deadlines: a JVM that has just
+/// started takes seconds for its first call.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A channel to one server, whose responses' message prefixes can be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    channel: Channel,
+    responses: Flags,
+}
+
+impl Client {
+    /// A channel of its own, as the defaults make it but for the deadline.
+    ///
+    /// # Errors
+    /// Never in fact: the settings are ours.
+    pub(crate) fn new(server: SocketAddr) -> Result<Self> {
+        let mut config = ChannelConfig::default();
+        config.deadline = DEADLINE;
+        Self::with(server, config)
+    }
+
+    /// A channel of its own.
+    ///
+    /// # Errors
+    /// Never in fact: the settings are ours.
+    pub(crate) fn with(server: SocketAddr, config: ChannelConfig) -> Result<Self> {
+        let mesh = Mesh::builder().resolver(FixedResolver::new([server])).descriptors(DESCRIPTORS);
+        let channel = mesh.channel_config(config).build()?.channel("interop");
+        Ok(Self { channel, responses: Flags::default() })
+    }
+
+    /// The same channel, with nothing noted yet.
+    pub(crate) fn afresh(&self) -> Self {
+        Self { channel: self.channel.clone(), responses: Flags::default() }
+    }
+
+    /// The generated client of the service under test.
+    pub(crate) fn test(&self) -> TestServiceClient<Self> {
+        TestServiceClient::new(self.clone())
+    }
+
+    /// The generated client of a service that no server has.
+    pub(crate) fn unimplemented(&self) -> UnimplementedServiceClient<Self> {
+        UnimplementedServiceClient::new(self.clone())
+    }
+
+    /// Whether each response message of this client's calls was compressed.
+    pub(crate) fn compressed(&self) -> Vec<bool> {
+        self.responses.all()
+    }
+
+    /// The connections opened and lost so far.
+    ///
+    /// # Errors
+    /// Never in fact: the channel is whole.
+    pub(crate) fn connections(&self) -> Result<Connections> {
+        let counters = self.channel.counters().context("the channel is broken")?;
+        Ok(Connections { opened: counters.connections_opened.get(), lost: counters.connections_closed.get() })
+    }
+}
+
+/// How many connections a channel has opened and lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connections {
+    pub(crate) opened: u64,
+    pub(crate) lost: u64,
+}
+
+impl Service<Request<Body>> for Client {
+    type Response = Response<Scanned<Answer>>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Self::Response, Status>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        self.channel.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (call, flags) = (self.channel.call(request), self.responses.clone());
+        Box::pin(async move { Ok(call.await?.map(|body| Scanned::new(body, flags))) })
+    }
+}
+
+/// A payload of so many zero bytes.
+pub(crate) fn payload(size: usize) -> Payload {
+    Payload { body: vec![0; size], ..Payload::default() }
+}

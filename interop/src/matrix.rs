@@ -1,0 +1,91 @@
+//! Runs every case in every direction.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::time::timeout;
+
+use crate::{
+    cases::{Case, LEFT_OUT, OFFICIAL},
+    cli::RunArgs,
+    client::Client,
+    peer::{PeerName, Running},
+    say,
+    table::{Cell, Column, Table},
+};
+
+/// How long one case of our client may take, beyond what it waits for itself.
+const CASE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Does what the command line asks for; whether every case passed.
+///
+/// # Errors
+/// When a case is not known, or a peer cannot be started.
+pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
+    let cases = choose(&args.only)?;
+    if args.list {
+        for case in cases {
+            say(case.name);
+        }
+        for (names, why) in LEFT_OUT {
+            say(format_args!("left out: {names}: {why}"));
+        }
+        return Ok(true);
+    }
+    let mut table = Table::new(cases.iter().map(|case| case.name));
+    for &peer in &args.peers {
+        table.add(theirs_serves(peer, &cases, args).await?);
+        if peer.has_client() {
+            table.add(ours_serves(peer, &cases, args).await?);
+        }
+    }
+    say("");
+    for line in table.lines() {
+        say(line);
+    }
+    let (passed, failed) = table.counts();
+    say(format_args!("\n{passed} passed, {failed} failed"));
+    Ok(failed == 0)
+}
+
+fn choose(only: &[String]) -> Result<Vec<&'static Case>> {
+    for name in only {
+        let known = OFFICIAL.iter().any(|case| case.name == name);
+        ensure!(known, "there is no case `{name}`; --list shows all");
+    }
+    let chosen = |case: &&Case| only.is_empty() || only.iter().any(|name| name == case.name);
+    Ok(OFFICIAL.iter().filter(chosen).collect())
+}
+
+/// Our client against a peer's server: one channel for all cases, as a service
+/// has one.
+async fn theirs_serves(peer: PeerName, cases: &[&'static Case], args: &RunArgs) -> Result<Column> {
+    let server = peer.serve(&args.tools).await?;
+    let client = Client::new(server.address)?;
+    let mut column = Column::new(format!("ours→{}", peer.label()));
+    for case in cases {
+        let cell = match peer.server_lacks(case.name) {
+            Some(why) => Cell::Lacks(why),
+            None => match timeout(CASE_TIMEOUT, (case.run)(client.afresh())).await {
+                Ok(result) => Cell::of(result),
+                Err(_) => Cell::Failed(format!("no end within {CASE_TIMEOUT:?}")),
+            },
+        };
+        column.push(case.name, cell);
+    }
+    Ok(column)
+}
+
+/// A peer's client against our server.
+async fn ours_serves(peer: PeerName, cases: &[&'static Case], args: &RunArgs) -> Result<Column> {
+    let server = Running::ours().await?;
+    let mut column = Column::new(format!("{}→ours", peer.label()));
+    for case in cases {
+        let cell = match peer.client_lacks(case.name) {
+            Some(why) => Cell::Lacks(why),
+            None => Cell::of(peer.call(&args.tools, case.name, server.address).await),
+        };
+        column.push(case.name, cell);
+    }
+    Ok(column)
+}

@@ -1,0 +1,219 @@
+//! The other implementations: how their programs are started, and which cases
+//! they have.
+
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::server;
+
+mod go;
+
+/// How long a server may take until it accepts; a JVM on a busy machine is the
+/// slowest.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a server that starts is asked whether it accepts.
+const START_INTERVAL: Duration = Duration::from_millis(20);
+/// How long one case of another's client may take.
+const CASE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many characters of a failed client's output are shown.
+const MAX_OUTPUT: usize = 600;
+
+/// An implementation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PeerName {
+    /// This library, against itself.
+    Ours,
+    /// grpc-go.
+    Go,
+}
+
+/// The words that run a server on a port.
+type ServerWords = fn(&Path, u16) -> Vec<OsString>;
+/// The words that run one case of a client.
+type ClientWords = fn(&Path, &str, SocketAddr) -> Vec<OsString>;
+
+/// What is known of an implementation.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// The words that run its interop server; `None` runs ours in this process.
+    server: Option<ServerWords>,
+    /// The words that run one case of its interop client; `None` is our client.
+    client: Option<ClientWords>,
+    /// The cases that its server does not support, and why.
+    server_lacks: &'static [(&'static str, &'static str)],
+    /// The cases that its client does not have, and why.
+    client_lacks: &'static [(&'static str, &'static str)],
+}
+
+impl PeerName {
+    /// The name in the table's head.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Go => "go",
+        }
+    }
+
+    fn peer(self) -> &'static Peer {
+        match self {
+            Self::Ours => &OURS,
+            Self::Go => &go::PEER,
+        }
+    }
+
+    /// Why its server cannot be held to that case, if so.
+    pub(crate) fn server_lacks(self, case: &str) -> Option<&'static str> {
+        reason(self.peer().server_lacks, case)
+    }
+
+    /// Why its client cannot make that case, if so.
+    pub(crate) fn client_lacks(self, case: &str) -> Option<&'static str> {
+        reason(self.peer().client_lacks, case)
+    }
+
+    /// Whether its client is another program than ours.
+    pub(crate) fn has_client(self) -> bool {
+        self.peer().client.is_some()
+    }
+
+    /// Starts its interop server; returns once it accepts.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not accept in time.
+    pub(crate) async fn serve(self, tools: &Path) -> Result<Running> {
+        match self.peer().server {
+            None => Running::ours().await,
+            Some(words) => {
+                let port = free_port().await?;
+                Running::program(&words(tools, port), port).await
+            }
+        }
+    }
+
+    /// Runs one case of its client against `server`.
+    ///
+    /// # Errors
+    /// When the case failed; holds the end of what the client wrote.
+    pub(crate) async fn call(self, tools: &Path, case: &str, server: SocketAddr) -> Result<()> {
+        let words = self.peer().client.context("our client is no program")?;
+        let mut command = command(&words(tools, case, server))?;
+        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let output = timeout(CASE_TIMEOUT, output)
+            .await
+            .with_context(|| format!("no end within {CASE_TIMEOUT:?}"))?
+            .context("could not start the client")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let skipped = text.chars().count().saturating_sub(MAX_OUTPUT);
+        let end: String = text.chars().skip(skipped).collect();
+        bail!("the client ended with {}: {}", output.status, end.trim())
+    }
+}
+
+const OURS: Peer = Peer {
+    server: None,
+    client: None,
+    server_lacks: &[("server_compressed_streaming", "tonic compresses all messages of a stream, or none")],
+    client_lacks: &[],
+};
+
+fn reason(lacks: &[(&str, &'static str)], case: &str) -> Option<&'static str> {
+    lacks.iter().find(|(name, _)| *name == case).map(|(_, why)| *why)
+}
+
+/// A server that accepts. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    _owner: Owner,
+}
+
+/// What ends a server when it is dropped.
+#[derive(Debug)]
+enum Owner {
+    Task(#[expect(dead_code, reason = "held to be stopped when dropped")] AbortOnDrop),
+    Process(#[expect(dead_code, reason = "held to be killed when dropped")] Child),
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<Result<()>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Running {
+    /// Our server.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub(crate) async fn ours() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
+        let address = listener.local_addr()?;
+        let owner = Owner::Task(AbortOnDrop(tokio::spawn(server::run(listener))));
+        Ok(Self { address, _owner: owner })
+    }
+
+    async fn program(words: &[OsString], port: u16) -> Result<Self> {
+        let mut command = command(words)?;
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let mut child = child.with_context(|| missing(&words[0]))?;
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let until = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(address).await.is_err() {
+            if let Some(status) = child.try_wait()? {
+                bail!("{} ended with {status} before it served", words[0].display());
+            }
+            if Instant::now() > until {
+                bail!("{} does not accept within {START_TIMEOUT:?}", words[0].display());
+            }
+            sleep(START_INTERVAL).await;
+        }
+        Ok(Self { address, _owner: Owner::Process(child) })
+    }
+}
+
+fn command(words: &[OsString]) -> Result<Command> {
+    let (program, args) = words.split_first().context("no program was named")?;
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+    Ok(command)
+}
+
+fn missing(program: &OsString) -> String {
+    format!("could not start {}; `cargo xtask interop` builds it", PathBuf::from(program).display())
+}
+
+/// A port that is free now, below the range of outgoing connections: these
+/// servers cannot be handed a listener.
+async fn free_port() -> Result<u16> {
+    const PORTS: std::ops::Range<u16> = 12_000..20_000;
+    let first = u16::try_from(std::process::id() % 8_000)?;
+    for n in 0..PORTS.end - PORTS.start {
+        let port = PORTS.start + (first + n) % (PORTS.end - PORTS.start);
+        // The wildcard address, which most of them bind.
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
+}

@@ -1,0 +1,119 @@
+//! `cargo xtask interop`: gRPC's interop tests, both ways against other
+//! implementations. The cases are the crate `interop`; this builds the other
+//! implementations' programs and runs it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::{machine::Machine, process, say, setup};
+
+/// The module that pins grpc-go's interop programs.
+const GO_MODULE: &str = "deploy/interop";
+/// The programs of that module, by their packages.
+const GO_PROGRAMS: [(&str, &str); 2] = [
+    ("grpc-go-client", "google.golang.org/grpc/interop/client"),
+    ("grpc-go-server", "google.golang.org/grpc/interop/server"),
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only this case; may be given more than once
+    #[arg(long, value_name = "CASE")]
+    only: Vec<String>,
+    /// Show the cases instead of running them
+    #[arg(long)]
+    list: bool,
+    /// What `cargo xtask test` runs: grpc-go alone, and no case that takes long
+    #[arg(long)]
+    short: bool,
+    /// Against these implementations [default: all; grpc-go with --short]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PEER")]
+    peers: Vec<Peer>,
+}
+
+/// Another implementation of gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    /// grpc-go
+    Go,
+}
+
+/// The command itself: exits as the cases do.
+///
+/// # Errors
+/// When a peer cannot be built; names what is missing and how to get it.
+pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<ExitCode> {
+    let mut cargo = command(machine, arguments)?;
+    let status = cargo.status().with_context(|| format!("could not start `{}`", process::show(&cargo)))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// The short form, as a step of `cargo xtask test`.
+///
+/// # Errors
+/// When a peer cannot be built or a case failed.
+pub(crate) fn short(machine: &Machine) -> Result<()> {
+    let arguments = Arguments { only: Vec::new(), list: false, short: true, peers: Vec::new() };
+    let mut cargo = command(machine, &arguments)?;
+    let shown = process::show(&cargo);
+    let status = cargo.status().with_context(|| format!("could not start `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status}); alone: cargo xtask interop --short");
+    }
+    Ok(())
+}
+
+/// What runs the cases, once the peers are built.
+fn command(machine: &Machine, arguments: &Arguments) -> Result<Command> {
+    let tools = machine.tools.join("interop");
+    let peers = match (&arguments.peers[..], arguments.short) {
+        ([], true) => vec![Peer::Go],
+        ([], false) => Peer::value_variants().to_vec(),
+        (chosen, _) => chosen.to_vec(),
+    };
+    let mut cargo = machine.command("cargo");
+    cargo.args(["run", "--locked", "--quiet", "-p", "interop", "--", "--tools"]).arg(&tools);
+    for peer in peers {
+        if !arguments.list {
+            peer.build(machine, &tools)?;
+        }
+        let name = peer.to_possible_value().context("every peer has a name")?;
+        cargo.args(["--peers", name.get_name()]);
+    }
+    for case in &arguments.only {
+        cargo.args(["--only", case]);
+    }
+    for (given, flag) in [(arguments.list, "--list"), (arguments.short, "--short")] {
+        if given {
+            cargo.arg(flag);
+        }
+    }
+    Ok(cargo)
+}
+
+impl Peer {
+    /// Makes its programs in `tools`; does little when they are there.
+    fn build(self, machine: &Machine, tools: &Path) -> Result<()> {
+        match self {
+            Self::Go => go(machine, tools),
+        }
+    }
+}
+
+fn go(machine: &Machine, tools: &Path) -> Result<()> {
+    for (name, package) in GO_PROGRAMS {
+        let made: PathBuf = tools.join(name);
+        if !made.is_file() {
+            say(format_args!("building {name} (about a minute the first time)"));
+        }
+        setup::compile_go(machine, GO_MODULE, package, "-ldflags=-s -w", &made, name)
+            .with_context(|| format!("could not build {name} from {GO_MODULE}/go.mod"))?;
+    }
+    Ok(())
+}
