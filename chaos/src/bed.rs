@@ -63,6 +63,21 @@ pub(crate) struct Setting {
     pub(crate) consul: PathBuf,
     /// Where the shop keeps its data.
     pub(crate) db: Database,
+    /// What the replicas of [`SERVICE`] are.
+    pub(crate) make: Make,
+    /// The program of the replicas that are grpc-go servers.
+    pub(crate) grpc_go: PathBuf,
+}
+
+/// The make of the replicas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// This program.
+    Ours,
+    /// A stock grpc-go server.
+    GrpcGo,
+    /// The same behind Go's `net/http`, which can end a call without a status.
+    GoHttp,
 }
 
 impl Setting {

@@ -70,6 +70,9 @@ pub(crate) struct RunArgs {
     /// The Consul of the scenarios that need a real one.
     #[arg(long, env = "CONSUL_BIN", default_value = "consul", value_name = "PROGRAM")]
     pub(crate) consul: PathBuf,
+    /// The grpc-go server of R33, which `cargo xtask setup` builds.
+    #[arg(long, default_value = "chaos-grpc-go", value_name = "PROGRAM")]
+    pub(crate) grpc_go: PathBuf,
     /// Keeps every process's log there [default: a temporary folder, kept
     /// when a figure was missed]
     #[arg(long, value_name = "DIR")]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    bed::Setting,
+    bed::{Make, Setting},
     cli::RunArgs,
     say,
     scenario::{ALL, Scenario},
@@ -83,8 +83,15 @@ async fn one(scenario: &'static Scenario, turn: u32, args: &RunArgs, logs: &Logs
     let folder = logs.path().join(format!("{}-{turn}", scenario.id));
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
     let off = args.off.then_some(scenario.off);
-    let setting =
-        Setting { size: args.size, without: off, logs: folder, consul: args.consul.clone(), db: args.db };
+    let setting = Setting {
+        size: args.size,
+        without: off,
+        logs: folder,
+        consul: args.consul.clone(),
+        db: args.db,
+        make: Make::Ours,
+        grpc_go: args.grpc_go.clone(),
+    };
     let without = off.map(|off| format!(" without {off}")).unwrap_or_default();
     say(format_args!("{}  {}{without}", scenario.id, scenario.fault));
     let began = Instant::now();

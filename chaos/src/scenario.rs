@@ -14,6 +14,7 @@ mod crash;
 mod deadlines;
 mod fail_clean;
 mod flap;
+mod foreign;
 mod freeze;
 mod garbage;
 mod heal;
@@ -213,5 +214,13 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "no false acknowledgement; NOT_SERVING and refused, not hung; serving by itself after 5 s",
         off: "errors that the disk tells",
         run: |setting| Box::pin(fail_clean::run(setting)),
+    },
+    Scenario {
+        id: "R33",
+        fault: "R1, R3, R5, R6, R7, R12 with grpc-go as the instances, and calls that end without a status",
+        promise: "as those; after a reset, a panic, a page, no trailers, no answer: ≤ 1 % failed once ejected, no \
+                  connection lost",
+        off: "outlier detection",
+        run: |setting| Box::pin(foreign::run(setting)),
     },
 ];

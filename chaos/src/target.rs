@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    bed::Setting,
+    bed::{Make, Setting},
     cli::{Database, ServeArgs, Size},
     proto::{
         DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
@@ -79,8 +79,9 @@ fn mesh(args: &ServeArgs) -> Result<Mesh> {
 /// Calls as the load does.
 fn calls(args: &ServeArgs) -> ChannelConfig {
     let without = args.without.clone().map(|name| &*name.leak());
-    let (logs, consul) = (PathBuf::new(), PathBuf::new());
-    Setting { size: Size::Usual, without, logs, consul, db: Database::Sqlite }.channel_config()
+    let (logs, consul, grpc_go) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
+    let (size, db, make) = (Size::Usual, Database::Sqlite, Make::Ours);
+    Setting { size, without, logs, consul, db, make, grpc_go }.channel_config()
 }
 
 /// Does what each line says, until there is none.

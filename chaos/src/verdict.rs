@@ -1,6 +1,6 @@
 //! What a scenario measured beside what was promised.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 
@@ -27,7 +27,7 @@ pub(crate) struct Outcome {
 /// One figure and its promise.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figure {
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     pub(crate) measured: String,
     pub(crate) promised: String,
     pub(crate) held: bool,
@@ -101,7 +101,31 @@ impl Outcome {
         held: bool,
         look: &'static str,
     ) {
-        self.figures.push(Figure { what, measured, promised, held, look });
+        self.figures.push(Figure { what: what.into(), measured, promised, held, look });
+    }
+
+    /// Adds a part that was run by itself, its figures named after it.
+    pub(crate) fn add(&mut self, name: &str, part: Self) {
+        let attempts = self.attempts() + part.attempts();
+        self.calls += part.calls;
+        #[allow(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
+        let calls = self.calls.max(1) as f64;
+        self.attempts_per_call = attempts / calls;
+        self.failed_idempotent += part.failed_idempotent;
+        self.failed_other += part.failed_other;
+        self.detect_seconds = self.detect_seconds.into_iter().chain(part.detect_seconds).reduce(f64::max);
+        self.recover_seconds = self.recover_seconds.into_iter().chain(part.recover_seconds).reduce(f64::max);
+        if !part.held() {
+            self.failures.extend(part.failures.iter().map(|failure| format!("{name}: {failure}")));
+        }
+        let named = |figure: Figure| Figure { what: format!("{name}: {}", figure.what).into(), ..figure };
+        self.figures.extend(part.figures.into_iter().map(named));
+    }
+
+    fn attempts(&self) -> f64 {
+        #[allow(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
+        let calls = self.calls as f64;
+        self.attempts_per_call * calls
     }
 
     /// The lines that a person reads when it has ended.
@@ -136,7 +160,7 @@ impl Outcome {
     /// Its row in the table: everything but the id.
     pub(crate) fn row(&self) -> String {
         let seconds = |s: Option<f64>| s.map_or_else(|| "–".to_owned(), |s| format!("{s:.2} s"));
-        let missed: Vec<_> = self.figures.iter().filter(|f| !f.held).map(|f| f.what).collect();
+        let missed: Vec<_> = self.figures.iter().filter(|f| !f.held).map(|f| &*f.what).collect();
         let verdict =
             if missed.is_empty() { "held".to_owned() } else { format!("missed: {}", missed.join("; ")) };
         format!(
@@ -170,6 +194,17 @@ mod tests {
         assert!(!outcome.held());
         assert!(outcome.text().contains("look at the keep-alive"), "{}", outcome.text());
         assert!(outcome.row().ends_with("missed: out"), "{}", outcome.row());
+    }
+
+    #[test]
+    fn a_part_that_was_missed_is_named_and_misses_the_whole() {
+        let mut whole = Outcome { calls: 10, attempts_per_call: 1.0, ..Outcome::default() };
+        let mut part = Outcome { calls: 10, attempts_per_call: 2.0, failed_other: 3, ..Outcome::default() };
+        part.at_most("failed calls", 3, 0, "the retries");
+        whole.add("R6", part);
+        assert!(!whole.held() && whole.row().ends_with("missed: R6: failed calls"), "{}", whole.row());
+        assert_eq!((whole.calls, whole.failed_other), (20, 3));
+        assert!((whole.attempts_per_call - 1.5).abs() < 1e-9);
     }
 
     #[test]

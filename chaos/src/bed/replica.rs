@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use super::{
-    Setting,
+    Make, Setting,
     child::{Child, this},
     id_of,
 };
@@ -47,7 +47,15 @@ impl Replica {
     ) -> Result<Self> {
         let listen_at = listen.to_string();
         let mut words = through;
-        words.extend(this(&["serve", "--service", service, "--listen", &listen_at])?);
+        match setting.make {
+            Make::Ours => words.extend(this(&["serve"])?),
+            Make::GrpcGo => words.push(setting.grpc_go.clone().into()),
+            Make::GoHttp => words.extend([setting.grpc_go.clone().into(), "--http".into()]),
+        }
+        if setting.make != Make::Ours {
+            words.extend(["--id".into(), id_of(service, listen)?.as_str().into()]);
+        }
+        words.extend(["--service", service, "--listen", &listen_at].map(OsString::from));
         if let Some(registry) = registry {
             words.extend(["--registry", registry].map(OsString::from));
         }

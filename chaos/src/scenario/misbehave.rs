@@ -3,7 +3,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use registry_client::instance::InstanceId;
 
 use crate::{
@@ -16,8 +16,14 @@ use crate::{
 /// second and instance, ejected.
 const EJECTED: Duration = Duration::from_secs(2);
 
+/// How long an instance may take to be ejected whose calls end without a
+/// status.
+const OUT: Duration = Duration::from_secs(3);
+
 /// A misbehaving instance under load.
 struct Trial {
+    /// Connections that the channel lost while it misbehaved.
+    lost: u64,
     seen: Seen,
     victim: InstanceId,
     others: Vec<InstanceId>,
@@ -30,15 +36,17 @@ struct Trial {
 /// then well again for `after`, or less if it has traffic again by then.
 async fn trial(setting: &Setting, order: &str, time: u64, after: Duration) -> Result<Trial> {
     let mut bed = Bed::start(setting, Kind::Dev, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
+    let channel = bed.channel()?;
+    let counters = channel.counters().context("a channel without counters")?;
+    let load = Load::start(channel, Mix::Both)?;
     load.go_on(setting.warm_up()).await;
     let others = bed.replicas[..2].iter().map(|r| r.id.clone()).collect();
     let replica = &mut bed.replicas[2];
     let victim = replica.id.clone();
     replica.behave(order).await?;
-    let from = load.now();
+    let (from, before) = (load.now(), counters.connections_closed.get());
     load.go_on(Duration::from_secs(time)).await;
-    let until = load.now();
+    let (until, lost) = (load.now(), counters.connections_closed.get() - before);
     replica.behave("well").await?;
     // What it answers once is perhaps a probe: its traffic is back when more follows.
     let mut answers = 0;
@@ -50,7 +58,7 @@ async fn trial(setting: &Setting, order: &str, time: u64, after: Duration) -> Re
         let _ = load.until(until, after, again).await;
     }
     let end = load.now();
-    Ok(Trial { seen: load.finish().await?, victim, others, time: from..until, end })
+    Ok(Trial { lost, seen: load.finish().await?, victim, others, time: from..until, end })
 }
 
 pub(super) async fn slow(setting: Setting) -> Result<Outcome> {
@@ -84,11 +92,34 @@ pub(super) async fn failing(setting: Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Every call of one of three ends in that way, which carries no gRPC status.
+pub(super) async fn without_status(setting: Setting, order: &str) -> Result<Outcome> {
+    let time = setting.sized(6, 20, 60);
+    let trial = trial(&setting, order, time, Duration::ZERO).await?;
+    let mut outcome = Outcome::of(format!("one of three: `{order}`, for {time} s"), &trial.seen);
+    let first = trial.seen.gaps(&trial.victim, trial.time.clone(), EJECTED).into_iter().next();
+    outcome.detected(first.map(|gap| gap.start - trial.time.start));
+    let later = trial.seen.due(trial.time.start + OUT..trial.time.end);
+    let failed = 1.0 - later.success();
+    outcome.below("failed calls once it should be ejected, of all", failed, 0.01, "channel/call/outcome.rs");
+    let share = later.share(&trial.victim);
+    outcome.below("its share of them", share, 0.05, "health/outlier.rs: consecutive failures");
+    let lost = usize::try_from(trial.lost).unwrap_or(usize::MAX);
+    outcome.at_most("connections lost", lost, 0, "channel/connection.rs: does one stream end them all?");
+    Ok(outcome)
+}
+
 pub(super) async fn half(setting: Setting) -> Result<Outcome> {
+    Box::pin(half_of(setting, "half INTERNAL")).await
+}
+
+/// One of three ends half of its calls as `order` says.
+pub(super) async fn half_of(setting: Setting, order: &str) -> Result<Outcome> {
     let time = setting.sized(15, 30, 60);
     let (out, back) = (Duration::from_secs(10), Duration::from_secs(60));
-    let trial = trial(&setting, "half INTERNAL", time, back).await?;
-    let mut outcome = Outcome::of(format!("one of three fails half of its calls, for {time} s"), &trial.seen);
+    let trial = trial(&setting, order, time, back).await?;
+    let mut outcome =
+        Outcome::of(format!("one of three fails half of its calls, for {time} s: `{order}`"), &trial.seen);
     let gaps = trial.seen.gaps(&trial.victim, trial.time.clone(), EJECTED);
     let ejected = gaps.first().map(|gap| gap.start - trial.time.start);
     let returned = traffic(&trial.seen, &trial.victim, trial.time.end..trial.end);

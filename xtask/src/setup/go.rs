@@ -1,6 +1,10 @@
-//! Programs that Go builds, each pinned by a `go.mod` of its own without code.
+//! Programs that Go builds, each pinned by a `go.mod` of its own.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -16,14 +20,29 @@ const LIMIT: Duration = Duration::from_mins(30);
 /// No paths of this machine, no symbols, and the flags of the person's own Go left out.
 const FLAGS: [&str; 2] = ["-trimpath", "-buildvcs=false"];
 
-/// What the build follows from: both module files and the flags.
+/// What the build follows from: both module files, the folder's own code and the flags.
 pub(crate) fn pin(machine: &Machine, module: &Module) -> Result<String> {
     let read = |name: &str| {
         let file = machine.root.join(module.folder).join(name);
         fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))
     };
     let (requirements, sums) = (read("go.mod")?, read("go.sum")?);
-    Ok(fingerprint(&[&requirements, &sums, module.package, &FLAGS.join(" ")]))
+    let (flags, sources) = (FLAGS.join(" "), sources(&machine.root.join(module.folder))?);
+    let mut parts = vec![requirements.as_str(), &sums, module.package, &flags];
+    parts.extend(sources.iter().map(String::as_str));
+    Ok(fingerprint(&parts))
+}
+
+/// The code that stands in the module's own folder, in the order of its names.
+fn sources(folder: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))?;
+    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "go"));
+    files.sort();
+    let read = |file: PathBuf| {
+        fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// Whether there is a Go to build with.

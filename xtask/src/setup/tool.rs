@@ -24,6 +24,8 @@ pub(crate) enum Name {
     Curl,
     /// The services' other database
     Postgres,
+    /// The target of the scenarios, on grpc-go
+    ChaosGrpcGo,
     /// The registry
     Consul,
     /// Makes a disk fail
@@ -84,7 +86,7 @@ pub(crate) struct Module {
 impl Name {
     /// What `cargo xtask test` needs; the quick ones first, so that what
     /// cannot be had is known before Consul is built.
-    pub(crate) const FOR_TESTS: [Self; 11] = [
+    pub(crate) const FOR_TESTS: [Self; 12] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
@@ -95,13 +97,21 @@ impl Name {
         Self::Postgres,
         Self::Grpcurl,
         Self::NatsServer,
+        Self::ChaosGrpcGo,
         Self::Consul,
     ];
     /// What counting instructions needs besides.
     pub(crate) const FOR_BENCH: [Self; 1] = [Self::Valgrind];
     /// What the scenarios of `cargo xtask chaos` need.
-    pub(crate) const FOR_CHAOS: [Self; 6] =
-        [Self::Ip, Self::Nft, Self::Strace, Self::Postgres, Self::NatsServer, Self::Consul];
+    pub(crate) const FOR_CHAOS: [Self; 7] = [
+        Self::Ip,
+        Self::Nft,
+        Self::Strace,
+        Self::Postgres,
+        Self::NatsServer,
+        Self::ChaosGrpcGo,
+        Self::Consul,
+    ];
 
     /// The tool of that name.
     pub(crate) fn tool(self) -> Tool {
@@ -128,6 +138,7 @@ impl Name {
                           `initdb` and `postgres` must be on PATH or in /usr/lib/postgresql/*/bin",
                 patience: "",
             },
+            Self::ChaosGrpcGo => chaos_grpc_go(),
             Self::Consul => consul(),
             Self::Strace => Tool {
                 version: &["-V"],
@@ -212,6 +223,21 @@ fn nats_server() -> Tool {
         by_hand: "by hand: put nats-server on PATH (Debian: apt-get install nats-server), or install Go (the \
                   version in deploy/tools/go.mod or newer)",
         patience: " (about a minute the first time)",
+    }
+}
+
+fn chaos_grpc_go() -> Tool {
+    Tool {
+        name: "chaos-grpc-go",
+        program: "chaos-grpc-go",
+        version: &["-version"],
+        source: Source::Go(Module {
+            folder: "chaos/foreign",
+            path: "google.golang.org/grpc",
+            package: "consort/chaos/foreign",
+        }),
+        by_hand: "by hand: install Go (the version in chaos/foreign/go.mod or newer)",
+        patience: " (half a minute the first time)",
     }
 }
 

@@ -237,10 +237,10 @@ mod tests {
         }
     }
 
-    fn missed(books: &Books) -> Vec<&'static str> {
+    fn missed(books: &Books) -> Vec<String> {
         let mut outcome = Outcome::default();
         books.judge(&mut outcome);
-        outcome.figures.iter().filter(|figure| !figure.held).map(|figure| figure.what).collect()
+        outcome.figures.iter().filter(|figure| !figure.held).map(|figure| figure.what.to_string()).collect()
     }
 
     #[test]
