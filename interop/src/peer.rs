@@ -21,6 +21,7 @@ use tokio::{
 use crate::server;
 
 mod go;
+mod java;
 
 /// How long a server may take until it accepts; a JVM on a busy machine is the
 /// slowest.
@@ -39,6 +40,8 @@ pub(crate) enum PeerName {
     Ours,
     /// grpc-go.
     Go,
+    /// grpc-java.
+    Java,
 }
 
 /// The words that run a server on a port.
@@ -65,6 +68,7 @@ impl PeerName {
         match self {
             Self::Ours => "ours",
             Self::Go => "go",
+            Self::Java => "java",
         }
     }
 
@@ -72,6 +76,7 @@ impl PeerName {
         match self {
             Self::Ours => &OURS,
             Self::Go => &go::PEER,
+            Self::Java => &java::PEER,
         }
     }
 

@@ -3,8 +3,10 @@
 //! implementations' programs and runs it.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +21,11 @@ const GO_PROGRAMS: [(&str, &str); 2] = [
     ("grpc-go-client", "google.golang.org/grpc/interop/client"),
     ("grpc-go-server", "google.golang.org/grpc/interop/server"),
 ];
+
+/// The Maven project that pins grpc-java's.
+const JAVA_PROJECT: &str = "deploy/interop/java/pom.xml";
+/// How long Maven may take to bring some hundred small files.
+const MAVEN_TIMEOUT: Duration = Duration::from_mins(15);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -41,6 +48,8 @@ pub(crate) struct Arguments {
 enum Peer {
     /// grpc-go
     Go,
+    /// grpc-java
+    Java,
 }
 
 /// The command itself: exits as the cases do.
@@ -102,6 +111,7 @@ impl Peer {
     fn build(self, machine: &Machine, tools: &Path) -> Result<()> {
         match self {
             Self::Go => go(machine, tools),
+            Self::Java => java(machine, tools),
         }
     }
 }
@@ -116,4 +126,27 @@ fn go(machine: &Machine, tools: &Path) -> Result<()> {
             .with_context(|| format!("could not build {name} from {GO_MODULE}/go.mod"))?;
     }
     Ok(())
+}
+
+/// Lets Maven bring the class path, and writes it down as arguments of `java`.
+fn java(machine: &Machine, tools: &Path) -> Result<()> {
+    for program in ["java", "mvn"] {
+        if machine.on_path(program).is_none() {
+            bail!(
+                "there is no `{program}` on PATH: install a JDK and Maven (Debian: apt-get install \
+                 default-jdk-headless maven), or leave grpc-java out by --peers"
+            );
+        }
+    }
+    fs::create_dir_all(tools).with_context(|| format!("could not create {}", tools.display()))?;
+    let classpath = tools.join("grpc-java.classpath");
+    let mut maven = machine.command("mvn");
+    maven.args(["-B", "-q", "-f", JAVA_PROJECT, "dependency:build-classpath"]);
+    maven.arg(format!("-Dmdep.outputFile={}", classpath.display()));
+    process::run(&mut maven, &machine.tools.join("logs/grpc-java.log"), MAVEN_TIMEOUT)
+        .with_context(|| format!("could not get grpc-java by {JAVA_PROJECT}"))?;
+    let found = fs::read_to_string(&classpath).context("could not read the class path")?;
+    let arguments = tools.join("grpc-java.args");
+    fs::write(&arguments, format!("-cp \"{}\"\n", found.trim()))
+        .with_context(|| format!("could not write {}", arguments.display()))
 }

@@ -1,0 +1,42 @@
+//! grpc-java, by its own interop client and server.
+
+use std::{ffi::OsString, net::SocketAddr, path::Path};
+
+use super::Peer;
+
+const PACKAGE: &str = "io.grpc.testing.integration";
+const NO_PROBE: &str = "grpc-java's server does not see whether a message is compressed";
+
+pub(super) const PEER: Peer = Peer {
+    server: Some(server),
+    client: Some(client),
+    server_lacks: &[
+        ("client_compressed_unary", NO_PROBE),
+        ("client_compressed_streaming", NO_PROBE),
+        ("server_compressed_streaming", "grpc-java's server compresses no stream"),
+    ],
+    client_lacks: &[],
+};
+
+/// `java` with the class path that `cargo xtask interop` has written, made to
+/// start quickly rather than to run long.
+fn java(tools: &Path, class: &str) -> Vec<OsString> {
+    let mut arguments = OsString::from("@");
+    arguments.push(tools.join("grpc-java.args"));
+    vec!["java".into(), arguments, "-XX:TieredStopAtLevel=1".into(), format!("{PACKAGE}.{class}").into()]
+}
+
+fn server(tools: &Path, port: u16) -> Vec<OsString> {
+    let mut words = java(tools, "TestServiceServer");
+    words.extend(["--use_tls=false".into(), format!("--port={port}").into()]);
+    words
+}
+
+fn client(tools: &Path, case: &str, server: SocketAddr) -> Vec<OsString> {
+    let mut words = java(tools, "TestServiceClient");
+    words.extend(["--use_tls=false", "--num_times=1"].map(OsString::from));
+    words.push(format!("--server_host={}", server.ip()).into());
+    words.push(format!("--server_port={}", server.port()).into());
+    words.push(format!("--test_case={case}").into());
+    words
+}
