@@ -1,7 +1,7 @@
-//! The official cases, as our client makes them.
+//! The cases, as our client makes them.
 //!
-//! What each does stands in gRPC's `doc/interop-test-descriptions.md`; names
-//! and sizes are from there.
+//! What each official one does stands in gRPC's
+//! `doc/interop-test-descriptions.md`; names and sizes are from there.
 
 use anyhow::{Result, bail, ensure};
 use futures_util::future::BoxFuture;
@@ -10,8 +10,10 @@ use tonic::{Code, Status};
 use crate::client::Client;
 
 mod compression;
+mod ends;
 mod metadata;
 mod stream;
+mod timing;
 mod unary;
 
 /// One case.
@@ -19,37 +21,121 @@ mod unary;
 pub(crate) struct Case {
     /// Its official name, or ours for one beyond them.
     pub(crate) name: &'static str,
-    /// What our client does.
-    pub(crate) run: fn(Client) -> BoxFuture<'static, Result<()>>,
+    pub(crate) group: Group,
+    run: Run,
+}
+
+/// Cases that the same servers can be held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// gRPC's own.
+    Official,
+    /// Deadlines that expire on both sides.
+    Deadlines,
+    /// Connections on which nothing happens for longer than a minute.
+    Silence,
+    /// Every message is compressed.
+    Gzip,
+    /// Calls that end as no gRPC server ends them.
+    Ends,
+}
+
+/// What our client does.
+#[derive(Debug)]
+enum Run {
+    Call(fn(Client) -> BoxFuture<'static, Result<()>>),
+    /// The official call, compressed both ways.
+    Gzip(fn(Client) -> BoxFuture<'static, Result<()>>),
+    /// A call that the server ends in that way, and the code that it has.
+    End(&'static str, Code),
+}
+
+impl Case {
+    /// Runs it on a client's channel.
+    ///
+    /// # Errors
+    /// When it failed.
+    pub(crate) async fn run(&self, client: Client) -> Result<()> {
+        match self.run {
+            Run::Call(call) => call(client.afresh()).await,
+            Run::Gzip(call) => compression::both_ways(client.afresh(), call).await,
+            Run::End(end, code) => ends::run(client.afresh(), end, code).await,
+        }
+    }
+
+    /// Whether it takes longer than some seconds.
+    pub(crate) fn is_long(&self) -> bool {
+        self.group == Group::Silence
+    }
 }
 
 macro_rules! cases {
-    ($($name:literal: $run:path,)*) => {
-        &[$(Case { name: $name, run: |client| Box::pin($run(client)) },)*]
+    ($($name:literal: $group:ident, $run:ident $(($($what:expr),*))? $(by $call:path)?;)*) => {
+        &[$(Case {
+            name: $name,
+            group: Group::$group,
+            run: Run::$run $(($($what),*))? $((|client| Box::pin($call(client))))?,
+        },)*]
     };
 }
 
-/// Every official case that needs neither TLS nor an account.
-pub(crate) const OFFICIAL: &[Case] = cases! {
-    "empty_unary": unary::empty,
-    "large_unary": unary::large,
-    "client_compressed_unary": compression::client_unary,
-    "server_compressed_unary": compression::server_unary,
-    "client_streaming": stream::client_streaming,
-    "client_compressed_streaming": compression::client_streaming,
-    "server_streaming": stream::server_streaming,
-    "server_compressed_streaming": compression::server_streaming,
-    "ping_pong": stream::ping_pong,
-    "empty_stream": stream::empty,
-    "custom_metadata": metadata::custom,
-    "status_code_and_message": metadata::status,
-    "special_status_message": metadata::special_message,
-    "unimplemented_method": unary::unimplemented_method,
-    "unimplemented_service": unary::unimplemented_service,
-    "cancel_after_begin": stream::cancel_after_begin,
-    "cancel_after_first_response": stream::cancel_after_first_response,
-    "timeout_on_sleeping_server": stream::timeout,
-    "pick_first_unary": unary::pick_first,
+/// Every official case that needs neither TLS nor an account, and ours.
+pub(crate) const ALL: &[Case] = cases! {
+    "empty_unary": Official, Call by unary::empty;
+    "large_unary": Official, Call by unary::large;
+    "client_compressed_unary": Official, Call by compression::client_unary;
+    "server_compressed_unary": Official, Call by compression::server_unary;
+    "client_streaming": Official, Call by stream::client_streaming;
+    "client_compressed_streaming": Official, Call by compression::client_streaming;
+    "server_streaming": Official, Call by stream::server_streaming;
+    "server_compressed_streaming": Official, Call by compression::server_streaming;
+    "ping_pong": Official, Call by stream::ping_pong;
+    "empty_stream": Official, Call by stream::empty;
+    "custom_metadata": Official, Call by metadata::custom;
+    "status_code_and_message": Official, Call by metadata::status;
+    "special_status_message": Official, Call by metadata::special_message;
+    "unimplemented_method": Official, Call by unary::unimplemented_method;
+    "unimplemented_service": Official, Call by unary::unimplemented_service;
+    "cancel_after_begin": Official, Call by stream::cancel_after_begin;
+    "cancel_after_first_response": Official, Call by stream::cancel_after_first_response;
+    "timeout_on_sleeping_server": Official, Call by stream::timeout;
+    "pick_first_unary": Official, Call by unary::pick_first;
+
+    "deadlines": Deadlines, Call by timing::deadlines;
+    "silent_connection": Silence, Call by timing::silence;
+
+    "gzip_large_unary": Gzip, Gzip by unary::large;
+    "gzip_client_streaming": Gzip, Gzip by stream::client_streaming;
+    "gzip_server_streaming": Gzip, Gzip by stream::server_streaming;
+    "gzip_ping_pong": Gzip, Gzip by stream::ping_pong;
+    "gzip_status": Gzip, Call by metadata::status;
+
+    "http_200_page": Ends, End("page-200", Code::Unknown);
+    "http_400_page": Ends, End("page-400", Code::Internal);
+    "http_401_page": Ends, End("page-401", Code::Unauthenticated);
+    "http_403_page": Ends, End("page-403", Code::PermissionDenied);
+    "http_404_page": Ends, End("page-404", Code::Unimplemented);
+    "http_429_page": Ends, End("page-429", Code::Unavailable);
+    "http_431_page": Ends, End("page-431", Code::Unknown);
+    "http_500_page": Ends, End("page-500", Code::Unknown);
+    "http_502_page": Ends, End("page-502", Code::Unavailable);
+    "http_503_page": Ends, End("page-503", Code::Unavailable);
+    "http_504_page": Ends, End("page-504", Code::Unavailable);
+    "reset": Ends, End("reset", Code::Internal);
+    "reset_after_headers": Ends, End("reset-after-headers", Code::Internal);
+    "handler_panics": Ends, End("panic", Code::Internal);
+    "no_trailers": Ends, End("no-trailers", Code::Unknown);
+    "message_without_trailers": Ends, End("message-without-trailers", Code::Unknown);
+    "raw_status_message": Ends, End("raw-status-message", Code::NotFound);
+    "encoded_status_message": Ends, End("encoded-status-message", Code::NotFound);
+    "unknown_status_code": Ends, End("unknown-code", Code::Unknown);
+    "status_is_no_number": Ends, End("no-number", Code::Unknown);
+    "ok_without_message": Ends, End("no-message", Code::Internal);
+    "two_messages": Ends, End("two-messages", Code::Internal);
+    "malformed_message": Ends, End("malformed-message", Code::Internal);
+    "flag_without_encoding": Ends, End("flag-without-encoding", Code::Internal);
+    "unknown_encoding": Ends, End("unknown-encoding", Code::Internal);
+    "half_a_message": Ends, End("half-a-message", Code::Internal);
 };
 
 /// Official cases that are left out, and why.

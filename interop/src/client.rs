@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use registry_client::{Answer, Channel, ChannelConfig, Mesh, resolve::fixed::FixedResolver};
-use tonic::{Status, body::Body};
+use tonic::{Status, body::Body, codec::CompressionEncoding::Gzip};
 use tower_service::Service;
 
 use crate::{
@@ -30,6 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Client {
     channel: Channel,
     responses: Flags,
+    compresses: bool,
 }
 
 impl Client {
@@ -50,17 +51,23 @@ impl Client {
     pub(crate) fn with(server: SocketAddr, config: ChannelConfig) -> Result<Self> {
         let mesh = Mesh::builder().resolver(FixedResolver::new([server])).descriptors(DESCRIPTORS);
         let channel = mesh.channel_config(config).build()?.channel("interop");
-        Ok(Self { channel, responses: Flags::default() })
+        Ok(Self { channel, responses: Flags::default(), compresses: false })
     }
 
     /// The same channel, with nothing noted yet.
     pub(crate) fn afresh(&self) -> Self {
-        Self { channel: self.channel.clone(), responses: Flags::default() }
+        Self { channel: self.channel.clone(), responses: Flags::default(), compresses: false }
+    }
+
+    /// The same, compressing every request by gzip and accepting that.
+    pub(crate) fn compressing(&self) -> Self {
+        Self { compresses: true, ..self.clone() }
     }
 
     /// The generated client of the service under test.
     pub(crate) fn test(&self) -> TestServiceClient<Self> {
-        TestServiceClient::new(self.clone())
+        let client = TestServiceClient::new(self.clone());
+        if self.compresses { client.send_compressed(Gzip).accept_compressed(Gzip) } else { client }
     }
 
     /// The generated client of a service that no server has.

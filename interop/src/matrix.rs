@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tokio::time::timeout;
 
 use crate::{
-    cases::{Case, LEFT_OUT, OFFICIAL},
+    cases::{ALL, Case, LEFT_OUT},
     cli::RunArgs,
     client::Client,
     peer::{PeerName, Running},
@@ -22,7 +22,7 @@ const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 /// # Errors
 /// When a case is not known, or a peer cannot be started.
 pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
-    let cases = choose(&args.only)?;
+    let cases = choose(args)?;
     if args.list {
         for case in cases {
             say(case.name);
@@ -34,9 +34,13 @@ pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
     }
     let mut table = Table::new(cases.iter().map(|case| case.name));
     for &peer in &args.peers {
-        table.add(theirs_serves(peer, &cases, args).await?);
-        if peer.has_client() {
-            table.add(ours_serves(peer, &cases, args).await?);
+        let chosen: Vec<_> = cases.iter().copied().filter(|case| peer.serves(case)).collect();
+        if !chosen.is_empty() {
+            table.add(theirs_serves(peer, &chosen, args).await?);
+        }
+        let chosen: Vec<_> = cases.iter().copied().filter(|case| peer.calls(case)).collect();
+        if !chosen.is_empty() {
+            table.add(ours_serves(peer, &chosen, args).await?);
         }
     }
     say("");
@@ -48,13 +52,14 @@ pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
     Ok(failed == 0)
 }
 
-fn choose(only: &[String]) -> Result<Vec<&'static Case>> {
+fn choose(args: &RunArgs) -> Result<Vec<&'static Case>> {
+    let only = &args.only;
     for name in only {
-        let known = OFFICIAL.iter().any(|case| case.name == name);
+        let known = ALL.iter().any(|case| case.name == name);
         ensure!(known, "there is no case `{name}`; --list shows all");
     }
     let chosen = |case: &&Case| only.is_empty() || only.iter().any(|name| name == case.name);
-    Ok(OFFICIAL.iter().filter(chosen).collect())
+    Ok(ALL.iter().filter(chosen).filter(|case| !(args.short && case.is_long())).collect())
 }
 
 /// Our client against a peer's server: one channel for all cases, as a service
@@ -66,7 +71,7 @@ async fn theirs_serves(peer: PeerName, cases: &[&'static Case], args: &RunArgs) 
     for case in cases {
         let cell = match peer.server_lacks(case.name) {
             Some(why) => Cell::Lacks(why),
-            None => match timeout(CASE_TIMEOUT, (case.run)(client.afresh())).await {
+            None => match timeout(CASE_TIMEOUT, case.run(client.clone())).await {
                 Ok(result) => Cell::of(result),
                 Err(_) => Cell::Failed(format!("no end within {CASE_TIMEOUT:?}")),
             },

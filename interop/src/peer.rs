@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::server;
+use crate::{
+    cases::{Case, Group},
+    server,
+};
 
 mod go;
 mod java;
@@ -40,6 +43,10 @@ pub(crate) enum PeerName {
     Ours,
     /// grpc-go.
     Go,
+    /// grpc-go, with every message compressed.
+    GoGzip,
+    /// Go's net/http, which is no gRPC.
+    GoHttp,
     /// grpc-java.
     Java,
 }
@@ -52,6 +59,10 @@ type ClientWords = fn(&Path, &str, SocketAddr) -> Vec<OsString>;
 /// What is known of an implementation.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    /// The cases that its server is there for.
+    serves: &'static [Group],
+    /// The cases that its client is there for.
+    calls: &'static [Group],
     /// The words that run its interop server; `None` runs ours in this process.
     server: Option<ServerWords>,
     /// The words that run one case of its interop client; `None` is our client.
@@ -68,6 +79,8 @@ impl PeerName {
         match self {
             Self::Ours => "ours",
             Self::Go => "go",
+            Self::GoGzip => "go+gzip",
+            Self::GoHttp => "net/http",
             Self::Java => "java",
         }
     }
@@ -76,8 +89,20 @@ impl PeerName {
         match self {
             Self::Ours => &OURS,
             Self::Go => &go::PEER,
+            Self::GoGzip => &go::GZIP,
+            Self::GoHttp => &go::HTTP,
             Self::Java => &java::PEER,
         }
+    }
+
+    /// Whether its server is held to that case at all.
+    pub(crate) fn serves(self, case: &Case) -> bool {
+        self.peer().serves.contains(&case.group)
+    }
+
+    /// Whether its client makes that case at all.
+    pub(crate) fn calls(self, case: &Case) -> bool {
+        self.peer().calls.contains(&case.group)
     }
 
     /// Why its server cannot be held to that case, if so.
@@ -88,11 +113,6 @@ impl PeerName {
     /// Why its client cannot make that case, if so.
     pub(crate) fn client_lacks(self, case: &str) -> Option<&'static str> {
         reason(self.peer().client_lacks, case)
-    }
-
-    /// Whether its client is another program than ours.
-    pub(crate) fn has_client(self) -> bool {
-        self.peer().client.is_some()
     }
 
     /// Starts its interop server; returns once it accepts.
@@ -132,7 +152,12 @@ impl PeerName {
     }
 }
 
+/// What a server of the whole test service is held to.
+const SERVES: &[Group] = &[Group::Official, Group::Deadlines, Group::Silence];
+
 const OURS: Peer = Peer {
+    serves: &[Group::Official, Group::Deadlines, Group::Silence, Group::Gzip],
+    calls: &[],
     server: None,
     client: None,
     server_lacks: &[("server_compressed_streaming", "tonic compresses all messages of a stream, or none")],

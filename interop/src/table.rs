@@ -80,29 +80,41 @@ impl Table {
         (passed, failed)
     }
 
-    /// The table, and below it why cells are empty.
+    /// A table for each run of cases with the same columns, and below them why
+    /// cells are empty.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let heads: Vec<_> = self.columns.iter().map(|column| column.head.as_str()).collect();
-        let mut lines =
-            vec![format!("| case | {} |", heads.join(" | ")), format!("|---|{}", "---|".repeat(heads.len()))];
+        let mut lines = Vec::new();
+        let mut present = Vec::new();
         for case in &self.cases {
-            let words: Vec<_> =
-                self.columns.iter().map(|column| column.cells.get(case).map_or("–", Cell::word)).collect();
+            let columns: Vec<_> =
+                self.columns.iter().filter(|column| column.cells.contains_key(case)).collect();
+            let heads: Vec<_> = columns.iter().map(|column| column.head.as_str()).collect();
+            if heads.is_empty() {
+                continue;
+            }
+            if heads != present {
+                lines.extend([String::new(), format!("| case | {} |", heads.join(" | "))]);
+                lines.push(format!("|---|{}", "---|".repeat(heads.len())));
+                present = heads;
+            }
+            let words: Vec<_> = columns.iter().map(|column| column.cells[case].word()).collect();
             lines.push(format!("| {case} | {} |", words.join(" | ")));
         }
+        lines.push(String::new());
+        lines.extend(self.reasons());
+        lines
+    }
+
+    fn reasons(&self) -> impl Iterator<Item = String> {
         let mut reasons: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
         for column in &self.columns {
             for (case, cell) in &column.cells {
                 if let Cell::Lacks(why) = cell {
-                    reasons.entry((why, &column.head)).or_default().push(case);
+                    reasons.entry((&column.head, why)).or_default().push(case);
                 }
             }
         }
-        lines.push(String::new());
-        for ((why, head), cases) in reasons {
-            lines.push(format!("– {head}: {}: {why}", cases.join(", ")));
-        }
-        lines
+        reasons.into_iter().map(|((head, why), cases)| format!("– {head}: {}: {why}", cases.join(", ")))
     }
 }
 
@@ -116,11 +128,18 @@ mod tests {
         column.push("empty_unary", Cell::Passed);
         column.push("large_unary", Cell::Failed("too short".to_owned()));
         column.push("server_compressed_unary", Cell::Lacks("no gzip"));
-        let mut table = Table::new(["empty_unary", "large_unary", "server_compressed_unary"]);
+        let mut other = Column::new("java→ours".to_owned());
+        other.push("large_unary", Cell::Passed);
+        let mut table = Table::new(["empty_unary", "large_unary", "server_compressed_unary", "not_run"]);
         table.add(column);
-        assert_eq!(table.counts(), (1, 1));
+        table.add(other);
+        assert_eq!(table.counts(), (2, 1));
         let text = table.lines().join("\n");
-        assert!(text.contains("| large_unary | FAILED |"), "{text}");
+        assert!(
+            text.contains("| case | ours→go | java→ours |\n|---|---|---|\n| large_unary | FAILED | passed |"),
+            "{text}"
+        );
+        assert!(!text.contains("not_run"), "{text}");
         assert!(text.ends_with("– ours→go: server_compressed_unary: no gzip"), "{text}");
     }
 }

@@ -15,15 +15,17 @@ use clap::ValueEnum;
 use crate::{machine::Machine, process, say, setup};
 
 /// The module that pins grpc-go's interop programs.
-const GO_MODULE: &str = "deploy/interop";
+const GO_MODULE: &str = "interop/foreign/go";
 /// The programs of that module, by their packages.
-const GO_PROGRAMS: [(&str, &str); 2] = [
+const GO_PROGRAMS: [(&str, &str); 4] = [
     ("grpc-go-client", "google.golang.org/grpc/interop/client"),
     ("grpc-go-server", "google.golang.org/grpc/interop/server"),
+    ("grpc-go-compressed", "consort/interop/foreign/compressed"),
+    ("go-http-ends", "consort/interop/foreign/ends"),
 ];
 
 /// The Maven project that pins grpc-java's.
-const JAVA_PROJECT: &str = "deploy/interop/java/pom.xml";
+const JAVA_PROJECT: &str = "interop/foreign/java/pom.xml";
 /// How long Maven may take to bring some hundred small files.
 const MAVEN_TIMEOUT: Duration = Duration::from_mins(15);
 
@@ -92,8 +94,7 @@ fn command(machine: &Machine, arguments: &Arguments) -> Result<Command> {
         if !arguments.list {
             peer.build(machine, &tools)?;
         }
-        let name = peer.to_possible_value().context("every peer has a name")?;
-        cargo.args(["--peers", name.get_name()]);
+        cargo.args(["--peers", peer.columns()]);
     }
     for case in &arguments.only {
         cargo.args(["--only", case]);
@@ -107,6 +108,14 @@ fn command(machine: &Machine, arguments: &Arguments) -> Result<Command> {
 }
 
 impl Peer {
+    /// What the cases call it.
+    fn columns(self) -> &'static str {
+        match self {
+            Self::Go => "go,go-gzip,go-http",
+            Self::Java => "java",
+        }
+    }
+
     /// Makes its programs in `tools`; does little when they are there.
     fn build(self, machine: &Machine, tools: &Path) -> Result<()> {
         match self {

@@ -9,7 +9,7 @@ use std::io::Write;
 use anyhow::{Result, ensure};
 use bytes::{BufMut, BytesMut};
 use flate2::{Compression, write::GzEncoder};
-use futures_util::stream;
+use futures_util::{future::BoxFuture, stream};
 use http::Request;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
@@ -31,6 +31,18 @@ use crate::{
 
 const fn yes(value: bool) -> Option<BoolValue> {
     Some(BoolValue { value })
+}
+
+/// Makes a call with requests and responses compressed.
+pub(super) async fn both_ways(
+    client: Client,
+    call: fn(Client) -> BoxFuture<'static, Result<()>>,
+) -> Result<()> {
+    let client = client.compressing();
+    call(client.clone()).await?;
+    let flags = client.compressed();
+    ensure!(flags.contains(&true), "no response was compressed: {flags:?}");
+    Ok(())
 }
 
 /// A request that lies is refused; those that tell the truth are not.

@@ -2,13 +2,16 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::Path};
 
-use super::Peer;
+use super::{Peer, SERVES};
+use crate::cases::Group;
 
 const NO_COMPRESSION: &str = "grpc-go's interop programs have no gzip";
 
 pub(super) const PEER: Peer = Peer {
-    server: Some(server),
-    client: Some(client),
+    serves: SERVES,
+    calls: &[Group::Official],
+    server: Some(|tools, port| listens(tools, "grpc-go-server", port)),
+    client: Some(|tools, case, server| calls(tools, "grpc-go-client", case, server)),
     server_lacks: &[
         ("client_compressed_unary", NO_COMPRESSION),
         ("server_compressed_unary", NO_COMPRESSION),
@@ -23,13 +26,33 @@ pub(super) const PEER: Peer = Peer {
     ],
 };
 
-fn server(tools: &Path, port: u16) -> Vec<OsString> {
-    vec![tools.join("grpc-go-server").into(), format!("--port={port}").into()]
+/// Our program around grpc-go's service and cases, which compresses.
+pub(super) const GZIP: Peer = Peer {
+    serves: &[Group::Gzip],
+    calls: &[Group::Gzip],
+    server: Some(|tools, port| listens(tools, "grpc-go-compressed", port)),
+    client: Some(|tools, case, server| calls(tools, "grpc-go-compressed", case, server)),
+    server_lacks: &[],
+    client_lacks: &[],
+};
+
+/// Our program on net/http.
+pub(super) const HTTP: Peer = Peer {
+    serves: &[Group::Ends],
+    calls: &[],
+    server: Some(|tools, port| listens(tools, "go-http-ends", port)),
+    client: None,
+    server_lacks: &[],
+    client_lacks: &[],
+};
+
+fn listens(tools: &Path, program: &str, port: u16) -> Vec<OsString> {
+    vec![tools.join(program).into(), format!("--port={port}").into()]
 }
 
-fn client(tools: &Path, case: &str, server: SocketAddr) -> Vec<OsString> {
+fn calls(tools: &Path, program: &str, case: &str, server: SocketAddr) -> Vec<OsString> {
     let host = format!("--server_host={}", server.ip());
     let port = format!("--server_port={}", server.port());
     let case = format!("--test_case={case}");
-    vec![tools.join("grpc-go-client").into(), host.into(), port.into(), case.into()]
+    vec![tools.join(program).into(), host.into(), port.into(), case.into()]
 }

@@ -2,12 +2,15 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::Path};
 
-use super::Peer;
+use super::{Peer, SERVES};
+use crate::cases::Group;
 
 const PACKAGE: &str = "io.grpc.testing.integration";
 const NO_PROBE: &str = "grpc-java's server does not see whether a message is compressed";
 
 pub(super) const PEER: Peer = Peer {
+    serves: SERVES,
+    calls: &[Group::Official],
     server: Some(server),
     client: Some(client),
     server_lacks: &[

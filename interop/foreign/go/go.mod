@@ -1,6 +1,7 @@
-// grpc-go's own interop client and server, built by `cargo xtask interop`; they
+// grpc-go's own interop client and server, and small programs of ours around
+// grpc-go and net/http, built by `cargo xtask interop`; they
 // are run, neither linked nor shipped.
-module consort/deploy/interop
+module consort/interop/foreign
 
 go 1.26.0
 
@@ -8,6 +9,8 @@ tool (
 	google.golang.org/grpc/interop/client
 	google.golang.org/grpc/interop/server
 )
+
+require google.golang.org/grpc v1.83.2
 
 require (
 	cel.dev/expr v0.25.2 // indirect
@@ -40,6 +43,5 @@ require (
 	golang.org/x/text v0.41.0 // indirect
 	google.golang.org/genproto/googleapis/api v0.0.0-20260526163538-3dc84a4a5aaa // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260526163538-3dc84a4a5aaa // indirect
-	google.golang.org/grpc v1.83.2 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
 )
