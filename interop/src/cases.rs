@@ -36,6 +36,8 @@ pub(crate) enum Group {
     Silence,
     /// Every message is compressed.
     Gzip,
+    /// Targets that only others' clients have.
+    Targets,
     /// Calls that end as no gRPC server ends them.
     Ends,
 }
@@ -46,6 +48,8 @@ enum Run {
     Call(fn(Client) -> BoxFuture<'static, Result<()>>),
     /// The official call, compressed both ways.
     Gzip(fn(Client) -> BoxFuture<'static, Result<()>>),
+    /// Nothing: the case is one of another's client.
+    Theirs,
     /// A call that the server ends in that way, and the code that it has.
     End(&'static str, Code),
 }
@@ -59,6 +63,7 @@ impl Case {
         match self.run {
             Run::Call(call) => call(client.afresh()).await,
             Run::Gzip(call) => compression::both_ways(client.afresh(), call).await,
+            Run::Theirs => bail!("our client has no such case"),
             Run::End(end, code) => ends::run(client.afresh(), end, code).await,
         }
     }
@@ -103,6 +108,8 @@ pub(crate) const ALL: &[Case] = cases! {
 
     "deadlines": Deadlines, Call by timing::deadlines;
     "silent_connection": Silence, Call by timing::silence;
+
+    "ipv4_list_target": Targets, Theirs;
 
     "gzip_large_unary": Gzip, Gzip by unary::large;
     "gzip_client_streaming": Gzip, Gzip by stream::client_streaming;

@@ -34,6 +34,7 @@ pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
     }
     let mut table = Table::new(cases.iter().map(|case| case.name));
     for &peer in &args.peers {
+        peer.prepare(&args.tools)?;
         let chosen: Vec<_> = cases.iter().copied().filter(|case| peer.serves(case)).collect();
         if !chosen.is_empty() {
             table.add(theirs_serves(peer, &chosen, args).await?);

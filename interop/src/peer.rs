@@ -20,9 +20,11 @@ use tokio::{
 
 use crate::{
     cases::{Case, Group},
+    proto::DESCRIPTORS,
     server,
 };
 
+mod core;
 mod go;
 mod java;
 
@@ -49,6 +51,8 @@ pub(crate) enum PeerName {
     GoHttp,
     /// grpc-java.
     Java,
+    /// gRPC core.
+    Core,
 }
 
 /// The words that run a server on a port.
@@ -82,6 +86,7 @@ impl PeerName {
             Self::GoGzip => "go+gzip",
             Self::GoHttp => "net/http",
             Self::Java => "java",
+            Self::Core => "core",
         }
     }
 
@@ -92,6 +97,7 @@ impl PeerName {
             Self::GoGzip => &go::GZIP,
             Self::GoHttp => &go::HTTP,
             Self::Java => &java::PEER,
+            Self::Core => &core::PEER,
         }
     }
 
@@ -113,6 +119,18 @@ impl PeerName {
     /// Why its client cannot make that case, if so.
     pub(crate) fn client_lacks(self, case: &str) -> Option<&'static str> {
         reason(self.peer().client_lacks, case)
+    }
+
+    /// Writes down what its programs read.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub(crate) fn prepare(self, tools: &Path) -> Result<()> {
+        if self != Self::Core {
+            return Ok(());
+        }
+        let file = tools.join(core::DESCRIPTORS);
+        std::fs::write(&file, DESCRIPTORS).with_context(|| format!("could not write {}", file.display()))
     }
 
     /// Starts its interop server; returns once it accepts.

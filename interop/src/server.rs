@@ -60,7 +60,7 @@ impl TestService for Interop {
         let server_id = if fill_server_id { "consort".to_owned() } else { String::new() };
         let response = SimpleResponse { payload: payload(response_size)?, server_id, ..Default::default() };
         let mut response = Response::new(response);
-        if !response_compressed.unwrap_or_default().value {
+        if response_compressed.is_some_and(|compressed| !compressed.value) {
             response.disable_compression();
         }
         Ok(response)
@@ -96,9 +96,7 @@ impl TestService for Interop {
         }
         let aggregated_payload_size =
             i32::try_from(sum).map_err(|_| Status::out_of_range("more than 2 GiB were sent"))?;
-        let mut response = Response::new(StreamingInputCallResponse { aggregated_payload_size });
-        response.disable_compression();
-        Ok(response)
+        Ok(Response::new(StreamingInputCallResponse { aggregated_payload_size }))
     }
 
     type FullDuplexCallStream = Responses;

@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::{machine::Machine, process, say, setup};
+use crate::{
+    machine::{Machine, remove_folder},
+    process, say, setup,
+};
 
 /// The module that pins grpc-go's interop programs.
 const GO_MODULE: &str = "interop/foreign/go";
@@ -26,6 +29,11 @@ const GO_PROGRAMS: [(&str, &str); 4] = [
 
 /// The Maven project that pins grpc-java's.
 const JAVA_PROJECT: &str = "interop/foreign/java/pom.xml";
+/// Our program on gRPC core's Python package, and what pins that.
+const CORE_PROGRAM: &str = "interop/foreign/python/core.py";
+const CORE_PINS: &str = "interop/foreign/python/requirements.txt";
+/// How long pip may take to bring three packages.
+const PIP_TIMEOUT: Duration = Duration::from_mins(10);
 /// How long Maven may take to bring some hundred small files.
 const MAVEN_TIMEOUT: Duration = Duration::from_mins(15);
 
@@ -52,6 +60,8 @@ enum Peer {
     Go,
     /// grpc-java
     Java,
+    /// gRPC core, by its Python package
+    Core,
 }
 
 /// The command itself: exits as the cases do.
@@ -113,6 +123,7 @@ impl Peer {
         match self {
             Self::Go => "go,go-gzip,go-http",
             Self::Java => "java",
+            Self::Core => "core",
         }
     }
 
@@ -121,6 +132,7 @@ impl Peer {
         match self {
             Self::Go => go(machine, tools),
             Self::Java => java(machine, tools),
+            Self::Core => core(machine, tools),
         }
     }
 }
@@ -158,4 +170,26 @@ fn java(machine: &Machine, tools: &Path) -> Result<()> {
     let arguments = tools.join("grpc-java.args");
     fs::write(&arguments, format!("-cp \"{}\"\n", found.trim()))
         .with_context(|| format!("could not write {}", arguments.display()))
+}
+
+/// Lets pip install the packages into a folder of their own, once for each
+/// state of the pins.
+fn core(machine: &Machine, tools: &Path) -> Result<()> {
+    let (packages, stamp) = (tools.join("grpc-core"), tools.join("grpc-core.stamp"));
+    let read = |file: &str| {
+        fs::read_to_string(machine.root.join(file)).with_context(|| format!("could not read {file}"))
+    };
+    let pins = read(CORE_PINS)?;
+    fs::create_dir_all(tools).with_context(|| format!("could not create {}", tools.display()))?;
+    fs::write(tools.join("grpc-core.py"), read(CORE_PROGRAM)?).context("could not write grpc-core.py")?;
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pins) {
+        return Ok(());
+    }
+    say("installing gRPC core's Python package");
+    remove_folder(&packages).context("could not empty the folder of the Python packages")?;
+    let mut pip = setup::pip(machine)?;
+    pip.arg("--target").arg(&packages).args(["--requirement", CORE_PINS]);
+    process::run(&mut pip, &machine.tools.join("logs/grpc-core.log"), PIP_TIMEOUT)
+        .with_context(|| format!("could not get gRPC core by {CORE_PINS}"))?;
+    fs::write(&stamp, pins).with_context(|| format!("could not write {}", stamp.display()))
 }

@@ -22,7 +22,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::{go::compile as compile_go, tool::Name};
+pub(crate) use self::{go::compile as compile_go, pip::command as pip, tool::Name};
 use self::{
     stamp::Stamp,
     tool::{Source, Tool},

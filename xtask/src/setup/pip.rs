@@ -1,7 +1,7 @@
 //! Native programs that Python distributions carry, pinned with their
 //! checksums in `deploy/tools/requirements.txt`.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -25,18 +25,28 @@ pub(crate) fn install(machine: &Machine, tool: &Tool, distribution: &str, stagin
     fs::write(&pins, requirement(machine, distribution)?).context("could not write the requirement")?;
     let tree = staging.join("tree");
 
-    let mut pip = machine.command(python(machine)?);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
-    pip.args(["--no-deps", "--require-hashes", "--only-binary", ":all:"]);
+    let mut pip = command(machine)?;
     pip.arg("--target").arg(&tree).arg("--requirement").arg(&pins);
-    // A person's own settings that `--target` cannot be combined with.
-    pip.env("PIP_USER", "0").env("PIP_REQUIRE_VIRTUALENV", "0").env("PIP_ROOT_USER_ACTION", "ignore");
     process::run(&mut pip, &machine.tools.join("logs").join(tool.name).with_extension("log"), LIMIT)?;
 
     let program = tree.join("bin").join(tool.program);
     fs::rename(&program, staging.join(tool.program))
         .with_context(|| format!("the distribution `{distribution}` has no bin/{}", tool.program))?;
     Ok(format!("pinned in {PINS}"))
+}
+
+/// A `pip install` of pinned packages, to which the target and the requirements
+/// are still to be added.
+///
+/// # Errors
+/// When there is no Python with pip.
+pub(crate) fn command(machine: &Machine) -> Result<Command> {
+    let mut pip = machine.command(python(machine)?);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
+    pip.args(["--no-deps", "--require-hashes", "--only-binary", ":all:"]);
+    // A person's own settings that `--target` cannot be combined with.
+    pip.env("PIP_USER", "0").env("PIP_REQUIRE_VIRTUALENV", "0").env("PIP_ROOT_USER_ACTION", "ignore");
+    Ok(pip)
 }
 
 /// A Python that has pip, bringing pip by apt-get where Debian left it out.
