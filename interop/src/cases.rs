@@ -142,6 +142,15 @@ pub(crate) const ALL: &[Case] = cases! {
     "malformed_message": Ends, End("malformed-message", Code::Internal);
     "flag_without_encoding": Ends, End("flag-without-encoding", Code::Internal);
     "unknown_encoding": Ends, End("unknown-encoding", Code::Internal);
+    "identity_encoding": Ends, End("identity-encoding", Code::Ok);
+    "content_type_with_codec": Ends, End("content-type-with-codec", Code::Ok);
+    "content_type_with_parameter": Ends, End("content-type-with-parameter", Code::Ok);
+    "hints_first": Ends, End("hints-first", Code::Ok);
+    "status_beside_503": Ends, End("status-beside-503", Code::NotFound);
+    "long_status_message": Ends, End("long-status-message", Code::NotFound);
+    // Above what a client takes in of metadata: the trailers count as missing.
+    "endless_status_message": Ends, End("endless-status-message", Code::Unknown);
+    "answered_early": Ends, Call by ends::answered_early;
     "half_a_message": Ends, End("half-a-message", Code::Internal);
 };
 

@@ -1,6 +1,7 @@
 //! Calls that end as no gRPC server ends them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures_util::stream;
 use tonic::{Code, Request, metadata::MetadataValue};
 
 use super::{must_fail, unary};
@@ -16,9 +17,21 @@ pub(super) async fn run(client: Client, end: &'static str, code: Code) -> Result
     let before = client.connections()?;
     let mut request = Request::new(Empty {});
     request.metadata_mut().insert(METADATA, MetadataValue::from_static(end));
-    must_fail(client.test().empty_call(request).await, code)?;
+    let ended = client.test().empty_call(request).await;
+    match code {
+        Code::Ok => drop(ended?),
+        code => drop(must_fail(ended, code)?),
+    }
     unary::empty(client.clone()).await?;
     let after = client.connections()?;
     ensure!(before == after, "the connection was lost: {before:?}, then {after:?}");
     Ok(())
+}
+
+/// A response that comes before the requests have ended is one all the same,
+/// although `RST_STREAM` follows.
+pub(super) async fn answered_early(client: Client) -> Result<()> {
+    let call = client.test().streaming_input_call(stream::pending()).await;
+    call.context("the response was lost")?;
+    unary::empty(client).await
 }

@@ -1,6 +1,7 @@
 // ends is an HTTP/2 server on Go's net/http that ends each call of
 // grpc.testing.TestService/EmptyCall as the caller's metadata asks: by a page,
 // by a reset, without trailers, by metadata that is no text.
+// A call of StreamingInputCall is answered before it is read.
 package main
 
 import (
@@ -33,7 +34,11 @@ func main() {
 }
 
 func serve(w http.ResponseWriter, r *http.Request) {
-	// A handler that answers before it has read is another end: RST_STREAM.
+	if strings.HasSuffix(r.URL.Path, "/StreamingInputCall") {
+		// Answered before it is read: RST_STREAM with NO_ERROR follows.
+		grpc(w, empty, "0", "")
+		return
+	}
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
 	}
@@ -80,6 +85,28 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	case "unknown-encoding":
 		w.Header().Set("grpc-encoding", "snappy")
 		grpc(w, "\x01\x00\x00\x00\x01a", "0", "")
+	case "identity-encoding":
+		w.Header().Set("grpc-encoding", "identity")
+		grpc(w, empty, "0", "")
+	case "content-type-with-codec":
+		w.Header().Set("content-type", "application/grpc+proto")
+		grpc(w, empty, "0", "")
+	case "content-type-with-parameter":
+		w.Header().Set("content-type", "application/grpc; charset=utf-8")
+		grpc(w, empty, "0", "")
+	case "hints-first":
+		w.Header().Set("link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		grpc(w, empty, "0", "")
+	case "status-beside-503":
+		w.Header().Set("content-type", "application/grpc")
+		w.Header().Set("grpc-status", "5")
+		w.Header().Set("grpc-message", "not here")
+		w.WriteHeader(http.StatusServiceUnavailable)
+	case "long-status-message":
+		grpc(w, "", "5", strings.Repeat("a", 10_000))
+	case "endless-status-message":
+		grpc(w, "", "5", strings.Repeat("a", 100_000))
 	case "half-a-message":
 		grpc(w, "\x00\x00\x00\x00\x08abc", "0", "")
 	default:
@@ -100,7 +127,9 @@ func page(w http.ResponseWriter, code string) {
 }
 
 func grpcHeaders(w http.ResponseWriter) {
-	w.Header().Set("content-type", "application/grpc")
+	if w.Header().Get("content-type") == "" {
+		w.Header().Set("content-type", "application/grpc")
+	}
 	w.WriteHeader(http.StatusOK)
 	w.(http.Flusher).Flush()
 }
