@@ -1,7 +1,7 @@
 //! The command line.
 #![allow(clippy::doc_markdown, reason = "these comments are read at a terminal, as help")]
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -47,6 +47,10 @@ pub(crate) struct RunArgs {
     /// Leaves out the cases that take longer than some seconds.
     #[arg(long)]
     pub(crate) short: bool,
+    /// For how long nothing happens in `silent_connection`. Servers that count
+    /// pings have had enough of one every ten seconds after fifty at most.
+    #[arg(long, default_value = "70s", value_parser = registry_client::parse_duration, value_name = "TIME")]
+    pub(crate) silence: Duration,
     /// The other implementations.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "ours", value_name = "PEER")]
     pub(crate) peers: Vec<PeerName>,

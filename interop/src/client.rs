@@ -28,6 +28,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A channel to one server, whose responses' message prefixes can be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
+    server: SocketAddr,
+    /// For how long the cases of silence do nothing.
+    pub(crate) silence: Duration,
     channel: Channel,
     responses: Flags,
     compresses: bool,
@@ -38,25 +41,25 @@ impl Client {
     ///
     /// # Errors
     /// Never in fact: the settings are ours.
-    pub(crate) fn new(server: SocketAddr) -> Result<Self> {
+    pub(crate) fn new(server: SocketAddr, silence: Duration) -> Result<Self> {
         let mut config = ChannelConfig::default();
         config.deadline = DEADLINE;
-        Self::with(server, config)
+        let mesh = Mesh::builder().resolver(FixedResolver::new([server])).descriptors(DESCRIPTORS);
+        let channel = mesh.channel_config(config).build()?.channel("interop");
+        Ok(Self { server, silence, channel, responses: Flags::default(), compresses: false })
     }
 
-    /// A channel of its own.
+    /// Another channel to the same server.
     ///
     /// # Errors
     /// Never in fact: the settings are ours.
-    pub(crate) fn with(server: SocketAddr, config: ChannelConfig) -> Result<Self> {
-        let mesh = Mesh::builder().resolver(FixedResolver::new([server])).descriptors(DESCRIPTORS);
-        let channel = mesh.channel_config(config).build()?.channel("interop");
-        Ok(Self { channel, responses: Flags::default(), compresses: false })
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(self.server, self.silence)
     }
 
     /// The same channel, with nothing noted yet.
     pub(crate) fn afresh(&self) -> Self {
-        Self { channel: self.channel.clone(), responses: Flags::default(), compresses: false }
+        Self { responses: Flags::default(), compresses: false, ..self.clone() }
     }
 
     /// The same, compressing every request by gzip and accepting that.

@@ -14,7 +14,7 @@ use crate::{
     table::{Cell, Column, Table},
 };
 
-/// How long one case of our client may take, beyond what it waits for itself.
+/// How long one case of our client may take, beyond twice its silence.
 const CASE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Does what the command line asks for; whether every case passed.
@@ -67,14 +67,15 @@ fn choose(args: &RunArgs) -> Result<Vec<&'static Case>> {
 /// has one.
 async fn theirs_serves(peer: PeerName, cases: &[&'static Case], args: &RunArgs) -> Result<Column> {
     let server = peer.serve(&args.tools).await?;
-    let client = Client::new(server.address)?;
+    let client = Client::new(server.address, args.silence)?;
+    let limit = CASE_TIMEOUT + args.silence * 2;
     let mut column = Column::new(format!("ours→{}", peer.label()));
     for case in cases {
         let cell = match peer.server_lacks(case.name) {
             Some(why) => Cell::Lacks(why),
-            None => match timeout(CASE_TIMEOUT, case.run(client.clone())).await {
+            None => match timeout(limit, case.run(client.clone())).await {
                 Ok(result) => Cell::of(result),
-                Err(_) => Cell::Failed(format!("no end within {CASE_TIMEOUT:?}")),
+                Err(_) => Cell::Failed(format!("no end within {limit:?}")),
             },
         };
         column.push(case.name, cell);

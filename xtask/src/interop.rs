@@ -48,6 +48,9 @@ pub(crate) struct Arguments {
     /// What `cargo xtask test` runs: grpc-go alone, and no case that takes long
     #[arg(long)]
     short: bool,
+    /// For how long nothing happens in `silent_connection`, such as 10m [default: 70s]
+    #[arg(long, value_name = "TIME")]
+    silence: Option<String>,
     /// Against these implementations [default: all; grpc-go with --short]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEER")]
     peers: Vec<Peer>,
@@ -80,7 +83,8 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<ExitCode> 
 /// # Errors
 /// When a peer cannot be built or a case failed.
 pub(crate) fn short(machine: &Machine) -> Result<()> {
-    let arguments = Arguments { only: Vec::new(), list: false, short: true, peers: Vec::new() };
+    let (only, peers) = (Vec::new(), Vec::new());
+    let arguments = Arguments { only, list: false, short: true, silence: None, peers };
     let mut cargo = command(machine, &arguments)?;
     let shown = process::show(&cargo);
     let status = cargo.status().with_context(|| format!("could not start `{shown}`"))?;
@@ -105,6 +109,9 @@ fn command(machine: &Machine, arguments: &Arguments) -> Result<Command> {
             peer.build(machine, &tools)?;
         }
         cargo.args(["--peers", peer.columns()]);
+    }
+    if let Some(silence) = &arguments.silence {
+        cargo.args(["--silence", silence]);
     }
     for case in &arguments.only {
         cargo.args(["--only", case]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Request};
 
 use crate::{
@@ -18,9 +18,8 @@ const CALLS: u64 = 200;
 const CALLS_AT_ONCE: usize = 20;
 /// How long the server sleeps before it answers one of them.
 const SLEEP: Duration = Duration::from_secs(2);
-/// How long nothing happens. The servers that count pings have had enough of
-/// one every ten seconds after at most fifty.
-const SILENCE: Duration = Duration::from_secs(70);
+/// How long a long call takes.
+const LONG_CALL: Duration = Duration::from_secs(45);
 
 /// A request that is answered after that time.
 fn answered_after(sleep: Duration) -> Result<StreamingOutputCallRequest> {
@@ -62,18 +61,40 @@ async fn expire(client: Client, limit: Duration) -> Result<Code> {
     Ok(ended.err().map_or(Code::Ok, |status| status.code()))
 }
 
-/// A stream on which nothing comes, and a connection without any, are still
-/// there after a while.
+/// A stream on which nothing comes, calls that take long, and a connection
+/// without any are all still there after a while.
 pub(super) async fn silence(client: Client) -> Result<()> {
-    super::unary::empty(client.clone()).await?;
-    let before = client.connections()?;
-    let mut request = Request::new(answered_after(SILENCE)?);
-    request.set_timeout(SILENCE * 2);
+    let clients = [client.another()?, client.another()?, client.another()?];
+    let mut before = Vec::new();
+    for client in &clients {
+        super::unary::empty(client.clone()).await?;
+        before.push(client.connections()?);
+    }
+    let [streaming, calling, idle] = &clients;
+    let silence = client.silence;
+    let long_calls = async {
+        let begun = Instant::now();
+        while begun.elapsed() < silence {
+            answer(calling, LONG_CALL.min(silence)).await.context("a long call was cut")?;
+        }
+        Ok(())
+    };
+    let silent_stream = async { answer(streaming, silence).await.context("the silent stream was cut") };
+    let (calls, stream) = tokio::join!(long_calls, silent_stream);
+    super::unary::empty(idle.clone()).await.context("the idle connection is of no use")?;
+    let lost =
+        clients.iter().zip(before).map(|(client, before)| Ok(client.connections()?.lost - before.lost));
+    let lost = lost.collect::<Result<Vec<_>>>()?;
+    calls.and(stream).with_context(|| format!("connections lost (stream, calls, idle): {lost:?}"))?;
+    ensure!(lost == [0, 0, 0], "connections lost (stream, calls, idle): {lost:?}");
+    Ok(())
+}
+
+/// The one response of a stream on which nothing comes before it.
+async fn answer(client: &Client, after: Duration) -> Result<()> {
+    let mut request = Request::new(answered_after(after)?);
+    request.set_timeout(after * 2);
     let mut responses = client.test().streaming_output_call(request).await?.into_inner();
-    let first = responses.message().await.context("the silent stream was cut")?;
-    ensure!(first.is_some(), "the silent stream ended");
-    super::unary::empty(client.clone()).await?;
-    let after = client.connections()?;
-    ensure!(before == after, "a connection was lost: {before:?}, then {after:?}");
+    ensure!(responses.message().await?.is_some(), "the stream ended without a response");
     Ok(())
 }
