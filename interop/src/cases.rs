@@ -107,6 +107,7 @@ pub(crate) const ALL: &[Case] = cases! {
     "pick_first_unary": Official, Call by unary::pick_first;
 
     "deadlines": Deadlines, Call by timing::deadlines;
+    "deadline_race": Deadlines, Call by timing::deadline_race;
     "silent_connection": Silence, Call by timing::silence;
 
     "ipv4_list_target": Targets, Theirs;

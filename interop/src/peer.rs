@@ -51,6 +51,8 @@ pub(crate) enum PeerName {
     GoHttp,
     /// grpc-java.
     Java,
+    /// grpc-java with a health service.
+    JavaHealth,
     /// gRPC core.
     Core,
 }
@@ -86,6 +88,7 @@ impl PeerName {
             Self::GoGzip => "go+gzip",
             Self::GoHttp => "net/http",
             Self::Java => "java",
+            Self::JavaHealth => "java+health",
             Self::Core => "core",
         }
     }
@@ -97,6 +100,7 @@ impl PeerName {
             Self::GoGzip => &go::GZIP,
             Self::GoHttp => &go::HTTP,
             Self::Java => &java::PEER,
+            Self::JavaHealth => &java::HEALTH,
             Self::Core => &core::PEER,
         }
     }

@@ -29,6 +29,8 @@ const GO_PROGRAMS: [(&str, &str); 4] = [
 
 /// The Maven project that pins grpc-java's.
 const JAVA_PROJECT: &str = "interop/foreign/java/pom.xml";
+/// Our program on grpc-java, run from source.
+const JAVA_PROGRAM: &str = "interop/foreign/java/StockServer.java";
 /// Our program on gRPC core's Python package, and what pins that.
 const CORE_PROGRAM: &str = "interop/foreign/python/core.py";
 const CORE_PINS: &str = "interop/foreign/python/requirements.txt";
@@ -129,7 +131,7 @@ impl Peer {
     fn columns(self) -> &'static str {
         match self {
             Self::Go => "go,go-gzip,go-http",
-            Self::Java => "java",
+            Self::Java => "java,java-health",
             Self::Core => "core",
         }
     }
@@ -167,6 +169,8 @@ fn java(machine: &Machine, tools: &Path) -> Result<()> {
         }
     }
     fs::create_dir_all(tools).with_context(|| format!("could not create {}", tools.display()))?;
+    fs::copy(machine.root.join(JAVA_PROGRAM), tools.join("StockServer.java"))
+        .with_context(|| format!("could not copy {JAVA_PROGRAM}"))?;
     let classpath = tools.join("grpc-java.classpath");
     let mut maven = machine.command("mvn");
     maven.args(["-B", "-q", "-f", JAVA_PROJECT, "dependency:build-classpath"]);

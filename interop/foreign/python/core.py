@@ -21,6 +21,9 @@ MAX_THREADS = 256
 # How long one call may take, in seconds.
 CALL_TIMEOUT = 20
 
+# A HealthCheckResponse with the status SERVING.
+SERVING = b"\x08\x01"
+
 INITIAL = "x-grpc-test-echo-initial"
 INITIAL_VALUE = "test_initial_metadata_value"
 TRAILING = "x-grpc-test-echo-trailing-bin"
@@ -137,9 +140,25 @@ def echo_status(request, context):
         context.abort(CODES[request.response_status.code], request.response_status.message)
 
 
+def health():
+    """grpc.health.v1.Health, whose messages need no description: always SERVING."""
+
+    def watch(request, context):
+        yield SERVING
+        over = threading.Event()
+        context.add_callback(over.set)
+        over.wait()
+
+    table = {
+        "Check": grpc.unary_unary_rpc_method_handler(lambda request, context: SERVING),
+        "Watch": grpc.unary_stream_rpc_method_handler(watch),
+    }
+    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", table)
+
+
 def serve(port, messages):
     server = grpc.server(futures.ThreadPoolExecutor(MAX_THREADS))
-    server.add_generic_rpc_handlers((Server(messages).handlers(),))
+    server.add_generic_rpc_handlers((Server(messages).handlers(), health()))
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     server.wait_for_termination()

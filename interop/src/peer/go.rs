@@ -26,9 +26,10 @@ pub(super) const PEER: Peer = Peer {
     ],
 };
 
-/// Our program around grpc-go's service and cases, which compresses.
+/// Our program around grpc-go's service and cases, which compresses and tells
+/// its health.
 pub(super) const GZIP: Peer = Peer {
-    serves: &[Group::Gzip],
+    serves: &[Group::Gzip, Group::Silence],
     calls: &[Group::Gzip],
     server: Some(|tools, port| listens(tools, "grpc-go-compressed", port)),
     client: Some(|tools, case, server| calls(tools, "grpc-go-compressed", case, server)),

@@ -21,22 +21,38 @@ pub(super) const PEER: Peer = Peer {
     client_lacks: &[],
 };
 
+/// Our program around grpc-java's service, with a health service.
+pub(super) const HEALTH: Peer = Peer {
+    serves: &[Group::Silence, Group::Deadlines],
+    calls: &[],
+    server: Some(|tools, port| {
+        let mut words = java(tools);
+        words.extend([tools.join("StockServer.java").into(), port.to_string().into()]);
+        words
+    }),
+    client: None,
+    server_lacks: &[],
+    client_lacks: &[],
+};
+
 /// `java` with the class path that `cargo xtask interop` has written, made to
 /// start quickly rather than to run long.
-fn java(tools: &Path, class: &str) -> Vec<OsString> {
+fn java(tools: &Path) -> Vec<OsString> {
     let mut arguments = OsString::from("@");
     arguments.push(tools.join("grpc-java.args"));
-    vec!["java".into(), arguments, "-XX:TieredStopAtLevel=1".into(), format!("{PACKAGE}.{class}").into()]
+    vec!["java".into(), arguments, "-XX:TieredStopAtLevel=1".into()]
 }
 
 fn server(tools: &Path, port: u16) -> Vec<OsString> {
-    let mut words = java(tools, "TestServiceServer");
+    let mut words = java(tools);
+    words.push(format!("{PACKAGE}.TestServiceServer").into());
     words.extend(["--use_tls=false".into(), format!("--port={port}").into()]);
     words
 }
 
 fn client(tools: &Path, case: &str, server: SocketAddr) -> Vec<OsString> {
-    let mut words = java(tools, "TestServiceClient");
+    let mut words = java(tools);
+    words.push(format!("{PACKAGE}.TestServiceClient").into());
     words.extend(["--use_tls=false", "--num_times=1"].map(OsString::from));
     words.push(format!("--server_host={}", server.ip()).into());
     words.push(format!("--server_port={}", server.port()).into());

@@ -1,5 +1,6 @@
 // compressed runs grpc-go's interop cases with every message compressed by
-// gzip, which its own programs do not: as a server, or one case as a client.
+// gzip, which its own programs do not: one case as a client, or as a server
+// with default settings and a health service, as an ordinary Go service is.
 package main
 
 import (
@@ -13,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/interop"
 	"google.golang.org/grpc/interop/grpc_testing"
 )
@@ -52,6 +55,7 @@ func serve() error {
 	}
 	server := grpc.NewServer()
 	grpc_testing.RegisterTestServiceServer(server, interop.NewTestServer())
+	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	return server.Serve(listener)
 }
 
