@@ -49,6 +49,8 @@ pub(crate) enum PeerName {
     GoGzip,
     /// Go's net/http, which is no gRPC.
     GoHttp,
+    /// Go's HTTP/2 frames, one by one.
+    GoFrames,
     /// grpc-java.
     Java,
     /// grpc-java with a health service.
@@ -87,6 +89,7 @@ impl PeerName {
             Self::Go => "go",
             Self::GoGzip => "go+gzip",
             Self::GoHttp => "net/http",
+            Self::GoFrames => "frames",
             Self::Java => "java",
             Self::JavaHealth => "java+health",
             Self::Core => "core",
@@ -99,6 +102,7 @@ impl PeerName {
             Self::Go => &go::PEER,
             Self::GoGzip => &go::GZIP,
             Self::GoHttp => &go::HTTP,
+            Self::GoFrames => &go::FRAMES,
             Self::Java => &java::PEER,
             Self::JavaHealth => &java::HEALTH,
             Self::Core => &core::PEER,

@@ -20,11 +20,12 @@ use crate::{
 /// The module that pins grpc-go's interop programs.
 const GO_MODULE: &str = "interop/foreign/go";
 /// The programs of that module, by their packages.
-const GO_PROGRAMS: [(&str, &str); 4] = [
+const GO_PROGRAMS: [(&str, &str); 5] = [
     ("grpc-go-client", "google.golang.org/grpc/interop/client"),
     ("grpc-go-server", "google.golang.org/grpc/interop/server"),
     ("grpc-go-compressed", "consort/interop/foreign/compressed"),
     ("go-http-ends", "consort/interop/foreign/ends"),
+    ("go-http2-resets", "consort/interop/foreign/resets"),
 ];
 
 /// The Maven project that pins grpc-java's.
@@ -130,7 +131,7 @@ impl Peer {
     /// What the cases call it.
     fn columns(self) -> &'static str {
         match self {
-            Self::Go => "go,go-gzip,go-http",
+            Self::Go => "go,go-gzip,go-http,go-frames",
             Self::Java => "java,java-health",
             Self::Core => "core",
         }

@@ -47,6 +47,13 @@ pub(super) const HTTP: Peer = Peer {
     client_lacks: &[],
 };
 
+/// Our program that writes HTTP/2 frame by frame.
+pub(super) const FRAMES: Peer = Peer {
+    serves: &[Group::Resets],
+    server: Some(|tools, port| listens(tools, "go-http2-resets", port)),
+    ..HTTP
+};
+
 fn listens(tools: &Path, program: &str, port: u16) -> Vec<OsString> {
     vec![tools.join(program).into(), format!("--port={port}").into()]
 }
