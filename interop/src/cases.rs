@@ -145,8 +145,8 @@ pub(crate) const ALL: &[Case] = cases! {
     "reset": Ends, End("reset", Code::Internal);
     "reset_after_headers": Ends, End("reset-after-headers", Code::Internal);
     "handler_panics": Ends, End("panic", Code::Internal);
-    "no_trailers": Ends, End("no-trailers", Code::Unknown);
-    "message_without_trailers": Ends, End("message-without-trailers", Code::Unknown);
+    "no_trailers": Ends, End("no-trailers", Code::Internal);
+    "message_without_trailers": Ends, End("message-without-trailers", Code::Internal);
     "raw_status_message": Ends, End("raw-status-message", Code::NotFound);
     "encoded_status_message": Ends, End("encoded-status-message", Code::NotFound);
     "unknown_status_code": Ends, End("unknown-code", Code::Unknown);
