@@ -131,17 +131,6 @@ pub(crate) const ALL: &[Case] = cases! {
     "http_502_page": Ends, End("page-502", Code::Unavailable);
     "http_503_page": Ends, End("page-503", Code::Unavailable);
     "http_504_page": Ends, End("page-504", Code::Unavailable);
-    "reset_no_error": Resets, End("reset-0", Code::Internal);
-    "reset_protocol_error": Resets, End("reset-1", Code::Internal);
-    "reset_internal_error": Resets, End("reset-2", Code::Internal);
-    "reset_flow_control_error": Resets, End("reset-3", Code::Internal);
-    "reset_frame_size_error": Resets, End("reset-6", Code::Internal);
-    "reset_refused_stream": Resets, End("reset-7", Code::Unavailable);
-    "reset_cancel": Resets, End("reset-8", Code::Cancelled);
-    "reset_compression_error": Resets, End("reset-9", Code::Internal);
-    "reset_connect_error": Resets, End("reset-10", Code::Internal);
-    "reset_enhance_your_calm": Resets, End("reset-11", Code::ResourceExhausted);
-    "reset_inadequate_security": Resets, End("reset-12", Code::PermissionDenied);
     "reset": Ends, End("reset", Code::Internal);
     "reset_after_headers": Ends, End("reset-after-headers", Code::Internal);
     "handler_panics": Ends, End("panic", Code::Internal);
@@ -166,6 +155,18 @@ pub(crate) const ALL: &[Case] = cases! {
     "endless_status_message": Ends, End("endless-status-message", Code::Unknown);
     "answered_early": Ends, Call by ends::answered_early;
     "half_a_message": Ends, End("half-a-message", Code::Internal);
+
+    "reset_no_error": Resets, End("reset-0", Code::Internal);
+    "reset_protocol_error": Resets, End("reset-1", Code::Internal);
+    "reset_internal_error": Resets, End("reset-2", Code::Internal);
+    "reset_flow_control_error": Resets, End("reset-3", Code::Internal);
+    "reset_frame_size_error": Resets, End("reset-6", Code::Internal);
+    "reset_refused_stream": Resets, End("reset-7", Code::Unavailable);
+    "reset_cancel": Resets, End("reset-8", Code::Cancelled);
+    "reset_compression_error": Resets, End("reset-9", Code::Internal);
+    "reset_connect_error": Resets, End("reset-10", Code::Internal);
+    "reset_enhance_your_calm": Resets, End("reset-11", Code::ResourceExhausted);
+    "reset_inadequate_security": Resets, End("reset-12", Code::PermissionDenied);
 };
 
 /// Official cases that are left out, and why.
