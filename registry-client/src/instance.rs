@@ -47,6 +47,13 @@ impl fmt::Display for ServiceName {
 /// What tells one registered process of a service from another. State that
 /// is learnt about an instance is kept under this id across registry updates.
 ///
+/// In Consul an id is unique on its agent only, so it is the address that
+/// tells processes apart. The id is the registered one where that says the
+/// address (`cart-service-10.0.0.7-50051`, as [`Server`](crate::server::Server)
+/// registers), and the registered one with the address behind it
+/// (`web@10.0.0.7:8080`) everywhere else: it depends on the entry alone, and
+/// not on which other entries there are.
+///
 /// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(Arc<str>);
@@ -58,10 +65,29 @@ impl InstanceId {
         Self(text.into())
     }
 
+    /// The id of the process that is registered as `registered` of service
+    /// `service` at `address`.
+    pub(crate) fn at(service: &str, registered: &str, address: &Address) -> Self {
+        let shown = address.to_string();
+        let says_address =
+            registered == shown || registered == format!("{service}-{}-{}", address.host(), address.port());
+        if says_address { Self::new(registered) } else { Self::new(&format!("{registered}@{shown}")) }
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The id under which the instance is registered: without the address,
+    /// where one was put behind it.
+    #[must_use]
+    pub fn registered(&self) -> &str {
+        match self.0.rsplit_once('@') {
+            Some((registered, at)) if at.parse::<Address>().is_ok() => registered,
+            _ => &self.0,
+        }
     }
 }
 
@@ -223,6 +249,24 @@ mod tests {
         {
             assert!(bad.parse::<Address>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_instances_id_says_its_address_once_and_depends_on_nothing_else() {
+        for (registered, at, id) in [
+            ("web-10.0.0.1-80", "10.0.0.1:80", "web-10.0.0.1-80"),
+            ("web-fe80::1-80", "[fe80::1]:80", "web-fe80::1-80"),
+            ("10.0.0.1:80", "10.0.0.1:80", "10.0.0.1:80"),
+            ("web", "10.0.0.1:80", "web@10.0.0.1:80"),
+            ("web", "[fe80::1]:80", "web@[fe80::1]:80"),
+            ("web-10.0.0.1-80", "10.0.0.1:81", "web-10.0.0.1-80@10.0.0.1:81"),
+            ("cart-10.0.0.1-80", "10.0.0.1:80", "cart-10.0.0.1-80@10.0.0.1:80"),
+            ("a@b", "10.0.0.1:80", "a@b@10.0.0.1:80"),
+        ] {
+            let made = InstanceId::at("web", registered, &at.parse().unwrap());
+            assert_eq!((made.as_str(), made.registered()), (id, registered));
+        }
+        assert_eq!(InstanceId::new("a@b").registered(), "a@b");
     }
 
     #[test]

@@ -176,6 +176,10 @@ impl Pool {
         let listed: BTreeMap<&InstanceId, &Instance> = listed.iter().map(|i| (&i.id, i)).collect();
 
         let before = self.members.values().filter(|m| m.unlisted.is_none()).count();
+        // First, for what stands elsewhere or under another id has not left.
+        for instance in listed.values() {
+            self.meet(instance, &listed);
+        }
         let absent =
             self.members.iter().filter(|(id, m)| m.unlisted.is_none() && !listed.contains_key(id)).count();
         let collapsed = absent * 2 > before;
@@ -191,13 +195,10 @@ impl Pool {
             info!(%service, absent, of = before, "instances of `{service}` left the registry; those that answer are kept for a while");
         }
         self.forget();
-        for instance in listed.into_values() {
-            self.meet(instance);
-        }
     }
 
     /// Takes in what the registry says of one instance.
-    fn meet(&mut self, instance: &Instance) {
+    fn meet(&mut self, instance: &Instance, listed: &BTreeMap<&InstanceId, &Instance>) {
         if let Some(member) = self.members.get_mut(&instance.id)
             && member.instance.address == instance.address
         {
@@ -214,7 +215,8 @@ impl Pool {
         }
         // New, or moved to another address: connections of the old one finish.
         self.generations += 1;
-        let (load, record, standing) = match self.members.remove(&instance.id) {
+        let predecessor = self.members.remove(&instance.id).or_else(|| self.predecessor(instance, listed));
+        let (load, record, standing) = match predecessor {
             Some(member) => (member.load, member.record, member.standing),
             None => {
                 let limit = self.config.service_config.instance_limit;
@@ -258,6 +260,22 @@ impl Pool {
             unlisted: None,
         };
         self.members.insert(instance.id.clone(), member);
+    }
+
+    /// Takes out the member that `instance` was before: the same process under
+    /// another id, or else the same entry at another address, which the registry
+    /// has not lost but put elsewhere.
+    fn predecessor(
+        &mut self,
+        instance: &Instance,
+        listed: &BTreeMap<&InstanceId, &Instance>,
+    ) -> Option<Member> {
+        let gone = || self.members.iter().filter(|(id, _)| !listed.contains_key(id));
+        let same_process = gone().find(|(_, m)| m.instance.address == instance.address);
+        let registered = instance.id.registered();
+        let same_entry = || gone().find(|(id, m)| m.unlisted.is_none() && id.registered() == registered);
+        let id = same_process.or_else(same_entry).map(|(id, _)| id.clone())?;
+        self.members.remove(&id)
     }
 
     fn apply(&mut self, (id, generation, event): (InstanceId, u64, Event)) {

@@ -313,14 +313,17 @@ mod tests {
         let health = health();
         let read = |body: &str| health.read(&answer(body.into())).unwrap();
         let one = read(ANSWER);
-        let other = ANSWER.replace("web-1", "web-2");
+        let other = ANSWER.replace("web-1", "web-2").replace("9001", "9003");
+        let renamed = ANSWER.replace("web-1", "web-2");
         let both = read(&format!("{},{}", ANSWER.trim_end_matches(']'), &other[1..]));
         let cases = [
             (None, &one, Change::Differs),
             (None, &read("[]"), Change::Loses),
             (Some(&one), &read(&ANSWER.replace("\"ok\"", "\"well\"")), Change::Same),
             (Some(&one), &read(&ANSWER.replace("passing", "critical")), Change::Differs),
-            (Some(&one), &read(&ANSWER.replace("9001", "9002")), Change::Differs),
+            (Some(&one), &read(&ANSWER.replace("v2", "v3")), Change::Differs),
+            (Some(&one), &read(&ANSWER.replace("9001", "9002")), Change::Loses),
+            (Some(&one), &read(&renamed), Change::Loses),
             (Some(&one), &both, Change::Differs),
             (Some(&both), &one, Change::Loses),
             (Some(&one), &read(&other), Change::Loses),

@@ -97,8 +97,9 @@ impl Recall {
 
 /// All of `listed`, and what it lacks of `remembered`.
 fn both(listed: &[Instance], remembered: &[Instance]) -> Vec<Instance> {
-    let ids: HashSet<_> = listed.iter().map(|instance| &instance.id).collect();
-    let missing = remembered.iter().filter(|instance| !ids.contains(&instance.id));
+    // By address: a process may be registered under another id since.
+    let there: HashSet<_> = listed.iter().map(|instance| &instance.address).collect();
+    let missing = remembered.iter().filter(|instance| !there.contains(&instance.address));
     listed.iter().chain(missing).cloned().collect()
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod agents;
 mod faults;
 mod garbage;
+mod identity;
 mod liar;
 mod outage;
 mod registration;

@@ -1,10 +1,6 @@
 //! From what somebody registered to what can be called.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt,
-    sync::Arc,
-};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use crate::{
     consul::{Check, CheckStatus, HealthEntry},
@@ -56,48 +52,90 @@ impl fmt::Display for Omitted {
 
 /// The instances of an answer, and what was left out. `wan`: at the addresses for other datacenters.
 pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Found, HashSet<Omitted>) {
-    // The one node of each id; none where there are several.
-    let mut node_of: HashMap<&str, Option<&str>> = HashMap::new();
-    for entry in &entries {
-        let node = Some(entry.node.node.as_str());
-        let known = node_of.entry(&entry.service.id).or_insert(node);
-        if *known != node {
-            *known = None;
+    let mut omitted = HashSet::new();
+    let mut usable = Vec::new();
+    for mut entry in entries {
+        let (id, node) = (entry.service.id.clone(), std::mem::take(&mut entry.node.node));
+        match instance(entry, wan) {
+            Ok((instance, failing)) => usable.push(Entry { node, instance, failing }),
+            Err(why) => {
+                omitted.insert(Omitted { id, node, why });
+            }
         }
     }
-    // Ids are unique on their agent only.
-    let ids: Vec<String> = entries
-        .iter()
-        .map(|entry| match node_of.get(entry.service.id.as_str()) {
-            Some(None) => format!("{}@{}", entry.service.id, entry.node.node),
-            _ => entry.service.id.clone(),
-        })
-        .collect();
-    let mut found = BTreeMap::new();
-    let mut omitted = HashSet::new();
-    for (id, entry) in ids.into_iter().zip(entries) {
-        let (registered, node) = (entry.service.id.clone(), entry.node.node.clone());
-        let why = match instance(&id, entry, wan) {
-            Ok(instance) => match found.entry(id) {
-                std::collections::btree_map::Entry::Vacant(slot) => {
-                    slot.insert(instance);
-                    continue;
-                }
-                std::collections::btree_map::Entry::Occupied(_) => "its id occurs twice".to_owned(),
-            },
-            Err(why) => why,
-        };
-        omitted.insert(Omitted { id: registered, node, why });
+    // An id is unique on its agent only; what listens at one address is one
+    // process, under however many ids and on however many nodes it stands.
+    usable.sort_by(|a, b| a.key().cmp(&b.key()));
+    let mut found = Vec::new();
+    let mut usable = usable.into_iter().peekable();
+    while let Some(first) = usable.next() {
+        let address = first.instance.address.clone();
+        let mut others = Vec::new();
+        while let Some(other) = usable.next_if(|other| other.instance.address == address) {
+            others.push(other);
+        }
+        found.push(process(first, others, &mut omitted));
     }
-    let (instances, failing): (Vec<_>, Vec<_>) = found.into_values().unzip();
+    found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+    let (instances, failing): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     (Found { instances: instances.into(), failing: failing.into() }, omitted)
 }
 
-fn instance(id: &str, entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String> {
-    if id.is_empty() {
+/// One entry that can be called.
+struct Entry {
+    node: String,
+    instance: Instance,
+    failing: Failing,
+}
+
+impl Entry {
+    /// Those of one process stand together, the one that names it first.
+    fn key(&self) -> (&Address, &InstanceId, &str) {
+        (&self.instance.address, &self.instance.id, &self.node)
+    }
+}
+
+/// The process that `first` and `others`, all of one address, stand for.
+///
+/// A maintenance of any entry counts: somebody wants the process out, and
+/// named it by the entry at hand. Otherwise the healthiest entry decides. A
+/// check says that *one* agent reaches the process, and one success shows that
+/// the process works: an entry that is critical beside it stands at an agent
+/// that is cut off or dead, or is told no heartbeat any more, because the
+/// process registered elsewhere after a restart.
+fn process(first: Entry, others: Vec<Entry>, omitted: &mut HashSet<Omitted>) -> (Instance, Failing) {
+    // Whichever entry decides, the process stays the same.
+    let (id, node) = (first.instance.id.clone(), first.node.clone());
+    let rank = |entry: &Entry| (entry.instance.health != Health::Maintenance, entry.instance.health);
+    let (mut decider, mut tags) = (first, Vec::new());
+    for mut other in others {
+        let (at, registered) = (&other.instance.address, id.registered());
+        let why = format!(
+            "it has the address {at} of instance `{registered}` of node `{node}` and is counted once with it"
+        );
+        omitted.insert(Omitted {
+            id: other.instance.id.registered().to_owned(),
+            node: other.node.clone(),
+            why,
+        });
+        if rank(&other) < rank(&decider) {
+            std::mem::swap(&mut other, &mut decider);
+        }
+        tags.append(&mut other.instance.tags);
+    }
+    let mut instance = Instance { id, ..decider.instance };
+    instance.tags.append(&mut tags);
+    instance.tags.sort_unstable();
+    instance.tags.dedup();
+    (instance, decider.failing)
+}
+
+fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String> {
+    if entry.service.id.is_empty() {
         return Err("it has no id".to_owned());
     }
     let address = address(&entry, wan)?;
+    let id = InstanceId::at(&entry.service.service, &entry.service.id, &address);
     let (health, reason) = verdict(&entry.checks);
     let weights = entry.service.weights;
     let weight = if health == Health::Warning { weights.warning } else { weights.passing };
@@ -108,15 +146,13 @@ fn instance(id: &str, entry: HealthEntry, wan: bool) -> Result<(Instance, Failin
     let failing = entry.checks.iter().filter(|check| check.status != CheckStatus::Passing);
     let mut failing: Vec<_> = failing.map(|check| (check.id.clone(), check.status)).collect();
     failing.sort_unstable();
-    let mut tags = entry.service.tags;
-    tags.sort_unstable();
     let instance = Instance {
-        id: InstanceId::new(id),
+        id,
         address,
         weight: weight.max(1),
         health,
         reason,
-        tags,
+        tags: entry.service.tags,
         meta: entry.service.meta,
     };
     Ok((instance, failing))
@@ -174,7 +210,7 @@ mod tests {
     fn one(id: &str, checks: serde_json::Value) -> serde_json::Value {
         serde_json::json!({
             "Node": {"Node": "n1", "Address": "10.0.0.9"},
-            "Service": {"ID": id, "Address": "10.0.0.1", "Port": 80, "Weights": {"Passing": 200, "Warning": 2}},
+            "Service": {"ID": id, "Service": "web", "Address": "10.0.0.1", "Port": 80, "Weights": {"Passing": 200, "Warning": 2}},
             "Checks": checks,
         })
     }
@@ -234,32 +270,89 @@ mod tests {
         }
         all.push(one("", serde_json::json!([])));
         all.push(one("good", serde_json::json!([])));
-        all.push(one("good", serde_json::json!([])));
         let (found, omitted) = of(entries(all.into()), false);
         assert_eq!(found.instances.len(), 1);
-        assert_eq!(omitted.len(), 5);
+        assert_eq!(omitted.len(), 4);
         let words: Vec<String> = omitted.iter().map(ToString::to_string).collect();
         assert!(words.iter().any(|w| w.contains("`bad2`") && w.contains("port 70000")), "{words:?}");
     }
 
+    fn on(node: &str, id: &str, port: u16, status: &str) -> serde_json::Value {
+        let id_of_check = match status {
+            "maintenance" => format!("_service_maintenance:{id}"),
+            _ => "c".to_owned(),
+        };
+        let mut entry =
+            one(id, serde_json::json!([{"CheckID": id_of_check, "Status": status, "Notes": "op"}]));
+        entry["Node"]["Node"] = node.into();
+        entry["Service"]["Port"] = port.into();
+        entry
+    }
+
     #[test]
-    fn one_id_on_two_nodes_is_two_instances() {
-        let mut other = one("a", serde_json::json!([]));
-        other["Node"]["Node"] = "n2".into();
-        let (found, _) = of(entries(serde_json::json!([other, one("a", serde_json::json!([]))])), false);
+    fn an_instances_id_does_not_depend_on_its_neighbours() {
+        let both = [on("n1", "web", 80, "passing"), on("n2", "web", 81, "passing")];
+        let (found, omitted) = of(entries(both.to_vec().into()), false);
         let ids: Vec<&str> = found.instances.iter().map(|instance| instance.id.as_str()).collect();
-        assert_eq!(ids, ["a@n1", "a@n2"]);
+        assert_eq!(ids, ["web@10.0.0.1:80", "web@10.0.0.1:81"]);
+        assert!(omitted.is_empty(), "{omitted:?}");
+        for (entry, id) in both.into_iter().zip(ids) {
+            assert_eq!(only(entry).id.as_str(), id);
+        }
+    }
+
+    #[test]
+    fn what_listens_at_one_address_is_one_process_of_the_best_health_unless_it_is_maintained() {
+        use Health::{Critical, Maintenance, Passing, Warning};
+        let cases = [
+            ("passing", "passing", Passing),
+            ("passing", "critical", Passing),
+            ("critical", "passing", Passing),
+            ("critical", "warning", Warning),
+            ("critical", "critical", Critical),
+            ("passing", "maintenance", Maintenance),
+            ("maintenance", "critical", Maintenance),
+        ];
+        for (one, other, health) in cases {
+            for ids in [["web", "web"], ["web-a", "web-b"]] {
+                let mut both = [on("n1", ids[0], 80, one), on("n2", ids[1], 80, other)];
+                both[0]["Service"]["Tags"] = serde_json::json!(["b", "a"]);
+                both[1]["Service"]["Tags"] = serde_json::json!(["c", "a"]);
+                for _ in 0..2 {
+                    both.reverse();
+                    let (found, omitted) = of(entries(both.to_vec().into()), false);
+                    let [instance] = &*found.instances else { panic!("{:?}", found.instances) };
+                    let id = format!("{}@10.0.0.1:80", ids[0]);
+                    assert_eq!(
+                        (instance.id.as_str(), instance.health),
+                        (id.as_str(), health),
+                        "{one} {other}"
+                    );
+                    assert_eq!(instance.tags, ["a", "b", "c"]);
+                    let words: Vec<String> = omitted.iter().map(ToString::to_string).collect();
+                    assert!(
+                        words.len() == 1 && words[0].contains("of node `n2`: it has the address"),
+                        "{words:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
     fn order_and_output_make_no_difference() {
         let check =
             |output: &str| serde_json::json!([{"CheckID": "c", "Status": "warning", "Output": output}]);
-        let (a, _) = of(entries(serde_json::json!([one("a", check("x")), one("b", check("x"))])), false);
-        let (b, _) = of(entries(serde_json::json!([one("b", check("y")), one("a", check("z"))])), false);
+        let at = |port: u16, check: serde_json::Value| {
+            let mut entry = one("a", check);
+            entry["Service"]["Port"] = port.into();
+            entry
+        };
+        let (a, _) = of(entries(serde_json::json!([at(80, check("x")), at(81, check("x"))])), false);
+        let (b, _) = of(entries(serde_json::json!([at(81, check("y")), at(80, check("z"))])), false);
         assert!(a.is_like(&b));
         let well = serde_json::json!([]);
-        let (c, _) = of(entries(serde_json::json!([one("a", well), one("b", check("x"))])), false);
+        let (c, _) = of(entries(serde_json::json!([at(80, well), at(81, check("x"))])), false);
         assert!(!a.is_like(&c));
     }
 }
