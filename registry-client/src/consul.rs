@@ -93,6 +93,8 @@ use self::{
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Whether each request goes out on a connection of its own.
+    on_new_connections: bool,
 }
 
 struct Inner {
@@ -124,7 +126,8 @@ impl Client {
     }
 
     fn of(transport: Transport, scope: Scope) -> Self {
-        Self { inner: Arc::new(Inner { transport, scope, shared: resolver::Shared::default() }) }
+        let inner = Inner { transport, scope, shared: resolver::Shared::default() };
+        Self { inner: Arc::new(inner), on_new_connections: false }
     }
 
     /// The agent's address as it was given.
@@ -143,8 +146,15 @@ impl Client {
         self.inner.transport.endpoint.is_local()
     }
 
+    /// The same client, whose requests are answered by whichever agent a
+    /// balancer chooses next.
+    fn on_new_connections(&self) -> Self {
+        Self { on_new_connections: true, ..self.clone() }
+    }
+
     async fn send(&self, call: Call) -> Result<Answer, Error> {
-        let call = self.inner.scope.apply(&self.inner.transport, call).await?;
+        let mut call = self.inner.scope.apply(&self.inner.transport, call).await?;
+        call.last_on_its_connection = self.on_new_connections;
         self.inner.transport.send(&call).await
     }
 

@@ -44,11 +44,14 @@ pub(super) struct Call {
     pub(super) body: Bytes,
     /// The ACL rights it takes, for the message of a refusal.
     pub(super) needs: String,
+    /// Whether its connection is closed behind it.
+    pub(super) last_on_its_connection: bool,
 }
 
 impl Call {
     pub(super) fn new(method: Method, path: impl Into<String>, needs: impl Into<String>) -> Self {
-        Self { method, path: path.into(), query: Vec::new(), body: Bytes::new(), needs: needs.into() }
+        let (path, needs) = (path.into(), needs.into());
+        Self { method, path, query: Vec::new(), body: Bytes::new(), needs, last_on_its_connection: false }
     }
 
     pub(super) fn get(path: impl Into<String>, needs: impl Into<String>) -> Self {
@@ -199,6 +202,9 @@ impl Transport {
             super::path::query(&query)
         );
         let mut request = Request::builder().method(&call.method).uri(uri);
+        if call.last_on_its_connection {
+            request = request.header(header::CONNECTION, "close");
+        }
         if let Some(token) = token {
             request = request.header("x-consul-token", token);
         }

@@ -16,6 +16,7 @@ mod catalogue;
 mod compare;
 mod entry;
 mod reconcile;
+mod spread;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{beat::Beat, reconcile::Reconciler};
+use self::{beat::Beat, reconcile::Reconciler, spread::Spread};
 use super::{CheckStatus, Client, Error, ServiceSpec};
 
 /// A leaving instance waits no longer than this for its agent.
@@ -40,6 +41,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Registration {
     client: Client,
     spec: Arc<ServiceSpec>,
+    spread: Spread,
     state: watch::Receiver<RegistrationState>,
     wishes: watch::Sender<Wishes>,
     stop: CancellationToken,
@@ -87,17 +89,19 @@ impl Registration {
         });
         let stop = CancellationToken::new();
         let forgotten = Arc::new(Notify::new());
+        let spread = Spread::new(&client, &spec);
         let beat = Beat {
             client: client.clone(),
             spec: Arc::clone(&spec),
+            spread: spread.clone(),
             state: state.clone(),
             wishes: wishes.subscribe(),
             forgotten: Arc::clone(&forgotten),
         };
-        let reconciler =
-            Reconciler::new(client.clone(), Arc::clone(&spec), sender, wishes.subscribe(), forgotten);
+        let (wished, about) = (wishes.subscribe(), spread.clone());
+        let reconciler = Reconciler::new(client.clone(), Arc::clone(&spec), sender, wished, forgotten, about);
         let task = tokio::spawn(run(reconciler, beat, stop.clone()));
-        Ok(Self { client, spec, state, wishes, stop, task })
+        Ok(Self { client, spec, spread, state, wishes, stop, task })
     }
 
     /// What is registered.
@@ -131,7 +135,20 @@ impl Registration {
     pub async fn maintenance(&self, reason: &str) -> Result<(), Error> {
         let notes: Arc<str> = compare::own_maintenance(reason).into();
         self.wishes.send_modify(|wishes| wishes.maintenance = Some(Arc::clone(&notes)));
-        bounded(&self.client, "maintenance", self.client.maintenance(&self.spec.id, Some(&notes))).await
+        let id = &self.spec.id;
+        let order = async {
+            match self.client.maintenance(id, Some(&notes)).await {
+                Ok(()) if !self.spread.is_seen() => Ok(()),
+                Err(e) if !e.is_not_found() => Err(e),
+                // Another agent may have it.
+                Ok(()) | Err(_) => {
+                    let notes = &notes;
+                    let order = |client: Client| async move { client.maintenance(id, Some(notes)).await };
+                    self.spread.everywhere(order).await
+                }
+            }
+        };
+        bounded(&self.client, "maintenance", order).await
     }
 
     /// Ends the registration and takes the instance out of the registry.
@@ -148,7 +165,12 @@ impl Registration {
             // a quarter of the time is enough for an agent that answers at all.
             let _ = timeout(FAREWELL / 4, &mut self.task).await;
             self.task.abort();
-            self.client.deregister(&self.spec.id).await
+            match self.client.deregister(&self.spec.id).await {
+                Ok(()) if !self.spread.is_seen() => Ok(()),
+                Err(e) if !e.is_not_found() => Err(e),
+                // Another agent may have it.
+                Ok(()) | Err(_) => self.spread.deregister().await,
+            }
         };
         bounded(&client, "deregister", farewell).await
     }

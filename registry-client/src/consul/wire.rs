@@ -77,6 +77,9 @@ impl Default for WireWeights {
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
 pub struct Check {
+    /// The node of its agent.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node: String,
     /// Unique on its agent.
     #[serde(rename = "CheckID", deserialize_with = "null_is_default")]
     pub id: String,

@@ -2,6 +2,7 @@
 //! real Consul, and a liar.
 
 pub(crate) mod agents;
+mod balancer;
 mod faults;
 mod garbage;
 mod identity;

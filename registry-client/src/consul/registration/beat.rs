@@ -7,8 +7,8 @@ use tokio::{
     time::sleep,
 };
 
-use super::{RegistrationState, Wishes};
-use crate::consul::{CheckSpec, Client, Error, ServiceSpec, watch::pace::jittered};
+use super::{RegistrationState, Wishes, spread::Spread};
+use crate::consul::{CheckSpec, CheckStatus, Client, Error, ServiceSpec, watch::pace::jittered};
 
 /// A beat that failed is repeated after this.
 const RETRY: Duration = Duration::from_secs(2);
@@ -19,6 +19,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(super) struct Beat {
     pub(super) client: Client,
     pub(super) spec: Arc<ServiceSpec>,
+    pub(super) spread: Spread,
     pub(super) state: watch::Receiver<RegistrationState>,
     pub(super) wishes: watch::Receiver<Wishes>,
     /// Told when the agent does not know the check.
@@ -37,7 +38,7 @@ impl Beat {
         // From now on whatever hinders the reconciler does not concern us.
         loop {
             let Wishes { status, output, .. } = self.wishes.borrow_and_update().clone();
-            let beaten = self.client.update_check(&check, status, &output).await;
+            let beaten = self.beat(&check, status, &output).await;
             let pause = match &beaten {
                 Ok(()) => ttl / 3,
                 Err(e) if is_forgotten(e) => {
@@ -59,6 +60,16 @@ impl Beat {
                 Ok(()) = self.state.changed() => {}
             }
         }
+    }
+}
+
+impl Beat {
+    async fn beat(&self, check: &str, status: CheckStatus, output: &str) -> Result<(), Error> {
+        if !self.spread.is_seen() {
+            return self.client.update_check(check, status, output).await;
+        }
+        let beat = |client: Client| async move { client.update_check(check, status, output).await };
+        self.spread.everywhere(beat).await
     }
 }
 

@@ -4,11 +4,19 @@
 //! with. When that token expires, the agent goes on listing the instance and
 //! the catalogue, which everybody else reads, stays as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::consul::{
     Check, CheckStatus, Client, Error, HealthEntry, HealthQuery, ServiceSpec, wire::Bounded,
 };
+
+/// An instance as the catalogue has it.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) shown: Shown,
+    /// The nodes that it is registered on; none where that is unknown.
+    pub(super) nodes: BTreeSet<String>,
+}
 
 /// What the servers show of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +30,13 @@ pub(super) enum Shown {
 }
 
 /// Asks the leader what the servers show.
-pub(super) async fn ask(client: &Client, spec: &ServiceSpec) -> Shown {
+pub(super) async fn ask(client: &Client, spec: &ServiceSpec) -> Listed {
     match entries(client, spec).await {
         Ok(Some(entries)) => find(spec, &entries),
-        Ok(None) => Shown::Unknown,
+        Ok(None) => Listed { shown: Shown::Unknown, nodes: BTreeSet::new() },
         Err(e) => {
             tracing::debug!(id = %spec.id, "what the servers show of `{}` cannot be read: {e}", spec.id);
-            Shown::Unknown
+            Listed { shown: Shown::Unknown, nodes: BTreeSet::new() }
         }
     }
 }
@@ -47,15 +55,20 @@ async fn entries(client: &Client, spec: &ServiceSpec) -> Result<Option<Vec<Healt
     Ok(Some(entries))
 }
 
-fn find(spec: &ServiceSpec, entries: &[HealthEntry]) -> Shown {
+fn find(spec: &ServiceSpec, entries: &[HealthEntry]) -> Listed {
     // Ids are unique per agent only.
     let is_ours = |entry: &&HealthEntry| {
         let service = &entry.service;
-        service.id == spec.id && service.port == i64::from(spec.address.port())
+        let at = (service.address.as_str(), service.port);
+        service.id == spec.id && at == (spec.address.host(), i64::from(spec.address.port()))
     };
+    let ours = || entries.iter().filter(is_ours);
     let id = spec.check_id();
-    let check = entries.iter().filter(is_ours).flat_map(|entry| &entry.checks).find(|check| check.id == id);
-    check.map_or(Shown::Absent, |check| Shown::As(check.status))
+    let check = ours().flat_map(|entry| &entry.checks).find(|check| check.id == id);
+    Listed {
+        shown: check.map_or(Shown::Absent, |check| Shown::As(check.status)),
+        nodes: ours().map(|entry| entry.node.node.clone()).collect(),
+    }
 }
 
 /// How what the servers show differs from what the agent says, in words.
@@ -123,7 +136,10 @@ mod tests {
             }))
             .unwrap()
         };
-        assert_eq!(find(&spec(), &[entry(81), entry(80)]), Shown::As(CheckStatus::Warning));
-        assert_eq!(find(&spec(), &[entry(81)]), Shown::Absent);
+        let found = find(&spec(), &[entry(81), entry(80)]);
+        assert_eq!(found.shown, Shown::As(CheckStatus::Warning));
+        assert_eq!(found.nodes, BTreeSet::from(["n".to_owned()]));
+        let found = find(&spec(), &[entry(81)]);
+        assert_eq!((found.shown, found.nodes.len()), (Shown::Absent, 0));
     }
 }

@@ -21,6 +21,7 @@ use super::{
     catalogue::{self, Shown},
     compare,
     entry::Entry,
+    spread::Spread,
 };
 use crate::consul::{
     AgentService, CheckStatus, Client, Error, ServiceSpec, View,
@@ -48,6 +49,7 @@ pub(super) struct Reconciler {
     state: watch::Sender<RegistrationState>,
     wishes: watch::Receiver<Wishes>,
     forgotten: Arc<Notify>,
+    spread: Spread,
     pace: Pace,
     /// Bounds a fight with whoever else writes our entry.
     registrations: Bucket,
@@ -70,6 +72,8 @@ struct Look {
     differs: Option<String>,
     /// How the servers show it otherwise than the agent.
     frozen: Option<String>,
+    /// Why it is to be registered again, if the next look finds the same.
+    lost: Option<String>,
     /// Whether somebody took it out of service.
     maintained: bool,
 }
@@ -84,6 +88,7 @@ impl Reconciler {
         state: watch::Sender<RegistrationState>,
         wishes: watch::Receiver<Wishes>,
         forgotten: Arc<Notify>,
+        spread: Spread,
     ) -> Self {
         // An agent of this machine may be asked often: it is what makes an
         // instance come back within seconds of its agent. Pauses are drawn from
@@ -104,6 +109,7 @@ impl Reconciler {
             state,
             wishes,
             forgotten,
+            spread,
             pace,
             registrations,
             lifted: AtomicBool::new(false),
@@ -158,9 +164,17 @@ impl Reconciler {
         }
         let wish = self.wishes.borrow().maintenance.clone();
         match wish {
-            Some(notes) => self.client.maintenance(&self.spec.id, Some(&notes)).await,
+            Some(notes) => self.maintain(&notes).await,
             None => Ok(()),
         }
+    }
+
+    async fn maintain(&self, notes: &str) -> Result<(), Error> {
+        let id = &self.spec.id;
+        if !self.spread.is_seen() {
+            return self.client.maintenance(id, Some(notes)).await;
+        }
+        self.spread.everywhere(|client| async move { client.maintenance(id, Some(notes)).await }).await
     }
 
     /// Watches until something differs, and says what. None of its parts
@@ -195,12 +209,19 @@ impl Reconciler {
 
     async fn watch_checks(&self, look_again: &Notify) -> String {
         let mut doubt = None;
+        let mut lost = false;
         let mut frozen = false;
         let mut next = FIRST_LOOK;
         loop {
             let look = self.look().await;
             if let Some(why) = look.differs {
                 return why;
+            }
+            // The catalogue follows an agent within a moment; twice is no moment.
+            match look.lost {
+                Some(why) if std::mem::replace(&mut lost, true) => return why,
+                Some(_) => {}
+                None => lost = false,
             }
             let pause = match look.frozen {
                 // Twice the same is no change that is on its way.
@@ -217,6 +238,7 @@ impl Reconciler {
                     doubt = Some(why);
                     SETTLE
                 }
+                None if lost => SETTLE,
                 None => {
                     doubt = None;
                     if std::mem::take(&mut frozen) {
@@ -267,6 +289,8 @@ impl Reconciler {
             return None;
         }
         match view.value.as_ref()? {
+            // The catalogue says whether another agent has it.
+            None if self.spread.is_seen() => None,
             None => {
                 Some("the agent does not know it (it was restarted, or somebody deregistered it)".to_owned())
             }
@@ -288,6 +312,9 @@ impl Reconciler {
         if let Some(status) = status {
             self.passing.store(status == CheckStatus::Passing, Relaxed);
         }
+        if self.spread.is_seen() {
+            return self.look_behind_balancer().await;
+        }
         let checks = compare::checks(&self.spec, &all);
         if checks.differs.is_some() {
             return Look { differs: checks.differs, ..Look::default() };
@@ -295,10 +322,24 @@ impl Reconciler {
         if let Err(e) = self.mend(&checks).await {
             tracing::warn!(id = %self.spec.id, "the checks of `{}` cannot be mended: {e}", self.spec.id);
         }
-        let shown = catalogue::ask(&self.client, &self.spec).await;
+        let listed = catalogue::ask(&self.client, &self.spec).await;
+        self.spread.look(&listed.nodes).await;
+        let shown = listed.shown;
         self.was_shown.fetch_or(matches!(shown, Shown::As(_)), Relaxed);
         let frozen = catalogue::differs(&self.spec, &all, shown, self.was_shown.load(Relaxed));
-        Look { differs: None, frozen, maintained: checks.maintenance.is_some() }
+        Look { frozen, maintained: checks.maintenance.is_some(), ..Look::default() }
+    }
+
+    /// What the catalogue says of the instance: which agent answers is left
+    /// to chance.
+    async fn look_behind_balancer(&self) -> Look {
+        let listed = catalogue::ask(&self.client, &self.spec).await;
+        self.spread.look(&listed.nodes).await;
+        let lost = match listed.shown {
+            Shown::Absent => Some("no agent behind the balancer lists it".to_owned()),
+            Shown::As(_) | Shown::Unknown => None,
+        };
+        Look { lost, ..Look::default() }
     }
 
     async fn mend(&self, checks: &compare::Checks) -> Result<(), Error> {

@@ -28,13 +28,13 @@ on_each_agent!(
 );
 
 /// A gRPC server that says SERVING, for the agent to probe.
-struct Peer {
+pub(crate) struct Peer {
     address: SocketAddr,
     server: JoinHandle<()>,
 }
 
 impl Peer {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (_, health) = tonic_health::server::health_reporter();
@@ -43,7 +43,7 @@ impl Peer {
         Self { address, server: tokio::spawn(async { server.await.unwrap() }) }
     }
 
-    fn spec(&self) -> ServiceSpec {
+    pub(crate) fn spec(&self) -> ServiceSpec {
         let address = self.address.into();
         ServiceSpec::new("cart".parse().unwrap(), address, CheckSpec::grpc(&self.address.into(), ""))
     }
