@@ -90,9 +90,9 @@ impl Entry {
 /// Where entries of several nodes can be written.
 enum Registry {
     /// Says what it is told, at once.
-    Scripted(Liar, Arc<Mutex<(u64, String)>>),
+    Scripted(Box<Liar>, Arc<Mutex<(u64, String)>>),
     /// A real Consul, whose catalogue is written from outside.
-    Consul(TestAgent, Mutex<Vec<Entry>>),
+    Consul(Box<TestAgent>, Mutex<Vec<Entry>>),
 }
 
 impl Registry {
@@ -104,11 +104,11 @@ impl Registry {
             Reply::good(index, &body)
         })
         .await;
-        Self::Scripted(liar, told)
+        Self::Scripted(Box::new(liar), told)
     }
 
     async fn consul() -> Self {
-        Self::Consul(TestAgent::consul("").await, Mutex::default())
+        Self::Consul(Box::new(TestAgent::consul("").await), Mutex::default())
     }
 
     fn client(&self) -> Client {
@@ -304,7 +304,7 @@ async fn a_maintenance_of_one_of_two_entries_counts(registry: Registry) {
 async fn a_process_that_registers_under_another_name_keeps_its_share(registry: Registry) {
     let (one, other) = (echo().await, echo().await);
     let (channel, [n1, n2]) = twins(&registry, &one, &other).await;
-    registry.set(&[n2.clone()]).await;
+    registry.set(std::slice::from_ref(&n2)).await;
     until(&channel, &one, "it has left", |all| all.iter().all(|i| i.registry == "unlisted")).await;
     registry.set(&[n2.clone(), Entry::on("n1", "web-2", &one)]).await;
     let renamed = |i: &InstanceState| i.id.starts_with("web-2@") && i.ready;
