@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 
 use anyhow::{Context, Result};
 use futures_util::{Stream, StreamExt, stream};
-use registry_client::{Mesh, resolve::fixed::FixedResolver};
+use registry_client::{Mesh, ServerConfig, resolve::fixed::FixedResolver};
 use tokio::{net::TcpListener, time::sleep};
 use tonic::{Code, Request, Response, Status, Streaming, codec::CompressionEncoding::Gzip};
 
@@ -31,7 +31,12 @@ const MAX_REQUEST: usize = 16 << 20;
 /// # Errors
 /// When the server cannot start.
 pub(crate) async fn run(listener: TcpListener) -> Result<()> {
-    let mesh = Mesh::builder().resolver(FixedResolver::with([])).descriptors(DESCRIPTORS).build()?;
+    let mut serving = ServerConfig::default();
+    // The cases read the flag of each message, which the server's own layer
+    // removes.
+    serving.gzip = false;
+    let mesh = Mesh::builder().resolver(FixedResolver::with([])).descriptors(DESCRIPTORS);
+    let mesh = mesh.server_config(serving).build()?;
     let service = TestServiceServer::new(Interop)
         .accept_compressed(Gzip)
         .send_compressed(Gzip)
