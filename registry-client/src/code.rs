@@ -39,6 +39,8 @@ impl Code {
     pub const UNKNOWN: Self = Self(2);
     /// Too late.
     pub const DEADLINE_EXCEEDED: Self = Self(4);
+    /// There is no such thing.
+    pub const NOT_FOUND: Self = Self(5);
     /// Too many, too much, too fast.
     pub const RESOURCE_EXHAUSTED: Self = Self(8);
     /// A fault within.

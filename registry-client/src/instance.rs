@@ -187,6 +187,12 @@ pub enum Health {
 /// accepts by default.
 pub const KEEPALIVE_MIN: &str = "keepalive-min";
 
+/// The key of [`Instance::meta`] under which a server registers the name that
+/// its health service answers for it, which is its registered name. A channel
+/// asks for that one, so that another program which listens at the address of
+/// an instance that is gone is not taken for it.
+pub const HEALTH_SERVICE: &str = "health-service";
+
 /// One registered process of a service, as the registry describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -222,6 +222,7 @@ impl Server {
         let (registry, config) = (self.registry.clone(), self.config.clone());
         let inside = self.inside.clone();
         let (health, drain) = (inside.health.clone(), inside.drain.clone());
+        health.set_registered(name.as_str());
         let wanted = Wanted { name: name.clone(), tags: self.tags.clone(), meta: self.meta.clone() };
 
         let cut = CancellationToken::new();

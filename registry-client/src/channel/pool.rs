@@ -15,12 +15,13 @@ use super::{
     failure::{NoInstance, Peer},
     keepalive::{InstancePings, ServicePings},
     subchannel::{Event, Subchannel},
+    watch::HealthQuery,
 };
 use crate::{
     ChannelConfig,
     balance::{Load, ReadySet, slow_start},
     health::{Detector, OutlierConfig, Record, Rules, Standing, Verdict},
-    instance::{Health, Instance, InstanceId, ServiceName},
+    instance::{HEALTH_SERVICE, Health, Instance, InstanceId, ServiceName},
     policy::limit::Limit,
     resolve::Resolution,
     telemetry::Counters,
@@ -59,7 +60,8 @@ pub(super) struct Pool {
     to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
     generations: u64,
     counters: Arc<Counters>,
-    /// Where an instance's health is asked for; `None` when it is not.
+    /// The URI at which instances are asked for their health; `None` when they
+    /// are not.
     health: Option<Uri>,
     rules: Arc<Rules>,
     /// `None` when nobody is ejected.
@@ -199,8 +201,11 @@ impl Pool {
 
     /// Takes in what the registry says of one instance.
     fn meet(&mut self, instance: &Instance, listed: &BTreeMap<&InstanceId, &Instance>) {
+        let health = self.health_query(instance);
+        // A process that is asked otherwise than before is another version.
         if let Some(member) = self.members.get_mut(&instance.id)
             && member.instance.address == instance.address
+            && member.health == health
         {
             let recovered = instance.health == Health::Passing && member.instance.health != Health::Passing;
             let news = recovered || member.unlisted.is_some();
@@ -234,7 +239,7 @@ impl Pool {
             peer,
             self.generations,
             (load.clone(), observer),
-            self.health.clone(),
+            health.clone(),
             ConnectSettings {
                 connector: self.connector.clone(),
                 config: self.config.clone(),
@@ -252,6 +257,7 @@ impl Pool {
             standing,
             offer: None,
             probed: None,
+            health,
             health_probe: None,
             // Who is there from the start has nobody to compare with.
             warming: if self.was_well { Warming::Waiting } else { Warming::Done },
@@ -260,6 +266,15 @@ impl Pool {
             unlisted: None,
         };
         self.members.insert(instance.id.clone(), member);
+    }
+
+    /// What `instance` is asked for its health: the configured name, or else
+    /// the one that it registered.
+    fn health_query(&self, instance: &Instance) -> Option<HealthQuery> {
+        let configured = Some(&self.config.health_service).filter(|name| !name.is_empty());
+        let service = configured.or_else(|| instance.meta.get(HEALTH_SERVICE));
+        let service = service.map(String::as_str).unwrap_or_default().into();
+        self.health.clone().map(|uri| HealthQuery { uri, service })
     }
 
     /// Takes out the member that `instance` was before: the same process under

@@ -19,7 +19,6 @@ use std::{
     time::Duration,
 };
 
-use http::Uri;
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::JoinSet,
@@ -32,7 +31,7 @@ use super::{
     connection::{self, Closed, ConnectSettings, Connection, Established, Observer},
     failure::Peer,
     pool::Lanes,
-    watch::Watcher,
+    watch::{HealthQuery, Watcher},
 };
 use crate::{backoff::ConnectBackoff, balance::Load, health::Watch, instance::InstanceId};
 
@@ -120,7 +119,7 @@ impl Subchannel {
         peer: Peer,
         generation: u64,
         observed: (Arc<Load>, Observer),
-        health: Option<Uri>,
+        health: Option<HealthQuery>,
         settings: ConnectSettings,
         events: mpsc::Sender<(InstanceId, u64, Event)>,
     ) -> Self {
@@ -208,7 +207,7 @@ struct Task {
     generation: u64,
     observed: (Arc<Load>, Observer),
     /// Where its health is asked for; `None` when it is not.
-    health: Option<Uri>,
+    health: Option<HealthQuery>,
     settings: ConnectSettings,
     events: mpsc::Sender<(InstanceId, u64, Event)>,
     hurry: Arc<Notify>,
@@ -289,8 +288,8 @@ impl Task {
 
     /// Tells what the peer says of its health; never completes.
     async fn watch(&self, connection: &Connection) -> Infallible {
-        if let Some(uri) = self.health.as_ref().filter(|_| connection.has_a_stream_to_spare()) {
-            let mut watcher = Watcher::new(connection, uri.clone(), &self.settings.config.health_service);
+        if let Some(query) = self.health.as_ref().filter(|_| connection.has_a_stream_to_spare()) {
+            let mut watcher = Watcher::new(connection, query);
             while let Some(status) = watcher.next().await {
                 self.tell(Event::Watched(status)).await;
             }

@@ -35,11 +35,19 @@ const MOST: usize = 1 << 10;
 /// The bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// What an instance is asked for its health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HealthQuery {
+    /// The URI of the method.
+    pub(super) uri: Uri,
+    /// The name that it is asked for; empty for the whole server.
+    pub(super) service: Arc<str>,
+}
+
 /// Follows what a connection's health service says.
 pub(super) struct Watcher<'a> {
     connection: &'a Connection,
-    uri: Uri,
-    service: &'a str,
+    query: &'a HealthQuery,
     asked: Option<Asked>,
     /// When it was asked, or when it will be again.
     at: Instant,
@@ -49,11 +57,10 @@ pub(super) struct Watcher<'a> {
 }
 
 impl<'a> Watcher<'a> {
-    /// Asks about `service`; `uri` is that of the method.
-    pub(super) fn new(connection: &'a Connection, uri: Uri, service: &'a str) -> Self {
+    pub(super) fn new(connection: &'a Connection, query: &'a HealthQuery) -> Self {
         let now = Instant::now();
         let (backoff, patience) = (ConnectBackoff::new(), Some(now + PATIENCE));
-        Self { connection, uri, service, asked: None, at: now, backoff, patience }
+        Self { connection, query, asked: None, at: now, backoff, patience }
     }
 
     /// The next word; [`Watch::Off`] when the first is late, `None` when
@@ -67,7 +74,7 @@ impl<'a> Watcher<'a> {
                 }
                 sleep_until(self.at).await;
                 self.at = Instant::now();
-                self.asked = Some(Asked::new(self.connection, self.uri.clone(), self.service));
+                self.asked = Some(Asked::new(self.connection, self.query));
                 continue;
             };
             let heard = match self.patience {
@@ -85,6 +92,12 @@ impl<'a> Watcher<'a> {
                     debug!(instance = %self.connection.peer, %cause, "its health cannot be watched");
                     self.asked = None;
                     self.at += self.backoff.delay(false);
+                    // Whoever does not know the name is another program;
+                    // servers say so by a status, or by SERVICE_UNKNOWN.
+                    if matches!(cause, Ended::Status(Code::NOT_FOUND)) && !self.query.service.is_empty() {
+                        self.patience = None;
+                        return Some(Watch::NotServing);
+                    }
                 }
             }
         }
@@ -110,13 +123,12 @@ impl Ended {
     }
 }
 
-/// Asks for the health of `service` once, as a probe: what an attempt that went
-/// so would have amounted to. A server without a health service has answered.
+/// Asks for its health once, as a probe: what an attempt that went so would have amounted to. A server without a health service has answered.
 ///
 /// # Cancel safety
 /// Dropping the future resets the stream.
-pub(super) async fn ask_once(connection: &Connection, uri: Uri, service: &str) -> Outcome {
-    match Asked::new(connection, uri, service).next().await {
+pub(super) async fn ask_once(connection: &Connection, query: &HealthQuery) -> Outcome {
+    match Asked::new(connection, query).next().await {
         Ok(Watch::NotServing) => Outcome::status(Code::UNAVAILABLE),
         Ok(_) | Err(Ended::Unimplemented) => Outcome::status(Code::OK),
         Err(Ended::Status(code)) => Outcome::status(code),
@@ -134,15 +146,15 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(connection: &Connection, uri: Uri, service: &str) -> Self {
+    fn new(connection: &Connection, query: &HealthQuery) -> Self {
         let mut head = Request::new(());
         *head.method_mut() = http::Method::POST;
         *head.version_mut() = http::Version::HTTP_2;
-        *head.uri_mut() = uri;
+        *head.uri_mut() = query.uri.clone();
         head.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
         head.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc"));
         let sent = connection.send(head, false).and_then(|(answer, mut request)| {
-            request.send_data(request_message(service), true)?;
+            request.send_data(request_message(&query.service), true)?;
             Ok(answer)
         });
         let peer = connection.peer.clone();

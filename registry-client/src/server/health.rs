@@ -26,7 +26,7 @@ use list::WithList;
 /// Says whether a server's services can do their work; from
 /// [`Server::health`](super::Server::health). Cheap to clone.
 ///
-/// The whole server (the empty name) serves only while it runs and all its
+/// The whole server (the empty name, and its registered one) serves only while it runs and all its
 /// services do, because callers choose an instance as a whole. Once the server
 /// is leaving, nothing serves any more, whatever is reported.
 #[derive(Clone, Debug)]
@@ -37,12 +37,15 @@ pub struct Health {
 #[derive(Debug, Default)]
 struct State {
     running: bool,
+    /// The name under which the server is registered; stands for the whole.
+    registered: String,
     /// By full name, the empty one for the whole; whether it can work.
     services: BTreeMap<String, bool>,
 }
 
 impl State {
     fn status(&self, service: &str) -> Option<ServingStatus> {
+        let service = if service == self.registered { "" } else { service };
         let reported = self.services.get(service)?;
         let whole = if service.is_empty() {
             self.services.values().all(|&able| able)
@@ -57,7 +60,7 @@ impl State {
 impl Health {
     pub(super) fn new() -> Self {
         let services = BTreeMap::from([(String::new(), true)]);
-        Self { state: Arc::new(watch::Sender::new(State { running: false, services })) }
+        Self { state: Arc::new(watch::Sender::new(State { services, ..State::default() })) }
     }
 
     /// Reports whether `service`, a full name such as
@@ -80,6 +83,12 @@ impl Health {
     pub(super) fn services(&self) -> BTreeMap<String, bool> {
         let named = |(name, able): (&String, &bool)| (!name.is_empty()).then(|| (name.clone(), *able));
         self.state.borrow().services.iter().filter_map(named).collect()
+    }
+
+    /// The server is registered as `name`, and answers for its health by that
+    /// too.
+    pub(super) fn set_registered(&self, name: &str) {
+        self.state.send_modify(|state| name.clone_into(&mut state.registered));
     }
 
     /// The server as such runs, or does not (any more).
@@ -208,6 +217,20 @@ mod tests {
         health.set_running(false);
         assert_eq!(check(&service, CART).await, Ok(ServingStatus::NotServing));
         assert_eq!(check(&service, "nope").await, Err(tonic::Code::NotFound));
+    }
+
+    #[tokio::test]
+    async fn the_registered_name_stands_for_the_whole_server() {
+        let health = Health::new();
+        let service = service(&health, &Drain::new());
+        health.report(CART, true);
+        health.set_running(true);
+        assert_eq!(check(&service, "cart-service").await, Err(tonic::Code::NotFound));
+        health.set_registered("cart-service");
+        assert_eq!(check(&service, "cart-service").await, Ok(ServingStatus::Serving));
+        health.report(CART, false);
+        assert_eq!(check(&service, "cart-service").await, Ok(ServingStatus::NotServing));
+        assert_eq!(check(&service, "order-service").await, Err(tonic::Code::NotFound));
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use super::address;
 use crate::{
     Error, ServerConfig,
     consul::{self, CheckSpec, Client, Registration, RegistrationState, ServiceSpec},
-    instance::{KEEPALIVE_MIN, ServiceName},
+    instance::{HEALTH_SERVICE, KEEPALIVE_MIN, ServiceName},
 };
 
 /// How long each of the two farewells may wait for the agent, so that one that
@@ -75,7 +75,8 @@ impl Listing {
 
 /// The whole server's health decides, not that of one of its services: callers
 /// choose the process by the registered name, whichever of its services they
-/// call, and the overall health takes each into account.
+/// call, and the overall health takes each into account. It is asked for by
+/// that name, which another program at this address does not know.
 async fn spec(
     registry: &Client,
     wanted: Wanted,
@@ -83,13 +84,15 @@ async fn spec(
     config: &ServerConfig,
 ) -> Result<ServiceSpec, Error> {
     let address = address::advertised(config.advertise.as_ref(), bound, registry).await?;
-    let mut check = CheckSpec::grpc(&address, "");
+    let mut check = CheckSpec::grpc(&address, wanted.name.as_str());
     if let CheckSpec::Grpc { interval, .. } = &mut check {
         *interval = config.check_interval;
     }
+    let health_service = wanted.name.to_string();
     let mut spec = ServiceSpec::new(wanted.name, address, check);
     spec.tags = wanted.tags;
     spec.meta = wanted.meta;
+    spec.meta.insert(HEALTH_SERVICE.to_owned(), health_service);
     // Whoever has put a proxy in front that counts pings says so.
     spec.meta.entry(KEEPALIVE_MIN.to_owned()).or_insert_with(|| ACCEPTED_PING_INTERVAL.to_owned());
     spec.deregister_after = Some(config.deregister_after);

@@ -29,6 +29,8 @@ pub enum Health {
     NotServing,
     /// `SERVICE_UNKNOWN`.
     ServiceUnknown,
+    /// The status `NOT_FOUND`, as of a server that does not have the service.
+    NotFound,
     /// The status `UNIMPLEMENTED`, as of a server without health checking.
     Unimplemented,
     /// Nothing, ever.
@@ -42,7 +44,7 @@ impl Health {
             Self::Serving => 1,
             Self::NotServing => 2,
             Self::ServiceUnknown => 3,
-            Self::Unimplemented | Self::Silent => return None,
+            Self::NotFound | Self::Unimplemented | Self::Silent => return None,
         };
         // Not compressed, two bytes long: field 1 as a varint.
         Some(Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]))
@@ -78,8 +80,14 @@ impl Current {
             let now = self.get();
             if told != Some(now) {
                 told = Some(now);
-                if now == Health::Unimplemented {
-                    return refuse(answer, out);
+                match now {
+                    Health::Unimplemented => {
+                        return refuse(answer, out, &Status::unimplemented("no health checking here"));
+                    }
+                    Health::NotFound => {
+                        return refuse(answer, out, &Status::not_found("no such service here"));
+                    }
+                    _ => {}
                 }
                 if let Some(message) = now.message() {
                     let sent = match &mut out {
@@ -111,13 +119,12 @@ impl Current {
     }
 }
 
-fn refuse(mut answer: SendResponse<Bytes>, out: Option<SendStream<Bytes>>) {
-    let status = Status::unimplemented("no health checking here");
+fn refuse(mut answer: SendResponse<Bytes>, out: Option<SendStream<Bytes>>, status: &Status) {
     if out.is_some() {
-        return finish(out, &status);
+        return finish(out, status);
     }
     // The client may be gone, and then needs no answer.
-    let _ = answer.send_response(stream::only(&status), true);
+    let _ = answer.send_response(stream::only(status), true);
 }
 
 fn finish(out: Option<SendStream<Bytes>>, status: &Status) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use registry_client::{
     Channel,
     balance::Balancer,
-    instance::Instance,
+    instance::{HEALTH_SERVICE, Instance},
     policy::Methods,
     resolve::fixed::FixedResolver,
     telemetry::{ChannelState, InstanceState},
@@ -329,4 +329,27 @@ async fn an_instance_that_joins_others_gets_a_small_share_at_first() {
         let newcomer = peers[2].counts().requests;
         assert!(shares.contains(&newcomer), "{newcomer} of 300 in a slow start of {slow_start} s");
     }
+}
+
+#[tokio::test]
+async fn an_instance_is_asked_for_the_name_that_it_registered_and_a_stranger_does_not_know_it() {
+    let (well, stranger) = (echo().await, echo().await);
+    let resolver = FixedResolver::with([]);
+    let named = |peer: &FaultyServer, id: &str| {
+        let mut instance = peer.instance(id);
+        instance.meta.insert(HEALTH_SERVICE.to_owned(), "peer".to_owned());
+        instance
+    };
+    stranger.set_health(Health::NotFound);
+    resolver.set([named(&well, "0"), named(&stranger, "1")]);
+    let channel = crate::channel::channel(&resolver, |_| {});
+    until(&channel, |state| ready(state) == [true, false] && !state.instances[1].why.is_empty()).await;
+    let out = instance(&channel, 1);
+    assert_eq!(out.decided_by, Some("watch"), "{out:?}");
+    assert!(out.why.contains("`peer`"), "{out:?}");
+    // Registered without a name, as by a server of another make, it is asked
+    // for the whole.
+    stranger.set_health(Health::Serving);
+    resolver.set([named(&well, "0"), stranger.instance("1")]);
+    until(&channel, |state| ready(state) == [true, true]).await;
 }

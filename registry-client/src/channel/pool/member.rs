@@ -9,6 +9,7 @@ use super::{
     super::{
         keepalive::InstancePings,
         subchannel::{State, Subchannel},
+        watch::HealthQuery,
     },
     view::{Known, Offer},
 };
@@ -31,6 +32,8 @@ pub(super) struct Member {
     /// seen to be under way.
     pub(super) offer: Option<Arc<Offer>>,
     pub(super) probed: Option<Instant>,
+    /// What it is asked for its health, if it is.
+    pub(super) health: Option<HealthQuery>,
     /// Asks for its health where no call comes that may try it.
     pub(super) health_probe: Option<AbortOnDropHandle<()>>,
     pub(super) subchannel: Subchannel,
@@ -174,7 +177,12 @@ impl Member {
             By::Watch if self.subchannel.watch == Watch::Unknown => {
                 "its health service is being asked".into()
             }
-            By::Watch => "its health service says that it does not serve".into(),
+            By::Watch => match self.health.as_ref().map(|query| &*query.service) {
+                None | Some("") => "its health service says that it does not serve".into(),
+                Some(name) => {
+                    format!("its health service says that `{name}` does not serve, or does not know it")
+                }
+            },
             By::Connection => {
                 self.subchannel.cause.as_deref().unwrap_or("it is still being connected to").into()
             }

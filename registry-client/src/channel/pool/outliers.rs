@@ -3,18 +3,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::Uri;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    super::{connection::Connection, watch},
+    super::{
+        connection::Connection,
+        watch::{self, HealthQuery},
+    },
     Pool,
     member::Member,
 };
 use crate::{
-    ChannelConfig,
     code::Code,
     health::{Detector, Judged, Probed, Subject},
     outcome::{Cause, Outcome},
@@ -54,10 +55,10 @@ impl Pool {
             match offer.probe.state() {
                 Probed::Offered if offer.since + HEALTH_PROBE_DELAY > now => continue,
                 Probed::Offered => {
-                    if let Some(uri) = self.health.clone()
+                    if let Some(query) = member.health.clone()
                         && let Some(connection) = offer.claim()
                     {
-                        member.health_probe = Some(health_probe(connection, uri, &self.config));
+                        member.health_probe = Some(health_probe(connection, query, self.config.deadline));
                         continue;
                     }
                     // Nobody can be asked: as gRFC A50 has it, its time is over.
@@ -100,10 +101,9 @@ impl Pool {
 
 /// Tries an instance on probation by its health service. An instance without
 /// one has answered, and that is all that can be asked of it.
-fn health_probe(connection: Arc<Connection>, uri: Uri, config: &ChannelConfig) -> AbortOnDropHandle<()> {
-    let (service, limit) = (config.health_service.clone(), config.deadline);
+fn health_probe(connection: Arc<Connection>, query: HealthQuery, limit: Duration) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let asked = timeout(limit, watch::ask_once(&connection, uri, &service));
+        let asked = timeout(limit, watch::ask_once(&connection, &query));
         let expired = Outcome { code: Code::DEADLINE_EXCEEDED, cause: Cause::DeadlineExceeded };
         connection.observe(asked.await.unwrap_or(expired));
     }))
