@@ -200,6 +200,7 @@ impl Channel {
 
 impl Core {
     /// The full URI of a method; `uri` holds its path.
+    #[inline]
     fn uri(&self, uri: Uri) -> Result<Uri, Failure> {
         let mut parts = uri.into_parts();
         parts.scheme = Some(http::uri::Scheme::HTTP);

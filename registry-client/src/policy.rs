@@ -207,6 +207,7 @@ impl Policies {
     /// `/shop.cart.v1.CartService/GetCart`. One look-up where the method is
     /// known.
     #[must_use]
+    #[inline]
     pub fn get(&self, path: &str) -> &Arc<MethodPolicy> {
         let of_service = || self.by_service.get(service_config::service_of(path)?);
         self.by_path.get(path).or_else(of_service).unwrap_or(&self.others)

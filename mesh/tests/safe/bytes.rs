@@ -19,7 +19,7 @@ use prost::Message as _;
 
 /// What no message of the protocol is.
 fn malformed() -> Vec<(&'static str, Vec<u8>, &'static [Code])> {
-    let decode: &[Code] = &[Code::Internal];
+    let decode: &[Code] = &[Code::InvalidArgument];
     vec![
         ("a length beyond the end", vec![0x0a, 0x7f, b'a'], decode),
         ("a number without its end", vec![0x08, 0xff], decode),
@@ -45,7 +45,7 @@ async fn bytes_that_are_no_request_are_refused_by_every_method() {
         let request = good(row, &stage.ada);
         if request.fields().any(|(field, _)| field.number() == 1) && has_text_first(row.path) {
             let answer = stage.shop.send(&who, row.path, vec![0x0a, 2, 0xff, 0xfe].into()).await;
-            assert_eq!(outcome(&answer).0, Code::Internal, "{}: {answer:?}", row.path);
+            assert_eq!(outcome(&answer).0, Code::InvalidArgument, "{}: {answer:?}", row.path);
         }
         let cut: Vec<u8> = request.encode_to_vec();
         if let Some((_, cut)) = cut.split_last() {

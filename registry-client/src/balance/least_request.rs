@@ -42,12 +42,10 @@ fn two(n: usize) -> (usize, usize) {
 /// Whether `a` has strictly fewer requests under way for its weight than `b`,
 /// and not because it fails.
 fn lighter(a: &Candidate, b: &Candidate) -> bool {
-    if a.load.is_failing() && !b.load.is_failing() {
-        return false;
-    }
     let busy = |c: &Candidate| u64::from(c.load.in_flight());
     // (busy a / weight a) < (busy b / weight b), without the divisions
-    busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight)
+    let lighter = busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight);
+    lighter && (!a.load.is_failing() || b.load.is_failing())
 }
 
 #[cfg(test)]

@@ -26,11 +26,15 @@ pub(super) struct Admission {
     throttle: Option<Arc<Throttle>>,
 }
 
-/// A call that has passed; dropped with the end of its answer.
+/// A call that has passed; dropped with the end of its answer. Holds nothing
+/// where nothing is configured.
 #[derive(Debug, Default)]
-pub(super) struct Admitted {
+pub(super) struct Admitted(Option<Box<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
     /// A place under the limit; `None` without one.
-    pub(super) permit: Option<Permit>,
+    permit: Option<Permit>,
     throttled: Option<Throttled>,
     /// Learns of successes, where it counts them.
     budget: Option<Arc<Budget>>,
@@ -55,35 +59,45 @@ impl Admission {
     ///
     /// # Errors
     /// When it is throttled.
+    #[inline]
     pub(super) fn admit(
         &self,
         service: &ServiceName,
         now: Instant,
         (counters, budget): (&Counters, &Arc<Budget>),
     ) -> Result<(Admitted, Option<Limit>), Failure> {
-        let budget = budget.counts_successes().then(|| budget.clone());
-        let mut admitted = Admitted { budget, ..Admitted::default() };
+        let counted = budget.counts_successes();
+        if self.limit.is_none() && self.throttle.is_none() && !counted {
+            return Ok((Admitted::default(), None));
+        }
+        let mut held = Held { budget: counted.then(|| budget.clone()), ..Held::default() };
         if let Some(throttle) = &self.throttle {
             if !throttle.admit(now, fastrand::f64()) {
                 counters.throttled.add();
                 return Err(Failure::Throttled { service: service.clone() });
             }
-            admitted.throttled = Some(Throttled { throttle: throttle.clone(), code: Code::CANCELLED });
+            held.throttled = Some(Throttled { throttle: throttle.clone(), code: Code::CANCELLED });
         }
-        let Some(limit) = &self.limit else { return Ok((admitted, None)) };
-        admitted.permit = limit.try_enter();
-        let wait = admitted.permit.is_none().then(|| limit.clone());
-        Ok((admitted, wait))
+        held.permit = self.limit.as_ref().and_then(Limit::try_enter);
+        let wait = self.limit.clone().filter(|_| held.permit.is_none());
+        Ok((Admitted(Some(Box::new(held))), wait))
     }
 }
 
 impl Admitted {
+    /// The call's turn at the limit has come.
+    pub(super) fn hold(&mut self, permit: Permit) {
+        self.0.get_or_insert_default().permit = Some(permit);
+    }
+
     /// The call ended so; one that ends without this was dropped by its caller.
+    #[inline]
     pub(super) fn ended(&mut self, code: Code) {
-        if let Some(mut throttled) = self.throttled.take() {
+        let Some(held) = &mut self.0 else { return };
+        if let Some(mut throttled) = held.throttled.take() {
             throttled.code = code;
         }
-        if let Some(budget) = self.budget.take_if(|_| code == Code::OK) {
+        if let Some(budget) = held.budget.take_if(|_| code == Code::OK) {
             budget.succeeded();
         }
     }

@@ -219,7 +219,7 @@ impl State {
             let next = match &mut self.stage {
                 Stage::Queue(turn) => match ready!(turn.as_mut().poll(cx)) {
                     Ok(Turn::Service(permit)) => {
-                        self.admitted.permit = Some(permit);
+                        self.admitted.hold(permit);
                         Ok(Stage::Pick)
                     }
                     Ok(Turn::Instance(choice)) => self.begin(choice),
@@ -341,7 +341,7 @@ impl State {
         loop {
             let mut index = 0;
             while index < self.attempts.len() {
-                if let Poll::Ready(ended) = self.attempts[index].poll(&mut self.body, self.deadline, cx) {
+                if let Poll::Ready(ended) = self.attempts[index].poll(&mut self.body, &self.deadline, cx) {
                     return Poll::Ready(Some((index, ended)));
                 }
                 if let Poll::Ready(limit) = self.attempts[index].poll_timeout(cx)

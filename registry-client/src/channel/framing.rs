@@ -74,6 +74,7 @@ impl Framing {
 
     /// # Errors
     /// When a message begins that breaks the rules.
+    #[inline]
     pub(super) fn pass(&mut self, mut data: &[u8]) -> Result<(), Violation> {
         while !data.is_empty() {
             if self.left > 0 {

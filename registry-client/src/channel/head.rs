@@ -26,6 +26,7 @@ pub(super) struct Head {
 }
 
 impl Head {
+    #[inline]
     pub(super) fn new(uri: Uri, mut headers: HeaderMap) -> Self {
         let kept = headers
             .iter()
@@ -43,6 +44,7 @@ impl Head {
 
     /// The head of the next attempt. `left`: the time that the server is given;
     /// `None` for that of the call as it began.
+    #[inline]
     pub(super) fn next(&mut self, failed: u32, left: Option<Duration>) -> Request<()> {
         let mut headers = self.first.take().unwrap_or_else(|| self.again(failed));
         if let Some(left) = left
@@ -58,6 +60,7 @@ impl Head {
         request
     }
 
+    #[cold]
     fn again(&self, failed: u32) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(self.kept.len() + 5);
         headers.insert(header::TE, TRAILERS);
@@ -79,6 +82,7 @@ impl Head {
 
 /// The first value under `name`. Most maps of a call have a handful of names,
 /// among which looking is cheaper than hashing.
+#[inline]
 pub(super) fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     const FEW: usize = 8;
     if headers.len() > FEW {

@@ -45,6 +45,7 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// An attempt began at `began`.
+    #[inline]
     pub(super) fn on(
         Choice { connection, permit }: Choice,
         policy: &Arc<MethodPolicy>,
@@ -93,6 +94,7 @@ impl InFlight {
 
     /// The attempt has ended so; the first end counts. Gives what it is
     /// recorded as.
+    #[inline]
     pub(super) fn end(&mut self, outcome: Outcome) -> Outcome {
         if std::mem::replace(&mut self.has_ended, true) {
             return outcome;

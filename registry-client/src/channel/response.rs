@@ -52,6 +52,7 @@ pub(super) enum ResponseHead {
 ///
 /// # Errors
 /// When it is not the head of a gRPC response.
+#[inline]
 pub(super) fn screen_head<T>(
     head: &Response<T>,
     from: &Peer,
@@ -85,12 +86,16 @@ pub(super) fn screen_head<T>(
 
 /// `application/grpc`, alone or with a suffix (`+proto`) or parameters.
 fn is_grpc(content_type: &[u8]) -> bool {
+    if content_type == GRPC {
+        return true;
+    }
     content_type.split_at_checked(GRPC.len()).is_some_and(|(name, rest)| {
         name.eq_ignore_ascii_case(GRPC) && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
     })
 }
 
 /// The code in trailers, or in a head that has one.
+#[inline]
 pub(super) fn status_of(headers: &HeaderMap) -> Option<Code> {
     find(headers, &GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()))
 }

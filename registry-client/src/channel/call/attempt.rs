@@ -32,10 +32,11 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// Writes the request and waits for the head of the answer.
+    #[inline]
     pub(super) fn poll(
         &mut self,
         body: &mut RequestBody,
-        deadline: Deadline,
+        deadline: &Deadline,
         cx: &mut Context<'_>,
     ) -> Poll<Result<http::Response<h2::RecvStream>, Failure>> {
         if let Some(upload) = &mut self.upload {
@@ -53,7 +54,7 @@ impl Attempt {
             }
         }
         let answer = ready!(Pin::new(&mut self.answer).poll(cx));
-        Poll::Ready(answer.map_err(|error| Failure::broken(self.in_flight.peer(), error, Some(deadline))))
+        Poll::Ready(answer.map_err(|error| Failure::broken(self.in_flight.peer(), error, Some(*deadline))))
     }
 
     /// Ready, once, when it has taken as long as one attempt may; gives how

@@ -27,6 +27,7 @@ impl Limit {
     /// The least of what the caller asked for, or else the default, what the
     /// method's policy allows, and what is `left` of the call that the caller
     /// is answering. Sets the header that tells the server.
+    #[inline]
     pub(super) fn set(
         headers: &mut HeaderMap,
         core: &Core,
