@@ -1,0 +1,151 @@
+//! What the registry says, taken in: who joins the pool, who moved, who is no
+//! longer listed.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{
+    super::{
+        connection::{ConnectSettings, Observer},
+        failure::Peer,
+        keepalive::InstancePings,
+        subchannel::Subchannel,
+        watch::HealthQuery,
+    },
+    KEEP, KEEP_AFTER_COLLAPSE, Pool,
+    member::{Member, Warming},
+};
+use crate::{
+    balance::{Load, slow_start},
+    health::{Record, Standing},
+    instance::{HEALTH_SERVICE, Health, Instance, InstanceId},
+    policy::limit::Limit,
+};
+
+impl Pool {
+    /// Brings the members in line with what the registry says now.
+    pub(super) fn reconcile(&mut self) {
+        let resolution = self.resolution.borrow_and_update().clone();
+        let Some(listed) = resolution.instances else { return };
+        let listed: BTreeMap<&InstanceId, &Instance> = listed.iter().map(|i| (&i.id, i)).collect();
+
+        let before = self.members.values().filter(|m| m.unlisted.is_none()).count();
+        // First, for what stands elsewhere or under another id has not left.
+        for instance in listed.values() {
+            self.meet(instance, &listed);
+        }
+        let absent =
+            self.members.iter().filter(|(id, m)| m.unlisted.is_none() && !listed.contains_key(id)).count();
+        let collapsed = absent * 2 > before;
+        let until = Instant::now() + if collapsed { KEEP_AFTER_COLLAPSE } else { KEEP };
+        for (id, member) in &mut self.members {
+            if member.unlisted.is_none() && !listed.contains_key(id) {
+                member.unlisted = Some(until);
+                member.subchannel.set_eager(false);
+            }
+        }
+        if absent > 0 {
+            let service = &self.service;
+            info!(%service, absent, of = before, "instances of `{service}` left the registry; those that answer are kept for a while");
+        }
+        self.forget();
+    }
+
+    /// Takes in what the registry says of one instance.
+    fn meet(&mut self, instance: &Instance, listed: &BTreeMap<&InstanceId, &Instance>) {
+        let health = self.health_query(instance);
+        // A process that is asked otherwise than before is another version.
+        if let Some(member) = self.members.get_mut(&instance.id)
+            && member.instance.address == instance.address
+            && member.health == health
+        {
+            let recovered = instance.health == Health::Passing && member.instance.health != Health::Passing;
+            let news = recovered || member.unlisted.is_some();
+            member.unlisted = None;
+            member.instance = instance.clone();
+            member.pings.learn(instance, self.config.keepalive_min);
+            member.subchannel.set_eager(instance.health == Health::Passing);
+            if news {
+                member.subchannel.hurry();
+            }
+            return;
+        }
+        // New, or moved to another address: connections of the old one finish.
+        self.generations += 1;
+        let predecessor = self.members.remove(&instance.id).or_else(|| self.predecessor(instance, listed));
+        let (load, record, standing) = match predecessor {
+            Some(member) => (member.load, member.record, member.standing),
+            None => {
+                let limit = self.config.service_config.instance_limit;
+                let limit = limit.map(|limit| Limit::new(instance.id.as_str(), limit));
+                let load = Arc::new(Load::limited(limit));
+                let record = Arc::new(Record::new(self.rules.clone(), load.clone()));
+                (load, record, Standing::default())
+            }
+        };
+        let pings = Arc::new(InstancePings::new(self.pings.clone()));
+        pings.learn(instance, self.config.keepalive_min);
+        let observed = (load.clone(), Observer::Record(record.clone()));
+        let subchannel = self.connect_to(instance, observed, health.clone(), pings.clone());
+        subchannel.set_eager(instance.health == Health::Passing);
+        let member = Member {
+            instance: instance.clone(),
+            generation: self.generations,
+            pings,
+            load,
+            record,
+            standing,
+            offer: None,
+            probed: None,
+            health,
+            health_probe: None,
+            // Who is there from the start has nobody to compare with.
+            warming: if self.was_well { Warming::Waiting } else { Warming::Done },
+            tenths: slow_start::WHOLE,
+            subchannel,
+            unlisted: None,
+        };
+        self.members.insert(instance.id.clone(), member);
+    }
+
+    /// Starts connecting to `instance`.
+    fn connect_to(
+        &self,
+        instance: &Instance,
+        observed: (Arc<Load>, Observer),
+        health: Option<HealthQuery>,
+        pings: Arc<InstancePings>,
+    ) -> Subchannel {
+        let peer = Peer { id: instance.id.clone(), address: instance.address.clone() };
+        let (connector, config) = (self.connector.clone(), self.config.clone());
+        let settings = ConnectSettings { connector, config, pings };
+        Subchannel::start(peer, self.generations, observed, health, settings, self.to_pool.clone())
+    }
+
+    /// What `instance` is asked for its health: the configured name, or else
+    /// the one that it registered.
+    fn health_query(&self, instance: &Instance) -> Option<HealthQuery> {
+        let configured = Some(&self.config.health_service).filter(|name| !name.is_empty());
+        let service = configured.or_else(|| instance.meta.get(HEALTH_SERVICE));
+        let service = service.map(String::as_str).unwrap_or_default().into();
+        self.health.clone().map(|uri| HealthQuery { uri, service })
+    }
+
+    /// Takes out the member that `instance` was before: the same process under
+    /// another id, or else the same entry at another address, which the registry
+    /// has not lost but put elsewhere.
+    fn predecessor(
+        &mut self,
+        instance: &Instance,
+        listed: &BTreeMap<&InstanceId, &Instance>,
+    ) -> Option<Member> {
+        let gone = || self.members.iter().filter(|(id, _)| !listed.contains_key(id));
+        let same_process = gone().find(|(_, m)| m.instance.address == instance.address);
+        let registered = instance.id.registered();
+        let same_entry = || gone().find(|(id, m)| m.unlisted.is_none() && id.registered() == registered);
+        let id = same_process.or_else(same_entry).map(|(id, _)| id.clone())?;
+        self.members.remove(&id)
+    }
+}
