@@ -91,6 +91,24 @@ pub enum Error {
         said: String,
     },
 
+    /// The agent has no answer for another datacenter now (500, 502, 503, 504):
+    /// there is none of that name, or its servers cannot be reached.
+    #[error(
+        "Consul at {addr} cannot answer for datacenter `{datacenter}` now ({status}: {said}); it is asked \
+         again: compare the name with `consul catalog datacenters`, and if it is right look at the servers \
+         there with `consul members -wan`"
+    )]
+    DatacenterUnavailable {
+        /// Whom we called.
+        addr: Arc<str>,
+        /// The datacenter that was asked for.
+        datacenter: String,
+        /// The HTTP status.
+        status: u16,
+        /// Consul's own words.
+        said: String,
+    },
+
     /// Consul read the request and found it wrong; sending it again is in vain.
     #[error("Consul at {addr} does not accept {path} ({status}: {said}); correct what is asked")]
     BadRequest {
@@ -141,6 +159,7 @@ impl Error {
             | Self::Timeout { .. }
             | Self::TooMany { .. }
             | Self::Unavailable { .. }
+            | Self::DatacenterUnavailable { .. }
             | Self::Decode { .. } => true,
             Self::Config(_)
             | Self::Invalid(_)

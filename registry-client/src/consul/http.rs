@@ -2,7 +2,7 @@
 //! of them: bounded time, bounded bodies, no redirects, a token by header, and
 //! an error that tells what helps.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -65,6 +65,22 @@ impl Call {
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.query.push((name, value.into()));
         self
+    }
+
+    /// What is asked, for a message: the path, and what a setting adds to it.
+    fn described(&self) -> String {
+        let mut text = self.path.clone();
+        for (name, words) in [("dc", " in datacenter"), ("filter", " with filter")] {
+            if let Some(value) = self.parameter(name) {
+                // Writing to a string cannot fail.
+                let _ = write!(text, "{words} `{}`", said(value.as_bytes()));
+            }
+        }
+        text
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn body(mut self, body: impl Into<Bytes>) -> Self {
@@ -139,7 +155,7 @@ impl Transport {
         exchange: impl Future<Output = Result<Answer, Error>>,
         call: &Call,
     ) -> Result<Answer, Error> {
-        let late = |_| Error::Timeout { addr: self.addr(), path: call.path.clone(), after: patience };
+        let late = |_| Error::Timeout { addr: self.addr(), path: call.described(), after: patience };
         timeout(patience, exchange).await.map_err(late)?
     }
 
@@ -220,7 +236,7 @@ impl Transport {
         let (head, body) = answer.into_parts();
         let body = self.collect(call, body).await?;
         let addr = self.addr();
-        let path = call.path.clone();
+        let path = call.described();
         let status = head.status.as_u16();
         Err(match status {
             200..=299 | 404 => {
@@ -237,8 +253,8 @@ impl Transport {
                 Error::Denied { addr, path, said, needs: call.needs.clone(), token }
             }
             429 => Error::TooMany { addr, said: said(&body) },
-            500 if !is_ours(&body) => Error::Unavailable { addr, status, said: said(&body) },
-            501..=599 => Error::Unavailable { addr, status, said: said(&body) },
+            500 if !is_ours(&body) => unavailable(call, addr, status, &body),
+            501..=599 => unavailable(call, addr, status, &body),
             400..=500 => Error::BadRequest { addr, path, status, said: said(&body) },
             300..=399 => {
                 let to = head.headers.get(header::LOCATION).map_or(&b"nowhere"[..], HeaderValue::as_bytes);
@@ -339,6 +355,15 @@ fn is_ours(body: &[u8]) -> bool {
     ];
     let text = String::from_utf8_lossy(body);
     OURS.iter().any(|ours| text.contains(ours))
+}
+
+/// Nobody's fault: whoever was to answer cannot.
+fn unavailable(call: &Call, addr: Arc<str>, status: u16, body: &[u8]) -> Error {
+    let said = said(body);
+    match call.parameter("dc").map(str::to_owned) {
+        None => Error::Unavailable { addr, status, said },
+        Some(datacenter) => Error::DatacenterUnavailable { addr, datacenter, status, said },
+    }
 }
 
 fn basic(auth: &SecretString) -> Result<HeaderValue, Error> {
