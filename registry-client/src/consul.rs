@@ -65,7 +65,7 @@ pub use self::{
     error::{Error, TokenState},
     kv::KvPair,
     registration::{Registration, RegistrationState},
-    resolver::ConsulResolver,
+    resolver::{ConsulResolver, Discovery},
     spec::{CheckSpec, ServiceSpec, Weights, instance_id},
     version::Version,
     watch::View,

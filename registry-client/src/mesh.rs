@@ -1,5 +1,7 @@
 //! The one handle: channels to services, and a server that registers itself.
 
+mod resolvers;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -13,11 +15,12 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use self::resolvers::Resolvers;
 use crate::{
-    AdminConfig, Channel, ChannelConfig, Error, Remembered, ServerConfig,
+    AdminConfig, Channel, ChannelConfig, Error, ServerConfig,
     admin::{self, MeshState, Page, ProcessState},
     config::Environment,
-    consul::{Client, ConsulResolver},
+    consul::{Client, Discovery},
     instance::ServiceName,
     policy::Methods,
     resolve::{Resolution, Resolver},
@@ -34,7 +37,7 @@ pub struct Mesh {
 
 pub(crate) struct Shared {
     consul: Option<Client>,
-    resolver: Arc<dyn Resolver>,
+    resolvers: Resolvers,
     channel_config: ChannelConfig,
     server_config: ServerConfig,
     descriptors: Vec<&'static [u8]>,
@@ -157,7 +160,7 @@ impl Shared {
 
     /// A new channel.
     fn open(&self, name: &ServiceName) -> Known {
-        let resolution = self.resolver.resolve(name);
+        let resolution = self.resolvers.of(name).resolve(name);
         let resolver = Resolved(resolution.clone());
         let config = self.channel_config.clone();
         let channel = Channel::new(name.clone(), &resolver, self.methods.clone(), config);
@@ -203,6 +206,7 @@ impl fmt::Debug for Mesh {
 pub struct MeshBuilder {
     consul: Option<Client>,
     resolver: Option<Arc<dyn Resolver>>,
+    discoveries: Vec<(String, Discovery)>,
     state_dir: Option<PathBuf>,
     channel_config: ChannelConfig,
     server_config: ServerConfig,
@@ -220,6 +224,7 @@ impl MeshBuilder {
         Ok(Self {
             consul: Some(Client::from_env().map_err(|why| Error::Config(why.to_string()))?),
             resolver: None,
+            discoveries: Vec::new(),
             state_dir: Environment::of_process().path("CONSORT_STATE_DIR"),
             channel_config: ChannelConfig::from_env()?,
             server_config: ServerConfig::from_env()?,
@@ -240,6 +245,33 @@ impl MeshBuilder {
     /// [`consul`](Self::consul) besides, servers do not register.
     pub fn resolver(mut self, resolver: impl Resolver) -> Self {
         self.resolver = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Finds the instances of `service` in Consul as `discovery` says: in
+    /// another datacenter, by a filter, or both. All other services are found
+    /// as without it. Given twice for one service, the last holds; the case of
+    /// the name makes no difference, as in Consul.
+    ///
+    /// What only Consul can judge is the error of the calls: a filter that it
+    /// rejects, and a datacenter that its servers have no path to. While a
+    /// datacenter cannot be reached its last known instances are called.
+    ///
+    /// ```
+    /// use registry_client::{
+    ///     Mesh,
+    ///     consul::{Client, Discovery},
+    /// };
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let canary = Discovery::default().datacenter("dc2").filter(r#"Service.Meta.version == "v2""#);
+    /// let consul = Client::builder("127.0.0.1:8500").build()?;
+    /// let mesh = Mesh::builder().consul(consul).discover("cart-service", canary).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn discover(mut self, service: &str, discovery: Discovery) -> Self {
+        self.discoveries.push((service.to_owned(), discovery));
         self
     }
 
@@ -299,25 +331,20 @@ impl MeshBuilder {
     /// The mesh.
     ///
     /// # Errors
-    /// When there is nothing to find instances by, or a descriptor set is not
-    /// one.
+    /// When there is nothing to find instances by, a
+    /// [discovery](Self::discover) is impossible or contradicts a
+    /// [resolver](Self::resolver), or a descriptor set is not one.
     pub fn build(self) -> Result<Mesh, Error> {
         let mut methods = Methods::default();
         for set in &self.descriptors {
             methods.describe(set)?;
         }
-        let found_in = |consul: &Client| Arc::new(ConsulResolver::new(consul.clone())) as Arc<dyn Resolver>;
-        let resolver = self.resolver.or_else(|| self.consul.as_ref().map(found_in)).ok_or_else(|| {
-            Error::Config("the mesh has no registry; give it one by `consul` or `resolver`".to_owned())
-        })?;
-        let resolver = match &self.state_dir {
-            Some(dir) => Arc::new(Remembered::new(resolver, dir)),
-            None => resolver,
-        };
+        let resolvers =
+            Resolvers::new(self.consul.as_ref(), self.resolver, self.discoveries, self.state_dir.as_deref())?;
         admin::begin_uptime();
         let shared = Arc::new(Shared {
             consul: self.consul,
-            resolver,
+            resolvers,
             channel_config: self.channel_config,
             server_config: self.server_config,
             descriptors: self.descriptors,

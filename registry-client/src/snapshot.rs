@@ -77,6 +77,11 @@ impl Remembered {
         let store = Store { dir, folder, failing: AtomicBool::new(false) };
         Self { inner: Arc::new(inner), store: Arc::new(store) }
     }
+
+    /// Remembers in the same folder what another resolver tells.
+    pub(crate) fn with_inner(&self, inner: impl Resolver) -> Self {
+        Self { inner: Arc::new(inner), store: self.store.clone() }
+    }
 }
 
 impl Resolver for Remembered {

@@ -1,5 +1,6 @@
 //! The instances of a service as Consul knows them, and every change.
 
+mod discovery;
 mod instances;
 
 use std::{
@@ -10,9 +11,10 @@ use std::{
 
 use tokio::sync::watch;
 
+pub use self::discovery::Discovery;
 use self::instances::{Found, Omitted};
 use super::{
-    Client, Error, HealthQuery, TokenState,
+    Client, Error, TokenState,
     error::said,
     http::{Answer, Call},
     watch::{Change, News, Resource, cursor::By, follow, pace::Pace},
@@ -34,7 +36,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct ConsulResolver {
     client: Client,
-    query: HealthQuery,
+    discovery: Discovery,
     pace: Pace,
 }
 
@@ -42,29 +44,40 @@ impl ConsulResolver {
     /// A resolver that asks by `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, query: HealthQuery { stale: true, ..HealthQuery::default() }, pace: Pace::default() }
+        Self { client, discovery: Discovery::default(), pace: Pace::default() }
+    }
+
+    /// The instances that `discovery` describes, and no others.
+    #[must_use]
+    pub fn with_discovery(mut self, discovery: Discovery) -> Self {
+        self.discovery = discovery;
+        self
     }
 
     /// Only the instances that match a filter expression of Consul's, such as
     /// `Service.Meta.version == "v2"`.
     #[must_use]
     pub fn with_filter(mut self, expression: impl Into<String>) -> Self {
-        self.query.filter = Some(expression.into());
+        self.discovery.filter = Some(expression.into());
         self
     }
 
     /// The instances of another datacenter, at their WAN addresses.
     #[must_use]
     pub fn with_datacenter(mut self, datacenter: impl Into<String>) -> Self {
-        self.query.datacenter = Some(datacenter.into());
+        self.discovery.datacenter = Some(datacenter.into());
         self
+    }
+
+    fn key(&self, service: &ServiceName) -> Key {
+        // Consul looks service names up without regard to case.
+        (service.as_str().to_ascii_lowercase(), self.discovery.clone())
     }
 }
 
 impl Resolver for ConsulResolver {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
-        // Consul looks service names up without regard to case.
-        let key = (service.as_str().to_ascii_lowercase(), self.query.clone());
+        let key = self.key(service);
         let shared = &self.client.inner.shared;
         let (sender, receiver) = match shared.join(&key) {
             Joined::Running(receiver) => return receiver,
@@ -73,7 +86,7 @@ impl Resolver for ConsulResolver {
         let health = Health {
             client: self.client.clone(),
             service: service.clone(),
-            query: self.query.clone(),
+            discovery: self.discovery.clone(),
             warned: Mutex::default(),
         };
         tokio::spawn(watch_health(health, self.pace, key, sender));
@@ -82,8 +95,8 @@ impl Resolver for ConsulResolver {
 
     fn scope(&self) -> String {
         let mut asked = self.client.inner.scope.as_query();
-        asked.extend(self.query.datacenter.clone().map(|dc| ("dc", dc)));
-        asked.extend(self.query.filter.clone().map(|filter| ("filter", filter)));
+        asked.extend(self.discovery.datacenter.clone().map(|dc| ("dc", dc)));
+        asked.extend(self.discovery.filter.clone().map(|filter| ("filter", filter)));
         super::path::query(&asked)
     }
 }
@@ -129,7 +142,7 @@ struct Told {
     hint: Option<Arc<str>>,
 }
 
-type Key = (String, HealthQuery);
+type Key = (String, Discovery);
 
 /// The watches that run, by what they look at.
 #[derive(Debug, Default)]
@@ -172,14 +185,14 @@ impl Shared {
 struct Health {
     client: Client,
     service: ServiceName,
-    query: HealthQuery,
+    discovery: Discovery,
     /// What was left out and said so, as far as it is still there.
     warned: Mutex<HashSet<Omitted>>,
 }
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "service `{}`", self.service)
+        write!(f, "service `{}`{}", self.service, self.discovery)
     }
 }
 
@@ -188,7 +201,7 @@ impl Resource for Health {
     const BY: By = By::Index;
 
     fn call(&self) -> Result<Call, Error> {
-        self.query.call(self.service.as_str())
+        self.discovery.query().call(self.service.as_str())
     }
 
     fn read(&self, answer: &Answer) -> Result<Told, Error> {
@@ -200,7 +213,7 @@ impl Resource for Health {
         }
         let Bounded(entries) = self.client.decode(&call, answer)?;
         let hint = if entries.is_empty() { self.doubt_nothing(&call, answer)? } else { None };
-        let (found, omitted) = instances::of(entries, self.query.datacenter.is_some());
+        let (found, omitted) = instances::of(entries, self.discovery.datacenter.is_some());
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         for new in omitted.difference(&warned) {
             tracing::warn!(service = %self.service, "left out of service `{}`: {new}", self.service);
@@ -264,7 +277,7 @@ mod tests {
         Health {
             client: Client::builder("127.0.0.1:1").build().unwrap(),
             service: "web".parse().unwrap(),
-            query: HealthQuery::default(),
+            discovery: Discovery::default(),
             warned: Mutex::default(),
         }
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod agents;
 mod balancer;
+pub(crate) mod discovery;
 mod faults;
 mod garbage;
 mod identity;

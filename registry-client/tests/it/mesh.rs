@@ -11,6 +11,7 @@ use std::{
 
 use registry_client::{
     Channel, ChannelConfig, Error, Mesh,
+    consul::{Client, Discovery},
     instance::{Instance, ServiceName},
     resolve::{Resolution, Resolver},
 };
@@ -54,6 +55,28 @@ async fn a_mesh_without_a_registry_cannot_be_built() {
     let said = Mesh::builder().build().unwrap_err();
     assert!(matches!(said, Error::Config(_)));
     assert!(said.to_string().contains("registry"), "{said}");
+}
+
+#[tokio::test]
+async fn a_discovery_that_cannot_be_is_refused_when_the_mesh_is_built() {
+    let consul = || Client::builder("127.0.0.1:1").build().unwrap();
+    let v2 = || Discovery::default().filter("Service.Meta.version == v2");
+    let cases = [
+        (Mesh::builder().resolver(Told::default()).discover("cart", v2()), "MeshBuilder::resolver"),
+        (
+            Mesh::builder().consul(consul()).resolver(Told::default()).discover("cart", v2()),
+            "MeshBuilder::resolver",
+        ),
+        (Mesh::builder().discover("cart", v2()), "no registry"),
+        (Mesh::builder().consul(consul()).discover("no/name", v2()), "`no/name`"),
+        (Mesh::builder().consul(consul()).discover("cart", v2().filter("")), "the filter is empty"),
+        (Mesh::builder().consul(consul()).discover("cart", v2().datacenter("a/b")), "`a/b`"),
+    ];
+    for (builder, words) in cases {
+        let said = builder.build().unwrap_err();
+        assert!(matches!(said, Error::Config(_)) && said.to_string().contains(words), "{said}");
+    }
+    Mesh::builder().consul(consul()).discover("cart", v2()).build().unwrap();
 }
 
 #[tokio::test]

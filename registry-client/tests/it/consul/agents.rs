@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use registry_client::consul::Client;
+use registry_client::consul::{Client, HealthQuery};
 use tokio::{net::TcpListener, process::Child, time::sleep};
 
 /// Far longer than anything here takes.
@@ -92,6 +92,36 @@ impl TestAgent {
             server.leads().await;
         }
         servers
+    }
+
+    /// Two datacenters of a real Consul, `dc1` and `dc2`, that reach each other.
+    pub(crate) async fn datacenters() -> [Self; 2] {
+        let ports: [u16; 8] = free_ports();
+        let wan = |i: usize| ports[4 * i + 3];
+        let mut agents = std::array::from_fn(|i| {
+            let hcl = format!(
+                r#"datacenter = "dc{}" retry_join_wan = ["127.0.0.1:{}"] retry_interval_wan = "1s"
+                ports {{ serf_wan = {} }}"#,
+                i + 1,
+                wan(1 - i),
+                wan(i)
+            );
+            let ports = [ports[4 * i], ports[4 * i + 1], ports[4 * i + 2]];
+            let kind =
+                Kind::Consul { arguments: arguments("-dev", ports, &hcl), server: ports[1], _data: None };
+            Self { addr: ([127, 0, 0, 1], ports[0]).into(), running: None, kind }
+        });
+        for agent in &mut agents {
+            agent.start().await;
+        }
+        for (i, agent) in agents.iter().enumerate() {
+            let mut there = HealthQuery::default();
+            there.datacenter = Some(format!("dc{}", 2 - i));
+            let client = agent.client();
+            let joined = || async { client.health("consul", &there).await.is_ok_and(|all| !all.is_empty()) };
+            eventually("the other datacenter answers", joined).await;
+        }
+        agents
     }
 
     async fn begin(addr: SocketAddr, kind: Kind) -> Self {

@@ -1,0 +1,80 @@
+//! Which resolver finds the instances of which service.
+
+use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
+
+use crate::{
+    Error, Remembered,
+    consul::{Client, ConsulResolver, Discovery},
+    instance::ServiceName,
+    resolve::Resolver,
+};
+
+/// The mesh's resolver, and those of services with a discovery of their own.
+pub(super) struct Resolvers {
+    default: Arc<dyn Resolver>,
+    /// By the service's name in lower case, as Consul looks it up.
+    by_service: HashMap<String, Arc<dyn Resolver>>,
+}
+
+impl Resolvers {
+    /// `custom` stands in for Consul. Of two discoveries of one service the
+    /// last holds.
+    pub(super) fn new(
+        consul: Option<&Client>,
+        custom: Option<Arc<dyn Resolver>>,
+        discoveries: Vec<(String, Discovery)>,
+        state_dir: Option<&Path>,
+    ) -> Result<Self, Error> {
+        match (custom, consul, discoveries.first()) {
+            (Some(_), _, Some((service, _))) => Err(Error::Config(format!(
+                "`{service}` has a discovery of its own (MeshBuilder::discover), which needs Consul, and the mesh \
+                 finds instances by another resolver (MeshBuilder::resolver): leave out one of the two"
+            ))),
+            (Some(custom), _, None) => {
+                let default = match state_dir {
+                    Some(dir) => Arc::new(Remembered::new(custom, dir)),
+                    None => custom,
+                };
+                Ok(Self { default, by_service: HashMap::new() })
+            }
+            (None, Some(consul), _) => Self::in_consul(consul, discoveries, state_dir),
+            (None, None, _) => Err(Error::Config(
+                "the mesh has no registry; give it one by `consul` or `resolver`".to_owned(),
+            )),
+        }
+    }
+
+    fn in_consul(
+        consul: &Client,
+        discoveries: Vec<(String, Discovery)>,
+        state_dir: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let default = ConsulResolver::new(consul.clone());
+        let remembered = state_dir.map(|dir| Remembered::new(default.clone(), dir));
+        let remember = |resolver: ConsulResolver| -> Arc<dyn Resolver> {
+            match &remembered {
+                Some(remembered) => Arc::new(remembered.with_inner(resolver)),
+                None => Arc::new(resolver),
+            }
+        };
+        let mut by_service = HashMap::new();
+        for (service, discovery) in discoveries {
+            let invalid = |why: &dyn Display| {
+                Error::Config(format!("`{service}` cannot be discovered so (MeshBuilder::discover): {why}"))
+            };
+            let name: ServiceName = service.parse().map_err(|why| invalid(&why))?;
+            discovery.validate().map_err(|why| invalid(&why))?;
+            by_service.insert(key(&name), remember(default.clone().with_discovery(discovery)));
+        }
+        Ok(Self { default: remember(default), by_service })
+    }
+
+    /// The one that finds the instances of `service`.
+    pub(super) fn of(&self, service: &ServiceName) -> &Arc<dyn Resolver> {
+        self.by_service.get(&key(service)).unwrap_or(&self.default)
+    }
+}
+
+fn key(service: &ServiceName) -> String {
+    service.as_str().to_ascii_lowercase()
+}
