@@ -23,7 +23,7 @@ use crate::{
     consul::{Client, Discovery},
     instance::ServiceName,
     policy::Methods,
-    resolve::{Resolution, Resolver},
+    resolve::{RegistryCounters, Resolution, Resolver},
     server::{Inside, Server, ServerState},
     telemetry::{Meters, Observed, observe},
 };
@@ -56,6 +56,7 @@ pub(crate) struct Shared {
 struct Known {
     channel: Channel,
     resolution: watch::Receiver<Resolution>,
+    registry: Option<Arc<RegistryCounters>>,
 }
 
 impl Mesh {
@@ -160,14 +161,16 @@ impl Shared {
 
     /// A new channel.
     fn open(&self, name: &ServiceName) -> Known {
-        let resolution = self.resolvers.of(name).resolve(name);
+        let source = self.resolvers.of(name);
+        let resolution = source.resolve(name);
+        let registry = source.counters(name);
         let resolver = Resolved(resolution.clone());
         let config = self.channel_config.clone();
         let channel = Channel::new(name.clone(), &resolver, self.methods.clone(), config);
         if let (Some(meter), Some(counters)) = (&self.meter, channel.counters()) {
             counters.measure(Meters::new(meter, name));
         }
-        Known { channel, resolution }
+        Known { channel, resolution, registry }
     }
 
     /// Every channel, for whoever collects metrics.
@@ -179,6 +182,7 @@ impl Shared {
                 counters: known.channel.counters()?,
                 state: known.channel.state()?,
                 resolution: known.resolution.borrow().clone(),
+                registry: known.registry.clone(),
             })
         };
         channels.iter().filter_map(observed).collect()

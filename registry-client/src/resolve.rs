@@ -1,10 +1,16 @@
 //! Which instances a service has right now.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::instance::{Instance, ServiceName};
+use crate::{
+    instance::{Instance, ServiceName},
+    telemetry::Counter,
+};
 
 pub mod dns;
 pub mod fixed;
@@ -60,6 +66,13 @@ pub trait Resolver: Send + Sync + 'static {
     fn scope(&self) -> String {
         String::new()
     }
+
+    /// The counters of the look-ups of `service`, which was
+    /// [resolved](Self::resolve) before; `None` where nothing is counted.
+    fn counters(&self, service: &ServiceName) -> Option<Arc<RegistryCounters>> {
+        let _ = service;
+        None
+    }
 }
 
 impl<R: Resolver + ?Sized> Resolver for Arc<R> {
@@ -69,5 +82,38 @@ impl<R: Resolver + ?Sized> Resolver for Arc<R> {
 
     fn scope(&self) -> String {
         (**self).scope()
+    }
+
+    fn counters(&self, service: &ServiceName) -> Option<Arc<RegistryCounters>> {
+        (**self).counters(service)
+    }
+}
+
+/// The look-ups of one service in its registry, counted since the watch began.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct RegistryCounters {
+    /// Queries sent, failed ones included.
+    pub queries: Counter,
+    /// Queries that brought no usable answer: no agent, no leader, a missing
+    /// right, an answer that is not believed.
+    pub errors: Counter,
+    /// Blocking queries that returned because the registry's index moved, with
+    /// the content that was known already.
+    pub unchanged_wakes: Counter,
+    last_answer: Mutex<Option<Instant>>,
+}
+
+impl RegistryCounters {
+    /// Notes that the registry gave a good answer at this moment.
+    pub fn record_answer(&self) {
+        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// The age of the last good answer; `None` before the first. A registry
+    /// that has no news answers when the wait of a blocking query ends.
+    #[must_use]
+    pub fn answer_age(&self) -> Option<Duration> {
+        self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 }

@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     instance::ServiceName,
-    resolve::{Resolution, Resolver},
+    resolve::{RegistryCounters, Resolution, Resolver},
 };
 
 /// How long a registry that answers may take before the snapshot is told.
@@ -101,6 +101,10 @@ impl Resolver for Remembered {
 
     fn scope(&self) -> String {
         self.inner.scope()
+    }
+
+    fn counters(&self, service: &ServiceName) -> Option<Arc<RegistryCounters>> {
+        self.inner.counters(service)
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     instance::{InstanceId, ServiceName},
-    resolve::{Resolution, Resolver},
+    resolve::{RegistryCounters, Resolution, Resolver},
 };
 
 /// Resolves services by Consul's health endpoint. Cheap to clone.
@@ -79,14 +79,15 @@ impl Resolver for ConsulResolver {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
         let key = self.key(service);
         let shared = &self.client.inner.shared;
-        let (sender, receiver) = match shared.join(&key) {
+        let (sender, receiver, counters) = match shared.join(&key) {
             Joined::Running(receiver) => return receiver,
-            Joined::New(sender, receiver) => (sender, receiver),
+            Joined::New(sender, receiver, counters) => (sender, receiver, counters),
         };
         let health = Health {
             client: self.client.clone(),
             service: service.clone(),
             discovery: self.discovery.clone(),
+            counters,
             warned: Mutex::default(),
         };
         tokio::spawn(watch_health(health, self.pace, key, sender));
@@ -98,6 +99,10 @@ impl Resolver for ConsulResolver {
         asked.extend(self.discovery.datacenter.clone().map(|dc| ("dc", dc)));
         asked.extend(self.discovery.filter.clone().map(|filter| ("filter", filter)));
         super::path::query(&asked)
+    }
+
+    fn counters(&self, service: &ServiceName) -> Option<Arc<RegistryCounters>> {
+        self.client.inner.shared.counters(&self.key(service))
     }
 }
 
@@ -146,28 +151,41 @@ type Key = (String, Discovery);
 
 /// The watches that run, by what they look at.
 #[derive(Debug, Default)]
-pub(super) struct Shared(Mutex<HashMap<Key, Weak<watch::Sender<Resolution>>>>);
+pub(super) struct Shared(Mutex<HashMap<Key, RunningWatch>>);
+
+/// A watch that runs, for whoever joins it.
+#[derive(Debug)]
+struct RunningWatch {
+    sender: Weak<watch::Sender<Resolution>>,
+    counters: Arc<RegistryCounters>,
+}
 
 enum Joined {
     Running(watch::Receiver<Resolution>),
-    New(Arc<watch::Sender<Resolution>>, watch::Receiver<Resolution>),
+    New(Arc<watch::Sender<Resolution>>, watch::Receiver<Resolution>, Arc<RegistryCounters>),
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Weak<watch::Sender<Resolution>>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, RunningWatch>> {
         // A map of weak pointers is sound whatever its last user panicked at.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn join(&self, key: &Key) -> Joined {
         let mut running = self.lock();
-        if let Some(sender) = running.get(key).and_then(Weak::upgrade) {
+        if let Some(sender) = running.get(key).and_then(|watch| watch.sender.upgrade()) {
             return Joined::Running(sender.subscribe());
         }
         let (sender, receiver) = watch::channel(Resolution::default());
-        let sender = Arc::new(sender);
-        running.insert(key.clone(), Arc::downgrade(&sender));
-        Joined::New(sender, receiver)
+        let (sender, counters) = (Arc::new(sender), Arc::<RegistryCounters>::default());
+        let watch = RunningWatch { sender: Arc::downgrade(&sender), counters: counters.clone() };
+        running.insert(key.clone(), watch);
+        Joined::New(sender, receiver, counters)
+    }
+
+    /// What the watch that runs has counted.
+    fn counters(&self, key: &Key) -> Option<Arc<RegistryCounters>> {
+        self.lock().get(key).map(|watch| watch.counters.clone())
     }
 
     /// False when somebody joined since the last one left.
@@ -186,6 +204,7 @@ struct Health {
     client: Client,
     service: ServiceName,
     discovery: Discovery,
+    counters: Arc<RegistryCounters>,
     /// What was left out and said so, as far as it is still there.
     warned: Mutex<HashSet<Omitted>>,
 }
@@ -236,6 +255,10 @@ impl Resource for Health {
             Change::Differs
         }
     }
+
+    fn counters(&self) -> Option<&RegistryCounters> {
+        Some(&self.counters)
+    }
 }
 
 impl Health {
@@ -278,6 +301,7 @@ mod tests {
             client: Client::builder("127.0.0.1:1").build().unwrap(),
             service: "web".parse().unwrap(),
             discovery: Discovery::default(),
+            counters: Arc::default(),
             warned: Mutex::default(),
         }
     }

@@ -21,6 +21,7 @@ use super::{
     Client, Error,
     http::{Answer, Call},
 };
+use crate::resolve::RegistryCounters;
 
 /// The longest backoff spares servers that many ask. Knocking at a closed
 /// port of this machine costs nobody anything, and discovery is back seconds
@@ -85,6 +86,11 @@ pub(super) trait Resource: fmt::Display + Send + Sync {
     /// Says that this is over.
     fn relax(&self) {
         tracing::info!(watch = %self, "{self} can be read again");
+    }
+
+    /// Where its queries are counted; nowhere unless somebody reads that.
+    fn counters(&self) -> Option<&RegistryCounters> {
+        None
     }
 }
 
@@ -180,7 +186,11 @@ async fn step<S: Source, R: Resource>(
     resource: &R,
     state: &mut State<R::Value>,
 ) -> Result<Progress, Trouble> {
-    let answer = source.ask(&resource.call()?, &state.cursor, state.pace.wait).await?;
+    let call = resource.call()?;
+    if let Some(counters) = resource.counters() {
+        counters.queries.add();
+    }
+    let answer = source.ask(&call, &state.cursor, state.pace.wait).await?;
     let (next, doubt, poll) = match judge(R::BY, &state.cursor, &answer.meta) {
         Verdict::Read { next, doubt, poll } => (next, doubt, poll),
         Verdict::AskAgain(why) => {
@@ -201,9 +211,15 @@ async fn step<S: Source, R: Resource>(
     if let (Change::Loses, Some(doubt)) = (change, doubt) {
         return Err(Trouble::Doubt(doubt));
     }
+    let changed = state.held.is_none() || change != Change::Same;
+    if let Some(counters) = resource.counters() {
+        counters.record_answer();
+        if !changed && state.cursor != Cursor::Start && state.cursor != next {
+            counters.unchanged_wakes.add();
+        }
+    }
     state.cursor = next;
     state.polls = poll;
-    let changed = state.held.is_none() || change != Change::Same;
     if changed {
         state.held = Some(value);
     }
@@ -242,6 +258,9 @@ impl<T> State<T> {
         resource: &impl Resource,
         trouble: &Trouble,
     ) -> (Duration, String) {
+        if let Some(counters) = resource.counters() {
+            counters.errors.add();
+        }
         // The index of before may be meaningless after whatever happened.
         self.cursor = Cursor::Start;
         let (pause, words) = match trouble {

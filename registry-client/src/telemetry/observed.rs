@@ -9,7 +9,7 @@ use std::{
 use opentelemetry::{KeyValue, metrics::Meter};
 
 use super::{ChannelState, Counters};
-use crate::resolve::Resolution;
+use crate::resolve::{RegistryCounters, Resolution};
 
 /// One channel at the moment of a collection.
 pub(crate) struct Observed {
@@ -17,6 +17,8 @@ pub(crate) struct Observed {
     pub(crate) counters: Arc<Counters>,
     pub(crate) state: ChannelState,
     pub(crate) resolution: Resolution,
+    /// Of its look-ups, where the resolver counts them.
+    pub(crate) registry: Option<Arc<RegistryCounters>>,
 }
 
 /// Tells the channels that there are; called at each collection.
@@ -41,6 +43,13 @@ macro_rules! counted {
     };
     ($counter:ident, $key:literal = $value:literal) => {
         (Some(($key, $value)), |seen: &Observed| Some(seen.counters.$counter.get()))
+    };
+}
+
+/// One series, of a counter of the look-ups.
+macro_rules! registry {
+    ($counter:ident) => {
+        (None, |seen: &Observed| Some(seen.registry.as_ref()?.$counter.get()))
     };
 }
 
@@ -115,6 +124,24 @@ const COUNTERS: &[Told<u64>] = &[
         what: "Retries and hedges that the budget did not allow",
         series: &[counted!(budget_refused)],
     },
+    Told {
+        name: "consort.registry.queries",
+        unit: "{query}",
+        what: "Queries for the instances sent to the registry, failed ones included",
+        series: &[registry!(queries)],
+    },
+    Told {
+        name: "consort.registry.errors",
+        unit: "{error}",
+        what: "Queries for the instances that brought no usable answer",
+        series: &[registry!(errors)],
+    },
+    Told {
+        name: "consort.registry.unchanged_wakes",
+        unit: "{wake}",
+        what: "Blocking queries that returned with a newer index and instances that were known already",
+        series: &[registry!(unchanged_wakes)],
+    },
 ];
 
 const STATE: &str = "consort.instance.state";
@@ -172,6 +199,12 @@ const AGES: &[Told<f64>] = &[
         unit: "s",
         what: "Age of the set from disk that is used; none while the registry's own is",
         series: &[(None, |seen| seen.resolution.remembered.map(age))],
+    },
+    Told {
+        name: "consort.registry.answer_age",
+        unit: "s",
+        what: "Age of the registry's last good answer, up to the wait of a blocking query while nothing changes; none before the first",
+        series: &[(None, |seen| Some(seen.registry.as_ref()?.answer_age()?.as_secs_f64()))],
     },
 ];
 

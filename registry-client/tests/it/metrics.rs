@@ -9,11 +9,19 @@ use opentelemetry_sdk::metrics::{
 };
 use registry_client::{
     ChannelConfig, Mesh,
+    consul::Discovery,
     resolve::fixed::FixedResolver,
     testing::{FaultyServer, Reply},
 };
 
-use crate::{consul::agents::eventually, mesh::echo};
+use crate::{
+    consul::{
+        agents::{TestAgent, eventually},
+        discovery::register,
+    },
+    mesh::echo,
+    server::Running,
+};
 
 /// A provider that is collected from when a test wants.
 struct Measured {
@@ -104,6 +112,8 @@ async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
     assert_eq!(is("consort.client.requests_in_flight grpc.target=web"), 0.0);
     assert!(is("consort.resolver.staleness grpc.target=web") > 0.0);
     assert!(!told.contains_key("consort.resolver.snapshot_age grpc.target=web"));
+    // A fixed set has no registry.
+    assert!(!told.keys().any(|series| series.starts_with("consort.registry.")), "{told:#?}");
 
     // Gone from the registry, but answering.
     resolver.set([echoes.instance("b")]);
@@ -130,4 +140,34 @@ async fn a_meter_keeps_no_mesh_alive_and_sees_each_of_its_channels() {
     assert_eq!(calls(measured.collect()), both);
     drop((mesh, channels));
     assert_eq!(calls(measured.collect()), []);
+}
+
+#[tokio::test]
+async fn a_meter_is_told_how_the_registry_answers() {
+    let mut agent = TestAgent::development().await;
+    let server = Running::start(|_| {}).await;
+    register(&agent, &server, "v2").await;
+    let (measured, dir) = (Measured::new(), tempfile::tempdir().unwrap());
+    let v2 = Discovery::default().filter(r#"Service.Meta.version == "v2""#);
+    let mesh = Mesh::builder().consul(agent.client()).discover("test", v2).state_dir(dir.path());
+    let mesh = mesh.meter(measured.provider.meter("registry-client")).build().unwrap();
+    assert_eq!(echo(mesh.channel("test")).await.unwrap(), "hello");
+    let is = |name: &str| measured.collect()[&format!("consort.registry.{name} grpc.target=test")];
+    eventually("it waits for a change", || async { is("queries") >= 2.0 }).await;
+    assert_eq!((is("errors"), is("unchanged_wakes")), (0.0, 0.0));
+
+    // It wakes the query, and the filter leaves it out.
+    let other = Running::start(|_| {}).await;
+    register(&agent, &other, "v1").await;
+    eventually("a wake brings nothing", || async { is("unchanged_wakes") >= 1.0 }).await;
+    assert_eq!(is("errors"), 0.0);
+
+    agent.stop().await;
+    eventually("queries fail", || async { is("errors") >= 2.0 }).await;
+    let (age, errors, queries) = (is("answer_age"), is("errors"), is("queries"));
+    eventually("the answer ages", || async { is("answer_age") > age + 1.0 }).await;
+    assert!(is("errors") >= errors && is("queries") >= queries);
+
+    agent.start().await;
+    eventually("there is a new answer", || async { is("answer_age") < age + 1.0 }).await;
 }

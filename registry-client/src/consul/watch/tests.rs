@@ -5,10 +5,11 @@ use std::{collections::VecDeque, sync::Mutex};
 use tokio::time::{Instant, timeout};
 
 use super::{cursor::Meta, *};
-use crate::consul::TokenState;
+use crate::{consul::TokenState, telemetry::Counter};
 
 /// A list of numbers, told in any order.
-struct Numbers;
+#[derive(Default)]
+struct Numbers(RegistryCounters);
 
 impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +38,10 @@ impl Resource for Numbers {
             None if new.is_empty() => Change::Loses,
             _ => Change::Differs,
         }
+    }
+
+    fn counters(&self) -> Option<&RegistryCounters> {
+        Some(&self.0)
     }
 }
 
@@ -119,7 +124,8 @@ fn bad_request() -> Result<Answer, Error> {
 /// What is told within ten minutes, a word each.
 async fn told(script: &Script) -> Vec<String> {
     let mut told = Vec::new();
-    let followed = follow(script, &Numbers, Pace::default(), |news| {
+    let numbers = Numbers::default();
+    let followed = follow(script, &numbers, Pace::default(), |news| {
         told.push(match news {
             News::Changed(numbers) => format!("{numbers:?}"),
             News::Failed(words) => words.split([':', ';']).next().unwrap().to_owned(),
@@ -224,7 +230,8 @@ async fn a_long_outage_does_not_slow_what_comes_after_it() {
     for _ in 0..20 {
         let script = Script::of((0..30).map(|_| down()).chain([no_leader(), blocking(5, "[1]")]));
         let mut left = None;
-        let followed = follow(&script, &Numbers, Pace::default(), |news| match (&news, left) {
+        let numbers = Numbers::default();
+        let followed = follow(&script, &numbers, Pace::default(), |news| match (&news, left) {
             (News::Failed(words), None) if words.contains("No cluster leader") => left = Some(Instant::now()),
             (News::Changed(_), Some(since)) => assert!(since.elapsed() <= Duration::from_millis(501)),
             _ => {}
@@ -257,7 +264,30 @@ async fn an_answer_that_cannot_be_waited_on_is_polled() {
 async fn the_first_two_questions_do_not_wait() {
     let script = Script::of([blocking(5, "[1]")]);
     let start = Instant::now();
-    let _ = timeout(Duration::from_millis(1), follow(&script, &Numbers, Pace::default(), |_| ())).await;
+    let numbers = Numbers::default();
+    let _ = timeout(Duration::from_millis(1), follow(&script, &numbers, Pace::default(), |_| ())).await;
     assert_eq!(script.asked().len(), 2);
     assert!(start.elapsed() <= Duration::from_millis(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn queries_errors_and_vain_wakes_are_counted_and_the_last_good_answer_ages() {
+    let script = Script::of([
+        down(),
+        blocking(5, "[1]"),
+        blocking(6, "[1]"),
+        // The wait ended: no wake.
+        blocking(6, "[1]"),
+        leaderless(7, "[]"),
+        blocking(7, "[1]"),
+        blocking(8, "[1,2]"),
+    ]);
+    let numbers = Numbers::default();
+    assert_eq!(numbers.0.answer_age(), None);
+    let _ = timeout(Duration::from_secs(600), follow(&script, &numbers, Pace::default(), |_| ())).await;
+    let Numbers(counters) = &numbers;
+    let counted = [&counters.queries, &counters.errors, &counters.unchanged_wakes].map(Counter::get);
+    assert_eq!(counted, [script.asked().len() as u64, 2, 1]);
+    let age = counters.answer_age().unwrap();
+    assert!((Duration::from_secs(540)..Duration::from_secs(600)).contains(&age), "{age:?}");
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use registry_client::{
     Channel, ChannelConfig, Mesh, MeshBuilder,
-    consul::{CheckSpec, CheckStatus, Discovery, ServiceSpec},
+    consul::{CheckSpec, CheckStatus, ConsulResolver, Discovery, ServiceSpec},
+    resolve::Resolver,
 };
 use tonic::{Code, Status};
 
@@ -16,8 +17,8 @@ use crate::{
 
 on_each_agent!(
     a_filter_picks_one_version_of_one_service,
-    a_filter_that_consul_rejects_is_named_by_the_call,
-    a_datacenter_without_a_path_is_named_by_the_call,
+    a_filter_that_consul_rejects_is_named_by_the_call_and_is_not_asked_again_soon,
+    a_datacenter_without_a_path_is_named_by_the_call_and_is_not_asked_in_a_spin,
     sets_of_different_discoveries_are_remembered_apart,
 );
 
@@ -88,24 +89,37 @@ async fn a_filter_picks_one_version_of_one_service(agent: TestAgent) {
     eventually("both are found", || async { ready(&plain) == addresses([&v1, &v2]) }).await;
 }
 
-async fn a_filter_that_consul_rejects_is_named_by_the_call(agent: TestAgent) {
+async fn a_filter_that_consul_rejects_is_named_by_the_call_and_is_not_asked_again_soon(agent: TestAgent) {
     let _servers = v1_and_v2(&agent).await;
     let wrong = Discovery::default().filter("Service.Meta ===");
-    let channel = builder(&agent).discover("test", wrong).build().unwrap().channel("test");
+    let channel = builder(&agent).discover("test", wrong.clone()).build().unwrap().channel("test");
     let failed = failed(channel).await;
     for words in ["with filter `Service.Meta ===`", "Failed to create boolean expression evaluator"] {
         assert!(failed.message().contains(words), "{failed}");
     }
+    let (client, name) = (agent.client(), "test".parse().unwrap());
+    let resolver = ConsulResolver::new(client).with_discovery(wrong);
+    let _view = resolver.resolve(&name);
+    let counters = resolver.counters(&name).unwrap();
+    eventually("it was asked", || async { counters.errors.get() == 1 }).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(counters.queries.get(), 1);
 }
 
-async fn a_datacenter_without_a_path_is_named_by_the_call(agent: TestAgent) {
+async fn a_datacenter_without_a_path_is_named_by_the_call_and_is_not_asked_in_a_spin(agent: TestAgent) {
     let _servers = v1_and_v2(&agent).await;
+    let (client, name) = (agent.client(), "test".parse().unwrap());
     let nowhere = Discovery::default().datacenter("dc9");
-    let mesh = builder(&agent).discover("test", nowhere).build().unwrap();
+    let mesh = builder(&agent).consul(client.clone()).discover("test", nowhere.clone()).build().unwrap();
     let failed = failed(mesh.channel("test")).await;
     for words in ["datacenter `dc9`", "No path to datacenter", "consul catalog datacenters"] {
         assert!(failed.message().contains(words), "{failed}");
     }
+    // The watch of the mesh, for it is by the same client.
+    let counters = ConsulResolver::new(client).with_discovery(nowhere).counters(&name).unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!((1..=10).contains(&counters.queries.get()), "{counters:?}");
+    assert_eq!(counters.queries.get(), counters.errors.get());
 }
 
 async fn sets_of_different_discoveries_are_remembered_apart(mut agent: TestAgent) {
