@@ -280,7 +280,7 @@ impl MeshBuilder {
     }
 
     /// Remembers what the registry says in `dir` (`CONSORT_STATE_DIR`), so that
-    /// the next process starts while the registry is down; see [`Remembered`].
+    /// the next process starts while the registry is down; see [`Remembered`](crate::Remembered).
     /// Nothing is written unless this is set.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());

@@ -67,7 +67,8 @@ impl Call {
         self
     }
 
-    /// What is asked, for a message: the path, and what a setting adds to it.
+    /// The path with the datacenter and the filter that are asked for, for
+    /// messages.
     fn described(&self) -> String {
         let mut text = self.path.clone();
         for (name, words) in [("dc", " in datacenter"), ("filter", " with filter")] {
@@ -357,7 +358,7 @@ fn is_ours(body: &[u8]) -> bool {
     OURS.iter().any(|ours| text.contains(ours))
 }
 
-/// Nobody's fault: whoever was to answer cannot.
+/// The error of a 5xx that does not blame the request.
 fn unavailable(call: &Call, addr: Arc<str>, status: u16, body: &[u8]) -> Error {
     let said = said(body);
     match call.parameter("dc").map(str::to_owned) {

@@ -153,7 +153,7 @@ type Key = (String, Discovery);
 #[derive(Debug, Default)]
 pub(super) struct Shared(Mutex<HashMap<Key, RunningWatch>>);
 
-/// A watch that runs, for whoever joins it.
+/// A running watch, for those who join it.
 #[derive(Debug)]
 struct RunningWatch {
     sender: Weak<watch::Sender<Resolution>>,
@@ -183,7 +183,7 @@ impl Shared {
         Joined::New(sender, receiver, counters)
     }
 
-    /// What the watch that runs has counted.
+    /// The counters of the running watch.
     fn counters(&self, key: &Key) -> Option<Arc<RegistryCounters>> {
         self.lock().get(key).map(|watch| watch.counters.clone())
     }

@@ -88,7 +88,7 @@ pub(super) trait Resource: fmt::Display + Send + Sync {
         tracing::info!(watch = %self, "{self} can be read again");
     }
 
-    /// Where its queries are counted; nowhere unless somebody reads that.
+    /// The counters of its queries; `None` where nobody reads them.
     fn counters(&self) -> Option<&RegistryCounters> {
         None
     }

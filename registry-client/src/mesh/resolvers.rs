@@ -1,4 +1,4 @@
-//! Which resolver finds the instances of which service.
+//! The resolver of each service.
 
 use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
 
@@ -60,7 +60,9 @@ impl Resolvers {
         let mut by_service = HashMap::new();
         for (service, discovery) in discoveries {
             let invalid = |why: &dyn Display| {
-                Error::Config(format!("`{service}` cannot be discovered so (MeshBuilder::discover): {why}"))
+                Error::Config(format!(
+                    "the discovery of `{service}` (MeshBuilder::discover) is invalid: {why}"
+                ))
             };
             let name: ServiceName = service.parse().map_err(|why| invalid(&why))?;
             discovery.validate().map_err(|why| invalid(&why))?;
@@ -69,7 +71,7 @@ impl Resolvers {
         Ok(Self { default: remember(default), by_service })
     }
 
-    /// The one that finds the instances of `service`.
+    /// The resolver of `service`.
     pub(super) fn of(&self, service: &ServiceName) -> &Arc<dyn Resolver> {
         self.by_service.get(&key(service)).unwrap_or(&self.default)
     }

@@ -1,4 +1,4 @@
-//! Which instances of a service a resolver looks for.
+//! The choice of a service's instances that a resolver looks for.
 
 use std::fmt;
 
@@ -33,13 +33,17 @@ impl Discovery {
     /// Looks for the instances that match a filter expression of Consul's. The
     /// agent compiles it: one that it rejects is the error of every call until
     /// it is corrected.
+    ///
+    /// An instance that stops matching has left the registry for a channel,
+    /// which goes on to call it for a while if it answers. To take one out at
+    /// once, stop it or put it into maintenance.
     #[must_use]
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter = Some(expression.into());
         self
     }
 
-    /// Whether a request can be made of it.
+    /// Rejects what no agent could answer.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         // As Consul validates the name of a datacenter.
         let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
