@@ -88,8 +88,15 @@ impl Mesh {
             Ok(name) => name,
             Err(why) => return Channel::broken(Status::invalid_argument(format!("no such channel: {why}"))),
         };
-        let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.entry(name).or_insert_with_key(|name| self.shared.open(name)).channel.clone()
+        let channels = || self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = channels().get(&name) {
+            return known.channel.clone();
+        }
+        // Not under the lock of the channels: the SDK has one of its own around
+        // its instruments, and holds it while it asks for the channels.
+        let meters = self.shared.meter.as_ref().map(|meter| Meters::new(meter, &name));
+        let open = |name: &ServiceName| self.shared.open(name, meters);
+        channels().entry(name).or_insert_with_key(open).channel.clone()
     }
 
     /// A server for `service`, the name that it registers under.
@@ -160,15 +167,15 @@ impl Shared {
     }
 
     /// A new channel.
-    fn open(&self, name: &ServiceName) -> Known {
+    fn open(&self, name: &ServiceName, meters: Option<Meters>) -> Known {
         let source = self.resolvers.of(name);
         let resolution = source.resolve(name);
         let registry = source.counters(name);
         let resolver = Resolved(resolution.clone());
         let config = self.channel_config.clone();
         let channel = Channel::new(name.clone(), &resolver, self.methods.clone(), config);
-        if let (Some(meter), Some(counters)) = (&self.meter, channel.counters()) {
-            counters.measure(Meters::new(meter, name));
+        if let (Some(meters), Some(counters)) = (meters, channel.counters()) {
+            counters.measure(meters);
         }
         Known { channel, resolution, registry }
     }

@@ -1,6 +1,14 @@
 //! What a meter is told of channels.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        mpsc::{Sender, channel},
+    },
+    thread,
+    time::Duration,
+};
 
 use opentelemetry::{KeyValue, metrics::MeterProvider};
 use opentelemetry_sdk::metrics::{
@@ -10,9 +18,11 @@ use opentelemetry_sdk::metrics::{
 use registry_client::{
     ChannelConfig, Mesh,
     consul::Discovery,
-    resolve::fixed::FixedResolver,
+    instance::ServiceName,
+    resolve::{Resolution, Resolver, fixed::FixedResolver},
     testing::{FaultyServer, Reply},
 };
+use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
     consul::{
@@ -170,4 +180,48 @@ async fn a_meter_is_told_how_the_registry_answers() {
 
     agent.start().await;
     eventually("there is a new answer", || async { is("answer_age") < age + 1.0 }).await;
+}
+
+/// Reports that it is asked, which is while a channel is being made.
+struct Reporting {
+    asked: Sender<()>,
+    resolver: FixedResolver,
+}
+
+impl Resolver for Reporting {
+    fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
+        let _ = self.asked.send(());
+        self.resolver.resolve(service)
+    }
+}
+
+#[tokio::test]
+async fn a_channel_can_be_opened_while_a_reader_collects() {
+    let Measured { provider, .. } = Measured::new();
+    let meter = provider.meter("registry-client");
+    let ((asked, opening), (begun, collecting), (done, ends)) = (channel(), channel(), channel());
+    let opening = Mutex::new(opening);
+    // Made before the mesh's instruments, hence called before them, under the
+    // lock that the SDK has around all of them.
+    let first = meter.u64_observable_gauge("first").with_callback(move |_| {
+        let _ = begun.send(());
+        // Until a channel is half made, or waits for that lock.
+        let _ = opening.lock().unwrap().recv_timeout(Duration::from_millis(300));
+    });
+    let _first = first.build();
+    let resolver = Reporting { asked, resolver: FixedResolver::with([]) };
+    let mesh = Mesh::builder().resolver(resolver).meter(meter).build().unwrap();
+
+    // Threads, for a runtime would wait for those that never end.
+    let (runtime, collected) = (Handle::current(), done.clone());
+    thread::spawn(move || collected.send(provider.force_flush().is_ok()));
+    collecting.recv().unwrap();
+    thread::spawn(move || {
+        let _in = runtime.enter();
+        done.send(mesh.channel("web").state().is_some())
+    });
+    for _ in 0..2 {
+        let ended = ends.recv_timeout(Duration::from_secs(20));
+        assert!(ended.expect("the collection and the channel wait for each other"));
+    }
 }
