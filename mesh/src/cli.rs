@@ -42,9 +42,10 @@ pub(crate) enum Command {
     /// Shows where the calls to a service go, and why, as running processes see it.
     ///
     /// Every process of the mesh that has a channel to SERVICE tells of each
-    /// instance whether calls go there, and which of the four decided that
-    /// they do not: the registry, the instance's own health, the connection,
-    /// or the outcome of its calls.
+    /// instance whether calls go there, and what decided that they do not: the
+    /// registry, the instance's own health, the connection, the outcome of its
+    /// calls, or damping, when the first two took it out several times within
+    /// a minute.
     ///
     /// Exit code 0 when each of them has an instance to call, 3 when one has
     /// none, 2 when no process answers.

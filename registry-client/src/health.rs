@@ -3,20 +3,23 @@
 //!
 //! Four have a say: the registry's checks, the instance's own health service
 //! (watch), the state of its connection, and how attempts on it ended
-//! (outlier detection). `weigh` is the one place that weighs them.
+//! (outlier detection). Where the first two change their mind again and again,
+//! damping delays the return. `weigh` is the one place that weighs them.
 
 use crate::code::{Code, Codes};
 
+mod damping;
 mod eject;
 pub mod outlier;
 mod probe;
 mod record;
 mod verdict;
 
+pub(crate) use damping::{Damping, Hold};
 pub(crate) use eject::{Detector, Judged, Phase, Standing, Subject};
 pub(crate) use probe::{Probe, Probed};
 pub(crate) use record::Rules;
-pub(crate) use verdict::{By, Verdict, Watch, weigh};
+pub(crate) use verdict::{By, Preference, Verdict, Watch, weigh};
 
 pub use outlier::OutlierConfig;
 pub use record::Record;

@@ -13,7 +13,7 @@ use super::{connect::Connector, failure::NoInstance, keepalive::ServicePings, su
 use crate::{
     ChannelConfig,
     balance::ReadySet,
-    health::{Detector, OutlierConfig, Rules, Verdict},
+    health::{Detector, OutlierConfig, Preference, Rules},
     instance::{InstanceId, ServiceName},
     resolve::Resolution,
     telemetry::Counters,
@@ -146,7 +146,10 @@ impl Pool {
     /// When something is due by time alone.
     fn due(&self) -> Option<Instant> {
         let members = self.members.values();
-        let of_members = members.flat_map(|m| [m.unlisted, m.standing.due(), self.probe_due(m)]);
+        let of_members = members.flat_map(|m| {
+            let held = m.damping.hold().map(|hold| hold.until);
+            [m.unlisted, m.standing.due(), held, self.probe_due(m)]
+        });
         of_members.chain([self.detector.as_ref().map(Detector::due), self.warms]).flatten().min()
     }
 
@@ -154,8 +157,12 @@ impl Pool {
     fn act_on_time(&mut self) -> bool {
         let now = Instant::now();
         let mut changed = self.forget() | self.warms.is_some_and(|at| at <= now);
-        for member in self.members.values_mut() {
+        for (id, member) in &mut self.members {
             changed |= member.standing.advance(now);
+            if member.damping.advance(now) {
+                info!(service = %self.service, instance = %id, "`{id}` gets calls again: it has stayed in service");
+                changed = true;
+            }
         }
         changed |= self.settle_probes();
         if self.detector.as_ref().is_some_and(|detector| detector.due() <= now) {
@@ -199,26 +206,32 @@ impl Pool {
         self.members.len() != before
     }
 
-    /// Who takes calls; and whether they do only as a last resort ("panic").
-    fn chosen(&self) -> (Vec<&Member>, bool) {
-        let with = |wanted: fn(Verdict) -> bool| -> Vec<&Member> {
-            self.members.values().filter(|member| wanted(member.verdict())).collect()
-        };
-        let within = with(|verdict| verdict == Verdict::In);
-        if !within.is_empty() {
-            return (within, false);
+    /// The members that take calls, and the group that they are of.
+    fn chosen(&self) -> (Vec<&Member>, Option<Preference>) {
+        let used = self.members.values().filter_map(|member| member.verdict().preference()).min();
+        let is_used = |member: &&Member| used.is_some() && member.verdict().preference() == used;
+        (self.members.values().filter(is_used).collect(), used)
+    }
+
+    /// Holds members that returned too often.
+    fn damp(&mut self, now: Instant) {
+        for (id, member) in &mut self.members {
+            // Said of the second return only, for it may go on for long.
+            if let Some(hold) = member.damp(now).filter(|hold| hold.returns == 2) {
+                info!(service = %self.service, instance = %id, "`{id}` {hold}; it gets calls again when it has stayed in service for a while");
+            }
         }
-        let last = with(|verdict| matches!(verdict, Verdict::LastResort(_) | Verdict::Probe));
-        let panicking = !last.is_empty();
-        (last, panicking)
     }
 
     fn publish(&mut self) {
-        let (rules, now, window) = (&self.rules, Instant::now(), self.config.slow_start);
+        let (now, window) = (Instant::now(), self.config.slow_start);
+        self.damp(now);
+        let rules = &self.rules;
         self.members.values_mut().for_each(|member| member.warm(now, window));
         let offers: Box<[Arc<Offer>]> =
             self.members.values_mut().filter_map(|member| member.offer(rules)).collect();
-        let (chosen, panicking) = self.chosen();
+        let (chosen, used) = self.chosen();
+        let panicking = used == Some(Preference::LastResort);
         let usable = chosen.len();
         let warming = chosen.iter().any(|member| member.is_cold());
         // In the order of their ids: whatever order the registry has, round
@@ -232,7 +245,7 @@ impl Pool {
             lanes: lanes.into(),
             offers,
             why: self.why(),
-            known: self.members.values().map(|member| member.known(panicking)).collect(),
+            known: self.members.values().map(|member| member.known(used)).collect(),
             resolver_error: self.resolution.borrow().error.clone(),
         });
         if panicking && !self.panicking && self.was_well {

@@ -29,7 +29,7 @@ impl Watch {
     }
 }
 
-/// Which of the four decided.
+/// Which of them decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum By {
     /// The registry's checks, or its maintenance.
@@ -40,6 +40,8 @@ pub(crate) enum By {
     Connection,
     /// How attempts ended.
     Outlier,
+    /// The delay of a return, after several within a short time.
+    Damping,
 }
 
 impl By {
@@ -50,6 +52,7 @@ impl By {
             Self::Watch => "watch",
             Self::Connection => "connection",
             Self::Outlier => "outlier",
+            Self::Damping => "damping",
         }
     }
 }
@@ -68,8 +71,34 @@ pub(crate) enum Verdict {
     Out(By),
 }
 
-/// Weighs what the four say. The first row that fits decides.
-pub(crate) fn weigh(registry: Health, connected: bool, watch: Watch, outlier: Phase) -> Verdict {
+/// The groups of instances in the order in which they are used: calls go to the
+/// first that is not empty, and to no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Preference {
+    /// Nothing speaks against them.
+    Well,
+    /// They are in service, but their return is delayed.
+    Held,
+    /// They answer, though something speaks against them.
+    LastResort,
+}
+
+impl Verdict {
+    /// The group of an instance with this verdict; `None` where it is never
+    /// called.
+    pub(crate) fn preference(self) -> Option<Preference> {
+        match self {
+            Self::In => Some(Preference::Well),
+            Self::LastResort(By::Damping) => Some(Preference::Held),
+            Self::LastResort(_) | Self::Probe => Some(Preference::LastResort),
+            Self::Out(_) => None,
+        }
+    }
+}
+
+/// Weighs what they say. The first row that fits decides. `held`: its return is
+/// delayed.
+pub(crate) fn weigh(registry: Health, connected: bool, watch: Watch, outlier: Phase, held: bool) -> Verdict {
     match (registry, connected, watch, outlier) {
         // An operator's word, even against panic.
         (Health::Maintenance, _, _, _) => Verdict::Out(By::Registry),
@@ -81,7 +110,10 @@ pub(crate) fn weigh(registry: Health, connected: bool, watch: Watch, outlier: Ph
         (_, _, Watch::NotServing, _) => Verdict::LastResort(By::Watch),
         (_, _, _, Phase::Ejected) => Verdict::LastResort(By::Outlier),
         (_, _, _, Phase::Probation) => Verdict::Probe,
-        (Health::Passing | Health::Warning, true, Watch::Serving | Watch::Off, Phase::In) => Verdict::In,
+        (Health::Passing | Health::Warning, true, Watch::Serving | Watch::Off, Phase::In) => match held {
+            true => Verdict::LastResort(By::Damping),
+            false => Verdict::In,
+        },
     }
 }
 
@@ -116,8 +148,11 @@ mod tests {
             (Critical, true, Watch::Serving, Probation, last(By::Registry)),
             (Passing, true, Watch::NotServing, Probation, last(By::Watch)),
         ] {
-            let found = weigh(registry, connected, watch, outlier);
-            assert_eq!(found, verdict, "{registry:?}, connected {connected}, {watch:?}, {outlier:?}");
+            let case = format!("{registry:?}, connected {connected}, {watch:?}, {outlier:?}");
+            assert_eq!(weigh(registry, connected, watch, outlier, false), verdict, "{case}");
+            // A hold keeps out who would be in, and helps nobody else.
+            let held = if verdict == Verdict::In { last(By::Damping) } else { verdict };
+            assert_eq!(weigh(registry, connected, watch, outlier, true), held, "{case}, held");
         }
     }
 }

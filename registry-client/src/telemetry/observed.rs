@@ -164,6 +164,7 @@ const GAUGES: &[Told<i64>] = &[
             (Some((STATE, "watch")), |seen| Some(count(seen, Some("watch")))),
             (Some((STATE, "connection")), |seen| Some(count(seen, Some("connection")))),
             (Some((STATE, "outlier")), |seen| Some(count(seen, Some("outlier")))),
+            (Some((STATE, "damping")), |seen| Some(count(seen, Some("damping")))),
         ],
     },
     Told {

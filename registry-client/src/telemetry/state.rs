@@ -43,8 +43,9 @@ pub struct InstanceState {
     /// Why not, or why although something speaks against it, in words; empty
     /// when nothing does.
     pub why: String,
-    /// Which of the four decided that it is out: `registry`, `watch`,
-    /// `connection` or `outlier`; `None` while it is in.
+    /// What decided that it is out: `registry`, `watch`, `connection`,
+    /// `outlier`, or `damping` when the first two took it out several times
+    /// within a minute; `None` while it is in.
     pub decided_by: Option<&'static str>,
     /// What the registry says: `passing`, `warning`, `critical`,
     /// `maintenance`; `unlisted` when it lists it no more.

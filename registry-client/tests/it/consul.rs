@@ -4,6 +4,7 @@
 pub(crate) mod agents;
 mod balancer;
 pub(crate) mod discovery;
+mod damping;
 mod faults;
 mod garbage;
 mod identity;

@@ -353,3 +353,76 @@ async fn an_instance_is_asked_for_the_name_that_it_registered_and_a_stranger_doe
     resolver.set([named(&well, "0"), stranger.instance("1")]);
     until(&channel, |state| ready(state) == [true, true]).await;
 }
+
+#[tokio::test]
+async fn an_instance_whose_health_flips_is_taken_out_at_once_and_held_out() {
+    let (well, flapping) = (echo().await, echo().await);
+    let (channel, _resolver) = connected(&[&well, &flapping], |_| {}).await;
+    // How often the ready set changes.
+    let watched = channel.clone();
+    let (seen, switches) = tokio::sync::watch::channel(0);
+    let watch = tokio::spawn(async move {
+        let mut was = true;
+        loop {
+            let is = instance(&watched, 1).ready;
+            seen.send_modify(|switches| *switches += u32::from(is != was));
+            was = is;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut flips = tokio::time::interval(Duration::from_millis(500));
+    for (health, name) in [(Health::NotServing, "not_serving"), (Health::Serving, "serving")].repeat(4) {
+        flips.tick().await;
+        flapping.set_health(health);
+        until(&channel, |state| state.instances[1].watch == name).await;
+    }
+    let out = instance(&channel, 1);
+    assert_eq!((out.ready, out.decided_by), (false, Some("damping")), "{out:?}");
+    assert!(out.why.starts_with("returned 4 times within a minute; held for "), "{out:?}");
+    // Out, in again for free, and out for good: without damping it were eight.
+    watch.abort();
+    assert!(*switches.borrow() <= 3, "{switches:?}");
+    let before = flapping.counts().requests;
+    for _ in 0..20 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert_eq!(flapping.counts().requests, before);
+
+    // What is held is better than nothing, and than what says not to serve.
+    well.set_health(Health::NotServing);
+    until(&channel, |state| ready(state) == [false, true]).await;
+    let used = instance(&channel, 1);
+    assert!(used.why.contains("held for") && used.decided_by.is_none(), "{used:?}");
+    let before = well.counts().requests;
+    for _ in 0..20 {
+        call(&channel, ADD).await.unwrap();
+    }
+    assert_eq!(well.counts().requests, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_instance_returns_when_its_time_is_over_without_any_other_event() {
+    let service = FaultyService::from(Reply::Echo);
+    let (channel, resolver) = in_process(&service);
+    // Only a registry knows of it; nothing else moves the pool.
+    let entry = |health| {
+        let mut instance = Instance::new("one", "127.0.0.1:1".parse().unwrap());
+        instance.health = health;
+        resolver.set([instance]);
+    };
+    let now = || instance(&channel, 0);
+    until(&channel, |state| ready(state) == [true]).await;
+    for returns in 1..=3 {
+        entry(registry_client::instance::Health::Critical);
+        until(&channel, |state| state.instances[0].registry == "critical").await;
+        entry(registry_client::instance::Health::Passing);
+        until(&channel, |state| state.instances[0].registry == "passing").await;
+        assert_eq!(now().why.is_empty(), returns == 1, "{:?}", now());
+    }
+    let since = tokio::time::Instant::now();
+    assert_eq!(now().why, "returned 3 times within a minute; held for 4 s more");
+    tokio::time::sleep(Duration::from_millis(3_900)).await;
+    assert_eq!(now().why, "returned 3 times within a minute; held for 1 s more");
+    until(&channel, |state| state.instances[0].why.is_empty()).await;
+    assert!(since.elapsed() < Duration::from_millis(4_100), "{:?}", since.elapsed());
+}

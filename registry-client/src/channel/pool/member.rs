@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     balance::{Candidate, Load, slow_start},
-    health::{By, Probe, Record, Rules, Standing, Subject, Verdict, Watch, weigh},
+    health::{
+        By, Damping, Hold, Phase, Preference, Probe, Record, Rules, Standing, Subject, Verdict, Watch, weigh,
+    },
     instance::{Health, Instance},
     telemetry::InstanceState,
 };
@@ -28,6 +30,7 @@ pub(super) struct Member {
     pub(super) load: Arc<Load>,
     pub(super) record: Arc<Record>,
     pub(super) standing: Standing,
+    pub(super) damping: Damping,
     /// The one call that is let through to it on probation, and when it was
     /// seen to be under way.
     pub(super) offer: Option<Arc<Offer>>,
@@ -62,7 +65,18 @@ impl Member {
 
     pub(super) fn verdict(&self) -> Verdict {
         let (connected, watch) = (self.is_connected(), self.subchannel.watch);
-        weigh(self.instance.health, connected, watch, self.standing.phase())
+        weigh(self.instance.health, connected, watch, self.standing.phase(), self.damping.hold().is_some())
+    }
+
+    /// Records whether the registry and its health service have it in service;
+    /// returns the hold that begins with this, if one does.
+    pub(super) fn damp(&mut self, now: Instant) -> Option<Hold> {
+        let (connected, watch) = (self.is_connected(), self.subchannel.watch);
+        match weigh(self.instance.health, connected, watch, Phase::In, false) {
+            // A connection says nothing of that: it has a backoff of its own.
+            Verdict::Out(By::Connection | By::Watch) => None,
+            verdict => self.damping.observe(verdict == Verdict::In, now),
+        }
     }
 
     pub(super) fn subject(&mut self) -> Subject<'_> {
@@ -126,13 +140,14 @@ impl Member {
         self.offer.clone()
     }
 
-    /// What is told of it. `panicking`: it is used as a last resort too.
-    pub(super) fn known(&self, panicking: bool) -> Known {
-        let (ready, by) = match self.verdict() {
-            Verdict::In => (true, None),
-            Verdict::LastResort(by) => (panicking, Some(by)),
-            Verdict::Probe => (panicking, Some(By::Outlier)),
-            Verdict::Out(by) => (false, Some(by)),
+    /// What is told of it. `used`: whom calls go to now.
+    pub(super) fn known(&self, used: Option<Preference>) -> Known {
+        let verdict = self.verdict();
+        let ready = verdict.preference().is_some_and(|preference| used == Some(preference));
+        let by = match verdict {
+            Verdict::In => None,
+            Verdict::LastResort(by) | Verdict::Out(by) => Some(by),
+            Verdict::Probe => Some(By::Outlier),
         };
         let registry = match self.instance.health {
             _ if self.unlisted.is_some() => "unlisted",
@@ -158,7 +173,8 @@ impl Member {
             weight: self.instance.weight,
             ejections: self.standing.ejections(),
         };
-        Known { state, load: self.load.clone() }
+        let hold = self.damping.hold().filter(|_| by == Some(By::Damping));
+        Known { state, load: self.load.clone(), hold }
     }
 
     /// Why it takes no calls.
@@ -187,6 +203,7 @@ impl Member {
                 self.subchannel.cause.as_deref().unwrap_or("it is still being connected to").into()
             }
             By::Outlier => self.standing.why().unwrap_or_default(),
+            By::Damping => self.damping.hold().map(|hold| hold.to_string()).unwrap_or_default(),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     balance::{Load, slow_start},
-    health::{Record, Standing},
+    health::{Damping, Record, Standing},
     instance::{HEALTH_SERVICE, Health, Instance, InstanceId},
     policy::limit::Limit,
 };
@@ -75,14 +75,14 @@ impl Pool {
         // New, or moved to another address: connections of the old one finish.
         self.generations += 1;
         let predecessor = self.members.remove(&instance.id).or_else(|| self.predecessor(instance, listed));
-        let (load, record, standing) = match predecessor {
-            Some(member) => (member.load, member.record, member.standing),
+        let (load, record, standing, damping) = match predecessor {
+            Some(member) => (member.load, member.record, member.standing, member.damping),
             None => {
                 let limit = self.config.service_config.instance_limit;
                 let limit = limit.map(|limit| Limit::new(instance.id.as_str(), limit));
                 let load = Arc::new(Load::limited(limit));
                 let record = Arc::new(Record::new(self.rules.clone(), load.clone()));
-                (load, record, Standing::default())
+                (load, record, Standing::default(), Damping::default())
             }
         };
         let pings = Arc::new(InstancePings::new(self.pings.clone()));
@@ -97,6 +97,7 @@ impl Pool {
             load,
             record,
             standing,
+            damping,
             offer: None,
             probed: None,
             health,

@@ -11,7 +11,7 @@ use tokio::{
 use super::super::{connection::Connection, failure::NoInstance};
 use crate::{
     balance::{Load, ReadySet},
-    health::Probe,
+    health::{Hold, Probe},
     telemetry::InstanceState,
 };
 
@@ -53,6 +53,8 @@ pub(in super::super) struct Lanes {
 pub(in super::super) struct Known {
     pub(super) state: InstanceState,
     pub(super) load: Arc<Load>,
+    /// What keeps it out, if it is that.
+    pub(super) hold: Option<Hold>,
 }
 
 /// A connection to an ejected instance, for the first call that comes.
@@ -125,7 +127,13 @@ impl Lanes {
 
 impl Known {
     pub(in super::super) fn state(&self) -> InstanceState {
-        InstanceState { in_flight: self.load.in_flight(), ..self.state.clone() }
+        let mut state = self.state.clone();
+        state.in_flight = self.load.in_flight();
+        // How much of it is left is known only now.
+        if let Some(hold) = self.hold {
+            state.why = hold.why(Instant::now());
+        }
+        state
     }
 }
 
