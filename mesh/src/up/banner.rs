@@ -22,6 +22,8 @@ pub(crate) struct Banner<'a> {
     pub(crate) kind: &'a str,
     /// Its web pages.
     pub(crate) ui: String,
+    /// The port on loopback where it answers DNS, if it does.
+    pub(crate) dns: Option<u16>,
     pub(crate) files: &'a Files,
     /// The SKU that the example adds to a cart.
     pub(crate) product: String,
@@ -98,6 +100,9 @@ impl Banner<'_> {
             format!("curl -s{token} '{registry}/v1/health/service/cart-service?passing'"),
             format!("curl -s{token} '{registry}/v1/catalog/services'"),
         ];
+        if let Some(port) = self.dns {
+            lines.push(format!("dig @127.0.0.1 -p {port} {}.service.consul SRV", Service::Cart));
+        }
         if let Access::Guarded(secrets) = self.access {
             let login = secrets.customer.login.display();
             lines.push(format!(

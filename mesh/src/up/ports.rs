@@ -3,7 +3,7 @@
 //! | process | default | with `--port-base P` |
 //! |---|---|---|
 //! | registry: HTTP | 8500 | P |
-//! | Consul: gRPC, gRPC with TLS, LAN, WAN, servers | 8502, 8503, 8301, 8302, 8300 | P+1 … P+5 |
+//! | Consul: gRPC, gRPC with TLS, LAN, WAN, servers, DNS | 8502, 8503, 8301, 8302, 8300, 8600 | P+1 … P+6 |
 //! | cart-service 1, 2, … | 50051, 50052, … | P+10, P+11, … |
 //! | order-service 1, 2, … | 50061, 50062, … | P+20, P+21, … |
 //! | product-service 1, 2, … | 50071, 50072, … | P+30, P+31, … |
@@ -11,7 +11,7 @@
 //! | user-service 1, 2, … | 50091, 50092, … | P+50, P+51, … |
 //! | what each of these tells of itself | 9600, …, 9610, … up to 9640, … | P+110, …, P+120, … up to P+150, … |
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context, Result, bail};
 
@@ -25,6 +25,7 @@ pub(crate) struct ConsulPorts {
     pub(crate) serf_lan: u16,
     pub(crate) serf_wan: u16,
     pub(crate) server: u16,
+    pub(crate) dns: u16,
 }
 
 /// The whole plan.
@@ -53,8 +54,16 @@ impl Ports {
                 serf_lan: base + 3,
                 serf_wan: base + 4,
                 server: base + 5,
+                dns: base + 6,
             },
-            None => ConsulPorts { grpc: 8502, grpc_tls: 8503, serf_lan: 8301, serf_wan: 8302, server: 8300 },
+            None => ConsulPorts {
+                grpc: 8502,
+                grpc_tls: 8503,
+                serf_lan: 8301,
+                serf_wan: 8302,
+                server: 8300,
+                dns: 8600,
+            },
         }
     }
 
@@ -110,21 +119,31 @@ impl Ports {
     /// # Errors
     /// As [`Self::check_services`].
     pub(crate) fn check_registry(&self, consul: bool) -> Result<()> {
-        let local = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         check(local(self.registry()), "the registry", "registry")?;
         if consul {
-            let ConsulPorts { grpc, grpc_tls, serf_lan, serf_wan, server } = self.consul();
-            for port in [grpc, grpc_tls, serf_lan, serf_wan, server] {
-                free(local(port)).with_context(|| {
-                    format!(
-                        "port {port} (Consul) cannot be had; move every port with --port-base or \
-                         CONSORT_PORT_BASE, or use --registry embedded"
-                    )
-                })?;
+            let ConsulPorts { grpc, grpc_tls, serf_lan, serf_wan, server, dns } = self.consul();
+            for (port, purpose) in [(grpc, "gRPC"), (grpc_tls, "gRPC with TLS"), (server, "servers")] {
+                check_consul(port, purpose, free)?;
+            }
+            for (port, purpose) in [(serf_lan, "LAN"), (serf_wan, "WAN"), (dns, "DNS")] {
+                check_consul(port, purpose, free_for_datagrams_too)?;
             }
         }
         Ok(())
     }
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+fn check_consul(port: u16, purpose: &str, free: fn(SocketAddr) -> std::io::Result<()>) -> Result<()> {
+    free(local(port)).with_context(|| {
+        format!(
+            "port {port} (Consul: {purpose}) cannot be had; move every port with --port-base or \
+             CONSORT_PORT_BASE, or use --registry embedded"
+        )
+    })
 }
 
 fn check(at: SocketAddr, who: &str, flag: &str) -> Result<()> {
@@ -133,6 +152,12 @@ fn check(at: SocketAddr, who: &str, flag: &str) -> Result<()> {
 
 fn free(at: SocketAddr) -> std::io::Result<()> {
     TcpListener::bind(at).map(drop)
+}
+
+/// The same for what listens by TCP and by UDP.
+fn free_for_datagrams_too(at: SocketAddr) -> std::io::Result<()> {
+    free(at)?;
+    UdpSocket::bind(at).map(drop)
 }
 
 fn mend(flag: &str) -> String {
@@ -164,6 +189,7 @@ mod tests {
             consul.serf_lan,
             consul.serf_wan,
             consul.server,
+            consul.dns,
         ];
         for service in Service::ALL {
             all.extend((1..=10).map(|replica| ports.service(service, replica)));
@@ -206,6 +232,15 @@ mod tests {
         let text = ports.check_services(LOOPBACK, 1).unwrap_err().to_string();
         assert!(text.contains(&format!("port {port} (cart-service 1)")), "{text}");
         assert!(text.contains("--cart-port") && text.contains("CONSORT_CART_PORT"), "{text}");
+    }
+
+    #[test]
+    fn a_port_of_consuls_that_is_taken_for_datagrams_only_is_named_with_its_purpose() {
+        let taken = UdpSocket::bind((LOOPBACK, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let text = check_consul(port, "DNS", free_for_datagrams_too).unwrap_err().to_string();
+        assert!(text.contains(&format!("port {port} (Consul: DNS)")), "{text}");
+        assert!(text.contains("--port-base") && text.contains("--registry embedded"), "{text}");
     }
 
     #[test]

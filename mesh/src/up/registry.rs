@@ -137,14 +137,14 @@ impl Choice {
         let node = format!("{OURS}{}", std::process::id());
         match self {
             Self::Running { url } => {
-                Ok(Registry { kind: "ran before".into(), url, process: Running::Elsewhere })
+                Ok(Registry { kind: "ran before".into(), url, dns: None, process: Running::Elsewhere })
             }
             Self::Embedded => {
                 let agent = Agent::bind(local, Options::default().node_name(node)).await;
                 let agent =
                     agent.with_context(|| format!("could not start the embedded registry on {local}"))?;
                 let kind = "embedded, for development only".into();
-                Ok(Registry { url: agent.url(), kind, process: Running::Embedded(agent) })
+                Ok(Registry { url: agent.url(), kind, dns: None, process: Running::Embedded(agent) })
             }
             Self::Consul { program, version } => {
                 let log = files.log(NAME);
@@ -155,7 +155,7 @@ impl Choice {
                     env: Vec::new(),
                     log,
                 };
-                start_consul(tethered, local, version, events, stop).await
+                start_consul(tethered, (local, ports.consul().dns), version, events, stop).await
             }
         }
     }
@@ -164,7 +164,7 @@ impl Choice {
 /// Starts `program`, a Consul of that version, and waits until it leads.
 async fn start_consul(
     program: Program,
-    local: SocketAddr,
+    (local, dns): (SocketAddr, u16),
     version: Version,
     events: &mpsc::Sender<Event>,
     stop: &Stop,
@@ -175,6 +175,7 @@ async fn start_consul(
     let registry = Registry {
         url: format!("http://{local}"),
         kind: format!("consul agent -dev, {version}"),
+        dns: Some(dns),
         process: Running::Child {
             children: Children::start(vec![program], events, &own_stop),
             stop: own_stop,
@@ -197,6 +198,8 @@ pub(crate) struct Registry {
     pub(crate) url: String,
     /// What it is, for people.
     pub(crate) kind: String,
+    /// The port on loopback where it answers DNS; `None` when it is not known to.
+    pub(crate) dns: Option<u16>,
     process: Running,
 }
 
@@ -304,7 +307,7 @@ fn arguments(program: &Path, ports: &Ports, node: &str, version: Version) -> Vec
     set("-serf-lan-port", consul.serf_lan.to_string());
     set("-serf-wan-port", consul.serf_wan.to_string());
     set("-server-port", consul.server.to_string());
-    set("-dns-port", "-1".to_owned());
+    set("-dns-port", consul.dns.to_string());
     // The setting came with 1.14; an older one does not start with it.
     if version >= Version(1, 14, 0) {
         set("-hcl", format!("ports {{ grpc_tls = {} }}", consul.grpc_tls));

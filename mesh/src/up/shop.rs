@@ -192,6 +192,7 @@ impl<'a> Shop<'a> {
             registry: &self.registry.url,
             kind: &self.registry.kind,
             ui: self.registry.ui(),
+            dns: self.registry.dns,
             files: &self.owned.files,
             product: sample_products().first().map(|p| p.product_id.clone()).unwrap_or_default(),
             request_id: uuid::Uuid::new_v4().to_string(),

@@ -8,6 +8,7 @@
 
 mod complaints;
 mod demo;
+mod dns;
 mod migrate;
 mod running;
 mod shop;

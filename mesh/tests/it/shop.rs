@@ -5,7 +5,10 @@ use std::{process::Command, time::Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::running::{State, Up, consul, is_alive, pids, port_base, run, signal, tool, until};
+use crate::{
+    dns::srv_ports,
+    running::{State, Up, consul, is_alive, pids, port_base, run, signal, tool, until},
+};
 
 const GET_CART: &str = "shop.cart.v1.CartService/GetCart";
 const SERVICES: [&str; 5] =
@@ -27,6 +30,7 @@ fn the_embedded_mesh_sells_survives_and_remembers() {
 
     let order = buy(&state);
     metrics_tell_of_events_and_calls(&status);
+    assert!(!up.printed.contains("dig "), "the embedded registry answers no DNS: {}", up.printed);
     pasted_lines_work(&up.printed);
     a_second_mesh_on_the_same_directory_is_refused(&state, base);
     a_bad_call_tells_its_details(&state);
@@ -225,8 +229,18 @@ fn the_mesh_on_a_real_consul_shows_in_its_pages_and_leaves_nothing() {
         }
     }
     pasted_lines_work(&up.printed);
+    dns_tells_where_carts_are(&up.printed, base);
     assert_eq!(up.stop(), 0);
     until(|| (run(curl(&format!("{registry}/v1/status/leader"))).0 != 0).then_some(()));
+}
+
+/// The line with `dig` is right: Consul answers there, with the ports of both
+/// instances.
+fn dns_tells_where_carts_are(printed: &str, base: u16) {
+    let line = printed.lines().map(str::trim).find(|line| line.starts_with("dig "));
+    let words: Vec<_> = line.unwrap_or_else(|| panic!("no dig in {printed}")).split(' ').collect();
+    let ["dig", "@127.0.0.1", "-p", port, name, "SRV"] = words[..] else { panic!("{words:?}") };
+    assert_eq!(srv_ports(port.parse().unwrap(), name), [base + 10, base + 11], "{name}");
 }
 
 fn curl(url: &str) -> Command {
