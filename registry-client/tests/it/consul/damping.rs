@@ -12,7 +12,7 @@ use crate::{
     consul::agents::{TestAgent, eventually, on_each_agent},
 };
 
-on_each_agent!(an_instance_whose_check_flips_is_held_after_its_second_return);
+on_each_agent!(an_instance_whose_check_flips_is_held_and_returns_by_itself);
 
 fn register(agent: &TestAgent, peer: &FaultyServer) -> Registration {
     let spec = ServiceSpec::new("peer".parse().unwrap(), peer.address().into(), CheckSpec::ttl());
@@ -24,27 +24,30 @@ fn state(channel: &Channel, peer: &FaultyServer) -> InstanceState {
     channel.state().unwrap().instances.into_iter().find(|instance| instance.address == address).unwrap()
 }
 
-async fn an_instance_whose_check_flips_is_held_after_its_second_return(agent: TestAgent) {
+async fn an_instance_whose_check_flips_is_held_and_returns_by_itself(agent: TestAgent) {
     let (well, flapping) = (echo().await, echo().await);
     let _well = register(&agent, &well);
     let registration = register(&agent, &flapping);
     let resolver = ConsulResolver::new(agent.client());
     let channel = Channel::new("peer".parse().unwrap(), &resolver, methods(), config(|_| {}));
-    eventually("both are ready", || async { channel.state().unwrap().ready == 2 }).await;
+    // Before their first report both are critical, and used as a last resort.
+    let is_well = |instance: &InstanceState| instance.ready && instance.why.is_empty();
+    let are_well = || async { channel.state().unwrap().instances.iter().filter(|i| is_well(i)).count() == 2 };
+    eventually("both are well", are_well).await;
 
-    for (status, why) in [
-        (CheckStatus::Critical, "as the test says"),
-        (CheckStatus::Passing, ""),
-        (CheckStatus::Critical, "as the test says"),
-        (CheckStatus::Passing, "returned 2 times within a minute; held for "),
-        (CheckStatus::Critical, "as the test says"),
-        (CheckStatus::Passing, "returned 3 times within a minute; held for "),
-    ] {
-        registration.report(status, "as the test says");
-        eventually("it is listed so", || async { state(&channel, &flapping).registry == status.to_string() }).await;
-        let seen = state(&channel, &flapping);
-        assert_eq!((seen.ready, seen.why.contains(why)), (why.is_empty(), true), "{seen:?}");
-    }
-    eventually("it returns", || async { channel.state().unwrap().ready == 2 }).await;
-    assert_eq!(state(&channel, &flapping).why, "");
+    let flip = async || {
+        for status in [CheckStatus::Critical, CheckStatus::Passing] {
+            registration.report(status, "as the test says");
+            let listed = || async { state(&channel, &flapping).registry == status.to_string() };
+            eventually("it is listed so", listed).await;
+            assert!(status == CheckStatus::Passing || !state(&channel, &flapping).ready, "it is out at once");
+        }
+        state(&channel, &flapping)
+    };
+    let first = flip().await;
+    assert!(is_well(&first), "{first:?}");
+    flip().await;
+    let third = flip().await;
+    assert!(!third.ready && third.why.starts_with("returned 3 times within a minute; held for"), "{third:?}");
+    eventually("it returns", are_well).await;
 }
