@@ -3,8 +3,8 @@
 
 pub(crate) mod agents;
 mod balancer;
-pub(crate) mod discovery;
 mod damping;
+pub(crate) mod discovery;
 mod faults;
 mod garbage;
 mod identity;
