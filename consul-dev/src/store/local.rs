@@ -228,12 +228,13 @@ impl State {
     }
 }
 
-/// Whether the catalog's record says what was registered; the catalog adds addresses of its own.
+/// Whether the catalog's record says what was registered, as Consul's servers compare it: the catalog adds
+/// addresses of its own, and a locality that differs alone is no difference, so the catalog keeps the one it has.
 fn same_registration(known: &Service, registered: &Service) -> bool {
-    if !registered.native {
-        return known == registered;
-    }
     let mut known = known.clone();
-    known.tagged_addresses.retain(|tag, _| !tag.starts_with("consul-"));
+    known.locality.clone_from(&registered.locality);
+    if registered.native {
+        known.tagged_addresses.retain(|tag, _| !tag.starts_with("consul-"));
+    }
     known == *registered
 }

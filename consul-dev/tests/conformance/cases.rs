@@ -11,6 +11,7 @@ mod kv;
 mod maintenance;
 mod registration;
 mod services;
+mod thresholds;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -65,6 +66,7 @@ pub(crate) fn all() -> Vec<Case> {
         registration::cases(),
         services::cases(),
         checks::cases(),
+        thresholds::cases(),
         maintenance::cases(),
         health::cases(),
         catalog::cases(),

@@ -35,17 +35,16 @@ pub(super) fn cases() -> Vec<Case> {
         a_grpc_check_follows_the_health_service,
         a_grpc_check_says_what_is_wrong.since((1, 22, 0), "older gRPC libraries word it differently"),
         a_grpc_check_gives_up_after_its_timeout.since((1, 22, 0), "older gRPC libraries word it differently"),
-        thresholds_delay_a_verdict.since((1, 22, 0), "no threshold for warning before"),
         an_interval_below_a_second_is_raised,
     ]
 }
 
-async fn agent_check(target: &Target, id: &str) -> Value {
+pub(super) async fn agent_check(target: &Target, id: &str) -> Value {
     target.get("/v1/agent/checks").await.json()[id].clone()
 }
 
 /// Waits until the agent's check is as wanted.
-async fn becomes(target: &Target, id: &str, status: &str, output: &str) {
+pub(super) async fn becomes(target: &Target, id: &str, status: &str, output: &str) {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         let now = agent_check(target, id).await;
@@ -343,23 +342,6 @@ async fn a_grpc_check_gives_up_after_its_timeout(target: Target) {
     target.register(json!({"Name": "grpc-silent", "Check": definition})).await;
     let output = "rpc error: code = DeadlineExceeded desc = context deadline exceeded while waiting for connections to become ready";
     becomes(&target, "grpc-silent", "critical", output).await;
-}
-
-async fn thresholds_delay_a_verdict(target: Target) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let definition = json!({
-        "CheckID": "threshold", "TCP": address.to_string(), "Interval": "1s", "Status": "passing",
-        "FailuresBeforeWarning": 2, "FailuresBeforeCritical": 3,
-    });
-    target.register(json!({"Name": "threshold", "Check": definition})).await;
-    becomes(&target, "threshold", "passing", &format!("TCP connect {address}: Success")).await;
-    drop(listener);
-    let refused = format!("dial tcp {address}: connect: connection refused");
-    let started = Instant::now();
-    becomes(&target, "threshold", "warning", &refused).await;
-    assert!(started.elapsed() > Duration::from_millis(900), "the first failure says nothing yet");
-    becomes(&target, "threshold", "critical", &refused).await;
 }
 
 async fn an_interval_below_a_second_is_raised(target: Target) {

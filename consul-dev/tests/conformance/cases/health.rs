@@ -11,6 +11,9 @@ pub(super) fn cases() -> Vec<Case> {
         an_empty_instance_has_this_shape,
         given_but_empty_meta_is_no_null.since((1, 22, 0), "older catalogs make null of it"),
         named_ports_and_locality_have_this_shape.since((1, 22, 0), "there were none"),
+        a_locality_is_told_as_it_was_given.since((1, 16, 0), "there were none"),
+        a_locality_that_changes_alone_does_not_reach_the_catalog
+            .since((1, 22, 0), "it was not looked at before"),
         a_native_service_gets_a_virtual_address.since((1, 22, 0), "there were none"),
         connect_reads_give_native_instances_only,
         nobody_is_an_empty_list,
@@ -94,6 +97,38 @@ async fn named_ports_and_locality_have_this_shape(target: Target) {
     });
     let wanted = instance(&target, service, json!([serf_health(&target)]));
     target.get("/v1/health/service/health-ports").await.has_json(&json!([wanted]));
+}
+
+async fn a_locality_is_told_as_it_was_given(target: Target) {
+    for (id, locality) in
+        [("health-zone", json!({"Region": "eu", "Zone": "a"})), ("health-region", json!({"Region": "eu"}))]
+    {
+        target.register(json!({"Name": id, "Port": 5, "Locality": locality})).await;
+        let read = target.get(format!("/v1/health/service/{id}")).await;
+        let index = read.index() - 1;
+        let streamed = target.get(format!("/v1/health/service/{id}?index={index}&wait=5s")).await;
+        streamed.has_header("x-consul-query-backend", "streaming");
+        for reply in [read, streamed] {
+            assert_eq!(reply.json()[0]["Service"]["Locality"], locality);
+        }
+    }
+}
+
+async fn a_locality_that_changes_alone_does_not_reach_the_catalog(target: Target) {
+    let seen = async |path: &str| target.get(path).await.json();
+    let mut definition =
+        json!({"Name": "health-moved", "Port": 5, "Locality": {"Region": "eu", "Zone": "a"}});
+    target.register(definition.clone()).await;
+    definition["Locality"] = json!({"Region": "us"});
+    target.register(definition.clone()).await;
+    let own = seen("/v1/agent/service/health-moved").await;
+    assert_eq!(own["Locality"], json!({"Region": "us", "Zone": ""}));
+    let listed = seen("/v1/health/service/health-moved").await;
+    assert_eq!(listed[0]["Service"]["Locality"], json!({"Region": "eu", "Zone": "a"}));
+    definition["Meta"] = json!({"locality": "us"});
+    target.register(definition).await;
+    let listed = seen("/v1/health/service/health-moved").await;
+    assert_eq!(listed[0]["Service"]["Locality"], json!({"Region": "us"}));
 }
 
 async fn a_native_service_gets_a_virtual_address(target: Target) {
