@@ -181,6 +181,67 @@ pub enum Health {
     Maintenance,
 }
 
+/// The most bytes of the name of a region or a zone.
+const MAX_LOCALITY_NAME: usize = 128;
+
+/// Where an instance runs: a region and, where it is known, a zone within it,
+/// as Consul's `Locality` has them from 1.16 on.
+///
+/// Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Locality {
+    region: Arc<str>,
+    /// Empty where it is not known.
+    zone: Arc<str>,
+}
+
+impl Locality {
+    /// The locality of a zone, or with an empty `zone` that of a whole region.
+    ///
+    /// # Errors
+    /// When `region` is empty, for a zone means something within its region
+    /// only, or when one of them is longer than 128 bytes or holds control
+    /// characters.
+    pub fn new(region: &str, zone: &str) -> Result<Self, ParseError> {
+        for (what, name) in [("region", region), ("zone", zone)] {
+            if name.len() > MAX_LOCALITY_NAME || name.chars().any(char::is_control) {
+                return Err(ParseError(format!(
+                    "{what} `{}` is longer than {MAX_LOCALITY_NAME} bytes or holds control characters",
+                    name.escape_debug()
+                )));
+            }
+        }
+        if region.is_empty() {
+            return Err(ParseError(match zone {
+                "" => "a locality needs a region".to_owned(),
+                zone => format!("zone `{zone}` needs the region that it is in"),
+            }));
+        }
+        Ok(Self { region: region.into(), zone: zone.into() })
+    }
+
+    /// The region, for example `eu-west-1`.
+    #[must_use]
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The zone within the region, for example `eu-west-1a`; `None` where it
+    /// is not known.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        Some(&*self.zone).filter(|zone| !zone.is_empty())
+    }
+}
+
+impl fmt::Display for Locality {
+    /// `region`, or `region/zone`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.region)?;
+        self.zone().map_or(Ok(()), |zone| write!(f, "/{zone}"))
+    }
+}
+
 /// The key of [`Instance::meta`] under which a server registers the least time
 /// between two HTTP/2 pings that it accepts, with or without calls in flight,
 /// for example `100ms`. Without it a channel keeps to what every gRPC server
@@ -211,10 +272,12 @@ pub struct Instance {
     pub tags: Vec<String>,
     /// Free pairs, such as `version`.
     pub meta: BTreeMap<String, String>,
+    /// Where it runs, where it says so.
+    pub locality: Option<Locality>,
 }
 
 impl Instance {
-    /// A passing instance of weight 1, without tags and meta.
+    /// A passing instance of weight 1, without tags, meta and locality.
     #[must_use]
     pub fn new(id: &str, address: Address) -> Self {
         Self {
@@ -225,6 +288,7 @@ impl Instance {
             reason: String::new(),
             tags: Vec::new(),
             meta: BTreeMap::new(),
+            locality: None,
         }
     }
 }
@@ -273,6 +337,26 @@ mod tests {
             assert_eq!((made.as_str(), made.registered()), (id, registered));
         }
         assert_eq!(InstanceId::new("a@b").registered(), "a@b");
+    }
+
+    #[test]
+    fn a_zone_is_part_of_a_region() {
+        let whole = Locality::new("eu-west-1", "").unwrap();
+        assert_eq!(
+            (whole.region(), whole.zone(), whole.to_string()),
+            ("eu-west-1", None, "eu-west-1".into())
+        );
+        let zone = Locality::new("eu-west-1", "a").unwrap();
+        assert_eq!((zone.zone(), zone.to_string()), (Some("a"), "eu-west-1/a".into()));
+        for (region, zone, words) in [
+            ("", "", "a locality needs a region"),
+            ("", "a", "zone `a` needs the region"),
+            ("eu\n", "", "region `eu\\n` is longer"),
+            ("eu", &"a".repeat(129), "longer than 128 bytes"),
+        ] {
+            let why = Locality::new(region, zone).unwrap_err().to_string();
+            assert!(why.contains(words), "{why}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, marker::PhantomData};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::GoDuration;
+use crate::instance::Locality;
 
 /// A registered service, as `/v1/agent/service/:id` and
 /// `/v1/health/service/:name` tell it.
@@ -37,6 +38,9 @@ pub struct AgentService {
     /// Addresses by use, such as `wan`.
     #[serde(deserialize_with = "null_is_default")]
     pub tagged_addresses: BTreeMap<String, TaggedAddress>,
+    /// Where it runs; `None` on agents before 1.16, and for what is none.
+    #[serde(deserialize_with = "any_locality")]
+    pub locality: Option<Locality>,
 }
 
 /// An address for one use.
@@ -231,6 +235,13 @@ fn any_duration<'de, D: Deserializer<'de>>(from: D) -> Result<GoDuration, D::Err
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
+/// Reads a locality; what is none, such as a zone without a region, is `None`.
+fn any_locality<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Locality>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    let part = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+    Ok(Locality::new(part("Region"), part("Zone")).ok())
+}
+
 /// The most elements that are read of one list: more would cost memory that
 /// no real registry asks for.
 pub(super) const MOST: usize = 16_384;
@@ -298,6 +309,23 @@ mod tests {
         ] {
             let service: AgentService = serde_json::from_str(&format!("{{\"Port\": {json}}}")).unwrap();
             assert_eq!(service.port, port, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_locality_is_a_region_with_or_without_a_zone_or_none() {
+        let locality = |region, zone| Some(Locality::new(region, zone).unwrap());
+        for (json, read) in [
+            (r#"{"Region": "eu", "Zone": "a"}"#, locality("eu", "a")),
+            (r#"{"Region": "eu", "Zone": ""}"#, locality("eu", "")),
+            (r#"{"Region": "eu", "New": 1}"#, locality("eu", "")),
+            (r#"{"Region": "", "Zone": "a"}"#, None),
+            (r#"{"Region": 1}"#, None),
+            ("null", None),
+            ("\"eu\"", None),
+        ] {
+            let service: AgentService = serde_json::from_str(&format!("{{\"Locality\": {json}}}")).unwrap();
+            assert_eq!(service.locality, read, "{json}");
         }
     }
 

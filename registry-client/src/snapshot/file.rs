@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Health, Instance, InstanceId, ServiceName};
+use crate::instance::{Health, Instance, InstanceId, Locality, ParseError, ServiceName};
 
 /// What a file begins with; another number is another format.
 const FORMAT: u64 = 1;
@@ -253,6 +253,16 @@ struct StoredInstance {
     tags: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     meta: BTreeMap<String, String>,
+    /// Missing in files of earlier versions, as in those of instances without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    locality: Option<StoredLocality>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLocality {
+    region: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    zone: String,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -312,6 +322,10 @@ impl StoredInstance {
             reason: instance.reason.clone(),
             tags: instance.tags.clone(),
             meta: instance.meta.clone(),
+            locality: instance.locality.as_ref().map(|at| StoredLocality {
+                region: at.region().to_owned(),
+                zone: at.zone().unwrap_or_default().to_owned(),
+            }),
         }
     }
 
@@ -319,9 +333,11 @@ impl StoredInstance {
         if self.weight == 0 {
             return Err(format!("the weight of `{}` is 0", self.id));
         }
+        let unusable = |why: ParseError| why.to_string();
+        let locality = self.locality.map(|at| Locality::new(&at.region, &at.zone)).transpose();
         Ok(Instance {
             id: InstanceId::new(&self.id),
-            address: self.address.parse().map_err(|e: crate::instance::ParseError| e.to_string())?,
+            address: self.address.parse().map_err(unusable)?,
             weight: self.weight,
             health: match self.health {
                 StoredHealth::Passing => Health::Passing,
@@ -332,6 +348,7 @@ impl StoredInstance {
             reason: self.reason,
             tags: self.tags,
             meta: self.meta,
+            locality: locality.map_err(unusable)?,
         })
     }
 }

@@ -28,8 +28,8 @@ impl Found {
     /// of minutes and which would wake everyone.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         let like = |(a, b): (&Instance, &Instance)| {
-            (&a.id, &a.address, a.weight, a.health, &a.tags, &a.meta)
-                == (&b.id, &b.address, b.weight, b.health, &b.tags, &b.meta)
+            (&a.id, &a.address, a.weight, a.health, &a.tags, &a.meta, &a.locality)
+                == (&b.id, &b.address, b.weight, b.health, &b.tags, &b.meta, &b.locality)
         };
         self.failing == other.failing && self.instances.iter().zip(&*other.instances).all(like)
     }
@@ -154,6 +154,7 @@ fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String
         reason,
         tags: entry.service.tags,
         meta: entry.service.meta,
+        locality: entry.service.locality,
     };
     Ok((instance, failing))
 }
@@ -202,6 +203,7 @@ fn words(check: &Check) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Locality;
 
     fn entries(json: serde_json::Value) -> Vec<HealthEntry> {
         serde_json::from_value(json).unwrap()
@@ -247,6 +249,17 @@ mod tests {
         entry["Service"]["Weights"]["Passing"] = 0.into();
         let found = only(entry);
         assert_eq!((found.health, found.reason.as_str()), (Health::Critical, "its weight is 0"));
+    }
+
+    #[test]
+    fn a_locality_is_told_and_its_change_is_news() {
+        let mut entry = one("a", serde_json::json!([]));
+        let (nowhere, _) = of(entries(serde_json::json!([entry])), false);
+        assert_eq!(nowhere.instances[0].locality, None);
+        entry["Service"]["Locality"] = serde_json::json!({"Region": "eu", "Zone": "a"});
+        let (somewhere, _) = of(entries(serde_json::json!([entry])), false);
+        assert_eq!(somewhere.instances[0].locality, Some(Locality::new("eu", "a").unwrap()));
+        assert!(!somewhere.is_like(&nowhere));
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn instances(ports: &[u16]) -> Vec<Instance> {
         instance.reason = "check `c` is warning (\"hm\")".to_owned();
         instance.tags = vec!["a".to_owned()];
         instance.meta.insert("version".to_owned(), "v2".to_owned());
+        instance.locality = Some(Locality::new("eu", "a").unwrap());
         instance
     };
     ports.iter().map(at).collect()
@@ -43,6 +44,20 @@ fn what_was_saved_is_read_again_whole() {
     assert_eq!(folder.save(&key(), &instances(&[1, 2]), FRESH, false).unwrap(), Saved::Written);
     assert_eq!(loaded(&folder), instances(&[1, 2]));
     assert!(folder.load(&key()).unwrap().unwrap().age() < FRESH);
+}
+
+#[test]
+fn a_file_of_a_version_that_knew_no_locality_is_read() {
+    let (_dir, folder) = folder();
+    folder.save(&key(), &instances(&[1]), FRESH, false).unwrap();
+    let path = folder.path(&key());
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let locality = json["instances"][0].as_object_mut().unwrap().remove("locality");
+    assert_eq!(locality, Some(serde_json::json!({"region": "eu", "zone": "a"})));
+    fs::write(&path, json.to_string()).unwrap();
+    let mut earlier = instances(&[1]);
+    earlier[0].locality = None;
+    assert_eq!(loaded(&folder), earlier);
 }
 
 #[cfg(unix)]
@@ -127,6 +142,7 @@ fn each_kind_of_unusable_file_is_told_apart() {
         (good.replace("\"scope\":\"\"", "\"scope\":\"?dc=b\""), "another service, datacenter"),
         (good.replace("[::1]:1", "0.0.0.0:1"), "can be dialled"),
         (good.replace("\"weight\":1", "\"weight\":0"), "weight of `web-1` is 0"),
+        (good.replace("\"region\":\"eu\"", "\"region\":\"\""), "zone `a` needs the region"),
         (good[..good.len() / 2].to_owned(), "EOF"),
         (String::new(), "EOF"),
         (" ".repeat(MOST_BYTES as usize + 1), "longer than"),
