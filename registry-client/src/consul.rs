@@ -42,6 +42,7 @@ mod endpoint;
 mod error;
 mod http;
 mod kv;
+mod newer;
 mod path;
 mod registration;
 mod resolver;
@@ -57,6 +58,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
+pub(crate) use self::spec::MAX_THRESHOLD;
 pub use self::{
     agent::advertise_address,
     catalog::HealthQuery,
@@ -101,6 +103,7 @@ struct Inner {
     transport: Transport,
     scope: Scope,
     shared: resolver::Shared,
+    left_out: newer::LeftOut,
 }
 
 impl Client {
@@ -126,7 +129,8 @@ impl Client {
     }
 
     fn of(transport: Transport, scope: Scope) -> Self {
-        let inner = Inner { transport, scope, shared: resolver::Shared::default() };
+        let (shared, left_out) = (resolver::Shared::default(), newer::LeftOut::default());
+        let inner = Inner { transport, scope, shared, left_out };
         Self { inner: Arc::new(inner), on_new_connections: false }
     }
 

@@ -254,6 +254,34 @@ pub const KEEPALIVE_MIN: &str = "keepalive-min";
 /// an instance that is gone is not taken for it.
 pub const HEALTH_SERVICE: &str = "health-service";
 
+/// The key of [`Instance::meta`] under which a server registers its locality as
+/// [`Locality`] is written, `region/zone`. Consul has a field for it, but its
+/// servers take no notice when that field alone changes, as it does when a
+/// process is killed and started with another locality at the same address.
+pub const LOCALITY: &str = "locality";
+
+/// The key of [`Instance::meta`] under which a server registers the port at
+/// which its process answers `/metrics` on the registered host. Only where
+/// others can reach it there: [`MeshBuilder::metrics_page`] is given, and
+/// [`Mesh::admin`] listens on every interface or on that very host.
+///
+/// Prometheus finds the instances by its `consul_sd_configs`, and their
+/// metrics by this:
+///
+/// ```yaml
+/// relabel_configs:
+///   - source_labels: [__meta_consul_service_metadata_metrics_port]
+///     regex: .+
+///     action: keep
+///   - source_labels: [__meta_consul_service_address, __meta_consul_service_metadata_metrics_port]
+///     separator: ":"
+///     target_label: __address__
+/// ```
+///
+/// [`Mesh::admin`]: crate::Mesh::admin
+/// [`MeshBuilder::metrics_page`]: crate::MeshBuilder::metrics_page
+pub const METRICS_PORT: &str = "metrics_port";
+
 /// One registered process of a service, as the registry describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

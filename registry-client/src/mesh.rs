@@ -48,8 +48,14 @@ pub(crate) struct Shared {
     meter: Option<Meter>,
     /// Those that are there; few, for each is made by code.
     servers: Mutex<Vec<Weak<Inside>>>,
-    admin: OnceLock<AbortOnDropHandle<()>>,
+    admin: OnceLock<AdminEndpoint>,
     metrics_page: Option<Page>,
+}
+
+/// Answers for as long as it is there.
+struct AdminEndpoint {
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// A channel, and what its resolver tells it.
@@ -103,7 +109,9 @@ impl Mesh {
     pub fn serve(&self, service: &str) -> Server {
         let shared = &*self.shared;
         let config = shared.server_config.clone();
-        let server = Server::new(service.parse(), shared.consul.clone(), config, shared.descriptors.clone());
+        let (consul, descriptors) = (shared.consul.clone(), shared.descriptors.clone());
+        let mesh = Arc::downgrade(&self.shared);
+        let server = Server::new(service.parse(), consul, config, descriptors, mesh);
         let mut servers = shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
         servers.retain(|server| server.strong_count() > 0);
         servers.push(server.inside());
@@ -120,6 +128,9 @@ impl Mesh {
     /// Tells of this process by HTTP (see [`admin`](crate::admin)) for as long
     /// as the mesh is there; gives the address. Within a tokio runtime.
     ///
+    /// A server that is run afterwards registers where its metrics are; see
+    /// [`METRICS_PORT`](crate::instance::METRICS_PORT).
+    ///
     /// # Errors
     /// When the address cannot be had, is reached from other machines without
     /// that being allowed, or the mesh has such an endpoint already.
@@ -131,7 +142,7 @@ impl Mesh {
         let address = listener.local_addr().map_err(Error::Listener)?;
         let task = AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, Arc::downgrade(&self.shared))));
         let again = |_| Error::Config("the mesh has an admin endpoint already".to_owned());
-        self.shared.admin.set(task).map_err(again)?;
+        self.shared.admin.set(AdminEndpoint { address, _task: task }).map_err(again)?;
         Ok(address)
     }
 
@@ -159,6 +170,12 @@ impl Shared {
 
     pub(crate) fn metrics_page(&self) -> Option<Page> {
         self.metrics_page.clone()
+    }
+
+    /// Where `/metrics` is answered; `None` where it is not.
+    pub(crate) fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_page.as_ref()?;
+        self.admin.get().map(|endpoint| endpoint.address)
     }
 
     pub(crate) fn servers(&self) -> Vec<ServerState> {

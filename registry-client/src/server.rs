@@ -47,7 +47,8 @@ use tracing::{info, warn};
 use crate::{
     Error, ServerConfig,
     consul::Client,
-    instance::{ParseError, ServiceName},
+    instance::{Locality, ParseError, ServiceName},
+    mesh::Shared,
 };
 
 mod accept;
@@ -100,7 +101,11 @@ pub struct Server {
     added_twice: Option<&'static str>,
     tags: Vec<String>,
     meta: BTreeMap<String, String>,
+    /// These two win over `config`.
+    weight: Option<u16>,
+    locality: Option<Result<Locality, ParseError>>,
     inside: Arc<Inside>,
+    mesh: Weak<Shared>,
 }
 
 impl Server {
@@ -109,6 +114,7 @@ impl Server {
         registry: Option<Client>,
         config: ServerConfig,
         descriptors: Vec<&'static [u8]>,
+        mesh: Weak<Shared>,
     ) -> Self {
         let meta = [("protocol", "grpc"), ("version", "unknown")];
         Self {
@@ -121,7 +127,10 @@ impl Server {
             added_twice: None,
             tags: vec!["grpc".to_owned()],
             meta: meta.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            weight: None,
+            locality: None,
             inside: Inside::new(Health::new(), Drain::new()),
+            mesh,
         }
     }
 
@@ -183,6 +192,20 @@ impl Server {
         self.meta("version", version)
     }
 
+    /// Registers the instance for this share of the load, 1 or more, whatever
+    /// [`ServerConfig::weight`] is.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Registers the instance as running in this region, and in this zone of it
+    /// unless `zone` is empty, whatever [`ServerConfig::locality`] is.
+    pub fn locality(mut self, region: &str, zone: &str) -> Self {
+        self.locality = Some(Locality::new(region, zone));
+        self
+    }
+
     /// A handle to say that a service cannot do its work for now.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -206,8 +229,9 @@ impl Server {
     /// Within a tokio runtime.
     ///
     /// # Errors
-    /// Before anything is served: when the service's name, its tags, meta or
-    /// descriptors cannot be used, or a service was added twice.
+    /// Before anything is served: when the service's name, its tags, meta,
+    /// weight, locality or descriptors cannot be used, or a service was added
+    /// twice.
     ///
     /// # Cancel safety
     /// Dropping it closes every connection and stops looking after the
@@ -219,11 +243,12 @@ impl Server {
     ) -> Result<(), Error> {
         let bound = listener.local_addr().map_err(Error::Listener)?;
         let name = self.name.clone().map_err(|why| Error::Config(why.to_string()))?;
-        let (registry, config) = (self.registry.clone(), self.config.clone());
+        let (registry, config) = (self.registry.clone(), self.settled_config()?);
         let inside = self.inside.clone();
         let (health, drain) = (inside.health.clone(), inside.drain.clone());
         health.set_registered(name.as_str());
-        let wanted = Wanted { name: name.clone(), tags: self.tags.clone(), meta: self.meta.clone() };
+        let metrics = self.mesh.upgrade().and_then(|mesh| mesh.metrics_address());
+        let wanted = Wanted { name: name.clone(), tags: self.tags.clone(), meta: self.meta.clone(), metrics };
 
         let cut = CancellationToken::new();
         let _cut_when_dropped = cut.clone().drop_guard();
@@ -262,6 +287,16 @@ impl Server {
         listing.end().await;
         info!(service = %name, "`{name}` has stopped");
         Ok(())
+    }
+
+    /// The configuration with what was set besides.
+    fn settled_config(&self) -> Result<ServerConfig, Error> {
+        let mut config = self.config.clone();
+        config.weight = self.weight.unwrap_or(config.weight);
+        if let Some(locality) = self.locality.clone() {
+            config.locality = Some(locality.map_err(|why| Error::Config(why.to_string()))?);
+        }
+        Ok(config)
     }
 
     /// Everything that is answered, with gRPC's own codes.

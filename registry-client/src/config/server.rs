@@ -5,7 +5,8 @@ use std::{str::FromStr, time::Duration};
 use super::{AdmissionConfig, Environment, parse_duration};
 use crate::{
     Error,
-    instance::{Address, ParseError},
+    consul::MAX_THRESHOLD,
+    instance::{Address, Locality, ParseError},
 };
 
 /// How a [`Server`](crate::server::Server) serves, registers and stops. Every
@@ -21,9 +22,31 @@ pub struct ServerConfig {
     /// address it listens on, or, where it listens on every interface, the one
     /// that other machines reach.
     pub advertise: Option<Advertise>,
+    /// The share of the load that the server registers for, relative to the
+    /// other instances, 1 to 65,535; 1 unless set (`CONSORT_WEIGHT`).
+    /// [`Server::weight`](crate::server::Server::weight) overrides it. It
+    /// holds while the check warns too. A channel of this library counts no
+    /// more than 128, as Consul's own sidecars do.
+    pub weight: u16,
+    /// Where the server registers to run; nowhere unless set
+    /// (`CONSORT_REGION`, and `CONSORT_ZONE` for a zone within it).
+    /// [`Server::locality`](crate::server::Server::locality) overrides it.
+    /// Consul before 1.16 does not know localities and is not told of it.
+    pub locality: Option<Locality>,
     /// How often the registry asks for the server's health; 1 s unless set,
     /// and at least that, which is Consul's least.
     pub check_interval: Duration,
+    /// How many checks in a row must succeed before the registry calls the
+    /// server healthy after a failure, 1 to 10; 1 unless set
+    /// (`CONSORT_SUCCESS_BEFORE_PASSING`). The first check after a
+    /// registration decides alone, so a newcomer waits no longer for this.
+    /// Consul before 1.7 does not know it and is not told of it.
+    pub success_before_passing: u8,
+    /// How many checks in a row must fail before the registry calls the server
+    /// critical, 1 to 10; 1 unless set (`CONSORT_FAILURES_BEFORE_CRITICAL`). As
+    /// `success_before_passing` otherwise. Each one more than 1 delays the
+    /// news of a server that is gone by `check_interval`.
+    pub failures_before_critical: u8,
     /// After how long without a passing check the registry forgets the
     /// instance, for example after a crash; 1 min unless set, and at least
     /// that, which is Consul's least. A server that lives registers again.
@@ -96,7 +119,11 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             advertise: None,
+            weight: 1,
+            locality: None,
             check_interval: Duration::from_secs(1),
+            success_before_passing: 1,
+            failures_before_critical: 1,
             deregister_after: Duration::from_secs(60),
             drain: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(5),
@@ -118,6 +145,9 @@ impl Default for ServerConfig {
 
 impl ServerConfig {
     /// The defaults, changed by what the environment sets: `ADVERTISE`,
+    /// `CONSORT_WEIGHT` (1 to 65535), `CONSORT_REGION` and `CONSORT_ZONE`
+    /// (names), `CONSORT_SUCCESS_BEFORE_PASSING` and
+    /// `CONSORT_FAILURES_BEFORE_CRITICAL` (1 to 10),
     /// `CONSORT_DRAIN`, `CONSORT_ADMISSION` (`on` or `off`),
     /// `CONSORT_MAX_CONCURRENCY` (calls of one method, at least 1),
     /// `CONSORT_GZIP` (`on` or `off`), `CONSORT_MAX_CONNECTION_AGE` and `CONSORT_MAX_CONNECTION_AGE_GRACE`
@@ -134,6 +164,12 @@ impl ServerConfig {
         let default = Self::default();
         Ok(Self {
             advertise: env.parse("ADVERTISE")?,
+            weight: env.parse_with("CONSORT_WEIGHT", weight)?.unwrap_or(default.weight),
+            locality: locality(env)?,
+            success_before_passing: threshold(env, "CONSORT_SUCCESS_BEFORE_PASSING")?
+                .unwrap_or(default.success_before_passing),
+            failures_before_critical: threshold(env, "CONSORT_FAILURES_BEFORE_CRITICAL")?
+                .unwrap_or(default.failures_before_critical),
             drain: env.duration("CONSORT_DRAIN")?.unwrap_or(default.drain),
             admission: admission(env)?,
             gzip: env.switch("CONSORT_GZIP")?.unwrap_or(default.gzip),
@@ -143,6 +179,33 @@ impl ServerConfig {
             ..default
         })
     }
+}
+
+fn weight(text: &str) -> Result<u16, ParseError> {
+    match text.parse() {
+        Ok(weight @ 1..) => Ok(weight),
+        _ => Err(ParseError(format!("`{text}` is not a weight; a number from 1 to 65535 is expected"))),
+    }
+}
+
+fn locality(env: &Environment<'_>) -> Result<Option<Locality>, Error> {
+    let name = |name| Ok::<_, Error>(env.parse_with(name, |text| Ok(text.to_owned()))?.unwrap_or_default());
+    let (region, zone) = (name("CONSORT_REGION")?, name("CONSORT_ZONE")?);
+    if region.is_empty() && zone.is_empty() {
+        return Ok(None);
+    }
+    let unusable = |why| Error::Config(format!("CONSORT_REGION, CONSORT_ZONE: {why}"));
+    Locality::new(&region, &zone).map(Some).map_err(unusable)
+}
+
+/// A number of checks in a row.
+fn threshold(env: &Environment<'_>, name: &str) -> Result<Option<u8>, Error> {
+    env.parse_with(name, |text| match text.parse() {
+        Ok(threshold @ 1..=MAX_THRESHOLD) => Ok(threshold),
+        _ => Err(ParseError(format!(
+            "`{text}` is not a number of checks; one from 1 to {MAX_THRESHOLD} is expected"
+        ))),
+    })
 }
 
 /// A bound that can be switched off.
@@ -284,6 +347,41 @@ mod tests {
                 "{said}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_registered_is_read_and_bounded() {
+        let read = |name: &'static str, value: &'static str| {
+            let lookup = move |asked: &str| match asked {
+                "CONSORT_REGION" if name == "CONSORT_ZONE" => Some("eu".into()),
+                asked => (asked == name).then(|| value.into()),
+            };
+            ServerConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
+        };
+        assert_eq!(read("", "").unwrap(), ServerConfig::default());
+        assert_eq!(read("CONSORT_WEIGHT", "65535").unwrap().weight, 65_535);
+        let locality = |region, zone| Some(Locality::new(region, zone).unwrap());
+        assert_eq!(read("CONSORT_REGION", "eu").unwrap().locality, locality("eu", ""));
+        assert_eq!(read("CONSORT_ZONE", "a").unwrap().locality, locality("eu", "a"));
+        assert_eq!(read("CONSORT_SUCCESS_BEFORE_PASSING", "10").unwrap().success_before_passing, 10);
+        assert_eq!(read("CONSORT_FAILURES_BEFORE_CRITICAL", "2").unwrap().failures_before_critical, 2);
+        for (name, value, words) in [
+            ("CONSORT_WEIGHT", "0", "`0` is not a weight"),
+            ("CONSORT_WEIGHT", "65536", "`65536` is not a weight"),
+            ("CONSORT_SUCCESS_BEFORE_PASSING", "0", "`0` is not a number of checks"),
+            ("CONSORT_FAILURES_BEFORE_CRITICAL", "11", "one from 1 to 10"),
+            ("CONSORT_REGION", "e\nu", "control characters"),
+        ] {
+            let said = read(name, value).unwrap_err();
+            assert!(said.starts_with(name) && said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_zone_needs_its_region() {
+        let lookup = |name: &str| (name == "CONSORT_ZONE").then(|| "a".into());
+        let said = ServerConfig::read(&Environment::new(&lookup)).unwrap_err().to_string();
+        assert!(said.starts_with("CONSORT_REGION") && said.contains("zone `a` needs the region"), "{said}");
     }
 
     #[test]

@@ -59,11 +59,17 @@ impl Client {
     /// Restarts its TTL and its probing: [`Registration`](super::Registration)
     /// does it only when something differs.
     ///
+    /// What an older agent would refuse ([`ServiceSpec::locality`], and
+    /// thresholds of [`CheckSpec::Grpc`](super::CheckSpec) above 1) is left
+    /// out for it, with one warning. Only where `spec` has such a part the
+    /// agent is asked for its version first.
+    ///
     /// # Errors
     /// [`Error::Invalid`] when `spec` breaks one of Consul's rules, or any
     /// other.
     pub async fn register(&self, spec: &ServiceSpec) -> Result<(), Error> {
         spec.validate()?;
+        let spec = self.as_known_to_agent(spec).await?;
         let call = Call::put("/v1/agent/service/register", format!("service:write on `{}`", spec.name));
         self.order(call.body(json(&spec.wire())?)).await
     }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::{CheckStatus, Error, GoDuration, path};
-use crate::instance::{Address, ServiceName};
+use crate::instance::{Address, Locality, ServiceName};
+
+/// The most probes in a row that a check's verdict may take.
+pub(crate) const MAX_THRESHOLD: u8 = 10;
 
 /// What an instance registers as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,10 @@ pub struct ServiceSpec {
     pub meta: BTreeMap<String, String>,
     /// Its share of the load.
     pub weights: Weights,
+    /// Where it runs. Sent to Consul 1.16 and newer only, whose servers take
+    /// notice of another one only where the entry differs in more, such as a
+    /// meta pair.
+    pub locality: Option<Locality>,
     /// How the agent finds out whether it is well.
     pub check: CheckSpec,
     /// After how long in critical state the agent forgets the instance, at
@@ -66,6 +73,13 @@ pub enum CheckSpec {
         timeout: Duration,
         /// What holds until the first probe.
         initial: CheckStatus,
+        /// How many probes in a row must succeed before the check passes, 1
+        /// to 10. The first probe after a registration decides alone, whatever
+        /// this is. Above 1 sent to Consul 1.7 and newer only.
+        success_before_passing: u8,
+        /// How many probes in a row must fail before the check is critical,
+        /// as `success_before_passing`.
+        failures_before_critical: u8,
     },
     /// The instance itself tells that it is well, every third of the time.
     Ttl {
@@ -81,7 +95,7 @@ impl CheckSpec {
     /// A gRPC check of `service` (empty for the whole server) at `address`:
     /// every second, so that a newcomer, which starts critical, serves within
     /// a second of being ready; each probe may take 2 s, so that a hung
-    /// process is known within three.
+    /// process is known within three; one probe decides.
     #[must_use]
     pub fn grpc(address: &Address, service: &str) -> Self {
         let slash = if service.is_empty() { "" } else { "/" };
@@ -90,6 +104,8 @@ impl CheckSpec {
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(2),
             initial: CheckStatus::Critical,
+            success_before_passing: 1,
+            failures_before_critical: 1,
         }
     }
 
@@ -117,7 +133,7 @@ pub fn instance_id(name: &ServiceName, address: &Address) -> String {
 
 impl ServiceSpec {
     /// An instance of `name` at `address`, with the id of [`instance_id`], no
-    /// tags, no meta and weights of 1.
+    /// tags, no meta, weights of 1 and no locality.
     #[must_use]
     pub fn new(name: ServiceName, address: Address, check: CheckSpec) -> Self {
         Self {
@@ -127,6 +143,7 @@ impl ServiceSpec {
             tags: Vec::new(),
             meta: BTreeMap::new(),
             weights: Weights::default(),
+            locality: None,
             check,
             deregister_after: Some(Duration::from_secs(60)),
         }
@@ -191,23 +208,30 @@ impl ServiceSpec {
 
     /// The body of the registration.
     pub(super) fn wire(&self) -> impl Serialize + '_ {
-        let (grpc, ttl, interval, timeout, initial) = match &self.check {
-            CheckSpec::Grpc { target, interval, timeout, initial } => {
-                (Some(target.as_str()), None, Some(*interval), Some(*timeout), *initial)
-            }
-            CheckSpec::Ttl { ttl, initial } => (None, Some(*ttl), None, None, *initial),
-        };
-        let go = |duration: Option<Duration>| duration.map(|d| GoDuration(d).to_string());
-        let check = WireCheck {
+        let go = |duration: Duration| Some(GoDuration(duration).to_string());
+        let mut check = WireCheck {
             check_id: self.check_id(),
             name: format!("{} of {}", self.check.kind(), self.id),
-            grpc,
-            ttl: go(ttl),
-            interval: go(interval),
-            timeout: go(timeout),
-            status: initial,
-            deregister_critical_service_after: go(self.deregister_after),
+            deregister_critical_service_after: self.deregister_after.and_then(go),
+            ..WireCheck::default()
         };
+        match &self.check {
+            CheckSpec::Grpc {
+                target,
+                interval,
+                timeout,
+                initial,
+                success_before_passing,
+                failures_before_critical,
+            } => {
+                let above_default = |threshold: u8| Some(threshold).filter(|threshold| *threshold > 1);
+                check.grpc = Some(target);
+                (check.interval, check.timeout, check.status) = (go(*interval), go(*timeout), *initial);
+                check.success_before_passing = above_default(*success_before_passing);
+                check.failures_before_critical = above_default(*failures_before_critical);
+            }
+            CheckSpec::Ttl { ttl, initial } => (check.ttl, check.status) = (go(*ttl), *initial),
+        }
         WireService {
             id: &self.id,
             name: self.name.as_str(),
@@ -216,6 +240,7 @@ impl ServiceSpec {
             tags: &self.tags,
             meta: &self.meta,
             weights: self.weights,
+            locality: self.locality.as_ref().map(|at| WireLocality { region: at.region(), zone: at.zone() }),
             checks: [check],
         }
     }
@@ -245,6 +270,12 @@ fn check_fault(check: &CheckSpec) -> Option<String> {
             "its check's interval of {interval:?} is less than a second, the least Consul knows"
         )),
         CheckSpec::Grpc { timeout, .. } if timeout.is_zero() => Some("its check's timeout is 0".to_owned()),
+        CheckSpec::Grpc { success_before_passing: n, .. } if !(1..=MAX_THRESHOLD).contains(n) => {
+            Some(format!("its check's success_before_passing of {n} is not 1 to {MAX_THRESHOLD}"))
+        }
+        CheckSpec::Grpc { failures_before_critical: n, .. } if !(1..=MAX_THRESHOLD).contains(n) => {
+            Some(format!("its check's failures_before_critical of {n} is not 1 to {MAX_THRESHOLD}"))
+        }
         CheckSpec::Ttl { ttl, .. } if *ttl < Duration::from_secs(30) => {
             Some(format!("its TTL of {ttl:?} is less than 30 s, which an agent without a leader outlasts"))
         }
@@ -263,10 +294,20 @@ struct WireService<'a> {
     tags: &'a [String],
     meta: &'a BTreeMap<String, String>,
     weights: Weights,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    locality: Option<WireLocality<'a>>,
     checks: [WireCheck<'a>; 1],
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WireLocality<'a> {
+    region: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'a str>,
+}
+
+#[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct WireCheck<'a> {
     #[serde(rename = "CheckID")]
@@ -281,6 +322,10 @@ struct WireCheck<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
     status: CheckStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    success_before_passing: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failures_before_critical: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     deregister_critical_service_after: Option<String>,
 }
@@ -314,6 +359,23 @@ mod tests {
                 }],
             })
         );
+        let CheckSpec::Grpc { success_before_passing, failures_before_critical, .. } = &mut spec.check else {
+            panic!("a gRPC check was asked for")
+        };
+        (*success_before_passing, *failures_before_critical) = (2, 3);
+        spec.locality = Some(Locality::new("eu", "a").unwrap());
+        let further = serde_json::to_value(spec.wire()).unwrap();
+        assert_eq!(further["Locality"], serde_json::json!({"Region": "eu", "Zone": "a"}));
+        let check = &further["Checks"][0];
+        assert_eq!(
+            (&check["SuccessBeforePassing"], &check["FailuresBeforeCritical"]),
+            (&2.into(), &3.into())
+        );
+        spec.locality = Some(Locality::new("eu", "").unwrap());
+        assert_eq!(
+            serde_json::to_value(spec.wire()).unwrap()["Locality"],
+            serde_json::json!({"Region": "eu"})
+        );
         spec.check = CheckSpec::ttl();
         let ttl = serde_json::to_value(spec.wire()).unwrap();
         assert_eq!(ttl["Checks"][0]["TTL"], "30s");
@@ -323,7 +385,7 @@ mod tests {
     #[test]
     fn what_consul_would_misread_is_refused_before_it_is_sent() {
         type Spoil = fn(&mut ServiceSpec);
-        let cases: [(&str, Spoil); 13] = [
+        let cases: [(&str, Spoil); 15] = [
             ("is empty", |s| s.id.clear()),
             ("`..` part", |s| s.id = "a/../b".to_owned()),
             ("256 bytes", |s| s.id = "a".repeat(257)),
@@ -341,6 +403,14 @@ mod tests {
             ("less than a second", |s| {
                 let CheckSpec::Grpc { interval, .. } = &mut s.check else { return };
                 *interval = Duration::from_millis(999);
+            }),
+            ("success_before_passing of 0 is not 1 to 10", |s| {
+                let CheckSpec::Grpc { success_before_passing, .. } = &mut s.check else { return };
+                *success_before_passing = 0;
+            }),
+            ("failures_before_critical of 11 is not 1 to 10", |s| {
+                let CheckSpec::Grpc { failures_before_critical, .. } = &mut s.check else { return };
+                *failures_before_critical = 11;
             }),
             ("less than 30 s", |s| {
                 s.check = CheckSpec::Ttl { ttl: Duration::from_secs(29), initial: CheckStatus::Critical };

@@ -13,3 +13,5 @@ mod outage;
 mod registration;
 mod registry;
 mod security;
+mod server;
+mod versions;

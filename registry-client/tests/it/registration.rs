@@ -146,7 +146,13 @@ async fn the_whole_stop_takes_less_than_ten_seconds_whatever_does_not_end() {
 #[tokio::test]
 async fn what_consul_would_not_take_is_said_before_anything_is_served() {
     let mesh = Mesh::builder().consul(client("127.0.0.1:1")).build().unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let refused = mesh.serve("test").meta("a b", "c").run(listener, std::future::pending()).await;
-    assert!(refused.unwrap_err().to_string().contains("meta `a b`"));
+    for (server, words) in [
+        (mesh.serve("test").meta("a b", "c"), "meta `a b`"),
+        (mesh.serve("test").weight(0), "its weight is 0"),
+        (mesh.serve("test").locality("", "a"), "zone `a` needs the region"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = server.run(listener, std::future::pending()).await.unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+    }
 }

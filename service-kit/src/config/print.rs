@@ -25,7 +25,7 @@ const fn secret(name: &'static str) -> Variable {
 }
 
 /// What `registry-client` reads; its documentation says what each means.
-const MESH: [Variable; 28] = [
+const MESH: [Variable; 33] = [
     variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
     secret("CONSUL_HTTP_TOKEN"),
     variable("CONSUL_HTTP_TOKEN_FILE", "(none)"),
@@ -46,6 +46,11 @@ const MESH: [Variable; 28] = [
     variable("CONSORT_KEEPALIVE_MIN", "(registered)"),
     variable("CONSORT_CONNECT_TIMEOUT", "5s"),
     variable("CONSORT_SERVICE_CONFIG", "(none)"),
+    variable("CONSORT_WEIGHT", "1"),
+    variable("CONSORT_REGION", "(none)"),
+    variable("CONSORT_ZONE", "(none)"),
+    variable("CONSORT_SUCCESS_BEFORE_PASSING", "1"),
+    variable("CONSORT_FAILURES_BEFORE_CRITICAL", "1"),
     variable("CONSORT_DRAIN", "2s"),
     variable("CONSORT_ADMISSION", "on"),
     variable("CONSORT_MAX_CONCURRENCY", "1000"),

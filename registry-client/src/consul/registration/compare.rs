@@ -27,6 +27,13 @@ pub(super) fn entry(spec: &ServiceSpec, has: &AgentService) -> Option<String> {
     if has.meta != spec.meta {
         return Some(format!("its meta is {:?}", has.meta));
     }
+    // An agent before 1.16 tells none, and an instance without leaves it to
+    // others to say where it runs.
+    if let (Some(has), Some(want)) = (&has.locality, &spec.locality)
+        && has != want
+    {
+        return Some(format!("its locality is {has}"));
+    }
     None
 }
 
@@ -99,13 +106,14 @@ pub(super) fn is_own(notes: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::Address;
+    use crate::instance::{Address, Locality};
 
     fn spec() -> ServiceSpec {
         let address: Address = "10.0.0.1:5000".parse().unwrap();
         let check = CheckSpec::grpc(&address, "");
         let mut spec = ServiceSpec::new("cart".parse().unwrap(), address, check);
         spec.tags = vec!["b".to_owned(), "a".to_owned()];
+        spec.locality = Some(Locality::new("eu", "a").unwrap());
         spec
     }
 
@@ -118,13 +126,21 @@ mod tests {
         let same = serde_json::json!({"ID": "cart-10.0.0.1-5000", "Service": "cart", "Address": "10.0.0.1",
             "Port": 5000, "Tags": ["a", "b"], "Meta": null, "Weights": {"Passing": 1, "Warning": 1},
             "TaggedAddresses": {"lan_ipv4": {"Address": "10.0.0.1", "Port": 5000}}});
+        // An agent that does not tell the locality.
         assert_eq!(entry(&spec(), &service(same.clone())), None);
+        let mut placed = same.clone();
+        placed["Locality"] = serde_json::json!({"Region": "eu", "Zone": "a"});
+        assert_eq!(entry(&spec(), &service(placed.clone())), None);
+        // One that says where an instance runs which does not say so itself.
+        let anywhere = ServiceSpec { locality: None, ..spec() };
+        assert_eq!(entry(&anywhere, &service(placed)), None);
         for (field, value, words) in [
             ("Service", serde_json::json!("other"), "service `other`"),
             ("Port", serde_json::json!(5001), "10.0.0.1:5001; if another process"),
             ("Tags", serde_json::json!([]), "tags are []"),
             ("Meta", serde_json::json!({"x": "y"}), "meta is"),
             ("Weights", serde_json::json!({"Passing": 1}), "weights are 1 and 0"),
+            ("Locality", serde_json::json!({"Region": "eu", "Zone": "b"}), "locality is eu/b"),
         ] {
             let mut changed = same.clone();
             changed[field] = value;
