@@ -30,7 +30,6 @@ mod call;
 mod connect;
 mod connection;
 mod failure;
-mod framing;
 mod head;
 mod in_flight;
 mod interim;

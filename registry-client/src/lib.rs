@@ -82,6 +82,7 @@ mod config;
 pub mod consul;
 mod dial;
 mod error;
+mod framing;
 pub mod health;
 pub mod instance;
 mod mesh;

@@ -17,12 +17,12 @@ use tonic::Status;
 use super::{
     admission::Admitted,
     failure::{Failure, Fault},
-    framing::{Framing, Rules},
     in_flight::InFlight,
     response::{screen_status, status_of},
 };
 use crate::{
     code::Code,
+    framing::{Framing, Rules},
     outcome::{Cause, Outcome},
 };
 

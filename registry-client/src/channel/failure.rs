@@ -7,9 +7,10 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{answer::Deadline, framing::Violation};
+use super::answer::Deadline;
 use crate::{
     code::Code,
+    framing::Violation,
     instance::{Address, InstanceId, ServiceName},
     outcome::{Cause, Outcome},
     policy::{limit::Limited, retry},

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use smallvec::SmallVec;
 use tonic::{Status, body::Body};
 
-use super::framing::Framing;
+use crate::framing::Framing;
 
 /// The largest request that is kept for another attempt, in bytes.
 const REPLAY_LIMIT: usize = 256 << 10;

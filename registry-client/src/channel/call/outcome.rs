@@ -12,7 +12,6 @@ use super::{
     super::{
         answer::{Answer, Bounds},
         failure::Failure,
-        framing::Rules,
         response::{ResponseHead, screen_head, screen_status},
         upload::{RequestBody, Rest},
     },
@@ -20,6 +19,7 @@ use super::{
 };
 use crate::{
     code::Code,
+    framing::Rules,
     outcome::{Cause, Outcome},
     policy::retry::{self, Pushback, RetryPolicy},
 };

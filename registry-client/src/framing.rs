@@ -10,12 +10,14 @@ const PREFIX: usize = 5;
 /// Reads the prefix of each message as its bytes pass, however they are cut
 /// into frames.
 #[derive(Debug)]
-pub(super) struct Framing {
+pub(crate) struct Framing {
     rules: Rules,
     /// As much as there is of the next message's prefix.
     prefix: [u8; PREFIX],
     have: usize,
-    /// Bytes still to come of the present message.
+    /// The bytes of the present message.
+    size: usize,
+    /// Bytes still to come of it.
     left: usize,
     /// How many messages have begun.
     messages: u32,
@@ -23,18 +25,18 @@ pub(super) struct Framing {
 
 /// What messages must obey.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// The most bytes of one message.
-    pub(super) max_bytes: usize,
+    pub(crate) max_bytes: usize,
     /// Whether a message may be compressed: an encoding was agreed on.
-    pub(super) compressed: bool,
+    pub(crate) compressed: bool,
     /// Whether there is one message only.
-    pub(super) single: bool,
+    pub(crate) single: bool,
 }
 
 /// How a message breaks the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Violation {
+pub(crate) enum Violation {
     TooLarge {
         bytes: usize,
         limit: usize,
@@ -48,34 +50,44 @@ pub(super) enum Violation {
 }
 
 impl Framing {
-    pub(super) fn new(rules: Rules) -> Self {
-        Self { rules, prefix: [0; PREFIX], have: 0, left: 0, messages: 0 }
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules, prefix: [0; PREFIX], have: 0, size: 0, left: 0, messages: 0 }
     }
 
     /// Bounds the size of messages that this process sends itself.
-    pub(super) fn up_to(max_bytes: usize) -> Self {
+    pub(crate) fn up_to(max_bytes: usize) -> Self {
         Self::new(Rules { max_bytes, compressed: true, single: false })
     }
 
     /// Whether there is one message only.
-    pub(super) fn is_single(&self) -> bool {
+    pub(crate) fn is_single(&self) -> bool {
         self.rules.single
     }
 
     /// Whether there is one message only, and it has not begun.
-    pub(super) fn lacks_its_message(&self) -> bool {
+    pub(crate) fn lacks_its_message(&self) -> bool {
         self.rules.single && self.messages == 0
     }
 
+    /// How many messages have begun.
+    pub(crate) fn messages(&self) -> u32 {
+        self.messages
+    }
+
+    /// The bytes of the message that began last, its prefix included.
+    pub(crate) fn size(&self) -> usize {
+        PREFIX + self.size
+    }
+
     /// Whether the body may end here: not within a message.
-    pub(super) fn is_between_messages(&self) -> bool {
+    pub(crate) fn is_between_messages(&self) -> bool {
         self.have == 0 && self.left == 0
     }
 
     /// # Errors
     /// When a message begins that breaks the rules.
     #[inline]
-    pub(super) fn pass(&mut self, mut data: &[u8]) -> Result<(), Violation> {
+    pub(crate) fn pass(&mut self, mut data: &[u8]) -> Result<(), Violation> {
         while !data.is_empty() {
             if self.left > 0 {
                 let here = self.left.min(data.len());
@@ -118,7 +130,7 @@ impl Framing {
             return Err(Violation::Second);
         }
         self.messages = self.messages.saturating_add(1);
-        self.left = bytes;
+        (self.size, self.left) = (bytes, bytes);
         Ok(())
     }
 }
