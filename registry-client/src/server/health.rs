@@ -16,7 +16,7 @@ use tonic_health::pb::{
     health_server::{self, HealthServer},
 };
 
-use super::Drain;
+use super::{Drain, screen::MAX_ECHOED};
 
 mod list;
 
@@ -118,7 +118,10 @@ impl health_server::Health for Service {
         let service = &request.get_ref().service;
         match self.state.borrow().status(service) {
             Some(status) => Ok(Response::new(answer(status))),
-            None => Err(Status::not_found(format!("this server has no service `{service}`"))),
+            None => {
+                let named: String = service.chars().take(MAX_ECHOED).collect();
+                Err(Status::not_found(format!("this server has no service `{named}`")))
+            }
         }
     }
 

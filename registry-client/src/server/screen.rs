@@ -37,10 +37,14 @@ mod messages;
 mod served;
 
 use messages::{Messages, Progress};
-pub(super) use served::Served;
+pub(super) use served::{MAX_ECHOED, Served};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The most bytes of a status message as it is sent, and what ends one that was cut.
+const MAX_MESSAGE: usize = 1024;
+const CUT: &[u8] = b"...";
 
 const INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
 const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
@@ -53,8 +57,8 @@ pub(super) struct Screen<S> {
 }
 
 impl<S> Screen<S> {
-    pub(super) fn new(inner: S, served: Served) -> Self {
-        Self { inner, served: Arc::new(served) }
+    pub(super) fn new(inner: S, served: Arc<Served>) -> Self {
+        Self { inner, served }
     }
 }
 
@@ -99,6 +103,7 @@ struct Facts {
 impl Facts {
     /// Puts right the status in the head of an answer.
     fn correct_head(&self, head: &mut HeaderMap) {
+        shorten_message(head);
         let Some(code) = head.get(GRPC_STATUS) else { return };
         match code.as_bytes() {
             b"11" if self.request_was_too_large() => {
@@ -117,6 +122,7 @@ impl Facts {
 
     /// Puts right the status after the messages of an answer.
     fn correct_trailers(&self, trailers: &mut HeaderMap) {
+        shorten_message(trailers);
         let is_too_large = trailers.get(GRPC_STATUS).is_some_and(|code| code == "11")
             && (self.request_was_too_large() || self.answers_once());
         if is_too_large {
@@ -146,6 +152,28 @@ impl Facts {
     fn request_was_malformed(&self) -> bool {
         let read = self.progress.now();
         self.takes_one() && read.complete && !read.ended && read.plain
+    }
+}
+
+/// Cuts a status message, as it is sent, that is longer than [`MAX_MESSAGE`]: a
+/// handler may have put into it what a peer has sent.
+fn shorten_message(fields: &mut HeaderMap) {
+    let Some(message) = fields.get_mut(GRPC_MESSAGE).filter(|message| message.len() > MAX_MESSAGE) else {
+        return;
+    };
+    let encoded = message.as_bytes();
+    // `%XX` stays whole, and so does a character that is several of them: those
+    // after the first are from 80 to BF.
+    let is_boundary = |at: usize| {
+        let is_in_escape = at > 0 && (encoded[at - 1] == b'%' || at > 1 && encoded[at - 2] == b'%');
+        let goes_on = encoded[at] == b'%'
+            && matches!(encoded.get(at + 1), Some(b'8' | b'9' | b'a' | b'A' | b'b' | b'B'));
+        !is_in_escape && !goes_on
+    };
+    let end = (0..=MAX_MESSAGE - CUT.len()).rev().find(|at| is_boundary(*at)).unwrap_or(0);
+    let cut = [&encoded[..end], CUT].concat();
+    if let Ok(cut) = HeaderValue::from_bytes(&cut) {
+        *message = cut;
     }
 }
 
@@ -209,5 +237,31 @@ impl<R: Body> Body for Screened<R> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_status_message_is_cut_between_characters() {
+        for (text, repeated) in
+            [("x", 5_000), ("\u{e9}", 700), ("\u{20ac}uro ", 300), ("%", 400), ("x", 1_024)]
+        {
+            for shift in 0..9 {
+                let status = Status::internal("y".repeat(shift) + &text.repeat(repeated));
+                let mut fields = HeaderMap::new();
+                status.add_header(&mut fields).unwrap();
+                let before = fields[GRPC_MESSAGE].len();
+                shorten_message(&mut fields);
+                let after = fields[GRPC_MESSAGE].len();
+                assert!(after <= MAX_MESSAGE && after + 16 >= before.min(MAX_MESSAGE), "{before} {after}");
+                let read = Status::from_header_map(&fields).unwrap();
+                let kept = read.message().strip_suffix("...").unwrap_or(read.message());
+                assert!(status.message().starts_with(kept) && !kept.is_empty(), "{read}");
+                assert_eq!(before <= MAX_MESSAGE, kept == status.message());
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::Error;
 /// asked for it repeats: enough to see the mistake, and no more than a header
 /// should hold.
 const MAX_LISTED: usize = 10;
-const MAX_ECHOED: usize = 200;
+pub(in crate::server) const MAX_ECHOED: usize = 200;
 
 /// The services of a server, and the kinds of those methods that are described.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Served {
 
     /// The kind of the method that `path` calls; `None` when nothing describes
     /// it.
-    pub(super) fn kind(&self, path: &str) -> Option<Kind> {
+    pub(in crate::server) fn kind(&self, path: &str) -> Option<Kind> {
         self.kinds.get(path).copied()
     }
 
