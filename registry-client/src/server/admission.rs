@@ -9,6 +9,7 @@
 //! and reflection have none.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::Future,
     pin::Pin,
@@ -24,7 +25,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower_service::Service;
 
-use super::state::MethodState;
+use super::{peers::PeerConnection, state::MethodState};
 use crate::{
     AdmissionConfig, Error,
     policy::{deadline, retry},
@@ -88,7 +89,13 @@ impl Shared {
         let spread = 0.5 + fastrand::f64();
         let mut details = ErrorDetails::new();
         details.set_retry_info(Some(RETRY_AFTER.mul_f64(spread)));
-        details.set_error_info("OVERLOADED", &self.server, [("method".to_owned(), refusal.name.to_string())]);
+        let mut facts = HashMap::from([
+            ("method".to_owned(), refusal.name.to_string()),
+            ("under_way".to_owned(), refusal.under_way.to_string()),
+            ("limit".to_owned(), refusal.limit.to_string()),
+        ]);
+        facts.extend(refusal.of_peer.map(|of_peer| ("under_way_of_peer".to_owned(), of_peer.to_string())));
+        details.set_error_info("OVERLOADED", &self.server, facts);
         let mut status = Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details);
         // So that a channel may try another instance, whatever the method.
         status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
@@ -126,7 +133,8 @@ where
             Some((shared, Way::Call(gate))) => (shared, gate, false),
             Some((shared, Way::Stream(gate))) => (shared, gate, true),
         };
-        match gate.enter(patience(request.headers())) {
+        let peer = request.extensions().get::<Arc<PeerConnection>>().map(|connection| connection.address());
+        match gate.enter(peer, patience(request.headers())) {
             Entry::In(ticket) => Call::Under { call: self.inner.call(request), ticket: Some(ticket), stream },
             Entry::Wait(turn) => {
                 let waiting = Waiting { inner: self.inner.clone(), request, shared: shared.clone(), stream };
@@ -190,8 +198,8 @@ where
                 CallProjection::Under { call, ticket, stream } => {
                     let Ok(answer) = ready!(call.poll(cx));
                     let mut ticket = ticket.take();
-                    if !*stream && let Some(ticket) = ticket.take() {
-                        ticket.end(ended(answer.headers()));
+                    if !*stream && let Some(ticket) = &mut ticket {
+                        ticket.answer(ended(answer.headers()));
                     }
                     return Poll::Ready(Ok(answer.map(|body| Held { body: Some(body), ticket })));
                 }
@@ -212,13 +220,19 @@ fn ended(head: &HeaderMap) -> Ended {
 }
 
 pin_project! {
-    /// An answer's body, which counts as under way where the answer is a
-    /// stream.
+    /// An answer's body, which is under way until it was taken.
     #[derive(Debug)]
     pub(super) struct Held<R> {
         #[pin]
         body: Option<R>,
         ticket: Option<Ticket>,
+    }
+}
+
+impl<R> Default for Held<R> {
+    /// Nothing, which is at its end.
+    fn default() -> Self {
+        Self { body: None, ticket: None }
     }
 }
 

@@ -2,7 +2,9 @@
 //! it.
 
 use std::{
+    collections::{HashMap, hash_map},
     fmt,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -41,6 +43,8 @@ struct State {
     /// How many permits exist, taken ones included.
     permits: usize,
     under_way: usize,
+    /// The same of each peer; those that have none are not here.
+    of_peers: HashMap<IpAddr, usize>,
     refused: u64,
     refusing: Option<Refusing>,
 }
@@ -65,14 +69,26 @@ pub(super) struct Refusal {
     pub(super) name: Box<str>,
     pub(super) under_way: usize,
     pub(super) limit: usize,
+    /// How many of those under way are its peer's, where that is why.
+    pub(super) of_peer: Option<usize>,
 }
 
+/// Holds no number that changes, so that tools can group by it.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, under_way, limit } = self;
-        write!(f, "the server is at its limit: {under_way} calls of {name} are under way, {limit} may be")
+        let name = &self.name;
+        match self.of_peer {
+            None => write!(f, "the server has as many calls of {name} under way as it may"),
+            Some(_) => write!(f, "the server has as many calls of {name} under way for this peer as it may"),
+        }
     }
 }
+
+/// A peer may have four times as many calls under way as are still free, and
+/// this many in any case. Of a method that nobody else calls it gets four
+/// fifths: calls do real work, so they are shared less strictly than what
+/// [`peers`](super::super::peers) is about.
+const SHARE: usize = 4;
 
 impl Gate {
     /// A gate whose limit follows the latency within `bounds`; up to `queue`
@@ -86,7 +102,14 @@ impl Gate {
             queue_wait,
             waiting: AtomicUsize::new(0),
             permits: Arc::new(Semaphore::new(permits)),
-            state: Mutex::new(State { gradient, permits, under_way: 0, refused: 0, refusing: None }),
+            state: Mutex::new(State {
+                gradient,
+                permits,
+                under_way: 0,
+                of_peers: HashMap::default(),
+                refused: 0,
+                refusing: None,
+            }),
         })
     }
 
@@ -95,16 +118,21 @@ impl Gate {
         Self::new(name, Bounds { min: limit, max: limit, initial: limit }, 0, Duration::ZERO)
     }
 
-    /// A call is at the gate whose caller allows it `patience` from now.
+    /// A call of `peer` is at the gate whose caller allows it `patience` from
+    /// now.
     pub(super) fn enter(
         self: &Arc<Self>,
+        peer: Option<IpAddr>,
         patience: Option<Duration>,
     ) -> Entry<impl Future<Output = Result<Ticket, Refusal>> + Send + use<>> {
         match self.permits.clone().try_acquire_owned() {
-            Ok(permit) => Entry::In(self.clone().begin(permit, patience)),
+            Ok(permit) => match self.clone().begin(permit, peer, patience) {
+                Ok(ticket) => Entry::In(ticket),
+                Err(refusal) => Entry::Refused(refusal),
+            },
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => match self.join(patience) {
-                Some(place) => Entry::Wait(place.wait(patience)),
-                None => Entry::Refused(self.refuse()),
+                Some(place) => Entry::Wait(place.wait(peer, patience)),
+                None => Entry::Refused(self.refuse(None)),
             },
         }
     }
@@ -136,9 +164,28 @@ impl Gate {
         (before < self.queue && turn <= most).then_some(place)
     }
 
-    fn begin(self: Arc<Self>, permit: OwnedSemaphorePermit, patience: Option<Duration>) -> Ticket {
+    /// Begins the call that has got `permit`.
+    ///
+    /// # Errors
+    /// When it would be above the share of its peer.
+    fn begin(
+        self: Arc<Self>,
+        permit: OwnedSemaphorePermit,
+        peer: Option<IpAddr>,
+        patience: Option<Duration>,
+    ) -> Result<Ticket, Refusal> {
         let now = now();
         let mut state = self.state();
+        if let Some(peer) = peer {
+            let free = state.gradient.limit().saturating_sub(state.under_way);
+            let of_peer = state.of_peers.entry(peer).or_default();
+            if *of_peer >= SHARE.saturating_mul(free).max(SHARE) {
+                let of_peer = *of_peer;
+                drop(state);
+                return Err(self.refuse(Some(of_peer)));
+            }
+            *of_peer += 1;
+        }
         state.under_way += 1;
         let under_way = state.under_way;
         let begun = state.gradient.begin(under_way, patience, now);
@@ -148,22 +195,23 @@ impl Gate {
         if let Some(Refusing { calls, .. }) = over {
             info!(method = %self.name, refused = calls, "all calls of {} are let in again; {calls} were refused", self.name);
         }
-        Ticket { gate: self, begun, ended: Ended::CutOff, permit: Some(permit) }
+        Ok(Ticket { gate: self, begun, ended: Some(Ended::CutOff), peer, permit: Some(permit) })
     }
 
-    fn refuse(&self) -> Refusal {
+    /// `of_peer` says how many calls its peer has, where that is why.
+    fn refuse(&self, of_peer: Option<usize>) -> Refusal {
         let now = now();
         let mut state = self.state();
         state.refused += 1;
-        let refusal =
-            Refusal { name: self.name.clone(), under_way: state.under_way, limit: state.gradient.limit() };
+        let (under_way, limit) = (state.under_way, state.gradient.limit());
+        let refusal = Refusal { name: self.name.clone(), under_way, limit, of_peer };
         let first = state.refusing.is_none();
         let refusing = state.refusing.get_or_insert(Refusing { last: now, calls: 0 });
         refusing.last = now;
         refusing.calls += 1;
         drop(state);
         if first {
-            warn!(method = %self.name, limit = refusal.limit, "calls are refused: {refusal}");
+            warn!(method = %self.name, under_way, limit, ?of_peer, "calls are refused: {refusal}");
         }
         refusal
     }
@@ -192,15 +240,15 @@ struct Place {
 }
 
 impl Place {
-    async fn wait(self, patience: Option<Duration>) -> Result<Ticket, Refusal> {
+    async fn wait(self, peer: Option<IpAddr>, patience: Option<Duration>) -> Result<Ticket, Refusal> {
         let gate = &self.gate;
         let began = now();
         let most = gate.queue_wait.min(patience.unwrap_or(Duration::MAX));
         let Ok(Ok(permit)) = timeout(most, gate.permits.clone().acquire_owned()).await else {
-            return Err(gate.refuse());
+            return Err(gate.refuse(None));
         };
         let left = patience.map(|patience| patience.saturating_sub(now().duration_since(began)));
-        Ok(gate.clone().begin(permit, left))
+        gate.clone().begin(permit, peer, left)
     }
 }
 
@@ -215,15 +263,21 @@ impl Drop for Place {
 pub(super) struct Ticket {
     gate: Arc<Gate>,
     begun: Begun,
-    /// Unless told, its caller has given up.
-    ended: Ended,
+    /// How its handler ends if it is dropped now: its caller has given up.
+    /// `None` once that is known.
+    ended: Option<Ended>,
+    peer: Option<IpAddr>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Ticket {
-    /// Says how the call ended, and ends it.
-    pub(super) fn end(mut self, ended: Ended) {
-        self.ended = ended;
+    /// The handler has ended. The call is under way until its answer was taken.
+    pub(super) fn answer(&mut self, ended: Ended) {
+        self.ended = None;
+        let mut state = self.gate.state();
+        let under_way = state.under_way;
+        state.gradient.end(&self.begun, ended, under_way, now());
+        self.gate.resize(&mut state);
     }
 }
 
@@ -232,7 +286,16 @@ impl Drop for Ticket {
         let mut state = self.gate.state();
         state.under_way -= 1;
         let under_way = state.under_way;
-        state.gradient.end(&self.begun, self.ended, under_way, now());
+        if let Some(hash_map::Entry::Occupied(mut of_peer)) = self.peer.map(|peer| state.of_peers.entry(peer))
+        {
+            *of_peer.get_mut() -= 1;
+            if *of_peer.get() == 0 {
+                of_peer.remove();
+            }
+        }
+        if let Some(ended) = self.ended {
+            state.gradient.end(&self.begun, ended, under_way, now());
+        }
         self.gate.resize(&mut state);
         let permit = self.permit.take();
         if state.permits > state.gradient.limit()
@@ -259,8 +322,14 @@ mod tests {
         Gate::new("test", Bounds { min: limit, max: limit, initial: limit }, queue, WAIT)
     }
 
+    impl Ticket {
+        fn end(mut self) {
+            self.answer(Ended::Answered);
+        }
+    }
+
     fn in_at_once(gate: &Arc<Gate>) -> Ticket {
-        match gate.enter(None) {
+        match gate.enter(None, None) {
             Entry::In(ticket) => ticket,
             _ => panic!("{gate:?}"),
         }
@@ -270,11 +339,11 @@ mod tests {
     async fn a_call_that_waits_is_let_in_when_another_ends() {
         let gate = gate(1, 1);
         let first = in_at_once(&gate);
-        let Entry::Wait(second) = gate.enter(None) else { panic!("{gate:?}") };
-        assert!(matches!(gate.enter(None), Entry::Refused(_)), "the queue is full");
+        let Entry::Wait(second) = gate.enter(None, None) else { panic!("{gate:?}") };
+        assert!(matches!(gate.enter(None, None), Entry::Refused(_)), "the queue is full");
         let second = tokio::spawn(second);
         tokio::task::yield_now().await;
-        first.end(Ended::Answered);
+        first.end();
         let ticket = second.await.unwrap().unwrap();
         assert_eq!(gate.state().under_way, 1);
         drop(ticket);
@@ -285,7 +354,7 @@ mod tests {
     async fn a_call_waits_no_longer_than_the_queue_allows() {
         let gate = gate(1, 9);
         let _first = in_at_once(&gate);
-        let Entry::Wait(second) = gate.enter(None) else { panic!("{gate:?}") };
+        let Entry::Wait(second) = gate.enter(None, None) else { panic!("{gate:?}") };
         let began = now();
         let refusal = second.await.unwrap_err();
         assert_eq!((refusal.under_way, refusal.limit), (1, 1));
@@ -298,21 +367,21 @@ mod tests {
         let gate = gate(1, 9);
         let usual = in_at_once(&gate);
         tokio::time::advance(Duration::from_millis(6)).await;
-        usual.end(Ended::Answered);
+        usual.end();
         let _first = in_at_once(&gate);
-        assert!(matches!(gate.enter(Some(Duration::from_millis(5))), Entry::Refused(_)));
-        let Entry::Wait(_second) = gate.enter(Some(Duration::from_secs(1))) else { panic!("{gate:?}") };
-        assert!(matches!(gate.enter(Some(Duration::from_secs(1))), Entry::Refused(_)), "6 + 6 ms");
+        assert!(matches!(gate.enter(None, Some(Duration::from_millis(5))), Entry::Refused(_)));
+        let Entry::Wait(_second) = gate.enter(None, Some(Duration::from_secs(1))) else { panic!("{gate:?}") };
+        assert!(matches!(gate.enter(None, Some(Duration::from_secs(1))), Entry::Refused(_)), "6 + 6 ms");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_that_gives_up_leaves_its_place_and_its_turn() {
         let gate = gate(1, 1);
         let first = in_at_once(&gate);
-        let Entry::Wait(second) = gate.enter(None) else { panic!("{gate:?}") };
+        let Entry::Wait(second) = gate.enter(None, None) else { panic!("{gate:?}") };
         drop(second);
-        let Entry::Wait(third) = gate.enter(None) else { panic!("{gate:?}") };
-        first.end(Ended::Answered);
+        let Entry::Wait(third) = gate.enter(None, None) else { panic!("{gate:?}") };
+        first.end();
         drop(third);
         drop(in_at_once(&gate));
     }
@@ -323,17 +392,17 @@ mod tests {
         for _ in 0..3 {
             let calm = in_at_once(&gate);
             tokio::time::advance(Duration::from_millis(10)).await;
-            calm.end(Ended::Answered);
+            calm.end();
         }
         let mut under_way = vec![in_at_once(&gate)];
         // Ever one is left over, so that the gate never forgets.
         for _ in 0..200 {
-            while let Entry::In(ticket) = gate.enter(None) {
+            while let Entry::In(ticket) = gate.enter(None, None) {
                 under_way.push(ticket);
             }
             tokio::time::advance(Duration::from_secs(2)).await;
             for ticket in under_way.drain(1..) {
-                ticket.end(Ended::Answered);
+                ticket.end();
             }
         }
         let limit = gate.state().gradient.limit();
@@ -343,5 +412,40 @@ mod tests {
         drop(under_way);
         drop(in_at_once(&gate));
         assert_eq!(gate.permits.available_permits(), 64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_peer_leaves_places_to_the_others() {
+        for (limit, most) in [(1, 1), (4, 4), (5, 4), (10, 8), (100, 80), (1_000, 800)] {
+            let gate = gate(limit, 0);
+            let of = |last: u8| {
+                let peer = Some(IpAddr::from([127, 0, 0, last]));
+                std::iter::from_fn(|| match gate.enter(peer, None) {
+                    Entry::In(ticket) => Some(ticket),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+            };
+            let greedy = of(1);
+            assert_eq!(greedy.len(), most, "of {limit}");
+            let modest = of(2);
+            assert_eq!(modest.is_empty(), limit == most, "of {limit}");
+            drop((greedy, modest));
+            assert!(gate.state().of_peers.is_empty());
+            assert_eq!(of(1).len(), most, "again, of {limit}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_under_way_until_its_answer_was_taken() {
+        let gate = gate(1, 0);
+        let mut first = in_at_once(&gate);
+        tokio::time::advance(Duration::from_millis(5)).await;
+        first.answer(Ended::Answered);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(matches!(gate.enter(None, None), Entry::Refused(_)));
+        drop(first);
+        assert_eq!(gate.state_now().latency_us, Some(5_000));
+        drop(in_at_once(&gate));
     }
 }

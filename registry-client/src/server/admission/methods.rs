@@ -27,9 +27,9 @@ pub(super) struct Methods {
 /// How a call of a method comes in.
 #[derive(Clone, Debug)]
 pub(super) enum Way {
-    /// Counts until its answer begins.
+    /// How long its handler takes says how much the server can do.
     Call(Arc<Gate>),
-    /// Counts until its answer has ended.
+    /// How long it takes says nothing.
     Stream(Arc<Gate>),
     /// Does not count.
     Free,
