@@ -28,7 +28,7 @@ mod compress;
 mod decompress;
 
 use compress::Compressed;
-use decompress::Decompressed;
+use decompress::{Decompressed, Room};
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -82,9 +82,9 @@ where
         if is_gzip {
             headers.remove(ENCODING);
         }
-        let limit = is_gzip.then_some(self.max_size);
-        let call = self.inner.call(request.map(|body| Decompressed::new(body, limit)));
-        Call { call, names, takes_gzip }
+        let room = is_gzip.then(|| Room::new(self.max_size, request.extensions().get().cloned()));
+        let call = self.inner.call(request.map(|body| Decompressed::new(body, room.clone())));
+        Call { call, room, names, takes_gzip }
     }
 }
 
@@ -97,6 +97,8 @@ pin_project! {
     pub(super) struct Call<F> {
         #[pin]
         call: F,
+        // What was decompressed counts for as long as it is worked on.
+        room: Option<Room>,
         // Whether the caller speaks of encodings at all.
         names: bool,
         takes_gzip: bool,
@@ -112,6 +114,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(mut answer) = ready!(this.call.poll(cx));
+        *this.room = None;
         let head = answer.headers_mut();
         if *this.names {
             // A service that knows further encodings has said so.

@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,10 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::Status;
 
-use super::PREFIX_LEN;
+use super::{
+    super::peers::{NoRoom, PeerConnection, Share},
+    PREFIX_LEN,
+};
 
 pin_project! {
     /// A body whose messages are decompressed where they are compressed.
@@ -28,10 +32,9 @@ pin_project! {
 }
 
 impl<B> Decompressed<B> {
-    /// Messages of up to `max_size` bytes are decompressed; `None` leaves the
-    /// body as it is.
-    pub(super) fn new(body: B, max_size: Option<usize>) -> Self {
-        let messages = max_size.map(|max_size| Messages { max_size, passing: 0, buf: BytesMut::new() });
+    /// Messages are decompressed into `room`; `None` leaves the body as it is.
+    pub(super) fn new(body: B, room: Option<Room>) -> Self {
+        let messages = room.map(|room| Messages { room, passing: 0, buf: BytesMut::new() });
         Self { body, messages, trailers: None, is_over: false }
     }
 }
@@ -85,10 +88,36 @@ where
     }
 }
 
+/// What a call's messages may take once they are decompressed. Its clones are of
+/// the same call.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    max_size: usize,
+    connection: Option<Arc<PeerConnection>>,
+    /// That of the last message, while the call is under way.
+    share: Arc<Mutex<Option<Share>>>,
+}
+
+impl Room {
+    /// `connection` holds what is decompressed of up to `max_size` bytes.
+    pub(super) fn new(max_size: usize, connection: Option<Arc<PeerConnection>>) -> Self {
+        Self { max_size, connection, share: Arc::default() }
+    }
+
+    fn take(&self, size: usize) -> Result<(), Status> {
+        let Some(connection) = &self.connection else { return Ok(()) };
+        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        // That of the message before is free first.
+        *share = None;
+        *share = Some(connection.claim_bytes(size).ok_or_else(|| NoRoom::Busy.refused())?);
+        Ok(())
+    }
+}
+
 /// What has come in of the messages.
 #[derive(Debug)]
 struct Messages {
-    max_size: usize,
+    room: Room,
     /// How many bytes are left of a message that is not compressed.
     passing: usize,
     buf: BytesMut,
@@ -110,17 +139,19 @@ impl Messages {
             self.passing = length;
             return Ok(Some(self.buf.split_to(PREFIX_LEN).freeze()));
         }
-        if length > self.max_size {
+        let max_size = self.room.max_size;
+        if length > max_size {
             return Err(Status::resource_exhausted(format!(
-                "a compressed message has {length} bytes, and the limit is {}",
-                self.max_size
+                "a compressed message has {length} bytes, and the limit is {max_size}"
             )));
         }
         if self.buf.len() - PREFIX_LEN < length {
             return Ok(None);
         }
         self.buf.advance(PREFIX_LEN);
-        decompressed(&self.buf.split_to(length), self.max_size).map(Some)
+        let message = decompressed(&self.buf.split_to(length), max_size)?;
+        self.room.take(message.len())?;
+        Ok(Some(message))
     }
 }
 
