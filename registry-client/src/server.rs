@@ -31,6 +31,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     net::TcpListener,
     time::{sleep, timeout},
@@ -65,6 +66,9 @@ mod gzip;
 mod health;
 mod listing;
 mod panic;
+mod peers;
+mod quiet;
+mod receive;
 mod reflection;
 mod screen;
 mod signal;
@@ -83,6 +87,8 @@ use admission::Admission;
 use connection::Connections;
 use gzip::Gzip;
 use listing::{Listing, Wanted};
+use peers::{Limits, Peers};
+use receive::Receive;
 use screen::{Screen, Served};
 use state::Running;
 
@@ -254,9 +260,13 @@ impl Server {
         let _cut_when_dropped = cut.clone().drop_guard();
         let admission = config.admission.as_ref();
         let admission = Admission::new(admission, name.as_str(), &self.served, &self.descriptors)?;
-        let service = admission.clone().before(Gzip::new(self.screened()?, &config));
+        let served = Arc::new(self.described()?);
+        let screened = Screen::new(self.routes()?.prepare(), served.clone());
+        let admitted = admission.clone().before(Gzip::new(screened, &config));
+        let service = Receive::new(admitted, served, &config);
         let connections = Connections::new(service, &config, drain.clone(), cut.clone());
-        let acceptor = Acceptor::new(listener, config.max_connections);
+        let peers = Peers::new(limits(&config));
+        let acceptor = Acceptor::new(listener, peers.clone());
         let open = TaskTracker::new();
         let version = wanted.meta.get("version").cloned().unwrap_or_default();
         let listing = Listing::begin(registry.as_ref(), wanted, bound, &config).await?;
@@ -266,6 +276,7 @@ impl Server {
             bound,
             registration: listing.state(),
             connections: open.clone(),
+            peers,
             admission,
         });
 
@@ -299,12 +310,11 @@ impl Server {
         Ok(config)
     }
 
-    /// Everything that is answered, with gRPC's own codes.
-    fn screened(self) -> Result<Screen<Routes>, Error> {
+    /// What is known of everything that is answered.
+    fn described(&self) -> Result<Served, Error> {
         let services = self.served.iter().copied().chain(BUILT_IN).collect();
         let descriptors: Vec<_> = self.descriptors.iter().copied().chain(reflection::own()).collect();
-        let served = Served::new(services, &descriptors)?;
-        Ok(Screen::new(self.routes()?.prepare(), served))
+        Served::new(services, &descriptors)
     }
 
     /// Everything that is answered: the services, their health, reflection.
@@ -328,15 +338,27 @@ const BUILT_IN: [&str; 3] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
+/// Whether `path` is a method of those.
+fn is_built_in(path: &str) -> bool {
+    let service = path.strip_prefix('/').and_then(|path| path.split('/').next());
+    service.is_some_and(|service| BUILT_IN.contains(&service))
+}
+
+/// What all peers together may hold.
+fn limits(config: &ServerConfig) -> Limits {
+    let files = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |files| files as usize);
+    Limits {
+        connections: config.max_connections.min(files - files / 4).max(1),
+        streams: config.max_streams.max(1),
+        bytes: config.max_buffered_bytes.max(1),
+    }
+}
+
 /// Takes in connections for as long as it is polled.
 async fn take_in(acceptor: &Acceptor, connections: &Connections, open: &TaskTracker) -> Infallible {
     loop {
-        let (stream, permit) = acceptor.accept().await;
-        let connection = connections.clone().serve(stream);
-        open.spawn(async move {
-            connection.await;
-            drop(permit);
-        });
+        let accepted = acceptor.accept().await;
+        open.spawn(connections.clone().serve(accepted));
     }
 }
 

@@ -60,6 +60,10 @@ pub(crate) struct Ready {
     pub(crate) listener: TcpListener,
 }
 
+/// The largest request that the shop takes, in bytes: none of its requests that
+/// means anything comes near it.
+const MAX_MESSAGE_SIZE: usize = 1 << 20;
+
 /// Puts together what `service` needs: the mesh, its database, its listener.
 /// Where it tells of itself it is measured; nobody could read it otherwise.
 ///
@@ -76,6 +80,7 @@ pub(crate) async fn ready(
 ) -> anyhow::Result<Ready> {
     let auth = config.auth(service)?;
     let mut serving = ServerConfig::from_env()?;
+    (serving.max_message_size, serving.max_decompressed_size) = (MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE);
     if let Some(advertise) = config.advertised()? {
         serving.advertise = Some(advertise);
     }

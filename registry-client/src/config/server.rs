@@ -12,9 +12,14 @@ use crate::{
 /// How a [`Server`](crate::server::Server) serves, registers and stops. Every
 /// limit is on unless it is changed.
 ///
-/// The size of one message is limited by the service itself: a service that
-/// tonic generates refuses a request above 4 MiB unless
-/// `max_decoding_message_size` says otherwise.
+/// A service that tonic generates refuses a request above 4 MiB itself unless its
+/// `max_decoding_message_size` says otherwise: to take larger ones, raise that
+/// and [`max_message_size`](Self::max_message_size).
+///
+/// # What one peer may hold
+/// Streams and bytes are shared by all peers. A peer, which is an address,
+/// may hold as much more as is still free: alone it gets half of it, two get a
+/// third each, and so do the connections of one peer among each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerConfig {
@@ -65,9 +70,35 @@ pub struct ServerConfig {
     /// so the 100 that others suggest would throttle it; without any cap,
     /// one peer's open streams fill the memory.
     pub max_concurrent_streams: u32,
-    /// The most connections at once; 10,000 unless set. Further ones wait in
-    /// the operating system's queue.
+    /// The most calls at once over all connections; 10,000 unless set. A call above
+    /// its peer's share of them is refused (`REFUSED_STREAM`, which gRPC reads as
+    /// `UNAVAILABLE` and may send again).
+    pub max_streams: usize,
+    /// The most bytes of messages that the server holds for its peers: of
+    /// requests that do not arrive in one piece, until they are answered, and of
+    /// responses that are not taken at once; 96 MiB unless set. A request waits
+    /// until there is room in its peer's share; a response for which there is
+    /// none is cut off (`RESOURCE_EXHAUSTED`).
+    pub max_buffered_bytes: usize,
+    /// The most bytes of a request's message; 4 MiB unless set. The built-in
+    /// services take at most 64 KiB.
+    pub max_message_size: usize,
+    /// How long a request's message may take to arrive, once its call or, on a
+    /// stream, the message itself has begun; 10 s unless set. A call above it is
+    /// answered `DEADLINE_EXCEEDED`.
+    pub receive_timeout: Duration,
+    /// How long a peer may take nothing of a response that is there for it; 30 s
+    /// unless set. A stream above it is reset (`CANCELLED`).
+    pub send_timeout: Duration,
+    /// The most connections at once; 10,000 unless set, and at most three quarters
+    /// of the files that the process may open (`ulimit -n`). Above its peer's
+    /// share, a new one replaces that peer's quietest, or is closed where all are
+    /// busy.
     pub max_connections: usize,
+    /// After how long without a call a connection gets GOAWAY; 30 min unless set,
+    /// `None` for never. A connection that carries a stream, such as a watch of the
+    /// server's health, is in use.
+    pub max_connection_idle: Option<Duration>,
     /// The most bytes of metadata that one request may carry; 16 KiB unless
     /// set.
     pub max_header_list_size: u32,
@@ -128,7 +159,13 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(5),
             max_concurrent_streams: 1_000,
+            max_streams: 10_000,
+            max_buffered_bytes: 96 * 1024 * 1024,
+            max_message_size: 4 * 1024 * 1024,
+            receive_timeout: Duration::from_secs(10),
+            send_timeout: Duration::from_secs(30),
             max_connections: 10_000,
+            max_connection_idle: Some(Duration::from_secs(30 * 60)),
             max_header_list_size: 16 * 1024,
             max_pending_resets: 200,
             handshake_timeout: Duration::from_secs(10),

@@ -1,47 +1,63 @@
-//! Takes connections in, no more at once than allowed.
+//! Takes connections in, no more of one peer than its share.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
 use tracing::{info, warn};
+
+use super::{
+    peers::{PeerConnection, Peers, Share},
+    quiet::Quiet,
+};
 
 /// The wait after a connection could not be taken in: doubles up to the last.
 const PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A listener that hands out at most so many connections at once.
+/// A listener that refuses connections above their peer's share.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listener: TcpListener,
-    room: Arc<Semaphore>,
-    limit: usize,
+    peers: Arc<Peers>,
+    refused: Quiet,
+}
+
+/// A connection, which counts until its share is dropped.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) connection: Arc<PeerConnection>,
+    pub(super) share: Share,
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: TcpListener, limit: usize) -> Self {
-        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
-        Self { listener, room: Arc::new(Semaphore::new(limit)), limit }
+    pub(super) fn new(listener: TcpListener, peers: Arc<Peers>) -> Self {
+        Self { listener, peers, refused: Quiet::default() }
     }
 
-    /// The next connection; it counts until the permit is dropped. Never fails:
-    /// a connection that breaks while it is taken in is the peer's affair, and
-    /// a process that is out of file descriptors gets some back.
-    pub(super) async fn accept(&self) -> (TcpStream, OwnedSemaphorePermit) {
-        let permit = self.permit().await;
+    /// The next connection. Never fails: a connection that breaks while it is
+    /// taken in is the peer's affair, and a process that is out of file
+    /// descriptors gets some back.
+    pub(super) async fn accept(&self) -> Accepted {
         let mut pause = PAUSE;
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     if pause != PAUSE {
                         info!("connections can be taken in again");
+                        pause = PAUSE;
                     }
-                    // Without this, small answers wait 40 ms for the peer's acknowledgement.
-                    let _ = stream.set_nodelay(true);
-                    return (stream, permit);
+                    match self.peers.connect(peer.ip()) {
+                        Ok((connection, share)) => {
+                            // Without this, small answers wait 40 ms for the peer's acknowledgement.
+                            let _ = stream.set_nodelay(true);
+                            return Accepted { stream, connection, share };
+                        }
+                        Err(open) => self.refuse(peer.ip(), open),
+                    }
                 }
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
@@ -55,17 +71,14 @@ impl Acceptor {
         }
     }
 
-    async fn permit(&self) -> OwnedSemaphorePermit {
-        if self.room.available_permits() == 0 {
+    fn refuse(&self, peer: IpAddr, open: usize) {
+        if let Some(more) = self.refused.say() {
             warn!(
-                limit = self.limit,
-                "{} connections are open, the most allowed; further ones wait", self.limit
+                %peer,
+                open,
+                more,
+                "a connection of {peer} was closed: it has {open} open, all in use, and more are kept for other peers (max_connections, `ulimit -n`)"
             );
-        }
-        match self.room.clone().acquire_owned().await {
-            Ok(permit) => permit,
-            // Closed never: nobody calls `close`.
-            Err(_) => std::future::pending().await,
         }
     }
 }

@@ -1,21 +1,19 @@
 //! One peer's connection, from its first byte to its last.
 
 use std::{
-    convert::Infallible,
+    future::{pending, poll_fn},
     pin::pin,
     sync::{Arc, Once},
+    time::Duration,
 };
 
-use http::{Request, Response};
-use http_body::Body;
-use hyper::{body::Incoming, server::conn::http2};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use h2::{Reason, RecvStream, server};
+use http::Request;
+use tokio::{net::TcpStream, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    body::Body,
     service::Routes,
     transport::server::{Connected, TcpConnectInfo},
 };
@@ -23,25 +21,59 @@ use tower_service::Service;
 use tracing::debug;
 
 use super::{
-    Drain, admission::Admitted, age::Age, content_type::GrpcOnly, deadline::Deadline, gzip::Gzip,
-    panic::CatchPanic, screen::Screen, socket::Socket,
+    Drain,
+    accept::Accepted,
+    admission::Admitted,
+    age::Age,
+    content_type::GrpcOnly,
+    deadline::Deadline,
+    gzip::Gzip,
+    panic::CatchPanic,
+    peers::{PeerConnection, Resource},
+    receive::Receive,
+    screen::Screen,
+    socket::Socket,
 };
 use crate::ServerConfig;
+
+mod exchange;
+mod keepalive;
+mod request;
+
+pub(super) use keepalive::Activity;
+
+use keepalive::Keepalive;
+use request::RequestBody;
 
 /// By how much HTTP/2's own limit on a request's headers is above ours: what
 /// lies between is refused with a status that says why, what is above it with a
 /// bare HTTP 431.
 const HTTP_HEADROOM: u32 = 4;
 
+/// How many bytes of a request may arrive before its handler reads them, on one
+/// stream and on all streams of a connection together. Large enough that a fast
+/// link is not throttled by round trips.
+const RECEIVE_WINDOW: u32 = 1 << 20;
+
+/// How many bytes of a response `h2` holds for a stream whose peer is slower
+/// than its handler.
+const MAX_SEND_BUFFER: usize = 64 << 10;
+
+/// How long a peer has to understand that its connection is to close.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The services of a server, behind its limits.
-pub(super) type Services = Admitted<Gzip<Screen<Routes>>>;
+pub(super) type Services = Receive<Admitted<Gzip<Screen<Routes>>>>;
 
 /// How every connection of a server is served. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
-    http: http2::Builder<TokioExecutor>,
+    http: server::Builder,
     service: CatchPanic<GrpcOnly<Deadline<Services>>>,
-    handshake: std::time::Duration,
+    handshake: Duration,
+    send_timeout: Duration,
+    idle: Option<Duration>,
+    keepalive: Keepalive,
     age: Age,
     drain: Drain,
     cut: CancellationToken,
@@ -58,18 +90,21 @@ impl Connections {
         drain: Drain,
         cut: CancellationToken,
     ) -> Self {
-        let mut http = http2::Builder::new(TokioExecutor::new());
-        http.timer(TokioTimer::new())
+        let mut http = server::Builder::new();
+        http.initial_window_size(RECEIVE_WINDOW)
+            .initial_connection_window_size(RECEIVE_WINDOW)
+            .max_send_buffer_size(MAX_SEND_BUFFER)
             .max_concurrent_streams(config.max_concurrent_streams)
             .max_header_list_size(config.max_header_list_size.saturating_mul(HTTP_HEADROOM))
-            .max_pending_accept_reset_streams(config.max_pending_resets)
-            .keep_alive_interval(config.keepalive_time)
-            .keep_alive_timeout(config.keepalive_timeout);
+            .max_pending_accept_reset_streams(config.max_pending_resets);
         let service = CatchPanic::new(GrpcOnly::new(Deadline::new(service), config.max_header_list_size));
         Self {
             http,
             service,
             handshake: config.handshake_timeout,
+            send_timeout: config.send_timeout,
+            idle: config.max_connection_idle,
+            keepalive: Keepalive::new(config),
             age: Age::new(config),
             drain,
             cut,
@@ -78,63 +113,128 @@ impl Connections {
     }
 
     /// Serves one connection until it ends.
-    pub(super) async fn serve(self, stream: TcpStream) {
+    pub(super) async fn serve(self, accepted: Accepted) {
+        let Accepted { stream, connection: shares, share: _share } = accepted;
+        let cut = self.cut.clone();
         let peer = stream.connect_info();
-        let service = TowerToHyperService::new(OnConnection { inner: self.service, peer: peer.clone() });
-        let socket =
-            TokioIo::new(Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone()));
-        let mut connection = pin!(self.http.serve_connection(socket, service));
-        let mut ended = None;
-        let is_old = tokio::select! {
-            done = connection.as_mut() => {
-                ended = Some(done);
-                false
-            }
-            () = self.drain.draining() => false,
-            () = self.age.reached() => true,
-            () = self.cut.cancelled() => return,
+        let ended = tokio::select! {
+            biased;
+            ended = self.converse(stream, &peer, &shares) => ended,
+            () = cut.cancelled() => return,
         };
-        if ended.is_none() {
-            // GOAWAY: calls under way finish, new ones go elsewhere.
-            connection.as_mut().graceful_shutdown();
-            ended = tokio::select! {
-                done = connection => Some(done),
-                () = self.cut.cancelled() => None,
-                () = self.age.grace_over(), if is_old => {
-                    debug!(peer = ?peer.remote_addr, "closed an old connection with calls under way");
-                    None
+        if let Err(why) = ended {
+            debug!(peer = ?peer.remote_addr, %why, "connection ended: {why}");
+        }
+    }
+
+    async fn converse(
+        self,
+        stream: TcpStream,
+        peer: &TcpConnectInfo,
+        shares: &Arc<PeerConnection>,
+    ) -> Result<(), Ended> {
+        let activity = Activity::default();
+        let socket =
+            Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone(), activity.clone());
+        let mut connection: server::Connection<_, Bytes> = tokio::select! {
+            connection = self.http.handshake(socket) => connection?,
+            () = shares.evicted() => return Err(Ended::Left(Left::Evicted)),
+        };
+        let mut silent = pin!(self.keepalive.silence(connection.ping_pong(), activity));
+        let mut leaving = pin!(self.leaving(shares));
+        let mut has_left = false;
+        let mut grace_over = pin!(self.grace_over(Left::Draining));
+        loop {
+            tokio::select! {
+                // In this order: where calls come in, nothing else is looked at.
+                biased;
+                accepted = connection.accept() => match accepted {
+                    Some(accepted) => {
+                        let (request, respond) = accepted?;
+                        self.begin(request, respond, (peer, shares));
+                    }
+                    None => return Ok(()),
+                },
+                why = &mut leaving, if !has_left => {
+                    // GOAWAY: calls under way finish, new ones go elsewhere.
+                    connection.graceful_shutdown();
+                    has_left = true;
+                    grace_over.set(self.grace_over(why));
                 }
-            };
+                why = &mut grace_over, if has_left => return Err(Ended::Left(why)),
+                () = &mut silent => return Err(Ended::Silent),
+            }
         }
-        if let Some(Err(error)) = ended {
-            debug!(peer = ?peer.remote_addr, %error, "connection ended with an error");
+    }
+
+    /// Completes when a connection is to take no more calls.
+    async fn leaving(&self, shares: &PeerConnection) -> Left {
+        let idle = async {
+            match self.idle {
+                Some(limit) => shares.idle(limit).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.drain.draining() => Left::Draining,
+            () = self.age.reached() => Left::Old,
+            () = idle => Left::Idle,
+            () = shares.evicted() => Left::Evicted,
         }
+    }
+
+    /// Completes when one that takes no more calls is closed, whatever it still
+    /// carries.
+    async fn grace_over(&self, left: Left) -> Left {
+        match left {
+            // The server cuts off what takes too long.
+            Left::Draining => pending().await,
+            Left::Old => self.age.grace_over().await,
+            Left::Idle | Left::Evicted => sleep(GOAWAY_TIMEOUT).await,
+        }
+        left
+    }
+
+    /// Has the services answer a request, in a task of its own.
+    fn begin(
+        &self,
+        request: Request<RecvStream>,
+        mut respond: server::SendResponse<Bytes>,
+        (peer, shares): (&TcpConnectInfo, &Arc<PeerConnection>),
+    ) {
+        let Some(stream) = shares.claim(Resource::Streams, 1) else {
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return;
+        };
+        let mut request = request.map(|body| Body::new(RequestBody::new(body)));
+        // Tells the handlers who called.
+        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(shares.clone());
+        let (mut service, shares, send_timeout) = (self.service.clone(), shares.clone(), self.send_timeout);
+        tokio::spawn(async move {
+            let Ok(()) = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut service, cx)).await;
+            exchange::run(service.call(request), respond, &shares, send_timeout).await;
+            drop(stream);
+        });
     }
 }
 
-/// Tells the handlers who called.
-#[derive(Clone)]
-struct OnConnection<S> {
-    inner: S,
-    peer: TcpConnectInfo,
+/// Why a connection did not end as its peer wished.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Http(#[from] h2::Error),
+    #[error("the peer did not answer a ping in time")]
+    Silent,
+    #[error("calls were still under way: {0:?}")]
+    Left(Left),
 }
 
-impl<S, R> Service<Request<Incoming>> for OnConnection<S>
-where
-    S: Service<Request<tonic::body::Body>, Response = Response<R>, Error = Infallible>,
-    R: Body,
-{
-    type Response = Response<R>;
-    type Error = Infallible;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> S::Future {
-        let mut request = request.map(tonic::body::Body::new);
-        request.extensions_mut().insert(self.peer.clone());
-        self.inner.call(request)
-    }
+/// Why a connection takes no more calls.
+#[derive(Clone, Copy, Debug)]
+enum Left {
+    Draining,
+    Old,
+    Idle,
+    Evicted,
 }

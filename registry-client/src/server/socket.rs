@@ -17,7 +17,7 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{Drain, authority::Authorities};
+use super::{Drain, authority::Authorities, connection::Activity};
 
 /// What an HTTP/2 client sends first: `PRI * HTTP/2.0…`, RFC 9113 §3.4.
 const PREFACE_LEN: usize = 24;
@@ -32,6 +32,7 @@ pub(super) struct Socket {
     preface: Option<Preface>,
     linger: Option<Pin<Box<Sleep>>>,
     authorities: Authorities,
+    activity: Activity,
     /// Done once a peer's authority was refused: the first is logged.
     refused: Arc<Once>,
 }
@@ -45,8 +46,14 @@ struct Preface {
 impl Socket {
     /// Within `handshake` the peer must have said that it speaks HTTP/2; it
     /// need not any more once the server drains. `refused` is shared by the
-    /// sockets of a server.
-    pub(super) fn new(stream: TcpStream, handshake: Duration, drain: Drain, refused: Arc<Once>) -> Self {
+    /// sockets of a server; `activity` records what arrives.
+    pub(super) fn new(
+        stream: TcpStream,
+        handshake: Duration,
+        drain: Drain,
+        refused: Arc<Once>,
+        activity: Activity,
+    ) -> Self {
         let timeout = Box::pin(async move {
             tokio::select! {
                 () = sleep(handshake) => "the peer did not begin HTTP/2 in time",
@@ -54,11 +61,14 @@ impl Socket {
             }
         });
         let preface = Some(Preface { missing: PREFACE_LEN, timeout });
-        Self { stream, preface, linger: None, authorities: Authorities::new(), refused }
+        Self { stream, preface, linger: None, authorities: Authorities::new(), activity, refused }
     }
 
     /// Follows what has been read.
     fn follow(&mut self, read: &mut [u8]) {
+        if !read.is_empty() {
+            self.activity.record();
+        }
         self.authorities.pass(read);
         if self.authorities.take_refused() {
             self.refused.call_once(|| {

@@ -10,7 +10,11 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use super::{Drain, Health, admission::Admission};
+use super::{
+    Drain, Health,
+    admission::Admission,
+    peers::{Peers, Resource},
+};
 use crate::consul::RegistrationState;
 
 /// One server, as `/debug/mesh` shows it.
@@ -34,6 +38,11 @@ pub struct ServerState {
     pub registration: Option<String>,
     /// Open connections.
     pub connections: usize,
+    /// Calls that have begun and whose answer was not taken whole.
+    pub streams: usize,
+    /// Bytes of messages that are held for peers: see
+    /// [`ServerConfig::max_buffered_bytes`](crate::ServerConfig::max_buffered_bytes).
+    pub buffered_bytes: usize,
     /// How much each method has to do; empty without admission.
     pub admission: Vec<MethodState>,
 }
@@ -72,6 +81,7 @@ pub(super) struct Running {
     pub(super) bound: SocketAddr,
     pub(super) registration: Option<watch::Receiver<RegistrationState>>,
     pub(super) connections: TaskTracker,
+    pub(super) peers: Arc<Peers>,
     pub(super) admission: Admission,
 }
 
@@ -82,7 +92,8 @@ impl Inside {
 
     /// The server's state; `None` before it runs.
     pub(crate) fn state(&self) -> Option<ServerState> {
-        let Running { service, version, bound, registration, connections, admission } = self.running.get()?;
+        let Running { service, version, bound, registration, connections, peers, admission } =
+            self.running.get()?;
         let registration = registration.as_ref().map(|state| match &*state.borrow() {
             RegistrationState::Registered => "registered".to_owned(),
             RegistrationState::Pending { why } => why.to_string(),
@@ -96,6 +107,8 @@ impl Inside {
             draining: self.drain.is_draining(),
             registration,
             connections: connections.len(),
+            streams: peers.held(Resource::Streams),
+            buffered_bytes: peers.held(Resource::Bytes),
             admission: admission.state(),
         })
     }

@@ -20,6 +20,7 @@ mod list;
 mod log;
 mod mesh;
 mod metrics;
+mod peers;
 mod policies;
 mod process;
 mod reflection;

@@ -11,7 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use h2::{RecvStream, client::SendRequest};
+use h2::{
+    RecvStream, SendStream,
+    client::{ResponseFuture, SendRequest},
+};
 use http::{HeaderMap, Request, Response, StatusCode};
 use prost::Message;
 use tokio::{net::TcpStream, sync::Semaphore};
@@ -60,6 +63,7 @@ impl Scripted {
     async fn unary(self, method: String, said: String) -> Result<tonic::Response<String>, Status> {
         match method.as_str() {
             "Echo" => {}
+            "Large" => return Ok(tonic::Response::new("x".repeat(128 << 10))),
             "Work" => {
                 let _one = self.workers.acquire().await.unwrap();
                 tokio::time::sleep(WORK).await;
@@ -129,9 +133,30 @@ impl Connection {
     pub(crate) async fn open(address: std::net::SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        Self::over(stream, &h2::client::Builder::new()).await
+    }
+
+    /// One over `stream`, as `settings` say.
+    pub(crate) async fn over(stream: TcpStream, settings: &h2::client::Builder) -> Self {
+        let (send, connection) = settings.handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Self(send)
+    }
+
+    /// Begins a call and sends `body` of it, and no end.
+    pub(crate) async fn open_call(
+        &self,
+        method: &str,
+        body: Option<Bytes>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let request =
+            Request::post(format!("http://test/{method}")).header("content-type", "application/grpc");
+        let mut send = self.0.clone().ready().await?;
+        let (response, mut stream) = send.send_request(request.body(()).unwrap(), false)?;
+        if let Some(body) = body {
+            stream.send_data(body, false)?;
+        }
+        Ok((response, stream))
     }
 
     /// Whether the server still takes new calls on this connection.
@@ -207,7 +232,7 @@ impl Answer {
     }
 }
 
-fn frame(message: &impl Message) -> Bytes {
+pub(crate) fn frame(message: &impl Message) -> Bytes {
     let encoded = message.encode_to_vec();
     let mut frame = vec![0];
     frame.extend(u32::try_from(encoded.len()).unwrap().to_be_bytes());

@@ -9,7 +9,7 @@ use registry_client::{
     Error, Mesh, ServerConfig,
     instance::ServiceName,
     resolve::{Resolution, Resolver},
-    server::{Drain, Health, Server},
+    server::{Drain, Health, Server, ServerState},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,6 +36,7 @@ const HOLD: &str = "test.v1.Scripted/Hold";
 
 /// A server under test.
 pub(crate) struct Running {
+    mesh: Mesh,
     pub(crate) address: SocketAddr,
     pub(crate) service: Scripted,
     health: Health,
@@ -46,20 +47,24 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(change: impl FnOnce(&mut ServerConfig)) -> Self {
-        Self::start_server(server("test"), change).await
+        Self::start_server(|server| server, change).await
     }
 
     /// One whose methods are described.
     pub(crate) async fn described(change: impl FnOnce(&mut ServerConfig)) -> Self {
-        Self::start_server(server("test").descriptors(crate::admission::descriptors()), change).await
+        Self::start_server(|server| server.descriptors(crate::admission::descriptors()), change).await
     }
 
-    async fn start_server(server: Server, change: impl FnOnce(&mut ServerConfig)) -> Self {
+    async fn start_server(
+        describe: impl FnOnce(Server) -> Server,
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let mut config = ServerConfig::default();
         config.drain = Duration::ZERO;
         change(&mut config);
         let service = Scripted::default();
-        let server = server.config(config).add_service(service.clone());
+        let mesh = mesh();
+        let server = describe(mesh.serve("test")).config(config).add_service(service.clone());
         let (health, drain) = (server.health(), server.drain_signal());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -67,7 +72,12 @@ impl Running {
         let run = tokio::spawn(server.run(listener, async {
             let _ = stopped.await;
         }));
-        Self { address, service, health, drain, stop, run }
+        Self { mesh, address, service, health, drain, stop, run }
+    }
+
+    /// What the server knows of itself.
+    pub(crate) fn state(&self) -> ServerState {
+        self.mesh.state().servers.remove(0)
     }
 
     /// A `Hold` that the server has begun.
@@ -79,8 +89,12 @@ impl Running {
     }
 }
 
+fn mesh() -> Mesh {
+    Mesh::builder().resolver(Nobody).build().unwrap()
+}
+
 fn server(name: &str) -> Server {
-    Mesh::builder().resolver(Nobody).build().unwrap().serve(name)
+    mesh().serve(name)
 }
 
 struct Nobody;
@@ -195,15 +209,13 @@ async fn assert_closed(socket: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn connections_above_the_limit_wait_for_their_turn() {
+async fn a_connection_above_the_limit_is_closed_while_all_are_busy() {
     let server = Running::start(|config| config.max_connections = 1).await;
     let first = Connection::open(server.address).await;
     assert_eq!(first.echo().await, "hello");
-    let address = server.address;
-    let mut second = tokio::spawn(async move { Connection::open(address).await.echo().await });
-    assert!(timeout(Duration::from_millis(200), &mut second).await.is_err());
-    drop(first);
-    assert_eq!(within(second).await.unwrap(), "hello");
+    let mut second = TcpStream::connect(server.address).await.unwrap();
+    assert_closed(&mut second).await;
+    assert_eq!(first.echo().await, "hello");
 }
 
 #[tokio::test]

@@ -1,0 +1,55 @@
+//! The body of a request as it arrives.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http_body::{Body, Frame};
+
+/// The frames of a request. What is taken of it makes room for more. One that its
+/// peer takes back, with whatever reason, ends with an error: a handler must not
+/// take what has arrived for the whole.
+#[derive(Debug)]
+pub(super) struct RequestBody {
+    stream: RecvStream,
+    data_ended: bool,
+}
+
+impl RequestBody {
+    pub(super) fn new(stream: RecvStream) -> Self {
+        Self { stream, data_ended: false }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Fails only for more than was received.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => self.data_ended = true,
+            }
+        }
+        ready!(self.stream.poll_trailers(cx)).map_or_else(
+            |error| Poll::Ready(Some(Err(error))),
+            |trailers| Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+}

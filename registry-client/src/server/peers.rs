@@ -1,0 +1,289 @@
+//! What each peer of a server holds of that which all share, so that none can
+//! take it from the others.
+//!
+//! A peer may hold as much more as is still free: alone it gets half, two get a
+//! third each, and something is always left for one more. The same holds for
+//! the connections of one peer, so that those behind one address, a proxy for
+//! instance, do not take it from each other either. Source: the dynamic
+//! thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for
+//! shared-memory packet switches", 1998.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+mod connection;
+
+pub(super) use connection::{NoRoom, PeerConnection, Resource, Share};
+
+use connection::{MAX_BLOCKED, RESOURCES, Usage};
+
+/// A connection on which a call began or ended since then is not closed to make
+/// room for another.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How much of each resource there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) connections: usize,
+    pub(super) streams: usize,
+    pub(super) bytes: usize,
+}
+
+/// The peers of a server.
+#[derive(Debug)]
+pub(super) struct Peers {
+    limits: [usize; RESOURCES],
+    usage: Usage,
+    /// Those with a connection; an entry goes with the last.
+    known: Mutex<HashMap<IpAddr, Weak<Peer>>>,
+    /// Bytes are free again, and somebody waits for them.
+    freed: Notify,
+    waiting: AtomicUsize,
+}
+
+/// Who is behind one address.
+#[derive(Debug)]
+struct Peer {
+    address: IpAddr,
+    peers: Arc<Peers>,
+    usage: Usage,
+    connections: Mutex<Vec<Weak<PeerConnection>>>,
+}
+
+impl Peers {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        let Limits { connections, streams, bytes } = limits;
+        Arc::new(Self {
+            limits: [connections, streams, bytes, MAX_BLOCKED],
+            usage: Usage::default(),
+            known: Mutex::default(),
+            freed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+        })
+    }
+
+    /// Counts a connection from `address`. Where it is above the share of its
+    /// peer, the one that has been quiet for longest closes: of that peer, or of
+    /// the one that has most.
+    ///
+    /// # Errors
+    /// When there is none that has been quiet for [`QUIET`]; gives how many
+    /// connections the peer has.
+    pub(super) fn connect(self: &Arc<Self>, address: IpAddr) -> Result<(Arc<PeerConnection>, Share), usize> {
+        let connection = self.peer(network(address)).connection();
+        if let Some(share) = connection.claim(Resource::Connections, 1) {
+            return Ok((connection, share));
+        }
+        let peer = connection.peer();
+        let evicted = peer.evict() || self.greediest().is_some_and(|peer| peer.evict());
+        if !evicted {
+            return Err(peer.usage.of(Resource::Connections).load(SeqCst));
+        }
+        // There is one more than allowed until the other has closed.
+        let share = connection.count_above_share();
+        Ok((connection, share))
+    }
+
+    /// Whoever is behind `address`.
+    fn peer(self: &Arc<Self>, address: IpAddr) -> Arc<Peer> {
+        let mut known = self.known();
+        if let Some(peer) = known.get(&address).and_then(Weak::upgrade) {
+            return peer;
+        }
+        let peer = Arc::new(Peer {
+            address,
+            peers: self.clone(),
+            usage: Usage::default(),
+            connections: Mutex::default(),
+        });
+        known.insert(address, Arc::downgrade(&peer));
+        peer
+    }
+
+    /// The peer with the most connections.
+    fn greediest(&self) -> Option<Arc<Peer>> {
+        // Outside the lock, which the last reference to a peer takes.
+        let all: Vec<_> = self.known().values().filter_map(Weak::upgrade).collect();
+        all.into_iter().max_by_key(|peer| peer.usage.of(Resource::Connections).load(SeqCst))
+    }
+
+    /// How much all peers together hold of `resource`.
+    pub(super) fn held(&self, resource: Resource) -> usize {
+        self.usage.of(resource).load(SeqCst)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<IpAddr, Weak<Peer>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let mut known = self.peers.known();
+        // Another connection may have made it anew meanwhile.
+        if known.get(&self.address).is_some_and(|peer| peer.strong_count() == 0) {
+            known.remove(&self.address);
+        }
+    }
+}
+
+impl Peer {
+    fn connection(self: Arc<Self>) -> Arc<PeerConnection> {
+        let connection = Arc::new(PeerConnection::new(self.clone()));
+        let mut connections = self.connections();
+        // Twice as many as there are at the most, so that this is seldom.
+        if connections.len() == connections.capacity() {
+            connections.retain(|connection| connection.strong_count() > 0);
+        }
+        connections.push(Arc::downgrade(&connection));
+        connection
+    }
+
+    /// Has the connection close on which nothing has begun or ended for longest;
+    /// `false` where that is less than [`QUIET`] ago.
+    fn evict(&self) -> bool {
+        let all: Vec<_> = self.connections().iter().filter_map(Weak::upgrade).collect();
+        let open = all.into_iter().filter(|connection| connection.is_open());
+        let Some(quietest) = open.min_by_key(|connection| *connection.active_at()) else { return false };
+        let is_quiet = quietest.active_at().elapsed() >= QUIET;
+        if is_quiet {
+            quietest.evict();
+        }
+        is_quiet
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<Weak<PeerConnection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever has an IPv6 address has as a rule all of its last 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn peers(streams: usize, bytes: usize) -> Arc<Peers> {
+        Peers::new(Limits { connections: 100, streams, bytes })
+    }
+
+    fn connect(peers: &Arc<Peers>, last: u8) -> Arc<PeerConnection> {
+        peers.connect(IpAddr::from([127, 0, 0, last])).unwrap().0
+    }
+
+    fn take_all(connection: &Arc<PeerConnection>) -> Vec<Share> {
+        std::iter::from_fn(|| connection.claim(Resource::Streams, 1)).collect()
+    }
+
+    #[test]
+    fn one_peer_gets_no_more_than_is_left_to_the_others() {
+        let peers = peers(1_000, 0);
+        let mut greedy: Vec<_> = (0..50).map(|_| connect(&peers, 1)).collect();
+        let held: Vec<_> = greedy.iter().map(take_all).collect();
+        let in_all: usize = held.iter().map(Vec::len).sum();
+        assert!((450..=500).contains(&in_all), "{in_all}");
+        let modest = connect(&peers, 2);
+        assert!(take_all(&modest).len() > 100);
+        // What was held is free again.
+        drop(held);
+        greedy.truncate(1);
+        assert_eq!(greedy[0].held(Resource::Streams), 0);
+        assert!(take_all(&greedy[0]).len() > 300);
+    }
+
+    #[test]
+    fn one_connection_leaves_something_to_the_others_of_its_peer() {
+        let peers = peers(1_000, 0);
+        let greedy = connect(&peers, 1);
+        let held = take_all(&greedy);
+        assert!((300..=334).contains(&held.len()), "{}", held.len());
+        let other = connect(&peers, 1);
+        assert!(take_all(&other).len() > 50);
+    }
+
+    #[test]
+    fn what_is_above_everything_is_refused_and_holds_nothing() {
+        let peers = peers(0, 100);
+        let connection = connect(&peers, 1);
+        assert!(connection.claim(Resource::Bytes, 101).is_none());
+        assert!(connection.claim(Resource::Bytes, usize::MAX / 4).is_none());
+        assert_eq!(connection.held(Resource::Bytes), 0);
+        assert!(connection.claim(Resource::Bytes, 30).is_some());
+    }
+
+    #[test]
+    fn an_entry_goes_with_the_last_connection() {
+        let peers = peers(10, 10);
+        let (first, second) = (connect(&peers, 1), connect(&peers, 1));
+        drop(first);
+        assert_eq!(peers.known().len(), 1);
+        drop(second);
+        assert_eq!(peers.known().len(), 0);
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_peer() {
+        for (one, other, same) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("::ffff:127.0.0.1", "127.0.0.1", true),
+            ("2001:db8::1", "2001:db8::ffff:2", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+        ] {
+            let network = |text: &str| network(text.parse().unwrap());
+            assert_eq!(network(one) == network(other), same, "{one} {other}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn above_its_share_the_quietest_connection_of_a_peer_makes_room() {
+        let peers = Peers::new(Limits { connections: 10, streams: 100, bytes: 0 });
+        let connect = |last: u8| peers.connect(IpAddr::from([127, 0, 0, last]));
+        let mut greedy: Vec<_> = (0..5).map(|_| connect(1).unwrap()).collect();
+        assert_eq!(connect(1).unwrap_err(), 5, "none of them is quiet");
+        let other = connect(2).unwrap();
+        tokio::time::advance(QUIET).await;
+        drop(greedy[0].0.claim(Resource::Streams, 1));
+        greedy.push(connect(1).unwrap());
+        let evicted = |all: &[(Arc<PeerConnection>, Share)]| {
+            all.iter().map(|(connection, _)| !connection.is_open()).collect::<Vec<_>>()
+        };
+        assert_eq!(evicted(&greedy), [false, true, false, false, false, false]);
+        assert!(other.0.is_open());
+        // Whoever is told so goes.
+        greedy.remove(1);
+        assert!(connect(2).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_from_the_end_of_its_last_call() {
+        let peers = peers(10, 0);
+        let connection = connect(&peers, 1);
+        let began = Instant::now();
+        let call = connection.claim(Resource::Streams, 1);
+        let minute = Duration::from_secs(60);
+        let end = async {
+            tokio::time::sleep(minute * 10).await;
+            drop(call);
+        };
+        tokio::join!(connection.idle(minute), end);
+        assert_eq!(began.elapsed().as_secs(), 11 * 60);
+    }
+}
