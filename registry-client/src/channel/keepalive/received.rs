@@ -283,6 +283,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::AtomicUsize,
+        task::{Wake, Waker},
+    };
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -350,5 +355,47 @@ mod tests {
         let (mut scanner, received) = (Scanner::default(), Received::default());
         scanner.scan(&frame(GOAWAY, 0, &[0; 255]), &received);
         assert!(received.goaway().unwrap().debug_data.len() < MAX_GOAWAY);
+    }
+
+    /// Counts how often a task was woken.
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_sends_without_end_lets_others_run() {
+        const PING: u8 = 6;
+        let one = frame(PING, 0, &[0; 8]);
+        let flood = one.repeat(10_000);
+        let mut io = Observed::new(&flood[..], Arc::default());
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        let (mut in_turn, mut turns) = (0, 0);
+        loop {
+            let mut bytes = [0; 1700];
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut io).poll_read(&mut cx, &mut buf) {
+                Poll::Ready(read) => {
+                    read.unwrap();
+                    if buf.filled().is_empty() {
+                        break;
+                    }
+                    in_turn += buf.filled().len() / one.len();
+                    assert!(in_turn < MAX_FRAMES_PER_TURN + 1700 / one.len(), "{in_turn}");
+                }
+                // It goes on in its next turn, though nothing more arrives.
+                Poll::Pending => {
+                    (in_turn, turns) = (0, turns + 1);
+                    assert_eq!(wakes.0.load(Relaxed), turns);
+                }
+            }
+        }
+        assert!(turns > 40, "{turns}");
     }
 }

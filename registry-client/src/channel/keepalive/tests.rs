@@ -618,22 +618,6 @@ async fn a_peer_that_sends_without_end_is_dead_if_it_answers_no_ping() {
     }
 }
 
-#[tokio::test]
-async fn a_peer_that_sends_without_end_does_not_delay_timers() {
-    let (_, frames) = floods()[0].clone();
-    let bed = bed(SETUP).await;
-    let _request = bed.request();
-    sleep(Duration::from_millis(20)).await;
-    bed.order(Order::Flood(frames.repeat(4_000)));
-    let mut worst = Duration::ZERO;
-    for _ in 0..20 {
-        let (due, began) = (Duration::from_millis(50), Instant::now());
-        sleep(due).await;
-        worst = worst.max(began.elapsed().saturating_sub(due));
-    }
-    assert!(worst < Duration::from_millis(250), "{worst:?}");
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_answer_to_a_ping_may_be_queued_behind_data_but_not_for_ever() {
     let bed = bed(SETUP).await;
