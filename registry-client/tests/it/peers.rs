@@ -25,7 +25,7 @@ const TICKS: &str = "test.v1.Scripted/Ticks";
 const MIB: usize = 1 << 20;
 
 /// A socket from an address of its own.
-async fn from(last: u8, to: SocketAddr) -> TcpStream {
+pub(crate) async fn from(last: u8, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
     socket.connect(to).await.unwrap()
