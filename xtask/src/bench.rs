@@ -102,28 +102,32 @@ fn build(machine: &Machine, package: &str, bench: &str) -> Result<PathBuf> {
     Ok(machine.root.join(path))
 }
 
-/// Echo servers in a process of their own, on the second core.
+/// Echo servers in a process of their own.
 struct Servers {
     child: Child,
     ports: Vec<String>,
 }
 
 impl Servers {
+    /// Those of tonic, on the second core.
     fn start(program: &Path) -> Result<Self> {
-        let mut child = Command::new("taskset")
-            .args(["-c", "1"])
-            .arg(program)
-            .args(["serve", &SERVERS.to_string()])
+        let mut command = Command::new("taskset");
+        command.args(["-c", "1"]).arg(program).args(["serve", "tonic", &SERVERS.to_string()]);
+        Self::spawn(command, SERVERS)
+    }
+
+    fn spawn(mut command: Command, count: usize) -> Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("could not start the echo servers (taskset is of util-linux)")?;
+            .with_context(|| format!("could not start `{}`", process::show(&command)))?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line).context("could not read the servers' ports")?;
         }
         let ports: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        if ports.len() != SERVERS {
+        if ports.len() != count {
             bail!("the echo servers did not start");
         }
         Ok(Self { child, ports })
@@ -145,11 +149,17 @@ fn instructions(program: &Path, servers: &Servers, folder: &Path, most: f64) -> 
     say(format_args!("instructions per unary call of 100 bytes, {CALLERS} callers, user space:"));
     say(format_args!("  tonic Channel, 1 endpoint                                {tonic}"));
     say(format_args!("  consort Channel, {SERVERS} instances, least_request, deadline   {ours}"));
-    say(format_args!("instructions ratio {ratio:.2}"));
+    say(format_args!("instructions ratio {ratio:.3}"));
+    let [tonic, ours] = ["tonic", "consort"].map(|kind| served_call(program, kind, folder));
+    let (tonic, ours) = (tonic?, ours?);
+    say("the same, of the server:");
+    say(format_args!("  tonic Server                                             {tonic}"));
+    say(format_args!("  consort Server, admission, shares, deadlines, gzip       {ours}"));
+    say(format_args!("instructions ratio {:.3}", ours as f64 / tonic as f64));
     // Judged as printed, so that the line and the verdict cannot disagree.
-    if (ratio * 100.0).round() / 100.0 > most {
+    if (ratio * 1000.0).round() / 1000.0 > most {
         bail!(
-            "the gate is {most:.2}: what did the last change add to every call? `callgrind_annotate target/bench/consort.long` tells"
+            "the gate is {most:.3}: what did the last change add to every call? `callgrind_annotate target/bench/consort.long` tells"
         );
     }
     Ok(())
@@ -161,16 +171,42 @@ fn per_call(program: &Path, variant: &str, servers: &Servers, folder: &Path) -> 
     Ok(long.saturating_sub(short) / (CALLS.1 - CALLS.0))
 }
 
-/// Instructions of one run, from callgrind's own file.
-fn count(program: &Path, variant: &str, calls: u64, servers: &Servers, out: &Path) -> Result<u64> {
+/// Instructions that a server of the kind `kind` takes for a call.
+fn served_call(program: &Path, kind: &str, folder: &Path) -> Result<u64> {
+    let count = |calls: u64, name: &str| {
+        let out = folder.join(format!("server.{kind}.{name}"));
+        let mut valgrind = callgrind(program, &out);
+        let log = fs::File::create(out.with_extension("log")).context("could not make the log")?;
+        valgrind.args(["serve", kind, "1"]).stderr(log);
+        let mut servers = Servers::spawn(valgrind, 1)?;
+        let mut client = Command::new(program);
+        client.args(["calls", "tonic", &calls.to_string(), &CALLERS.to_string()]).args(&servers.ports);
+        process::run(&mut client, &out.with_extension("client.log"), PATIENCE)?;
+        // The end of its input ends it, and has callgrind write its file.
+        drop(servers.child.stdin.take());
+        servers.child.wait().context("could not wait for the server")?;
+        total(&out)
+    };
+    let (short, long) = (count(CALLS.0, "short")?, count(CALLS.1, "long")?);
+    Ok(long.saturating_sub(short) / (CALLS.1 - CALLS.0))
+}
+
+fn callgrind(program: &Path, out: &Path) -> Command {
     let mut valgrind = Command::new("valgrind");
+    valgrind.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", out.display())).arg(program);
     valgrind
-        .arg("--tool=callgrind")
-        .arg(format!("--callgrind-out-file={}", out.display()))
-        .arg(program)
-        .args(["calls", variant, &calls.to_string(), &CALLERS.to_string()])
-        .args(&servers.ports);
+}
+
+/// Instructions of one run of a client.
+fn count(program: &Path, variant: &str, calls: u64, servers: &Servers, out: &Path) -> Result<u64> {
+    let mut valgrind = callgrind(program, out);
+    valgrind.args(["calls", variant, &calls.to_string(), &CALLERS.to_string()]).args(&servers.ports);
     process::run(&mut valgrind, &out.with_extension("log"), PATIENCE)?;
+    total(out)
+}
+
+/// What callgrind's own file says.
+fn total(out: &Path) -> Result<u64> {
     let text = fs::read_to_string(out).with_context(|| format!("could not read {}", out.display()))?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
     total

@@ -3,12 +3,14 @@
 
 use std::{
     convert::Infallible,
-    future::{Future, Ready, ready},
-    io,
+    error::Error,
+    future::{Future, Ready, pending, ready},
     pin::Pin,
+    str::FromStr,
     task::{Context, Poll},
 };
 
+use registry_client::{Mesh, resolve::fixed::FixedResolver};
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status,
@@ -31,7 +33,7 @@ pub(crate) async fn call<T>(channel: T, payload: Payload) -> Result<Payload, Sta
 where
     T: GrpcService<Body>,
     T::ResponseBody: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    <T::ResponseBody as http_body::Body>::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|e| Status::unknown(e.into().to_string()))?;
@@ -39,12 +41,39 @@ where
     Ok(grpc.unary(Request::new(payload), path, ProstCodec::default()).await?.into_inner())
 }
 
+/// Which server answers.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    Tonic,
+    Consort,
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "tonic" => Ok(Self::Tonic),
+            "consort" => Ok(Self::Consort),
+            _ => Err(format!("`{text}` is not a server: tonic or consort")),
+        }
+    }
+}
+
 /// Starts a server on a free port of loopback.
-pub(crate) async fn start() -> io::Result<u16> {
+pub(crate) async fn start(kind: Kind) -> Result<u16, Box<dyn Error + Send + Sync>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tokio::spawn(Server::builder().add_service(Echo).serve_with_incoming(incoming));
+    match kind {
+        Kind::Tonic => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            tokio::spawn(Server::builder().add_service(Echo).serve_with_incoming(incoming));
+        }
+        Kind::Consort => {
+            let mesh = Mesh::builder().resolver(FixedResolver::with([])).build()?;
+            tokio::spawn(mesh.serve("echo").add_service(Echo).run(listener, pending()));
+        }
+    }
     Ok(port)
 }
 

@@ -2,7 +2,7 @@
 //! tonic's own. `cargo xtask bench` runs it; by hand:
 //!
 //! ```text
-//! client serve N                              N echo servers; prints their ports
+//! client serve SERVER N                       N echo servers; prints their ports
 //! client calls VARIANT COUNT CALLERS PORT…    COUNT calls, nothing printed (for callgrind)
 //! client compare ROUNDS PORT…                 all variants in turn, as a table
 //! ```
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["serve", count] => runtime.block_on(serve(count.parse()?)),
+        ["serve", kind, count] => runtime.block_on(serve(kind.parse()?, count.parse()?)),
         ["calls", variant, count, callers, ref ports @ ..] => {
             let variant: Variant = variant.parse()?;
             let ports = parse_ports(ports)?;
@@ -35,7 +35,10 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             let table = runtime.block_on(compare::run(rounds, &ports))?;
             Ok(writeln!(std::io::stdout(), "{table}")?)
         }
-        _ => Err("usage: client serve N | calls VARIANT COUNT CALLERS PORT… | compare ROUNDS PORT…".into()),
+        _ => {
+            Err("usage: client serve SERVER N | calls VARIANT COUNT CALLERS PORT… | compare ROUNDS PORT…"
+                .into())
+        }
     }
 }
 
@@ -45,10 +48,10 @@ fn parse_ports(ports: &[&str]) -> Result<Vec<u16>, std::num::ParseIntError> {
 
 /// Serves until standard input ends, so that the servers die with whoever
 /// started them.
-async fn serve(count: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
+async fn serve(kind: echo::Kind, count: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut ports = Vec::new();
     for _ in 0..count {
-        ports.push(echo::start().await?.to_string());
+        ports.push(echo::start(kind).await?.to_string());
     }
     writeln!(std::io::stdout(), "{}", ports.join(" "))?;
     let wait = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());

@@ -6,7 +6,6 @@ use std::{
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-
 use crate::{
     scripted::Connection,
     server::{Running, within},
