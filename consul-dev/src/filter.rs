@@ -17,12 +17,12 @@ pub(crate) use schema::{AGENT_SERVICE, CATALOG_SERVICE, CHECK, INSTANCE, NODE, S
 #[derive(Debug)]
 pub(crate) struct Filter(Option<Expr>);
 
-/// A parsed expression.
+/// A parsed expression. Its depth is bounded by the parser's, and chains are lists, so recursion over it is safe.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Expr {
     Not(Box<Self>),
-    And(Box<Self>, Box<Self>),
-    Or(Box<Self>, Box<Self>),
+    And(Vec<Self>),
+    Or(Vec<Self>),
     Match {
         selector: Vec<String>,
         operator: Operator,
@@ -62,12 +62,10 @@ impl Filter {
     /// # Errors
     /// Says in Consul's words where the expression is wrong.
     pub(crate) fn parse(text: &str, schema: Schema) -> Result<Self, Failure> {
-        let refuse =
-            |why: String| Failure::internal(format!("Failed to create boolean expression evaluator: {why}"));
         if text.is_empty() {
             return Ok(Self(None));
         }
-        let mut expr = parse::expression(text).map_err(refuse)?;
+        let mut expr = parse::expression(text)?;
         expr.check(schema).map_err(refuse)?;
         Ok(Self(Some(expr)))
     }
@@ -77,9 +75,7 @@ impl Filter {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        let mut expr = parse::expression(text).map_err(|why| {
-            Failure::internal(format!("Failed to create boolean expression evaluator: {why}"))
-        })?;
+        let mut expr = parse::expression(text)?;
         expr.check(schema).map_err(Failure::internal)?;
         Ok(Self(Some(expr)))
     }
@@ -91,13 +87,17 @@ impl Filter {
     }
 }
 
+/// Consul's answer to a filter that it cannot use.
+fn refuse(why: String) -> Failure {
+    Failure::internal(format!("Failed to create boolean expression evaluator: {why}"))
+}
+
 impl Expr {
     fn check(&mut self, schema: Schema) -> Result<(), String> {
         match self {
             Self::Not(inner) => inner.check(schema),
-            Self::And(left, right) | Self::Or(left, right) => {
-                left.check(schema)?;
-                right.check(schema)
+            Self::And(operands) | Self::Or(operands) => {
+                operands.iter_mut().try_for_each(|operand| operand.check(schema))
             }
             Self::Match { selector, operator, value, keyed } => {
                 let (pattern, kind) = field_of(schema, selector)?;
@@ -110,8 +110,8 @@ impl Expr {
     fn holds(&self, item: &Value) -> bool {
         match self {
             Self::Not(inner) => !inner.holds(item),
-            Self::And(left, right) => left.holds(item) && right.holds(item),
-            Self::Or(left, right) => left.holds(item) || right.holds(item),
+            Self::And(operands) => operands.iter().all(|operand| operand.holds(item)),
+            Self::Or(operands) => operands.iter().any(|operand| operand.holds(item)),
             Self::Match { selector, operator, value, keyed } => {
                 let test = |field: Option<&Value>| match field {
                     Some(field) => compare(field, *operator, value),

@@ -153,7 +153,7 @@ fn put(context: &Context, request: &Request, key: &str) -> Result<Answer, Failur
     }
     let flags = number(request, "flags")?.unwrap_or(0);
     let expected = number(request, "cas")?;
-    let value = request.body()?.clone();
+    let value = request.body()?;
     let written = context.store.write(|state| {
         if expected.is_some_and(|index| !state.kv_matches(key, index)) {
             return Ok(false);

@@ -1,9 +1,32 @@
 //! From text to expression, with the positions and expectations that the real parser names.
 
 use super::{Expr, Operator};
+use crate::answer::Failure;
 
 /// The deepest nesting of parentheses and `not`.
 const MAX_DEPTH: usize = 64;
+
+/// The most comparisons in one filter. Consul has no such limit: it answers 5,000 of them, and is busy for minutes with
+/// ten parentheses. Here a filter's cost is bounded instead.
+const MAX_TERMS: usize = 64;
+
+/// The reason why a text is no expression.
+#[derive(Debug)]
+pub(super) enum ParseError {
+    /// The text does not follow the grammar; in Consul's words.
+    Syntax(String),
+    /// The text may follow the grammar, but exceeds a limit of this agent.
+    Limit(String),
+}
+
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Syntax(why) => super::refuse(why),
+            ParseError::Limit(why) => Self::bad_request(why),
+        }
+    }
+}
 
 const AFTER_SELECTOR: &str = r#""!=", ".", "==", "[", [ \t\r\n] or [a-zA-Z0-9_]"#;
 const OPERATOR: &str = r#""!=", "==", "contains", "in", "is", "matches", "not" or [ \t\r\n]"#;
@@ -16,8 +39,8 @@ const BETWEEN_TERMS: &str = r#""and", "or", [ \t\r\n] or EOF"#;
 const IN: &str = r#""in", "not" or [ \t\r\n]"#;
 
 /// Reads a whole expression.
-pub(super) fn expression(text: &str) -> Result<Expr, String> {
-    let mut parser = Parser { text, at: 0, depth: 0 };
+pub(super) fn expression(text: &str) -> Result<Expr, ParseError> {
+    let mut parser = Parser { text, at: 0, depth: 0, terms: 0 };
     parser.space();
     let expr = parser.or()?;
     let after = parser.at;
@@ -37,6 +60,7 @@ struct Parser<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
+    terms: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -51,12 +75,19 @@ impl<'a> Parser<'a> {
         format!("{line}:{column} ({})", self.at)
     }
 
-    fn expected(&self, what: &str) -> String {
-        format!("{}: no match found, expected: {what}", self.position())
+    fn expected(&self, what: &str) -> ParseError {
+        ParseError::Syntax(format!("{}: no match found, expected: {what}", self.position()))
     }
 
-    fn broken(&self, rule: &str, why: &str) -> String {
-        format!("{}: rule \"{rule}\": {why}", self.position())
+    fn broken(&self, rule: &str, why: &str) -> ParseError {
+        ParseError::Syntax(format!("{}: rule \"{rule}\": {why}", self.position()))
+    }
+
+    fn exceeds(&self, limit: &str) -> ParseError {
+        ParseError::Limit(format!(
+            "{}: the filter has more than {limit}, the most that this development agent takes",
+            self.position()
+        ))
     }
 
     /// Passes over blanks; says whether there were any.
@@ -85,23 +116,33 @@ impl<'a> Parser<'a> {
         false
     }
 
-    fn or(&mut self) -> Result<Expr, String> {
-        let left = self.and()?;
-        if self.connective("or")? {
-            return Ok(Expr::Or(Box::new(left), Box::new(self.or()?)));
-        }
-        Ok(left)
+    fn or(&mut self) -> Result<Expr, ParseError> {
+        self.chain("or", Self::and, Expr::Or)
     }
 
-    fn and(&mut self) -> Result<Expr, String> {
-        let left = self.not()?;
-        if self.connective("and")? {
-            return Ok(Expr::And(Box::new(left), Box::new(self.and()?)));
-        }
-        Ok(left)
+    fn and(&mut self) -> Result<Expr, ParseError> {
+        self.chain("and", Self::not, Expr::And)
     }
 
-    fn connective(&mut self, word: &str) -> Result<bool, String> {
+    /// One operand, or several joined by `word`; in a loop, so that their number costs no stack.
+    fn chain(
+        &mut self,
+        word: &str,
+        operand: fn(&mut Self) -> Result<Expr, ParseError>,
+        join: fn(Vec<Expr>) -> Expr,
+    ) -> Result<Expr, ParseError> {
+        let first = operand(self)?;
+        if !self.connective(word)? {
+            return Ok(first);
+        }
+        let mut operands = vec![first, operand(self)?];
+        while self.connective(word)? {
+            operands.push(operand(self)?);
+        }
+        Ok(join(operands))
+    }
+
+    fn connective(&mut self, word: &str) -> Result<bool, ParseError> {
         let start = self.at;
         if !self.space() || !self.take(word) {
             self.at = start;
@@ -113,9 +154,9 @@ impl<'a> Parser<'a> {
         Ok(true)
     }
 
-    fn not(&mut self) -> Result<Expr, String> {
+    fn not(&mut self) -> Result<Expr, ParseError> {
         if self.depth == MAX_DEPTH {
-            return Err(self.broken("expression", "nested too deeply"));
+            return Err(self.exceeds(&format!("{MAX_DEPTH} parentheses and `not` within each other")));
         }
         self.depth += 1;
         let expr = if self.word("not") {
@@ -133,7 +174,11 @@ impl<'a> Parser<'a> {
         expr
     }
 
-    fn term(&mut self) -> Result<Expr, String> {
+    fn term(&mut self) -> Result<Expr, ParseError> {
+        if self.terms == MAX_TERMS {
+            return Err(self.exceeds(&format!("{MAX_TERMS} comparisons")));
+        }
+        self.terms += 1;
         if !self.rest().starts_with(|c: char| c.is_ascii_alphabetic()) {
             let value = self.literal(TERM)?;
             self.space();
@@ -154,7 +199,7 @@ impl<'a> Parser<'a> {
     }
 
     /// The operators that are words.
-    fn worded(&mut self, selector: Vec<String>) -> Result<Expr, String> {
+    fn worded(&mut self, selector: Vec<String>) -> Result<Expr, ParseError> {
         if self.word("contains") {
             return self.with_value(selector, Operator::In);
         }
@@ -184,7 +229,7 @@ impl<'a> Parser<'a> {
         Err(self.expected(OPERATOR))
     }
 
-    fn value_in(&mut self, value: String) -> Result<Expr, String> {
+    fn value_in(&mut self, value: String) -> Result<Expr, ParseError> {
         let operator = if self.word("in") {
             Operator::In
         } else if self.word("not") && self.word("in") {
@@ -198,7 +243,7 @@ impl<'a> Parser<'a> {
         Ok(Expr::Match { selector: self.selector(), operator, value, keyed: false })
     }
 
-    fn with_value(&mut self, selector: Vec<String>, operator: Operator) -> Result<Expr, String> {
+    fn with_value(&mut self, selector: Vec<String>, operator: Operator) -> Result<Expr, ParseError> {
         self.space();
         let value = if self.rest().starts_with(|c: char| c.is_ascii_alphabetic()) {
             self.selector().join(".")
@@ -240,7 +285,7 @@ impl<'a> Parser<'a> {
     }
 
     /// A text in quotes or a number.
-    fn literal(&mut self, expectation: &str) -> Result<String, String> {
+    fn literal(&mut self, expectation: &str) -> Result<String, ParseError> {
         let rest = self.rest();
         if rest.starts_with(['"', '`']) {
             return self.quoted().ok_or_else(|| {
@@ -294,6 +339,36 @@ impl<'a> Parser<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::{Filter, INSTANCE};
+
+    #[test]
+    fn a_filter_is_bounded_and_as_much_as_is_allowed_is_evaluated() {
+        let many = |count: usize, word: &str| vec!["Service.ID == a"; count].join(word);
+        let nested = |count: usize| format!("{}Service.ID == a{}", "(".repeat(count), ")".repeat(count));
+        // 64 terms at the bottom of 63 parentheses cost the most stack.
+        for text in [
+            many(64, " or "),
+            many(64, " and "),
+            nested(63),
+            format!("{}Service.ID == a", "not ".repeat(63)),
+            format!("{}{}{}", "(".repeat(63), many(64, " or "), ")".repeat(63)),
+        ] {
+            let item = serde_json::json!({"Service": {"ID": "b"}});
+            Filter::parse(&text, INSTANCE).unwrap().keeps(&item);
+        }
+        for (text, limit) in [
+            (many(65, " or "), "64 comparisons"),
+            (many(2_000, " or "), "64 comparisons"),
+            (many(20_000, " and "), "64 comparisons"),
+            (many(20_000, " or not "), "64 comparisons"),
+            (nested(20_000), "64 parentheses"),
+            (format!("{}Service.ID == a", "not ".repeat(20_000)), "64 parentheses"),
+        ] {
+            let answer = Filter::parse(&text, INSTANCE).unwrap_err().into_answer();
+            assert_eq!(answer.status(), 400);
+            let got = failure(&text);
+            assert!(got.contains(&format!("more than {limit}")), "{got}");
+        }
+    }
 
     fn failure(text: &str) -> String {
         let answer = Filter::parse(text, INSTANCE).unwrap_err();

@@ -1,13 +1,21 @@
 //! The key-value store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{AgentFull, MAX_KEYS, State};
 
+/// The most bytes of all keys and values together. Consul bounds each value only; here a listing of everything is made
+/// in memory.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
 /// How many deleted keys are remembered, so that a watcher of a prefix sees a deletion as a higher index.
-const TOMBSTONES: usize = 16_384;
+const MAX_TOMBSTONES: usize = 16_384;
+
+/// The most bytes of all deleted keys that are remembered.
+const MAX_TOMBSTONE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The value of a key.
 #[derive(Debug, Clone)]
@@ -22,8 +30,43 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Kv {
     entries: BTreeMap<String, Entry>,
-    tombstones: BTreeMap<String, u64>,
+    /// The size of all keys and values.
+    bytes: usize,
+    tombstones: Tombstones,
     index: u64,
+}
+
+/// The deleted keys and the index at which each was deleted, by key and by age.
+#[derive(Debug, Default)]
+struct Tombstones {
+    by_key: BTreeMap<Arc<str>, u64>,
+    by_age: BTreeSet<(u64, Arc<str>)>,
+    bytes: usize,
+}
+
+impl Tombstones {
+    /// Adds a key and evicts the oldest ones beyond the bounds.
+    fn add(&mut self, key: &str, index: u64) {
+        let key: Arc<str> = key.into();
+        self.bytes += key.len();
+        self.by_age.insert((index, Arc::clone(&key)));
+        if let Some(earlier) = self.by_key.insert(Arc::clone(&key), index) {
+            self.bytes -= key.len();
+            self.by_age.remove(&(earlier, key));
+        }
+        while self.by_key.len() > MAX_TOMBSTONES || self.bytes > MAX_TOMBSTONE_BYTES {
+            let Some((_, oldest)) = self.by_age.pop_first() else { return };
+            self.by_key.remove(&oldest);
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// The index of the last deletion of a key that starts with `prefix`.
+    fn index_under(&self, prefix: &str) -> Option<u64> {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        let under = self.by_key.range::<str, _>(from).take_while(|(key, _)| key.starts_with(prefix));
+        under.map(|(_, &index)| index).max()
+    }
 }
 
 impl Kv {
@@ -47,23 +90,17 @@ impl Kv {
             return self.index;
         }
         let live = self.under(prefix).map(|(_, entry)| entry.modify).max();
-        let dead = self
-            .tombstones
-            .range(prefix.to_owned()..)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(_, &index)| index)
-            .max();
+        let dead = self.tombstones.index_under(prefix);
         live.max(dead).unwrap_or(0)
     }
 
-    fn bury(&mut self, key: String, index: u64) {
-        if self.tombstones.len() == TOMBSTONES {
-            let oldest = self.tombstones.iter().min_by_key(|(_, index)| **index).map(|(key, _)| key.clone());
-            if let Some(oldest) = oldest {
-                self.tombstones.remove(&oldest);
-            }
+    /// Takes a key away, which was there, and remembers that.
+    fn remove(&mut self, key: &str, index: u64) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.bytes -= key.len() + entry.value.len();
         }
-        self.tombstones.insert(key, index);
+        self.tombstones.add(key, index);
+        self.index = index;
     }
 }
 
@@ -71,8 +108,8 @@ impl State {
     /// Sets a key; an equal value and flags change nothing.
     ///
     /// # Errors
-    /// When the agent is full and the key is new.
-    pub(crate) fn kv_put(&mut self, key: &str, value: Bytes, flags: u64) -> Result<(), AgentFull> {
+    /// When the agent has no room for the key or for the value.
+    pub(crate) fn kv_put(&mut self, key: &str, value: &[u8], flags: u64) -> Result<(), AgentFull> {
         let previous = self.kv.get(key);
         if previous.is_some_and(|entry| entry.value == value && entry.flags == flags) {
             return Ok(());
@@ -80,10 +117,19 @@ impl State {
         if previous.is_none() && self.kv.entries.len() >= MAX_KEYS {
             return Err(AgentFull { most: MAX_KEYS, of: "keys" });
         }
+        let replaced = previous.map_or(0, |entry| key.len() + entry.value.len());
+        let bytes = self.kv.bytes - replaced + key.len() + value.len();
+        // What makes it smaller is taken even when it is full.
+        if bytes > MAX_BYTES && bytes > self.kv.bytes {
+            return Err(AgentFull { most: MAX_BYTES, of: "bytes of keys and values" });
+        }
         let create = previous.map(|entry| entry.create);
         let index = self.next_index();
+        // A copy: the request's buffer is larger than the value, and must not live as long.
+        let value = Bytes::copy_from_slice(value);
         let entry = Entry { value, flags, create: create.unwrap_or(index), modify: index };
         self.kv.entries.insert(key.to_owned(), entry);
+        self.kv.bytes = bytes;
         self.kv.index = index;
         Ok(())
     }
@@ -95,10 +141,9 @@ impl State {
 
     /// Removes a key, if it is there.
     pub(crate) fn kv_delete(&mut self, key: &str) {
-        if self.kv.entries.remove(key).is_some() {
+        if self.kv.entries.contains_key(key) {
             let index = self.next_index();
-            self.kv.bury(key.to_owned(), index);
-            self.kv.index = index;
+            self.kv.remove(key, index);
         }
     }
 
@@ -110,9 +155,67 @@ impl State {
         }
         let index = self.next_index();
         for key in keys {
-            self.kv.entries.remove(&key);
-            self.kv.bury(key, index);
+            self.kv.remove(&key, index);
         }
-        self.kv.index = index;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> State {
+        let [id, name, datacenter, address] = ["n", "n", "dc1", "127.0.0.1"].map(str::to_owned);
+        State::new(crate::model::Node { id, name, datacenter, address, port: 1 })
+    }
+
+    #[test]
+    fn the_bytes_of_all_keys_and_values_are_bounded() {
+        let mut state = state();
+        let value = vec![0; 512 * 1024];
+        let taken = (0..100).take_while(|n| state.kv_put(&format!("big/{n}"), &value, 0).is_ok()).count();
+        assert_eq!(taken, 31);
+        assert!(state.kv_put("small", b"fits", 0).is_ok());
+        // Full of keys, it still takes what is smaller, and gives its room back.
+        assert!(state.kv_put("big/0", b"less", 0).is_ok());
+        assert!(state.kv_put("big/0", &value, 0).is_ok());
+        state.kv_delete("big/1");
+        assert!(state.kv_put("big/100", &value, 0).is_ok());
+        assert!(state.kv_put("big/101", &value, 0).is_err());
+        state.kv_delete_under("");
+        assert_eq!(state.kv.bytes, 0);
+    }
+
+    #[test]
+    fn the_deleted_keys_that_are_remembered_are_bounded() {
+        let mut state = state();
+        for n in 0..3_000 {
+            let key = format!("{n}{}", "x".repeat(1_000));
+            state.kv_put(&key, b"", 0).unwrap();
+            state.kv_delete(&key);
+        }
+        let Tombstones { by_key, by_age, bytes } = &state.kv.tombstones;
+        assert!(*bytes <= MAX_TOMBSTONE_BYTES && by_key.len() == by_age.len());
+        assert_eq!(by_key.keys().map(|key| key.len()).sum::<usize>(), *bytes);
+        assert!(state.kv.index_under("2999") > 0, "the youngest is remembered");
+        assert_eq!(state.kv.index_under("0x"), 0, "the oldest is forgotten");
+        for _ in 0..20_000 {
+            state.kv_put("again", b"", 0).unwrap();
+            state.kv_delete("again");
+        }
+        assert!(state.kv.index_under("2999") > 0, "one key takes one place");
+    }
+
+    #[test]
+    fn deleting_all_keys_takes_time_in_proportion_to_their_number() {
+        let mut state = state();
+        for n in 0..MAX_KEYS {
+            state.kv_put(&format!("a/{n}"), b"", 0).unwrap();
+        }
+        let started = std::time::Instant::now();
+        state.kv_delete_under("a/");
+        // A walk over all tombstones for each key would be 1.4 billion steps.
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(state.kv.tombstones.by_key.len(), MAX_TOMBSTONES);
     }
 }

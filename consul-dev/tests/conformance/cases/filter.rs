@@ -28,7 +28,9 @@ async fn a_filter_keeps_what_it_is_true_of(target: Target) {
             "Checks": [{"TTL": "10m", "Status": "passing"}, {"TTL": "10m", "Status": "warning"}],
         }))
         .await;
+    let many = format!("{}Service.Port == 80", "Service.Port == 81 or ".repeat(62));
     for filter in [
+        many.as_str(),
         r#"Service.Meta.version == "v2""#,
         "Service.Meta.version == v2",
         "Service.Meta.version==v2",
