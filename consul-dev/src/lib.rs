@@ -267,4 +267,31 @@ mod tests {
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
         Agent::bind(addr, Options::default()).await.unwrap();
     }
+
+    #[tokio::test]
+    async fn mute_and_slow_connections_keep_nobody_out_and_are_closed() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let agent = Agent::bind(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();
+        let mut held = Vec::new();
+        for n in 0..300 {
+            let mut stream = tokio::net::TcpStream::connect(agent.addr()).await.unwrap();
+            // Every other one has begun a request; the agent may have closed it already.
+            let begun: &[u8] = if n % 2 == 0 { b"" } else { b"GET / HTTP/1.1\r\nHost: " };
+            let _ = stream.write_all(begun).await;
+            held.push(stream);
+        }
+        let mut probe = tokio::net::TcpStream::connect(agent.addr()).await.unwrap();
+        let request = b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        probe.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        probe.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        let closed = async {
+            for mut stream in held {
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), closed).await.unwrap();
+    }
 }

@@ -1,9 +1,10 @@
 //! Connections: accepting, bounding and closing them.
 
-use std::collections::HashMap;
+mod connections;
+
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +15,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::io::InspectReader;
 use tracing::{debug, warn};
+
+use connections::{Activity, Connections};
 
 use crate::Context;
 use crate::request::BodyError;
@@ -25,11 +28,11 @@ use crate::router;
 /// The longest request body, in bytes, of the key-value store; every other body must be shorter anyway.
 pub(crate) const MAX_BODY: usize = 512 * 1024;
 
-/// How many connections one client address may hold. A blocked query holds one.
-const MAX_CONNECTIONS_PER_ADDRESS: usize = 200;
-
-/// How long a connection may be idle, and how long a client may take to send the head of a request; Consul's own.
+/// How long a connection may be idle between two requests; Consul's own.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How often late heads of requests are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a client may take to send the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,36 +41,36 @@ const TOO_MANY: &str = "Your IP is issuing too many concurrent connections, plea
 
 /// Serves until the task is aborted; its connections end with it.
 pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
-    let limit = Arc::new(Limit::default());
-    let mut connections = JoinSet::new();
+    let mut open = Connections::default();
+    let mut sweep = interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, Arc::clone(&limit), Arc::clone(&context)));
+                Ok((stream, peer)) if open.make_room(peer.ip()) => {
+                    let context = Arc::clone(&context);
+                    open.spawn(peer.ip(), |activity| connection(stream, peer, activity, context));
                 }
+                Ok((stream, _)) => open.spawn_refusal(refuse(stream)),
                 Err(error) => {
                     // Most likely out of file descriptors; accepting again at once would spin.
                     warn!(%error, "could not accept a connection, trying again in 100 ms");
                     sleep(Duration::from_millis(100)).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
+            _ = sweep.tick() => open.close_late(),
         }
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, limit: Arc<Limit>, context: Arc<Context>) {
-    let Some(_place) = limit.enter(peer.ip()) else {
-        refuse(stream).await;
-        return;
-    };
+async fn connection(stream: TcpStream, peer: SocketAddr, activity: Arc<Activity>, context: Arc<Context>) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "could not switch off Nagle's algorithm");
     }
+    let received = Arc::clone(&activity);
+    let stream = InspectReader::new(stream, move |bytes: &[u8]| received.received(bytes));
     let service = service_fn(move |request| {
-        let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(router::answer(&context, request).await) }
+        let (context, activity) = (Arc::clone(&context), Arc::clone(&activity));
+        async move { Ok::<_, Infallible>(activity.answering(router::answer(&context, request)).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -100,40 +103,5 @@ pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { announced: None }),
         Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
-    }
-}
-
-/// How many connections each address holds.
-#[derive(Debug, Default)]
-struct Limit(Mutex<HashMap<IpAddr, usize>>);
-
-impl Limit {
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(address).or_default();
-        if *count >= MAX_CONNECTIONS_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Place { limit: Arc::clone(self), address })
-    }
-}
-
-/// One connection's place; dropping it gives the place back.
-#[derive(Debug)]
-struct Place {
-    limit: Arc<Limit>,
-    address: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = self.limit.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.address);
-            }
-        }
     }
 }

@@ -7,8 +7,11 @@
 //! | `/metrics` | what [`MeshBuilder::metrics_page`](crate::MeshBuilder::metrics_page) renders for Prometheus, else 404 |
 //! | `/healthz` | 200 while every server of the process serves, else 503 |
 //!
-//! Nothing can be changed through it. It is bounded: few connections, small
-//! requests, little time.
+//! Nothing can be changed through it. It is bounded: few connections in all
+//! and from one address, small requests, little time. When it is full, a new
+//! connection takes the place of the one that has kept us waiting longest.
+
+mod connections;
 
 use std::{
     convert::Infallible,
@@ -25,16 +28,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Mutex, Semaphore},
-    task::{JoinSet, spawn_blocking},
+    sync::Mutex,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
+use connections::{Activity, Connections};
+
 use crate::{AdminConfig, Error, mesh::Shared, server::ServerState, telemetry::ChannelState};
 
-/// The most connections at once; further ones wait to be taken in.
-const CONNECTIONS: usize = 16;
 /// How long one connection may last.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a peer may take to ask.
@@ -141,19 +144,15 @@ pub(crate) async fn serve(listener: TcpListener, mesh: Weak<Shared>) {
     if let Ok(address) = listener.local_addr() {
         info!(%address, "this process tells of itself at http://{address}/debug/mesh");
     }
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     // Dropped with this task, which ends them.
-    let mut open = JoinSet::new();
+    let mut open = Connections::default();
     loop {
-        while open.try_join_next().is_some() {}
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let mesh = mesh.clone();
-                open.spawn(async move {
+                open.spawn(peer.ip(), |activity| async move {
                     // A peer that is slow or breaks off is its own affair.
-                    let _ = timeout(PATIENCE, connection(stream, mesh)).await;
-                    drop(permit);
+                    let _ = timeout(PATIENCE, connection(stream, activity, mesh)).await;
                 });
             }
             Err(error) => {
@@ -164,10 +163,15 @@ pub(crate) async fn serve(listener: TcpListener, mesh: Weak<Shared>) {
     }
 }
 
-async fn connection(stream: TcpStream, mesh: Weak<Shared>) -> Result<(), hyper::Error> {
+async fn connection(
+    stream: TcpStream,
+    activity: Arc<Activity>,
+    mesh: Weak<Shared>,
+) -> Result<(), hyper::Error> {
     let service = service_fn(|request: Request<Incoming>| {
         let answer = answer(request, mesh.clone());
-        async { Ok::<_, Infallible>(answer.await) }
+        let activity = &activity;
+        async move { Ok::<_, Infallible>(activity.answering(answer).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

@@ -103,6 +103,33 @@ async fn what_is_not_there_is_answered_with_what_is() {
 }
 
 #[tokio::test]
+async fn mute_and_slow_connections_keep_nobody_out() {
+    let mesh = Mesh::builder().resolver(FixedResolver::with([])).build().unwrap();
+    let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
+    let mut held = Vec::new();
+    for n in 0..200 {
+        let mut stream = TcpStream::connect(admin).await.unwrap();
+        // Every other one has begun a request.
+        let begun: &[u8] = if n % 2 == 0 { b"" } else { b"GET /healthz HTTP/1.1\r\nhost: " };
+        // The endpoint may have closed it already.
+        let _ = stream.write_all(begun).await;
+        held.push(stream);
+        if n % 20 == 19 {
+            let asked = ask(admin, "GET /healthz");
+            let (status, _) = tokio::time::timeout(Duration::from_secs(1), asked).await.unwrap();
+            assert_eq!(status, 200);
+        }
+    }
+    // All of them are closed by themselves.
+    let closed = async {
+        for mut stream in held {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), closed).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_address_that_others_reach_is_refused_unless_it_is_allowed() {
     let mesh = Mesh::builder().resolver(FixedResolver::with([])).build().unwrap();
     let mut config = AdminConfig::new("0.0.0.0:0".parse().unwrap());
