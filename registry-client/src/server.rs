@@ -77,7 +77,7 @@ mod state;
 
 pub use drain::Drain;
 pub use health::Health;
-pub use signal::shutdown_signal;
+pub use signal::{hangup, shutdown_signal};
 pub use state::{MethodState, ServerState};
 
 pub(crate) use state::Inside;

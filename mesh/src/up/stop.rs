@@ -12,7 +12,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// One that SIGINT and SIGTERM set off: the first to drain, the second to
+    /// One that SIGINT, SIGTERM and SIGHUP set off: the first to drain, the second to
     /// stop at once. Runs until the process ends.
     ///
     /// # Errors
@@ -20,6 +20,7 @@ impl Stop {
     pub(crate) fn on_signals() -> Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt()).context("could not listen to SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("could not listen to SIGTERM")?;
+        let mut hangup = registry_client::server::hangup().context("could not listen to SIGHUP")?;
         let stop = Self::default();
         let told = stop.clone();
         tokio::spawn(async move {
@@ -27,6 +28,7 @@ impl Stop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
+                    _ = async { hangup.as_mut()?.recv().await }, if hangup.is_some() => {}
                 }
                 token.cancel();
             }

@@ -19,11 +19,16 @@ struct Process {
 impl Process {
     /// Starts the ignored test `name` with at most `files` open files.
     fn start(name: &str, files: u32) -> Self {
+        Self::start_after("true", name, files)
+    }
+
+    /// The same after a command of the shell.
+    fn start_after(before: &str, name: &str, files: u32) -> Self {
         let binary = std::env::current_exe().unwrap();
         let mut child = Command::new("sh")
             .args([
                 "-c",
-                &format!("ulimit -n {files} && exec \"$0\" --exact process::{name} --ignored --nocapture"),
+                &format!("{before} && ulimit -n {files} && exec \"$0\" --exact process::{name} --ignored --nocapture"),
             ])
             .arg(binary)
             .stdout(Stdio::piped())
@@ -62,7 +67,7 @@ impl Drop for Process {
 
 #[test]
 fn a_second_signal_ends_the_process_at_once() {
-    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+    for (signal, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
         let mut process = Process::start("child_that_never_finishes_stopping", 256);
         process.wait_for("listening");
         process.kill(signal);
@@ -70,6 +75,18 @@ fn a_second_signal_ends_the_process_at_once() {
         process.kill(signal);
         assert_eq!(process.child.wait().unwrap().code(), Some(code));
     }
+}
+
+#[test]
+fn under_nohup_a_hangup_is_ignored() {
+    let mut process = Process::start_after("trap '' HUP", "child_that_never_finishes_stopping", 256);
+    process.wait_for("listening");
+    process.kill("HUP");
+    process.kill("HUP");
+    process.kill("TERM");
+    process.wait_for("stopping");
+    process.kill("TERM");
+    assert_eq!(process.child.wait().unwrap().code(), Some(143));
 }
 
 #[tokio::test]
