@@ -2,7 +2,8 @@
 
 use std::{io, path::Path, sync::Mutex};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use service_kit::telemetry::LogFilter;
 use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::up::children::open_log;
@@ -27,13 +28,10 @@ pub(crate) fn to_stderr() -> Result<()> {
     Ok(())
 }
 
+#[allow(clippy::disallowed_methods, reason = "every command of `main` begins to log by these")]
 fn filter(default: &str) -> Result<EnvFilter> {
-    let builder = EnvFilter::builder().with_default_directive(default.parse()?);
-    builder.try_from_env().or_else(|error| {
-        // Unset is the usual case; set to nonsense is worth a word.
-        match std::error::Error::source(&error) {
-            Some(cause) if cause.is::<std::env::VarError>() => Ok(EnvFilter::new(default)),
-            _ => Err(error).context("RUST_LOG is not a filter such as info or mesh=debug"),
-        }
-    })
+    let set = std::env::var_os("RUST_LOG").filter(|text| !text.is_empty());
+    let text = set.as_ref().map_or(Some(default), |text| text.to_str());
+    let filter = LogFilter::parse(text.context("RUST_LOG is not UTF-8")?);
+    Ok(filter.map_err(|why| anyhow!("RUST_LOG: {why}"))?.to_env_filter())
 }

@@ -23,6 +23,7 @@ pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
     if args.config.print_config {
         config::print(service.name(), &args.config, matches, &mut io::stdout().lock())
             .context("could not print the settings")?;
+        args.config.check(service.name())?;
         return Ok(Exit::Fine);
     }
     telemetry::init(&args.config.log);

@@ -16,7 +16,7 @@ pub use admission::AdmissionConfig;
 pub use duration::parse_duration;
 pub use server::{Advertise, ServerConfig};
 
-pub(crate) use env::Environment;
+pub(crate) use env::{Environment, refuse_control_characters};
 
 /// How a [`Channel`](crate::Channel) calls.
 #[derive(Clone, Debug, PartialEq)]

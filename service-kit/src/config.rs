@@ -11,10 +11,12 @@ use crate::{database::DatabaseUrl, telemetry::LogFilter};
 
 mod admin;
 mod auth;
+mod check;
 mod print;
 
 pub use admin::{AdminSettings, FirstAdmin};
 pub use auth::Asked;
+pub use check::refuse_control_characters;
 pub use print::print;
 
 /// The settings of a service: a flag wins over the environment, which wins

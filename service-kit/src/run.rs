@@ -22,17 +22,20 @@ use crate::{
 const SET_UP: u8 = 2;
 
 /// A whole `main`: reads the settings of a service, begins to log, and runs it
-/// until SIGTERM or SIGINT. What fails is said in one line on standard error,
+/// until SIGTERM, SIGINT or SIGHUP. What fails is said in one line on standard error,
 /// with exit code 2.
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
     let command = ServiceConfig::augment_args(Command::new(S::NAME).version(S::VERSION));
-    let matches = command.about("A service of the shop, on the mesh.").get_matches();
+    let command = command.about("A service of the shop, on the mesh.");
+    let matches = command.clone().get_matches();
     let done =
         ServiceConfig::from_arg_matches(&matches).context("could not read the settings").and_then(|config| {
+            config::refuse_control_characters(&command, &matches)?;
             if config.print_config {
                 let mut out = std::io::stdout().lock();
-                return config::print(S::NAME, &config, &matches, &mut out).context("could not print");
+                config::print(S::NAME, &config, &matches, &mut out).context("could not print")?;
+                return config.check(S::NAME);
             }
             telemetry::init(&config.log);
             let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;

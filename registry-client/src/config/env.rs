@@ -66,12 +66,53 @@ impl<'a> Environment<'a> {
         let text = value
             .to_str()
             .ok_or_else(|| Error::Config(format!("{name}: `{}` is not UTF-8", value.to_string_lossy())))?;
+        refuse_control_characters(name, text)?;
         parse(text).map(Some).map_err(|why| Error::Config(format!("{name}: {why}")))
+    }
+}
+
+/// Refuses what no setting holds on purpose, such as the carriage return of a
+/// file from Windows, which would stand in a path or an address unseen. JSON may
+/// be written in several lines.
+pub(crate) fn refuse_control_characters(name: &str, value: &str) -> Result<(), Error> {
+    let is_json = value.trim_start().starts_with(['{', '[']);
+    let is_wrong = |c: &char| c.is_control() && !(is_json && c.is_ascii_whitespace());
+    match value.chars().find(is_wrong) {
+        Some(c) => Err(Error::Config(format!(
+            "{name} holds the control character `{}`: remove it; a file with line ends of Windows puts a `\\r` at \
+             the end",
+            c.escape_default()
+        ))),
+        None => Ok(()),
     }
 }
 
 impl fmt::Debug for Environment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_character_is_refused_by_name_but_json_may_have_several_lines() {
+        for (value, refused) in [
+            ("on\r", true),
+            ("\non", true),
+            ("o\u{7f}n", true),
+            ("on", false),
+            ("{\r\n\t\"a\": 1\n}", false),
+            ("{\u{0}}", true),
+        ] {
+            let lookup = |_: &str| Some(value.into());
+            let read = Environment::new(&lookup).parse_with("CONSORT_X", |text| Ok(text.to_owned()));
+            match read {
+                Ok(_) => assert!(!refused, "{value:?}"),
+                Err(why) => assert!(refused && why.to_string().contains("CONSORT_X holds"), "{why}"),
+            }
+        }
     }
 }

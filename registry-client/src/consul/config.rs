@@ -6,9 +6,27 @@ use std::path::PathBuf;
 use secrecy::SecretString;
 
 use super::{Client, Error, endpoint::Endpoint, http::Transport, tls::Tls, token::Token};
+use crate::config::refuse_control_characters;
 
 /// The largest body that is accepted from an agent, in bytes, unless set.
 const MAX_BODY: usize = 8 << 20;
+
+/// What the environment may set.
+const VARIABLES: [&str; 13] = [
+    "CONSUL_HTTP_ADDR",
+    "CONSUL_HTTP_TOKEN",
+    "CONSUL_HTTP_TOKEN_FILE",
+    "CONSUL_HTTP_AUTH",
+    "CONSUL_HTTP_SSL",
+    "CONSUL_HTTP_SSL_VERIFY",
+    "CONSUL_CACERT",
+    "CONSUL_CAPATH",
+    "CONSUL_CLIENT_CERT",
+    "CONSUL_CLIENT_KEY",
+    "CONSUL_TLS_SERVER_NAME",
+    "CONSUL_NAMESPACE",
+    "CONSUL_PARTITION",
+];
 
 /// The settings of a [`Client`], made by [`Client::builder`].
 #[derive(Clone, Debug)]
@@ -43,6 +61,10 @@ impl ClientBuilder {
     /// Reads the variables through `get`, which tests replace. As with
     /// Consul's own command line an empty variable counts as unset.
     pub(super) fn read(get: impl Fn(&'static str) -> Option<String>) -> Result<Self, Error> {
+        for name in VARIABLES {
+            let value = get(name).unwrap_or_default();
+            refuse_control_characters(name, &value).map_err(|why| Error::Config(why.to_string()))?;
+        }
         let get = |name| get(name).filter(|value| !value.is_empty());
         let mut it = Self::new(&get("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned()));
         it.token = get("CONSUL_HTTP_TOKEN").map(SecretString::from);
@@ -203,6 +225,8 @@ mod tests {
     fn a_setting_that_means_nothing_is_named_with_its_mend() {
         let words = |pairs| read(pairs).unwrap_err().to_string();
         assert!(words(&[("CONSUL_HTTP_SSL", "maybe")]).contains("CONSUL_HTTP_SSL=`maybe`"));
+        let unseen = words(&[("CONSUL_HTTP_TOKEN", "hunter2\r")]);
+        assert!(unseen.contains("CONSUL_HTTP_TOKEN holds") && !unseen.contains("hunter2"), "{unseen}");
         assert!(words(&[("CONSUL_CLIENT_CERT", "/c")]).contains("CONSUL_CLIENT_KEY"));
         assert!(words(&[("CONSUL_HTTP_TOKEN_FILE", "/does/not/exist")]).contains("CONSUL_HTTP_TOKEN_FILE"));
         let missing_ca = words(&[("CONSUL_HTTP_SSL", "1"), ("CONSUL_CACERT", "/does/not/exist")]);

@@ -26,9 +26,11 @@ impl Endpoint {
     /// `tls` is what `CONSUL_HTTP_SSL` asks for; as with Consul's own command
     /// line, `https://` asks for it too and `http://` does not take it back.
     pub(super) fn parse(text: &str, tls: bool) -> Result<Self, Error> {
+        // A user, a password or a token may stand before or behind these.
+        let shown = if text.contains(['@', '?', '#']) { String::new() } else { format!(" `{text}`") };
         let bad = |why: &str| {
             Error::Config(format!(
-                "Consul address `{text}` {why}: write host:port, http://host:port, https://host:port or \
+                "Consul address{shown} {why}: write host:port, http://host:port, https://host:port or \
                  unix:///path (CONSUL_HTTP_ADDR)"
             ))
         };
@@ -45,7 +47,7 @@ impl Endpoint {
         };
         let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if rest.contains(['?', '#', '@']) {
-            return Err(bad("holds more than an address"));
+            return Err(bad("holds more than an address (a user and password belong into CONSUL_HTTP_AUTH)"));
         }
         let parsed: http::uri::Authority = authority.parse().map_err(|_| bad("is none"))?;
         let port = match (parsed.port_u16(), authority.ends_with(']') || !authority.contains(':')) {
@@ -131,6 +133,16 @@ mod tests {
         ] {
             let error = Endpoint::parse(bad, false).unwrap_err().to_string();
             assert!(error.contains("unix:///path (CONSUL_HTTP_ADDR)"), "{bad}: {error}");
+        }
+        for secret in [
+            "u:hunter2@h:1",
+            "http://u:hunter2@h:1",
+            "ftp://u:hunter2@h",
+            "h:1?token=hunter2",
+            "unix://u:hunter2@",
+        ] {
+            let error = Endpoint::parse(secret, false).unwrap_err().to_string();
+            assert!(!error.contains("hunter2") && error.contains("CONSUL_HTTP_ADDR"), "{error}");
         }
     }
 

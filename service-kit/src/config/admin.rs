@@ -11,16 +11,28 @@ use secrecy::{ExposeSecret, SecretString};
 pub struct AdminSettings {
     /// The email address of the first admin, whose account user-service makes at its start [default: none is
     /// made]
-    #[arg(id = "admin_email", long, env = "ADMIN_EMAIL", value_name = "ADDRESS")]
+    #[arg(
+        id = "admin_email",
+        long = "admin-email",
+        alias = "admin_email",
+        env = "ADMIN_EMAIL",
+        value_name = "ADDRESS"
+    )]
     pub email: Option<String>,
 
     /// The first admin's password, 12 to 128 characters.
-    #[arg(id = "admin_password", long, env = "ADMIN_PASSWORD", value_name = "PASSWORD", hide_env_values = true,
+    #[arg(id = "admin_password", long = "admin-password", alias = "admin_password", env = "ADMIN_PASSWORD", value_name = "PASSWORD", hide_env_values = true,
         value_parser = super::secret)]
     pub password: Option<SecretString>,
 
     /// A file that holds the first admin's password.
-    #[arg(id = "admin_password_file", long, env = "ADMIN_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(
+        id = "admin_password_file",
+        long = "admin-password-file",
+        alias = "admin_password_file",
+        env = "ADMIN_PASSWORD_FILE",
+        value_name = "FILE"
+    )]
     pub password_file: Option<PathBuf>,
 }
 

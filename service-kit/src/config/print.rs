@@ -16,6 +16,14 @@ struct Variable {
     secret: bool,
 }
 
+impl Variable {
+    /// Whether `value` is secret, or may hold what is: an address with a user
+    /// or parameters.
+    fn hides(&self, value: &str) -> bool {
+        self.secret || self.name == "CONSUL_HTTP_ADDR" && value.contains(['@', '?', '#'])
+    }
+}
+
 const fn variable(name: &'static str, default: &'static str) -> Variable {
     Variable { name, default, secret: false }
 }
@@ -104,7 +112,7 @@ pub fn print(
         let from = if set.is_some() { "environment" } else { "default" };
         let value = set.map_or_else(
             || variable.default.to_owned(),
-            |value| if variable.secret { "***".to_owned() } else { masked(&on_one_line(&value)) },
+            |value| if variable.hides(&value) { "***".to_owned() } else { on_one_line(&value) },
         );
         writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
     }

@@ -26,11 +26,16 @@ impl FromStr for DatabaseUrl {
         match text.split_once(':') {
             Some(("sqlite", rest)) => sqlite(rest),
             Some(("postgres" | "postgresql", _)) => postgres(text),
-            _ => Err(InvalidUrl(format!(
-                "`{}` is of no database that is known here; write sqlite:PATH or \
-                 postgres://USER:PASSWORD@HOST/NAME",
-                masked(text)
+            Some((scheme, rest)) if rest.starts_with("//") && is_scheme(scheme) => Err(InvalidUrl(format!(
+                "`{scheme}:` is of no database that is known here; write sqlite:PATH or \
+                 postgres://USER:PASSWORD@HOST/NAME"
             ))),
+            // What is not understood may hold a password anywhere.
+            _ => Err(InvalidUrl(
+                "is of no database that is known here, and not shown since it may hold a password; write \
+                 sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME"
+                    .to_owned(),
+            )),
         }
     }
 }
@@ -40,8 +45,9 @@ fn sqlite(rest: &str) -> Result<DatabaseUrl, InvalidUrl> {
     // What others write to say what is the case here anyway.
     let path = path.strip_suffix("?mode=rwc").unwrap_or(path);
     if path.is_empty() || path.contains('?') || path == ":memory:" {
+        let shown = path.split('?').next().unwrap_or_default();
         return Err(InvalidUrl(format!(
-            "`sqlite:{rest}` names no file; write sqlite:PATH without parameters (a database in memory \
+            "`sqlite:{shown}` names no file; write sqlite:PATH without parameters (a database in memory \
              cannot be shared by replicas)"
         )));
     }
@@ -49,10 +55,18 @@ fn sqlite(rest: &str) -> Result<DatabaseUrl, InvalidUrl> {
 }
 
 fn postgres(text: &str) -> Result<DatabaseUrl, InvalidUrl> {
+    let Some(shown) = understood(text) else {
+        return Err(InvalidUrl(
+            "cannot be read, and is not shown since it may hold a password; write \
+             postgres://USER:PASSWORD@HOST/NAME, in USER and PASSWORD %3F for `?`, %2F for `/`, %23 for `#`, %40 \
+             for `@` and %25 for `%`"
+                .to_owned(),
+        ));
+    };
     let read: Result<PgConnectOptions, _> = text.parse();
     match read {
         Ok(options) => Ok(DatabaseUrl::Postgres(Box::new(options))),
-        Err(why) => Err(InvalidUrl(format!("`{}` cannot be read: {why}", masked(text)))),
+        Err(why) => Err(InvalidUrl(format!("`{shown}` cannot be read: {why}"))),
     }
 }
 
@@ -82,34 +96,51 @@ impl fmt::Debug for DatabaseUrl {
 }
 
 /// A URL with `***` where its password or token would stand: between user and
-/// host, and in parameters named so.
+/// host, and in parameters named so. A text that is not understood is `***` as
+/// a whole.
 #[must_use]
 pub fn masked(url: &str) -> String {
-    let (base, query) = match url.split_once('?') {
-        Some((base, query)) => (base, Some(query)),
-        None => (url, None),
-    };
-    let mut text = mask_userinfo(base);
-    if let Some(query) = query {
-        text.push('?');
-        text.push_str(&query.split('&').map(mask_parameter).collect::<Vec<_>>().join("&"));
-    }
-    text
+    understood(url).unwrap_or_else(|| "***".to_owned())
 }
 
-fn mask_userinfo(base: &str) -> String {
-    let Some((scheme, rest)) = base.split_once("//") else { return base.to_owned() };
-    let Some((userinfo, place)) = rest.rsplit_once('@') else { return base.to_owned() };
-    match userinfo.split_once(':') {
-        Some((user, _)) => format!("{scheme}//{user}:***@{place}"),
-        None => base.to_owned(),
+/// The masked URL; `None` when it cannot be said where a password in it ends.
+fn understood(url: &str) -> Option<String> {
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        return (!path.contains('?')).then(|| url.to_owned());
     }
+    let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| is_scheme(scheme))?;
+    let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // A `?`, `/` or `#` in a password ends the authority too early.
+    if behind.contains('@') {
+        return None;
+    }
+    let (path, query) = match behind.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (behind, None),
+    };
+    let authority = match authority.rsplit_once('@') {
+        None => authority.to_owned(),
+        Some((userinfo, place)) => match userinfo.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{place}"),
+            // A user of a database; with NATS, a token.
+            None if scheme.starts_with("postgres") => format!("{userinfo}@{place}"),
+            None => format!("***@{place}"),
+        },
+    };
+    let query = query.map(|query| query.split('&').map(mask_parameter).collect::<Vec<_>>().join("&"));
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    Some(format!("{scheme}://{authority}{path}{query}"))
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+')
 }
 
 fn mask_parameter(pair: &str) -> String {
+    const SECRET: [&str; 5] = ["pass", "token", "secret", "key", "auth"];
     match pair.split_once('=') {
-        Some((key, _)) if ["password", "token", "secret"].iter().any(|s| key.contains(s)) => {
-            format!("{key}=***")
+        Some((name, _)) if SECRET.iter().any(|word| name.to_ascii_lowercase().contains(word)) => {
+            format!("{name}=***")
         }
         _ => pair.to_owned(),
     }
@@ -144,9 +175,19 @@ mod tests {
             "sqlite::memory:",
             "sqlite:a.db?mode=memory",
             "postgres://shop:hunter2@db:port/cart",
+            "postgres://shop:hunter2?x@db/cart",
+            "postgres://shop:12?hunter2@db/cart",
+            "postgres://shop:hunter2/x@db/cart",
+            "postgres://shop:hunter2#x@db/cart",
+            "postgres://shop:x@hunter2@db:port/cart",
+            "host=db user=shop password=hunter2 dbname=cart",
+            "host=db:5432 password=hunter2",
+            "shop:hunter2@db/cart",
+            "postgres:shop:hunter2@db/cart",
+            "sqlite:a.db?key=hunter2",
         ] {
             let why = text.parse::<DatabaseUrl>().unwrap_err().to_string();
-            assert!(why.starts_with("DATABASE_URL `") && !why.contains("hunter2"), "{why}");
+            assert!(why.starts_with("DATABASE_URL ") && !why.contains("hunter2"), "{why}");
             assert!(!why.contains('\n'));
         }
     }
@@ -155,10 +196,14 @@ mod tests {
     fn a_mask_hides_passwords_and_nothing_else() {
         for (url, hidden) in [
             ("postgres://u:p@h/d?password=p&a=b", "postgres://u:***@h/d?password=***&a=b"),
+            ("postgres://u:p:q@h/d", "postgres://u:***@h/d"),
             ("postgres://u:p:q@r@h/d", "postgres://u:***@h/d"),
+            ("postgres://u:p?q@h/d", "***"),
+            ("host=h password=p", "***"),
+            ("nats://token@h:4222", "nats://***@h:4222"),
+            ("nats://h:4222", "nats://h:4222"),
             ("postgres://u@h/d", "postgres://u@h/d"),
             ("sqlite:a.db", "sqlite:a.db"),
-            ("127.0.0.1:8500", "127.0.0.1:8500"),
         ] {
             assert_eq!(masked(url), hidden);
         }

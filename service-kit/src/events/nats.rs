@@ -63,7 +63,21 @@ pub struct Nats {
 #[error("NATS_URL is not nats://HOST:PORT: {0}")]
 pub struct InvalidNatsUrl(String);
 
+/// The address of the server; the reason why there is none is given without
+/// the URL, which may hold a password.
+fn address(url: &SecretString) -> Result<ServerAddr, InvalidNatsUrl> {
+    ServerAddr::from_str(url.expose_secret()).map_err(|why| InvalidNatsUrl(why.kind().to_string()))
+}
+
 impl Nats {
+    /// Checks `url` without connecting.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn check(url: &SecretString) -> Result<(), InvalidNatsUrl> {
+        address(url).map(drop)
+    }
+
     /// Connects to the server at `url` for the service `name`, again and again
     /// until it is there. Within a tokio runtime.
     ///
@@ -73,9 +87,7 @@ impl Nats {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn connect(url: &SecretString, name: &str) -> Result<Self, InvalidNatsUrl> {
-        // The reason is told without the URL, which may hold a password.
-        let address = ServerAddr::from_str(url.expose_secret());
-        let address = address.map_err(|why| InvalidNatsUrl(why.kind().to_string()))?;
+        let address = address(url)?;
         let link = Link::default();
         let heard = link.clone();
         let client = ConnectOptions::new()
