@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
+use service_kit::config::refuse_control_characters;
 
 use crate::cli::{Cli, Command};
 
@@ -57,8 +58,12 @@ impl From<Exit> for ExitCode {
 }
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let run = || run(Cli::from_arg_matches(&matches).context("could not read the command line")?, &matches);
+    let command = cli::definition(std::env::args_os().nth(1).as_deref());
+    let matches = command.clone().get_matches();
+    let run = || {
+        refuse_control_characters(&command, &matches)?;
+        run(Cli::from_arg_matches(&matches).context("could not read the command line")?, &matches)
+    };
     run().map_or_else(
         |error| {
             out::complain(&format!("{error:#}"));
@@ -72,7 +77,10 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<Exit> {
     let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
     let exit = runtime.block_on(async {
         match cli.command.unwrap_or(Command::Up(cli.up)) {
-            Command::Up(args) => up::run(args).await,
+            Command::Up(mut args) => {
+                up::read_former_names(&mut args)?;
+                up::run(args).await
+            }
             Command::Serve(args) => {
                 serve::run(args, matches.subcommand_matches("serve").unwrap_or(matches)).await
             }

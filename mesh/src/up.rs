@@ -13,7 +13,7 @@ use crate::{
     Exit,
     cli::UpArgs,
     found,
-    out::say,
+    out::{complain, say},
     services::Service,
     state::{Files, Owned},
 };
@@ -38,6 +38,24 @@ use stop::Stop;
 
 /// How long the end may take once there is no more time.
 const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// Takes the ports that the environment gives under the names of earlier
+/// versions, and warns once of those that a container platform wrote.
+///
+/// # Errors
+/// When one holds neither a port nor a link.
+#[allow(clippy::disallowed_methods, reason = "called by `main`, as the rest of the command line is read")]
+pub(crate) fn read_former_names(args: &mut UpArgs) -> Result<()> {
+    let links = args.ports.read_former_names(|name| std::env::var(name).ok())?;
+    if !links.is_empty() {
+        complain(&format!(
+            "ignoring {}: Kubernetes writes it for a Service of that name, and it is no port; a port is set by \
+             CONSORT_PORT_..., and `enableServiceLinks: false` in the pod keeps such variables away",
+            links.join(", ")
+        ));
+    }
+    Ok(())
+}
 
 /// Starts everything, stays until it is told to stop, stops everything.
 ///

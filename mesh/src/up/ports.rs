@@ -162,7 +162,7 @@ fn free_for_datagrams_too(at: SocketAddr) -> std::io::Result<()> {
 
 fn mend(flag: &str) -> String {
     format!(
-        "choose another with --{flag}-port or CONSORT_{}_PORT, or move every port with --port-base or \
+        "choose another with --{flag}-port or CONSORT_PORT_{}, or move every port with --port-base or \
          CONSORT_PORT_BASE",
         flag.to_uppercase()
     )
@@ -231,7 +231,7 @@ mod tests {
         let ports = Ports::new(&PortArgs { cart_port: Some(port), ..PortArgs::default() });
         let text = ports.check_services(LOOPBACK, 1).unwrap_err().to_string();
         assert!(text.contains(&format!("port {port} (cart-service 1)")), "{text}");
-        assert!(text.contains("--cart-port") && text.contains("CONSORT_CART_PORT"), "{text}");
+        assert!(text.contains("--cart-port") && text.contains("CONSORT_PORT_CART"), "{text}");
     }
 
     #[test]

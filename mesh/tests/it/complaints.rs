@@ -19,7 +19,7 @@ fn a_taken_port_is_named_with_the_flag_that_changes_it() {
     let base = base.to_string();
     let text = complaint(state.command(["up", "--registry", "embedded", "--port-base", &base]));
     assert!(text.contains("(order-service 1)") && text.contains("--order-port"), "{text}");
-    assert!(text.contains("CONSORT_ORDER_PORT") && text.contains("--port-base"), "{text}");
+    assert!(text.contains("CONSORT_PORT_ORDER") && text.contains("--port-base"), "{text}");
 }
 
 #[test]
@@ -85,4 +85,76 @@ fn a_folder_of_somebody_else_is_refused() {
     let text = complaint(state.command(["up", "--registry", "embedded", "--fresh"]));
     assert!(text.contains("--state-dir"), "{text}");
     assert!(state.dir().join("thesis.tex").exists());
+}
+
+/// Each Service `NAME` puts `NAME_PORT=tcp://...` and more into every pod.
+#[test]
+fn the_variables_of_a_kubernetes_service_end_no_command() {
+    let state = State::new();
+    let linked = |mut command: std::process::Command| {
+        for service in ["CART", "REGISTRY", "ADMIN"] {
+            command.env(format!("CONSORT_{service}_PORT"), "tcp://10.0.0.1:80");
+        }
+        command
+    };
+    // A command that is not `up` does not look at them at all.
+    let text = complaint(linked(state.command(["status"])));
+    assert!(text.contains("mesh up") && !text.contains("CART"), "{text}");
+    let (code, out, err) = run(linked(mesh(["serve", "cart-service", "--auth", "off", "--print-config"])));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    // `up` says once that it ignores them, and goes on.
+    for up in [&["up"][..], &[]] {
+        let mut command = linked(mesh([]));
+        command.args(up).args(["--registry", "http://127.0.0.1:1", "--state-dir"]).arg(state.dir());
+        let (code, _, err) = run(command);
+        let lines: Vec<&str> = err.lines().collect();
+        assert!(code == 2 && lines.len() == 2, "{err}");
+        assert!(lines[0].contains("CONSORT_CART_PORT, ") && lines[0].contains("Kubernetes"), "{err}");
+        assert!(lines[1].contains("--registry"), "{err}");
+    }
+}
+
+#[test]
+fn the_former_name_of_a_port_is_still_read() {
+    let (state, base) = (State::new(), port_base());
+    let taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for name in ["CONSORT_CART_PORT", "CONSORT_PORT_CART"] {
+        let mut command = state.command(["up", "--registry", "embedded"]);
+        let text = complaint({
+            command.env(name, port.to_string()).env("CONSORT_PORT_BASE", base.to_string());
+            command
+        });
+        assert!(text.contains(&format!("port {port} (cart-service 1)")), "{text}");
+    }
+    let mut command = state.command(["up", "--registry", "embedded"]);
+    command.env("CONSORT_CART_PORT", "eighty");
+    let text = complaint(command);
+    assert!(text.contains("CONSORT_CART_PORT") && text.contains("CONSORT_PORT_CART"), "{text}");
+}
+
+#[test]
+fn a_setting_that_is_not_understood_is_refused_by_name_and_not_repeated() {
+    let state = State::new();
+    for (name, value, words) in [
+        ("RUST_LOG", "warning", "error, warn, info, debug, trace"),
+        ("DATABASE_URL", "sqlite:canary.db\r", "control character"),
+        ("DATABASE_URL", "postgres://shop:can?canary@db/cart", "%3F"),
+        ("DATABASE_URL", "host=db user=shop password=canary", "postgres://USER:PASSWORD@HOST/NAME"),
+        ("CONSUL_HTTP_ADDR", "http://user:canary@127.0.0.1:1", "CONSUL_HTTP_AUTH"),
+        ("CONSORT_DRAIN", "2s\r", "control character"),
+    ] {
+        for print in [&["--print-config"][..], &[]] {
+            let mut command = state.command(["serve", "cart-service", "--auth", "off"]);
+            command.args(print).env(name, value);
+            let (code, out, err) = run(command);
+            assert_eq!(code, 2, "{name}: {out}{err}");
+            assert!(err.contains(words), "{name}: {err}");
+            assert!(!out.contains("canary") && !err.contains("canary"), "{name}: {out}{err}");
+        }
+    }
+    let mut command = state.command(["status"]);
+    command.env("RUST_LOG", "warning");
+    let text = complaint(command);
+    assert!(text.contains("RUST_LOG") && text.contains("error, warn, info, debug, trace"), "{text}");
 }
