@@ -29,10 +29,7 @@ pub(crate) fn may_change(caller: &Caller, id: UserId) -> Result<Standing, Fault>
     match caller {
         Caller::User { id, .. } if *id == customer => Ok(Standing::Own),
         _ if caller.has(Role::Admin) => Ok(Standing::Admin),
-        _ => {
-            let words = "this is another's account; only that one and an admin may change it";
-            Err(Fault::new(Code::PermissionDenied, "NOT_OWNER", words))
-        }
+        _ => Err(not_owner()),
     }
 }
 
@@ -41,7 +38,25 @@ pub(crate) fn may_give_roles(caller: &Caller) -> Result<(), Fault> {
     if caller.has(Role::Admin) {
         return Ok(());
     }
-    Err(Fault::new(Code::PermissionDenied, "ROLE_MISSING", "only an admin may change roles"))
+    Err(only_admins_give_roles())
+}
+
+/// The account of the person who calls; `None` where no person does, or one who
+/// can have no account here.
+pub(crate) fn person(caller: &Caller) -> Option<UserId> {
+    match caller {
+        Caller::User { id, .. } => UserId::parse(id.as_str()).ok(),
+        _ => None,
+    }
+}
+
+pub(crate) fn not_owner() -> Fault {
+    let words = "this is another's account; only that one and an admin may change it";
+    Fault::new(Code::PermissionDenied, "NOT_OWNER", words)
+}
+
+pub(crate) fn only_admins_give_roles() -> Fault {
+    Fault::new(Code::PermissionDenied, "ROLE_MISSING", "only an admin may change roles")
 }
 
 fn never(why: &InvalidValue) -> Fault {

@@ -1,7 +1,7 @@
 //! Accounts: how they come to be, change and go.
 
 use service_kit::{
-    auth::{Caller, Role},
+    auth::{Caller, Role, Roles},
     timestamp::Timestamp,
     value::Etag,
 };
@@ -55,7 +55,7 @@ impl Accounts {
 
     /// The account, which the caller may see.
     pub(crate) async fn get(&self, caller: &Caller, id: UserId) -> Result<User, Error> {
-        access::may_see(caller, id)?;
+        access::may_see(&self.confirmed(caller).await?, id)?;
         Ok(self.store.get(id).await?.ok_or(Error::NotFound(id))?.user)
     }
 
@@ -63,12 +63,14 @@ impl Accounts {
     /// what the password is.
     pub(crate) async fn update(&self, caller: &Caller, update: Update) -> Result<User, Error> {
         let Update { id, seen, changes, current } = update;
-        let standing = access::may_change(caller, id)?;
+        let caller = self.confirmed(caller).await?;
+        let standing = access::may_change(&caller, id)?;
         if changes.roles.is_some() {
-            access::may_give_roles(caller)?;
+            access::may_give_roles(&caller)?;
         }
         let Changes { email, display_name, roles, password } = changes;
-        let mut change = Change { email, display_name, roles, password: None };
+        let by = access::person(&caller);
+        let mut change = Change { by, email, display_name, roles, password: None };
         let mut proven = None;
         if change.email.is_some() || password.is_some() {
             let account = self.store.get(id).await?.ok_or(Error::NotFound(id))?;
@@ -88,8 +90,22 @@ impl Accounts {
 
     /// Deletes the account, if it is there.
     pub(crate) async fn delete(&self, caller: &Caller, id: UserId) -> Result<(), Error> {
-        access::may_change(caller, id)?;
-        Ok(self.store.delete(id, self.clock.now()).await?)
+        let caller = self.confirmed(caller).await?;
+        access::may_change(&caller, id)?;
+        self.store.delete(id, access::person(&caller), self.clock.now()).await
+    }
+
+    /// The caller with the roles that their account has now: those in a token
+    /// are as old as the token. The store asks once more, in the transaction
+    /// that makes a change.
+    async fn confirmed(&self, caller: &Caller) -> Result<Caller, Error> {
+        let Caller::User { id, .. } = caller else { return Ok(caller.clone()) };
+        let account = match access::person(caller) {
+            Some(person) => self.store.get(person).await?,
+            None => None,
+        };
+        let roles = account.map_or_else(|| Roles::from([]), |account| account.user.roles);
+        Ok(Caller::User { id: id.clone(), roles })
     }
 
     /// What shall become of the password of who has proved to know the present

@@ -36,7 +36,7 @@ pub struct User {
 }
 
 /// The id of an account: a UUID, of version 7 when this service made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Uuid);
 
 impl UserId {

@@ -4,7 +4,7 @@ use std::slice;
 
 use mesh_proto::shop::events::v1::{UserDeleted, event::Payload};
 use service_kit::{
-    auth::Roles,
+    auth::{Role, Roles},
     database::{Database, Error as DatabaseError, Row, Transaction, Value},
     events::Outbox,
     timestamp::Timestamp,
@@ -12,7 +12,7 @@ use service_kit::{
 };
 
 use crate::{
-    Error,
+    Error, access,
     domain::{DisplayName, Email, User, UserId, read_roles, written_roles},
     hasher::Hash,
     limit::Subject,
@@ -70,6 +70,9 @@ pub struct Account {
 /// What an account shall have that it may not have now.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
+    /// The person who asks for it, whose account must allow it when it is made.
+    /// `None` where no person does.
+    pub by: Option<UserId>,
     /// Another address.
     pub email: Option<Email>,
     /// Another name.
@@ -135,6 +138,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], [`Error::EmailTaken`],
+    /// [`Error::Refused`] when [`Change::by`] may not make it,
     /// [`Error::Database`].
     ///
     /// # Cancel safety
@@ -158,18 +162,19 @@ impl Store {
     }
 
     /// Deletes an account with all that is known of who had it, and tells of
-    /// it. One that is not there is as good.
+    /// it. One that is not there is as good. `by` is the person who asks for it,
+    /// if one does.
     ///
     /// # Errors
-    /// When the database fails.
+    /// [`Error::Refused`] when `by` may not, [`Error::Database`].
     ///
     /// # Cancel safety
     /// It may have been deleted.
-    pub async fn delete(&self, id: UserId, now: Timestamp) -> Result<(), DatabaseError> {
+    pub async fn delete(&self, id: UserId, by: Option<UserId>, now: Timestamp) -> Result<(), Error> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let done = delete(&mut open, self.outbox, id, now).await;
+            let done = delete(&mut open, self.outbox, id, by, now).await;
             if let Some(done) = unit.end(open, done).await {
                 return done;
             }
@@ -206,9 +211,12 @@ async fn update(
     change: &Change,
     now: Timestamp,
 ) -> Result<User, Error> {
-    let Some(Account { user: before, password }) = lock(open, id).await? else {
+    let Some(Account { user: before, password }) = lock_for(open, change.by, id).await? else {
         return Err(Error::NotFound(id));
     };
+    if change.roles.is_some() && change.by == Some(id) && !before.roles.contains(Role::Admin) {
+        return Err(access::only_admins_give_roles().into());
+    }
     let mut user = before.clone();
     user.email = change.email.clone().unwrap_or(user.email);
     user.display_name = change.display_name.clone().unwrap_or(user.display_name);
@@ -238,7 +246,26 @@ async fn update(
     Ok(user)
 }
 
-/// The account, which nobody else can then change.
+/// The account `id`, which nobody else can then change, for a change that `by`
+/// asks for. Their token may be older than the loss of their role, so their own
+/// row says what they may do; it is locked too, so that the role cannot be lost
+/// before this commits. Rows are locked in the order of their ids: two admins
+/// who change one another do not wait for each other.
+async fn lock_for(open: &mut Transaction, by: Option<UserId>, id: UserId) -> Result<Option<Account>, Error> {
+    let Some(by) = by.filter(|by| *by != id) else { return Ok(lock(open, id).await?) };
+    let (actor, account) = if by < id {
+        (lock(open, by).await?, lock(open, id).await?)
+    } else {
+        let account = lock(open, id).await?;
+        (lock(open, by).await?, account)
+    };
+    if actor.is_some_and(|actor| actor.user.roles.contains(Role::Admin)) {
+        Ok(account)
+    } else {
+        Err(access::not_owner().into())
+    }
+}
+
 async fn lock(open: &mut Transaction, id: UserId) -> Result<Option<Account>, DatabaseError> {
     let id: Value = id.to_string().into();
     open.execute(LOCK, slice::from_ref(&id)).await?;
@@ -261,9 +288,10 @@ async fn delete(
     open: &mut Transaction,
     outbox: Outbox,
     user: UserId,
+    by: Option<UserId>,
     now: Timestamp,
-) -> Result<(), DatabaseError> {
-    let Some(account) = lock(open, user).await? else {
+) -> Result<(), Error> {
+    let Some(account) = lock_for(open, by, user).await? else {
         open.undo();
         return Ok(());
     };
@@ -276,7 +304,7 @@ async fn delete(
     let Some(row) = open.row(DELETE, &[id]).await? else { return Ok(()) };
     let version = row.get::<i64>("version")?;
     let deleted = UserDeleted { user_id: user.to_string() };
-    outbox.append(open, &user.to_string(), version + 1, Payload::UserDeleted(deleted)).await
+    Ok(outbox.append(open, &user.to_string(), version + 1, Payload::UserDeleted(deleted)).await?)
 }
 
 fn read(row: &Row) -> Result<Account, DatabaseError> {

@@ -9,5 +9,6 @@ mod keys;
 mod login;
 mod notifications;
 mod register;
+mod rights;
 mod secrets;
 mod sessions;
