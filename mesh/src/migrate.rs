@@ -59,7 +59,7 @@ async fn bring(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool>
     if let DatabaseUrl::Sqlite(path) = url
         && let Some(folder) = path.parent()
     {
-        std::fs::create_dir_all(folder)?;
+        service_kit::private::make_folder(folder)?;
     }
     Database::open(url, &migrations).await?.close().await;
     let ran = &names(url, &migrations)[usize::try_from(present)?..];

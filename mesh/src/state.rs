@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use service_kit::private;
 
 /// Where `mesh up` keeps its things unless told otherwise.
 pub(crate) const DEFAULT_DIR: &str = ".consort";
@@ -163,8 +164,9 @@ impl Owned {
             remove(&files.snapshots())?;
         }
         for dir in [files.data(), files.logs()] {
-            fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
+            private::make_folder(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         }
+        narrow(&files).with_context(|| format!("could not make {} private", files.dir.display()))?;
         Ok(Self { files, _lock: lock })
     }
 
@@ -192,13 +194,24 @@ impl Owned {
     }
 }
 
+/// Keeps other users of this machine out of the directory, and out of the
+/// databases, which services refuse to open otherwise.
+fn narrow(files: &Files) -> std::io::Result<()> {
+    if private::narrow_folder(&files.dir)? {
+        let dir = files.dir.display();
+        tracing::warn!(%dir, "other users of this machine could enter {dir} until now");
+    }
+    private::narrow_folder(&files.data())?;
+    private::narrow_files(&files.data())
+}
+
 /// Makes the folder ours, unless it holds things that are not.
 fn adopt(dir: &Path) -> Result<()> {
     let marker = dir.join(MARKER);
     if marker.is_file() {
         return Ok(());
     }
-    fs::create_dir_all(dir).with_context(|| {
+    private::make_folder(dir).with_context(|| {
         format!("could not make the state directory {}; choose another with --state-dir", dir.display())
     })?;
     if !is_free(dir).with_context(|| format!("could not read {}", dir.display()))? {
@@ -313,6 +326,23 @@ mod tests {
         let _owned = Owned::take(files(&dir), false).unwrap();
         let text = Owned::take(files(&dir), false).unwrap_err().to_string();
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
+    }
+
+    #[test]
+    fn nobody_else_enters_it_whoever_made_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(&dir);
+        drop(Owned::take(files.clone(), false).unwrap());
+        let database = files.data().join("user.db");
+        fs::write(&database, "x").unwrap();
+        set(&database, 0o644);
+        set(&files.data(), 0o755);
+        set(&files.dir, 0o755);
+        drop(Owned::take(files.clone(), false).unwrap());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode(&files.dir), mode(&files.data()), mode(&database)], [0o700, 0o700, 0o600]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use clap::Args;
 use registry_client::Advertise;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::{database::DatabaseUrl, telemetry::LogFilter};
+use crate::{database::DatabaseUrl, private, telemetry::LogFilter};
 
 mod admin;
 mod auth;
@@ -100,7 +100,7 @@ impl ServiceConfig {
         }
         let path = self.default_file(service);
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|why| {
+            private::make_folder(folder).map_err(|why| {
                 anyhow!(
                     "could not make the folder {}: {why}; let this user write there, or change CONSORT_STATE_DIR \
                      or DATABASE_URL",
@@ -109,6 +109,19 @@ impl ServiceConfig {
             })?;
         }
         Ok(DatabaseUrl::Sqlite(path))
+    }
+
+    /// That no other user of this machine can read the data, where callers are
+    /// authenticated: the keys by which they are may be in it. A folder that
+    /// `DATABASE_URL` names is the operator's, and may have others in it.
+    ///
+    /// # Errors
+    /// When others can; says how to end that.
+    pub(crate) fn check_privacy(&self, service: &str, database: &DatabaseUrl) -> anyhow::Result<()> {
+        let (Asked::On, DatabaseUrl::Sqlite(file)) = (self.auth, database) else { return Ok(()) };
+        let own = self.default_file(service);
+        let folder = own.parent().filter(|_| *file == own);
+        private::check(folder, file).map_err(anyhow::Error::msg)
     }
 
     /// The NATS server; `None` unless set.

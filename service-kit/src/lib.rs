@@ -14,6 +14,7 @@
 //!   replica
 //! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
 //!   construction
+//! - [`private`]: files that only their owner may read
 //! - [`error`]: what a caller is told when a call fails
 //!
 //! Feature `test-util`: `testing`, databases and replicas for tests.
@@ -31,6 +32,7 @@ pub mod lease;
 pub mod metrics;
 pub mod money;
 pub mod page;
+pub mod private;
 pub mod run;
 pub mod service;
 pub mod telemetry;

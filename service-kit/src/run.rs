@@ -99,6 +99,7 @@ pub(crate) async fn ready(
     }
     let listener = bind(config).await?;
     let url = config.database(service)?;
+    config.check_privacy(service, &url)?;
     let database = Database::open(&url, migrations).await?;
     let nats = match config.nats_url() {
         Some(url) => Some(Nats::connect(url, service).await?),

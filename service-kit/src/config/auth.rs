@@ -138,4 +138,32 @@ mod tests {
         let why = auth(&["--auth-service-key-file", file.to_str().unwrap()]).unwrap_err();
         assert!(why.contains(file.to_str().unwrap()) && !why.contains("hunter2"), "{why}");
     }
+
+    #[test]
+    fn data_that_others_can_read_is_refused_while_callers_are_asked() {
+        use std::{fs, os::unix::fs::PermissionsExt};
+        let state = tempfile::tempdir().unwrap();
+        let check = |more: &[&str]| {
+            let args = [&["--state-dir", state.path().to_str().unwrap()], more].concat();
+            let command = ServiceConfig::augment_args(Command::new("test")).no_binary_name(true);
+            let config = ServiceConfig::from_arg_matches(&command.get_matches_from(args)).unwrap();
+            let url = config.database("user-service").unwrap();
+            config.check_privacy("user-service", &url).map_err(|why| why.to_string())
+        };
+        assert_eq!(check(&[]), Ok(()));
+        let data = state.path().join("data");
+        let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        open(&data, 0o755);
+        let why = check(&[]).unwrap_err();
+        assert!(why.contains(&format!("`chmod 700 {}`", data.display())), "{why}");
+        assert_eq!(check(&["--auth", "off"]), Ok(()));
+        // Of a folder that the operator names only the database itself is asked.
+        let file = data.join("elsewhere.db");
+        let url = format!("sqlite:{}", file.display());
+        assert_eq!(check(&["--database-url", &url]), Ok(()));
+        fs::write(&file, "").unwrap();
+        open(&file, 0o644);
+        let why = check(&["--database-url", &url]).unwrap_err();
+        assert!(why.contains(&format!("`chmod 600 {}`", file.display())), "{why}");
+    }
 }

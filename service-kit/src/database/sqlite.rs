@@ -1,7 +1,6 @@
 //! SQLite: one file, shared by the replicas on one machine.
 
 use std::{
-    fs::OpenOptions,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,7 +15,10 @@ use tokio::{
 };
 
 use super::{Migrations, OpenError, Pools, error::sqlite_code, health::Told, migrate};
-use crate::changes::{self, Changes};
+use crate::{
+    changes::{self, Changes},
+    private,
+};
 
 mod desk;
 mod group;
@@ -88,12 +90,12 @@ pub(super) async fn open(
     Ok((Pools::Sqlite { writer, readers }, feed))
 }
 
-/// Opens the file for writing, to learn the operating system's own reason when
+/// Makes the file, for its owner only, and opens it for writing, to learn the operating system's own reason when
 /// that fails; SQLite's is "unable to open database file" for all of them.
 async fn probe_file(path: &Path) -> Result<(), OpenError> {
     let path: PathBuf = path.to_owned();
     let opened = tokio::task::spawn_blocking(move || {
-        OpenOptions::new().create(true).append(true).open(&path).map_err(|why| OpenError::file(&path, &why))
+        private::open_file(&path).map_err(|why| OpenError::file(&path, &why))
     });
     match opened.await {
         Ok(opened) => opened.map(drop),

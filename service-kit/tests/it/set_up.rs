@@ -60,6 +60,19 @@ async fn a_database_that_the_server_lacks_is_named() {
     assert!(why.contains("nowhere") && why.contains("create that database"), "{why}");
 }
 
+#[tokio::test]
+async fn a_database_is_its_owners_alone_with_what_sqlite_puts_beside_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let database = TestDatabase::sqlite();
+    let service_kit::database::DatabaseUrl::Sqlite(file) = database.url() else { unreachable!() };
+    let _open = open(&database).await;
+    for ending in ["", "-wal", "-shm"] {
+        let file = format!("{}{ending}", file.display());
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+}
+
 async fn a_newer_schema_and_a_changed_one_are_refused(database: TestDatabase) {
     drop(open(&database).await);
     let older = Migrations { sqlite: &[], postgres: &[] };
