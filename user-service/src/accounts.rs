@@ -118,7 +118,8 @@ impl Accounts {
         wanted: Option<Password>,
     ) -> Result<Option<Wanted>, Error> {
         let current = current.ok_or(Error::CurrentPasswordWrong)?;
-        let subjects = [Subject::account(&account.user.email)];
+        let email = &account.user.email;
+        let subjects = [Subject::account(email), Subject::account_from(email, None)];
         if self.is_right(&subjects, &current, Some(&account.password)).await? {
             let same = |wanted: &Password| wanted.candidate().expose() == current.expose();
             return Ok(wanted.map(|wanted| if same(&wanted) { Wanted::Same } else { Wanted::Other(wanted) }));

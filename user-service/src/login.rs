@@ -27,14 +27,15 @@ impl Logins {
     /// password is another: the same waits, as long a hash, the same count, the
     /// same answer.
     pub(crate) async fn log_in(&self, from: &Credentials, peer: Option<IpAddr>) -> Result<Tokens, Error> {
-        let mut subjects = vec![Subject::account(&from.email)];
+        let account = [Subject::account(&from.email), Subject::account_from(&from.email, peer)];
+        let mut subjects = account.to_vec();
         subjects.extend(peer.map(Subject::peer));
         for _ in 0..TRIES {
-            let account = self.accounts.store.find(&from.email).await?;
-            let hash = account.as_ref().map(|account| &account.password);
+            let found = self.accounts.store.find(&from.email).await?;
+            let hash = found.as_ref().map(|account| &account.password);
             let is_right = self.accounts.is_right(&subjects, &from.password, hash).await?;
-            let Some(account) = account.filter(|_| is_right) else { break };
-            if let Some(tokens) = self.begin(&account, from).await? {
+            let Some(found) = found.filter(|_| is_right) else { break };
+            if let Some(tokens) = self.begin(&found, from, &account).await? {
                 return Ok(tokens);
             }
         }
@@ -42,8 +43,14 @@ impl Logins {
         Err(Error::CredentialsWrong)
     }
 
-    /// Begins a session; `None` when the account has changed since.
-    async fn begin(&self, account: &Account, from: &Credentials) -> Result<Option<Tokens>, Error> {
+    /// Begins a session and forgets the failures of `subjects`; `None` when the
+    /// account has changed since.
+    async fn begin(
+        &self,
+        account: &Account,
+        from: &Credentials,
+        subjects: &[Subject],
+    ) -> Result<Option<Tokens>, Error> {
         let hasher = &self.accounts.hasher;
         // While the password is at hand, it is hashed as is done now.
         let kept = if hasher.is_outdated(&account.password) {
@@ -53,7 +60,7 @@ impl Logins {
         };
         let token = RefreshToken::new()?;
         let now = self.accounts.clock.now();
-        let begun = self.accounts.store.begin_session(account, &kept, &token, now).await?;
+        let begun = self.accounts.store.begin_session(account, &kept, &token, subjects, now).await?;
         let Some(user) = begun else { return Ok(None) };
         self.tokens(user, &token).await.map(Some)
     }

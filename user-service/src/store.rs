@@ -299,7 +299,7 @@ async fn delete(
     open.execute(REMEMBER_DELETED, &[id.clone(), now.micros().into()]).await?;
     sessions::end_all(open, &id).await?;
     notifications::forget(open, &id).await?;
-    failures::forget(open, &Subject::account(&account.user.email)).await?;
+    failures::forget_all(open, &Subject::account(&account.user.email)).await?;
     open.execute(LEAVE_EMAIL, slice::from_ref(&id)).await?;
     let Some(row) = open.row(DELETE, &[id]).await? else { return Ok(()) };
     let version = row.get::<i64>("version")?;

@@ -1,9 +1,9 @@
 //! Logins that failed; see [`limit`](crate::limit).
 
-use std::time::Duration;
+use std::{slice, time::Duration};
 
 use service_kit::{
-    database::{Error as DatabaseError, Transaction},
+    database::{Error as DatabaseError, Transaction, Value},
     timestamp::Timestamp,
 };
 
@@ -25,6 +25,8 @@ const COUNT: &str = "INSERT INTO login_failures (subject, failures, last_time) V
      CASE WHEN login_failures.last_time <= $3 THEN 1 ELSE login_failures.failures + 1 END";
 
 const FORGET: &str = "DELETE FROM login_failures WHERE subject = $1";
+
+const FORGET_ALL: &str = "DELETE FROM login_failures WHERE subject >= $1 AND subject < $2";
 
 const CLEAN: &str = "DELETE FROM login_failures WHERE subject IN \
      (SELECT subject FROM login_failures WHERE last_time <= $1 LIMIT $2)";
@@ -94,14 +96,25 @@ async fn count(
     now: Timestamp,
     forgotten: i64,
 ) -> Result<(), DatabaseError> {
-    // Always the account before the address: no two wait for each other.
+    // Always the account before the address, with or without the other: no two
+    // wait for each other.
     for subject in subjects {
         open.execute(COUNT, &[subject.key().into(), now.micros().into(), forgotten.into()]).await?;
     }
     Ok(())
 }
 
-pub(super) async fn forget(open: &mut Transaction, subject: &Subject) -> Result<(), DatabaseError> {
-    open.execute(FORGET, &[subject.key().into()]).await?;
+/// In the order in which [`count`] takes them.
+pub(super) async fn forget(open: &mut Transaction, subjects: &[Subject]) -> Result<(), DatabaseError> {
+    for subject in subjects {
+        open.execute(FORGET, &[subject.key().into()]).await?;
+    }
+    Ok(())
+}
+
+/// Forgets those of `account` from whatever address too.
+pub(super) async fn forget_all(open: &mut Transaction, account: &Subject) -> Result<(), DatabaseError> {
+    forget(open, slice::from_ref(account)).await?;
+    open.execute(FORGET_ALL, &account.range_from_anywhere().map(Value::from)).await?;
     Ok(())
 }

@@ -53,7 +53,8 @@ const CLEAN: &str = "DELETE FROM sessions WHERE session_id IN \
 
 impl Store {
     /// Begins a session of the account whose password was found right, which
-    /// is kept as `kept` from now on, and forgets the logins that failed.
+    /// is kept as `kept` from now on, and forgets the logins of `subjects` that
+    /// failed.
     /// `None` when the account has another password by now, or is gone.
     ///
     /// # Errors
@@ -66,12 +67,13 @@ impl Store {
         account: &Account,
         kept: &Hash,
         token: &RefreshToken,
+        subjects: &[Subject],
         now: Timestamp,
     ) -> Result<Option<User>, DatabaseError> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let done = begin(&mut open, account, kept, token, now).await;
+            let done = begin(&mut open, account, kept, token, subjects, now).await;
             if let Some(done) = unit.end(open, done).await {
                 return done;
             }
@@ -124,6 +126,7 @@ async fn begin(
     account: &Account,
     kept: &Hash,
     token: &RefreshToken,
+    subjects: &[Subject],
     now: Timestamp,
 ) -> Result<Option<User>, DatabaseError> {
     let id: Value = account.user.id.to_string().into();
@@ -141,7 +144,7 @@ async fn begin(
         after(now, LIFETIME).micros().into(),
     ];
     open.execute(BEGIN, &values).await?;
-    failures::forget(open, &Subject::account(&account.user.email)).await?;
+    failures::forget(open, subjects).await?;
     user(open, id).await
 }
 

@@ -19,7 +19,7 @@ use service_kit::{
     testing::{Replica, TestDatabase, mesh_to},
 };
 use tokio::task::JoinSet;
-use tonic::{Code, Request};
+use tonic::{Code, Request, transport::server::TcpConnectInfo};
 use user_service::{
     Clock, NAME, SUBSCRIBERS, UserService, Users,
     hasher::{HashError, Hasher},
@@ -55,6 +55,14 @@ impl Handlers {
         let before = self.hasher.hashed();
         let answer = self.users.login(Request::new(login(email, password))).await;
         (answer.map(drop), self.hasher.hashed() - before)
+    }
+
+    /// A login to [`EMAIL`] from the host of that number.
+    async fn login_from(&self, host: u8, password: &str) -> Result<(), tonic::Status> {
+        let mut request = Request::new(login(EMAIL, password));
+        let remote_addr = Some(([192, 0, 2, host], 50_000).into());
+        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr });
+        self.users.login(request).await.map(drop)
     }
 }
 
@@ -105,6 +113,29 @@ async fn after_five_failures_it_takes_longer_and_longer(database: TestDatabase) 
     for _ in 0..5 {
         refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
     }
+}
+
+async fn who_guesses_keeps_themselves_out_and_not_the_owner(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    for _ in 0..5 {
+        refused(app.login_from(1, WRONG).await, Code::Unauthenticated, "CREDENTIALS_WRONG");
+    }
+    refused(app.login_from(1, PASSWORD).await, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
+    app.login_from(2, PASSWORD).await.unwrap();
+    // The owner's login forgives the owner's address and no other.
+    refused(app.login_from(1, PASSWORD).await, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
+}
+
+async fn guesses_from_many_addresses_are_slowed_down_together(database: TestDatabase) {
+    let app = Handlers::new(database).await;
+    for n in 0..100 {
+        refused(app.login_from(n / 5, WRONG).await, Code::Unauthenticated, "CREDENTIALS_WRONG");
+    }
+    let details = refused(app.login_from(200, PASSWORD).await, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
+    let told = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(told <= Duration::from_secs(1), "{told:?}");
+    app.clock.advance(told);
+    app.login_from(200, PASSWORD).await.unwrap();
 }
 
 async fn an_hour_without_a_failure_forgets_them(database: TestDatabase) {
@@ -191,6 +222,8 @@ on_both_databases!(
     wrong_in_address_and_wrong_in_password_are_one_answer,
     an_address_without_an_account_is_treated_as_one_with,
     after_five_failures_it_takes_longer_and_longer,
+    who_guesses_keeps_themselves_out_and_not_the_owner,
+    guesses_from_many_addresses_are_slowed_down_together,
     an_hour_without_a_failure_forgets_them,
     a_burst_of_guesses_through_two_replicas_is_cut_short,
     many_right_logins_at_once_all_succeed,
