@@ -12,10 +12,19 @@
 //! adds them to the calls they make. A token is looked at when a call begins; a
 //! stream that is still open when it is believed no longer ends with
 //! UNAUTHENTICATED, `TOKEN_EXPIRED`, and its caller resumes it with a new one.
+//!
+//! A token of an account that is gone, or has lost a role, is refused before it
+//! expires (`TOKEN_REVOKED`): user-service lists those accounts beside its keys,
+//! and every service asks for both every 3 s. While user-service is away the
+//! last list stays, and what is revoked meanwhile is not heard of.
+//!
+//! All services sign with keys from one seed: whoever has it can be every
+//! service. It stays until connections have an identity of their own (mTLS).
 
 use std::{fmt, future::Future, sync::Arc};
 
 use anyhow::Context;
+use mesh_proto::shop::user::v1::Revocation;
 use registry_client::{Channel, Mesh};
 
 mod caller;
@@ -26,6 +35,7 @@ mod key;
 mod outgoing;
 mod provider;
 mod refusal;
+mod revoked;
 mod role;
 mod seed;
 mod signer;
@@ -38,6 +48,7 @@ pub use caller::Caller;
 pub use guard::Guarded;
 pub use key::{InvalidKey, PublicKey};
 pub use outgoing::Outgoing;
+pub use revoked::{MAX_REVOCATIONS, digest_of};
 pub use role::{Role, Roles};
 pub use seed::Seed;
 pub use signer::{Claims, Signer};
@@ -117,6 +128,14 @@ impl Auth {
     pub fn publish(&self, keys: impl IntoIterator<Item = PublicKey>) {
         if let Some(on) = &self.on {
             on.verifier.users().publish(keys.into_iter().collect());
+        }
+    }
+
+    /// Believes no longer what these end, in place of those before. For the
+    /// service that issues the tokens, as [`publish`](Self::publish).
+    pub fn revoke(&self, revocations: &[Revocation]) {
+        if let Some(on) = &self.on {
+            on.verifier.users().revoked().replace(revocations);
         }
     }
 

@@ -10,8 +10,9 @@ use crate::{clock::Clock, store::Store};
 /// How often each replica cleans up.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Removes sessions that have expired and logins that failed long ago, again
-/// and again, until it is dropped.
+/// Removes sessions that have expired, logins that failed long ago and
+/// revocations that no token can be older than, again and again, until it is
+/// dropped.
 pub(crate) async fn tend(store: Store, clock: Clock) {
     let mut failing = false;
     loop {
@@ -20,6 +21,10 @@ pub(crate) async fn tend(store: Store, clock: Clock) {
         let now = clock.now();
         let cleaned = match store.clean_failures(now).await {
             Ok(_) => store.clean_sessions(now).await,
+            failed => failed,
+        };
+        let cleaned = match cleaned {
+            Ok(_) => store.clean_revocations(now).await,
             failed => failed,
         };
         match cleaned {

@@ -47,6 +47,11 @@ pub(crate) fn after(moment: Timestamp, by: Duration) -> Timestamp {
     Timestamp::of_micros(moment.micros().saturating_add(micros(by)))
 }
 
+/// `moment`, and so much earlier.
+pub(crate) fn before(moment: Timestamp, by: Duration) -> Timestamp {
+    Timestamp::of_micros(moment.micros().saturating_sub(micros(by)))
+}
+
 /// How long from `from` until `to`; nothing when that is past.
 pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
     let micros = to.micros().saturating_sub(from.micros());

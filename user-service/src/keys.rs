@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use mesh_proto::shop::user::v1::Jwk;
+use mesh_proto::shop::user::v1::{Jwk, Revocation};
 use service_kit::{
     auth::{Auth, Signer},
     timestamp::Timestamp,
@@ -45,7 +45,8 @@ pub struct Terms {
     pub lifetime: Duration,
     /// How long it stays published after that, as clocks differ; 5 min.
     pub grace: Duration,
-    /// How often each replica looks; 30 s.
+    /// How often each replica looks; 3 s. For so long it may believe a token that
+    /// another replica has revoked.
     pub look: Duration,
 }
 
@@ -56,7 +57,7 @@ impl Default for Terms {
             signs: Duration::from_secs(24 * 3_600),
             lifetime: Duration::from_secs(15 * 60),
             grace: Duration::from_secs(5 * 60),
-            look: Duration::from_secs(30),
+            look: Duration::from_secs(3),
         }
     }
 }
@@ -171,8 +172,22 @@ impl Keyring {
         Ok(keys.iter().filter(of_use).map(|key| key.signer.jwk()).collect())
     }
 
+    /// The accounts whose tokens end before they expire, for as long as one may
+    /// hold.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn revocations(&self) -> Result<Vec<Revocation>, Error> {
+        let longest = self.terms.lifetime + self.terms.grace;
+        Ok(self.store.revocations(self.clock.now(), longest).await?)
+    }
+
     /// Looks at the keys: adds the one that is due, removes those that have
-    /// done their work, and takes over what other replicas did.
+    /// done their work, and takes over what other replicas did. Looks at what
+    /// was revoked besides.
     ///
     /// # Errors
     /// When the database fails; what is held stays.
@@ -198,6 +213,7 @@ impl Keyring {
         if plan != Plan::default() {
             keys = self.store.keys().await?;
         }
+        self.auth.revoke(&self.revocations().await?);
         self.auth.publish(keys.iter().map(|key| key.signer.public().clone()));
         *self.held.write().unwrap_or_else(std::sync::PoisonError::into_inner) = keys.into();
         Ok(())

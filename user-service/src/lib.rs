@@ -62,12 +62,17 @@ impl Service for UserService {
             OUTBOX.sqlite[0],
             LEASES.sqlite[0],
             INBOX.sqlite[0],
+            Migration { name: "revocations", sql: include_str!("../migrations/sqlite/0002_revocations.sql") },
         ],
         postgres: &[
             Migration { name: "users", sql: include_str!("../migrations/postgres/0001_users.sql") },
             OUTBOX.postgres[0],
             LEASES.postgres[0],
             INBOX.postgres[0],
+            Migration {
+                name: "revocations",
+                sql: include_str!("../migrations/postgres/0002_revocations.sql"),
+            },
         ],
     };
 

@@ -100,7 +100,9 @@ impl UserService for Users {
     }
 
     async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<Jwks>, Status> {
-        Ok(Response::new(Jwks { keys: self.logins.keys.published().await? }))
+        let held = &self.logins.keys;
+        let (keys, revocations) = (held.published().await?, held.revocations().await?);
+        Ok(Response::new(Jwks { keys, revocations }))
     }
 
     async fn list_notifications(

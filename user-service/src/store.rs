@@ -21,6 +21,7 @@ use crate::{
 mod failures;
 mod keys;
 mod notifications;
+mod revocations;
 mod sessions;
 
 pub use keys::StoredKey;
@@ -243,7 +244,17 @@ async fn update(
     if change.password.is_some() {
         sessions::end_all(open, &id).await?;
     }
+    if has_lost(before.roles, user.roles) {
+        revocations::revoke(open, user.id, now).await?;
+    }
     Ok(user)
+}
+
+/// Whether fewer methods may be called with these roles than with those before.
+/// A customer's are anybody's who has an account.
+fn has_lost(before: Roles, roles: Roles) -> bool {
+    let has = |roles: Roles, role| roles.contains(role) || roles.contains(Role::Admin);
+    [Role::Staff, Role::Admin].into_iter().any(|role| has(before, role) && !has(roles, role))
 }
 
 /// The account `id`, which nobody else can then change, for a change that `by`
@@ -298,6 +309,7 @@ async fn delete(
     let id: Value = user.to_string().into();
     open.execute(REMEMBER_DELETED, &[id.clone(), now.micros().into()]).await?;
     sessions::end_all(open, &id).await?;
+    revocations::revoke_all(open, user, now).await?;
     notifications::forget(open, &id).await?;
     failures::forget_all(open, &Subject::account(&account.user.email)).await?;
     open.execute(LEAVE_EMAIL, slice::from_ref(&id)).await?;

@@ -12,13 +12,13 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tonic::codegen::http::{HeaderMap, Response};
 
-use super::refusal::Refusal;
+use super::{refusal::Refusal, revoked::Revoked, verified::Known};
 
 /// Until when a caller is believed.
 #[derive(Debug)]
 pub(super) struct Term {
-    /// The last second of it, since 1970.
-    until: u64,
+    known: Known,
+    revoked: Revoked,
     /// The service that believes them.
     service: &'static str,
     /// `None` until something has to be waited for, which in an answer of one
@@ -27,26 +27,32 @@ pub(super) struct Term {
 }
 
 impl Term {
-    pub(super) fn new(until: u64, service: &'static str) -> Self {
-        Self { until, service, over: None }
+    pub(super) fn new(known: Known, revoked: Revoked, service: &'static str) -> Self {
+        Self { known, revoked, service, over: None }
     }
 
     fn wait(&mut self) -> &mut Pin<Box<Sleep>> {
         self.over.get_or_insert_with(|| {
-            let end = UNIX_EPOCH + Duration::from_secs(self.until.saturating_add(1));
+            let end = UNIX_EPOCH + Duration::from_secs(self.known.until.saturating_add(1));
             Box::pin(sleep(end.duration_since(SystemTime::now()).unwrap_or_default()))
         })
     }
 
-    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.over.as_mut().is_some_and(|over| over.as_mut().poll(cx).is_ready())
+    /// Why it is over, if it is. Nothing is asked before there was something to
+    /// wait for: an answer that is there is sent.
+    fn over(&mut self, cx: &mut Context<'_>) -> Option<Refusal> {
+        let over = self.over.as_mut()?;
+        if over.as_mut().poll(cx).is_ready() {
+            return Some(Refusal::Expired);
+        }
+        self.revoked.has(&self.known.caller, self.known.issued).then_some(Refusal::Revoked)
     }
 
     /// What an answer ends with.
-    fn trailers(&self) -> HeaderMap {
+    fn trailers(&self, why: Refusal) -> HeaderMap {
         let mut trailers = HeaderMap::new();
         // Fails only for metadata that is no header, and ours has none.
-        let _ = Refusal::Expired.fault().into_status(self.service).add_header(&mut trailers);
+        let _ = why.fault().into_status(self.service).add_header(&mut trailers);
         trailers
     }
 }
@@ -112,14 +118,18 @@ impl<B: Body> Body for Lasting<B> {
         let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
         let Some(term) = this.term else { return body.poll_frame(cx) };
         // Before what there is to send, for they may not see it any more.
-        if !term.is_over(cx) {
-            let polled = body.poll_frame(cx);
-            if polled.is_ready() {
-                return polled;
+        let why = match term.over(cx) {
+            Some(why) => why,
+            None => {
+                let polled = body.poll_frame(cx);
+                if polled.is_ready() {
+                    return polled;
+                }
+                ready!(term.wait().as_mut().poll(cx));
+                Refusal::Expired
             }
-            ready!(term.wait().as_mut().poll(cx));
-        }
-        let trailers = term.trailers();
+        };
+        let trailers = term.trailers(why);
         this.body.set(None);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
@@ -141,8 +151,15 @@ mod tests {
     use futures_util::{FutureExt, future::poll_fn};
     use tokio::{sync::mpsc, time::advance};
 
+    use std::sync::Arc;
+
+    use mesh_proto::shop::user::v1::Revocation;
+
     use super::*;
-    use crate::auth::token;
+    use crate::{
+        auth::{Caller, Role, digest_of, token},
+        value::CustomerId,
+    };
 
     /// Sends what it is given, and then waits for more.
     struct Stream(mpsc::Receiver<&'static str>);
@@ -177,7 +194,12 @@ mod tests {
     }
 
     fn term(left: u64) -> Option<Term> {
-        Some(Term::new(token::now() + left, "test"))
+        Some(Term::new(known(left), Revoked::default(), "test"))
+    }
+
+    fn known(left: u64) -> Known {
+        let ada = Caller::User { id: CustomerId::parse("ada").unwrap(), roles: [Role::Customer].into() };
+        Known { caller: Arc::new(ada), issued: token::now(), until: token::now() + left }
     }
 
     fn some(text: &str) -> Option<Option<String>> {
@@ -198,6 +220,20 @@ mod tests {
         sender.try_send("a secret").unwrap();
         assert_eq!(next(&mut body), some("16"));
         assert_eq!(next(&mut body), Some(None));
+        assert!(body.is_end_stream() && sender.is_closed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_a_caller_whose_token_is_revoked_tells_nothing_more() {
+        let (revoked, ada) = (Revoked::default(), known(900));
+        let not_before = i64::try_from(ada.issued + 1).unwrap();
+        let (sender, mut body) = lasting(Some(Term::new(ada, revoked.clone(), "test"))).await;
+        assert_eq!(next(&mut body), None);
+        sender.try_send("a").unwrap();
+        assert_eq!(next(&mut body), some("a"));
+        revoked.replace(&[Revocation { subject: digest_of("ada"), not_before }]);
+        sender.try_send("a secret").unwrap();
+        assert_eq!(next(&mut body), some("16"));
         assert!(body.is_end_stream() && sender.is_closed());
     }
 

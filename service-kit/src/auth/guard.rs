@@ -149,7 +149,7 @@ impl On {
     }
 
     fn term(&self, known: &Known) -> Term {
-        Term::new(known.until, self.service)
+        Term::new(known.clone(), self.verifier.users().revoked().clone(), self.service)
     }
 
     fn refuse<B: Default>(&self, fault: Fault) -> Response<B> {

@@ -1,4 +1,5 @@
-//! The keys of user-service, as it publishes them.
+//! The keys of user-service and the tokens that it has revoked, as it publishes
+//! them.
 //!
 //! One task asks: at the start, before the keys are old, and when a token names
 //! a key that is not known, though for that no more often than
@@ -11,7 +12,9 @@ use std::{
     time::Duration,
 };
 
-use mesh_proto::shop::user::v1::{GetJwksRequest, Jwk, user_service_client::UserServiceClient};
+use mesh_proto::shop::user::v1::{
+    self as wire, GetJwksRequest, Jwk, Revocation, user_service_client::UserServiceClient,
+};
 use registry_client::Channel;
 use tokio::{
     sync::{Notify, watch},
@@ -22,17 +25,19 @@ use tracing::{info, warn};
 
 use super::{
     PublicKey,
+    revoked::Revoked,
     token::{Issuer, Key},
 };
 
 /// The most keys that are taken from an answer, and how large it may be.
 pub(super) const MOST_KEYS: usize = 16;
-const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: usize = 1024 * 1024;
 
 /// When user-service is asked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// When keys are asked for again: after 0.8 to 1.0 of this.
+    /// When keys are asked for again: after 0.8 to 1.0 of this. With `answer` it
+    /// bounds how long a revoked token is still believed.
     refresh: Duration,
     /// For how long keys are good while user-service is away.
     keep: Duration,
@@ -47,11 +52,11 @@ pub(super) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            refresh: Duration::from_secs(300),
+            refresh: Duration::from_secs(3),
             keep: Duration::from_secs(24 * 3_600),
             unknown: Duration::from_secs(10),
             answer: Duration::from_secs(2),
-            retry: (Duration::from_millis(250), Duration::from_secs(5)),
+            retry: (Duration::from_millis(250), Duration::from_secs(3)),
         }
     }
 }
@@ -87,10 +92,23 @@ impl State {
     }
 }
 
+/// What user-service answers.
+pub(super) struct Published {
+    keys: Vec<PublicKey>,
+    revocations: Vec<Revocation>,
+}
+
+impl From<Vec<PublicKey>> for Published {
+    fn from(keys: Vec<PublicKey>) -> Self {
+        Self { keys, revocations: Vec::new() }
+    }
+}
+
 /// The keys of user-service.
 #[derive(Debug)]
 pub(super) struct Jwks {
     state: watch::Sender<State>,
+    revoked: Revoked,
     pace: Pace,
     wanted: Notify,
     /// When an unknown key may be asked for again.
@@ -99,7 +117,8 @@ pub(super) struct Jwks {
 
 impl Jwks {
     pub(super) fn new(pace: Pace) -> Self {
-        Self { state: watch::Sender::default(), pace, wanted: Notify::new(), next: Mutex::new(None) }
+        let (state, revoked) = (watch::Sender::default(), Revoked::default());
+        Self { state, revoked, pace, wanted: Notify::new(), next: Mutex::new(None) }
     }
 
     /// Takes the keys from who makes them. From then on nobody is asked.
@@ -108,6 +127,11 @@ impl Jwks {
             now.take(keys);
             now.own = true;
         });
+    }
+
+    /// The tokens that are believed no longer.
+    pub(super) fn revoked(&self) -> &Revoked {
+        &self.revoked
     }
 
     /// The keys, and their generation, if they are good.
@@ -156,16 +180,17 @@ impl Jwks {
 
     /// Keeps the keys as new as [`Pace`] says, by asking for them with `fetch`.
     /// Goes on until it is dropped.
-    pub(super) async fn keep_new<F>(&self, fetch: impl Fn() -> F)
+    pub(super) async fn keep_new<F, P>(&self, fetch: impl Fn() -> F)
     where
-        F: Future<Output = Result<Vec<PublicKey>, String>>,
+        F: Future<Output = Result<P, String>>,
+        P: Into<Published>,
     {
         let mut failed = 0_u32;
         while !self.state.borrow().own {
             self.state.send_modify(|now| now.asked += 1);
             let answer = timeout(self.pace.answer, fetch()).await;
             let answer = answer.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
-            failed = self.told(answer, failed);
+            failed = self.told(answer.map(P::into), failed);
             let pause = self.pause(failed);
             tokio::select! {
                 () = sleep(pause) => {}
@@ -177,9 +202,10 @@ impl Jwks {
 
     /// Takes an answer, after so many that failed; how many have failed then.
     /// Only what is believable replaces what is known.
-    fn told(&self, answer: Result<Vec<PublicKey>, String>, failed: u32) -> u32 {
-        let answer =
-            answer.and_then(|keys| if keys.is_empty() { Err("it has none".to_owned()) } else { Ok(keys) });
+    fn told(&self, answer: Result<Published, String>, failed: u32) -> u32 {
+        let answer = answer.and_then(|published| {
+            if published.keys.is_empty() { Err("it has none".to_owned()) } else { Ok(published) }
+        });
         let failed = match &answer {
             Ok(_) if failed > 0 => {
                 info!("user-service gives its keys again");
@@ -195,8 +221,10 @@ impl Jwks {
             }
         };
         self.state.send_modify(|now| {
-            if let (Ok(keys), false) = (answer, now.own) {
-                now.take(keys);
+            if let (Ok(published), false) = (answer, now.own) {
+                // Before who waits for keys goes on.
+                self.revoked.replace(&published.revocations);
+                now.take(published.keys);
                 now.until = Some(Instant::now() + self.pace.keep);
             }
             now.ended = now.asked;
@@ -214,14 +242,15 @@ impl Jwks {
     }
 }
 
-/// Asks user-service for its keys.
-pub(super) async fn fetch(channel: Channel) -> Result<Vec<PublicKey>, String> {
+/// Asks user-service for its keys and what it has revoked.
+pub(super) async fn fetch(channel: Channel) -> Result<Published, String> {
     let mut users = UserServiceClient::new(channel).max_decoding_message_size(MOST_BYTES);
     let mut request = Request::new(GetJwksRequest {});
     request.set_timeout(Pace::default().answer);
     let answer = users.get_jwks(request).await;
     let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
-    Ok(usable(&answer.into_inner().keys))
+    let wire::Jwks { keys, revocations } = answer.into_inner();
+    Ok(Published { keys: usable(&keys), revocations })
 }
 
 /// The keys that can be used, the first few.
@@ -334,8 +363,10 @@ mod tests {
             futures_util::future::join_all((0..1_000).map(|_| jwks.ask())).await;
             sleep(Duration::from_secs(1)).await;
         }
-        let most = 2 + began.elapsed().as_secs() / 10;
-        assert!(users.asked() as u64 <= 1 + most, "asked {} times", users.asked());
+        // Beside those that come whatever is unknown.
+        let regular = began.elapsed().div_duration_f64(Pace::default().refresh.mul_f64(0.8));
+        let most = 3 + began.elapsed().as_secs() / 10 + regular as u64;
+        assert!(users.asked() as u64 <= most, "asked {} times", users.asked());
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,6 +13,8 @@ pub(super) enum Refusal {
     Missing,
     #[error("the token has expired; get a new one by UserService/RefreshToken or UserService/Login")]
     Expired,
+    #[error("the token was revoked, as its account is gone or has lost a role; get a new one")]
+    Revoked,
     #[error("the call carries more than one `authorization`; send one")]
     Several,
     #[error("the `authorization` is not `Bearer TOKEN`")]
@@ -53,6 +55,7 @@ impl Refusal {
         let (code, reason) = match self {
             Self::Missing => (Code::Unauthenticated, "TOKEN_MISSING"),
             Self::Expired => (Code::Unauthenticated, "TOKEN_EXPIRED"),
+            Self::Revoked => (Code::Unauthenticated, "TOKEN_REVOKED"),
             Self::NoKeys => (Code::Unavailable, "KEYS_UNAVAILABLE"),
             _ => (Code::Unauthenticated, "TOKEN_INVALID"),
         };

@@ -7,14 +7,17 @@
 //! nothing but what we put there, every claim is present, once and of its type,
 //! `iat` is not ahead, and nothing holds for long.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Caller, Claims, PublicKey, Role, Roles, provider, refusal::Refusal};
+use super::{Caller, Claims, PublicKey, Role, Roles, provider, refusal::Refusal, verified::Known};
 use crate::value::CustomerId;
 
 /// Who issues the tokens of people.
@@ -120,9 +123,8 @@ impl Key {
         self.public == *key
     }
 
-    /// Who presents `token`, and until when that is to be believed, in seconds
-    /// since 1970.
-    pub(super) fn verify(&self, token: &str) -> Result<(Caller, u64), Refusal> {
+    /// Who presents `token`, and until when that is to be believed.
+    pub(super) fn verify(&self, token: &str) -> Result<Known, Refusal> {
         let received = jsonwebtoken::decode::<Received>(token, &self.decoding, &self.validation);
         let claims = received.map_err(|why| refusal(why.kind()))?.claims;
         in_time(&claims, now())?;
@@ -130,7 +132,8 @@ impl Key {
             Issuer::Users => user(&claims)?,
             Issuer::Services => service(&claims)?,
         };
-        Ok((caller, claims.exp + LEEWAY.as_secs()))
+        let until = claims.exp + LEEWAY.as_secs();
+        Ok(Known { caller: Arc::new(caller), issued: claims.iat, until })
     }
 }
 

@@ -14,6 +14,8 @@ use super::Caller;
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) caller: Arc<Caller>,
+    /// When the token was issued, in seconds since 1970.
+    pub(super) issued: u64,
     /// The last second at which that is believed, since 1970.
     pub(super) until: u64,
 }
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     fn nobody(until: u64) -> Known {
-        Known { caller: Arc::new(Caller::Nobody), until }
+        Known { caller: Arc::new(Caller::Nobody), issued: 0, until }
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Who sends a request.
 
-use std::sync::Arc;
-
 use tonic::codegen::http::{HeaderMap, header::AUTHORIZATION};
 
 use super::{
@@ -37,6 +35,12 @@ impl Verifier {
 
     /// Who presents `token`, as far as can be told without waiting.
     pub(super) fn check(&self, token: &str) -> Result<Known, Refusal> {
+        let known = self.verify(token)?;
+        // Asked of tokens that were verified before, too.
+        if self.users.revoked().has(&known.caller, known.issued) { Err(Refusal::Revoked) } else { Ok(known) }
+    }
+
+    fn verify(&self, token: &str) -> Result<Known, Refusal> {
         if token.len() > token::LONGEST {
             return Err(Refusal::TooLong);
         }
@@ -48,14 +52,13 @@ impl Verifier {
             return Ok(known);
         }
         let kid = token::kid(token)?;
-        let (caller, until) = if kid == self.services.kid() {
+        let known = if kid == self.services.kid() {
             self.services.verify(token)?
         } else {
             let (keys, _) = users.ok_or(Refusal::NoKeys)?;
             let key = keys.iter().find(|key| key.kid() == kid);
             key.ok_or(Refusal::UnknownKey)?.verify(token)?
         };
-        let known = Known { caller: Arc::new(caller), until };
         self.verified.put(fingerprint, known.clone(), generation);
         Ok(known)
     }

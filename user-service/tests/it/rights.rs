@@ -1,13 +1,15 @@
 //! Rights that end when they end: what changes accounts asks the table, not the
 //! token.
 
+use std::{fmt::Debug, time::Duration};
+
 use mesh_proto::shop::user::v1::{
-    DeleteUserRequest, GetUserRequest, LoginRequest, Role, UpdateUserRequest, User,
-    user_service_client::UserServiceClient,
+    DeleteUserRequest, GetJwksRequest, GetUserRequest, LoginRequest, Role, UpdateUserRequest, User,
+    user_service_client::UserServiceClient, user_service_server::UserService as _,
 };
 use secrecy::SecretString;
 use service_kit::{
-    auth::{self, Outgoing, Roles},
+    auth::{self, Auth, Outgoing, Roles, digest_of},
     config::FirstAdmin,
     database::Database,
     events::Outbox,
@@ -16,10 +18,12 @@ use service_kit::{
     testing::{Callers, Replica, TestDatabase, mesh_to},
     timestamp::Timestamp,
 };
-use tonic::Code;
+use tonic::{Code, Request, Status};
 use user_service::{
-    Error, NAME, SUBSCRIBERS, UserService,
+    Clock, Error, NAME, SUBSCRIBERS, UserService, Users,
     domain::UserId,
+    hasher::Hasher,
+    keys::{Keyring, Terms},
     store::{Change, Store},
 };
 
@@ -61,6 +65,17 @@ impl Shop {
     }
 }
 
+/// Refused for that reason, or because the whole token is no longer believed.
+#[track_caller]
+fn refused_to_demoted<T: Debug>(result: Result<T, Status>, reason: &str) {
+    match result {
+        Err(status) if status.code() == Code::Unauthenticated => {
+            refused::<()>(Err(status), Code::Unauthenticated, "TOKEN_REVOKED");
+        }
+        result => drop(refused(result, Code::PermissionDenied, reason)),
+    }
+}
+
 fn roles_of(user: &User, roles: &[Role]) -> UpdateUserRequest {
     let roles = roles.iter().map(|&role| role.into()).collect();
     update(&User { roles, etag: String::new(), ..user.clone() }, &["roles"])
@@ -75,19 +90,57 @@ async fn who_is_no_admin_any_more_makes_none(database: TestDatabase) {
     demoted.update_user(roles_of(&bob, &[Role::Staff])).await.unwrap();
     root.update_user(roles_of(&ada, &[Role::Customer])).await.unwrap();
 
-    let answer = demoted.update_user(roles_of(&ada, &[Role::Admin])).await;
-    refused(answer, Code::PermissionDenied, "ROLE_MISSING");
-    let answer = demoted.update_user(roles_of(&bob, &[Role::Admin])).await;
-    refused(answer, Code::PermissionDenied, "NOT_OWNER");
+    refused_to_demoted(demoted.update_user(roles_of(&ada, &[Role::Admin])).await, "ROLE_MISSING");
+    refused_to_demoted(demoted.update_user(roles_of(&bob, &[Role::Admin])).await, "NOT_OWNER");
     let mut password = update(&User { etag: String::new(), ..bob.clone() }, &["password"]);
     password.password = "another long password".into();
-    refused(demoted.update_user(password).await, Code::PermissionDenied, "NOT_OWNER");
+    refused_to_demoted(demoted.update_user(password).await, "NOT_OWNER");
     let gone = DeleteUserRequest { user_id: bob.user_id.clone() };
-    refused(demoted.delete_user(gone).await, Code::PermissionDenied, "NOT_OWNER");
+    refused_to_demoted(demoted.delete_user(gone).await, "NOT_OWNER");
     let get = GetUserRequest { user_id: bob.user_id.clone() };
-    refused(demoted.get_user(get.clone()).await, Code::PermissionDenied, "NOT_OWNER");
+    refused_to_demoted(demoted.get_user(get.clone()).await, "NOT_OWNER");
     let now = root.get_user(get).await.unwrap().into_inner();
     assert_eq!(now.roles, [i32::from(Role::Staff)]);
+}
+
+async fn who_is_gone_or_has_lost_a_role_is_listed_until_no_token_holds(database: TestDatabase) {
+    let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
+    let (store, clock) = (Store::new(open, Outbox::new(NAME, SUBSCRIBERS)), Clock::system());
+    let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), Auth::off()).await.unwrap();
+    let users = Users::new(store.clone(), Hasher::new(), keys, clock.clone());
+    let listed =
+        async || users.get_jwks(Request::new(GetJwksRequest {})).await.unwrap().into_inner().revocations;
+    let account = async |email| {
+        let answer = users.register(Request::new(registration(email, PASSWORD))).await;
+        UserId::parse(&answer.unwrap().into_inner().user_id).unwrap()
+    };
+    let (ada, bob) = (account(EMAIL).await, account(BOB).await);
+    let second = || clock.now().micros() / 1_000_000;
+    let give = async |role| {
+        let change = Change { roles: Some(Roles::from([role])), ..Change::default() };
+        store.update(ada, None, None, &change, clock.now()).await.unwrap();
+    };
+    // What anybody may do is no right that was lost, and a gain is no loss.
+    give(auth::Role::Staff).await;
+    give(auth::Role::Admin).await;
+    assert_eq!(listed().await, []);
+    let before = second();
+    give(auth::Role::Staff).await;
+    let list = listed().await;
+    assert_eq!((list.len(), &list[0].subject), (1, &digest_of(&ada.to_string())));
+    assert!((before + 1..=second() + 1).contains(&list[0].not_before), "{list:?}");
+
+    clock.advance(Duration::from_secs(60));
+    store.delete(bob, None, clock.now()).await.unwrap();
+    let list = listed().await;
+    assert_eq!((list.len(), &list[0].subject), (2, &digest_of(&bob.to_string())));
+    assert!(list[0].not_before >= second() + 3_599, "also what a clock that is ahead has issued");
+    // Nothing holds for longer than 15 minutes; clocks differ.
+    clock.advance(Duration::from_secs(20 * 60));
+    assert_eq!(listed().await, []);
+    assert_eq!(store.clean_revocations(clock.now()).await.unwrap(), 0);
+    clock.advance(Duration::from_secs(2 * 3_600));
+    assert_eq!(store.clean_revocations(clock.now()).await.unwrap(), 2);
 }
 
 async fn the_transaction_itself_asks_what_the_account_may_do(database: TestDatabase) {
@@ -110,4 +163,8 @@ async fn the_transaction_itself_asks_what_the_account_may_do(database: TestDatab
     store.delete(id(&bob), Some(id(&bob)), Timestamp::now()).await.unwrap();
 }
 
-on_both_databases!(who_is_no_admin_any_more_makes_none, the_transaction_itself_asks_what_the_account_may_do);
+on_both_databases!(
+    who_is_no_admin_any_more_makes_none,
+    who_is_gone_or_has_lost_a_role_is_listed_until_no_token_holds,
+    the_transaction_itself_asks_what_the_account_may_do,
+);

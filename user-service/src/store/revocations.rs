@@ -1,0 +1,90 @@
+//! Accounts whose tokens end before they expire.
+
+use std::time::Duration;
+
+use mesh_proto::shop::user::v1::Revocation;
+use service_kit::{
+    auth::{Claims, MAX_REVOCATIONS, digest_of},
+    database::{Error as DatabaseError, Transaction},
+    timestamp::Timestamp,
+};
+
+use super::Store;
+use crate::{clock::before, domain::UserId};
+
+/// How many are cleaned up at once.
+const BATCH: i64 = 1_000;
+const SECOND: i64 = 1_000_000;
+
+/// A later one never takes an earlier one back.
+const REVOKE: &str = "INSERT INTO revocations (user_id, not_before, revoke_time) VALUES ($1, $2, $3) \
+     ON CONFLICT (user_id) DO UPDATE SET revoke_time = excluded.revoke_time, not_before = \
+     CASE WHEN excluded.not_before > revocations.not_before THEN excluded.not_before \
+     ELSE revocations.not_before END";
+
+const SINCE: &str = "SELECT user_id, not_before FROM revocations WHERE revoke_time > $1 \
+     ORDER BY revoke_time DESC LIMIT $2";
+
+const CLEAN: &str = "DELETE FROM revocations WHERE user_id IN \
+     (SELECT user_id FROM revocations WHERE revoke_time <= $1 LIMIT $2)";
+
+impl Store {
+    /// The latest of those made at most `ago` before `now`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn revocations(&self, now: Timestamp, ago: Duration) -> Result<Vec<Revocation>, DatabaseError> {
+        let most = i64::try_from(MAX_REVOCATIONS).unwrap_or(i64::MAX);
+        let rows = self.database.rows(SINCE, &[before(now, ago).micros().into(), most.into()]).await?;
+        let read = |row: &service_kit::database::Row| {
+            let subject = digest_of(&row.get::<String>("user_id")?);
+            Ok(Revocation { subject, not_before: row.get("not_before")? })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Removes those that no token can be older than, some of them; returns how
+    /// many.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// They may have been removed.
+    pub async fn clean_revocations(&self, now: Timestamp) -> Result<u64, DatabaseError> {
+        let mut open = self.database.begin().await?;
+        let over = before(now, 2 * Claims::LONGEST);
+        let removed = open.execute(CLEAN, &[over.micros().into(), BATCH.into()]).await?;
+        open.commit().await?;
+        Ok(removed)
+    }
+}
+
+/// Ends the tokens that the account has: those issued up to the second of `now`.
+pub(super) async fn revoke(open: &mut Transaction, id: UserId, now: Timestamp) -> Result<(), DatabaseError> {
+    until(open, id, now.micros() / SECOND + 1, now).await
+}
+
+/// Ends all tokens of an account that gets no more: also those from a replica
+/// whose clock is ahead.
+pub(super) async fn revoke_all(
+    open: &mut Transaction,
+    id: UserId,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    let ahead = i64::try_from(Claims::LONGEST.as_secs()).unwrap_or(i64::MAX);
+    until(open, id, (now.micros() / SECOND).saturating_add(ahead), now).await
+}
+
+async fn until(
+    open: &mut Transaction,
+    id: UserId,
+    not_before: i64,
+    now: Timestamp,
+) -> Result<(), DatabaseError> {
+    open.execute(REVOKE, &[id.to_string().into(), not_before.into(), now.micros().into()]).await?;
+    Ok(())
+}
