@@ -48,8 +48,10 @@ const READERS: u32 = 4;
 /// pages that many commits write are then carried over once, and often enough
 /// that opening the file after a crash takes no time that is noticed.
 const CHECKPOINT: &str = "8000";
-/// What a checkpoint cuts the log down to.
-const LOG_LIMIT: &str = "67108864";
+/// What the log is cut down to when it has grown beyond that, as behind a long
+/// read: 32 MiB, a little more than [`CHECKPOINT`] pages take. Less would have
+/// each commit extend the file again, which is slower than to overwrite it.
+const LOG_LIMIT: &str = "33554432";
 
 pub(super) async fn open(
     path: &Path,

@@ -1,12 +1,13 @@
 //! Writing and reading, from one and from several replicas.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use service_kit::{
-    database::{Database, Migration, Migrations, Sql},
+    database::{Database, DatabaseUrl, Migration, Migrations, Sql},
     on_both_databases,
     testing::TestDatabase,
 };
+use sqlx::{ConnectOptions, Executor, sqlite::SqliteConnectOptions};
 use tokio::task::JoinSet;
 
 const TABLE: &[Migration] = &[Migration {
@@ -117,6 +118,53 @@ async fn a_reader_of_sqlite_cannot_write() {
     let database = open(&folder).await;
     assert!(database.row(RAISE, &["a".into()]).await.is_err());
     assert_eq!(value(&database, "a").await, None);
+}
+
+/// Of a SQLite database: the file, and its log.
+fn files(database: &TestDatabase) -> [PathBuf; 2] {
+    let DatabaseUrl::Sqlite(file) = database.url() else { unreachable!() };
+    [file.clone(), format!("{}-wal", file.display()).into()]
+}
+
+/// Also while somebody watches changes, on a connection of its own.
+#[tokio::test]
+async fn after_a_clean_stop_the_file_alone_is_the_database() {
+    let database = TestDatabase::sqlite();
+    let replica = open(&database).await;
+    let mut watching = replica.changes().subscribe("b");
+    watching.changed().await;
+    raise(&replica, "a").await;
+    replica.close().await;
+
+    let copy = TestDatabase::sqlite();
+    let [[file, log], [copied, _]] = [files(&database), files(&copy)];
+    std::fs::copy(&file, &copied).unwrap();
+    assert_eq!(value(&open(&copy).await, "a").await, Some(1));
+    assert_eq!(std::fs::metadata(&log).map_or(0, |about| about.len()), 0);
+}
+
+#[tokio::test]
+async fn the_log_of_a_long_read_is_cut_down_afterwards() {
+    const MUCH: &str = "INSERT INTO counters (name, value) VALUES (hex(zeroblob(20000000)), 1)";
+    const LIMIT: u64 = 33 << 20;
+    let database = TestDatabase::sqlite();
+    let replica = open(&database).await;
+    let [file, log] = files(&database);
+    let size = || std::fs::metadata(&log).unwrap().len();
+    raise(&replica, "a").await;
+    let mut reader = SqliteConnectOptions::new().filename(file).connect().await.unwrap();
+    reader.execute("BEGIN; SELECT count(*) FROM counters").await.unwrap();
+    let mut open = replica.begin().await.unwrap();
+    open.execute(MUCH, &[]).await.unwrap();
+    open.commit().await.unwrap();
+    raise(&replica, "a").await;
+    assert!(size() > 2 * LIMIT, "{}", size());
+    reader.execute("COMMIT").await.unwrap();
+    // One carries the log over, the next begins it anew.
+    for _ in 0..3 {
+        raise(&replica, "a").await;
+    }
+    assert!(size() <= LIMIT, "{}", size());
 }
 
 on_both_databases!(

@@ -3,7 +3,7 @@
 
 use std::{iter, sync::Arc, time::Duration};
 
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
     time::{Instant, sleep, timeout},
@@ -34,7 +34,19 @@ const AT_ONCE: usize = 8;
 pub(super) const TURN: Duration = Duration::from_secs(3);
 /// How often a disk that failed is probed.
 const PROBE: Duration = Duration::from_millis(500);
+/// How long a turn that is over is waited for.
 const CLOSE: Duration = Duration::from_secs(1);
+/// How long the last checkpoint may take.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
+
+/// Carries the log over to the file and closes. Only the last connection does
+/// so by itself, and it may be one that is dropped with its thread, or another
+/// replica's; whoever copies the file after a clean stop shall have it all. A
+/// reader of another replica makes it carry over less, which is no failure.
+async fn close(mut connection: SqliteConnection) -> Result<(), sqlx::Error> {
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+    connection.close().await
+}
 
 /// Owns the one connection that writes.
 pub(super) struct Clerk {
@@ -78,7 +90,7 @@ impl Clerk {
         }
         if let Some(desk) = self.desk.take().and_then(Arc::into_inner) {
             // What cannot be closed in time is closed by the end of the process.
-            let _ = timeout(CLOSE, desk.into_inner().into_connection().close()).await;
+            let _ = timeout(LAST_CHECKPOINT, close(desk.into_inner().into_connection())).await;
         }
     }
 
