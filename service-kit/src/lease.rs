@@ -8,11 +8,16 @@
 //!
 //! The clock that counts is the database server's on PostgreSQL, so that a
 //! replica whose clock is wrong takes nothing early; on SQLite, where all
-//! replicas are on one machine, it is that machine's.
+//! replicas are on one machine, it is that machine's. That clock may be set
+//! back: what lies further ahead than [`MAX_LEASE`] is no lease, so nobody waits
+//! for longer than that.
 
 use std::time::{Duration, Instant};
 
 use crate::database::{Database, Error, Migration, Migrations, Sql, Transaction};
+
+/// The longest lease: 60 s. One that is asked for longer is this long.
+pub const MAX_LEASE: Duration = Duration::from_secs(60);
 
 /// The table of leases; a step of the schema of every service that has some.
 pub const LEASES: Migrations = Migrations {
@@ -39,7 +44,10 @@ const TAKE: Sql = each_clock!(
      ON CONFLICT (name) DO UPDATE SET owner = excluded.owner, until = excluded.until, token = leases.token + 1 \
      WHERE leases.until <= ",
     NOW,
-    " RETURNING token"
+    " OR leases.until > ",
+    NOW,
+    // MAX_LEASE.
+    " + 60000000 RETURNING token"
 );
 
 /// Holds it on, also when it is over but nobody else has taken it.
@@ -60,7 +68,8 @@ impl Leases {
         Self { database }
     }
 
-    /// Takes the lease of that name for `time`, unless somebody holds it.
+    /// Takes the lease of that name for `time`, at most [`MAX_LEASE`], unless
+    /// somebody holds it.
     ///
     /// # Errors
     /// When the database fails.
@@ -68,6 +77,7 @@ impl Leases {
     /// # Cancel safety
     /// It may have been taken; it is then over after `time`.
     pub async fn take(&self, name: &str, time: Duration) -> Result<Option<Lease>, Error> {
+        let time = time.min(MAX_LEASE);
         let owner = format!("{}/{}", std::process::id(), uuid::Uuid::new_v4());
         let mut unit = self.database.unit();
         loop {
@@ -146,7 +156,7 @@ impl Lease {
     /// Says that a transaction that was begun at `since`, and that
     /// [`fence`](Self::fence) held on by `time`, has been committed.
     pub fn renewed(&mut self, since: Instant, time: Duration) {
-        self.until = self.until.max(since + time);
+        self.until = self.until.max(since + time.min(MAX_LEASE));
     }
 
     /// Holds it on for `time` from now.
@@ -185,5 +195,5 @@ impl Lease {
 }
 
 fn micros(time: Duration) -> i64 {
-    time.as_micros().try_into().unwrap_or(i64::MAX)
+    time.min(MAX_LEASE).as_micros().try_into().unwrap_or(i64::MAX)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use service_kit::{
     database::{Database, Migration, Migrations},
-    lease::{LEASES, Lease, Leases, Unfenced},
+    lease::{LEASES, Lease, Leases, MAX_LEASE, Unfenced},
     on_both_databases,
     testing::TestDatabase,
 };
@@ -102,7 +102,30 @@ async fn whoever_lost_a_lease_writes_nothing(database: TestDatabase) {
     next.renew(LONG).await.unwrap();
 }
 
+async fn a_lease_from_before_the_clock_was_set_back_keeps_nobody_waiting(database: TestDatabase) {
+    let open = open(&database).await;
+    let leases = Leases::new(open.clone());
+    let held = leases.take("a", LONG).await.unwrap().unwrap();
+    let mut ahead = open.begin().await.unwrap();
+    ahead.execute("UPDATE leases SET until = until + 3600000000", &[]).await.unwrap();
+    ahead.commit().await.unwrap();
+    let next = leases.take("a", LONG).await.unwrap().unwrap();
+    assert!(next.token() > held.token());
+    assert!(matches!(note(&open, &held, "old").await, Err(Unfenced::Lost(_))));
+    assert!(leases.take("a", LONG).await.unwrap().is_none(), "this one is a lease again");
+}
+
+async fn no_lease_is_longer_than_the_longest(database: TestDatabase) {
+    let leases = Leases::new(open(&database).await);
+    let mut held = leases.take("a", 100 * MAX_LEASE).await.unwrap().unwrap();
+    held.renew(100 * MAX_LEASE).await.unwrap();
+    assert!(held.left() <= MAX_LEASE);
+    assert!(leases.take("a", LONG).await.unwrap().is_none());
+}
+
 on_both_databases!(
+    a_lease_from_before_the_clock_was_set_back_keeps_nobody_waiting,
+    no_lease_is_longer_than_the_longest,
     one_replica_at_a_time_holds_a_lease,
     of_many_that_want_a_lease_one_has_it,
     a_lease_is_held_on_by_its_holder_and_its_writes,
