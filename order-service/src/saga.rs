@@ -20,7 +20,7 @@ use crate::{
     domain::{Order, PaymentMethod, Step, WrongState},
     payments::{Charging, Payments},
     stock::{Goods, Stock},
-    store::{Held, Store},
+    store::{Held, MAX_AHEAD, Store},
 };
 
 /// How long a caller waits for somebody else who works on the same order.
@@ -33,6 +33,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const _: () = assert!(LONGEST_PAUSE.as_secs() <= MAX_AHEAD.as_secs());
 /// For how long after an order it is tried to empty its cart: later the
 /// customer has long seen it full.
 const CART_PATIENCE: Duration = Duration::from_secs(600);

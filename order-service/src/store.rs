@@ -24,6 +24,8 @@ mod lines;
 mod read;
 mod sql;
 
+pub(crate) use sql::MAX_AHEAD;
+
 pub use held::{Held, Present};
 use read::{read_all, read_one};
 

@@ -24,6 +24,7 @@ use crate::{
 /// that what a replica left behind when it crashed is carried on soon. Every
 /// write renews it.
 const LEASE: Duration = Duration::from_secs(10);
+const _: () = assert!(LEASE.as_secs() <= sql::MAX_AHEAD.as_secs());
 
 /// An order that is held by a claim.
 #[derive(Clone, Debug)]

@@ -1,6 +1,14 @@
 //! What the store asks of its database.
+//!
+//! No order is held or put off for as long as 60 s, [`MAX_AHEAD`]: what lies
+//! further ahead was written before the clock was set back, and does not count.
+
+use std::time::Duration;
 
 use service_kit::database::Sql;
+
+/// In the statements as `60000000`.
+pub(crate) const MAX_AHEAD: Duration = Duration::from_secs(60);
 
 /// One row per line; an order has at least one.
 macro_rules! orders {
@@ -37,9 +45,11 @@ pub(super) const BY_ID: &str = orders!("(SELECT * FROM orders WHERE order_id = $
 pub(super) const PRESENT: Sql =
     at!("SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM (SELECT *, \
      CAST(CASE WHEN lease_time > "
-        | " THEN 1 ELSE 0 END AS BIGINT) AS busy, \
-     CAST(CASE WHEN unsettled = 1 AND due_time <= "
-        | " THEN 1 ELSE 0 END AS BIGINT) AS due FROM orders WHERE order_id = $1) o \
+        | " AND lease_time <= "
+        | " + 60000000 THEN 1 ELSE 0 END AS BIGINT) AS busy, \
+     CAST(CASE WHEN unsettled = 1 AND (due_time <= "
+        | " OR due_time > "
+        | " + 60000000) THEN 1 ELSE 0 END AS BIGINT) AS due FROM orders WHERE order_id = $1) o \
      JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position");
 
 /// Orders of the first version only: later ones have no request id.
@@ -66,9 +76,11 @@ pub(super) const INSERT: Sql = at!(
 pub(super) const LOCK: Sql = at!(
     "UPDATE orders SET version = version WHERE order_id = $1 RETURNING claim, attempts, cart_etag, cart_full, \
      CAST(CASE WHEN lease_time > "
-        | " THEN 1 ELSE 0 END AS BIGINT) AS busy, \
-     CAST(CASE WHEN unsettled = 1 AND due_time <= "
-        | " THEN 1 ELSE 0 END AS BIGINT) AS due"
+        | " AND lease_time <= "
+        | " + 60000000 THEN 1 ELSE 0 END AS BIGINT) AS busy, \
+     CAST(CASE WHEN unsettled = 1 AND (due_time <= "
+        | " OR due_time > "
+        | " + 60000000) THEN 1 ELSE 0 END AS BIGINT) AS due"
 );
 
 /// Writes the order anew when it is still held by the claim `$2`; `$3` is the
@@ -85,5 +97,6 @@ pub(super) const POSTPONE: Sql = at!("UPDATE orders SET lease_time = 0, due_time
     | " + $3, attempts = attempts + 1 \
      WHERE order_id = $1 AND claim = $2");
 
-pub(super) const DUE: Sql =
-    at!("SELECT order_id FROM orders WHERE unsettled = 1 AND due_time <= " | " ORDER BY due_time LIMIT $1");
+pub(super) const DUE: Sql = at!("SELECT order_id FROM orders WHERE unsettled = 1 AND (due_time <= "
+    | " OR due_time > "
+    | " + 60000000) ORDER BY due_time LIMIT $1");

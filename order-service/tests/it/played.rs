@@ -110,6 +110,18 @@ impl PlayedApp {
         open.commit().await.unwrap();
     }
 
+    /// As rows look once the clock was set back by so many seconds.
+    pub(crate) async fn set_clock_back(&self, seconds: i64) {
+        let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
+        let mut open = database.begin().await.unwrap();
+        let ahead = seconds * 1_000_000;
+        const ORDERS: &str = "UPDATE orders SET lease_time = lease_time + $1, due_time = due_time + $1";
+        for rows in [ORDERS, "UPDATE leases SET until = until + $1"] {
+            open.execute(rows, &[ahead.into()]).await.unwrap();
+        }
+        open.commit().await.unwrap();
+    }
+
     /// Sends `call` until it is neither refused as busy nor for now.
     pub(crate) async fn insist<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Status>
     where

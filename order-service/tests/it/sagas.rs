@@ -204,6 +204,15 @@ async fn a_carrier_that_is_away_takes_the_order_later(database: TestDatabase) {
     assert!(!order.tracking_number.is_empty());
 }
 
+async fn an_order_from_before_the_clock_was_set_back_is_carried_on(database: TestDatabase) {
+    let mut app = PlayedApp::spawn(database, 0).await;
+    let sagas = app.sagas(Faults::default()).await;
+    let id = crate::crashes::left_pending(&app, &sagas).await;
+    app.set_clock_back(3_600).await;
+    app.add_replica().await;
+    app.becomes(&id.to_string(), OrderState::Confirmed).await;
+}
+
 async fn a_write_of_who_lost_the_order_is_refused(database: TestDatabase) {
     let app = PlayedApp::spawn(database, 0).await;
     let (one, other) = (app.sagas(Faults::default()).await, app.sagas(Faults::default()).await);
@@ -270,6 +279,7 @@ on_both_databases!(
     a_refund_that_cannot_be_made_for_now_is_made_later,
     what_the_carrier_refuses_is_refunded_and_its_goods_return,
     a_carrier_that_is_away_takes_the_order_later,
+    an_order_from_before_the_clock_was_set_back_is_carried_on,
     a_write_of_who_lost_the_order_is_refused,
     every_change_is_told_in_its_order,
     a_watch_sees_states_in_their_order,
