@@ -86,7 +86,7 @@ mod tests {
         assert!(revoked.has(&user("ada"), 99) && !revoked.has(&user("ada"), 100));
         assert!(!revoked.has(&user("bob"), 99));
         assert!(!revoked.has(&Caller::Service("ada".parse().unwrap()), 99));
-        revoked.clone().replace(&[]);
+        revoked.replace(&[]);
         assert!(!revoked.has(&user("ada"), 99));
     }
 
