@@ -46,6 +46,8 @@ pub(crate) use servers::Servers;
 
 /// The service that is called.
 pub(crate) const SERVICE: &str = "target";
+/// The mechanism that a replica without limits on its peers lacks.
+pub(crate) const PEER_LIMITS: &str = "limits per peer";
 /// Longer than any scenario.
 const NEVER: Duration = Duration::from_secs(3600);
 /// How long replicas may take until the registry shows them passing.

@@ -33,6 +33,9 @@ pub(crate) enum Command {
         #[arg(long)]
         listen: SocketAddr,
     },
+    /// A hostile peer.
+    #[command(hide = true)]
+    Attack(AttackArgs),
     /// A program that ends when its starter does.
     #[command(hide = true)]
     Tether {
@@ -97,6 +100,20 @@ pub(crate) enum Database {
     Sqlite,
     /// A server.
     Postgres,
+}
+
+/// An attack on a server.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct AttackArgs {
+    /// Which one.
+    #[arg(value_parser = crate::attack::parse)]
+    pub(crate) attack: &'static crate::attack::Attack,
+    /// The server's address.
+    #[arg(long)]
+    pub(crate) target: SocketAddr,
+    /// How long it goes on at the most.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
 }
 
 /// A replica.

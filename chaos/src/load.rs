@@ -186,7 +186,7 @@ impl Shared {
         let left = DEADLINE.saturating_sub(late).max(Duration::from_millis(1));
         let mut client = self.client.clone();
         let answer = if idempotent {
-            client.read(request(ReadRequest {}, left, &explain)).await.map(drop)
+            client.read(request(ReadRequest::default(), left, &explain)).await.map(drop)
         } else {
             client.write(request(WriteRequest {}, left, &explain)).await.map(drop)
         };

@@ -16,6 +16,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 
+mod attack;
 mod bed;
 mod cli;
 mod load;
@@ -66,6 +67,7 @@ fn start(cli: Cli) -> Result<bool> {
             Some(Command::Serve(args)) => target::run(args).await.map(|()| true),
             Some(Command::ServeShop(args)) => bed::shop::serve(*args).await.map(|()| true),
             Some(Command::Registry { listen }) => bed::registry::serve(listen).await.map(|()| true),
+            Some(Command::Attack(args)) => attack::run(args).await.map(|()| true),
             Some(Command::Tether { command }) => bed::child::tether(&command).map(|()| true),
         }
     });

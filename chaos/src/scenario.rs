@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    bed::{Setting, shop::ONE_KEY},
+    bed::{PEER_LIMITS, Setting, shop::ONE_KEY},
     verdict::Outcome,
 };
 
@@ -18,6 +18,7 @@ mod foreign;
 mod freeze;
 mod garbage;
 mod heal;
+mod hostile;
 mod idempotency;
 mod kill;
 mod lies;
@@ -214,6 +215,14 @@ pub(crate) const ALL: &[Scenario] = &[
         promise: "no false acknowledgement; NOT_SERVING and refused, not hung; serving by itself after 5 s",
         off: "errors that the disk tells",
         run: |setting| Box::pin(fail_clean::run(setting)),
+    },
+    Scenario {
+        id: "R29",
+        fault: "one peer attacks a server in every way known",
+        promise: "a neighbour's calls all succeed, p99 ≤ 2 × its quiet one (or 10 ms); ≤ 64 MiB more memory; mute \
+                  sockets closed ≤ 15 s; nothing held afterwards",
+        off: PEER_LIMITS,
+        run: |setting| Box::pin(hostile::run(setting)),
     },
     Scenario {
         id: "R33",

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    bed::{Make, Setting},
+    bed::{Make, PEER_LIMITS, Setting},
     cli::{Database, ServeArgs, Size},
     proto::{
         DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     std::thread::Builder::new()
         .name("orders".into())
         .spawn(move || {
-            obey(&target, &|well| health.report("", well));
+            obey(&target, &mesh, &|well| health.report("", well));
             // The harness is gone, however it went.
             std::process::exit(0);
         })
@@ -68,12 +68,24 @@ fn mesh(args: &ServeArgs) -> Result<Mesh> {
     if args.without.as_deref() == Some("drain") {
         (serving.drain, serving.drain_timeout) = (Duration::ZERO, Duration::ZERO);
     }
+    if args.without.as_deref() == Some(PEER_LIMITS) {
+        unlimited(&mut serving);
+    }
     let mut builder = Mesh::builder().server_config(serving).descriptors(DESCRIPTORS);
     builder = match &args.registry {
         Some(url) => builder.consul(Client::builder(url).build()?),
         None => builder.resolver(registry_client::resolve::fixed::FixedResolver::with([])),
     };
     Ok(builder.channel_config(calls(args)).build()?)
+}
+
+/// Lifts every limit on what a peer may hold.
+fn unlimited(serving: &mut ServerConfig) {
+    const NEVER: Duration = Duration::from_secs(3600);
+    // Room for sums of them.
+    const ANY: usize = usize::MAX / 8;
+    (serving.max_streams, serving.max_buffered_bytes, serving.max_connections) = (ANY, ANY, ANY);
+    (serving.receive_timeout, serving.send_timeout, serving.handshake_timeout) = (NEVER, NEVER, NEVER);
 }
 
 /// Calls as the load does.
@@ -85,10 +97,11 @@ fn calls(args: &ServeArgs) -> ChannelConfig {
 }
 
 /// Does what each line says, until there is none.
-fn obey(target: &Target, healthy: &dyn Fn(bool)) {
+fn obey(target: &Target, mesh: &Mesh, healthy: &dyn Fn(bool)) {
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         let answer = match line.parse() {
             Ok(Order::Report) => serde_json::to_string(&target.ledger.take()).map(|r| format!("report {r}")),
+            Ok(Order::State) => serde_json::to_string(&mesh.state()).map(|state| format!("state {state}")),
             Ok(Order::Healthy(well)) => {
                 healthy(well);
                 Ok(format!("now {line}"))
@@ -123,10 +136,10 @@ impl Target {
             let mut next = next.clone();
             if self.forgets {
                 // Another task knows nothing of the call that it works for.
-                let call = tokio::spawn(async move { next.read(ReadRequest {}).await.map(drop) });
+                let call = tokio::spawn(async move { next.read(ReadRequest::default()).await.map(drop) });
                 return call.await.unwrap_or_else(|_| Err(Status::internal("the call was lost")));
             }
-            next.read(ReadRequest {}).await?;
+            next.read(ReadRequest::default()).await?;
         }
         Ok(())
     }
@@ -135,8 +148,10 @@ impl Target {
 #[tonic::async_trait]
 impl TargetService for Target {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
+        // Never more than a message may have anyway.
+        let bytes = (request.get_ref().answer_bytes as usize).min(4 << 20);
         self.handle(request).await?;
-        Ok(Response::new(ReadResponse {}))
+        Ok(Response::new(ReadResponse { body: vec![0; bytes] }))
     }
 
     async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteResponse>, Status> {

@@ -161,6 +161,18 @@ impl Replica {
         child.hear("now ").await.map(drop)
     }
 
+    /// What `/debug/mesh` of it would show of its server.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(crate) async fn state(&mut self) -> Result<serde_json::Value> {
+        let child = self.child.as_mut().with_context(|| format!("{} does not run", self.name))?;
+        child.tell("state").await?;
+        let line = child.hear("state ").await?;
+        let state: serde_json::Value = serde_json::from_str(&line).context("a state that cannot be read")?;
+        state.pointer("/servers/0").cloned().context("no server runs")
+    }
+
     /// What it has counted since it was last asked.
     ///
     /// # Errors

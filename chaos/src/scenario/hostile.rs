@@ -1,0 +1,237 @@
+//! R29: one peer attacks a server while another calls it.
+
+use std::{fs, net::SocketAddr, ops::Range, time::Duration};
+
+use anyhow::{Context, Result};
+use registry_client::{
+    Channel, ChannelConfig, Mesh, policy::budget::BudgetConfig, resolve::fixed::FixedResolver,
+};
+use rustix::process::Pid;
+use serde_json::Value;
+use tokio::time::{Instant, interval, sleep, timeout};
+use tonic::{Request, transport::Endpoint};
+
+use crate::{
+    attack::{Attack, Report, all},
+    bed::{
+        Place, Replica, SERVICE, Setting,
+        child::{Child, this},
+        ports,
+    },
+    load::{Load, Mix, Seen},
+    proto::{ReadRequest, target_service_client::TargetServiceClient},
+    say,
+    verdict::Outcome,
+};
+
+/// By how many MiB memory may grow.
+const MEMORY: usize = 64;
+/// How many times the quiet p99 the neighbour's may be.
+const SLOWER: u32 = 2;
+/// Below this a p99 says more of the machine than of the server.
+const FLOOR: Duration = Duration::from_millis(10);
+/// How long a socket may stay that says nothing.
+const MUTE: Duration = Duration::from_secs(15);
+/// How long after an attack something may still be held.
+const FREE: Duration = Duration::from_secs(5);
+/// The time of the neighbour's first calls, which count for nothing.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// How often memory is looked at, and a newcomer calls.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long an attacker may take to end above its time.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What one attack did to a server.
+struct Attacked {
+    report: Report,
+    /// When it was, on the load's time line.
+    time: Range<Duration>,
+    /// The memory before, and the most during the attack, in KiB.
+    memory: (usize, usize),
+    /// New connections that the neighbour could not call on, of how many.
+    newcomers: (usize, usize),
+    /// After how long nothing was held any more.
+    free: Option<Duration>,
+}
+
+/// What a server holds for its peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    connections: u64,
+    streams: u64,
+    bytes: u64,
+    under_way: u64,
+}
+
+impl Held {
+    async fn by(server: &mut Replica) -> Result<Self> {
+        let state = server.state().await?;
+        let number = |name: &str| state[name].as_u64().with_context(|| format!("no {name} in {state}"));
+        let methods = state["admission"].as_array().into_iter().flatten();
+        Ok(Self {
+            connections: number("connections")?,
+            streams: number("streams")?,
+            bytes: number("buffered_bytes")?,
+            under_way: methods.filter_map(|method: &Value| method["under_way"].as_u64()).sum(),
+        })
+    }
+
+    /// Whether it is no more than the neighbour's, who has calls under way.
+    fn is_as_quiet_as(&self, quiet: &Self) -> bool {
+        self.connections <= quiet.connections + 2
+            && self.streams <= quiet.streams + 2
+            && self.under_way <= quiet.under_way + 2
+            && self.bytes == 0
+    }
+}
+
+pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+    let mut outcome = Outcome { fault: format!("{} attacks, each on a new server", all().count()), ..Outcome::default() };
+    for attack in all() {
+        let (seen, attacked) = one(&setting, attack).await?;
+        say(format_args!("    {:<31} {}", attack.name, attacked.text(&seen)));
+        outcome.add(attack.name, judge(&seen, &attacked, attack));
+    }
+    Ok(outcome)
+}
+
+/// Runs one attack on a server of its own, and waits until that holds nothing
+/// of it.
+async fn one(setting: &Setting, attack: &Attack) -> Result<(Seen, Attacked)> {
+    let name = attack.name.replace([' ', ','], "-");
+    let place = Place { listen: ports::free()?, through: Vec::new() };
+    let mut server = Replica::start(&name, SERVICE, place, None, &["--work", "1ms"], setting)?;
+    let (to, pid) = (server.listen, server.process()?);
+    up(to).await?;
+    let load = Load::start(neighbour(to)?, Mix::Both)?;
+    load.go_on(Duration::from_millis(setting.sized(800, 3_000, 5_000))).await;
+    let (quiet, before, from) = (Held::by(&mut server).await?, memory(pid)?, load.now());
+    let time = if attack.is_mute { MUTE } else { Duration::from_millis(setting.sized(800, 3_000, 40_000)) };
+    let (target, millis) = (to.to_string(), format!("{}ms", time.as_millis()));
+    let words = this(&["attack", attack.name, "--target", &target, "--time", &millis])?;
+    let mut attacker = Child::start(&format!("{name}-attack"), &words, &setting.logs)?;
+    let (mut most, mut newcomers) = (before, (0, 0));
+    let watch = async {
+        let mut ticks = interval(SAMPLE_INTERVAL);
+        loop {
+            ticks.tick().await;
+            most = most.max(memory(pid).unwrap_or(0));
+            newcomers.1 += 1;
+            newcomers.0 += usize::from(newcomer(to).await.is_err());
+        }
+    };
+    let report = tokio::select! {
+        report = timeout(time + END_TIMEOUT, attacker.hear("attacked ")) => report.context("the attack does not end")??,
+        () = watch => String::new(),
+    };
+    attacker.ended(END_TIMEOUT).await?;
+    let time = from..load.now();
+    let free = until_free(&mut server, &quiet).await?;
+    let seen = load.finish().await?;
+    let report = serde_json::from_str(&report).context("a report that cannot be read")?;
+    Ok((seen, Attacked { report, time, memory: (before, most), newcomers, free }))
+}
+
+/// Waits until the server takes calls.
+async fn up(to: SocketAddr) -> Result<()> {
+    let began = Instant::now();
+    while let Err(why) = newcomer(to).await {
+        if began.elapsed() > END_TIMEOUT {
+            return Err(why.context("the server does not come up"));
+        }
+        sleep(SAMPLE_INTERVAL / 4).await;
+    }
+    Ok(())
+}
+
+/// The neighbour's channel, which sends nothing twice: what is refused has
+/// failed.
+fn neighbour(to: SocketAddr) -> Result<Channel> {
+    let mut config = ChannelConfig::default();
+    config.outlier = None;
+    config.service_config.budget = BudgetConfig::Share { ratio: 0.0, min_per_second: 0 };
+    let resolver = FixedResolver::new([to]);
+    Ok(Mesh::builder().resolver(resolver).channel_config(config).build()?.channel(SERVICE))
+}
+
+/// How long it takes until the server holds no more than before.
+async fn until_free(server: &mut Replica, quiet: &Held) -> Result<Option<Duration>> {
+    let began = Instant::now();
+    while began.elapsed() < 2 * FREE {
+        if Held::by(server).await?.is_as_quiet_as(quiet) {
+            return Ok(Some(began.elapsed()));
+        }
+        sleep(SAMPLE_INTERVAL / 4).await;
+    }
+    let held = Held::by(server).await?;
+    say(format_args!("    still held: {held:?}, and {quiet:?} before"));
+    Ok(None)
+}
+
+/// One call on a connection of its own, as Consul's check makes it.
+async fn newcomer(to: SocketAddr) -> Result<()> {
+    let call = async {
+        let channel = Endpoint::new(format!("http://{to}"))?.connect().await?;
+        TargetServiceClient::new(channel).read(Request::new(ReadRequest::default())).await?;
+        Ok(())
+    };
+    timeout(Duration::from_secs(2), call).await?
+}
+
+/// The memory of a process that it shares with nobody, and its part of what it
+/// shares, in KiB.
+fn memory(pid: Pid) -> Result<usize> {
+    let file = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
+    let text = fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+impl Attacked {
+    /// By how many MiB the server has grown.
+    fn grown(&self) -> usize {
+        self.memory.1.saturating_sub(self.memory.0) >> 10
+    }
+
+    /// What the neighbour called before it, and meanwhile.
+    fn calls(&self, seen: &Seen) -> (Seen, Seen) {
+        (seen.due(WARM_UP..self.time.start), seen.due(self.time.clone()))
+    }
+
+    fn text(&self, seen: &Seen) -> String {
+        let Report { opened, closed, sent, took_ms, .. } = self.report;
+        let (before, meanwhile) = self.calls(seen);
+        let p99 = |calls: &Seen| calls.percentile(0.99).as_millis();
+        format!(
+            "+{:>3} MiB; p99 {} ms, quiet {} ms; {} of {} calls failed; opened {opened}, closed {closed}, sent {} KiB \
+             in {took_ms} ms",
+            self.grown(),
+            p99(&meanwhile),
+            p99(&before),
+            meanwhile.failed(true) + meanwhile.failed(false),
+            meanwhile.calls(),
+            sent >> 10,
+        )
+    }
+}
+
+fn judge(seen: &Seen, attacked: &Attacked, attack: &Attack) -> Outcome {
+    let (before, calls) = attacked.calls(seen);
+    let mut outcome = Outcome::of("", seen);
+    outcome.recovered(attacked.free);
+    let again = calls.only(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
+    let failed = calls.failed(true) + calls.failed(false) + again;
+    outcome.at_most("calls failed or sent again", failed, 0, "server/peers.rs");
+    outcome.at_most("new connections failed", attacked.newcomers.0, 0, "server/accept.rs; server/peers.rs");
+    let most = (before.percentile(0.99) * SLOWER).max(FLOOR);
+    let p99 = Some(calls.percentile(0.99));
+    outcome.within("p99", p99, most, "server/socket.rs: what a connection reads before it yields");
+    outcome.at_most("MiB more memory", attacked.grown(), MEMORY, "server/peers.rs: what is not counted");
+    if attack.is_mute {
+        let closed = Duration::from_millis(attacked.report.took_ms);
+        let closed = Some(closed).filter(|_| attacked.report.is_over);
+        outcome.within("sockets closed", closed, MUTE, "server/socket.rs: the wait for the preface");
+    }
+    outcome.within("nothing held", attacked.free, FREE, "server/connection/exchange.rs");
+    outcome
+}
