@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
 use http::Request;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{net::TcpStream, task::yield_now, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
@@ -58,6 +58,9 @@ const RECEIVE_WINDOW: u32 = 1 << 20;
 /// How many bytes of a response `h2` holds for a stream whose peer is slower
 /// than its handler.
 const MAX_SEND_BUFFER: usize = 64 << 10;
+
+/// How many calls begin on a connection before it gives way to the others.
+const CALLS_IN_A_ROW: usize = 16;
 
 /// How long a peer has to understand that its connection is to close.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -142,7 +145,7 @@ impl Connections {
         };
         let mut silent = pin!(self.keepalive.silence(connection.ping_pong(), activity));
         let mut leaving = pin!(self.leaving(shares));
-        let mut has_left = false;
+        let (mut has_left, mut calls) = (false, 0);
         let mut grace_over = pin!(self.grace_over(Left::Draining));
         loop {
             tokio::select! {
@@ -152,6 +155,10 @@ impl Connections {
                     Some(accepted) => {
                         let (request, respond) = accepted?;
                         self.begin(request, respond, (peer, shares));
+                        calls += 1;
+                        if calls % CALLS_IN_A_ROW == 0 {
+                            yield_now().await;
+                        }
                     }
                     None => return Ok(()),
                 },

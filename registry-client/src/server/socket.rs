@@ -13,14 +13,21 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::coop,
     time::{Sleep, sleep},
 };
 use tracing::warn;
 
 use super::{Drain, authority::Authorities, connection::Activity};
 
-/// What an HTTP/2 client sends first: `PRI * HTTP/2.0…`, RFC 9113 §3.4.
-const PREFACE_LEN: usize = 24;
+/// The least that an HTTP/2 client sends first: `PRI * HTTP/2.0…` and a SETTINGS
+/// frame, which may be empty, RFC 9113 §3.4.
+const PREFACE_LEN: usize = 24 + 9;
+
+/// For how many bytes read a connection uses up one of the 128 units of its
+/// task's budget: one that floods the server gives way to the others every 8 KiB,
+/// which may be 900 frames.
+const BYTES_PER_UNIT: usize = 64;
 
 /// How long a closed connection still reads. Closing a socket with unread
 /// bytes sends a reset, which may overtake answers that are on their way.
@@ -90,6 +97,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        spend_budget(cx, buf.filled().len() - before);
         self.follow(&mut buf.filled_mut()[before..]);
         let Some(preface) = &mut self.preface else { return read };
         if read.is_pending() {
@@ -101,6 +109,15 @@ impl AsyncRead for Socket {
             self.preface = None;
         }
         read
+    }
+}
+
+/// Once it is used up, the next read is pending.
+fn spend_budget(cx: &mut Context<'_>, bytes: usize) {
+    for _ in 0..bytes / BYTES_PER_UNIT {
+        if let Poll::Ready(unit) = coop::poll_proceed(cx) {
+            unit.made_progress();
+        }
     }
 }
 
@@ -142,5 +159,38 @@ impl AsyncWrite for Socket {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_sent_much_gives_way_to_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        peer.write_all(&[0; 256 << 10]).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        let timeout = Duration::from_secs(10);
+        let mut socket = Socket::new(stream, timeout, Drain::new(), Arc::default(), Activity::default());
+        // What one poll of its task reads, in pieces as h2 does.
+        let read = tokio::spawn(poll_fn(move |cx| {
+            let (mut all, mut scratch) = (0, [0; 4 << 10]);
+            loop {
+                let mut buf = ReadBuf::new(&mut scratch);
+                if Pin::new(&mut socket).poll_read(cx, &mut buf).is_pending() {
+                    return Poll::Ready(all);
+                }
+                all += buf.filled().len();
+            }
+        }));
+        let read = read.await.unwrap();
+        assert!((1..=16 << 10).contains(&read), "{read}");
     }
 }

@@ -196,9 +196,12 @@ async fn a_peer_that_does_not_begin_http2_in_time_is_closed() {
     let mut mute = TcpStream::connect(server.address).await.unwrap();
     let mut slow = TcpStream::connect(server.address).await.unwrap();
     slow.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    let mut half = TcpStream::connect(server.address).await.unwrap();
+    half.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     let prompt = Connection::open(server.address).await;
     assert_closed(&mut mute).await;
     assert_closed(&mut slow).await;
+    assert_closed(&mut half).await;
     assert_eq!(prompt.echo().await, "hello");
 }
 
