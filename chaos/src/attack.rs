@@ -61,7 +61,7 @@ macro_rules! attacks {
 
 const MUTE: Attack = Attack { name: "mute sockets", is_mute: true, run: |to| Box::pin(sockets::mute(to)) };
 
-const OTHERS: [Attack; 21] = attacks![
+const OTHERS: [Attack; 22] = attacks![
     "idle connections" sockets::idle,
     "connections opened and closed" sockets::churn,
     "headers without a body" streams::headers_only,
@@ -69,6 +69,7 @@ const OTHERS: [Attack; 21] = attacks![
     "unread watches" streams::watches,
     "unread answers, window 0" streams::window_zero,
     "unread answers, deaf socket" streams::deaf,
+    "unread small answers, deaf socket" streams::deaf_small,
     "unread refusals, deaf socket" streams::refusals,
     "unread stream that is sent to" streams::unread_but_sent_to,
     "windows of one byte" streams::small_windows,
@@ -87,7 +88,7 @@ const OTHERS: [Attack; 21] = attacks![
 
 /// Every attack.
 pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
-    static ALL: (Attack, [Attack; 21]) = (MUTE, OTHERS);
+    static ALL: (Attack, [Attack; 22]) = (MUTE, OTHERS);
     std::iter::once(&ALL.0).chain(&ALL.1)
 }
 

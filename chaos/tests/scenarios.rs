@@ -106,6 +106,11 @@ fn r24_events_have_their_effect_once_and_in_order_whoever_dies() {
 }
 
 #[test]
+fn r29_a_hostile_peer_takes_nothing_from_its_neighbour() {
+    holds("R29");
+}
+
+#[test]
 fn r33_servers_of_foreign_make_hold_the_same_promises() {
     holds("R33");
 }
@@ -123,7 +128,7 @@ fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
 fn every_scenario_is_listed_with_what_it_promises() {
     let (output, _logs) = chaos("--list", &[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R33 "] {
+    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R29 ", "R33 "] {
         assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
     }
 }

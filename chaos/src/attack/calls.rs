@@ -85,11 +85,7 @@ pub(super) async fn gzip_bombs(to: SocketAddr) {
     head.extend(field("grpc-encoding", "gzip"));
     let bytes: Vec<u8> = ids(20)
         .flat_map(|id| {
-            [
-                frame(HEADERS, END_HEADERS, id, &head),
-                frame(DATA, END_STREAM, id, &message),
-            ]
-            .concat()
+            [frame(HEADERS, END_HEADERS, id, &head), frame(DATA, END_STREAM, id, &message)].concat()
         })
         .collect();
     on_each(10, || {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use super::{
     on_each,
     wire::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM, Wire, call, field,
-        frame, head, ids, settings_frame,
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM, Wire, call,
+        field, frame, head, ids, settings_frame,
     },
 };
 

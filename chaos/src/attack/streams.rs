@@ -7,8 +7,8 @@ use tokio::time::sleep;
 use super::{
     on_each,
     wire::{
-        DATA, INITIAL_WINDOW_SIZE, MAX_WINDOW, READ, REFLECTION, WATCH, Wire, announced, asks_for, call, frame,
-        ids, prefixed, whole_call, window_update,
+        DATA, INITIAL_WINDOW_SIZE, MAX_WINDOW, READ, REFLECTION, WATCH, Wire, announced, asks_for, call,
+        frame, ids, prefixed, whole_call, window_update,
     },
 };
 
@@ -72,9 +72,18 @@ pub(super) async fn window_zero(to: SocketAddr) {
 
 /// The same with all the window there can be, on sockets that are not read.
 pub(super) async fn deaf(to: SocketAddr) {
-    on_each(100, || async move {
+    on_each(40, || async move {
         let wire = Wire::open_deaf(to, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await?;
-        hold(wire, 20, |stream| whole_call(READ, stream, &asks_for(2 * MIB))).await
+        hold(wire, 10, |stream| whole_call(READ, stream, &asks_for(2 * MIB))).await
+    })
+    .await;
+}
+
+/// 10,000 answers of 60 KiB on such sockets.
+pub(super) async fn deaf_small(to: SocketAddr) {
+    on_each(10, || async move {
+        let wire = Wire::open_deaf(to, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await?;
+        hold(wire, STREAMS, |stream| whole_call(READ, stream, &asks_for(60 << 10))).await
     })
     .await;
 }
@@ -85,7 +94,8 @@ pub(super) async fn refusals(to: SocketAddr) {
         let mut wire = Wire::open_deaf(to, &[]).await?;
         let mut next = 1;
         loop {
-            let batch: Vec<_> = ids(100).flat_map(|id| whole_call("/none/None", next + id - 1, &[])).collect();
+            let batch: Vec<_> =
+                ids(100).flat_map(|id| whole_call("/none/None", next + id - 1, &[])).collect();
             next += 200;
             wire.send(&batch).await?;
         }
