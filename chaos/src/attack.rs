@@ -136,5 +136,5 @@ where
 /// Keeps what `held` has until the process ends.
 async fn keep<T>(held: T) {
     let _held = held;
-    pending().await
+    pending::<()>().await;
 }

@@ -197,7 +197,7 @@ pub(super) fn announced(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A ReadRequest that asks for so many bytes.
+/// A `ReadRequest` that asks for so many bytes.
 pub(super) fn asks_for(bytes: u32) -> Vec<u8> {
     prost::Message::encode_to_vec(&crate::proto::ReadRequest { answer_bytes: bytes })
 }
