@@ -114,10 +114,9 @@ pub(super) async fn unread_but_sent_to(to: SocketAddr) {
         wire.send(&frame(DATA, 0, 1, &asks)).await?;
         // What the server has read by then makes room for more.
         sleep(Duration::from_millis(200)).await;
-        let mut message = announced(60_000);
-        message.resize(FRAME, 0);
+        let more = asks.repeat(FRAME / asks.len());
         for _ in 0..63 {
-            wire.send(&frame(DATA, 0, 1, &message)).await?;
+            wire.send(&frame(DATA, 0, 1, &more)).await?;
         }
         wire.hold().await
     })

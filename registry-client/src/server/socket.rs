@@ -178,7 +178,8 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         stream.readable().await.unwrap();
         let timeout = Duration::from_secs(10);
-        let mut socket = Socket::new(stream, timeout, Drain::new(), Arc::new(Once::new()), Activity::default());
+        let mut socket =
+            Socket::new(stream, timeout, Drain::new(), Arc::new(Once::new()), Activity::default());
         // What one poll of its task reads, in pieces as h2 does.
         let read = tokio::spawn(poll_fn(move |cx| {
             let (mut all, mut scratch) = (0, [0; 4 << 10]);
