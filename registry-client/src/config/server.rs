@@ -70,7 +70,7 @@ pub struct ServerConfig {
     /// so the 100 that others suggest would throttle it; without any cap,
     /// one peer's open streams fill the memory.
     pub max_concurrent_streams: u32,
-    /// The most calls at once over all connections; 10,000 unless set. A call above
+    /// The most calls at once over all connections; 4,000 unless set. A call above
     /// its peer's share of them is refused (`REFUSED_STREAM`, which gRPC reads as
     /// `UNAVAILABLE` and may send again).
     pub max_streams: usize,
@@ -90,7 +90,7 @@ pub struct ServerConfig {
     /// How long a peer may take nothing of a response that is there for it; 30 s
     /// unless set. A stream above it is reset (`CANCELLED`).
     pub send_timeout: Duration,
-    /// The most connections at once; 10,000 unless set, and at most three quarters
+    /// The most connections at once; 4,000 unless set, and at most three quarters
     /// of the files that the process may open (`ulimit -n`). Above its peer's
     /// share, a new one replaces that peer's quietest, or is closed where all are
     /// busy.
@@ -159,12 +159,12 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(5),
             max_concurrent_streams: 1_000,
-            max_streams: 10_000,
+            max_streams: 4_000,
             max_buffered_bytes: 96 * 1024 * 1024,
             max_message_size: 4 * 1024 * 1024,
             receive_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(30),
-            max_connections: 10_000,
+            max_connections: 4_000,
             max_connection_idle: Some(Duration::from_secs(30 * 60)),
             max_header_list_size: 16 * 1024,
             max_pending_resets: 200,
@@ -407,7 +407,7 @@ mod tests {
             ("CONSORT_WEIGHT", "65536", "`65536` is not a weight"),
             ("CONSORT_SUCCESS_BEFORE_PASSING", "0", "`0` is not a number of checks"),
             ("CONSORT_FAILURES_BEFORE_CRITICAL", "11", "one from 1 to 10"),
-            ("CONSORT_REGION", "e\nu", "control characters"),
+            ("CONSORT_REGION", "e\nu", "control character"),
         ] {
             let said = read(name, value).unwrap_err();
             assert!(said.starts_with(name) && said.contains(words), "{said}");

@@ -10,7 +10,11 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server};
 use http::Request;
-use tokio::{net::TcpStream, task::yield_now, time::sleep};
+use tokio::{
+    net::TcpStream,
+    task::{coop::unconstrained, yield_now},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     body::Body,
@@ -39,8 +43,10 @@ use crate::ServerConfig;
 mod exchange;
 mod keepalive;
 mod request;
+mod writable;
 
 pub(super) use keepalive::Activity;
+pub(super) use writable::Writable;
 
 use keepalive::Keepalive;
 use request::RequestBody;
@@ -51,9 +57,10 @@ use request::RequestBody;
 const HTTP_HEADROOM: u32 = 4;
 
 /// How many bytes of a request may arrive before its handler reads them, on one
-/// stream and on all streams of a connection together. Large enough that a fast
-/// link is not throttled by round trips.
-const RECEIVE_WINDOW: u32 = 1 << 20;
+/// stream and on all streams of a connection together. Large enough that a link
+/// within a datacenter is not throttled by round trips; they do not count as the
+/// peer's.
+const RECEIVE_WINDOW: u32 = 256 << 10;
 
 /// How many bytes of a response `h2` holds for a stream whose peer is slower
 /// than its handler.
@@ -136,17 +143,19 @@ impl Connections {
         peer: &TcpConnectInfo,
         shares: &Arc<PeerConnection>,
     ) -> Result<(), Ended> {
-        let activity = Activity::default();
-        let socket =
-            Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone(), activity.clone());
+        let (activity, writable) = (Activity::default(), Writable::default());
+        let observed = (activity.clone(), writable.clone());
+        let socket = Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone(), observed);
         let mut connection: server::Connection<_, Bytes> = tokio::select! {
             connection = self.http.handshake(socket) => connection?,
             () = shares.evicted() => return Err(Ended::Left(Left::Evicted)),
         };
-        let mut silent = pin!(self.keepalive.silence(connection.ping_pong(), activity));
-        let mut leaving = pin!(self.leaving(shares));
+        // Unconstrained, so that a connection that has used up its task's budget by
+        // what it is sent does not outlive them.
+        let mut silent = pin!(unconstrained(self.keepalive.silence(connection.ping_pong(), activity)));
+        let mut leaving = pin!(unconstrained(self.leaving(shares)));
         let (mut has_left, mut calls) = (false, 0);
-        let mut grace_over = pin!(self.grace_over(Left::Draining));
+        let mut grace_over = pin!(unconstrained(self.grace_over(Left::Draining)));
         loop {
             tokio::select! {
                 // In this order: where calls come in, nothing else is looked at.
@@ -154,7 +163,7 @@ impl Connections {
                 accepted = connection.accept() => match accepted {
                     Some(accepted) => {
                         let (request, respond) = accepted?;
-                        self.begin(request, respond, (peer, shares));
+                        self.begin(request, respond, (peer, shares, &writable));
                         calls += 1;
                         if calls % CALLS_IN_A_ROW == 0 {
                             yield_now().await;
@@ -166,7 +175,7 @@ impl Connections {
                     // GOAWAY: calls under way finish, new ones go elsewhere.
                     connection.graceful_shutdown();
                     has_left = true;
-                    grace_over.set(self.grace_over(why));
+                    grace_over.set(unconstrained(self.grace_over(why)));
                 }
                 why = &mut grace_over, if has_left => return Err(Ended::Left(why)),
                 () = &mut silent => return Err(Ended::Silent),
@@ -207,7 +216,7 @@ impl Connections {
         &self,
         request: Request<RecvStream>,
         mut respond: server::SendResponse<Bytes>,
-        (peer, shares): (&TcpConnectInfo, &Arc<PeerConnection>),
+        (peer, shares, writable): (&TcpConnectInfo, &Arc<PeerConnection>, &Writable),
     ) {
         let Some(stream) = shares.claim(Resource::Streams, 1) else {
             respond.send_reset(Reason::REFUSED_STREAM);
@@ -217,10 +226,11 @@ impl Connections {
         // Tells the handlers who called.
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(shares.clone());
-        let (mut service, shares, send_timeout) = (self.service.clone(), shares.clone(), self.send_timeout);
+        let (mut service, send_timeout) = (self.service.clone(), self.send_timeout);
+        let (shares, writable) = (shares.clone(), writable.clone());
         tokio::spawn(async move {
             let Ok(()) = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut service, cx)).await;
-            exchange::run(service.call(request), respond, &shares, send_timeout).await;
+            exchange::run(service.call(request), respond, (&shares, &writable), send_timeout).await;
             drop(stream);
         });
     }

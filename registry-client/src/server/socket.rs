@@ -18,7 +18,11 @@ use tokio::{
 };
 use tracing::warn;
 
-use super::{Drain, authority::Authorities, connection::Activity};
+use super::{
+    Drain,
+    authority::Authorities,
+    connection::{Activity, Writable},
+};
 
 /// The least that an HTTP/2 client sends first: `PRI * HTTP/2.0…` and a SETTINGS
 /// frame, which may be empty, RFC 9113 §3.4.
@@ -40,6 +44,7 @@ pub(super) struct Socket {
     linger: Option<Pin<Box<Sleep>>>,
     authorities: Authorities,
     activity: Activity,
+    writable: Writable,
     /// Done once a peer's authority was refused: the first is logged.
     refused: Arc<Once>,
 }
@@ -53,13 +58,14 @@ struct Preface {
 impl Socket {
     /// Within `handshake` the peer must have said that it speaks HTTP/2; it
     /// need not any more once the server drains. `refused` is shared by the
-    /// sockets of a server; `activity` records what arrives.
+    /// sockets of a server; the last two record what arrives, and whether the
+    /// peer takes what is sent.
     pub(super) fn new(
         stream: TcpStream,
         handshake: Duration,
         drain: Drain,
         refused: Arc<Once>,
-        activity: Activity,
+        (activity, writable): (Activity, Writable),
     ) -> Self {
         let timeout = Box::pin(async move {
             tokio::select! {
@@ -68,7 +74,7 @@ impl Socket {
             }
         });
         let preface = Some(Preface { missing: PREFACE_LEN, timeout });
-        Self { stream, preface, linger: None, authorities: Authorities::new(), activity, refused }
+        Self { stream, preface, linger: None, authorities: Authorities::new(), activity, writable, refused }
     }
 
     /// Follows what has been read.
@@ -123,7 +129,9 @@ fn spend_budget(cx: &mut Context<'_>, bytes: usize) {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.writable.set(written.is_ready());
+        written
     }
 
     fn poll_write_vectored(
@@ -131,7 +139,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.writable.set(written.is_ready());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -179,7 +189,7 @@ mod tests {
         stream.readable().await.unwrap();
         let timeout = Duration::from_secs(10);
         let mut socket =
-            Socket::new(stream, timeout, Drain::new(), Arc::new(Once::new()), Activity::default());
+            Socket::new(stream, timeout, Drain::new(), Arc::new(Once::new()), Default::default());
         // What one poll of its task reads, in pieces as h2 does.
         let read = tokio::spawn(poll_fn(move |cx| {
             let (mut all, mut scratch) = (0, [0; 4 << 10]);

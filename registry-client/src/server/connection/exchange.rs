@@ -16,7 +16,7 @@ use http_body::{Body, Frame};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::super::peers::PeerConnection;
+use super::{super::peers::PeerConnection, Writable};
 
 /// Why a response was not sent whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Unsent {
 pub(super) async fn run<F, R>(
     call: F,
     mut respond: SendResponse<Bytes>,
-    connection: &Arc<PeerConnection>,
+    (connection, writable): (&Arc<PeerConnection>, &Writable),
     send_timeout: Duration,
 ) where
     F: Future<Output = Result<Response<R>, Infallible>>,
@@ -62,7 +62,7 @@ pub(super) async fn run<F, R>(
     if is_whole {
         return;
     }
-    let mut out = Out { stream, connection, send_timeout };
+    let mut out = Out { stream, connection, writable, send_timeout };
     if let Err(unsent) = out.send(body).await
         && let Some(reason) = unsent.reason()
     {
@@ -90,6 +90,7 @@ struct Out<'a> {
     stream: SendStream<Bytes>,
     /// Whose room is taken by what waits.
     connection: &'a Arc<PeerConnection>,
+    writable: &'a Writable,
     /// How long the peer may take nothing of what is there for it.
     send_timeout: Duration,
 }
@@ -129,12 +130,13 @@ impl Out<'_> {
     }
 
     /// Writes `data`, in pieces as large as the peer makes room for. What waits
-    /// counts as the peer's.
+    /// counts as the peer's. Nothing is handed over while the socket takes
+    /// nothing, for what `h2` holds does not count.
     async fn write(&mut self, mut data: Bytes, is_last: bool) -> Result<(), Unsent> {
         let mut share = None;
         loop {
             self.stream.reserve_capacity(data.len());
-            let room = self.stream.capacity().min(data.len());
+            let room = if self.writable.now() { self.stream.capacity().min(data.len()) } else { 0 };
             if room == data.len() {
                 return self.stream.send_data(data, is_last).map_err(|_| Unsent::Cancelled);
             }
@@ -145,11 +147,21 @@ impl Out<'_> {
             if share.is_none() {
                 share = Some(self.connection.claim_bytes(data.len()).ok_or(Unsent::NoRoom)?);
             }
-            match timeout(self.send_timeout, poll_fn(|cx| self.stream.poll_capacity(cx))).await {
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(_)) | None) => return Err(Unsent::Cancelled),
-                Err(_) => return Err(Unsent::Slow),
-            }
+            timeout(self.send_timeout, self.room()).await.map_err(|_| Unsent::Slow)??;
+        }
+    }
+
+    /// Waits until the peer has made room and the socket takes something.
+    async fn room(&mut self) -> Result<(), Unsent> {
+        if !self.writable.now() {
+            return tokio::select! {
+                () = self.writable.ready() => Ok(()),
+                _ = poll_fn(|cx| self.stream.poll_reset(cx)) => Err(Unsent::Cancelled),
+            };
+        }
+        match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_)) | None => Err(Unsent::Cancelled),
         }
     }
 }
