@@ -50,6 +50,7 @@ pub(crate) enum Violation {
 }
 
 impl Framing {
+    #[inline]
     pub(crate) fn new(rules: Rules) -> Self {
         Self { rules, prefix: [0; PREFIX], have: 0, size: 0, left: 0, messages: 0 }
     }
@@ -60,11 +61,13 @@ impl Framing {
     }
 
     /// Whether there is one message only.
+    #[inline]
     pub(crate) fn is_single(&self) -> bool {
         self.rules.single
     }
 
     /// Whether there is one message only, and it has not begun.
+    #[inline]
     pub(crate) fn lacks_its_message(&self) -> bool {
         self.rules.single && self.messages == 0
     }
@@ -80,6 +83,7 @@ impl Framing {
     }
 
     /// Whether the body may end here: not within a message.
+    #[inline]
     pub(crate) fn is_between_messages(&self) -> bool {
         self.have == 0 && self.left == 0
     }
@@ -114,6 +118,7 @@ impl Framing {
         Ok(())
     }
 
+    #[inline]
     fn begin(&mut self, &[flag, a, b, c, d]: &[u8; PREFIX]) -> Result<(), Violation> {
         let Rules { max_bytes: limit, compressed, single } = self.rules;
         let bytes = u32::from_be_bytes([a, b, c, d]) as usize;
