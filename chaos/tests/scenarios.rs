@@ -106,7 +106,7 @@ fn r24_events_have_their_effect_once_and_in_order_whoever_dies() {
 }
 
 #[test]
-#[ignore = "R29 does not hold yet: see RELIABILITY.md"]
+#[ignore = "its promise does not hold yet (RELIABILITY.md); `cargo xtask chaos R29` runs it"]
 fn r29_a_hostile_peer_takes_nothing_from_its_neighbour() {
     holds("R29");
 }

@@ -81,7 +81,7 @@ pub(crate) fn check(folder: Option<&Path>, file: &Path) -> Result<(), String> {
     let files: Vec<PathBuf> = [file.to_owned()].into_iter().chain(beside).collect();
     let folders: Vec<PathBuf> = folder.into_iter().map(Path::to_owned).collect();
     let mut found = Vec::new();
-    let mut mend = Vec::new();
+    let mut fixes = Vec::new();
     for (paths, mode) in [(folders, FOLDER), (files, FILE)] {
         let open = paths.into_iter().filter_map(|path| Some((mode_of(&path).ok()??, path)));
         let open: Vec<_> = open.filter(|(mode, _)| mode & OTHERS != 0).collect();
@@ -89,7 +89,7 @@ pub(crate) fn check(folder: Option<&Path>, file: &Path) -> Result<(), String> {
             continue;
         }
         let names: Vec<_> = open.iter().map(|(_, path)| quoted(path)).collect();
-        mend.push(format!("chmod {mode:o} {}", names.join(" ")));
+        fixes.push(format!("chmod {mode:o} {}", names.join(" ")));
         found.extend(open.iter().map(|(mode, path)| format!("{} has mode {mode:04o}", path.display())));
     }
     if found.is_empty() {
@@ -99,7 +99,7 @@ pub(crate) fn check(folder: Option<&Path>, file: &Path) -> Result<(), String> {
         "other users of this machine may reach the data, in which the keys that sign tokens may be: {}; run `{}`, \
          or set AUTH=off",
         found.join(", "),
-        mend.join(" && ")
+        fixes.join(" && ")
     ))
 }
 

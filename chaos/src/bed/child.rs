@@ -21,7 +21,7 @@ use tokio::{
 };
 
 /// How long a child may take to say what is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Lines of a child that may wait to be read; more make it wait.
 const LINES: usize = 256;
 
@@ -86,7 +86,7 @@ impl Child {
     /// # Errors
     /// When it ends or says nothing like it in time; holds its last words.
     pub(crate) async fn hear(&mut self, word: &str) -> Result<String> {
-        let heard = timeout(PATIENCE, async {
+        let heard = timeout(OUTPUT_TIMEOUT, async {
             loop {
                 let line = self.said.recv().await?;
                 if let Some(rest) = line.strip_prefix(word) {
@@ -123,7 +123,7 @@ impl Child {
     /// When it is gone already.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        self.ended(PATIENCE).await.map(drop)
+        self.ended(OUTPUT_TIMEOUT).await.map(drop)
     }
 
     /// Waits for its end.

@@ -26,7 +26,7 @@ use super::ports;
 /// The most bytes that a question may have.
 const QUESTION: usize = 16 << 10;
 /// How long one may take to be asked.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is answered instead of the truth.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,7 +117,7 @@ async fn converse(
     questions: &AtomicUsize,
     long: &Semaphore,
 ) -> io::Result<()> {
-    let mut question = timeout(PATIENCE, read(&mut stream)).await??;
+    let mut question = timeout(REQUEST_TIMEOUT, read(&mut stream)).await??;
     questions.fetch_add(1, Relaxed);
     let lie = told.borrow_and_update().clone();
     match lie {

@@ -19,7 +19,7 @@ use crate::{
 /// How long a newcomer may take to have traffic after the registry shows it.
 const NEWCOMER: Duration = Duration::from_secs(2);
 /// How long anything may take that is only waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How far from its weight a share may be.
 const POINTS: f64 = 0.05;
 
@@ -77,10 +77,10 @@ async fn round_robin(bed: &Bed) -> Result<BTreeMap<InstanceId, usize>> {
     let load = Load::start(channel, Mix::Reads)?;
     // Only once all four are connected is it round robin over four.
     for replica in &bed.replicas {
-        load.until(Duration::ZERO, PATIENCE, |call| call.answered_by(&replica.id)).await?;
+        load.until(Duration::ZERO, WAIT_TIMEOUT, |call| call.answered_by(&replica.id)).await?;
     }
     let from = load.now();
-    load.until(from, PATIENCE, |call| call.due > from + Duration::from_secs(1)).await?;
+    load.until(from, WAIT_TIMEOUT, |call| call.due > from + Duration::from_secs(1)).await?;
     let seen = load.finish().await?;
     let mut calls = seen.only(|call| call.due >= from).all().to_vec();
     calls.sort_by_key(|call| call.due);
@@ -122,7 +122,7 @@ async fn weighted(setting: &Setting) -> Result<f64> {
     let load = Load::start(bed.channel_with(balanced(setting, Balancer::Weighted))?, Mix::Reads)?;
     load.go_on(Duration::from_secs(1)).await;
     let from = load.now();
-    load.go_on(PATIENCE / 2).await;
+    load.go_on(WAIT_TIMEOUT / 2).await;
     let seen: Seen = load.finish().await?.only(|call| call.due >= from);
     let went = seen.all().iter().filter(|call| small.as_ref().is_some_and(|id| call.went_to(id))).count();
     Ok(ratio(went, seen.calls()))

@@ -51,7 +51,7 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// How long the writes that follow the last answer may take.
 const FALLS: Duration = Duration::from_secs(2);
 /// How often it is looked whether all is at rest.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A crash to come.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ impl Lane<'_> {
                 return Ok(seen);
             }
             // What happens by itself is only seen by looking.
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -134,7 +134,7 @@ where
             Some((shared, Way::Stream(gate))) => (shared, gate, true),
         };
         let peer = request.extensions().get::<Arc<PeerConnection>>().map(|connection| connection.address());
-        match gate.enter(peer, patience(request.headers())) {
+        match gate.enter(peer, caller_timeout(request.headers())) {
             Entry::In(ticket) => Call::Under { call: self.inner.call(request), ticket: Some(ticket), stream },
             Entry::Wait(turn) => {
                 let waiting = Waiting { inner: self.inner.clone(), request, shared: shared.clone(), stream };
@@ -146,7 +146,7 @@ where
 }
 
 /// How long the caller waits. One that cannot be read was refused before.
-fn patience(headers: &HeaderMap) -> Option<Duration> {
+fn caller_timeout(headers: &HeaderMap) -> Option<Duration> {
     deadline::parse(headers.get("grpc-timeout")?.as_bytes())
 }
 

@@ -267,7 +267,7 @@ mod tests {
         };
         assert_eq!(evicted(&greedy), [false, true, false, false, false, false]);
         assert!(other.0.is_open());
-        // Whoever is told so goes.
+        // The evicted one has closed.
         greedy.remove(1);
         assert!(connect(2).is_ok());
     }

@@ -77,7 +77,7 @@ async fn headers_without_a_message_hold_no_place() {
     assert_eq!(echo_state(&server).under_way, 0);
     honest_calls_are_answered(&server).await;
     assert_eq!(echo_state(&server).refused, 0);
-    // Each is told so, and none is left.
+    // Each gets a status, and none is left.
     for (response, _stream) in held {
         let head = within(response).await.unwrap();
         assert_eq!(head.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string());

@@ -20,7 +20,7 @@ use tonic::{Code, Response, Status};
 use super::{DEADLINE, Service};
 
 /// How long a caller goes on to ask for an answer that it can rely on.
-const PATIENCE: Duration = Duration::from_secs(60);
+const INSIST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it waits before it asks again.
 const AGAIN: std::ops::Range<u64> = 10..100;
 
@@ -226,7 +226,7 @@ pub(crate) async fn insist<T, F>(mut ask: impl FnMut() -> F) -> Insisted<T>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + INSIST_TIMEOUT;
     let mut asked = 0;
     loop {
         asked += 1;

@@ -118,20 +118,20 @@ impl Gate {
         Self::new(name, Bounds { min: limit, max: limit, initial: limit }, 0, Duration::ZERO)
     }
 
-    /// A call of `peer` is at the gate whose caller allows it `patience` from
+    /// A call of `peer` is at the gate whose caller allows it `caller_timeout` from
     /// now.
     pub(super) fn enter(
         self: &Arc<Self>,
         peer: Option<IpAddr>,
-        patience: Option<Duration>,
+        caller_timeout: Option<Duration>,
     ) -> Entry<impl Future<Output = Result<Ticket, Refusal>> + Send + use<>> {
         match self.permits.clone().try_acquire_owned() {
-            Ok(permit) => match self.clone().begin(permit, peer, patience) {
+            Ok(permit) => match self.clone().begin(permit, peer, caller_timeout) {
                 Ok(ticket) => Entry::In(ticket),
                 Err(refusal) => Entry::Refused(refusal),
             },
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => match self.join(patience) {
-                Some(place) => Entry::Wait(place.wait(peer, patience)),
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => match self.join(caller_timeout) {
+                Some(place) => Entry::Wait(place.wait(peer, caller_timeout)),
                 None => Entry::Refused(self.refuse(None)),
             },
         }
@@ -151,7 +151,7 @@ impl Gate {
     }
 
     /// A place in the queue, if the call's turn will come in time.
-    fn join(self: &Arc<Self>, patience: Option<Duration>) -> Option<Place> {
+    fn join(self: &Arc<Self>, caller_timeout: Option<Duration>) -> Option<Place> {
         let before = self.waiting.fetch_add(1, Relaxed);
         // Counts from here on, and no more when it is dropped.
         let place = Place { gate: self.clone() };
@@ -160,7 +160,7 @@ impl Gate {
             let latency = state.gradient.latency().unwrap_or(0.0);
             latency * (before + 1) as f64 / state.gradient.limit().max(1) as f64
         };
-        let most = self.queue_wait.min(patience.unwrap_or(Duration::MAX)).as_secs_f64();
+        let most = self.queue_wait.min(caller_timeout.unwrap_or(Duration::MAX)).as_secs_f64();
         (before < self.queue && turn <= most).then_some(place)
     }
 
@@ -172,7 +172,7 @@ impl Gate {
         self: Arc<Self>,
         permit: OwnedSemaphorePermit,
         peer: Option<IpAddr>,
-        patience: Option<Duration>,
+        caller_timeout: Option<Duration>,
     ) -> Result<Ticket, Refusal> {
         let now = now();
         let mut state = self.state();
@@ -188,7 +188,7 @@ impl Gate {
         }
         state.under_way += 1;
         let under_way = state.under_way;
-        let begun = state.gradient.begin(under_way, patience, now);
+        let begun = state.gradient.begin(under_way, caller_timeout, now);
         self.resize(&mut state);
         let over = state.refusing.take_if(|r| now.duration_since(r.last) >= CALM_AGAIN);
         drop(state);
@@ -240,14 +240,15 @@ struct Place {
 }
 
 impl Place {
-    async fn wait(self, peer: Option<IpAddr>, patience: Option<Duration>) -> Result<Ticket, Refusal> {
+    async fn wait(self, peer: Option<IpAddr>, caller_timeout: Option<Duration>) -> Result<Ticket, Refusal> {
         let gate = &self.gate;
         let began = now();
-        let most = gate.queue_wait.min(patience.unwrap_or(Duration::MAX));
+        let most = gate.queue_wait.min(caller_timeout.unwrap_or(Duration::MAX));
         let Ok(Ok(permit)) = timeout(most, gate.permits.clone().acquire_owned()).await else {
             return Err(gate.refuse(None));
         };
-        let left = patience.map(|patience| patience.saturating_sub(now().duration_since(began)));
+        let left =
+            caller_timeout.map(|caller_timeout| caller_timeout.saturating_sub(now().duration_since(began)));
         gate.clone().begin(permit, peer, left)
     }
 }

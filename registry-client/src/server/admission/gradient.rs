@@ -39,9 +39,9 @@ const SLACK: f64 = 0.005;
 /// a machine that is slow for a while refuses nothing that can still be done.
 /// More would leave no room for the limit's swing: calls were let in that
 /// expired.
-const OF_PATIENCE: f64 = 0.25;
+const OF_CALLER_TIMEOUT: f64 = 0.25;
 /// What a caller is taken to allow who does not say.
-const USUAL_PATIENCE: Duration = Duration::from_secs(1);
+const DEFAULT_CALLER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most by which one look changes the limit, up or down.
 const STEP: f64 = 2.0;
 /// The most that one call weighs, so that few outliers are not a trend.
@@ -62,7 +62,7 @@ pub(super) struct Begun {
     /// How many were under way then, this one included.
     among: usize,
     /// Seconds that its caller allows.
-    patience: f64,
+    caller_timeout: f64,
 }
 
 /// How a call ended, as far as its duration tells of load.
@@ -130,15 +130,24 @@ impl Gradient {
     }
 
     /// A call begins, the `under_way`th with those that are; its caller allows
-    /// `patience`.
-    pub(super) fn begin(&mut self, under_way: usize, patience: Option<Duration>, now: Instant) -> Begun {
+    /// `caller_timeout`.
+    pub(super) fn begin(
+        &mut self,
+        under_way: usize,
+        caller_timeout: Option<Duration>,
+        now: Instant,
+    ) -> Begun {
         if under_way <= 1 {
             self.limit = self.bounds.initial as f64;
             self.strained = None;
             self.window = Window::new(now, WINDOW_MIN, 0);
         }
         self.window.peak = self.window.peak.max(under_way);
-        Begun { at: now, among: under_way, patience: patience.unwrap_or(USUAL_PATIENCE).as_secs_f64() }
+        Begun {
+            at: now,
+            among: under_way,
+            caller_timeout: caller_timeout.unwrap_or(DEFAULT_CALLER_TIMEOUT).as_secs_f64(),
+        }
     }
 
     /// A call has ended; `under_way` still are.
@@ -167,9 +176,9 @@ impl Gradient {
                     self.calm_at = now;
                 }
                 let tolerated = self.usual() * TOLERANCE + SLACK;
-                Some((latency / tolerated.max(begun.patience * OF_PATIENCE)).min(OUTLIER))
+                Some((latency / tolerated.max(begun.caller_timeout * OF_CALLER_TIMEOUT)).min(OUTLIER))
             }
-            // Less patience than a call usually needs is the caller's affair.
+            // A shorter timeout than a call usually needs is the caller's affair.
             Ended::CutOff => (latency >= self.usual()).then_some(STEP),
             Ended::Failed => None,
         }

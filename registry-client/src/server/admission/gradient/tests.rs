@@ -121,8 +121,8 @@ impl Simulation<'_> {
         if among > 1 && among > self.limit.limit() {
             return false;
         }
-        let patience = Some(Duration::from_secs_f64(self.scene.deadline));
-        let begun = self.limit.begin(among, patience, self.clock(now));
+        let caller_timeout = Some(Duration::from_secs_f64(self.scene.deadline));
+        let begun = self.limit.begin(among, caller_timeout, self.clock(now));
         self.next += 1;
         let id = self.next;
         self.calls.insert(id, Call { begun, works: false });
