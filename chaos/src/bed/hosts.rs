@@ -135,7 +135,9 @@ impl Hosts {
 impl Drop for Hosts {
     fn drop(&mut self) {
         for n in 0..self.count {
-            // With a namespace goes all that is in it.
+            // With a namespace goes all that is in it, but later: the next bed
+            // of this process must find the name of the link free.
+            let _ = ip(&format!("link del {}", self.name(n)));
             let _ = ip(&format!("netns del {}", self.name(n)));
         }
         let _ = ip(&format!("link del {}", self.bridge()));

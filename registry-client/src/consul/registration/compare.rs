@@ -160,7 +160,7 @@ mod tests {
             &spec(),
             &agent_checks(serde_json::json!({
                 "service:cart-10.0.0.1-5000:grpc": {"CheckID": "service:cart-10.0.0.1-5000:grpc",
-                    "ServiceID": id, "Type": "grpc", "Interval": "1s", "Timeout": "2s"},
+                    "ServiceID": id, "Type": "grpc", "Interval": "1s", "Timeout": "1.5s"},
                 "service:cart-10.0.0.1-5000:ttl": {"CheckID": "service:cart-10.0.0.1-5000:ttl", "ServiceID": id},
                 "operators-own": {"CheckID": "operators-own", "ServiceID": id},
                 "_service_maintenance:cart-10.0.0.1-5000": {"Notes": "moving", "ServiceID": id},
