@@ -1,12 +1,24 @@
-//! Where log lines go, which is never standard output.
+//! Where log lines go, which is never standard output, and how long the files
+//! become.
 
-use std::{io, path::Path, sync::Mutex};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek},
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use service_kit::telemetry::LogFilter;
+use tokio::time::sleep;
+use tracing::warn;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::up::children::open_log;
+/// A log that has become longer is emptied, with what was in it kept beside it.
+const MAX_SIZE: u64 = 16 << 20;
+/// How often they are looked at.
+const EVERY: Duration = Duration::from_secs(2);
 
 /// Into a file, from `info` up unless `RUST_LOG` says otherwise: the terminal
 /// of `mesh up` is for what people look at.
@@ -16,6 +28,54 @@ use crate::up::children::open_log;
 pub(crate) fn to_file(path: &Path) -> Result<()> {
     let file = open_log(path).with_context(|| format!("could not write {}", path.display()))?;
     fmt().with_env_filter(filter("info")?).with_ansi(false).with_writer(Mutex::new(file)).init();
+    Ok(())
+}
+
+/// Opens a log to add to it.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn open_log(path: &Path) -> io::Result<File> {
+    // Each write goes to the end, also after somebody has emptied it.
+    File::options().create(true).append(true).open(path)
+}
+
+/// Empties every log in `folder` that has become too long, again and again,
+/// until it is dropped. The older lines are in the file of that name with
+/// `.old`, which replaces the last one.
+pub(crate) async fn rotate(folder: PathBuf) {
+    loop {
+        let logs = folder.clone();
+        let looked = tokio::task::spawn_blocking(move || rotate_once(&logs, MAX_SIZE)).await;
+        if let Ok(Err(error)) = looked {
+            warn!(%error, folder = %folder.display(), "could not shorten the logs");
+        }
+        sleep(EVERY).await;
+    }
+}
+
+/// A process keeps the file that it was given, so that a new one could not take
+/// its place: it is copied and emptied, as logrotate's `copytruncate` does.
+fn rotate_once(folder: &Path, max_size: u64) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        if !is_log || fs::metadata(&path)?.len() <= max_size {
+            continue;
+        }
+        let log = File::options().read(true).write(true).open(&path)?;
+        let mut old = File::create(path.with_extension("log.old"))?;
+        // A log may grow faster than it is read; what is written between the
+        // last look and the end of it is lost.
+        let mut size = max_size;
+        while size > 0 {
+            size = io::copy(&mut (&log).take(max_size), &mut old)?;
+            if old.stream_position()? >= 2 * max_size {
+                break;
+            }
+        }
+        log.set_len(0)?;
+    }
     Ok(())
 }
 
@@ -34,4 +94,41 @@ fn filter(default: &str) -> Result<EnvFilter> {
     let text = set.as_ref().map_or(Some(default), |text| text.to_str());
     let filter = LogFilter::parse(text.context("RUST_LOG is not UTF-8")?);
     Ok(filter.map_err(|why| anyhow!("RUST_LOG: {why}"))?.to_env_filter())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_written_to_stays_short_and_its_writer_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("cart-1.log"), folder.path().join("cart-1.log.old"));
+        let other = folder.path().join("notes.txt");
+        fs::write(&other, [b'x'; 500]).unwrap();
+        let mut log = open_log(&path).unwrap();
+        let mut lines = 0..;
+        let mut write = |log: &mut File, count| {
+            for n in lines.by_ref().take(count) {
+                writeln!(log, "line {n:03}").unwrap();
+            }
+        };
+        write(&mut log, 10);
+        rotate_once(folder.path(), 100).unwrap();
+        assert!(!old.exists(), "it is short");
+        write(&mut log, 10);
+        rotate_once(folder.path(), 100).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        write(&mut log, 1);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "line 020\n", "no hole in front");
+        let kept = fs::read_to_string(&old).unwrap();
+        assert!(kept.starts_with("line 000") && kept.ends_with("line 019\n"), "{kept}");
+        write(&mut log, 90);
+        rotate_once(folder.path(), 100).unwrap();
+        assert!(fs::metadata(&old).unwrap().len() <= 200, "no longer than twice the most");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+        assert_eq!(fs::metadata(&other).unwrap().len(), 500);
+    }
 }

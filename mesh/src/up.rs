@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use registry_client::consul::advertise_address;
 use tokio::{sync::mpsc, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Exit,
@@ -66,6 +67,7 @@ pub(crate) async fn run(args: UpArgs) -> Result<Exit> {
     let database = Database::new(args.database_url.as_deref())?;
     let owned = Owned::take(Files::of(args.whereabouts.state_dir.as_deref())?, args.fresh)?;
     crate::logging::to_file(&owned.files.log("mesh"))?;
+    let _rotating = AbortOnDropHandle::new(tokio::spawn(crate::logging::rotate(owned.files.logs())));
     let stop = Stop::on_signals()?;
 
     let ports = Ports::new(&args.ports);

@@ -28,6 +28,7 @@ use mesh_proto::shop::user::v1::Revocation;
 use registry_client::{Channel, Mesh};
 
 mod caller;
+mod encryption;
 mod expiry;
 mod guard;
 mod jwks;
@@ -45,6 +46,7 @@ mod verified;
 mod verifier;
 
 pub use caller::Caller;
+pub use encryption::{DecryptError, Decrypted, EncryptionKeys};
 pub use guard::Guarded;
 pub use key::{InvalidKey, PublicKey};
 pub use outgoing::Outgoing;

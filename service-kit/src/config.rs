@@ -60,6 +60,15 @@ pub struct ServiceConfig {
     #[arg(long, env = "AUTH_SERVICE_KEY_FILE", value_name = "FILE")]
     pub auth_service_key_file: Option<PathBuf>,
 
+    /// Under which keys user-service encrypts the keys that sign tokens, a list: the first encrypts, all decrypt,
+    /// `none` stands for not encrypted; each is made as `auth-service-key` is [default: none]
+    #[arg(long, env = "AUTH_ENCRYPTION_KEYS", value_name = "KEYS", hide_env_values = true, value_parser = secret)]
+    pub auth_encryption_keys: Option<SecretString>,
+
+    /// A file that holds them
+    #[arg(long, env = "AUTH_ENCRYPTION_KEYS_FILE", value_name = "FILE")]
+    pub auth_encryption_keys_file: Option<PathBuf>,
+
     /// Which log lines are written: `info`, or `warn,cart_service=debug`.
     #[arg(long, env = "RUST_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::parse)]
     pub log: LogFilter,

@@ -110,6 +110,7 @@ pub(crate) async fn ready(
         mesh,
         database,
         auth,
+        encryption_keys: config.encryption_keys()?,
         admin: config.admin.first()?,
         payment_faults: config.payment_faults.clone(),
         nats,

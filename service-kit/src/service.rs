@@ -18,7 +18,7 @@ use tonic::{
 };
 
 use crate::{
-    auth::Auth,
+    auth::{Auth, EncryptionKeys},
     config::{FirstAdmin, ServiceConfig},
     database::{self, Database, Migrations},
     events::Nats,
@@ -53,6 +53,8 @@ pub struct Base {
     pub database: Database,
     /// Whether and how callers are asked who they are.
     pub auth: Auth,
+    /// Under which keys user-service encrypts the keys that sign tokens.
+    pub encryption_keys: EncryptionKeys,
     /// Whom user-service makes admin at its start.
     pub admin: Option<FirstAdmin>,
     /// The setting `PAYMENT_FAULTS`, as it was given.
@@ -71,6 +73,7 @@ impl Base {
             mesh,
             database,
             auth: Auth::off(),
+            encryption_keys: EncryptionKeys::none(),
             admin: None,
             payment_faults: String::new(),
             carrier_faults: String::new(),

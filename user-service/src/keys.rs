@@ -11,9 +11,10 @@
 //! where it ends. Every replica looks at the keys now and then; the first that
 //! sees that one is due adds it, the others follow.
 //!
-//! The secret half of a key is in the database as it is, guarded by what guards
-//! the database: the permissions of its file, or the server's. Who can read it
-//! can make tokens.
+//! The secret half of a key is in the database, encrypted where the operator
+//! gives a key to encrypt with (`AUTH_ENCRYPTION_KEYS`). Otherwise it is guarded
+//! only by what guards the database, the permissions of its file or the
+//! server's: who can read it can make tokens.
 
 use std::{
     sync::{Arc, RwLock},
@@ -129,6 +130,15 @@ impl Keyring {
     pub async fn open(store: Store, clock: Clock, terms: Terms, auth: Auth) -> Result<Self, Error> {
         let keyring = Self { store, clock, terms, auth, held: Arc::new(RwLock::new(Arc::new([]))) };
         keyring.look().await?;
+        // Only now: replicas that differ in their lists while they are
+        // restarted one after the other would undo each other's work for ever.
+        for key in keyring.held().iter().filter(|key| !key.is_current) {
+            keyring.store.encrypt_again(key).await?;
+            info!(
+                kid = key.signer.kid(),
+                "the secret half of a signing key is stored as the new settings say"
+            );
+        }
         Ok(keyring)
     }
 
@@ -201,7 +211,7 @@ impl Keyring {
         let plan = self.terms.plan(&times, now);
         if let Some(times) = plan.add {
             let signer = Signer::generate().map_err(|why| Error::Token(why.to_string()))?;
-            let key = StoredKey { times, signer };
+            let key = StoredKey { times, signer, is_current: true };
             if self.store.add_key(&key, now).await? {
                 let wait_s = between(now, times.from).as_secs();
                 info!(kid = key.signer.kid(), wait_s, "a new key will sign tokens in {wait_s} s");

@@ -14,6 +14,7 @@ use service_kit::{
     lease::LEASES,
     service::{Base, Service, Serving},
 };
+use tracing::warn;
 
 mod access;
 mod accounts;
@@ -78,7 +79,14 @@ impl Service for UserService {
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
         let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
-        let (store, clock) = (Store::new(base.database.clone(), outbox), Clock::system());
+        let store = Store::new(base.database.clone(), outbox).encrypted_under(base.encryption_keys.clone());
+        let clock = Clock::system();
+        if base.auth.is_on() && !base.encryption_keys.encrypts() {
+            warn!(
+                "the keys that sign tokens are not encrypted in the database: whoever reads it can make tokens; set \
+                 AUTH_ENCRYPTION_KEYS to a key that `openssl rand -base64 32` makes"
+            );
+        }
         let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await;
         let keys = keys.context("could not prepare the keys that sign tokens")?;
         let hasher = Hasher::new();

@@ -4,7 +4,7 @@ use std::slice;
 
 use mesh_proto::shop::events::v1::{UserDeleted, event::Payload};
 use service_kit::{
-    auth::{Role, Roles},
+    auth::{EncryptionKeys, Role, Roles},
     database::{Database, Error as DatabaseError, Row, Transaction, Value},
     events::Outbox,
     timestamp::Timestamp,
@@ -57,6 +57,7 @@ const REMEMBER_DELETED: &str = "INSERT INTO deleted_users (user_id, delete_time)
 pub struct Store {
     database: Database,
     outbox: Outbox,
+    encryption_keys: EncryptionKeys,
 }
 
 /// An account with its password.
@@ -88,7 +89,13 @@ impl Store {
     /// What `database` holds; `outbox` tells of accounts that are gone.
     #[must_use]
     pub fn new(database: Database, outbox: Outbox) -> Self {
-        Self { database, outbox }
+        Self { database, outbox, encryption_keys: EncryptionKeys::none() }
+    }
+
+    /// The same, with the keys that sign tokens encrypted under these.
+    #[must_use]
+    pub fn encrypted_under(self, encryption_keys: EncryptionKeys) -> Self {
+        Self { encryption_keys, ..self }
     }
 
     /// The account of that id.

@@ -74,6 +74,7 @@ impl Access {
         let Self::Guarded(secrets) = self else { return vec![("AUTH", "off".into())] };
         let mut env = vec![("AUTH", "on".into()), ("AUTH_SERVICE_KEY_FILE", secrets.service_key().into())];
         if service == Service::User {
+            env.push(("AUTH_ENCRYPTION_KEYS_FILE", secrets.encryption_keys().into()));
             env.push(("ADMIN_EMAIL", ADMIN.into()));
             env.push(("ADMIN_PASSWORD_FILE", secrets.admin_password().into()));
         }
@@ -87,6 +88,9 @@ impl Secrets {
             .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(OWN_FOLDER)));
         made.with_context(|| format!("could not make {}", folder.display()))?;
         kept(&folder.join("service-key"), || Ok(Seed::generate()?.to_base64().expose_secret().to_owned()))?;
+        // `none` reads what an older version has stored.
+        let encryption_keys = || Ok(format!("{}\nnone", Seed::generate()?.to_base64().expose_secret()));
+        kept(&folder.join("encryption-keys"), encryption_keys)?;
         let account = |name: &str, email| {
             let password = kept(&folder.join(format!("{name}-password")), || Ok(password()))?;
             let login = folder.join(format!("{name}.json"));
@@ -101,6 +105,12 @@ impl Secrets {
     /// With what services prove to each other who they are.
     fn service_key(&self) -> PathBuf {
         self.folder.join("service-key")
+    }
+
+    /// Under which user-service encrypts the keys that sign tokens: beside the
+    /// data, so that a copy of the data alone signs nothing.
+    fn encryption_keys(&self) -> PathBuf {
+        self.folder.join("encryption-keys")
     }
 
     fn admin_password(&self) -> PathBuf {
@@ -151,6 +161,7 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
+    use service_kit::auth::EncryptionKeys;
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
@@ -165,13 +176,14 @@ mod tests {
         let files = Files::of(Some(dir.path())).unwrap();
         let keys = || {
             let env = Access::new(true, LOOPBACK, &files).unwrap().env(Service::User);
-            ["AUTH_SERVICE_KEY_FILE", "ADMIN_PASSWORD_FILE"]
+            ["AUTH_SERVICE_KEY_FILE", "ADMIN_PASSWORD_FILE", "AUTH_ENCRYPTION_KEYS_FILE"]
                 .map(|name| fs::read_to_string(value(&env, name).unwrap()).unwrap())
         };
         let first = keys();
         assert_eq!(keys(), first, "a second start knows the same");
         Seed::parse(&SecretString::from(first[0].as_str())).unwrap();
         assert_eq!(first[1].trim().len(), 64);
+        assert!(EncryptionKeys::parse(&SecretString::from(first[2].as_str())).unwrap().encrypts());
         for entry in fs::read_dir(files.secrets()).unwrap() {
             let entry = entry.unwrap();
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
@@ -181,14 +193,16 @@ mod tests {
     }
 
     #[test]
-    fn only_user_service_is_told_of_the_admin() {
+    fn only_user_service_is_told_of_the_admin_and_of_what_encrypts_its_keys() {
         let dir = tempfile::tempdir().unwrap();
         let files = Files::of(Some(dir.path())).unwrap();
         let access = Access::new(true, LOOPBACK, &files).unwrap();
         for service in Service::ALL {
             let env = access.env(service);
             assert_eq!(value(&env, "AUTH").as_deref(), Some("on"));
-            assert_eq!(value(&env, "ADMIN_PASSWORD_FILE").is_some(), service == Service::User);
+            for name in ["ADMIN_PASSWORD_FILE", "AUTH_ENCRYPTION_KEYS_FILE"] {
+                assert_eq!(value(&env, name).is_some(), service == Service::User);
+            }
         }
         let open = Access::new(false, LOOPBACK, &files).unwrap();
         assert_eq!(value(&open.env(Service::Cart), "AUTH").as_deref(), Some("off"));

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::File,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::up::stop::Stop;
+use crate::{logging::open_log, up::stop::Stop};
 
 /// How long a process may take to drain before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(15);
@@ -27,8 +27,6 @@ pub(crate) const GRACE: Duration = Duration::from_secs(15);
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const STEADY: Duration = Duration::from_secs(30);
-/// A log that is longer than this when its process starts is set aside.
-const LOG_MAX: u64 = 16 << 20;
 
 /// A process that shall run.
 #[derive(Clone, Debug)]
@@ -68,17 +66,6 @@ impl Program {
         let pipe = child.stdin.take();
         Ok((child, pipe))
     }
-}
-
-/// Opens a log to add to it; one that has become too long is set aside.
-///
-/// # Errors
-/// When it cannot be written.
-pub(crate) fn open_log(path: &Path) -> io::Result<File> {
-    if fs::metadata(path).is_ok_and(|m| m.len() > LOG_MAX) {
-        fs::rename(path, path.with_extension("log.old"))?;
-    }
-    File::options().create(true).append(true).open(path)
 }
 
 /// The last lines of a log, for a process that did not come up.

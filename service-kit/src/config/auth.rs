@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
 use super::ServiceConfig;
-use crate::auth::{Auth, Seed};
+use crate::auth::{Auth, EncryptionKeys, Seed};
 
 /// Whether callers are asked who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,33 +51,53 @@ impl ServiceConfig {
         }
     }
 
+    /// Under which keys user-service encrypts the keys that sign tokens.
+    ///
+    /// # Errors
+    /// When the list cannot be read or holds what is no key.
+    pub fn encryption_keys(&self) -> anyhow::Result<EncryptionKeys> {
+        let (text, file) = (&self.auth_encryption_keys, &self.auth_encryption_keys_file);
+        let Some((keys, from)) = given("AUTH_ENCRYPTION_KEYS", text.as_ref(), file.as_deref())? else {
+            return Ok(EncryptionKeys::none());
+        };
+        EncryptionKeys::parse(&keys)
+            .map_err(|why| anyhow!("{from} cannot be used: {why}; make a key with `openssl rand -base64 32`"))
+    }
+
     fn service_key(&self) -> anyhow::Result<Seed> {
-        let text = self.auth_service_key.as_ref().filter(|text| !text.expose_secret().is_empty());
-        let file = self.auth_service_key_file.as_deref().filter(|file| !file.as_os_str().is_empty());
-        let (seed, from) = match (text, file) {
-            (Some(text), None) => (Seed::parse(text), "AUTH_SERVICE_KEY".to_owned()),
-            (None, Some(file)) => {
-                (Seed::parse(&read(file)?), format!("AUTH_SERVICE_KEY_FILE {}", file.display()))
-            }
-            (Some(_), Some(_)) => bail!("AUTH_SERVICE_KEY and AUTH_SERVICE_KEY_FILE are both set; unset one"),
-            (None, None) => bail!(
+        let (text, file) = (&self.auth_service_key, &self.auth_service_key_file);
+        let Some((key, from)) = given("AUTH_SERVICE_KEY", text.as_ref(), file.as_deref())? else {
+            bail!(
                 "AUTH is on, and there is no key that the shop's services know each other by: make one with \
                  `openssl rand -base64 32` and give it to each of them as AUTH_SERVICE_KEY, or a file with it as \
                  AUTH_SERVICE_KEY_FILE; or set AUTH=off, on a machine where nobody else is"
-            ),
+            )
         };
-        seed.with_context(|| format!("{from} cannot be used; make another with `openssl rand -base64 32`"))
+        Seed::parse(&key)
+            .with_context(|| format!("{from} cannot be used; make another with `openssl rand -base64 32`"))
     }
 }
 
-fn read(file: &Path) -> anyhow::Result<SecretString> {
-    let text = std::fs::read_to_string(file).with_context(|| {
-        format!(
-            "could not read AUTH_SERVICE_KEY_FILE {}; let this user read it, or name another",
-            file.display()
-        )
-    })?;
-    Ok(text.into())
+/// A secret that is given as the setting `name` or in the file that `name_FILE`
+/// names, and which of them; `None` where neither is set.
+fn given(
+    name: &str,
+    text: Option<&SecretString>,
+    file: Option<&Path>,
+) -> anyhow::Result<Option<(SecretString, String)>> {
+    let text = text.filter(|text| !text.expose_secret().is_empty());
+    let file = file.filter(|file| !file.as_os_str().is_empty());
+    match (text, file) {
+        (Some(text), None) => Ok(Some((text.clone(), name.to_owned()))),
+        (None, Some(file)) => {
+            let from = format!("{name}_FILE {}", file.display());
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("could not read {from}; let this user read it, or name another"))?;
+            Ok(Some((text.into(), from)))
+        }
+        (Some(_), Some(_)) => bail!("{name} and {name}_FILE are both set; unset one"),
+        (None, None) => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +157,31 @@ mod tests {
         std::fs::write(&file, "hunter2").unwrap();
         let why = auth(&["--auth-service-key-file", file.to_str().unwrap()]).unwrap_err();
         assert!(why.contains(file.to_str().unwrap()) && !why.contains("hunter2"), "{why}");
+    }
+
+    #[test]
+    fn keys_of_signing_keys_are_read_as_the_service_key_is() {
+        let keys = |args: &[&str]| {
+            let command = ServiceConfig::augment_args(Command::new("test")).no_binary_name(true);
+            let config = ServiceConfig::from_arg_matches(&command.get_matches_from(args)).unwrap();
+            assert!(!format!("{config:?}").contains(KEY));
+            config.encryption_keys().map(|keys| keys.encrypts()).map_err(|why| format!("{why:#}"))
+        };
+        assert_eq!(keys(&[]), Ok(false));
+        assert_eq!(keys(&["--auth-encryption-keys", ""]), Ok(false));
+        assert_eq!(keys(&["--auth-encryption-keys", KEY]), Ok(true));
+        assert_eq!(keys(&["--auth-encryption-keys", &format!("none,{KEY}")]), Ok(false));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        std::fs::write(&file, format!("{KEY}\nnone\n")).unwrap();
+        assert_eq!(keys(&["--auth-encryption-keys-file", file.to_str().unwrap()]), Ok(true));
+        for (args, cause) in [
+            (["--auth-encryption-keys", "hunter2"], "AUTH_ENCRYPTION_KEYS cannot be used"),
+            (["--auth-encryption-keys-file", "/nowhere/keys"], "AUTH_ENCRYPTION_KEYS_FILE /nowhere/keys"),
+        ] {
+            let why = keys(&args).unwrap_err();
+            assert!(why.contains(cause) && !why.contains("hunter2"), "{why}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ impl ServiceConfig {
     /// When `service` would not start with these settings.
     pub fn check(&self, service: &'static str) -> anyhow::Result<()> {
         self.auth(service)?;
+        self.encryption_keys()?;
         self.advertised()?;
         if let Some(url) = self.database_url.as_ref().filter(|url| !url.expose_secret().is_empty()) {
             url.expose_secret().parse::<DatabaseUrl>()?;
@@ -78,6 +79,7 @@ mod tests {
             ("--nats-url", "NATS_URL"),
             ("--advertise", "ADVERTISE"),
             ("--auth-service-key", "AUTH_SERVICE_KEY"),
+            ("--auth-encryption-keys", "AUTH_ENCRYPTION_KEYS"),
             ("--state-dir", "CONSORT_STATE_DIR"),
             ("--admin-email", "ADMIN_EMAIL"),
             ("--admin_password", "ADMIN_PASSWORD"),
@@ -120,6 +122,7 @@ mod tests {
             ("--database-url", "host=db password=hunter2", "DATABASE_URL"),
             ("--database-url", "postgres://shop:hun?hunter2@db/cart", "DATABASE_URL"),
             ("--nats-url", "nats://a:hunter2 b:x", "NATS_URL"),
+            ("--auth-encryption-keys", "hunter2", "AUTH_ENCRYPTION_KEYS"),
             ("--advertise", "a b:c", "ADVERTISE"),
             ("--listen", "192.0.2.7:1", "AUTH"),
             ("--admin-password", "hunter2", "ADMIN_PASSWORD"),

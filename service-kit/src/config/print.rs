@@ -1,6 +1,9 @@
 //! `--print-config`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::{ArgMatches, parser::ValueSource};
 use secrecy::{ExposeSecret, SecretString};
@@ -85,9 +88,8 @@ pub fn print(
         Some(url) if !url.expose_secret().is_empty() => shown(url),
         _ => format!("sqlite:{}", config.default_file(service).display()),
     };
-    let key_file = config.auth_service_key_file.as_ref().map(|file| file.display().to_string());
-    let key_file = or_none(key_file.as_deref());
-    let file = config.admin.password_file.as_ref().map(|path| path.display().to_string());
+    let path =
+        |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display().to_string()).as_deref());
     let own = [
         ("LISTEN", "listen", config.listen.to_string()),
         ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
@@ -96,10 +98,12 @@ pub fn print(
         ("CONSORT_STATE_DIR", "state_dir", config.state_dir.display().to_string()),
         ("AUTH", "auth", config.auth.as_str().to_owned()),
         ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(config.auth_service_key.as_ref())),
-        ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", key_file),
+        ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", path(&config.auth_service_key_file)),
+        ("AUTH_ENCRYPTION_KEYS", "auth_encryption_keys", or_masked(config.auth_encryption_keys.as_ref())),
+        ("AUTH_ENCRYPTION_KEYS_FILE", "auth_encryption_keys_file", path(&config.auth_encryption_keys_file)),
         ("ADMIN_EMAIL", "admin_email", or_none(config.admin.email.as_deref())),
         ("ADMIN_PASSWORD", "admin_password", or_masked(config.admin.password.as_ref())),
-        ("ADMIN_PASSWORD_FILE", "admin_password_file", or_none(file.as_deref())),
+        ("ADMIN_PASSWORD_FILE", "admin_password_file", path(&config.admin.password_file)),
         ("PAYMENT_FAULTS", "payment_faults", or_none(Some(&config.payment_faults))),
         ("RUST_LOG", "log", config.log.as_str().to_owned()),
         ("CARRIER_FAULTS", "carrier_faults", or_none(Some(&config.carrier_faults))),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use service_kit::{
-    auth::{Auth, PublicKey},
+    auth::{Auth, EncryptionKeys, PublicKey},
     database::Database,
     events::Outbox,
     on_both_databases,
@@ -12,7 +12,7 @@ use service_kit::{
 };
 use tokio::task::JoinSet;
 use user_service::{
-    Clock, NAME, SUBSCRIBERS, UserService,
+    Clock, Error, NAME, SUBSCRIBERS, UserService,
     keys::{Keyring, Terms},
     store::Store,
 };
@@ -22,15 +22,15 @@ use crate::app::{EMAIL, PASSWORD, TestApp};
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn replica(database: &TestDatabase, clock: &Clock) -> Keyring {
+    opened(database, clock, "none").await.unwrap()
+}
+
+/// A replica that encrypts under `keys`.
+async fn opened(database: &TestDatabase, clock: &Clock, keys: &str) -> Result<Keyring, Error> {
     let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
-    Keyring::open(
-        Store::new(open, Outbox::new(NAME, SUBSCRIBERS)),
-        clock.clone(),
-        Terms::default(),
-        Auth::off(),
-    )
-    .await
-    .unwrap()
+    let keys = EncryptionKeys::parse(&keys.into()).unwrap();
+    let store = Store::new(open, Outbox::new(NAME, SUBSCRIBERS)).encrypted_under(keys);
+    Keyring::open(store, clock.clone(), Terms::default(), Auth::off()).await
 }
 
 async fn kids(keyring: &Keyring) -> Vec<String> {
@@ -112,7 +112,59 @@ async fn after_a_long_sleep_a_key_signs_at_once(database: TestDatabase) {
     assert_eq!(kids(&keyring).await, [next]);
 }
 
+async fn keys_are_encrypted_and_their_key_replaced_without_a_token_lost(database: TestDatabase) {
+    const OLD: &str = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
+    const NEW: &str = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY=";
+    let clock = Clock::system();
+    let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
+    let stored = async || {
+        let rows = open.rows("SELECT seed FROM signing_keys", &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<Vec<u8>>("seed").unwrap()).collect::<Vec<_>>()
+    };
+    let first = signing(&replica(&database, &clock).await).await;
+    let clear = stored().await;
+    assert_eq!(clear[0].len(), 32);
+
+    // One replica after the other starts with the next list, while the one
+    // before goes on.
+    let mut before = replica(&database, &clock).await;
+    let steps = [
+        &format!("none,{OLD}"),
+        &format!("{OLD},none"),
+        OLD,
+        &format!("{OLD},{NEW}"),
+        &format!("{NEW},{OLD}"),
+        NEW,
+    ];
+    let mut seen = Vec::new();
+    for keys in steps {
+        let after = opened(&database, &clock, keys).await.unwrap();
+        before.look().await.unwrap();
+        assert_eq!((signing(&before).await, signing(&after).await), (first.clone(), first.clone()), "{keys}");
+        seen.extend(stored().await);
+        before = after;
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 3, "in clear, under the first and under the second; nobody undid it");
+    assert!(seen[1..].iter().all(|stored| !stored.windows(32).any(|part| part == clear[0])));
+
+    for (keys, said) in [(OLD, "encrypted under the key"), ("none", "AUTH_ENCRYPTION_KEYS")] {
+        let why = opened(&database, &clock, keys).await.unwrap_err().to_string();
+        assert!(why.contains(said) && !why.contains(OLD), "{why}");
+    }
+}
+
+async fn a_seed_in_clear_is_not_believed_where_all_are_encrypted(database: TestDatabase) {
+    const KEY: &str = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
+    let clock = Clock::system();
+    replica(&database, &clock).await;
+    let why = opened(&database, &clock, KEY).await.unwrap_err().to_string();
+    assert!(why.contains("not encrypted") && why.contains("`none`"), "{why}");
+}
+
 on_both_databases!(
+    keys_are_encrypted_and_their_key_replaced_without_a_token_lost,
+    a_seed_in_clear_is_not_believed_where_all_are_encrypted,
     the_key_that_signed_a_token_is_published,
     a_key_is_published_before_it_signs_and_until_its_tokens_expire,
     replicas_that_look_at_once_add_one_key_and_all_sign_with_it,
