@@ -4,6 +4,9 @@ mod checks;
 mod health;
 mod register;
 
+#[cfg(feature = "fuzzing")]
+pub use register::fuzz_registration;
+
 use std::fmt::Write as _;
 
 use http::StatusCode;

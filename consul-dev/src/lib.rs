@@ -33,6 +33,9 @@ mod checks;
 mod decode;
 mod duration;
 mod filter;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod kv;
 mod model;

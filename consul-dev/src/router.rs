@@ -192,7 +192,7 @@ fn redirection(uri: &Uri, path: &str, method: &Method) -> Option<Answer> {
 }
 
 /// The path without empty, `.` and `..` segments; a final slash stays.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for segment in path.split('/') {
         match segment {

@@ -58,6 +58,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::Deserialize;
 
+#[cfg(feature = "fuzzing")]
+pub use self::resolver::fuzz_health;
 pub(crate) use self::spec::MAX_THRESHOLD;
 pub use self::{
     agent::advertise_address,

@@ -65,6 +65,7 @@
 //!
 //! # Features
 //!
+//! - `fuzzing`: for this project's own fuzz targets.
 //! - `test-util`: what tests of one's own failover need, see `testing`. Off
 //!   unless asked for.
 //!
@@ -83,6 +84,9 @@ pub mod consul;
 mod dial;
 mod error;
 mod framing;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod instance;
 mod mesh;

@@ -75,6 +75,8 @@ mod signal;
 mod socket;
 mod state;
 
+#[cfg(feature = "fuzzing")]
+pub use authority::fuzz_http2_head;
 pub use drain::Drain;
 pub use health::Health;
 pub use signal::{hangup, shutdown_signal};

@@ -2,6 +2,9 @@
 //! while its registry is down.
 
 mod file;
+
+#[cfg(feature = "fuzzing")]
+pub use file::fuzz_file;
 mod recall;
 mod writer;
 

@@ -63,6 +63,11 @@ use jwks::Pace;
 use outgoing::Minter;
 use verifier::Verifier;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_token(data: &[u8]) {
+    token::fuzz(data);
+}
+
 /// The service that issues the tokens of people.
 const ISSUER: &str = token::USERS;
 

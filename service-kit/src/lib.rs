@@ -17,7 +17,7 @@
 //! - [`private`]: files that only their owner may read
 //! - [`error`]: what a caller is told when a call fails
 //!
-//! Feature `test-util`: `testing`, databases and replicas for tests.
+//! Feature `fuzzing`: for this project's own fuzz targets. Feature `test-util`: `testing`, databases and replicas for tests.
 
 pub mod auth;
 pub mod changes;
@@ -27,6 +27,9 @@ pub mod database;
 pub mod error;
 pub mod events;
 pub mod follow;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod idempotency;
 pub mod lease;
 pub mod metrics;

@@ -111,6 +111,16 @@ fn fingerprint(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
+/// What is taken for a token is one that [`write`] made.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let scope = fingerprint(b"orders of ada");
+    let Ok(token) = std::str::from_utf8(data) else { return };
+    if let Ok(Some(key)) = read(scope, token) {
+        assert_eq!(write(scope, &key), token);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;

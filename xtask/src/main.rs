@@ -2,13 +2,14 @@
 //! `cargo xtask test` is everything that must hold before a change lands,
 //! `cargo xtask bench` measures, `cargo xtask chaos` shows that the promises
 //! hold under faults, `cargo xtask interop` that other implementations of gRPC
-//! understand this one.
+//! understand this one, `cargo xtask fuzz` looks for inputs that break a reader.
 //!
 //! One file per command; what commands share stands in `machine` (where things
 //! are) and `process` (how a child is run and how its failure is told).
 
 mod bench;
 mod chaos;
+mod fuzz;
 mod interop;
 mod machine;
 mod process;
@@ -42,6 +43,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Hurt a mesh of real processes and see whether every promise holds
     Chaos(chaos::Arguments),
+    /// Look for inputs that break what reads bytes of others
+    Fuzz(fuzz::Arguments),
     /// Run gRPC's interop tests, both ways against other implementations
     Interop(interop::Arguments),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&machine, &arguments).map(done),
         Task::Bench(arguments) => bench::run(&machine, &arguments).map(done),
         Task::Chaos(arguments) => chaos::run(&machine, &arguments),
+        Task::Fuzz(arguments) => fuzz::run(&machine, &arguments),
         Task::Interop(arguments) => interop::run(&machine, &arguments),
     });
     match outcome {

@@ -128,3 +128,9 @@ fn add_own_addresses(service: &mut Service) {
         service.tagged_addresses.entry(tag.to_owned()).or_insert_with(|| own.clone());
     }
 }
+
+/// The body of a registration: it is read, or refused.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_registration(data: &[u8]) {
+    let _ = Definition::decode(data);
+}

@@ -98,6 +98,14 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Answer {
+    /// That body, without headers.
+    pub(super) fn with_body(body: Vec<u8>) -> Self {
+        Self { found: true, meta: Meta::default(), body: body.into() }
+    }
+}
+
 type Pool = legacy::Client<Connector, Full<Bytes>>;
 
 /// The pooled connections to one agent, and what every request carries.

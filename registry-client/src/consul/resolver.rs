@@ -215,6 +215,35 @@ impl fmt::Display for Health {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Health {
+    /// Asks nobody.
+    fn of_nobody() -> Self {
+        Self {
+            client: Client::builder("127.0.0.1:1").build().expect("an address"),
+            service: "web".parse().expect("a name"),
+            discovery: Discovery::default(),
+            counters: Arc::default(),
+            warned: Mutex::default(),
+        }
+    }
+}
+
+/// An agent's answer of a service's instances: whatever was read can be
+/// dialled, and its words are bounded.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_health(data: &[u8]) {
+    match Health::of_nobody().read(&Answer::with_body(data.to_vec())) {
+        Ok(told) => {
+            for instance in told.found.instances.iter() {
+                assert!(instance.address.port() > 0 && instance.weight > 0, "{instance:?}");
+                assert!(instance.reason.len() <= 1 << 10, "{instance:?}");
+            }
+        }
+        Err(error) => assert!(error.to_string().len() <= crate::fuzzing::MOST_SAID, "{error}"),
+    }
+}
+
 impl Resource for Health {
     type Value = Told;
     const BY: By = By::Index;
@@ -296,24 +325,10 @@ mod tests {
             "Meta": {"version": "v2"}, "Weights": {"Passing": 10, "Warning": 1}},
         "Checks": [{"CheckID": "c", "Status": "passing", "Interval": "1s", "Output": "ok"}]}]"#;
 
-    fn health() -> Health {
-        Health {
-            client: Client::builder("127.0.0.1:1").build().unwrap(),
-            service: "web".parse().unwrap(),
-            discovery: Discovery::default(),
-            counters: Arc::default(),
-            warned: Mutex::default(),
-        }
-    }
-
-    fn answer(body: Vec<u8>) -> Answer {
-        Answer { found: true, meta: Meta::default(), body: body.into() }
-    }
-
     #[test]
     fn no_mutation_of_an_answer_does_harm() {
-        let health = health();
-        assert_eq!(health.read(&answer(ANSWER.into())).unwrap().found.instances.len(), 1);
+        let health = Health::of_nobody();
+        assert_eq!(health.read(&Answer::with_body(ANSWER.into())).unwrap().found.instances.len(), 1);
         let mut random = fastrand::Rng::with_seed(7);
         let (mut read, mut refused) = (0, 0);
         for _ in 0..2_000 {
@@ -330,7 +345,7 @@ mod tests {
                     body.push(b' ');
                 }
             }
-            match health.read(&answer(body)) {
+            match health.read(&Answer::with_body(body)) {
                 // Whatever was read can be dialled, and its words are bounded.
                 Ok(told) => {
                     read +=
@@ -347,8 +362,8 @@ mod tests {
 
     #[test]
     fn every_change_counts_for_what_it_is() {
-        let health = health();
-        let read = |body: &str| health.read(&answer(body.into())).unwrap();
+        let health = Health::of_nobody();
+        let read = |body: &str| health.read(&Answer::with_body(body.into())).unwrap();
         let one = read(ANSWER);
         let other = ANSWER.replace("web-1", "web-2").replace("9001", "9003");
         let renamed = ANSWER.replace("web-1", "web-2");

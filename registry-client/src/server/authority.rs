@@ -112,6 +112,21 @@ impl Authorities {
     }
 }
 
+/// What a peer sends first: bytes are overwritten and never moved, and it makes
+/// no difference how they are cut.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_http2_head(data: &[u8]) {
+    let Some((&cut, data)) = data.split_first() else { return };
+    let (mut whole, mut pieces) = (data.to_vec(), data.to_vec());
+    let (mut one, mut other) = (Authorities::new(), Authorities::new());
+    one.pass(&mut whole);
+    pieces.chunks_mut(usize::from(cut).max(1)).for_each(|piece| other.pass(piece));
+    assert_eq!((&whole, one.take_refused()), (&pieces, other.take_refused()));
+    let mut again = whole.clone();
+    Authorities::new().pass(&mut again);
+    assert_eq!(again, whole, "what is allowed stays");
+}
+
 #[cfg(test)]
 mod tests {
     use http::uri::Authority;

@@ -353,5 +353,20 @@ impl StoredInstance {
     }
 }
 
+/// A file of instances: what was read is written and read again as it was.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_file(data: &[u8]) {
+    let key = Key { service: "web".to_owned(), scope: String::new() };
+    let read = |bytes: &[u8]| Stored::parse(bytes).and_then(|stored| stored.snapshot(&key));
+    match read(data) {
+        Ok(snapshot) => {
+            let written = serde_json::to_vec(&Stored::of(&key, &snapshot.instances));
+            let again = written.ok().and_then(|bytes| read(&bytes).ok());
+            assert_eq!(again.map(|again| again.instances), Some(snapshot.instances));
+        }
+        Err(why) => assert!(why.to_string().len() <= crate::fuzzing::MOST_SAID, "{why}"),
+    }
+}
+
 #[cfg(test)]
 mod tests;

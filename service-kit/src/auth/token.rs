@@ -200,3 +200,30 @@ fn service(claims: &Received) -> Result<Caller, Refusal> {
     }
     claims.sub.parse().map(Caller::Service).map_err(|_| Refusal::Subject)
 }
+
+/// A token, and one whose header and claims, a line each, are signed by a key
+/// that is believed: neither is believed for longer than a token may hold.
+/// [`ISSUED`] among the claims stands for the present.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    use super::{Seed, Signer};
+
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let signer = Seed::of(b"12345678901234567890123456789012").and_then(Signer::of);
+    let signer = signer.expect("a key of 32 bytes");
+    let signed = text
+        .split_once('\n')
+        .map(|(header, claims)| signer.sign_text(header, &claims.replace(ISSUED, &now().to_string())));
+    for issuer in [Issuer::Users, Issuer::Services] {
+        let key = Key::new(signer.public().clone(), issuer);
+        let _ = kid(text);
+        assert!(key.verify(text).is_err(), "nobody has signed it");
+        if let Some(Ok(known)) = signed.as_deref().map(|token| key.verify(token)) {
+            let latest = now() + Claims::LONGEST.as_secs() + 2 * LEEWAY.as_secs();
+            assert!(known.until <= latest && known.issued <= known.until, "{known:?}");
+        }
+    }
+}
+
+#[cfg(feature = "fuzzing")]
+const ISSUED: &str = "1700000000";
