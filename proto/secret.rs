@@ -40,7 +40,7 @@ shown! {
     Tokens { expire_time, user } hiding { access_token, refresh_token }
     UpdateUserRequest { user, update_mask } hiding { password, current_password }
     PayOrderRequest { order_id } hiding { payment_method }
-    ChargeRequest { idempotency_key, customer_id, amount } hiding { payment_method }
+    ChargeRequest { idempotency_key, customer_id, amount, fencing_token } hiding { payment_method }
     Charge {
         charge_id, idempotency_key, state, customer_id, amount, create_time, update_time
     } hiding { payment_method }

@@ -45,19 +45,27 @@ impl Payments {
     }
 
     /// Charges the total of an order, once however often it is asked for: to
-    /// ask again is to find out what became of it.
+    /// ask again is to find out what became of it. Each `attempt` has a higher
+    /// number than those before: once one is declined, what was sent for earlier
+    /// ones, or again for this one, charges nothing when it arrives late.
     ///
     /// # Errors
     /// When payment-service fails: the charge may have been made.
     ///
     /// # Cancel safety
     /// It may have been made.
-    pub async fn charge(&self, order: &Order, method: &PaymentMethod) -> Result<Charging, Fault> {
+    pub async fn charge(
+        &self,
+        order: &Order,
+        method: &PaymentMethod,
+        attempt: i64,
+    ) -> Result<Charging, Fault> {
         let request = ChargeRequest {
             idempotency_key: order.id().to_string(),
             customer_id: order.facts().customer.as_str().to_owned(),
             amount: Some(order.facts().total.into()),
             payment_method: method.as_str().to_owned(),
+            fencing_token: attempt,
         };
         match self.payments.clone().charge(limited(request)).await {
             Ok(answer) => {

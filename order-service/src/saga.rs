@@ -218,7 +218,7 @@ impl Sagas {
         let Some(method) = order.payment() else {
             return Err(internal(&"an order is being paid with nothing"));
         };
-        Ok(match self.neighbours.payments.charge(order, method).await? {
+        Ok(match self.neighbours.payments.charge(order, method, taken.held.claim).await? {
             Charging::Made(charge) => order.charged(charge, Timestamp::now()),
             Charging::Declined => {
                 taken.declined = Some(method.clone());

@@ -1,6 +1,6 @@
 //! What a charge is, and how it may change.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use mesh_proto::shop::payment::v1 as wire;
 use service_kit::{
@@ -24,10 +24,62 @@ pub struct Charge {
     pub state: State,
     /// Who pays what; `None` when it was voided before anybody tried.
     pub terms: Option<Terms>,
+    /// The highest attempt that has decided where it stands.
+    pub token: FencingToken,
     /// When the key was first seen.
     pub created: Timestamp,
     /// When it last changed.
     pub updated: Timestamp,
+}
+
+/// The number of an attempt to charge a key: higher for each new one, the same
+/// when one is sent again. The default is an attempt without a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FencingToken(i64);
+
+impl FencingToken {
+    /// Reads a number; 0 is none.
+    ///
+    /// # Errors
+    /// When it is negative.
+    pub fn parse(number: i64) -> Result<Self, InvalidValue> {
+        if number < 0 { Err(InvalidValue("must not be negative".into())) } else { Ok(Self(number)) }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> i64 {
+        self.0
+    }
+}
+
+/// What an attempt to charge is to what became of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// It decides.
+    New,
+    /// It was declined before: that is its answer.
+    Declined,
+    /// A later one was declined: this one was given up.
+    Superseded,
+}
+
+impl Charge {
+    /// What an attempt of that number is. A decline tells its caller that
+    /// nothing is charged, so it holds for all attempts up to the one that was
+    /// declined, also when their bytes arrive only now. Whatever else became of
+    /// the key, [`State::after`] says.
+    #[must_use]
+    pub fn attempt(&self, token: FencingToken) -> Attempt {
+        if self.state != State::Declined || token == FencingToken::default() {
+            return Attempt::New;
+        }
+        match token.cmp(&self.token) {
+            Ordering::Less => Attempt::Superseded,
+            Ordering::Equal => Attempt::Declined,
+            Ordering::Greater => Attempt::New,
+        }
+    }
 }
 
 /// Who pays how much with what: the body of a charge.

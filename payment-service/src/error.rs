@@ -17,6 +17,9 @@ pub enum Error {
     /// The payment method was declined.
     #[error("the payment method was declined; try another")]
     Declined(Key),
+    /// A later attempt was declined.
+    #[error("a later attempt to charge this key was declined; ask what became of that")]
+    Superseded(Key),
     /// The key was refunded or voided.
     #[error("the key {0} was refunded, which is final; choose a new one")]
     Voided(Key),
@@ -56,6 +59,9 @@ impl From<Error> for Status {
             }
             Error::Declined(key) => {
                 Fault::new(Code::FailedPrecondition, "PAYMENT_DECLINED", words).with("idempotency_key", key)
+            }
+            Error::Superseded(key) => {
+                Fault::new(Code::Aborted, "CHARGE_SUPERSEDED", words).with("idempotency_key", key)
             }
             Error::Voided(key) => {
                 Fault::new(Code::FailedPrecondition, "CHARGE_VOIDED", words).with("idempotency_key", key)

@@ -37,10 +37,12 @@ impl Service for PaymentService {
         sqlite: &[
             Migration { name: "payments", sql: include_str!("../migrations/sqlite/0001_payments.sql") },
             Migration { name: "balances", sql: include_str!("../migrations/sqlite/0002_balances.sql") },
+            Migration { name: "fencing", sql: include_str!("../migrations/sqlite/0003_fencing.sql") },
         ],
         postgres: &[
             Migration { name: "payments", sql: include_str!("../migrations/postgres/0001_payments.sql") },
             Migration { name: "balances", sql: include_str!("../migrations/postgres/0002_balances.sql") },
+            Migration { name: "fencing", sql: include_str!("../migrations/postgres/0003_fencing.sql") },
         ],
     };
 

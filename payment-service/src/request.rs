@@ -9,7 +9,7 @@ use service_kit::{
     value::CustomerId,
 };
 
-use crate::domain::{Amount, AmountError, Key, PaymentMethod, Terms};
+use crate::domain::{Amount, AmountError, FencingToken, Key, PaymentMethod, Terms};
 
 pub(crate) fn key(text: &str) -> Result<Key, Fault> {
     Key::parse(text).map_err(|why| invalid("idempotency_key", why))
@@ -19,10 +19,11 @@ pub(crate) fn currency(text: &str) -> Result<Currency, Fault> {
     text.parse().map_err(|why| invalid("currency_code", why))
 }
 
-/// What to charge, and under which key.
+/// What to charge, under which key, and by which attempt.
 pub(crate) struct Wanted {
     pub(crate) key: Key,
     pub(crate) terms: Terms,
+    pub(crate) token: FencingToken,
 }
 
 impl TryFrom<ChargeRequest> for Wanted {
@@ -35,10 +36,13 @@ impl TryFrom<ChargeRequest> for Wanted {
         let amount = Money::parse(from.amount.as_ref()).map_err(AmountError::from).and_then(Amount::of);
         let amount = fields.take("amount", amount);
         let method = fields.take("payment_method", PaymentMethod::parse(&from.payment_method));
-        let (Some(key), Some(customer), Some(amount), Some(method)) = (key, customer, amount, method) else {
+        let token = fields.take("fencing_token", FencingToken::parse(from.fencing_token));
+        let (Some(key), Some(customer), Some(amount), Some(method), Some(token)) =
+            (key, customer, amount, method, token)
+        else {
             return Err(fields.fault());
         };
-        Ok(Self { key, terms: Terms { customer, amount, method } })
+        Ok(Self { key, terms: Terms { customer, amount, method }, token })
     }
 }
 

@@ -40,11 +40,11 @@ impl Payments {
     async fn charge(&self, request: Request<ChargeRequest>) -> Result<Charge, Error> {
         let caller = Caller::of(&request)?.clone();
         let plan = self.plan(request.metadata())?;
-        let Wanted { key, terms } = request.into_inner().try_into()?;
+        let Wanted { key, terms, token } = request.into_inner().try_into()?;
         caller.may_act_for(&terms.customer)?;
         begin(&plan).await?;
         let declined = plan.declined || terms.method.is_declined();
-        let charge = self.store.charge(key, &terms, declined).await?;
+        let charge = self.store.charge(key, &terms, token, declined).await?;
         end(&plan).await?;
         if charge.state == State::Declined { Err(Error::Declined(key)) } else { Ok(charge) }
     }

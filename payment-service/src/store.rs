@@ -10,7 +10,7 @@ use service_kit::{
 
 use crate::{
     Error,
-    domain::{Amount, Charge, ChargeId, Event, Key, PaymentMethod, State, Terms},
+    domain::{Amount, Attempt, Charge, ChargeId, Event, FencingToken, Key, PaymentMethod, State, Terms},
 };
 
 mod ledger;
@@ -20,7 +20,7 @@ pub use ledger::{Balance, Side};
 macro_rules! columns {
     () => {
         "charge_id, idempotency_key, state, customer_id, amount, currency, payment_method, create_time, \
-         update_time"
+         update_time, fencing_token"
     };
 }
 
@@ -39,7 +39,7 @@ const OF_CUSTOMER: &str = concat!(
 const INSERT: &str = concat!(
     "INSERT INTO charges (",
     columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (idempotency_key) DO NOTHING"
+    ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (idempotency_key) DO NOTHING"
 );
 
 /// Locks the key until the transaction ends, and reads it.
@@ -47,7 +47,8 @@ const LOCK: &str =
     concat!("UPDATE charges SET state = state WHERE idempotency_key = $1 RETURNING ", columns!());
 
 const UPDATE: &str = "UPDATE charges SET state = $3, customer_id = $4, amount = $5, currency = $6, \
-     payment_method = $7, update_time = $9 WHERE charge_id = $1 AND idempotency_key = $2 AND create_time = $8";
+     payment_method = $7, update_time = $9, fencing_token = $10 \
+     WHERE charge_id = $1 AND idempotency_key = $2 AND create_time = $8";
 
 /// After every id: the first page begins there.
 const LAST: &str = "~";
@@ -66,19 +67,27 @@ impl Store {
     }
 
     /// Charges what `terms` say, unless the key was charged before. The charge
-    /// that it returns has succeeded, or is declined when `declined` says so.
+    /// that it returns has succeeded, or is declined when `declined` says so or
+    /// the attempt `token` was declined before.
     ///
     /// # Errors
-    /// [`Error::Reused`], [`Error::Voided`], [`Error::Database`].
+    /// [`Error::Reused`], [`Error::Superseded`], [`Error::Voided`],
+    /// [`Error::Database`].
     ///
     /// # Cancel safety
     /// It may have been charged; [`get`](Self::get) tells.
-    pub async fn charge(&self, key: Key, terms: &Terms, declined: bool) -> Result<Charge, Error> {
+    pub async fn charge(
+        &self,
+        key: Key,
+        terms: &Terms,
+        token: FencingToken,
+        declined: bool,
+    ) -> Result<Charge, Error> {
         let event = if declined { Event::Decline } else { Event::Charge };
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let done = charge(&mut open, key, terms, event).await;
+            let done = charge(&mut open, key, terms, token, event).await;
             if let Some(done) = unit.end(open, done).await {
                 return done;
             }
@@ -153,16 +162,31 @@ impl Store {
     }
 }
 
-async fn charge(open: &mut Transaction, key: Key, terms: &Terms, event: Event) -> Result<Charge, Error> {
+async fn charge(
+    open: &mut Transaction,
+    key: Key,
+    terms: &Terms,
+    token: FencingToken,
+    event: Event,
+) -> Result<Charge, Error> {
     let now = Timestamp::now();
     let (state, posting) = State::after(None, event).map_err(|_| Error::Voided(key))?;
     let terms = Some(terms.clone());
-    let new = Charge { id: ChargeId::new(now), key, state, terms: terms.clone(), created: now, updated: now };
+    let id = ChargeId::new(now);
+    let new = Charge { id, key, state, terms: terms.clone(), token, created: now, updated: now };
     if open.execute(INSERT, &values(&new)).await? == 1 {
         ledger::post(open, &new, posting).await?;
         return Ok(new);
     }
     let kept = lock(open, key).await?.ok_or_else(vanished)?;
+    match kept.attempt(token) {
+        Attempt::New => {}
+        Attempt::Declined => {
+            open.undo();
+            return Ok(kept);
+        }
+        Attempt::Superseded => return Err(Error::Superseded(key)),
+    }
     let (state, posting) = State::after(Some(kept.state), event).map_err(|_| Error::Voided(key))?;
     if kept.state == State::Succeeded {
         let differ = kept.terms.iter().zip(&terms).flat_map(|(kept, asked)| kept.differences(asked));
@@ -170,7 +194,8 @@ async fn charge(open: &mut Transaction, key: Key, terms: &Terms, event: Event) -
         open.undo();
         return if differ.is_empty() { Ok(kept) } else { Err(Error::Reused(key, differ)) };
     }
-    let charge = Charge { state, terms, updated: now.max(kept.updated), ..kept };
+    let charge =
+        Charge { state, terms, token: token.max(kept.token), updated: now.max(kept.updated), ..kept };
     open.post(UPDATE, &values(&charge)).await?;
     ledger::post(open, &charge, posting).await?;
     Ok(charge)
@@ -182,7 +207,8 @@ async fn refund(open: &mut Transaction, key: Key) -> Result<Charge, Error> {
         Some(kept) => kept,
         None => {
             let (state, _) = State::after(None, Event::Refund).map_err(|_| Error::Voided(key))?;
-            let void = Charge { id: ChargeId::new(now), key, state, terms: None, created: now, updated: now };
+            let (id, token) = (ChargeId::new(now), FencingToken::default());
+            let void = Charge { id, key, state, terms: None, token, created: now, updated: now };
             if open.execute(INSERT, &values(&void)).await? == 1 {
                 return Ok(void);
             }
@@ -211,7 +237,7 @@ fn vanished() -> Error {
     DatabaseError::corrupt("idempotency_key", "a charge that was in the way is gone").into()
 }
 
-fn values(charge: &Charge) -> [Value; 9] {
+fn values(charge: &Charge) -> [Value; 10] {
     let terms = charge.terms.as_ref();
     let money = terms.map(|terms| terms.amount.money());
     [
@@ -224,6 +250,7 @@ fn values(charge: &Charge) -> [Value; 9] {
         terms.map_or("", |terms| terms.method.as_str()).into(),
         charge.created.micros().into(),
         charge.updated.micros().into(),
+        charge.token.get().into(),
     ]
 }
 
@@ -237,6 +264,8 @@ fn read(row: &Row) -> Result<Charge, DatabaseError> {
         key: key.map_err(|why| DatabaseError::corrupt("idempotency_key", why))?,
         state: state.map_err(|why| DatabaseError::corrupt("state", why))?,
         terms: read_terms(row)?,
+        token: FencingToken::parse(row.get("fencing_token")?)
+            .map_err(|why| DatabaseError::corrupt("fencing_token", why))?,
         created: Timestamp::of_micros(row.get("create_time")?),
         updated: Timestamp::of_micros(row.get("update_time")?),
     })

@@ -5,6 +5,7 @@
 mod app;
 mod crashes;
 mod create;
+mod late;
 mod life;
 mod migration;
 mod mishaps;

@@ -123,6 +123,7 @@ pub(crate) fn charging(key: &str, cents: i64) -> ChargeRequest {
         customer_id: "ada".into(),
         amount: Some(eur(cents)),
         payment_method: "pm_card_visa".into(),
+        fencing_token: 0,
     }
 }
 

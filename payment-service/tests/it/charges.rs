@@ -76,6 +76,42 @@ async fn a_declined_charge_leaves_the_key_free(database: TestDatabase) {
     assert_eq!(app.balance().await, ([500, 0, 500], [1, 0]));
 }
 
+async fn a_decline_holds_for_its_attempt_and_those_before(database: TestDatabase) {
+    let app = TestApp::with_replicas(database, 2).await;
+    let key = new_key();
+    let attempt = |number, request: Request<ChargeRequest>| {
+        Request::new(ChargeRequest { fencing_token: number, ..request.into_inner() })
+    };
+    let good = |number| attempt(number, Request::new(charging(&key, 499)));
+    let bad = |number| attempt(number, declining(&key, 499));
+    refused(app.send(bad(2)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+    // What was sent before, or again, and is late. The card may be good by then.
+    refused(app.send(good(1)).await, Code::Aborted, "CHARGE_SUPERSEDED");
+    refused(app.send(good(2)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+    refused(app.send(bad(3)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+    refused(app.send(good(2)).await, Code::Aborted, "CHARGE_SUPERSEDED");
+    assert_eq!((app.get(&key).await.unwrap().state(), app.balance().await), (Declined, ([0, 0, 0], [0, 0])));
+    // What succeeded has, whoever asks.
+    let charge = app.send(good(4)).await.unwrap();
+    for number in [0, 1, 4, 5] {
+        assert_eq!(app.send(good(number)).await.unwrap(), charge);
+    }
+    assert_eq!(app.balance().await, ([499, 0, 499], [1, 0]));
+    refused_fields(app.send(good(-1)).await, &["fencing_token"]);
+}
+
+async fn an_attempt_without_a_number_is_not_fenced_off(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let key = new_key();
+    let numbered = ChargeRequest { fencing_token: 2, ..declining(&key, 499).into_inner() };
+    refused(app.send(Request::new(numbered)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+    app.send(declining(&key, 499)).await.unwrap_err();
+    // What was declined without a number does not free those with one.
+    let late = ChargeRequest { fencing_token: 1, ..charging(&key, 499) };
+    refused(app.send(Request::new(late)).await, Code::Aborted, "CHARGE_SUPERSEDED");
+    assert_eq!(app.charge(&key, 499).await.unwrap().state(), Succeeded);
+}
+
 async fn a_refund_gives_everything_back_and_is_final(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let key = new_key();
@@ -142,6 +178,8 @@ on_both_databases!(
     a_key_is_charged_once_however_often_it_is_asked,
     a_key_that_was_charged_takes_no_other_body,
     a_declined_charge_leaves_the_key_free,
+    a_decline_holds_for_its_attempt_and_those_before,
+    an_attempt_without_a_number_is_not_fenced_off,
     a_refund_gives_everything_back_and_is_final,
     what_is_refunded_before_it_is_charged_is_never_charged,
     malformed_requests_are_refused_by_their_fields,

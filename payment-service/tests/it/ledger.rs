@@ -9,7 +9,7 @@ use mesh_proto::{
 };
 use payment_service::{
     Error, PaymentService,
-    domain::{Amount, Key, PaymentMethod, State, Terms},
+    domain::{Amount, FencingToken, Key, PaymentMethod, State, Terms},
     store::Store,
 };
 use proptest::{
@@ -164,10 +164,11 @@ async fn replay(store: &Store, database: &Database, steps: &[Step]) {
     let before = balance(store).await;
     let keys: Vec<_> = (0..4).map(|_| Key::parse(&new_key()).unwrap()).collect();
     let mut model = Model::default();
+    let none = FencingToken::default();
     for step in steps {
         let answer = match step {
-            Step::Charge { key, cents } => store.charge(keys[*key], &terms(*cents), false).await,
-            Step::Decline { key, cents } => store.charge(keys[*key], &terms(*cents), true).await,
+            Step::Charge { key, cents } => store.charge(keys[*key], &terms(*cents), none, false).await,
+            Step::Decline { key, cents } => store.charge(keys[*key], &terms(*cents), none, true).await,
             Step::Refund { key } => store.refund(keys[*key]).await,
         };
         let state = match answer {

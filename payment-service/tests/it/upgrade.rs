@@ -1,17 +1,11 @@
 //! A database of an earlier version is brought up to date with its data.
 
-use payment_service::{
-    PaymentService,
-    domain::{Amount, Key, PaymentMethod, Terms},
-    store::Store,
-};
+use payment_service::PaymentService;
 use service_kit::{
     database::{Database, Migrations},
-    money::Money,
     on_both_databases,
     service::Service,
     testing::TestDatabase,
-    value::CustomerId,
 };
 
 use crate::{
@@ -25,30 +19,39 @@ const FIRST: Migrations = Migrations {
     postgres: PaymentService::MIGRATIONS.postgres.split_at(1).0,
 };
 
-fn terms(minor: i64, currency: &str) -> Terms {
-    Terms {
-        customer: CustomerId::parse("ada").unwrap(),
-        amount: Amount::of(Money::new(minor, currency.parse().unwrap()).unwrap()).unwrap(),
-        method: PaymentMethod::parse("pm_card_visa").unwrap(),
+const CHARGE: &str = "INSERT INTO charges (charge_id, idempotency_key, state, customer_id, amount, currency, \
+     payment_method, create_time, update_time) \
+     VALUES ($1, $1, 'succeeded', 'ada', $2, $3, 'pm_card_visa', 7, 7)";
+const REFUND: &str =
+    "UPDATE charges SET state = 'refunded' WHERE charge_id = $1 AND amount = $2 AND currency = $3";
+const POST_CHARGE: &str = "INSERT INTO ledger (charge_id, kind, account, amount, currency, create_time) \
+     VALUES ($1, 'charge', 'shop', $2, $3, 7), ($1, 'charge', 'customers', -$2, $3, 7)";
+const POST_REFUND: &str = "INSERT INTO ledger (charge_id, kind, account, amount, currency, create_time) \
+     VALUES ($1, 'refund', 'shop', -$2, $3, 7), ($1, 'refund', 'customers', $2, $3, 7)";
+
+/// What the first version writes.
+async fn write(database: &Database, statements: [&'static str; 2], key: &str, minor: i64, currency: &str) {
+    let mut open = database.begin().await.unwrap();
+    for statement in statements {
+        open.execute(statement, &[key.into(), minor.into(), currency.into()]).await.unwrap();
     }
+    open.commit().await.unwrap();
 }
 
-/// Posts as every version does.
-async fn charge(store: &Store, minor: i64, currency: &str) -> Key {
-    let key = Key::parse(&new_key()).unwrap();
-    store.charge(key, &terms(minor, currency), false).await.unwrap();
+async fn charge(database: &Database, minor: i64, currency: &str) -> String {
+    let key = new_key();
+    write(database, [CHARGE, POST_CHARGE], &key, minor, currency).await;
     key
 }
 
 async fn what_the_first_version_posted_is_in_the_balance(database: TestDatabase) {
     let first = Database::open(database.url(), &FIRST).await.unwrap();
-    let old = Store::new(first.clone());
     for cents in 1..=40 {
-        charge(&old, cents, "EUR").await;
+        charge(&first, cents, "EUR").await;
     }
-    let large = charge(&old, 7_000_000_123, "EUR").await;
-    old.refund(large).await.unwrap();
-    charge(&old, 500, "JPY").await;
+    let large = charge(&first, 7_000_000_123, "EUR").await;
+    write(&first, [REFUND, POST_REFUND], &large, 7_000_000_123, "EUR").await;
+    charge(&first, 500, "JPY").await;
 
     let app = TestApp::spawn(database).await;
     assert_eq!(app.balance().await, ([7_000_000_943, 7_000_000_123, 820], [41, 1]));
@@ -56,9 +59,9 @@ async fn what_the_first_version_posted_is_in_the_balance(database: TestDatabase)
     assert_eq!(entries(&app.database().await).await, (86, 0));
 
     // A replica of the first version that goes on until it is replaced.
-    let late = charge(&old, 180, "EUR").await;
+    let late = charge(&first, 180, "EUR").await;
     assert_eq!(app.balance().await, ([7_000_001_123, 7_000_000_123, 1_000], [42, 1]));
-    app.refund(&late.to_string()).await.unwrap();
+    app.refund(&late).await.unwrap();
     assert_eq!(app.balance().await, ([7_000_001_123, 7_000_000_303, 820], [42, 2]));
     entries(&app.database().await).await;
     first.close().await;
