@@ -52,6 +52,7 @@ impl Service for OrderService {
             OUTBOX.sqlite[0],
             LEASES.sqlite[0],
             IDEMPOTENCY.sqlite[1],
+            IDEMPOTENCY.sqlite[2],
         ],
         postgres: &[
             Migration { name: "orders", sql: include_str!("../migrations/postgres/0001_orders.sql") },
@@ -59,6 +60,7 @@ impl Service for OrderService {
             IDEMPOTENCY.postgres[0],
             OUTBOX.postgres[0],
             LEASES.postgres[0],
+            IDEMPOTENCY.postgres[1],
         ],
     };
 

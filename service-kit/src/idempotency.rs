@@ -2,8 +2,8 @@
 //!
 //! Whoever asks for an effect gives a request id. [`claim`] writes it down in
 //! the transaction that begins the effect, [`settle`] writes the answer in the
-//! transaction that ends it; where one transaction does both, so be it. For
-//! [`LIFE`] after the claim the same caller's same id
+//! transaction that ends it; where one transaction does both, so be it. For at
+//! least [`LIFE`] after the claim the same caller's same id
 //!
 //! - with the same body gets the stored answer, byte for byte,
 //! - with another body is refused (`REQUEST_ID_REUSED`),
@@ -11,9 +11,12 @@
 //!   (`REQUEST_IN_PROGRESS`).
 //!
 //! A request without an answer is kept however old it is: what it began is not
-//! over. One with an answer goes when its time has passed; see [`clean`].
+//! over. One with an answer is known until [`clean`] deletes it, [`LIFE`] after
+//! the claim. That time is not the clock's, which may be set: it is counted in
+//! minutes that a replica was up, see [`Age`], so that the time in which no
+//! replica runs does not count.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use ring::digest::{SHA256, digest};
@@ -35,14 +38,18 @@ pub const IDEMPOTENCY: Migrations = Migrations {
             name: "idempotency rows",
             sql: include_str!("../migrations/sqlite/idempotency_rows.sql"),
         },
+        Migration { name: "idempotency age", sql: include_str!("../migrations/sqlite/idempotency_age.sql") },
     ],
-    postgres: &[Migration {
-        name: "idempotency",
-        sql: include_str!("../migrations/postgres/idempotency.sql"),
-    }],
+    postgres: &[
+        Migration { name: "idempotency", sql: include_str!("../migrations/postgres/idempotency.sql") },
+        Migration {
+            name: "idempotency age",
+            sql: include_str!("../migrations/postgres/idempotency_age.sql"),
+        },
+    ],
 };
 
-/// For how long an answer is kept.
+/// For how long an answer is kept at least, as [`FORGET`] says.
 pub const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When to come again for an answer that there is not yet.
@@ -50,52 +57,38 @@ const COME_AGAIN: Duration = Duration::from_millis(500);
 /// How many answers one transaction forgets, as [`FORGET`] says: others wait
 /// for it.
 const BATCH: u64 = 500;
-/// How often to look for answers to forget.
-const CLEAN_EVERY: Duration = Duration::from_secs(60);
+/// How often to look for answers to forget: often enough that [`Age`] grows by
+/// each minute.
+const CLEAN_EVERY: Duration = MINUTE;
 /// How long others have the database between two batches.
 const CLEAN_PAUSE: Duration = Duration::from_millis(50);
+/// What [`Age`] grows by.
+const MINUTE: Duration = Duration::from_secs(60);
 
-/// A statement about the present: the database server's on PostgreSQL, where
-/// replicas are on many machines, and the machine's on SQLite.
-macro_rules! at {
-    ($before:literal, $after:literal) => {
-        Sql::each(
-            concat!($before, "CAST(unixepoch('subsec') * 1000000 AS INTEGER)", $after),
-            concat!($before, "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)", $after),
-        )
-    };
-}
-
-/// A settled request whose time has passed is as good as none.
+/// Earlier versions forget by `expire_time`.
 const CLAIM: Sql = Sql::each(
-    "INSERT INTO idempotency (caller, method, request_id, body, reference, expire_time) \
-     VALUES ($1, $2, $3, $4, $5, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $6) \
-     ON CONFLICT (caller, method, request_id) DO UPDATE SET body = excluded.body, \
-     reference = excluded.reference, code = NULL, answer = NULL, expire_time = excluded.expire_time \
-     WHERE idempotency.code IS NOT NULL \
-     AND idempotency.expire_time <= CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
-    "INSERT INTO idempotency (caller, method, request_id, body, reference, expire_time) \
-     VALUES ($1, $2, $3, $4, $5, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT) + $6) \
-     ON CONFLICT (caller, method, request_id) DO UPDATE SET body = excluded.body, \
-     reference = excluded.reference, code = NULL, answer = NULL, expire_time = excluded.expire_time \
-     WHERE idempotency.code IS NOT NULL \
-     AND idempotency.expire_time <= CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
+    "INSERT INTO idempotency (caller, method, request_id, body, reference, claim_minute, expire_time) \
+     SELECT $1, $2, $3, $4, $5, minutes, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $6 \
+     FROM idempotency_age WHERE true ON CONFLICT (caller, method, request_id) DO NOTHING",
+    "INSERT INTO idempotency (caller, method, request_id, body, reference, claim_minute, expire_time) \
+     SELECT $1, $2, $3, $4, $5, minutes, CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT) + $6 \
+     FROM idempotency_age ON CONFLICT (caller, method, request_id) DO NOTHING",
 );
 
-const LOOK: Sql = at!(
-    "SELECT body, reference, code, answer FROM idempotency \
-     WHERE caller = $1 AND method = $2 AND request_id = $3 AND (code IS NULL OR expire_time > ",
-    ")"
-);
+const LOOK: &str = "SELECT body, reference, code, answer FROM idempotency \
+     WHERE caller = $1 AND method = $2 AND request_id = $3";
 
 const SETTLE: &str = "UPDATE idempotency SET code = $3, answer = $4 \
      WHERE method = $1 AND reference = $2 AND code IS NULL";
 
-const FORGET: Sql = at!(
-    "DELETE FROM idempotency WHERE (caller, method, request_id) IN \
-     (SELECT caller, method, request_id FROM idempotency WHERE code IS NOT NULL AND expire_time <= ",
-    " ORDER BY expire_time LIMIT 500)"
-);
+/// Of the minute of the claim a part had passed, so one more must.
+const FORGET: &str = "DELETE FROM idempotency WHERE (caller, method, request_id) IN \
+     (SELECT caller, method, request_id FROM idempotency WHERE code IS NOT NULL \
+     AND claim_minute < (SELECT minutes FROM idempotency_age) - 1440 ORDER BY claim_minute LIMIT 500)";
+
+const AGE: &str = "SELECT minutes FROM idempotency_age";
+
+const GROW: &str = "UPDATE idempotency_age SET minutes = minutes + 1 WHERE minutes = $1";
 
 /// A request that may be sent again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,15 +265,67 @@ pub fn in_progress(id: impl ToString) -> Fault {
         .retry_in(COME_AGAIN)
 }
 
+/// The minutes that a service has run, as one replica sees them grow. They are
+/// kept in the database and grow by one when a replica has seen the same number
+/// for a minute of its monotonic clock: so never faster than time passes,
+/// however many replicas there are, however often they crash, and whatever is
+/// done to the clocks.
+#[derive(Debug, Default)]
+pub struct Age {
+    seen: Option<(i64, Instant)>,
+}
+
+impl Age {
+    /// Looks at the minutes, and raises them when it is time. `now` tells the
+    /// monotonic time.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// They may have been raised.
+    pub async fn grow(&mut self, database: &Database, now: impl Fn() -> Instant) -> Result<(), Error> {
+        let Some(row) = database.row(AGE, &[]).await? else { return Err(Error::Missed) };
+        let minutes = row.get("minutes")?;
+        match self.seen {
+            Some((seen, since)) if seen == minutes => {
+                if now().saturating_duration_since(since) >= MINUTE {
+                    // Whether or not another was faster: it is seen anew.
+                    self.seen = None;
+                    raise(database, minutes).await?;
+                    self.seen = Some((minutes + 1, now()));
+                }
+            }
+            // From after it was read: it is at least as old.
+            _ => self.seen = Some((minutes, now())),
+        }
+        Ok(())
+    }
+}
+
+async fn raise(database: &Database, minutes: i64) -> Result<u64, Error> {
+    let mut unit = database.unit();
+    loop {
+        let mut open = unit.begin().await?;
+        let done = open.execute(GROW, &[minutes.into()]).await;
+        if let Some(done) = unit.end(open, done).await {
+            return done;
+        }
+    }
+}
+
 /// Forgets answers whose time has passed, a few at a time, for ever: a service's
 /// work beside its calls.
 ///
 /// # Cancel safety
 /// Cancel safe.
 pub async fn clean(database: Database) {
-    let mut failing = false;
+    let (mut failing, mut age) = (false, Age::default());
     loop {
-        let forgotten = forget(&database).await;
+        let forgotten = match age.grow(&database, Instant::now).await {
+            Ok(()) => forget(&database).await,
+            Err(why) => Err(why),
+        };
         match &forgotten {
             Err(why) if !failing => warn!(error = %why, "cannot forget old answers, trying on: {why}"),
             Ok(_) if failing => info!("forgetting old answers again"),

@@ -21,7 +21,11 @@ use mesh_proto::{
 use order_service::{NAME, OrderService, carrier::Faults, saga::Sagas};
 use payment_service::PaymentService;
 use registry_client::{Channel, Mesh};
-use service_kit::testing::{self, Replica, TestDatabase, mesh_of, mesh_to};
+use service_kit::{
+    database::Database,
+    service::Service,
+    testing::{self, Replica, TestDatabase, mesh_of, mesh_to},
+};
 use tonic::{Code, Status, Streaming};
 use tonic_types::ErrorDetails;
 use uuid::Uuid;
@@ -140,13 +144,29 @@ impl TestApp {
 
     /// Where the charge of an order stands.
     pub(crate) async fn charge_of(&self, order_id: &str) -> Option<ChargeState> {
-        let channel = mesh_to([self.payments.address]).channel("payment-service");
         let request = GetChargeRequest { idempotency_key: order_id.into() };
-        let found = PaymentServiceClient::new(channel).get_charge(request).await.unwrap();
+        let found = self.payments().get_charge(request).await.unwrap();
         found.into_inner().charge.map(|charge| charge.state())
     }
 
-    fn products(&self) -> ProductServiceClient<Channel> {
+    /// As rows look once the clock was set forward by so many seconds.
+    pub(crate) async fn set_clock_forward(&self, seconds: i64) {
+        let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
+        let mut open = database.begin().await.unwrap();
+        let age = seconds * 1_000_000;
+        const ORDERS: &str = "UPDATE orders SET create_time = create_time - $1, update_time = update_time - $1, \
+             lease_time = lease_time - $1, due_time = due_time - $1";
+        for rows in [ORDERS, "UPDATE idempotency SET expire_time = expire_time - $1"] {
+            open.execute(rows, &[age.into()]).await.unwrap();
+        }
+        open.commit().await.unwrap();
+    }
+
+    pub(crate) fn payments(&self) -> PaymentServiceClient<Channel> {
+        PaymentServiceClient::new(mesh_to([self.payments.address]).channel("payment-service"))
+    }
+
+    pub(crate) fn products(&self) -> ProductServiceClient<Channel> {
         ProductServiceClient::new(mesh_to([self.products.address]).channel("product-service"))
     }
 

@@ -150,6 +150,17 @@ async fn an_empty_cart_and_a_changed_one_make_no_order(database: TestDatabase) {
     assert_eq!(app.create(&request, "").await.unwrap().lines[0].quantity, 2);
 }
 
+async fn a_request_is_known_also_when_the_clock_was_set_forward(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let request = new_request();
+    app.fill("tea", 1).await;
+    let order = app.create(&request, "").await.unwrap();
+    app.set_clock_forward(25 * 3_600).await;
+    app.fill("tea", 1).await;
+    assert_eq!(app.create(&request, "").await.unwrap(), order);
+    assert_eq!(app.list(CUSTOMER, 0, "").await.unwrap().0.len(), 1);
+}
+
 async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     for request_id in ["", "1", "not-a-uuid", "00000000-0000-0000-0000-000000000000"] {
@@ -181,6 +192,7 @@ on_both_databases!(
     what_there_is_too_little_of_is_refused_the_same_again,
     an_order_comes_to_what_the_caller_was_shown,
     an_empty_cart_and_a_changed_one_make_no_order,
+    a_request_is_known_also_when_the_clock_was_set_forward,
     what_is_malformed_is_refused_field_by_field,
     without_cart_service_a_known_request_is_still_answered,
 );
