@@ -37,6 +37,10 @@
 //! A cart that could not be emptied in step 6 does not hold up the answer: it is
 //! tried again for ten minutes, and then left as it is.
 //!
+//! **One version of a cart is ordered once**: the transaction of step 2 claims it
+//! for the order, too. Another request finds it claimed (`CART_ORDERED`) until
+//! the cart has another version, or the order was cancelled for want of goods.
+//!
 //! # `PayOrder`, `ShipOrder`, `CancelOrder`
 //!
 //! - **Pay**: CONFIRMED → PAYING with the payment method, durable → `Charge` →
@@ -147,8 +151,9 @@ pub async fn begin(sagas: &Sagas, wanted: &Wanted) -> Result<Begun, Error> {
 /// [`Sagas::run`].
 ///
 /// # Errors
-/// When the request id was used with another body or is being worked on, the
-/// goods cannot be had, or something failed.
+/// When the request id was used with another body or is being worked on, another
+/// request has ordered this version of the cart, the goods cannot be had, or
+/// something failed.
 ///
 /// # Cancel safety
 /// What was begun is carried on when its lease runs out; the same request finds
@@ -158,6 +163,7 @@ pub async fn finish(sagas: &Sagas, wanted: &Wanted, begun: Begun) -> Result<wire
         Begun::Known(claim) => claim,
         Begun::New(order, cart) => match sagas.store().place(wanted, *order, cart).await? {
             Placed::Known(claim) => claim,
+            Placed::Ordered(order) => return Err(Error::CartOrdered(order)),
             Placed::New(held) => known_after(sagas, wanted, sagas.drive(*held).await).await?,
         },
     };

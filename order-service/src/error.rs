@@ -29,6 +29,9 @@ pub enum Error {
     /// The cart is not the one that the caller has seen.
     #[error("the cart has changed since; read it again")]
     CartChanged,
+    /// Another request has ordered this version of the cart, as this order.
+    #[error("this version of the cart was ordered already; read the cart again")]
+    CartOrdered(OrderId),
     /// The order does not come to what the caller was shown.
     #[error("the order comes to {total}, not to {expected}; read the cart again")]
     TotalChanged {
@@ -88,6 +91,7 @@ impl Error {
             Self::NoOrder(NoOrder::Empty) => held("CART_EMPTY"),
             Self::NoOrder(NoOrder::NoTotal(_)) => held("CART_HAS_NO_TOTAL"),
             Self::CartChanged => Fault::new(Code::Aborted, "CART_CHANGED", words),
+            Self::CartOrdered(id) => Fault::new(Code::Aborted, "CART_ORDERED", words).with("order_id", id),
             Self::TotalChanged { total, .. } => held("TOTAL_CHANGED").with("total", total),
             Self::OutOfStock(skus) => held("OUT_OF_STOCK").with("product_ids", skus),
             Self::NotFound(id) => Fault::new(Code::NotFound, "ORDER_NOT_FOUND", words).with("order_id", id),

@@ -53,6 +53,10 @@ impl Service for OrderService {
             LEASES.sqlite[0],
             IDEMPOTENCY.sqlite[1],
             IDEMPOTENCY.sqlite[2],
+            Migration {
+                name: "ordered carts",
+                sql: include_str!("../migrations/sqlite/0003_ordered_carts.sql"),
+            },
         ],
         postgres: &[
             Migration { name: "orders", sql: include_str!("../migrations/postgres/0001_orders.sql") },
@@ -61,6 +65,10 @@ impl Service for OrderService {
             OUTBOX.postgres[0],
             LEASES.postgres[0],
             IDEMPOTENCY.postgres[1],
+            Migration {
+                name: "ordered carts",
+                sql: include_str!("../migrations/postgres/0003_ordered_carts.sql"),
+            },
         ],
     };
 

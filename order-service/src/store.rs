@@ -42,6 +42,8 @@ pub enum Placed {
     New(Box<Held>),
     /// Its request is known: this one or another.
     Known(Claim),
+    /// This version of the cart was ordered by another request, as this.
+    Ordered(OrderId),
 }
 
 /// What shall become of an order.
@@ -160,7 +162,8 @@ impl Store {
     }
 
     /// Records an order that this request asks for, durably, and holds it;
-    /// unless the request is known.
+    /// unless the request is known, or has another ordered this version of the
+    /// cart.
     ///
     /// # Errors
     /// When the database fails.
@@ -176,10 +179,24 @@ impl Store {
             match unit.end(open, done).await {
                 None => {}
                 Some(Ok(())) => return Ok(Placed::New(Box::new(held))),
-                Some(Err(DatabaseError::Missed)) => return Ok(Placed::Known(self.look(wanted).await?)),
+                Some(Err(DatabaseError::Missed)) => return self.placed_before(wanted, cart).await,
                 Some(Err(why)) => return Err(why.into()),
             }
         }
+    }
+
+    /// What stands in the way of an order.
+    async fn placed_before(&self, wanted: &Wanted, cart: Etag) -> Result<Placed, Error> {
+        let known = self.look(wanted).await?;
+        if known != Claim::New {
+            return Ok(Placed::Known(known));
+        }
+        let key = [wanted.customer.as_str().into(), cart.to_string().into()];
+        let Some(row) = self.database.row(sql::CLAIMED_CART, &key).await? else {
+            return Ok(Placed::Known(known));
+        };
+        let order = OrderId::parse(&row.get::<String>("order_id")?);
+        Ok(Placed::Ordered(order.map_err(|why| DatabaseError::corrupt("order_id", why))?))
     }
 
     /// Changes an order as `decide` says. No other writer comes between the
@@ -212,6 +229,8 @@ async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(
     let key = order.id.to_string();
     // Waits for another that is claiming the same request.
     idempotency::claim(open, &wanted.asked, &key).await?;
+    let cart = [order.customer.as_str().into(), held.cart.to_string().into(), key.as_str().into()];
+    open.require(sql::CLAIM_CART, &cart).await?;
     let values: [Value; 8] = [
         key.as_str().into(),
         order.customer.as_str().into(),

@@ -39,6 +39,18 @@ macro_rules! at {
     };
 }
 
+macro_rules! claim_cart {
+    ($where:literal) => {
+        concat!(
+            "INSERT INTO ordered_carts (customer_id, cart_etag, order_id) SELECT $1, $2, $3",
+            $where,
+            " ON CONFLICT (customer_id, cart_etag) DO UPDATE SET order_id = excluded.order_id \
+             WHERE EXISTS (SELECT 1 FROM orders o WHERE o.order_id = ordered_carts.order_id \
+             AND o.cancel_reason = 'out_of_stock')"
+        )
+    };
+}
+
 pub(super) const BY_ID: &str = orders!("(SELECT * FROM orders WHERE order_id = $1)");
 
 /// As [`BY_ID`], and how it is held, without waiting for who writes it.
@@ -59,9 +71,18 @@ pub(super) const OF_CUSTOMER: &str = orders!(
     "(SELECT * FROM orders WHERE customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3)"
 );
 
-/// Held by who inserts it, for `$8` microseconds. Follows the claim on its
-/// request, and touches nothing when that did not: PostgreSQL does not come here
-/// then.
+/// Claims the version `$2` of the cart of `$1` for the order `$3`, unless another
+/// has it that was not cancelled for want of goods, which is final. An order that
+/// is not there counts: PostgreSQL may not see it yet. Follows the claim on the
+/// request, as [`INSERT`] follows this one.
+pub(super) const CLAIM_CART: Sql = Sql::each(claim_cart!(" WHERE changes() > 0"), claim_cart!(""));
+
+/// Which order the version of a cart was claimed for.
+pub(super) const CLAIMED_CART: &str =
+    "SELECT order_id FROM ordered_carts WHERE customer_id = $1 AND cart_etag = $2";
+
+/// Held by who inserts it, for `$8` microseconds. Follows the claim on its cart,
+/// and touches nothing when that did not: PostgreSQL does not come here then.
 pub(super) const INSERT: Sql = at!(
     "INSERT INTO orders (order_id, customer_id, cart_etag, state, total, currency, create_time, update_time, \
      version, cart_full, sold, unsettled, claim, lease_time, due_time) \

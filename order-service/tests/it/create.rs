@@ -110,6 +110,29 @@ async fn two_requests_with_one_id_at_once_make_one_order(database: TestDatabase)
     }
 }
 
+async fn one_version_of_a_cart_is_ordered_once_whoever_asks(database: TestDatabase) {
+    let app = TestApp::with_replicas(database, 2).await;
+    for round in 0..20 {
+        let cart = app.fill("tea", 1).await;
+        let etag = if round % 4 == 0 { "" } else { &cart.etag };
+        let requests = [(); 2].map(|()| creation(&new_request(), etag));
+        let [(mut one, mine), (mut other, theirs)] =
+            [(app.replica(0), requests[0].clone()), (app.replica(1), requests[1].clone())];
+        let (one, other) = tokio::join!(one.create_order(mine), other.create_order(theirs));
+        let refused = match (one, other) {
+            (Ok(_), Err(refused)) | (Err(refused), Ok(_)) => refused,
+            both => panic!("{both:?}"),
+        };
+        // Who came after the cart was emptied finds another one, or nothing in it.
+        assert!(matches!(refused.code(), Code::Aborted | Code::FailedPrecondition), "{refused:?}");
+        for again in requests {
+            let _ = app.replica(0).create_order(again).await;
+        }
+    }
+    assert_eq!(app.list(CUSTOMER, 0, "").await.unwrap().0.len(), 20);
+    assert_eq!(app.pieces("tea").await, [980, 0, 20]);
+}
+
 async fn what_there_is_too_little_of_is_refused_the_same_again(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.fill("tea", 999).await;
@@ -189,6 +212,7 @@ on_both_databases!(
     a_request_id_is_not_for_another_request,
     one_request_sent_many_times_at_once_makes_one_order,
     two_requests_with_one_id_at_once_make_one_order,
+    one_version_of_a_cart_is_ordered_once_whoever_asks,
     what_there_is_too_little_of_is_refused_the_same_again,
     an_order_comes_to_what_the_caller_was_shown,
     an_empty_cart_and_a_changed_one_make_no_order,
