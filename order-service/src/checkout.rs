@@ -21,20 +21,17 @@
 //!    in coming, too. One that was answered is answered the same again, byte for
 //!    byte. One that is being worked on is waited for, for a moment
 //!    (`REQUEST_IN_PROGRESS`), or carried on here when nobody does.
-//! 4. **Reserve** the goods under the order's id: phase one. Too few of them →
-//!    CANCELLING, and the refusal is stored as the request's answer, in one
-//!    transaction; then the reservation is released → CANCELLED.
-//! 5. **Confirm**: CONFIRMED and its event, one transaction. This is the
-//!    decision.
-//! 6. **Commit** the reservation: phase two. A lease that ran out is had anew,
-//!    if there still are pieces; if not → CANCELLING, as in step 4. That is why
-//!    nothing was acknowledged so far. **Empty the cart**, unless it has changed
-//!    since it was read.
-//! 7. **Store the answer**, the order as it was confirmed, with the fact that
-//!    its goods are its own: one transaction. Only then answer. So there is no
-//!    answer without a durable order that owns its goods.
+//! 4. **Secure** the goods: reserve them under the order's id and commit that.
+//!    Either can be done again. A lease that ran out between the two is had anew,
+//!    if there still are pieces. Too few of them → CANCELLING, and the refusal is
+//!    stored as the request's answer, in one transaction; then key and reservation
+//!    are closed → CANCELLED. **Empty the cart**, unless it has changed since it
+//!    was read.
+//! 5. **Confirm**: CONFIRMED, its event and the answer, one transaction. Only then
+//!    is anybody told: by the event, by the answer, by reading or watching the
+//!    order. So what is confirmed owns its goods.
 //!
-//! A cart that could not be emptied in step 6 does not hold up the answer: it is
+//! A cart that could not be emptied in step 4 does not hold up the answer: it is
 //! tried again for ten minutes, and then left as it is.
 //!
 //! **One version of a cart is ordered once**: the transaction of step 2 claims it

@@ -84,10 +84,8 @@ pub struct Changing {
 /// What an order that is not at rest needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Its goods are to be set aside.
-    Reserve,
     /// Its goods are to become its own.
-    Commit,
+    Secure,
     /// Its total is to be charged, or what became of that is to be found out.
     Charge,
     /// It is to be handed to the carrier.
@@ -128,8 +126,9 @@ impl Order {
     #[must_use]
     pub fn next_step(&self) -> Option<Step> {
         match self.state {
-            State::Pending => Some(Step::Reserve),
-            State::Confirmed if !self.sold => Some(Step::Commit),
+            State::Pending => Some(Step::Secure),
+            // By an earlier version, which said so too early.
+            State::Confirmed if !self.sold => Some(Step::Secure),
             State::Paying => Some(Step::Charge),
             State::Shipping => Some(Step::Book),
             State::Cancelling => Some(Step::Unwind),
@@ -137,23 +136,17 @@ impl Order {
         }
     }
 
-    /// Its goods are set aside: it is confirmed.
+    /// Its goods are its own: it is confirmed. One that an earlier version
+    /// confirmed before they were changes in nothing that anybody sees.
     ///
     /// # Errors
-    /// [`WrongState`] unless it is pending.
-    pub fn reserved(&self, now: Timestamp) -> Result<Self, WrongState> {
-        self.after(Event::Reserved, now)
-    }
-
-    /// Its goods are its own. No change that anybody sees.
-    ///
-    /// # Errors
-    /// [`WrongState`] unless it is confirmed.
-    pub fn committed(&self) -> Result<Self, WrongState> {
-        match self.state {
-            State::Confirmed => Ok(Self { sold: true, ..self.clone() }),
-            state => Err(WrongState(state)),
-        }
+    /// [`WrongState`] unless it is pending, or confirmed.
+    pub fn secured(&self, now: Timestamp) -> Result<Self, WrongState> {
+        let after = match self.state {
+            State::Confirmed => self.clone(),
+            _ => self.after(Event::Secured, now)?,
+        };
+        Ok(Self { sold: true, ..after })
     }
 
     /// Its goods cannot be had: it will be cancelled.
@@ -346,7 +339,12 @@ mod tests {
     }
 
     fn confirmed() -> Order {
-        pending().reserved(later()).unwrap().committed().unwrap()
+        pending().secured(later()).unwrap()
+    }
+
+    /// By an earlier version, before its goods were its own.
+    fn confirmed_early() -> Order {
+        Order { sold: false, ..confirmed() }
     }
 
     fn card() -> PaymentMethod {
@@ -371,8 +369,8 @@ mod tests {
 
     #[test]
     fn each_state_says_what_an_order_needs_next() {
-        assert_eq!(pending().next_step(), Some(Step::Reserve));
-        assert_eq!(pending().reserved(later()).unwrap().next_step(), Some(Step::Commit));
+        assert_eq!(pending().next_step(), Some(Step::Secure));
+        assert_eq!(confirmed_early().next_step(), Some(Step::Secure));
         assert_eq!(confirmed().next_step(), None);
         assert_eq!(confirmed().pay(card(), later()).unwrap().next_step(), Some(Step::Charge));
         assert_eq!(paid().next_step(), None);
@@ -384,10 +382,11 @@ mod tests {
 
     #[test]
     fn goods_that_are_the_orders_own_do_not_run_out_and_others_are_not_paid_for() {
-        let reserved = pending().reserved(later()).unwrap();
-        assert!(reserved.out_of_stock(later()).is_ok() && confirmed().out_of_stock(later()).is_err());
-        assert!(reserved.pay(card(), later()).is_err() && reserved.cancel(later()).is_err());
-        assert_eq!(reserved.etag, reserved.committed().unwrap().etag);
+        let early = confirmed_early();
+        assert!(early.out_of_stock(later()).is_ok() && confirmed().out_of_stock(later()).is_err());
+        assert!(early.pay(card(), later()).is_err() && early.cancel(later()).is_err());
+        assert_eq!(early.etag, early.secured(later()).unwrap().etag);
+        assert_ne!(pending().etag, pending().secured(later()).unwrap().etag);
     }
 
     #[test]
@@ -416,7 +415,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_does_not_turn_back_an_order() {
         let order = pending();
-        assert_eq!(order.reserved(Timestamp::of_micros(1)).unwrap().updated, order.updated);
+        assert_eq!(order.secured(Timestamp::of_micros(1)).unwrap().updated, order.updated);
     }
 
     proptest::proptest! {
@@ -429,7 +428,7 @@ mod tests {
             let order = order.unwrap();
             proptest::prop_assert_eq!(i128::from(order.facts.total.minor()), sum);
             // And on the wire, also after it has lived.
-            let wire = mesh_proto::shop::order::v1::Order::from(&order.reserved(later()).unwrap());
+            let wire = mesh_proto::shop::order::v1::Order::from(&order.secured(later()).unwrap());
             let total = wire.total.unwrap();
             let cents = i128::from(total.units) * 100 + i128::from(total.nanos / 10_000_000);
             proptest::prop_assert_eq!(cents, sum);

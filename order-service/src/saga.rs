@@ -183,15 +183,13 @@ impl Sagas {
         let (order, with) = (&held.order, &self.neighbours);
         let mut taken = Taken { held: held.clone(), answer: None, declined: None };
         let becomes = match step {
-            Step::Reserve => match with.stock.reserve(order).await? {
-                Goods::Had => order.reserved(Timestamp::now()),
-                Goods::Short(skus) => out_of_stock(&mut taken, skus),
-            },
-            Step::Commit => match with.stock.commit(order).await? {
+            Step::Secure => match with.stock.secure(order).await? {
                 Goods::Had => {
                     taken.held.cart_full = !with.carts.clear(&order.facts().customer, held.cart).await;
-                    taken.answer = Some(Answer::reply(&wire::Order::from(order)));
-                    order.committed()
+                    let confirmed = order.secured(Timestamp::now());
+                    taken.answer =
+                        confirmed.as_ref().ok().map(|order| Answer::reply(&wire::Order::from(order)));
+                    confirmed
                 }
                 Goods::Short(skus) => out_of_stock(&mut taken, skus),
             },

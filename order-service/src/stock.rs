@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use mesh_proto::shop::product::v1::{
-    CommitReservationRequest, ReleaseReservationRequest, ReserveStockRequest, ReservedItem,
-    product_service_client::ProductServiceClient,
+    CommitReservationRequest, GetReservationRequest, ReleaseReservationRequest, ReservationState,
+    ReserveStockRequest, ReservedItem, product_service_client::ProductServiceClient,
 };
 use service_kit::{
     auth::Outgoing,
@@ -49,14 +49,7 @@ impl Stock {
         Self { products: ProductServiceClient::new(channel) }
     }
 
-    /// Sets the goods of an order aside.
-    ///
-    /// # Errors
-    /// When product-service fails: they may be set aside.
-    ///
-    /// # Cancel safety
-    /// They may be set aside.
-    pub async fn reserve(&self, order: &Order) -> Result<Goods, Fault> {
+    async fn reserve(&self, order: &Order) -> Result<Goods, Fault> {
         let items = order.facts().lines.iter().map(|line| ReservedItem {
             product_id: line.sku.to_string(),
             quantity: line.quantity.get().into(),
@@ -72,28 +65,43 @@ impl Stock {
         }
     }
 
-    /// Makes the goods of an order its own. Where their reservation is gone it
-    /// is made anew, if there still are pieces.
+    /// Makes the goods of an order its own: sets them aside, and then says that
+    /// they are sold. Whether either was done before makes no difference.
     ///
     /// # Errors
     /// When product-service fails: they may be its own.
     ///
     /// # Cancel safety
     /// They may be its own.
-    pub async fn commit(&self, order: &Order) -> Result<Goods, Fault> {
-        match self.try_commit(order).await {
-            Err(status) if status.code() == Code::NotFound => {}
-            done => return done.or_else(|status| short(order, &status)),
-        }
+    pub async fn secure(&self, order: &Order) -> Result<Goods, Fault> {
         match self.reserve(order).await? {
-            Goods::Had => self.try_commit(order).await.or_else(|status| short(order, &status)),
-            short => Ok(short),
+            Goods::Had => {}
+            short => return Ok(short),
+        }
+        let request = CommitReservationRequest { reservation_id: order.id().to_string() };
+        match self.products.clone().commit_reservation(limited(request)).await {
+            Ok(_) => Ok(Goods::Had),
+            // It was there a moment ago: nothing that says that there are no goods.
+            Err(status) if status.code() == Code::NotFound => Err(downstream(SERVICE, &status)),
+            Err(status) => short(order, &status),
         }
     }
 
-    async fn try_commit(&self, order: &Order) -> Result<Goods, Status> {
-        let request = CommitReservationRequest { reservation_id: order.id().to_string() };
-        self.products.clone().commit_reservation(limited(request)).await.map(|_| Goods::Had)
+    /// Whether nobody has returned the goods of an order.
+    ///
+    /// # Errors
+    /// When product-service fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn is_unreleased(&self, order: &Order) -> Result<bool, Fault> {
+        let request = GetReservationRequest { reservation_id: order.id().to_string() };
+        match self.products.clone().get_reservation(limited(request)).await {
+            Ok(found) => Ok(found.get_ref().state() != ReservationState::Released),
+            // Orders of the first version have none.
+            Err(status) if status.code() == Code::NotFound => Ok(true),
+            Err(status) => Err(downstream(SERVICE, &status)),
+        }
     }
 
     /// Returns the goods of an order, whether or not it has any, for ever.

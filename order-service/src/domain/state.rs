@@ -8,7 +8,7 @@ use service_kit::value::InvalidValue;
 pub enum State {
     /// Recorded, its goods not yet secured.
     Pending,
-    /// Accepted.
+    /// Accepted: its goods are its own.
     Confirmed,
     /// A charge is under way, or its outcome is not known yet.
     Paying,
@@ -29,8 +29,8 @@ pub enum State {
 /// What can happen to an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Its goods are set aside.
-    Reserved,
+    /// Its goods are its own.
+    Secured,
     /// Its goods cannot be had.
     OutOfStock,
     /// Somebody wants to pay.
@@ -78,7 +78,7 @@ impl State {
     /// ```
     pub(super) fn after(self, event: Event) -> Option<Self> {
         Some(match (self, event) {
-            (Self::Pending, Event::Reserved) | (Self::Paying, Event::Declined) => Self::Confirmed,
+            (Self::Pending, Event::Secured) | (Self::Paying, Event::Declined) => Self::Confirmed,
             (Self::Confirmed, Event::Pay) => Self::Paying,
             (Self::Paying, Event::Charged) => Self::Paid,
             (Self::Paid, Event::Ship) => Self::Shipping,
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn nothing_happens_to_what_is_final() {
         let events = [
-            Event::Reserved,
+            Event::Secured,
             Event::OutOfStock,
             Event::Pay,
             Event::Charged,

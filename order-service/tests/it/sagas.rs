@@ -59,7 +59,9 @@ async fn nothing_is_acknowledged_whose_goods_are_gone(database: TestDatabase) {
     let request = wanted(CUSTOMER);
     refused(app.create(0, request.clone()).await, Code::Unavailable, "DEPENDENCY_UNAVAILABLE");
     let order_id = app.list(CUSTOMER, 0, "").await.0[0].order_id.clone();
-    assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Confirmed);
+    // Nobody is told that it is confirmed: neither who asks for it nor by an event.
+    assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Pending);
+    assert!(events_of(&app, &order_id).await.is_empty());
     app.stock.expire();
     app.stock.count("tea", 0);
     app.stock.committing.set(Mood::Works);
@@ -240,12 +242,16 @@ async fn every_change_is_told_in_its_order(database: TestDatabase) {
     for act in acts {
         act.perform(&sagas, seen(&sagas, id).await).await.unwrap();
     }
+    assert_eq!(events_of(&app, &id.to_string()).await, [2, 3, 4, 5, 6, 7]);
+}
+
+/// The versions of an order of which an event waits to be delivered.
+async fn events_of(app: &PlayedApp, order_id: &str) -> Vec<i64> {
     let database =
         Database::open(app.database.url(), &order_service::OrderService::MIGRATIONS).await.unwrap();
-    let told = "SELECT sequence FROM outbox WHERE aggregate_id = $1 ORDER BY position";
-    let rows = database.rows(told, &[id.to_string().into()]).await.unwrap();
-    let sequences: Vec<i64> = rows.iter().map(|row| row.get("sequence").unwrap()).collect();
-    assert_eq!(sequences, [2, 3, 4, 5, 6, 7]);
+    let waiting = "SELECT sequence FROM outbox WHERE aggregate_id = $1 ORDER BY position";
+    let rows = database.rows(waiting, &[order_id.into()]).await.unwrap();
+    rows.iter().map(|row| row.get("sequence").unwrap()).collect()
 }
 
 async fn a_watch_sees_states_in_their_order(database: TestDatabase) {
