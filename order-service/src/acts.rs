@@ -2,6 +2,7 @@
 
 use service_kit::timestamp::Timestamp;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 use crate::{
     Error,
@@ -88,7 +89,20 @@ impl Act {
             // Of a crowd that waits for one order most only look: each lock of its
             // row would hold up who works on it.
             if matches!(self.verdict(&present, Timestamp::now())?, Verdict::Take(_)) {
-                match store.change(id, |present, now| self.verdict(present, now)).await? {
+                let act = self.checked(sagas, present.order()).await?;
+                let was = present.order().state();
+                let unchecked = |present: &Present| {
+                    let is = present.order().state();
+                    *self == Self::Ship && is == State::Paid && was != State::Paid
+                };
+                let decide = |present: &Present, now| {
+                    if unchecked(present) { Ok(Verdict::Leave) } else { act.verdict(present, now) }
+                };
+                match store.change(id, decide).await? {
+                    Changed::Left(left) if unchecked(&left) => {
+                        seen = Some(*left);
+                        continue;
+                    }
                     Changed::Left(left) => present = *left,
                     Changed::Taken(held) => {
                         let driven = Box::pin(sagas.drive(*held)).await;
@@ -106,6 +120,21 @@ impl Act {
             }
         }
         Err(Error::Busy(id))
+    }
+
+    /// What is done of an order that stands so: one that is to be shipped is
+    /// cancelled instead when its money or its goods were given back behind its
+    /// back. From when it is SHIPPING it is shipped, whatever is given back: the
+    /// carrier may have it.
+    async fn checked(&self, sagas: &Sagas, order: &Order) -> Result<Self, Error> {
+        if *self != Self::Ship || order.state() != State::Paid {
+            return Ok(self.clone());
+        }
+        if sagas.stands(order).await.map_err(Error::Neighbour)? {
+            return Ok(Self::Ship);
+        }
+        warn!(order = %order.id(), "a paid order was refunded or its goods were released: it is cancelled");
+        Ok(Self::Cancel)
     }
 
     fn verdict(&self, present: &Present, now: Timestamp) -> Result<Verdict, Error> {

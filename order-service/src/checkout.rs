@@ -43,13 +43,17 @@
 //! - **Pay**: CONFIRMED → PAYING with the payment method, durable → `Charge` →
 //!   PAID; declined → CONFIRMED. When it is not known whether the charge was
 //!   made, the order stays PAYING and the same charge is asked for again: its
-//!   key makes asking and finding out one thing.
-//! - **Ship**: PAID → SHIPPING, durable → the carrier's booking → SHIPPED;
-//!   refused → CANCELLING.
-//! - **Cancel**: → CANCELLING, durable → `Refund` when a charge ever was tried →
-//!   `ReleaseReservation` → CANCELLED. Both are final where they happen: a charge
-//!   or a reservation that was still on its way finds its key closed. So a
-//!   charge whose outcome is unknown can be cancelled without knowing it.
+//!   key makes asking and finding out one thing. Each charge carries the claim by
+//!   which it is asked for as its fencing token: what was held in the network
+//!   while a later one was declined charges nothing any more.
+//! - **Ship**: whether charge and goods still are the order's is asked; if
+//!   somebody gave them back → CANCELLING. PAID → SHIPPING, durable → the
+//!   carrier's booking → SHIPPED; refused → CANCELLING.
+//! - **Cancel**: → CANCELLING, durable → `Refund` and `ReleaseReservation`, also
+//!   of what was never tried → CANCELLED. Both are final where they happen: a
+//!   charge or a reservation that was still on its way, or that others make under
+//!   the order's id, finds its key closed. So a charge whose outcome is unknown
+//!   can be cancelled without knowing it.
 //!
 //! # When a step fails
 //!

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mesh_proto::shop::payment::v1::{
-    ChargeRequest, ChargeState, GetChargeRequest, RefundRequest, payment_service_client::PaymentServiceClient,
+    Charge, ChargeRequest, ChargeState, GetChargeRequest, RefundRequest,
+    payment_service_client::PaymentServiceClient,
 };
 use service_kit::{
     auth::Outgoing,
@@ -82,12 +83,34 @@ impl Payments {
         }
     }
 
+    /// Whether the charge that paid for an order stands.
+    ///
+    /// # Errors
+    /// When payment-service fails, or knows of no such charge.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn is_charged(&self, order: &Order) -> Result<bool, Fault> {
+        let charge = self.get(order).await.map_err(|status| downstream(SERVICE, &status))?;
+        match charge.state() {
+            ChargeState::Succeeded => Ok(true),
+            ChargeState::Refunded | ChargeState::Voided => Ok(false),
+            state => {
+                Err(internal(&format_args!("{SERVICE} says that a paid order is {}", state.as_str_name())))
+            }
+        }
+    }
+
+    async fn get(&self, order: &Order) -> Result<Charge, Status> {
+        let request = GetChargeRequest { idempotency_key: order.id().to_string() };
+        let found = self.payments.clone().get_charge(limited(request)).await?;
+        Ok(found.into_inner().charge.unwrap_or_default())
+    }
+
     /// What became of the charge of an order that was refused with `why`.
     async fn look(&self, order: &Order, why: &Status) -> Result<Charging, Fault> {
-        let request = GetChargeRequest { idempotency_key: order.id().to_string() };
-        let found = self.payments.clone().get_charge(limited(request)).await;
-        let charge = match found {
-            Ok(answer) => answer.into_inner().charge.unwrap_or_default(),
+        let charge = match self.get(order).await {
+            Ok(charge) => charge,
             Err(status) if status.code() == Code::NotFound => return Err(downstream(SERVICE, why)),
             Err(status) => return Err(downstream(SERVICE, &status)),
         };

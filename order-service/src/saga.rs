@@ -8,7 +8,7 @@ use service_kit::{
     idempotency::Answer,
     timestamp::Timestamp,
 };
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{join, sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{debug, warn};
@@ -199,11 +199,10 @@ impl Sagas {
                 Booking::Refused => order.refused(Timestamp::now()),
             },
             Step::Unwind => {
-                // What was never tried to be charged needs no tombstone.
-                if order.payment().is_some() {
-                    with.payments.refund(order).await?;
-                }
-                with.stock.release(order).await?;
+                // Also of what this order knows nothing: its id is the key, and
+                // whoever has charged it by hand, or does so late, finds it closed.
+                let (refunded, released) = join!(with.payments.refund(order), with.stock.release(order));
+                refunded.and(released)?;
                 order.unwound(Timestamp::now())
             }
         };
@@ -225,6 +224,20 @@ impl Sagas {
             // Somebody has refunded it without asking us: it can never be paid.
             Charging::Voided => order.cancel(Timestamp::now()),
         })
+    }
+
+    /// Whether nobody has refunded a paid order or released its goods behind its
+    /// back.
+    ///
+    /// # Errors
+    /// When a neighbour fails.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn stands(&self, order: &Order) -> Result<bool, Fault> {
+        let with = &self.neighbours;
+        let (charged, owned) = join!(with.payments.is_charged(order), with.stock.is_unreleased(order));
+        Ok(charged? && owned?)
     }
 
     /// The cart of an order that is at rest. Neither its failure nor its

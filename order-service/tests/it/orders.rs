@@ -2,7 +2,8 @@
 
 use mesh_proto::shop::{
     order::v1::{CancelOrderRequest, CancelReason, OrderState},
-    payment::v1::ChargeState,
+    payment::v1::{ChargeRequest, ChargeState, RefundRequest},
+    product::v1::ReleaseReservationRequest,
 };
 use order_service::checkout;
 use service_kit::{on_both_databases, testing::TestDatabase};
@@ -12,6 +13,7 @@ use tonic::{Code, Status};
 use crate::{
     app::{CUSTOMER, TestApp, creation, new_request, refused, refused_fields},
     crashes::understood,
+    played::CARD,
 };
 
 async fn cancelling_twice_is_the_same_answer(database: TestDatabase) {
@@ -81,6 +83,49 @@ async fn a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return(databas
     refused(app.pay(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
 }
 
+async fn what_was_refunded_by_hand_is_not_shipped(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let order_id = app.ordered().await.order_id;
+    app.pay(&order_id).await.unwrap();
+    app.payments().refund(RefundRequest { idempotency_key: order_id.clone() }).await.unwrap();
+    for _ in 0..2 {
+        refused(app.ship(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
+    }
+    let order = app.get(&order_id).await.unwrap();
+    assert_eq!((order.state(), order.cancel_reason()), (OrderState::Cancelled, CancelReason::Requested));
+    assert_eq!(app.pieces("tea").await, [1_000, 0, 0]);
+}
+
+async fn what_was_released_by_hand_is_not_shipped_but_refunded(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let order_id = app.ordered().await.order_id;
+    app.pay(&order_id).await.unwrap();
+    let release = ReleaseReservationRequest { reservation_id: order_id.clone() };
+    app.products().release_reservation(release).await.unwrap();
+    refused(app.ship(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
+    assert_eq!(app.get(&order_id).await.unwrap().state(), OrderState::Cancelled);
+    assert_eq!(app.charge_of(&order_id).await, Some(ChargeState::Refunded));
+}
+
+async fn what_was_charged_by_hand_is_given_back_with_the_order(database: TestDatabase) {
+    let app = TestApp::spawn(database).await;
+    let order = app.ordered().await;
+    let charge = ChargeRequest {
+        idempotency_key: order.order_id.clone(),
+        customer_id: CUSTOMER.into(),
+        amount: order.total,
+        payment_method: CARD.into(),
+        fencing_token: 0,
+    };
+    app.payments().charge(charge).await.unwrap();
+    app.cancel(&order.order_id).await.unwrap();
+    assert_eq!(app.charge_of(&order.order_id).await, Some(ChargeState::Refunded));
+    // And nobody can charge for one that nobody has paid.
+    let order_id = app.ordered().await.order_id;
+    app.cancel(&order_id).await.unwrap();
+    assert_eq!(app.charge_of(&order_id).await, Some(ChargeState::Voided));
+}
+
 async fn an_order_that_is_not_there_is_not_found(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let nobodys = new_request();
@@ -132,6 +177,9 @@ on_both_databases!(
     cancelling_at_once_through_two_replicas_is_one_change,
     an_order_is_paid_shipped_and_completed,
     a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return,
+    what_was_refunded_by_hand_is_not_shipped,
+    what_was_released_by_hand_is_not_shipped_but_refunded,
+    what_was_charged_by_hand_is_given_back_with_the_order,
     an_order_that_is_not_there_is_not_found,
     orders_are_listed_newest_first_and_each_customers_own,
 );

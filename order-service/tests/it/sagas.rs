@@ -153,12 +153,18 @@ async fn an_unknown_charge_can_be_cancelled(database: TestDatabase) {
     assert_eq!((app.payments.standing(), app.stock.taken()), (0, 0));
 }
 
-async fn what_was_never_paid_is_cancelled_without_payment_service(database: TestDatabase) {
-    let app = PlayedApp::spawn(database, 1).await;
-    let order_id = app.ordered(0, CUSTOMER).await.order_id;
-    app.payments.refunding.set(away());
-    assert_eq!(app.cancel(0, &order_id).await.unwrap().state(), OrderState::Cancelled);
-    assert_eq!(app.payments.refunding.calls(), 0);
+async fn a_cart_whose_order_was_left_is_not_ordered_again(database: TestDatabase) {
+    let mut app = PlayedApp::spawn(database, 0).await;
+    let sagas = app.sagas(Faults::default()).await;
+    let id = crate::crashes::left_pending(&app, &sagas).await.to_string();
+    app.add_replica().await;
+    let told = refused(app.create(0, wanted("left")).await, Code::Aborted, "CART_ORDERED");
+    assert_eq!(told.error_info().unwrap().metadata["order_id"], id);
+    app.expire_leases().await;
+    let order = app.becomes(&id, OrderState::Confirmed).await;
+    assert_eq!(app.list("left", 0, "").await.0, [order]);
+    // What is in the cart now was not ordered.
+    assert_eq!(app.ordered(0, "left").await.state(), OrderState::Confirmed);
 }
 
 async fn a_refund_that_cannot_be_made_for_now_is_made_later(database: TestDatabase) {
@@ -281,7 +287,7 @@ on_both_databases!(
     a_charge_whose_answer_is_lost_is_found_out,
     a_charge_that_is_never_answered_is_found_out,
     an_unknown_charge_can_be_cancelled,
-    what_was_never_paid_is_cancelled_without_payment_service,
+    a_cart_whose_order_was_left_is_not_ordered_again,
     a_refund_that_cannot_be_made_for_now_is_made_later,
     what_the_carrier_refuses_is_refunded_and_its_goods_return,
     a_carrier_that_is_away_takes_the_order_later,

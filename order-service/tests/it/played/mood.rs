@@ -21,20 +21,15 @@ pub(crate) enum Mood {
     Shaky(u8),
 }
 
-/// A mood that can be changed, and how often it was met.
+/// A mood that can be changed.
 #[derive(Clone, Default)]
 pub(crate) struct Temper {
-    shared: Arc<Mutex<(Mood, usize)>>,
+    mood: Arc<Mutex<Mood>>,
 }
 
 impl Temper {
     pub(crate) fn set(&self, mood: Mood) {
-        self.shared.lock().unwrap().0 = mood;
-    }
-
-    /// How many calls came.
-    pub(crate) fn calls(&self) -> usize {
-        self.shared.lock().unwrap().1
+        *self.mood.lock().unwrap() = mood;
     }
 
     /// Does `work` as the mood is.
@@ -42,11 +37,7 @@ impl Temper {
         &self,
         work: impl FnOnce() -> Result<T, Status>,
     ) -> Result<Response<T>, Status> {
-        let mood = {
-            let mut shared = self.shared.lock().unwrap();
-            shared.1 += 1;
-            shared.0.clone()
-        };
+        let mood = self.mood.lock().unwrap().clone();
         match mood.now() {
             Mood::Works | Mood::Shaky(_) => work().map(Response::new),
             Mood::Fails(status) => Err(status),
