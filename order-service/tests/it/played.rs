@@ -104,9 +104,14 @@ impl PlayedApp {
 
     /// Lets every lease run out.
     pub(crate) async fn expire_leases(&self) {
+        self.write("UPDATE orders SET lease_time = 0, due_time = 0").await;
+    }
+
+    /// Changes rows behind everybody's back.
+    pub(crate) async fn write(&self, sql: &'static str) {
         let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
         let mut open = database.begin().await.unwrap();
-        open.execute("UPDATE orders SET lease_time = 0, due_time = 0", &[]).await.unwrap();
+        open.execute(sql, &[]).await.unwrap();
         open.commit().await.unwrap();
     }
 

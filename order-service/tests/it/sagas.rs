@@ -74,6 +74,18 @@ async fn nothing_is_acknowledged_whose_goods_are_gone(database: TestDatabase) {
     assert_eq!(app.stock.taken(), 0);
 }
 
+async fn what_an_earlier_version_confirmed_too_early_gets_its_goods(database: TestDatabase) {
+    let mut app = PlayedApp::spawn(database, 0).await;
+    let sagas = app.sagas(Faults::default()).await;
+    let id = crate::crashes::left_pending(&app, &sagas).await.to_string();
+    app.write("UPDATE orders SET state = 'confirmed', version = 2").await;
+    app.expire_leases().await;
+    app.add_replica().await;
+    let order = app.insist(|| app.pay(0, &id, CARD)).await.unwrap();
+    assert_eq!((order.state(), order.etag.as_str()), (OrderState::Paid, "4"));
+    assert_eq!(app.stock.of(&id), Some(ReservationState::Committed));
+}
+
 async fn what_can_never_be_reserved_is_cancelled_and_said(database: TestDatabase) {
     let app = PlayedApp::spawn(database, 1).await;
     for (customer, why) in [("ada", Status::not_found("x")), ("bob", Status::invalid_argument("x"))] {
@@ -281,6 +293,7 @@ on_both_databases!(
     goods_that_cannot_be_reserved_for_now_are_reserved_later,
     an_order_goes_on_without_its_caller,
     nothing_is_acknowledged_whose_goods_are_gone,
+    what_an_earlier_version_confirmed_too_early_gets_its_goods,
     what_can_never_be_reserved_is_cancelled_and_said,
     a_lease_of_goods_that_ran_out_is_had_anew,
     a_declined_payment_leaves_the_order_and_another_may_do,
