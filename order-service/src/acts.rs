@@ -89,7 +89,7 @@ impl Act {
             // Of a crowd that waits for one order most only look: each lock of its
             // row would hold up who works on it.
             if matches!(self.verdict(&present, Timestamp::now())?, Verdict::Take(_)) {
-                let act = self.checked(sagas, present.order()).await?;
+                let act = self.effective(sagas, present.order()).await?;
                 let was = present.order().state();
                 let unchecked = |present: &Present| {
                     let is = present.order().state();
@@ -122,18 +122,19 @@ impl Act {
         Err(Error::Busy(id))
     }
 
-    /// What is done of an order that stands so: one that is to be shipped is
-    /// cancelled instead when its money or its goods were given back behind its
-    /// back. From when it is SHIPPING it is shipped, whatever is given back: the
-    /// carrier may have it.
-    async fn checked(&self, sagas: &Sagas, order: &Order) -> Result<Self, Error> {
+    /// What this act does to an order that stands so: one that is to be shipped is
+    /// cancelled instead when its charge was refunded or its goods were released by
+    /// another call than the order's. An order that is SHIPPING is shipped whatever
+    /// is given back, because the carrier may have it.
+    async fn effective(&self, sagas: &Sagas, order: &Order) -> Result<Self, Error> {
         if *self != Self::Ship || order.state() != State::Paid {
             return Ok(self.clone());
         }
-        if sagas.stands(order).await.map_err(Error::Neighbour)? {
+        if sagas.is_intact(order).await.map_err(Error::Neighbour)? {
             return Ok(Self::Ship);
         }
-        warn!(order = %order.id(), "a paid order was refunded or its goods were released: it is cancelled");
+        let id = order.id();
+        warn!(order = %id, "order {id} is cancelled, not shipped: its charge was refunded or its goods released");
         Ok(Self::Cancel)
     }
 

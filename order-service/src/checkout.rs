@@ -27,9 +27,9 @@
 //!    stored as the request's answer, in one transaction; then key and reservation
 //!    are closed → CANCELLED. **Empty the cart**, unless it has changed since it
 //!    was read.
-//! 5. **Confirm**: CONFIRMED, its event and the answer, one transaction. Only then
-//!    is anybody told: by the event, by the answer, by reading or watching the
-//!    order. So what is confirmed owns its goods.
+//! 5. **Confirm**: CONFIRMED, its event and the answer, one transaction. Event,
+//!    answer, GetOrder and WatchOrder say so from then on: what is confirmed owns
+//!    its goods.
 //!
 //! A cart that could not be emptied in step 4 does not hold up the answer: it is
 //! tried again for ten minutes, and then left as it is.

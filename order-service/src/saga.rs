@@ -199,8 +199,8 @@ impl Sagas {
                 Booking::Refused => order.refused(Timestamp::now()),
             },
             Step::Unwind => {
-                // Also of what this order knows nothing: its id is the key, and
-                // whoever has charged it by hand, or does so late, finds it closed.
+                // Also what this row knows nothing of: a charge that somebody else
+                // has made under the order's id, or that is still on its way.
                 let (refunded, released) = join!(with.payments.refund(order), with.stock.release(order));
                 refunded.and(released)?;
                 order.unwound(Timestamp::now())
@@ -226,15 +226,15 @@ impl Sagas {
         })
     }
 
-    /// Whether nobody has refunded a paid order or released its goods behind its
-    /// back.
+    /// Whether charge and goods still are a paid order's own: neither was given
+    /// back by another call than the order's.
     ///
     /// # Errors
     /// When a neighbour fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn stands(&self, order: &Order) -> Result<bool, Fault> {
+    pub async fn is_intact(&self, order: &Order) -> Result<bool, Fault> {
         let with = &self.neighbours;
         let (charged, owned) = join!(with.payments.is_charged(order), with.stock.is_unreleased(order));
         Ok(charged? && owned?)

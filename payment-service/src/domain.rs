@@ -65,12 +65,12 @@ pub enum Attempt {
 }
 
 impl Charge {
-    /// What an attempt of that number is. A decline tells its caller that
-    /// nothing is charged, so it holds for all attempts up to the one that was
-    /// declined, also when their bytes arrive only now. Whatever else became of
-    /// the key, [`State::after`] says.
+    /// What an attempt of that number is to this charge. A decline promises that
+    /// nothing is charged, so it holds for all attempts up to the declined one,
+    /// also when their bytes arrive late. In every other state, and for attempts
+    /// without a number, [`State::after`] decides.
     #[must_use]
-    pub fn attempt(&self, token: FencingToken) -> Attempt {
+    pub fn classify(&self, token: FencingToken) -> Attempt {
         if self.state != State::Declined || token == FencingToken::default() {
             return Attempt::New;
         }

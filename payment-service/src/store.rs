@@ -179,7 +179,7 @@ async fn charge(
         return Ok(new);
     }
     let kept = lock(open, key).await?.ok_or_else(vanished)?;
-    match kept.attempt(token) {
+    match kept.classify(token) {
         Attempt::New => {}
         Attempt::Declined => {
             open.undo();
