@@ -16,6 +16,20 @@
 //!   writes the row that it is about, which locks it.
 //! - A read is one statement and so sees one state.
 //!
+//! # PostgreSQL behind an address that moves, or a pooler
+//!
+//! A replica takes up to twelve connections: ten for calls, one that listens and
+//! one that looks whether the server can be written. Each is a session of a
+//! minute at most, and ends sooner when it answers that it leads to a standby or
+//! to a server that was set read-only, that it is over, or that it is not the
+//! replica's alone; so a failover by address leaves none behind that fails for
+//! longer than it takes to notice. A standby is never used, for reads neither.
+//!
+//! PgBouncer works in session mode, with a `default_pool_size` of 13 for each
+//! replica. In transaction and statement mode a replica does not start and says
+//! why: its prepared statements, its `LISTEN` and its `SET`s would be some other
+//! client's now and then.
+//!
 //! # Copies of a SQLite database
 //!
 //! While a service runs, what was written last is in the log beside the file
@@ -55,6 +69,7 @@ pub use error::Error;
 pub use health::Health;
 pub use migrate::{Migration, Migrations};
 pub use open_error::OpenError;
+pub(crate) use postgres::SESSION_LIFETIME;
 pub use row::{Column, Row, Sql, Value};
 pub use transaction::Transaction;
 pub use unit::Unit;
@@ -187,8 +202,8 @@ impl Database {
                 Ok(bounded(query.fetch_optional(readers)).await?.map(Row::Sqlite))
             }
             Pools::Postgres(pool) => {
-                let query = row::bind(sql.postgres, values);
-                Ok(self.health.noted(self.read(query.fetch_optional(pool)).await)?.map(Row::Postgres))
+                let read = || self.read(row::bind(sql.postgres, values).fetch_optional(pool));
+                Ok(self.insist(read).await?.map(Row::Postgres))
             }
         }
     }
@@ -209,10 +224,21 @@ impl Database {
                 Ok(rows.into_iter().map(Row::Sqlite).collect())
             }
             Pools::Postgres(pool) => {
-                let query = row::bind(sql.postgres, values);
-                let rows = self.health.noted(self.read(query.fetch_all(pool)).await)?;
-                Ok(rows.into_iter().map(Row::Postgres).collect())
+                let read = || self.read(row::bind(sql.postgres, values).fetch_all(pool));
+                Ok(self.insist(read).await?.into_iter().map(Row::Postgres).collect())
             }
+        }
+    }
+
+    /// Reads from a server, once more where only the schema has changed since
+    /// the statement was prepared.
+    async fn insist<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        match self.health.noted(read().await) {
+            Err(why) if why.is_conflict() => self.health.noted(read().await),
+            done => done,
         }
     }
 

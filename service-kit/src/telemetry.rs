@@ -10,8 +10,10 @@ const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// What every filter begins with. Errors are always written. `h2` warns once
 /// for each connection that a peer abuses, so a peer could fill the disk; it
-/// writes errors only, unless the filter names it: `info,h2=debug`.
-const ALWAYS: &str = "error,h2=error";
+/// writes errors only, unless the filter names it: `info,h2=debug`. sqlx's pool
+/// writes an error for each connection that it cannot make, over and over while
+/// a server is away; what comes of that is logged by whoever wanted one.
+const ALWAYS: &str = "error,h2=error,sqlx_core::pool=off";
 
 /// The log lines that are written, as `RUST_LOG` says it: `info`, or
 /// `warn,cart_service=debug`. A word that is no level is refused, since it

@@ -3,10 +3,7 @@
 //! the process, however that ends.
 
 use std::{
-    io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    net::TcpListener,
     sync::{
         OnceLock,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -20,11 +17,15 @@ use crate::database::DatabaseUrl;
 
 mod callers;
 mod nats;
+mod pgbouncer;
+mod postgres;
 mod refusal;
 mod replica;
 
 pub use callers::Callers;
 pub use nats::NatsServer;
+pub use pgbouncer::PgBouncer;
+pub use postgres::PostgresServer;
 pub use refusal::{refused, refused_fields};
 pub use replica::{Replica, mesh_of, mesh_to};
 
@@ -77,7 +78,7 @@ impl TestDatabase {
     /// # Cancel safety
     /// May leave a database behind, which goes with the server.
     pub async fn postgres() -> Self {
-        Self::on(Postgres::of_this_process()).await
+        Self::on(PostgresServer::of_this_process()).await
     }
 
     /// As [`postgres`](Self::postgres), on a server whose commits are durable,
@@ -89,11 +90,11 @@ impl TestDatabase {
     /// # Cancel safety
     /// As [`postgres`](Self::postgres).
     pub async fn durable_postgres() -> Self {
-        static SERVER: OnceLock<Postgres> = OnceLock::new();
-        Self::on(SERVER.get_or_init(|| Postgres::start("on"))).await
+        static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+        Self::on(SERVER.get_or_init(|| PostgresServer::start(true))).await
     }
 
-    async fn on(server: &Postgres) -> Self {
+    async fn on(server: &PostgresServer) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Relaxed));
         let made = async {
@@ -128,59 +129,9 @@ impl TestDatabase {
     }
 }
 
-/// A PostgreSQL server of this process's own, on a Unix socket.
-struct Postgres {
-    folder: PathBuf,
-    /// Closes when this process ends, by whatever; then the script ends the
-    /// server and removes its folder.
-    _life: ChildStdin,
-}
-
-/// Owns the server. Runs it as another user where this one is root, which it
-/// refuses to be. A crash loses the data, and that is meant: nothing is synced
-/// unless it is told to.
-const SCRIPT: &str = include_str!("testing/postgres.sh");
-
-impl Postgres {
-    fn of_this_process() -> &'static Self {
-        static SERVER: OnceLock<Postgres> = OnceLock::new();
-        SERVER.get_or_init(|| Self::start("off"))
-    }
-
-    fn start(sync: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("consort-postgres-").tempdir();
-        let folder = folder.unwrap_or_else(|why| panic!("no temporary folder: {why}")).keep();
-        let child = Command::new("sh")
-            .args(["-c", SCRIPT, "postgres-for-tests"])
-            .arg(&folder)
-            .arg(sync)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // A group of its own: what stops the tests must not stop the
-            // script that cleans up after them.
-            .process_group(0)
-            .spawn();
-        let mut child = child.unwrap_or_else(|why| panic!("could not start sh: {why}"));
-        let Some(life) = child.stdin.take() else { panic!("sh has no standard input") };
-        Self::wait_until_ready(&mut child, &folder);
-        Self { folder, _life: life }
-    }
-
-    /// The script says `ready`, or what is wrong and ends.
-    fn wait_until_ready(child: &mut Child, folder: &Path) {
-        let Some(said) = child.stdout.take() else { panic!("sh has no standard output") };
-        let mut words = String::new();
-        for line in BufReader::new(said).lines().map_while(Result::ok) {
-            if line == "ready" {
-                return;
-            }
-            words.push_str(&line);
-            words.push('\n');
-        }
-        panic!("PostgreSQL for tests did not start in {}:\n{words}", folder.display());
-    }
-
-    fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
-    }
+/// Below those that the system gives to whoever asks for any.
+fn free_port() -> u16 {
+    let mut ports = (0..200).map(|_| fastrand::u16(20_000..32_000));
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.unwrap_or_else(|| panic!("no port is free"))
 }

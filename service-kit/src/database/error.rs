@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
 use tonic::Code;
 use tracing::error;
 
@@ -55,15 +56,25 @@ impl Error {
         Self::Corrupt { what, why: why.to_string() }
     }
 
-    /// Whether it failed only because another transaction was under way, and
-    /// was undone: the same work may succeed now.
+    /// Whether it failed only because another transaction was under way, or had
+    /// changed the schema, and was undone: the same work may succeed now.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        let (Self::Unavailable(error) | Self::Unexpected(error)) = self else { return false };
-        let code =
-            error.as_database_error().filter(|error| is_postgres(*error)).and_then(|error| error.code());
         // Serialization failure, deadlock.
-        matches!(code.as_deref(), Some("40001" | "40P01"))
+        self.postgres().is_some_and(|error| matches!(error.code(), "40001" | "40P01") || is_stale_plan(error))
+    }
+
+    /// What PostgreSQL answered.
+    fn postgres(&self) -> Option<&PgDatabaseError> {
+        let (Self::Unavailable(error) | Self::Unexpected(error)) = self else { return None };
+        error.as_database_error()?.try_downcast_ref()
+    }
+
+    /// Whether PostgreSQL says that the session is over, is not ours alone, leads
+    /// to a server that is not the one to write to, or has prepared what the
+    /// schema has outgrown.
+    pub(super) fn ends_session(&self) -> bool {
+        self.postgres().is_some_and(|error| ends_session(error.code()) || is_stale_plan(error))
     }
 
     /// Whether SQLite says that another process is writing.
@@ -112,20 +123,16 @@ fn may_pass(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::BeginFailed => true,
-        sqlx::Error::Database(error) => {
-            let code = error.code().unwrap_or_default();
-            if is_postgres(error.as_ref()) {
-                postgres_may_pass(&code)
-            } else {
-                sqlite_code(&code).is_some_and(sqlite_may_pass)
-            }
-        }
+        sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => postgres_may_pass(error.code()) || is_stale_plan(error),
+            None => error.code().and_then(|code| sqlite_code(&code)).is_some_and(sqlite_may_pass),
+        },
         _ => false,
     }
 }
 
 pub(super) fn is_postgres(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some()
+    error.try_downcast_ref::<PgDatabaseError>().is_some()
 }
 
 /// The primary code of an extended result code of SQLite.
@@ -139,8 +146,49 @@ fn sqlite_may_pass(code: i32) -> bool {
 }
 
 /// Lost connections (08), conflicts of transactions (40), resources (53), locks
-/// (55), an operator's intervention (57), failing disks (58), and a server that
-/// is a standby for now.
+/// (55), an operator's intervention (57), failing disks (58), and sessions that
+/// are to be replaced.
 fn postgres_may_pass(code: &str) -> bool {
-    matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58")) || code == "25006"
+    matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58")) || ends_session(code)
+}
+
+/// A statement was prepared before a column was added to what it selects: the
+/// session refuses it from then on, each time.
+fn is_stale_plan(error: &PgDatabaseError) -> bool {
+    error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
+}
+
+/// What a session answers that shall not be used any more.
+fn ends_session(code: &str) -> bool {
+    match code {
+        // Connection exceptions.
+        _ if code.starts_with("08") => true,
+        // A server that takes no writes; sessions whose transaction was begun,
+        // or given up, by somebody else, as behind a pooler; those that the
+        // server ends because they were idle in a transaction or took too long.
+        "25006" | "25001" | "25P01" | "25P02" | "25P03" | "25P04" => true,
+        // A prepared statement that is not there, or was there before: as
+        // behind a pooler.
+        "26000" | "42P05" => true,
+        // The server stops, has crashed, starts; the database is gone; the
+        // session was idle.
+        "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_a_session_is_unavailable_and_not_a_fault_of_the_statement() {
+        for code in ["08006", "25006", "25P02", "25P03", "26000", "42P05", "57P01", "57P02", "57P03"] {
+            assert!(ends_session(code) && postgres_may_pass(code), "{code}");
+        }
+        // A conflict, a time-out, a full disk: the session is as good as before.
+        for code in ["40001", "40P01", "55P03", "57014", "53100", "23505", "42601", ""] {
+            assert!(!ends_session(code), "{code}");
+        }
+    }
 }

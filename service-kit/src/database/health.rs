@@ -1,6 +1,9 @@
 //! Whether a database can be written.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sqlx::error::DatabaseError;
 use tokio::sync::{Notify, watch};
@@ -34,6 +37,17 @@ impl Health {
 pub(super) struct Told {
     health: watch::Sender<Health>,
     doubt: Arc<Notify>,
+    sessions: watch::Sender<SessionsSince>,
+}
+
+/// From when on sessions are used: those that were opened before are closed.
+#[derive(Clone, Copy, Debug)]
+struct SessionsSince(Instant);
+
+impl Default for SessionsSince {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
 }
 
 impl Told {
@@ -51,12 +65,26 @@ impl Told {
 
     /// Notes what came of something that a failing server would make fail.
     pub(super) fn noted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
-        if let Err(why @ (Error::Unavailable(_) | Error::Slow(_))) = &done
-            && !why.is_conflict()
-        {
-            self.doubt.notify_one();
+        if let Err(why) = &done {
+            if why.ends_session() {
+                self.discard_sessions();
+            }
+            if matches!(why, Error::Unavailable(_) | Error::Slow(_)) && !why.is_conflict() {
+                self.doubt.notify_one();
+            }
         }
         done
+    }
+
+    /// Has all sessions closed that are open now, each when it is not in use:
+    /// they may lead to a server that is no longer the one to write to.
+    fn discard_sessions(&self) {
+        self.sessions.send_replace(SessionsSince::default());
+    }
+
+    /// Whether a session of that age was discarded.
+    pub(super) fn has_discarded(&self, age: Duration) -> bool {
+        self.sessions.borrow().0.elapsed() < age
     }
 
     /// Waits until something was noted that lets one doubt.
@@ -79,6 +107,8 @@ impl Told {
         self.health.send_if_modified(|now| {
             let mended = !now.is_healthy();
             if mended {
+                // What was opened meanwhile leads to what failed.
+                self.discard_sessions();
                 info!("the database can be written again");
             }
             *now = Health::Healthy;

@@ -49,6 +49,7 @@ impl OpenError {
             ("3D000", _) => "create that database or change its name in DATABASE_URL",
             ("53300", _) => "the server has no connection left; raise max_connections or run fewer replicas",
             ("57P03", _) => "the server is starting up; try again",
+            ("25006", _) => "it is a standby, or read-only; let DATABASE_URL lead to the primary",
             (_, sqlx::Error::Io(_)) => "start the server or change host and port in DATABASE_URL",
             (_, sqlx::Error::Tls(_)) => "check sslmode in DATABASE_URL and the server's certificate",
             _ => "check DATABASE_URL",
@@ -60,6 +61,25 @@ impl OpenError {
     pub(super) fn silent(options: &PgConnectOptions, waited: std::time::Duration) -> Self {
         let shown = url::shown(options);
         Self(format!("{shown} did not answer within {waited:?}; check host and port in DATABASE_URL"))
+    }
+
+    /// A pooler that gives each transaction another session.
+    pub(super) fn shared_sessions(options: &PgConnectOptions) -> Self {
+        Self(format!(
+            "could not use {}: its connections are no sessions of their own, as behind a pooler in transaction or \
+             statement mode; prepared statements, LISTEN and SET would fail now and then; set pool_mode = session \
+             for this database, or let DATABASE_URL lead to the server itself",
+            url::shown(options)
+        ))
+    }
+
+    /// A server or a pooler that has room for one connection.
+    pub(super) fn one_connection(options: &PgConnectOptions, waited: std::time::Duration) -> Self {
+        Self(format!(
+            "{} did not serve a second connection within {waited:?}, and each replica takes up to 12; raise the server's \
+             max_connections, or the pooler's default_pool_size",
+            url::shown(options)
+        ))
     }
 
     /// A schema that is not the one this program knows.

@@ -2,13 +2,14 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use secrecy::SecretString;
+
+use super::free_port;
 
 const SCRIPT: &str = include_str!("nats.sh");
 
@@ -61,13 +62,6 @@ impl NatsServer {
         self.kill();
         self.script = Some(run(self.port, &self.folder));
     }
-}
-
-/// Below those that the system gives to whoever asks for any.
-fn free_port() -> u16 {
-    let mut ports = (0..200).map(|_| fastrand::u16(20_000..32_000));
-    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.unwrap_or_else(|| panic!("no port is free"))
 }
 
 fn run(port: u16, folder: &Path) -> Child {

@@ -1,7 +1,9 @@
 # Starts a PostgreSQL server in the folder $1, says `ready`, and ends it when
-# standard input ends. With `on` as $2 its commits are durable.
+# standard input ends. With `on` as $2 its commits are durable. With a server's
+# folder as $3 it is a standby that follows that server.
 folder=$1
 sync=${2:-off}
+primary=$3
 # Debian keeps the server off PATH, one folder per version, the newest first.
 for bin in $(ls -dr /usr/lib/postgresql/*/bin 2>/dev/null); do PATH=$PATH:$bin; done
 
@@ -34,7 +36,10 @@ cd "$folder" || fail "could not enter $folder"
 # Making an empty server takes seconds of work and is the same each time: the
 # first is kept, and copied. The name changes with whatever is made otherwise.
 kept=${XDG_CACHE_HOME:-$HOME/.cache}/consort/$(postgres --version | tr -c '[:alnum:].\n' -)-for-tests-1
-if ! cp -R "$kept" data 2>/dev/null; then
+if [ -n "$primary" ]; then
+    $as "$(command -v pg_basebackup)" -h "$primary" -U postgres -D data -R -X stream -c fast --no-sync >log 2>&1 ||
+        fail "pg_basebackup failed:"
+elif ! cp -R "$kept" data 2>/dev/null; then
     rm -rf data
     $as "$(command -v initdb)" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1 >log 2>&1 ||
         fail "initdb failed:"
@@ -52,7 +57,7 @@ $as "$(command -v postgres)" -D data -k "$folder" -c listen_addresses= -c fsync=
 server=$!
 
 tries=0
-until grep -q "ready to accept connections" log; do
+until grep -Eq "ready to accept (read-only )?connections" log; do
     kill -0 "$server" 2>/dev/null || fail "the server ended:"
     tries=$((tries + 1))
     [ "$tries" -lt 600 ] || { kill -QUIT "$server"; fail "the server was not ready after 30 s:"; }

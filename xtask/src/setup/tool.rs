@@ -24,6 +24,8 @@ pub(crate) enum Name {
     Curl,
     /// The services' other database
     Postgres,
+    /// What some put in front of it
+    Pgbouncer,
     /// The target of the scenarios, on grpc-go
     ChaosGrpcGo,
     /// The registry
@@ -86,7 +88,7 @@ pub(crate) struct Module {
 impl Name {
     /// What `cargo xtask test` needs; the quick ones first, so that what
     /// cannot be had is known before Consul is built.
-    pub(crate) const FOR_TESTS: [Self; 12] = [
+    pub(crate) const FOR_TESTS: [Self; 13] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
@@ -95,6 +97,7 @@ impl Name {
         Self::Curl,
         Self::Strace,
         Self::Postgres,
+        Self::Pgbouncer,
         Self::Grpcurl,
         Self::NatsServer,
         Self::ChaosGrpcGo,
@@ -138,6 +141,11 @@ impl Name {
                           `initdb` and `postgres` must be on PATH or in /usr/lib/postgresql/*/bin",
                 patience: "",
             },
+            Self::Pgbouncer => debian(
+                "pgbouncer",
+                "by hand: install PgBouncer (Debian: apt-get install pgbouncer); it must be on PATH, in /usr/sbin \
+                 or, for the tests alone, in PGBOUNCER_BIN",
+            ),
             Self::ChaosGrpcGo => chaos_grpc_go(),
             Self::Consul => consul(),
             Self::Strace => Tool {

@@ -1,0 +1,60 @@
+//! PgBouncer for a test.
+
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    process::{ChildStdin, Command, Stdio},
+};
+
+use super::{PostgresServer, free_port};
+
+const SCRIPT: &str = include_str!("pgbouncer.sh");
+
+/// A PgBouncer on loopback, which ends with this value or with the process,
+/// however that ends.
+#[derive(Debug)]
+pub struct PgBouncer {
+    port: u16,
+    _life: ChildStdin,
+}
+
+impl PgBouncer {
+    /// Starts one in front of `server`: as it comes, but for `settings`, lines
+    /// of its configuration.
+    ///
+    /// # Panics
+    /// When there is no PgBouncer or it does not start; says how to get it.
+    #[must_use]
+    pub fn start(server: &PostgresServer, settings: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("consort-pgbouncer-").tempdir();
+        let folder = folder.unwrap_or_else(|why| panic!("no temporary folder: {why}")).keep();
+        let port = free_port();
+        let child = Command::new("sh")
+            .args(["-c", SCRIPT, "pgbouncer-for-tests", &port.to_string()])
+            .args([server.folder().as_os_str(), settings.as_ref(), folder.as_os_str()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // What stops the tests must not stop the script that cleans up.
+            .process_group(0)
+            .spawn();
+        let mut child = child.unwrap_or_else(|why| panic!("could not start sh: {why}"));
+        let (Some(life), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+            panic!("sh has no standard streams")
+        };
+        let mut words = String::new();
+        for line in BufReader::new(said).lines().map_while(Result::ok) {
+            if line == "ready" {
+                return Self { port, _life: life };
+            }
+            words.push_str(&line);
+            words.push('\n');
+        }
+        panic!("PgBouncer for tests did not start in {}:\n{words}", folder.display());
+    }
+
+    /// The URL of a database behind it.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+}
