@@ -44,12 +44,18 @@ pub(crate) async fn run(args: MigrateArgs) -> Result<Exit> {
 async fn bring(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool> {
     let migrations = migrations(service);
     let found = Database::version(url, &migrations).await?;
-    let SchemaVersion { present, wanted } = found;
-    if found.is_newer() {
+    let SchemaVersion { present, wanted, oldest } = found;
+    if found.is_too_new() {
         anyhow::bail!(
-            "{service}: {url} is at version {present} and this program knows up to {wanted}; run that version or \
-             newer, or restore a copy from before it"
+            "{service}: {url} is at version {present}, for programs that know version {oldest}, and this one knows \
+             up to {wanted}; run that version or newer, or restore a copy from before it"
         );
+    }
+    if found.is_newer() {
+        say(format!(
+            "{service}: {url} is at version {present}, newer than {wanted}, and serves this program too"
+        ));
+        return Ok(true);
     }
     if check {
         let verdict = if found.is_up_to_date() { "up to date" } else { "would be brought up to date" };

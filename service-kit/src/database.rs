@@ -30,6 +30,12 @@
 //! why: its prepared statements, its `LISTEN` and its `SET`s would be some other
 //! client's now and then.
 //!
+//! # A rolling upgrade
+//!
+//! A schema changes in two releases, so that programs of two versions run on one
+//! database meanwhile: [`Migration`] says how a step tells which programs of
+//! before still run on it.
+//!
 //! # Copies of a SQLite database
 //!
 //! While a service runs, what was written last is in the log beside the file

@@ -4,7 +4,7 @@ use std::{fmt, io, path::Path};
 
 use sqlx::{migrate::MigrateError, postgres::PgConnectOptions};
 
-use super::{error::sqlite_code, url};
+use super::{SchemaVersion, error::sqlite_code, migrate::NotMigrated, url};
 
 /// Why a database could not be opened, with how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,17 +82,19 @@ impl OpenError {
         ))
     }
 
-    /// A schema that is not the one this program knows.
-    /// One that knows `wanted` steps.
-    pub(super) fn migration(shown: &str, wanted: usize, why: &MigrateError) -> Self {
-        let mend = match why {
-            MigrateError::VersionMissing(present) => {
+    /// A schema that is not one for this program.
+    pub(super) fn migration(shown: &str, why: &NotMigrated) -> Self {
+        let why = match why {
+            NotMigrated::TooNew(SchemaVersion { present, wanted, oldest }) => {
                 return Self(format!(
-                    "could not use {shown}: its schema is at version {present} or later, and this program knows \
-                     up to {wanted}; a newer version has been here: run that version or newer, or restore a copy \
-                     from before it"
+                    "could not use {shown}: its schema is at version {present}, for programs that know version \
+                     {oldest}, and this one knows up to {wanted}; a newer version has been here: run that version \
+                     or newer, or restore a copy from before it"
                 ));
             }
+            NotMigrated::Step(why) => why,
+        };
+        let mend = match why {
             MigrateError::VersionMismatch(_) | MigrateError::Dirty(_) => {
                 "its schema was changed by hand or by another program; restore it or use another database"
             }

@@ -57,6 +57,6 @@ async fn bring_up_to_date(
     connection.execute("SET lock_timeout = '60s'").await.map_err(|why| OpenError::postgres(options, &why))?;
     migrate::postgres(&mut connection, migrations)
         .await
-        .map_err(|why| OpenError::migration(&url::shown(options), migrations.postgres.len(), &why))?;
+        .map_err(|why| OpenError::migration(&url::shown(options), &why))?;
     connection.close().await.map_err(|why| OpenError::postgres(options, &why))
 }

@@ -122,9 +122,7 @@ async fn migrate(
         }
     };
     let shown = format!("sqlite:{}", path.display());
-    migrate::sqlite(&mut open, migrations)
-        .await
-        .map_err(|why| OpenError::migration(&shown, migrations.sqlite.len(), &why))?;
+    migrate::sqlite(&mut open, migrations).await.map_err(|why| OpenError::migration(&shown, &why))?;
     open.commit().await.map_err(failed)?;
     Ok(connection)
 }

@@ -8,7 +8,9 @@ use service_kit::{
     testing::TestDatabase,
 };
 
-use crate::database::{MIGRATIONS, open};
+use tokio::task::JoinSet;
+
+use crate::database::{MIGRATIONS, open, raise};
 
 async fn refusal(url: &str, migrations: &Migrations) -> String {
     let why = Database::open(&url.parse().unwrap(), migrations).await.unwrap_err().to_string();
@@ -84,4 +86,91 @@ async fn a_newer_schema_and_a_changed_one_are_refused(database: TestDatabase) {
     assert!(why.contains("changed by hand"), "{why}");
 }
 
-on_both_databases!(a_newer_schema_and_a_changed_one_are_refused);
+/// The steps of three releases: one adds, the next takes away what the first
+/// of them needed.
+const RELEASES: [&[Migration]; 3] = {
+    const NOTES: Migration = Migration {
+        name: "notes",
+        sql: "-- expand\nALTER TABLE counters ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+    };
+    const COUNTS: Migration =
+        Migration { name: "counts", sql: "-- contract 1\nALTER TABLE counters RENAME COLUMN value TO count" };
+    const COUNTERS: Migration = MIGRATIONS.sqlite[0];
+    [&[COUNTERS], &[COUNTERS, NOTES], &[COUNTERS, NOTES, COUNTS]]
+};
+
+fn release(number: usize) -> Migrations {
+    Migrations { sqlite: RELEASES[number], postgres: RELEASES[number] }
+}
+
+/// More than the pool has.
+const CALLERS: usize = 20;
+
+async fn read_with_all_sessions(database: &Database) {
+    let mut reading = JoinSet::new();
+    for _ in 0..CALLERS {
+        let database = database.clone();
+        reading.spawn(async move {
+            for _ in 0..10 {
+                assert_eq!(database.rows("SELECT c.* FROM counters c", &[]).await.unwrap().len(), 1);
+            }
+        });
+    }
+    reading.join_all().await;
+}
+
+async fn touch_with_all_sessions(database: &Database) {
+    let mut writing = JoinSet::new();
+    for _ in 0..CALLERS {
+        let database = database.clone();
+        writing.spawn(async move {
+            let mut unit = database.unit();
+            loop {
+                let mut open = unit.begin().await.unwrap();
+                let touched = open.row("UPDATE counters SET value = value RETURNING *", &[]).await;
+                if let Some(touched) = unit.end(open, touched).await {
+                    touched.unwrap();
+                    return;
+                }
+            }
+        });
+    }
+    writing.join_all().await;
+}
+
+async fn a_program_runs_on_what_the_next_has_expanded_and_not_on_what_it_has_contracted(
+    database: TestDatabase,
+) {
+    let old = Database::open(database.url(), &release(0)).await.unwrap();
+    raise(&old, "a").await;
+    read_with_all_sessions(&old).await;
+    touch_with_all_sessions(&old).await;
+    let newer = Database::open(database.url(), &release(1)).await.unwrap();
+    // What its sessions have prepared selects a column less.
+    read_with_all_sessions(&old).await;
+    touch_with_all_sessions(&old).await;
+    let version = Database::version(database.url(), &release(0)).await.unwrap();
+    assert!(version.is_newer() && !version.is_too_new(), "{version:?}");
+    // A replica of before that dies meanwhile comes back, and writes.
+    old.close().await;
+    let old = Database::open(database.url(), &release(0)).await.unwrap();
+    assert_eq!(raise(&old, "a").await, 2);
+    assert_eq!(raise(&newer, "a").await, 3);
+    let row = newer.row("SELECT note FROM counters", &[]).await.unwrap().unwrap();
+    assert_eq!(row.get::<String>("note").unwrap(), "");
+    old.close().await;
+
+    let newest = Database::open(database.url(), &release(2)).await.unwrap();
+    let row = newest.row("SELECT count FROM counters", &[]).await.unwrap().unwrap();
+    assert_eq!(row.get::<i64>("count").unwrap(), 3);
+    Database::open(database.url(), &release(1)).await.unwrap();
+    let why = Database::open(database.url(), &release(0)).await.unwrap_err().to_string();
+    assert!(why.contains("version 3, for programs that know version 2"), "{why}");
+    assert!(why.contains("knows up to 1; a newer version has been here: run that version"), "{why}");
+    assert!(Database::version(database.url(), &release(0)).await.unwrap().is_too_new());
+}
+
+on_both_databases!(
+    a_newer_schema_and_a_changed_one_are_refused,
+    a_program_runs_on_what_the_next_has_expanded_and_not_on_what_it_has_contracted,
+);
