@@ -4,7 +4,8 @@
 //! A handler in [`Products`] translates a request into the values of
 //! [`domain`], asks the [`store`], and translates back; [`Error`] says what can
 //! go wrong and becomes a status in one place. How a reservation may change
-//! stands in [`domain::State`]; [`sweep`] ends leases that ran out.
+//! stands in [`domain::State`]; [`sweep`] ends leases that ran
+//! out, and forgets reservations that ended long ago.
 
 use mesh_proto::shop::product::v1::product_service_server::ProductServiceServer;
 use service_kit::{
@@ -45,12 +46,20 @@ impl Service for ProductService {
             Migration { name: "stock", sql: include_str!("../migrations/sqlite/0002_stock.sql") },
             events::OUTBOX.sqlite[0],
             lease::LEASES.sqlite[0],
+            Migration {
+                name: "reservation ends",
+                sql: include_str!("../migrations/sqlite/0003_reservation_ends.sql"),
+            },
         ],
         postgres: &[
             Migration { name: "products", sql: include_str!("../migrations/postgres/0001_products.sql") },
             Migration { name: "stock", sql: include_str!("../migrations/postgres/0002_stock.sql") },
             events::OUTBOX.postgres[0],
             lease::LEASES.postgres[0],
+            Migration {
+                name: "reservation ends",
+                sql: include_str!("../migrations/postgres/0003_reservation_ends.sql"),
+            },
         ],
     };
 
@@ -58,7 +67,10 @@ impl Service for ProductService {
         let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
         let store = store::Store::new(base.database.clone(), outbox);
         let products = Products::new(store.clone());
-        let serving = serving.serve(ProductServiceServer::new(products)).work(sweep::leases(store));
+        let serving = serving
+            .serve(ProductServiceServer::new(products))
+            .work(sweep::leases(store.clone()))
+            .work(sweep::ended(store));
         Ok(Events::of(base, NAME).send(outbox).add_to(serving))
     }
 }

@@ -19,6 +19,7 @@ mod products;
 mod reservations;
 mod stock;
 
+pub(crate) use reservations::FORGET_BATCH;
 pub use reservations::Swept;
 
 macro_rules! products {

@@ -1,16 +1,29 @@
-//! Ends leases that ran out.
+//! Ends leases that ran out, and forgets reservations that ended long ago.
 
 use std::time::Duration;
 
+use service_kit::retention;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::store::{Store, Swept};
+use crate::store::{FORGET_BATCH, Store, Swept};
 
 /// The longest pause: leases that another replica has granted are seen then.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The shortest pause, so that a clock that stands still costs little.
 const BREATH: Duration = Duration::from_millis(5);
+
+/// How long a reservation is kept that was released or ran out: its id reserves
+/// nothing meanwhile, whoever comes with it how late ever.
+const ENDED_KEPT: Duration = Duration::from_hours(30 * 24);
+
+/// Forgets reservations that ended long ago, for ever.
+///
+/// # Cancel safety
+/// Cancel safe.
+pub async fn ended(store: Store) {
+    retention::forget("old reservations", FORGET_BATCH, || store.forget_ended(ENDED_KEPT)).await;
+}
 
 /// Ends leases soon after they run out, for ever. Every replica does this; a
 /// lease ends once.

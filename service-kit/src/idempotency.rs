@@ -20,14 +20,13 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use ring::digest::{SHA256, digest};
-use tokio::time::sleep;
 use tonic::{Code, Status};
-use tracing::{info, warn};
 
 use crate::{
     auth::Caller,
     database::{Database, Error, Migration, Migrations, Row, Sql, Transaction, Value},
     error::Fault,
+    retention,
 };
 
 /// The table; steps of the schema of every service that keeps answers.
@@ -57,11 +56,6 @@ const COME_AGAIN: Duration = Duration::from_millis(500);
 /// How many answers one transaction forgets, as [`FORGET`] says: others wait
 /// for it.
 const BATCH: u64 = 500;
-/// How often to look for answers to forget: often enough that [`Age`] grows by
-/// each minute.
-const CLEAN_EVERY: Duration = MINUTE;
-/// How long others have the database between two batches.
-const CLEAN_PAUSE: Duration = Duration::from_millis(50);
 /// What [`Age`] grows by.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -320,21 +314,17 @@ async fn raise(database: &Database, minutes: i64) -> Result<u64, Error> {
 /// # Cancel safety
 /// Cancel safe.
 pub async fn clean(database: Database) {
-    let (mut failing, mut age) = (false, Age::default());
-    loop {
-        let forgotten = match age.grow(&database, Instant::now).await {
-            Ok(()) => forget(&database).await,
-            Err(why) => Err(why),
-        };
-        match &forgotten {
-            Err(why) if !failing => warn!(error = %why, "cannot forget old answers, trying on: {why}"),
-            Ok(_) if failing => info!("forgetting old answers again"),
-            _ => {}
+    let growing = async {
+        let mut age = Age::default();
+        loop {
+            // What hinders it hinders forgetting, which says so.
+            if let Err(why) = age.grow(&database, Instant::now).await {
+                debug!(error = %why, "could not count a minute");
+            }
+            sleep(MINUTE).await;
         }
-        failing = forgotten.is_err();
-        let more = forgotten.is_ok_and(|forgotten| forgotten >= BATCH);
-        sleep(if more { CLEAN_PAUSE } else { CLEAN_EVERY }).await;
-    }
+    };
+    join!(growing, retention::forget("old answers", BATCH, || forget(&database)));
 }
 
 /// Forgets some answers whose time has passed; returns how many.
@@ -383,6 +373,18 @@ mod tests {
         assert_eq!(again.details(), told.details());
         assert_eq!(again.get_error_details().error_info().unwrap().metadata["sku"], "tea");
         assert_eq!(Answer::reply(&"tea".to_owned()).read::<String>().unwrap(), "tea");
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_is_found_by_an_index_of_postgres() {
+        let database = crate::testing::TestDatabase::postgres().await;
+        let database = Database::open(database.url(), &IDEMPOTENCY).await.unwrap();
+        let mut open = database.begin().await.unwrap();
+        open.execute("SET LOCAL enable_seqscan = off", &[]).await.unwrap();
+        let explain: &'static str = format!("EXPLAIN {FORGET}").leak();
+        let plan = open.rows(explain, &[]).await.unwrap();
+        let plan: Vec<String> = plan.iter().map(|row| row.get("QUERY PLAN").unwrap()).collect();
+        assert!(plan.iter().any(|line| line.contains("Index Cond: (claim_minute <")), "{plan:#?}");
     }
 
     #[test]

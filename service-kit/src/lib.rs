@@ -10,6 +10,7 @@
 //! - [`events`]: what has happened, told to the services that subscribe
 //! - [`idempotency`]: the same request is answered the same, and done once
 //! - [`lease`]: what only one replica does at a time
+//! - [`retention`]: what is kept for how long, and forgotten a batch at a time
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica
 //! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
@@ -36,6 +37,7 @@ pub mod metrics;
 pub mod money;
 pub mod page;
 pub mod private;
+pub mod retention;
 pub mod run;
 pub mod service;
 pub mod telemetry;

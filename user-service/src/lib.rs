@@ -64,6 +64,10 @@ impl Service for UserService {
             LEASES.sqlite[0],
             INBOX.sqlite[0],
             Migration { name: "revocations", sql: include_str!("../migrations/sqlite/0002_revocations.sql") },
+            Migration {
+                name: "old notifications",
+                sql: include_str!("../migrations/sqlite/0003_old_notifications.sql"),
+            },
         ],
         postgres: &[
             Migration { name: "users", sql: include_str!("../migrations/postgres/0001_users.sql") },
@@ -73,6 +77,10 @@ impl Service for UserService {
             Migration {
                 name: "revocations",
                 sql: include_str!("../migrations/postgres/0002_revocations.sql"),
+            },
+            Migration {
+                name: "old notifications",
+                sql: include_str!("../migrations/postgres/0003_old_notifications.sql"),
             },
         ],
     };

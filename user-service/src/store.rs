@@ -28,6 +28,9 @@ pub use keys::StoredKey;
 pub use notifications::Told;
 pub(crate) use notifications::tell;
 
+/// How many rows of a kind are cleaned up at once.
+pub(crate) const CLEAN_BATCH: i64 = 1_000;
+
 const BY_ID: &str = "SELECT u.user_id, e.email, u.display_name, u.roles, u.password, u.create_time, \
      u.update_time, u.version FROM users u JOIN emails e ON e.user_id = u.user_id WHERE u.user_id = $1";
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mesh_proto::shop::product::v1::ReservationState::{Committed, Expired, Held, Released};
-use service_kit::{on_both_databases, testing::TestDatabase};
+use product_service::{NAME, SUBSCRIBERS, store::Store};
+use service_kit::{events::Outbox, on_both_databases, testing::TestDatabase};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -122,6 +123,34 @@ async fn what_ran_out_is_committed_while_there_are_pieces(database: TestDatabase
     assert_eq!(app.pieces("mug").await, (4, 0, 1));
 }
 
+async fn what_ended_long_ago_is_forgotten_and_what_is_held_or_sold_is_not(database: TestDatabase) {
+    let (app, sold) = five(database).await;
+    let [released, never_made, ran_out, again, held] = [(); 5].map(|()| new_id());
+    for id in [&sold, &released, &ran_out, &again, &held] {
+        app.reserve(id, &[("tea", 1)]).await.unwrap();
+    }
+    app.commit(&sold).await.unwrap();
+    app.release(&released).await.unwrap();
+    app.release(&never_made).await.unwrap();
+    for id in [&ran_out, &again] {
+        app.run_out(id).await;
+    }
+    let swept = async { while app.pieces("tea").await != (3, 1, 1) {} };
+    timeout(Duration::from_secs(10), swept).await.unwrap();
+    stands(app.reserve(&again, &[("tea", 1)]).await, Held);
+
+    let store = Store::new(app.database().await, Outbox::new(NAME, SUBSCRIBERS));
+    assert_eq!(store.forget_ended(Duration::from_secs(3_600)).await.unwrap(), 0);
+    assert_eq!(store.forget_ended(Duration::ZERO).await.unwrap(), 3);
+    for id in [&released, &never_made, &ran_out] {
+        refused(app.reservation(id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    }
+    for (id, state) in [(&sold, Committed), (&again, Held), (&held, Held)] {
+        stands(app.reservation(id).await, state);
+    }
+    assert_eq!(app.pieces("tea").await, (2, 2, 1));
+}
+
 async fn reservations_outlive_a_restart(database: TestDatabase) {
     let (app, id) = five(database).await;
     let held = app.reserve(&id, &[("tea", 2)]).await.unwrap();
@@ -159,6 +188,7 @@ on_both_databases!(
     a_hundred_products_that_are_short_are_told_of_in_a_small_answer,
     a_lease_that_ran_out_returns_its_pieces,
     what_ran_out_is_committed_while_there_are_pieces,
+    what_ended_long_ago_is_forgotten_and_what_is_held_or_sold_is_not,
     reservations_outlive_a_restart,
     malformed_requests_are_refused_by_their_fields,
 );

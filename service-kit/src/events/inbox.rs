@@ -33,8 +33,12 @@ const TAKE_LIMIT: Duration = Duration::from_secs(2);
 /// After so long the answer says what was taken until then; its sender waits
 /// 3 s.
 pub(super) const ANSWER_AFTER: Duration = Duration::from_millis(800);
-/// How long an event is remembered; later it would have its effect again.
+/// How long an event is remembered.
 const KEPT: Duration = Duration::from_hours(7 * 24);
+/// The age of an event from which on it may have been taken and forgotten: it is
+/// set aside then, unless it is remembered. Two days less than [`KEPT`], which
+/// counts by another machine's clock.
+const MAX_AGE: Duration = Duration::from_hours(5 * 24);
 /// How often what is older is forgotten.
 const CLEANING: Duration = Duration::from_mins(10);
 /// How much is forgotten in one transaction.
@@ -211,6 +215,9 @@ impl Inbox {
             if open.execute(REMEMBER, &values).await.map_err(away)? == 0 {
                 continue;
             }
+            if let Some(why) = is_too_old(event) {
+                return Err(Failed::Never(why));
+            }
             self.subscriber.take(open, event).await?;
             new += 1;
         }
@@ -344,6 +351,19 @@ fn again(why: String) -> Failed {
     Failed::Stop(Stop::Again(why))
 }
 
+/// Why an event that is not remembered is not taken either: it comes so late
+/// that it may have been taken and forgotten. Whoever knows better retries it.
+fn is_too_old(event: &Event) -> Option<String> {
+    let made = event.create_time.as_ref()?.seconds;
+    let age = Timestamp::now().micros() / 1_000_000 - made;
+    let most = i64::try_from(MAX_AGE.as_secs()).unwrap_or(i64::MAX);
+    (age > most).then(|| {
+        "it is more than five days old, and whether it was taken before may be forgotten; see whether its effect \
+         is there, and retry it if not"
+            .to_owned()
+    })
+}
+
 /// What keeps anybody from taking the event, if anything does.
 pub(super) fn fault(event: &Event) -> Option<String> {
     if Uuid::try_parse(&event.event_id).is_err() {
@@ -354,6 +374,8 @@ pub(super) fn fault(event: &Event) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_proto::shop::events::v1::{ProductDeleted, event::Payload};
+
     use super::*;
     use crate::{on_both_databases, testing::TestDatabase};
 
@@ -421,7 +443,39 @@ mod tests {
         assert_eq!(left(&inboxes[0]).await, [""; 0]);
     }
 
+    fn event(ago: Duration) -> Event {
+        let made = Timestamp::now().micros() - i64::try_from(ago.as_micros()).unwrap();
+        Event {
+            event_id: Uuid::now_v7().to_string(),
+            aggregate_id: "one".to_owned(),
+            create_time: Some(Timestamp::of_micros(made).into()),
+            payload: Some(Payload::ProductDeleted(ProductDeleted::default())),
+            ..Event::default()
+        }
+    }
+
+    async fn an_event_that_may_be_forgotten_is_set_aside_and_one_that_is_known_is_not(
+        database: TestDatabase,
+    ) {
+        let inbox = inbox(&database).await;
+        let [young, old, known] = [MAX_AGE - HOUR, MAX_AGE + HOUR, MAX_AGE + HOUR].map(event);
+        let mut open = inbox.database.begin().await.unwrap();
+        let values = [known.event_id.as_str().into(), Timestamp::now().micros().into()];
+        open.execute(REMEMBER, &values).await.unwrap();
+        open.commit().await.unwrap();
+
+        let events = [young, old.clone(), known];
+        assert_eq!(inbox.take(&events).await, Progress { taken: 3, stop: None });
+        let parked = inbox.parked("it").await.unwrap();
+        assert_eq!(parked.len(), 1);
+        assert_eq!(parked[0].event.as_ref().unwrap().event_id, old.event_id);
+        assert!(parked[0].reason.contains("five days"), "{}", parked[0].reason);
+        assert!(matches!(inbox.retry(&old.event_id).await.unwrap(), Retried::Taken));
+        assert_eq!(inbox.how_many_parked().await.unwrap(), 0);
+    }
+
     on_both_databases!(
+        an_event_that_may_be_forgotten_is_set_aside_and_one_that_is_known_is_not,
         what_was_taken_long_ago_is_forgotten_and_nothing_else,
         more_than_a_transaction_forgets_is_forgotten_all_the_same,
         replicas_that_clean_at_once_do_not_hinder_each_other,

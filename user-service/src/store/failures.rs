@@ -7,7 +7,7 @@ use service_kit::{
     timestamp::Timestamp,
 };
 
-use super::Store;
+use super::{CLEAN_BATCH, Store};
 use crate::{
     clock::between,
     limit::{FORGOTTEN, Subject},
@@ -15,8 +15,6 @@ use crate::{
 
 /// The most subjects that are remembered; the longest-standing make room.
 const MOST: i64 = 100_000;
-/// How many are cleaned up at once.
-const AT_ONCE: i64 = 10_000;
 
 const LOOK: &str = "SELECT failures, last_time FROM login_failures WHERE subject = $1";
 
@@ -83,8 +81,8 @@ impl Store {
     pub async fn clean_failures(&self, now: Timestamp) -> Result<u64, DatabaseError> {
         let forgotten = now.micros().saturating_sub(FORGOTTEN.as_micros().try_into().unwrap_or(i64::MAX));
         let mut open = self.database.begin().await?;
-        let old = open.execute(CLEAN, &[forgotten.into(), AT_ONCE.into()]).await?;
-        let many = open.execute(MAKE_ROOM, &[MOST.into(), AT_ONCE.into()]).await?;
+        let old = open.execute(CLEAN, &[forgotten.into(), CLEAN_BATCH.into()]).await?;
+        let many = open.execute(MAKE_ROOM, &[MOST.into(), CLEAN_BATCH.into()]).await?;
         open.commit().await?;
         Ok(old + many)
     }

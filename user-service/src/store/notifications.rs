@@ -1,6 +1,6 @@
 //! What customers were told.
 
-use std::slice;
+use std::{slice, time::Duration};
 
 use mesh_proto::shop::user::v1 as wire;
 use service_kit::{
@@ -9,7 +9,7 @@ use service_kit::{
     value::CustomerId,
 };
 
-use super::Store;
+use super::{CLEAN_BATCH, Store};
 
 /// The next position, which holds the customer's row: positions become visible
 /// in their order.
@@ -23,6 +23,12 @@ const TELL: &str = "INSERT INTO notifications \
 
 const LIST: &str = "SELECT position, event_id, order_id, order_etag, text, create_time FROM notifications \
      WHERE customer_id = $1 AND position > $2 ORDER BY position LIMIT $3";
+
+const CLEAN: &str = "DELETE FROM notifications WHERE (customer_id, position) IN \
+     (SELECT customer_id, position FROM notifications WHERE create_time <= $1 ORDER BY create_time LIMIT $2)";
+
+/// How long a customer finds what they were told.
+const KEPT: Duration = Duration::from_hours(90 * 24);
 
 const HOLD: &str = "INSERT INTO notified (customer_id, position) VALUES ($1, 0) \
      ON CONFLICT (customer_id) DO UPDATE SET position = notified.position";
@@ -57,6 +63,23 @@ impl Store {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = self.database.rows(LIST, &[customer.as_str().into(), after.into(), most.into()]).await?;
         rows.iter().map(read).collect()
+    }
+
+    /// Removes some of what customers were told more than 90 days ago; returns
+    /// how many.
+    ///
+    /// # Errors
+    /// When the database fails.
+    ///
+    /// # Cancel safety
+    /// They may have been removed.
+    pub async fn clean_notifications(&self, now: Timestamp) -> Result<u64, DatabaseError> {
+        let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
+        let before = now.micros().saturating_sub(kept);
+        let mut open = self.database.begin().await?;
+        let removed = open.execute(CLEAN, &[before.into(), CLEAN_BATCH.into()]).await?;
+        open.commit().await?;
+        Ok(removed)
     }
 }
 

@@ -9,11 +9,9 @@ use service_kit::{
     timestamp::Timestamp,
 };
 
-use super::Store;
+use super::{CLEAN_BATCH, Store};
 use crate::{clock::before, domain::UserId};
 
-/// How many are cleaned up at once.
-const BATCH: i64 = 1_000;
 const SECOND: i64 = 1_000_000;
 
 /// A later one never takes an earlier one back.
@@ -57,7 +55,7 @@ impl Store {
     pub async fn clean_revocations(&self, now: Timestamp) -> Result<u64, DatabaseError> {
         let mut open = self.database.begin().await?;
         let over = before(now, 2 * Claims::LONGEST);
-        let removed = open.execute(CLEAN, &[over.micros().into(), BATCH.into()]).await?;
+        let removed = open.execute(CLEAN, &[over.micros().into(), CLEAN_BATCH.into()]).await?;
         open.commit().await?;
         Ok(removed)
     }

@@ -12,7 +12,7 @@ use service_kit::{
     timestamp::Timestamp,
 };
 
-use super::{Account, BY_ID, Store, failures, read};
+use super::{Account, BY_ID, CLEAN_BATCH, Store, failures, read};
 use crate::{
     clock::after,
     domain::{User, UserId},
@@ -26,8 +26,6 @@ const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3_600);
 /// The most sessions of one account; the one that was not used for longest
 /// makes room.
 const MOST: i64 = 20;
-/// How many are cleaned up at once.
-const AT_ONCE: i64 = 1_000;
 
 /// Holds the account's row, so that no other password comes between: 0 when
 /// one has.
@@ -115,7 +113,7 @@ impl Store {
     /// They may have been removed.
     pub async fn clean_sessions(&self, now: Timestamp) -> Result<u64, DatabaseError> {
         let mut open = self.database.begin().await?;
-        let removed = open.execute(CLEAN, &[now.micros().into(), AT_ONCE.into()]).await?;
+        let removed = open.execute(CLEAN, &[now.micros().into(), CLEAN_BATCH.into()]).await?;
         open.commit().await?;
         Ok(removed)
     }

@@ -100,7 +100,23 @@ async fn the_oldest_of_too_many_failures_make_room(database: TestDatabase) {
     assert_eq!((left.len(), left[0].as_str()), (100_000, "account:4"));
 }
 
+async fn notifications_of_long_ago_are_removed(database: TestDatabase) {
+    const ROW: &str = "INSERT INTO notifications \
+         (customer_id, position, event_id, order_id, order_etag, text, create_time) \
+         VALUES ('ada', $1, 'event', 'order', '1', $2, $3)";
+    let kept = Kept::new(database).await;
+    let mut open = kept.open.begin().await.unwrap();
+    for (position, text, days) in [(1_i64, "old", 91), (2, "young", 89)] {
+        let made = kept.clock.now().micros() - i64::try_from((days * DAY).as_micros()).unwrap();
+        open.execute(ROW, &[position.into(), text.into(), made.into()]).await.unwrap();
+    }
+    open.commit().await.unwrap();
+    assert_eq!(kept.store.clean_notifications(kept.clock.now()).await.unwrap(), 1);
+    assert_eq!(kept.texts("SELECT text FROM notifications").await, ["young"]);
+}
+
 on_both_databases!(
+    notifications_of_long_ago_are_removed,
     sessions_that_have_expired_are_removed,
     failures_of_long_ago_are_removed,
     the_oldest_of_too_many_failures_make_room,
