@@ -25,6 +25,11 @@ pub(crate) struct Arguments {
     /// Measure durable units of work and whole orders instead of calls
     #[arg(long, conflicts_with = "instructions")]
     writes: bool,
+    /// Measure what so many orders of before cost those that come, a million
+    /// unless given: beside an empty database, on both
+    #[arg(long, conflicts_with_all = ["instructions", "writes"], value_name = "COUNT")]
+    #[arg(num_args = 0..=1, default_missing_value = "1000000")]
+    stored: Option<u32>,
     /// How many rounds are measured; the medians of their ratios count
     #[arg(long, default_value_t = 9, value_name = "N")]
     rounds: usize,
@@ -43,6 +48,8 @@ const CALLS: (u64, u64) = (1_280, 14_080);
 /// How long a round of writes takes each way.
 const SECONDS: &str = "3";
 const PATIENCE: Duration = Duration::from_mins(10);
+/// Storing the orders of before takes the most of it.
+const STORED: Duration = Duration::from_mins(30);
 /// A release build of everything, on a machine that never made one.
 const BUILD: Duration = Duration::from_mins(45);
 
@@ -55,6 +62,9 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
     fs::create_dir_all(&folder).context("could not create target/bench")?;
     if arguments.writes {
         return writes(machine, &folder, arguments.rounds);
+    }
+    if let Some(count) = arguments.stored {
+        return stored(machine, &folder, count, arguments.rounds);
     }
     let program = build(machine, "registry-client", "client")?;
     let servers = Servers::start(&program)?;
@@ -86,6 +96,17 @@ fn writes(machine: &Machine, folder: &Path, rounds: usize) -> Result<()> {
         tables += &table;
     }
     fs::write(folder.join("writes.md"), &tables).context("could not write target/bench/writes.md")
+}
+
+/// Orders on databases that are empty, and that hold `count` of before.
+fn stored(machine: &Machine, folder: &Path, count: u32, rounds: usize) -> Result<()> {
+    setup::ensure(machine, &[Name::Postgres])?;
+    let program = build(machine, "order-service", "orders")?;
+    let mut measure = machine.command(program);
+    measure.args(["stored", &count.to_string(), &rounds.to_string(), SECONDS]);
+    let table = process::read(&mut measure, &folder.join("stored.log"), STORED)?;
+    say(table.trim_end());
+    fs::write(folder.join("stored.md"), &table).context("could not write target/bench/stored.md")
 }
 
 /// Builds a benchmark and gives the program's path.

@@ -5,6 +5,9 @@
 //! ```text
 //! orders ROUNDS SECONDS     both in turns, as a table
 //! orders SECONDS            as it is, for a profiler to look at
+//! orders stored COUNT ROUNDS SECONDS
+//!                           as it is on both databases, empty and with so many
+//!                           orders of before, in turns
 //! ```
 //!
 //! An order is three transactions and four calls, to neighbours that answer
@@ -13,6 +16,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
 mod neighbour;
+mod stored;
 
 use std::{
     env,
@@ -47,9 +51,14 @@ fn main() {
     let seconds = |text: &String| Duration::from_secs(text.parse().unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     match &args[..] {
+        [stored, count, rounds, time] if stored == "stored" => {
+            let (count, rounds) = (count.parse().unwrap(), rounds.parse().unwrap());
+            runtime.block_on(stored::compare(count, rounds, seconds(time)));
+        }
         [rounds, time] => runtime.block_on(compare(rounds.parse().unwrap(), seconds(time))),
         [time] => runtime.block_on(async {
-            let Round { per_second, p50, p99, .. } = Shop::open(false).await.round(seconds(time)).await;
+            let Round { per_second, p50, p99, .. } =
+                Shop::open(TestDatabase::sqlite(), None).await.round(CALLERS, seconds(time)).await;
             let mut out = std::io::stdout();
             writeln!(out, "{per_second:.0} orders/s, p50 {p50:.2} ms, p99 {p99:.2} ms").unwrap();
         }),
@@ -58,20 +67,21 @@ fn main() {
 }
 
 async fn compare(rounds: usize, time: Duration) {
-    let (plain, ours) = (Shop::open(true).await, Shop::open(false).await);
+    let (plain, ours) = (TestDatabase::sqlite(), TestDatabase::sqlite());
+    let (plain, ours) = (Shop::open(plain, Some(WRITERS)).await, Shop::open(ours, None).await);
     // What is done the first time only is not measured.
     for shop in [&plain, &ours] {
-        shop.round(time / 4).await;
+        shop.round(CALLERS, time / 4).await;
     }
     let (mut of_plain, mut of_ours) = (Vec::new(), Vec::new());
     for number in 0..rounds {
         // The order changes, so that none always comes after the other.
         if number % 2 == 0 {
-            of_plain.push(plain.round(time).await);
-            of_ours.push(ours.round(time).await);
+            of_plain.push(plain.round(CALLERS, time).await);
+            of_ours.push(ours.round(CALLERS, time).await);
         } else {
-            of_ours.push(ours.round(time).await);
-            of_plain.push(plain.round(time).await);
+            of_ours.push(ours.round(CALLERS, time).await);
+            of_plain.push(plain.round(CALLERS, time).await);
         }
     }
     let ratio = |of: fn(&Round) -> f64| {
@@ -104,12 +114,11 @@ struct Shop {
 }
 
 impl Shop {
-    async fn open(plain: bool) -> Self {
-        let database = TestDatabase::sqlite();
-        let kept = if plain {
-            Database::open_plain(database.url(), &OrderService::MIGRATIONS, WRITERS).await
-        } else {
-            Database::open(database.url(), &OrderService::MIGRATIONS).await
+    /// On `database`, over a plain pool of so many writers if any are given.
+    async fn open(database: TestDatabase, writers: Option<u32>) -> Self {
+        let kept = match writers {
+            Some(writers) => Database::open_plain(database.url(), &OrderService::MIGRATIONS, writers).await,
+            None => Database::open(database.url(), &OrderService::MIGRATIONS).await,
         };
         let [carts, products] = [neighbour().await, neighbour().await];
         let mesh = mesh_of([("cart-service", vec![carts]), ("product-service", vec![products])]);
@@ -120,14 +129,14 @@ impl Shop {
         Self { orders, _database: database, _service: service }
     }
 
-    /// All callers for a time, each with the next order as soon as the last is
+    /// So many callers for a time, each with the next order as soon as the last is
     /// acknowledged.
-    async fn round(&self, time: Duration) -> Round {
+    async fn round(&self, callers: usize, time: Duration) -> Round {
         let began = Instant::now();
-        let mut callers = JoinSet::new();
-        for caller in 0..CALLERS {
+        let mut calling = JoinSet::new();
+        for caller in 0..callers {
             let mut orders = self.orders.clone();
-            callers.spawn(async move {
+            calling.spawn(async move {
                 let (mut latencies, mut refused) = (Vec::new(), 0);
                 while began.elapsed() < time {
                     let request = CreateOrderRequest {
@@ -158,7 +167,7 @@ impl Shop {
             });
         }
         let (mut all, mut refused) = (Vec::new(), 0);
-        while let Some(done) = callers.join_next().await {
+        while let Some(done) = calling.join_next().await {
             let (latencies, of_caller) = done.unwrap();
             all.extend(latencies);
             refused += of_caller;
