@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use ring::digest::{SHA256, digest};
+use tokio::{join, time::sleep};
 use tonic::{Code, Status};
+use tracing::debug;
 
 use crate::{
     auth::Caller,

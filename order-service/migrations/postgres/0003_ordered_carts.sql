@@ -1,3 +1,4 @@
+-- expand
 -- Which order was made of which version of a cart: at most one, unless that was
 -- cancelled for want of goods. A table of its own, because replicas of the
 -- version before read all columns of `orders`, and PostgreSQL fails a prepared

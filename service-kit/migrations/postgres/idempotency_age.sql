@@ -1,3 +1,4 @@
+-- expand
 -- For how many minutes the service has run since this table is there, whatever
 -- clocks have said meanwhile. One row.
 CREATE TABLE idempotency_age (
