@@ -13,8 +13,8 @@ use std::time::Duration;
 /// where they do not say): until then, refusing would save nothing.
 /// With none under way it starts anew, so an idle server refuses nothing. A
 /// method that no descriptor describes has only the highest limit, shared with
-/// all such; streaming methods share [`max_streams`](Self::max_streams); health
-/// and reflection are never refused.
+/// all such; streaming methods share [`max_streams`](Self::max_streams); 100 calls of
+/// reflection may be under way, and health is never refused.
 ///
 /// A refused call is answered `RESOURCE_EXHAUSTED`, with `google.rpc.RetryInfo`
 /// (in 0.5 to 1.5 s) and `google.rpc.ErrorInfo` (reason `OVERLOADED`, domain

@@ -76,7 +76,7 @@ pub struct ServerConfig {
     pub max_streams: usize,
     /// The most bytes of messages that the server holds for its peers: of
     /// requests that do not arrive in one piece, until they are answered, and of
-    /// responses that are not taken at once; 96 MiB unless set. A request waits
+    /// responses that are not taken at once; 64 MiB unless set. A request waits
     /// until there is room in its peer's share; a response for which there is
     /// none is cut off (`RESOURCE_EXHAUSTED`).
     pub max_buffered_bytes: usize,
@@ -90,7 +90,7 @@ pub struct ServerConfig {
     /// How long a peer may take nothing of a response that is there for it; 30 s
     /// unless set. A stream above it is reset (`CANCELLED`).
     pub send_timeout: Duration,
-    /// The most connections at once; 4,000 unless set, and at most three quarters
+    /// The most connections at once; 2,000 unless set, and at most three quarters
     /// of the files that the process may open (`ulimit -n`). Above its peer's
     /// share, a new one replaces that peer's quietest, or is closed where all are
     /// busy.
@@ -160,11 +160,11 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(5),
             max_concurrent_streams: 1_000,
             max_streams: 4_000,
-            max_buffered_bytes: 96 * 1024 * 1024,
+            max_buffered_bytes: 64 * 1024 * 1024,
             max_message_size: 4 * 1024 * 1024,
             receive_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(30),
-            max_connections: 4_000,
+            max_connections: 2_000,
             max_connection_idle: Some(Duration::from_secs(30 * 60)),
             max_header_list_size: 16 * 1024,
             max_pending_resets: 200,

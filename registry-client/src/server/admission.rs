@@ -5,8 +5,8 @@
 //! (`gradient`), and a short queue before it (`gate`). A call that would wait
 //! longer than the queue allows, or than its caller does (`grpc-timeout`), is
 //! answered with `RESOURCE_EXHAUSTED` and `google.rpc.RetryInfo`. Streaming
-//! methods have one fixed limit, for how long they take says nothing; health
-//! and reflection have none.
+//! methods have one fixed limit, for how long they take says nothing, and so has
+//! reflection; health has none.
 
 use std::{
     collections::HashMap,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, server};
+use h2::{Reason, server};
 use http::Request;
 use tokio::{
     net::TcpStream,
@@ -43,6 +43,7 @@ use crate::ServerConfig;
 mod exchange;
 mod keepalive;
 mod request;
+mod unread;
 mod writable;
 
 pub(super) use keepalive::Activity;
@@ -50,6 +51,7 @@ pub(super) use writable::Writable;
 
 use keepalive::Keepalive;
 use request::RequestBody;
+use unread::Unread;
 
 /// By how much HTTP/2's own limit on a request's headers is above ours: what
 /// lies between is refused with a status that says why, what is above it with a
@@ -58,8 +60,8 @@ const HTTP_HEADROOM: u32 = 4;
 
 /// How many bytes of a request may arrive before its handler reads them, on one
 /// stream and on all streams of a connection together. Large enough that a link
-/// within a datacenter is not throttled by round trips; they do not count as the
-/// peer's.
+/// within a datacenter is not throttled by round trips; they count as the peer's
+/// once it has many connections (`unread`).
 const RECEIVE_WINDOW: u32 = 256 << 10;
 
 /// How many bytes of a response `h2` holds for a stream whose peer is slower
@@ -129,7 +131,7 @@ impl Connections {
         let peer = stream.connect_info();
         let ended = tokio::select! {
             biased;
-            ended = self.converse(stream, &peer, &shares) => ended,
+            ended = shares.in_turn(self.converse(stream, &peer, &shares)) => ended,
             () = cut.cancelled() => return,
         };
         if let Err(why) = ended {
@@ -155,6 +157,7 @@ impl Connections {
         let mut silent = pin!(unconstrained(self.keepalive.silence(connection.ping_pong(), activity)));
         let mut leaving = pin!(unconstrained(self.leaving(shares)));
         let (mut has_left, mut calls) = (false, 0);
+        let mut unread = Unread::new(shares);
         let mut grace_over = pin!(unconstrained(self.grace_over(Left::Draining)));
         loop {
             tokio::select! {
@@ -163,7 +166,8 @@ impl Connections {
                 accepted = connection.accept() => match accepted {
                     Some(accepted) => {
                         let (request, respond) = accepted?;
-                        self.begin(request, respond, (peer, shares, &writable));
+                        let request = request.map(|mut body| RequestBody::new(unread.follow(&mut body), body));
+                        self.begin(request, respond, (peer, shares, &writable))?;
                         calls += 1;
                         if calls % CALLS_IN_A_ROW == 0 {
                             yield_now().await;
@@ -179,6 +183,7 @@ impl Connections {
                 }
                 why = &mut grace_over, if has_left => return Err(Ended::Left(why)),
                 () = &mut silent => return Err(Ended::Silent),
+                () = unread.above_share() => return Err(Ended::Unread),
             }
         }
     }
@@ -211,28 +216,33 @@ impl Connections {
         left
     }
 
-    /// Has the services answer a request, in a task of its own.
+    /// Has the services answer a request, in a task of its own; refuses one that
+    /// is above its peer's share.
+    ///
+    /// # Errors
+    /// When the peer does not take the refusal: `h2` would hold it.
     fn begin(
         &self,
-        request: Request<RecvStream>,
+        request: Request<RequestBody>,
         mut respond: server::SendResponse<Bytes>,
         (peer, shares, writable): (&TcpConnectInfo, &Arc<PeerConnection>, &Writable),
-    ) {
+    ) -> Result<(), Ended> {
         let Some(stream) = shares.claim(Resource::Streams, 1) else {
             respond.send_reset(Reason::REFUSED_STREAM);
-            return;
+            return if writable.now() { Ok(()) } else { Err(Ended::Deaf) };
         };
-        let mut request = request.map(|body| Body::new(RequestBody::new(body)));
+        let mut request = request.map(Body::new);
         // Tells the handlers who called.
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(shares.clone());
         let (mut service, send_timeout) = (self.service.clone(), self.send_timeout);
         let (shares, writable) = (shares.clone(), writable.clone());
-        tokio::spawn(async move {
+        tokio::spawn(shares.clone().in_turn(async move {
             let Ok(()) = poll_fn(|cx| Service::<Request<Body>>::poll_ready(&mut service, cx)).await;
             exchange::run(service.call(request), respond, (&shares, &writable), send_timeout).await;
             drop(stream);
-        });
+        }));
+        Ok(())
     }
 }
 
@@ -243,6 +253,12 @@ enum Ended {
     Http(#[from] h2::Error),
     #[error("the peer did not answer a ping in time")]
     Silent,
+    #[error("its peer sends more calls than its share (max_streams) and reads no answers")]
+    Deaf,
+    #[error(
+        "more of what its peer has sent waits to be read than the server holds for it (max_buffered_bytes)"
+    )]
+    Unread,
     #[error("calls were still under way: {0:?}")]
     Left(Left),
 }

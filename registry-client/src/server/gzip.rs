@@ -12,6 +12,7 @@ use std::{
     convert::Infallible,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -22,10 +23,12 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 use tower_service::Service;
 
+use super::peers::PeerConnection;
 use crate::ServerConfig;
 
 mod compress;
 mod decompress;
+mod turn;
 
 use compress::Compressed;
 use decompress::{Decompressed, Room};
@@ -83,8 +86,9 @@ where
             headers.remove(ENCODING);
         }
         let room = is_gzip.then(|| Room::new(self.max_size, request.extensions().get().cloned()));
+        let connection = takes_gzip.then(|| request.extensions().get().cloned());
         let call = self.inner.call(request.map(|body| Decompressed::new(body, room.clone())));
-        Call { call, room, names, takes_gzip }
+        Call { call, room, names, connection }
     }
 }
 
@@ -101,7 +105,8 @@ pin_project! {
         room: Option<Room>,
         // Whether the caller speaks of encodings at all.
         names: bool,
-        takes_gzip: bool,
+        // That of a caller who takes gzip.
+        connection: Option<Option<Arc<PeerConnection>>>,
     }
 }
 
@@ -121,11 +126,11 @@ where
             let accepted = head.get(ACCEPT_ENCODING).map_or(ACCEPTED, with_gzip);
             head.insert(ACCEPT_ENCODING, accepted);
         }
-        let is_on = *this.takes_gzip && has_messages(head);
-        if is_on {
+        let connection = this.connection.take().filter(|_| has_messages(head));
+        if connection.is_some() {
             head.insert(ENCODING, GZIP);
         }
-        Poll::Ready(Ok(answer.map(|body| Compressed::new(body, is_on))))
+        Poll::Ready(Ok(answer.map(|body| Compressed::new(body, connection))))
     }
 }
 

@@ -11,16 +11,19 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
+    num::NonZero,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
+    thread::available_parallelism,
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 mod connection;
+mod turns;
 
 pub(super) use connection::{NoRoom, PeerConnection, Resource, Share};
 
@@ -48,6 +51,8 @@ pub(super) struct Peers {
     /// Bytes are free again, and somebody waits for them.
     freed: Notify,
     waiting: AtomicUsize,
+    /// The number of tasks that the machine can run at once.
+    cores: usize,
 }
 
 /// Who is behind one address.
@@ -57,6 +62,12 @@ struct Peer {
     peers: Arc<Peers>,
     usage: Usage,
     connections: Mutex<Vec<Weak<PeerConnection>>>,
+    /// Permits for long work on its messages: for half of the cores.
+    long_work: Arc<Semaphore>,
+    /// Permits for its tasks to be ready, where they are many; and those whose
+    /// turn has ended, before they are given back.
+    turns: Arc<Semaphore>,
+    ended_turns: AtomicUsize,
 }
 
 impl Peers {
@@ -68,6 +79,7 @@ impl Peers {
             known: Mutex::default(),
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
+            cores: available_parallelism().map_or(1, NonZero::get),
         })
     }
 
@@ -104,6 +116,9 @@ impl Peers {
             peers: self.clone(),
             usage: Usage::default(),
             connections: Mutex::default(),
+            long_work: Arc::new(Semaphore::new((self.cores / 2).max(1))),
+            turns: Arc::new(Semaphore::new(self.cores)),
+            ended_turns: AtomicUsize::new(0),
         });
         known.insert(address, Arc::downgrade(&peer));
         peer

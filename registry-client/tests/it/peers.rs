@@ -2,6 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,8 +19,10 @@ use tokio::{
 use tonic::Code;
 
 use crate::{
+    faults::gzipped,
     scripted::{Connection, frame},
     server::{Running, within},
+    strict::prefixed,
 };
 
 const ECHO: &str = "test.v1.Scripted/Echo";
@@ -246,4 +252,34 @@ async fn the_built_in_services_take_only_a_name_and_repeat_little_of_it() {
         assert_eq!(head.headers()["grpc-status"], (code as i32).to_string());
         assert!(head.headers()["grpc-message"].len() <= 1_024);
     }
+}
+
+#[tokio::test]
+async fn long_decompression_gives_way_to_the_calls_of_others() {
+    const BOMBS: usize = 16;
+    let server = Running::described(|_| {}).await;
+    let connection = attacker(server.address, &Builder::new()).await;
+    let bomb = prefixed(1, &gzipped(&vec![0; 4 * MIB - 64]));
+    let ended = Arc::new(AtomicUsize::new(0));
+    let bombs: Vec<_> = (0..BOMBS)
+        .map(|_| {
+            let (connection, bomb, ended) = (connection.clone(), bomb.clone(), ended.clone());
+            tokio::spawn(async move {
+                let status = connection.send_whole(ECHO, &[("grpc-encoding", "gzip")], bomb).await;
+                ended.fetch_add(1, SeqCst);
+                status
+            })
+        })
+        .collect();
+    until(&server, "all have come", || server.state().streams == BOMBS).await;
+    let honest = Connection::open(server.address).await;
+    for _ in 0..10 {
+        assert_eq!(within(honest.echo()).await, "hello");
+    }
+    assert!(ended.load(SeqCst) <= BOMBS / 2, "{ended:?}");
+    for bomb in bombs {
+        // Zeros are no message.
+        assert_eq!(bomb.await.unwrap().unwrap().code(), Code::InvalidArgument);
+    }
+    until(&server, "nothing is held", || server.state().buffered_bytes == 0).await;
 }

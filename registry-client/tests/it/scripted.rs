@@ -173,6 +173,16 @@ impl Connection {
 
     /// Begins a call of `/service/method` with further headers.
     pub(crate) async fn begin(&self, method: &str, headers: &[(&str, &str)]) -> Result<Answer, h2::Error> {
+        self.begin_with(method, headers, frame(&"hello".to_owned())).await
+    }
+
+    /// The same with another body.
+    async fn begin_with(
+        &self,
+        method: &str,
+        headers: &[(&str, &str)],
+        sent: Bytes,
+    ) -> Result<Answer, h2::Error> {
         let mut request = Request::post(format!("http://test/{method}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
@@ -182,7 +192,7 @@ impl Connection {
         let mut send = self.0.clone().ready().await?;
         let (response, mut body) = send.send_request(request.body(()).unwrap(), false)?;
         // A server that has answered already needs none of it.
-        let _ = body.send_data(frame(&"hello".to_owned()), true);
+        let _ = body.send_data(sent, true);
         let (head, body) = response.await?.into_parts();
         Ok(Answer { http: head.status, headers: head.headers, body })
     }
@@ -194,6 +204,16 @@ impl Connection {
         headers: &[(&str, &str)],
     ) -> Result<(Status, String), h2::Error> {
         self.begin(method, headers).await?.finish().await
+    }
+
+    /// The status of a call with another body.
+    pub(crate) async fn send_whole(
+        &self,
+        method: &str,
+        headers: &[(&str, &str)],
+        sent: Bytes,
+    ) -> Result<Status, h2::Error> {
+        Ok(self.begin_with(method, headers, sent).await?.finish().await?.0)
     }
 
     pub(crate) async fn echo(&self) -> String {

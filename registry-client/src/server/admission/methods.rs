@@ -15,12 +15,17 @@ use super::{
 };
 use crate::{AdmissionConfig, Error};
 
+/// The most streams of reflection at once, each of which is a task with its
+/// buffers: people look into a server by it.
+const MAX_REFLECTION: usize = 100;
+
 /// The gates of a server; made once, then only read.
 #[derive(Debug)]
 pub(super) struct Methods {
     by_path: HashMap<Box<str>, Way>,
     services: HashSet<&'static str>,
     streams: Arc<Gate>,
+    reflection: Arc<Gate>,
     undescribed: Arc<Gate>,
 }
 
@@ -62,8 +67,9 @@ impl Methods {
         for path in &config.exempt {
             by_path.insert(format!("/{}", path.trim_start_matches('/')).into(), Way::Free);
         }
+        let reflection = Gate::fixed("reflection", MAX_REFLECTION);
         let undescribed = Gate::fixed("methods without a descriptor", bounds.max);
-        Ok(Self { by_path, services: services.iter().copied().collect(), streams, undescribed })
+        Ok(Self { by_path, services: services.iter().copied().collect(), streams, reflection, undescribed })
     }
 
     /// How much there is to do at each gate, by name.
@@ -78,13 +84,19 @@ impl Methods {
         states
     }
 
-    /// The way of a request to `path`. Health, reflection and what is not
-    /// served at all are free.
+    /// The way of a request to `path`. Health and what is not served at all are
+    /// free.
     pub(super) fn way(&self, path: &str) -> Way {
         if let Some(way) = self.by_path.get(path) {
             return way.clone();
         }
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        if self.services.contains(service) { Way::Call(self.undescribed.clone()) } else { Way::Free }
+        if self.services.contains(service) {
+            Way::Call(self.undescribed.clone())
+        } else if service.starts_with("grpc.reflection.") {
+            Way::Stream(self.reflection.clone())
+        } else {
+            Way::Free
+        }
     }
 }

@@ -56,6 +56,12 @@ pub(super) async fn run<F, R>(
     R: Body<Data = Bytes>,
 {
     let Ok(response) = response(call, &mut respond).await else { return };
+    if let Err(unsent) = writable_for(&mut respond, writable, send_timeout).await {
+        if let Some(reason) = unsent.reason() {
+            respond.send_reset(reason);
+        }
+        return;
+    }
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else { return };
@@ -83,6 +89,26 @@ where
         respond.poll_reset(cx).map(|_| Err(Unsent::Cancelled))
     })
     .await
+}
+
+/// Waits until the socket takes something: what `h2` holds, heads too, does not
+/// count as the peer's, but a call that is under way does.
+#[inline]
+async fn writable_for(
+    respond: &mut SendResponse<Bytes>,
+    writable: &Writable,
+    send_timeout: Duration,
+) -> Result<(), Unsent> {
+    if writable.now() {
+        return Ok(());
+    }
+    let taken = async {
+        tokio::select! {
+            () = writable.ready() => Ok(()),
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Unsent::Cancelled),
+        }
+    };
+    timeout(send_timeout, taken).await.map_err(|_| Unsent::Slow)?
 }
 
 /// Where the frames of a response go.

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame};
 
+use super::unread::Followed;
+
 /// The frames of a request. What is taken of it makes room for more. One that its
 /// peer takes back, with whatever reason, ends with an error: a handler must not
 /// take what has arrived for the whole.
@@ -16,11 +18,13 @@ use http_body::{Body, Frame};
 pub(super) struct RequestBody {
     stream: RecvStream,
     data_ended: bool,
+    /// Held while there is something to read.
+    _followed: Option<Followed>,
 }
 
 impl RequestBody {
-    pub(super) fn new(stream: RecvStream) -> Self {
-        Self { stream, data_ended: false }
+    pub(super) fn new(followed: Option<Followed>, stream: RecvStream) -> Self {
+        Self { stream, data_ended: false, _followed: followed }
     }
 }
 

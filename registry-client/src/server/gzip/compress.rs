@@ -1,8 +1,9 @@
 //! An answer's body, compressed where it is worth it.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -11,7 +12,11 @@ use flate2::{Compression, write::GzEncoder};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{MIN_SIZE, PREFIX_LEN};
+use super::{
+    super::peers::PeerConnection,
+    MIN_SIZE, PREFIX_LEN,
+    turn::{PIECE, Turn},
+};
 
 pin_project! {
     /// A body whose larger messages are compressed.
@@ -24,9 +29,9 @@ pin_project! {
 }
 
 impl<R> Compressed<R> {
-    /// Unless `is_on`, the body stays as it is.
-    pub(super) fn new(body: R, is_on: bool) -> Self {
-        Self { body, messages: is_on.then(Messages::default) }
+    /// Messages of `connection` are compressed; `None` leaves the body as it is.
+    pub(super) fn new(body: R, connection: Option<Option<Arc<PeerConnection>>>) -> Self {
+        Self { body, messages: connection.map(Messages::new) }
     }
 }
 
@@ -39,13 +44,18 @@ impl<R: Body<Data = Bytes>> Body for Compressed<R> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
         let this = self.project();
-        let polled = ready!(this.body.poll_frame(cx));
-        let Some(messages) = this.messages else { return Poll::Ready(polled) };
-        Poll::Ready(polled.map(|frame| frame.map(|frame| frame.map_data(|data| messages.compress(data)))))
+        let Some(messages) = this.messages else { return this.body.poll_frame(cx) };
+        if messages.part.is_none() {
+            match ready!(this.body.poll_frame(cx)).transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => messages.begin(data),
+                other => return Poll::Ready(other.and_then(Result::err).map(Ok)),
+            }
+        }
+        messages.poll_part(cx).map(|data| Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.messages.as_ref().is_none_or(|messages| messages.part.is_none()) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -55,62 +65,142 @@ impl<R: Body<Data = Bytes>> Body for Compressed<R> {
 
 /// Where a body is between its messages. tonic hands out whole messages; one
 /// that comes in parts is left as it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Messages {
+    connection: Option<Arc<PeerConnection>>,
     /// How many bytes are left of a message that came in parts.
     left: usize,
     /// A prefix came in parts: nothing is known of what follows.
     is_lost: bool,
+    /// What is being worked on.
+    part: Option<Part>,
+}
+
+/// A part of a body.
+#[derive(Debug)]
+struct Part {
+    data: Bytes,
+    /// Where the next message begins.
+    at: usize,
+    /// Up to here, `out` has what `data` has.
+    done: usize,
+    out: BytesMut,
+    message: Option<Packing>,
+}
+
+/// A message that is being compressed.
+#[derive(Debug)]
+struct Packing {
+    end: usize,
+    encoder: GzEncoder<Vec<u8>>,
+    /// How far it was fed.
+    fed: usize,
+    turn: Turn,
 }
 
 impl Messages {
-    fn compress(&mut self, data: Bytes) -> Bytes {
-        let mut out = BytesMut::new();
-        // Up to here, `out` has what `data` has.
-        let mut done = 0;
-        let mut at = self.left.min(data.len());
+    fn new(connection: Option<Arc<PeerConnection>>) -> Self {
+        Self { connection, left: 0, is_lost: false, part: None }
+    }
+
+    fn begin(&mut self, data: Bytes) {
+        let at = self.left.min(data.len());
         self.left -= at;
-        while at < data.len() && !self.is_lost {
-            let Some((&[flag, length @ ..], rest)) = data[at..].split_first_chunk::<PREFIX_LEN>() else {
-                self.is_lost = true;
+        self.part = Some(Part { data, at, done: 0, out: BytesMut::new(), message: None });
+    }
+
+    /// The part in hand, with its messages compressed.
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(part) = &mut self.part else { return Poll::Ready(Bytes::new()) };
+        loop {
+            if let Some(message) = &mut part.message {
+                ready!(message.poll(cx, &part.data));
+                part.close();
+            }
+            let Some((&[flag, length @ ..], rest)) = part.data[part.at..].split_first_chunk::<PREFIX_LEN>()
+            else {
                 break;
             };
+            if self.is_lost {
+                break;
+            }
             let length = u32::from_be_bytes(length) as usize;
             let here = length.min(rest.len());
             self.left = length - here;
-            let end = at + PREFIX_LEN + here;
+            let begin = part.at + PREFIX_LEN;
             if flag == 0 && self.left == 0 && length >= MIN_SIZE {
-                out.put(&data[done..at]);
-                done = if packed(&rest[..here], &mut out).is_ok() { end } else { at };
+                part.message = Some(Packing::new(begin, begin + here, self.connection.as_deref()));
+            } else {
+                part.at = begin + here;
             }
-            at = end;
         }
-        if done == 0 {
-            return data;
-        }
-        out.put(&data[done..]);
-        out.freeze()
+        self.is_lost |= part.at < part.data.len();
+        Poll::Ready(self.part.take().map(Part::finish).unwrap_or_default())
     }
 }
 
-/// Appends `message`, compressed and with its prefix, where that is smaller.
-fn packed(message: &[u8], out: &mut BytesMut) -> io::Result<()> {
-    let mut encoder = GzEncoder::new(vec![1, 0, 0, 0, 0], Compression::fast());
-    encoder.write_all(message)?;
-    let mut packed = encoder.finish()?;
-    let size = packed.len() - PREFIX_LEN;
-    let length = u32::try_from(size).ok().filter(|_| size < message.len());
-    let length = length.ok_or(io::ErrorKind::InvalidData)?;
-    packed[1..PREFIX_LEN].copy_from_slice(&length.to_be_bytes());
-    out.put(&packed[..]);
-    Ok(())
+impl Part {
+    /// Takes the compressed message over where it is smaller.
+    fn close(&mut self) {
+        let Some(Packing { end, encoder, .. }) = self.message.take() else { return };
+        let size = end - self.at - PREFIX_LEN;
+        if let Ok(packed) = encoder.finish()
+            && let Ok(length) = u32::try_from(packed.len())
+            && packed.len() < size
+        {
+            self.out.put(&self.data[self.done..self.at]);
+            self.out.put_u8(1);
+            self.out.put_u32(length);
+            self.out.put(&packed[..]);
+            self.done = end;
+        }
+        self.at = end;
+    }
+
+    fn finish(mut self) -> Bytes {
+        if self.done == 0 {
+            return self.data;
+        }
+        self.out.put(&self.data[self.done..]);
+        self.out.freeze()
+    }
+}
+
+impl Packing {
+    fn new(begin: usize, end: usize, connection: Option<&PeerConnection>) -> Self {
+        let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        Self { end, encoder, fed: begin, turn: Turn::of(connection) }
+    }
+
+    /// Completes when all of it was fed.
+    fn poll(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<()> {
+        while self.fed < self.end {
+            ready!(self.turn.poll_piece(cx));
+            let piece = &data[self.fed..self.end.min(self.fed + PIECE)];
+            // Writing to memory does not fail.
+            let _ = self.encoder.write_all(piece);
+            self.fed += piece.len();
+        }
+        Poll::Ready(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::{io::Read, task::Waker};
 
     use super::*;
+
+    /// All of `data`, however many turns it takes.
+    fn compress(messages: &mut Messages, data: Bytes) -> Bytes {
+        messages.begin(data);
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(data) = messages.poll_part(&mut cx) {
+                return data;
+            }
+        }
+    }
 
     fn message(text: &[u8]) -> Vec<u8> {
         let mut framed = vec![0];
@@ -141,11 +231,12 @@ mod tests {
         let large = vec![b'x'; MIN_SIZE];
         let small = vec![b'x'; MIN_SIZE - 1];
         let random: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5_000).collect();
-        let texts = [&small, &large, &random, &large, &small, &Vec::new(), &random];
-        let expected: Vec<_> = [0, 1, 0, 1, 0, 0, 0].into_iter().zip(texts.map(Vec::clone)).collect();
+        let huge = vec![b'x'; 3 * PIECE + 1];
+        let texts = [&small, &large, &random, &large, &small, &Vec::new(), &huge, &random];
+        let expected: Vec<_> = [0, 1, 0, 1, 0, 0, 1, 0].into_iter().zip(texts.map(Vec::clone)).collect();
         let body: Vec<u8> = texts.iter().flat_map(|text| message(text)).collect();
-        let mut messages = Messages::default();
-        assert_eq!(read(&messages.compress(body.into())), expected);
+        let mut messages = Messages::new(None);
+        assert_eq!(read(&compress(&mut messages, body.into())), expected);
     }
 
     #[test]
@@ -153,10 +244,10 @@ mod tests {
         let texts = [vec![b'x'; 3_000], vec![b'y'; 10], vec![b'z'; 2_000]];
         let body: Vec<u8> = texts.iter().flat_map(|text| message(text)).collect();
         for size in 1..body.len() {
-            let mut messages = Messages::default();
+            let mut messages = Messages::new(None);
             let out: Vec<u8> = body
                 .chunks(size)
-                .flat_map(|piece| messages.compress(Bytes::copy_from_slice(piece)))
+                .flat_map(|piece| compress(&mut messages, Bytes::copy_from_slice(piece)))
                 .collect();
             let got: Vec<_> = read(&out).into_iter().map(|(_, text)| text).collect();
             assert_eq!(got, texts, "pieces of {size}");

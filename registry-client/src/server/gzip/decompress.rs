@@ -2,13 +2,14 @@
 
 use std::{
     io::Read,
+    mem,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use flate2::read::MultiGzDecoder;
+use bytes::{Buf, BufMut, Bytes, BytesMut, buf::Reader};
+use flate2::bufread::MultiGzDecoder;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::Status;
@@ -16,6 +17,7 @@ use tonic::Status;
 use super::{
     super::peers::{NoRoom, PeerConnection, Share},
     PREFIX_LEN,
+    turn::{PIECE, Turn},
 };
 
 pin_project! {
@@ -34,7 +36,7 @@ pin_project! {
 impl<B> Decompressed<B> {
     /// Messages are decompressed into `room`; `None` leaves the body as it is.
     pub(super) fn new(body: B, room: Option<Room>) -> Self {
-        let messages = room.map(|room| Messages { room, passing: 0, buf: BytesMut::new() });
+        let messages = room.map(Messages::new);
         Self { body, messages, trailers: None, is_over: false }
     }
 }
@@ -50,7 +52,7 @@ where
         let mut this = self.project();
         let Some(messages) = this.messages else { return this.body.poll_frame(cx) };
         loop {
-            match messages.next() {
+            match ready!(messages.poll_next(cx)) {
                 Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Ok(None) if *this.is_over => {
                     if !messages.buf.is_empty() {
@@ -121,11 +123,31 @@ struct Messages {
     /// How many bytes are left of a message that is not compressed.
     passing: usize,
     buf: BytesMut,
+    packed: Option<Packed>,
 }
 
 impl Messages {
+    fn new(room: Room) -> Self {
+        Self { room, passing: 0, buf: BytesMut::new(), packed: None }
+    }
+
     /// What can be handed on; `None` until more has come in.
-    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        if self.packed.is_none() {
+            match self.begin_next() {
+                Ok(None) if self.packed.is_some() => {}
+                passed => return Poll::Ready(passed),
+            }
+        }
+        let Some(packed) = &mut self.packed else { return Poll::Ready(Ok(None)) };
+        let message = ready!(packed.poll(cx, &self.room));
+        self.packed = None;
+        Poll::Ready(message.map(Some))
+    }
+
+    /// What is not compressed and can be handed on; else a message that is and
+    /// has come in whole is begun.
+    fn begin_next(&mut self) -> Result<Option<Bytes>, Status> {
         if self.passing > 0 && !self.buf.is_empty() {
             let here = self.passing.min(self.buf.len());
             self.passing -= here;
@@ -145,33 +167,76 @@ impl Messages {
                 "a compressed message has {length} bytes, and the limit is {max_size}"
             )));
         }
-        if self.buf.len() - PREFIX_LEN < length {
-            return Ok(None);
+        if self.buf.len() - PREFIX_LEN >= length {
+            self.buf.advance(PREFIX_LEN);
+            self.packed = Some(Packed::new(self.buf.split_to(length).freeze(), &self.room));
         }
-        self.buf.advance(PREFIX_LEN);
-        let message = decompressed(&self.buf.split_to(length), max_size)?;
-        self.room.take(message.len())?;
-        Ok(Some(message))
+        Ok(None)
     }
 }
 
-/// A message with its prefix, out of what gzip made of it.
-fn decompressed(packed: &[u8], max_size: usize) -> Result<Bytes, Status> {
-    let mut message = vec![0; PREFIX_LEN];
-    // One byte more than allowed shows that it is too many.
-    let limit = u64::try_from(max_size).unwrap_or(u64::MAX).saturating_add(1);
-    if !packed.is_empty() {
-        MultiGzDecoder::new(packed).take(limit).read_to_end(&mut message).map_err(|why| {
+/// A message that is being decompressed.
+#[derive(Debug)]
+struct Packed {
+    decoder: MultiGzDecoder<Reader<Bytes>>,
+    is_empty: bool,
+    /// The message with its prefix, as far as it is done.
+    message: Vec<u8>,
+    turn: Turn,
+}
+
+impl Packed {
+    fn new(packed: Bytes, room: &Room) -> Self {
+        let turn = Turn::of(room.connection.as_deref());
+        let is_empty = packed.is_empty();
+        Self { decoder: MultiGzDecoder::new(packed.reader()), is_empty, message: vec![0; PREFIX_LEN], turn }
+    }
+
+    /// The whole message, once it is there.
+    fn poll(&mut self, cx: &mut Context<'_>, room: &Room) -> Poll<Result<Bytes, Status>> {
+        loop {
+            ready!(self.turn.poll_piece(cx));
+            match self.piece(room) {
+                Ok(true) => return Poll::Ready(self.finish(room)),
+                Ok(false) => {}
+                Err(status) => return Poll::Ready(Err(status)),
+            }
+        }
+    }
+
+    /// Decompresses one piece; whether it was the last.
+    fn piece(&mut self, room: &Room) -> Result<bool, Status> {
+        if self.is_empty {
+            return Ok(true);
+        }
+        let before = self.message.len();
+        // One byte more than allowed shows that it is too many.
+        let most = (PREFIX_LEN + room.max_size).saturating_add(1) - before;
+        if before > PREFIX_LEN && self.message.capacity() - before < PIECE.min(most) {
+            let more = before.min(most);
+            room.take(before + more)?;
+            self.message.reserve_exact(more);
+        }
+        let here = PIECE.min(most);
+        let read = self.decoder.by_ref().take(here as u64).read_to_end(&mut self.message).map_err(|why| {
             Status::internal(format!("a message that is marked as compressed with gzip is not: {why}"))
         })?;
+        Ok(read < here || read == most)
     }
-    let size = message.len() - PREFIX_LEN;
-    let length = u32::try_from(size).ok().filter(|_| size <= max_size);
-    let length = length.ok_or_else(|| {
-        Status::resource_exhausted(format!(
-            "a message has more bytes, once it is decompressed, than the limit, {max_size}"
-        ))
-    })?;
-    message[1..PREFIX_LEN].copy_from_slice(&length.to_be_bytes());
-    Ok(message.into())
+
+    /// The message, with its size in the prefix.
+    fn finish(&mut self, room: &Room) -> Result<Bytes, Status> {
+        let mut message = mem::take(&mut self.message);
+        let size = message.len() - PREFIX_LEN;
+        let length = u32::try_from(size).ok().filter(|_| size <= room.max_size);
+        let length = length.ok_or_else(|| {
+            Status::resource_exhausted(format!(
+                "a message has more bytes, once it is decompressed, than the limit, {}",
+                room.max_size
+            ))
+        })?;
+        message[1..PREFIX_LEN].copy_from_slice(&length.to_be_bytes());
+        room.take(message.len())?;
+        Ok(message.into())
+    }
 }

@@ -10,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, metadata::MetadataValue};
 
-use super::Peer;
+use super::{Peer, turns::InTurn};
 use crate::policy::retry;
 
 /// What is shared.
@@ -158,6 +161,21 @@ impl PeerConnection {
     /// The address of the peer, or its network.
     pub(in crate::server) fn address(&self) -> IpAddr {
         self.peer.address
+    }
+
+    /// How many connections its peer has.
+    pub(in crate::server) fn connections_of_peer(&self) -> usize {
+        self.peer.usage.of(Resource::Connections).load(SeqCst)
+    }
+
+    /// Has `task` take turns with its peer's others.
+    pub(in crate::server) fn in_turn<F>(self: &Arc<Self>, task: F) -> InTurn<F> {
+        InTurn::new(task, self.clone())
+    }
+
+    /// Permits for long work that is done for its peer.
+    pub(in crate::server) fn long_work(&self) -> Arc<Semaphore> {
+        self.peer.long_work.clone()
     }
 
     /// `amount` more of `resource`; `None` where that is above the share of

@@ -1,0 +1,134 @@
+//! Tasks of peers take turns, so that a peer with many of them does not keep the
+//! processor from the others.
+//!
+//! The runtime polls tasks in the order in which they became ready: behind 400
+//! of one peer, another's waits for all of them. So of a peer that has many tasks,
+//! and of those that always use up their budget, few are ready at a time; the
+//! others wait in a queue of their own, and go on when the runtime has gone through
+//! what was ready meanwhile.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    task::{coop::has_budget_remaining, yield_now},
+};
+use tokio_util::sync::PollSemaphore;
+
+use super::{Peer, PeerConnection, Resource};
+
+/// The number of connections and streams up to which a peer's tasks do not take
+/// turns: so few delay nobody for long, and taking turns costs a microsecond or two.
+const CROWD: usize = 64;
+
+pin_project! {
+    /// A task of a peer, which takes turns with its others where they are many.
+    pub(in crate::server) struct InTurn<F> {
+        #[pin]
+        task: F,
+        connection: Arc<PeerConnection>,
+        // It used up its budget when it was last polled.
+        floods: bool,
+        // While it waits for its turn.
+        turn: Option<PollSemaphore>,
+    }
+}
+
+impl<F> InTurn<F> {
+    pub(super) fn new(task: F, connection: Arc<PeerConnection>) -> Self {
+        Self { task, connection, floods: false, turn: None }
+    }
+}
+
+impl<F: Future> Future for InTurn<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let peer = this.connection.peer();
+        let mut permit = None;
+        if this.turn.is_some() || peer.takes_turns(*this.floods) {
+            let turn = this.turn.get_or_insert_with(|| PollSemaphore::new(peer.turns.clone()));
+            permit = ready!(turn.poll_acquire(cx));
+            *this.turn = None;
+        }
+        let polled = this.task.poll(cx);
+        *this.floods = !has_budget_remaining();
+        if let Some(permit) = permit {
+            peer.end_turn(permit);
+        }
+        polled
+    }
+}
+
+impl Peer {
+    /// Whether one of its tasks takes turns: they are many, or this one floods, and
+    /// there is another peer.
+    fn takes_turns(&self, floods: bool) -> bool {
+        let held = |resource| self.usage.of(resource).load(SeqCst);
+        let connections = held(Resource::Connections);
+        (floods || connections + held(Resource::Streams) > CROWD)
+            && connections < self.peers.held(Resource::Connections)
+    }
+
+    /// The next has its turn when all that is ready now has been polled.
+    fn end_turn(self: &Arc<Self>, permit: OwnedSemaphorePermit) {
+        permit.forget();
+        if self.ended_turns.fetch_add(1, SeqCst) == 0 {
+            let peer = self.clone();
+            tokio::spawn(async move {
+                yield_now().await;
+                peer.turns.add_permits(peer.ended_turns.swap(0, SeqCst));
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, sync::atomic::AtomicUsize};
+
+    use tokio::sync::Notify;
+
+    use super::{
+        super::{Limits, Peers},
+        *,
+    };
+
+    #[tokio::test]
+    async fn few_of_a_crowd_are_ready_before_another_peer_has_its_turn() {
+        const TASKS: usize = 400;
+        let peers = Peers::new(Limits { connections: 1_000, streams: 1_000, bytes: 0 });
+        let connect = |last: u8| peers.connect(IpAddr::from([127, 0, 0, last])).unwrap();
+        let crowd: Vec<_> = (0..=CROWD).map(|_| connect(66)).collect();
+        let (other, _share) = connect(1);
+        let (start, begun, done) = (Arc::new(Notify::new()), AtomicUsize::new(0), AtomicUsize::new(0));
+        let counts = Arc::new((begun, done));
+        let task = || {
+            let (start, counts) = (start.clone(), counts.clone());
+            tokio::spawn(crowd[0].0.in_turn(async move {
+                counts.0.fetch_add(1, SeqCst);
+                start.notified().await;
+                counts.1.fetch_add(1, SeqCst);
+            }))
+        };
+        let tasks: Vec<_> = (0..TASKS).map(|_| task()).collect();
+        while counts.0.load(SeqCst) < TASKS {
+            yield_now().await;
+        }
+        start.notify_waiters();
+        let before = counts.clone();
+        let seen = tokio::spawn(other.in_turn(async move { before.1.load(SeqCst) })).await.unwrap();
+        assert!(seen <= 2 * peers.cores, "{seen} of {TASKS}");
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(counts.1.load(SeqCst), TASKS);
+    }
+}
