@@ -1,4 +1,5 @@
-//! The attack kit: what a hostile peer does to a gRPC server. Each attack is a
+//! The attack kit: what a hostile peer does to a gRPC server, and a hostile
+//! server to those who call it. Each attack is a
 //! process of its own, at the lowest priority, so that what it costs the server
 //! can be told from what it costs the machine.
 
@@ -19,9 +20,15 @@ use crate::{cli::AttackArgs, say};
 
 mod calls;
 mod floods;
+pub(crate) mod host;
+mod servers;
 mod sockets;
 mod streams;
+pub(crate) mod victim;
 mod wire;
+
+pub(crate) use servers::{ALL as HOSTILE, Hostile, parse as parse_server};
+pub(crate) use victim::Suffered;
 
 /// The pause before a connection that the server has ended is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(20);
@@ -51,6 +58,9 @@ pub(crate) struct Report {
     /// Whether it ended by itself: all that it held was taken from it.
     pub(crate) is_over: bool,
     pub(crate) took_ms: u64,
+    /// How long a connection of a hostile server was open at the most.
+    #[serde(default)]
+    pub(crate) longest_ms: u64,
 }
 
 macro_rules! attacks {
@@ -61,7 +71,7 @@ macro_rules! attacks {
 
 const MUTE: Attack = Attack { name: "mute sockets", is_mute: true, run: |to| Box::pin(sockets::mute(to)) };
 
-const OTHERS: [Attack; 22] = attacks![
+const OTHERS: [Attack; 23] = attacks![
     "idle connections" sockets::idle,
     "connections opened and closed" sockets::churn,
     "headers without a body" streams::headers_only,
@@ -84,11 +94,12 @@ const OTHERS: [Attack; 22] = attacks![
     "announced beyond the limit" calls::beyond_the_limit,
     "messages in frames of a byte" calls::small_frames,
     "gzip bombs" calls::gzip_bombs,
+    "answers to be compressed" calls::to_be_compressed,
 ];
 
 /// Every attack.
 pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
-    static ALL: (Attack, [Attack; 22]) = (MUTE, OTHERS);
+    static ALL: (Attack, [Attack; 23]) = (MUTE, OTHERS);
     std::iter::once(&ALL.0).chain(&ALL.1)
 }
 
@@ -108,11 +119,16 @@ pub(crate) async fn run(AttackArgs { attack, target, time }: AttackArgs) -> Resu
     let _ = rustix::process::nice(19);
     let began = tokio::time::Instant::now();
     let ended = timeout(time, (attack.run)(target)).await;
-    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let [opened, closed, sent] = [&OPENED, &CLOSED, &SENT].map(|count| count.load(Relaxed));
-    let report = Report { opened, closed, sent, is_over: ended.is_ok(), took_ms };
+    let report = report(began.elapsed(), ended.is_ok());
     say(format_args!("attacked {}", serde_json::to_string(&report).context("could not write the report")?));
     Ok(())
+}
+
+/// What was done within `took`.
+fn report(took: Duration, is_over: bool) -> Report {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let [opened, closed, sent] = [&OPENED, &CLOSED, &SENT].map(|count| count.load(Relaxed));
+    Report { opened, closed, sent, is_over, took_ms, longest_ms: 0 }
 }
 
 /// Runs `attack` on so many connections at once, each again and again.

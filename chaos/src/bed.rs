@@ -2,6 +2,7 @@
 //! them. Everything but the mesh is a process of its own.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -16,12 +17,14 @@ use registry_client::{
     policy::budget::BudgetConfig,
     resolve::{Resolution, Resolver},
 };
+use rustix::process::Pid;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 
 use crate::{
+    attack::Attack,
     cli::{Database, Size},
     proto::DESCRIPTORS,
 };
@@ -48,8 +51,10 @@ pub(crate) use servers::Servers;
 pub(crate) const SERVICE: &str = "target";
 /// The mechanism that a replica without limits on its peers lacks.
 pub(crate) const PEER_LIMITS: &str = "limits per peer";
+/// The mechanism that a client lacks which waits for ever for its servers.
+pub(crate) const TIMEOUTS: &str = "timeouts of connections";
 /// Longer than any scenario.
-const NEVER: Duration = Duration::from_secs(3600);
+pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 /// How long replicas may take until the registry shows them passing.
 const UP: Duration = Duration::from_secs(30);
 
@@ -69,6 +74,8 @@ pub(crate) struct Setting {
     pub(crate) make: Make,
     /// The program of the replicas that are grpc-go servers.
     pub(crate) grpc_go: PathBuf,
+    /// The attacks to run; empty means all.
+    pub(crate) attacks: Vec<&'static Attack>,
 }
 
 /// The make of the replicas.
@@ -80,6 +87,15 @@ pub(crate) enum Make {
     GrpcGo,
     /// The same behind Go's `net/http`, which can end a call without a status.
     GoHttp,
+}
+
+/// The memory of a process that it shares with nobody, and its part of what it
+/// shares, in KiB.
+pub(crate) fn memory(pid: Pid) -> Result<usize> {
+    let file = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
+    let text = fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 impl Setting {

@@ -36,6 +36,12 @@ pub(crate) enum Command {
     /// A hostile peer.
     #[command(hide = true)]
     Attack(AttackArgs),
+    /// A hostile server.
+    #[command(hide = true)]
+    HostileServer(HostArgs),
+    /// A client of a hostile server and of another.
+    #[command(hide = true)]
+    Victim(VictimArgs),
     /// A program that ends when its starter does.
     #[command(hide = true)]
     Tether {
@@ -76,6 +82,9 @@ pub(crate) struct RunArgs {
     /// The grpc-go server of R33, which `cargo xtask setup` builds.
     #[arg(long, default_value = "chaos-grpc-go", value_name = "PROGRAM")]
     pub(crate) grpc_go: PathBuf,
+    /// The attacks of R29, by name [default: all]
+    #[arg(long = "attack", value_name = "NAME", value_parser = crate::attack::parse)]
+    pub(crate) attacks: Vec<&'static crate::attack::Attack>,
     /// Keeps every process's log there [default: a temporary folder, kept
     /// when a figure was missed]
     #[arg(long, value_name = "DIR")]
@@ -114,6 +123,40 @@ pub(crate) struct AttackArgs {
     /// How long it goes on at the most.
     #[arg(long, value_parser = registry_client::parse_duration)]
     pub(crate) time: Duration,
+}
+
+/// A hostile server.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HostArgs {
+    /// Which one.
+    #[arg(value_parser = crate::attack::parse_server)]
+    pub(crate) server: &'static crate::attack::Hostile,
+    /// Where it listens.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// How long it goes on at the most.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
+}
+
+/// A client of a hostile server and of another.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VictimArgs {
+    /// Where the hostile server listens.
+    #[arg(long)]
+    pub(crate) hostile: SocketAddr,
+    /// Where the other listens.
+    #[arg(long)]
+    pub(crate) neighbour: SocketAddr,
+    /// How long only the other is called at first.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) quiet: Duration,
+    /// How long both are.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
+    /// A mechanism that is switched off in it.
+    #[arg(long, value_name = "MECHANISM")]
+    pub(crate) without: Option<String>,
 }
 
 /// A replica.

@@ -68,6 +68,8 @@ fn start(cli: Cli) -> Result<bool> {
             Some(Command::ServeShop(args)) => bed::shop::serve(*args).await.map(|()| true),
             Some(Command::Registry { listen }) => bed::registry::serve(listen).await.map(|()| true),
             Some(Command::Attack(args)) => attack::run(args).await.map(|()| true),
+            Some(Command::HostileServer(args)) => attack::host::run(args).await.map(|()| true),
+            Some(Command::Victim(args)) => attack::victim::run(args).await.map(|()| true),
             Some(Command::Tether { command }) => bed::child::tether(&command).map(|()| true),
         }
     });

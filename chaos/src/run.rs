@@ -101,6 +101,7 @@ async fn one(scenario: &'static Scenario, turn: u32, args: &RunArgs, logs: &Logs
         db: args.db,
         make: Make::Ours,
         grpc_go: args.grpc_go.clone(),
+        attacks: args.attacks.clone(),
     };
     let without = off.map(|off| format!(" without {off}")).unwrap_or_default();
     say(format_args!("{}  {}{without}", scenario.id, scenario.fault));

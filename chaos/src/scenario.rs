@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    bed::{PEER_LIMITS, Setting, shop::ONE_KEY},
+    bed::{PEER_LIMITS, Setting, TIMEOUTS, shop::ONE_KEY},
     verdict::Outcome,
 };
 
@@ -19,6 +19,7 @@ mod freeze;
 mod garbage;
 mod heal;
 mod hostile;
+mod hostile_servers;
 mod idempotency;
 mod kill;
 mod lies;
@@ -219,10 +220,18 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R29",
         fault: "one peer attacks a server in every way known",
-        promise: "a neighbour's calls all succeed, p99 ≤ 2 × its quiet one (or 10 ms); ≤ 64 MiB more memory; mute \
+        promise: "a neighbour's calls all succeed, p99 ≤ 2 × its quiet one (or 50 ms); ≤ 64 MiB more memory; mute \
                   sockets closed ≤ 15 s; nothing held afterwards",
         off: PEER_LIMITS,
         run: |setting| Box::pin(hostile::run(setting)),
+    },
+    Scenario {
+        id: "R29b",
+        fault: "hostile servers, each called beside a well one on one mesh",
+        promise: "the calls of the well one all succeed, p99 ≤ 2 × its quiet one (or 50 ms); ≤ 64 MiB more memory; \
+                  mute sockets closed ≤ 15 s",
+        off: TIMEOUTS,
+        run: |setting| Box::pin(hostile_servers::run(setting)),
     },
     Scenario {
         id: "R33",

@@ -92,8 +92,8 @@ fn unlimited(serving: &mut ServerConfig) {
 fn calls(args: &ServeArgs) -> ChannelConfig {
     let without = args.without.clone().map(|name| &*name.leak());
     let (logs, consul, grpc_go) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
-    let (size, db, make) = (Size::Usual, Database::Sqlite, Make::Ours);
-    Setting { size, without, logs, consul, db, make, grpc_go }.channel_config()
+    let (size, db, make, attacks) = (Size::Usual, Database::Sqlite, Make::Ours, Vec::new());
+    Setting { size, without, logs, consul, db, make, grpc_go, attacks }.channel_config()
 }
 
 /// Does what each line says, until there is none.

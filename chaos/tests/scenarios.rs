@@ -112,6 +112,11 @@ fn r29_a_hostile_peer_takes_nothing_from_its_neighbour() {
 }
 
 #[test]
+fn r29b_a_hostile_server_hurts_neither_its_clients_nor_their_other_calls() {
+    holds("R29b");
+}
+
+#[test]
 fn r33_servers_of_foreign_make_hold_the_same_promises() {
     holds("R33");
 }
@@ -129,7 +134,7 @@ fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
 fn every_scenario_is_listed_with_what_it_promises() {
     let (output, _logs) = chaos("--list", &[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R29 ", "R33 "] {
+    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R29 ", "R29b", "R33 "] {
         assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
     }
 }

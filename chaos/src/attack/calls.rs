@@ -13,7 +13,8 @@ use http::Request;
 use super::{
     on_each,
     wire::{
-        DATA, END_HEADERS, END_STREAM, HEADERS, READ, Wire, announced, call, field, frame, head, ids, socket,
+        DATA, END_HEADERS, END_STREAM, HEADERS, READ, Wire, announced, asks_for, call, field, frame, head,
+        ids, prefixed, socket,
     },
 };
 
@@ -83,10 +84,13 @@ pub(super) async fn gzip_bombs(to: SocketAddr) {
     message.extend(bomb);
     let mut head = head(READ);
     head.extend(field("grpc-encoding", "gzip"));
+    send_again(to, &head, &message).await;
+}
+
+/// Makes 20 calls on each of ten connections, again and again.
+async fn send_again(to: SocketAddr, head: &[u8], message: &[u8]) {
     let bytes: Vec<u8> = ids(20)
-        .flat_map(|id| {
-            [frame(HEADERS, END_HEADERS, id, &head), frame(DATA, END_STREAM, id, &message)].concat()
-        })
+        .flat_map(|id| [frame(HEADERS, END_HEADERS, id, head), frame(DATA, END_STREAM, id, message)].concat())
         .collect();
     on_each(10, || {
         let bytes = bytes.clone();
@@ -99,6 +103,14 @@ pub(super) async fn gzip_bombs(to: SocketAddr) {
         }
     })
     .await;
+}
+
+/// Answers of 4 MiB, which the server makes little on its way.
+pub(super) async fn to_be_compressed(to: SocketAddr) {
+    let mut head = head(READ);
+    head.extend(field("grpc-accept-encoding", "gzip"));
+    let message = prefixed(&asks_for(4 << 20));
+    send_again(to, &head, &message).await;
 }
 
 /// The most that a message may become, in little.

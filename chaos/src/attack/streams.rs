@@ -90,7 +90,7 @@ pub(super) async fn deaf_small(to: SocketAddr) {
 
 /// Calls that are refused at once, whose refusals are not read.
 pub(super) async fn refusals(to: SocketAddr) {
-    on_each(20, || async move {
+    on_each(100, || async move {
         let mut wire = Wire::open_deaf(to, &[]).await?;
         let mut next = 1;
         loop {
@@ -106,7 +106,7 @@ pub(super) async fn refusals(to: SocketAddr) {
 /// Streams whose answers are not taken, so that the handler does not read on,
 /// and that are sent as much as their window takes.
 pub(super) async fn unread_but_sent_to(to: SocketAddr) {
-    on_each(200, || async move {
+    on_each(600, || async move {
         let mut wire = Wire::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
         wire.send(&call(REFLECTION, 1)).await?;
         // The file that describes the service.

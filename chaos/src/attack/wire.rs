@@ -25,13 +25,15 @@ pub(super) const HEADERS: u8 = 1;
 pub(super) const PRIORITY: u8 = 2;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
+pub(super) const PUSH_PROMISE: u8 = 5;
 pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
+pub(super) const ACK: u8 = 1;
 
 /// The id of the setting that bounds what is sent on a stream.
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;

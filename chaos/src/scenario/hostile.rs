@@ -1,12 +1,11 @@
 //! R29: one peer attacks a server while another calls it.
 
-use std::{fs, net::SocketAddr, ops::Range, time::Duration};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use anyhow::{Context, Result};
 use registry_client::{
     Channel, ChannelConfig, Mesh, policy::budget::BudgetConfig, resolve::fixed::FixedResolver,
 };
-use rustix::process::Pid;
 use serde_json::Value;
 use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::{Request, transport::Endpoint};
@@ -16,8 +15,9 @@ use crate::{
     bed::{
         Place, Replica, SERVICE, Setting,
         child::{Child, this},
-        ports,
+        memory, ports,
     },
+    cli::Size,
     load::{Load, Mix, Seen},
     proto::{ReadRequest, target_service_client::TargetServiceClient},
     say,
@@ -25,11 +25,15 @@ use crate::{
 };
 
 /// By how many MiB memory may grow.
-const MEMORY: usize = 64;
+pub(super) const MEMORY: usize = 64;
 /// How many times the quiet p99 the neighbour's may be.
-const SLOWER: u32 = 2;
+pub(super) const SLOWER: u32 = 2;
+/// Below it a p99 says more of the machine than of what was called: on two cores, a
+/// call is handed over between threads six times, each of which may wait for a core
+/// while two others have their slice of 4 ms.
+pub(super) const FLOOR: Duration = Duration::from_millis(50);
 /// How long a socket may stay that says nothing.
-const MUTE: Duration = Duration::from_secs(15);
+pub(super) const MUTE: Duration = Duration::from_secs(15);
 /// How long after an attack something may still be held.
 const FREE: Duration = Duration::from_secs(5);
 /// The time of the neighbour's first calls, which count for nothing.
@@ -84,17 +88,26 @@ impl Held {
 }
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+    let attacks = if setting.attacks.is_empty() { all().collect() } else { setting.attacks.clone() };
     let mut outcome =
-        Outcome { fault: format!("{} attacks, each on a new server", all().count()), ..Outcome::default() };
-    // Below it a p99 says more of the machine than of the server; among a
-    // machine's other tests, a second.
-    let floor = Duration::from_millis(setting.sized(1_000, 10, 10));
-    for attack in all() {
-        let (seen, attacked) = one(&setting, attack).await?;
-        say(format_args!("    {:<31} {}", attack.name, attacked.text(&seen)));
-        outcome.add(attack.name, judge(&seen, &attacked, attack, floor));
+        Outcome { fault: format!("{} attacks, each on a new server", attacks.len()), ..Outcome::default() };
+    // Among a machine's other tests, a second.
+    let floor = setting.sized(Duration::from_secs(1), FLOOR, FLOOR);
+    for attack in attacks {
+        let mut part = judged(&setting, attack, floor).await?;
+        if setting.size == Size::Quick && !part.held() {
+            // Among a machine's other tests, once more: what is wrong is so twice.
+            part = judged(&setting, attack, floor).await?;
+        }
+        outcome.add(attack.name, part);
     }
     Ok(outcome)
+}
+
+async fn judged(setting: &Setting, attack: &Attack, floor: Duration) -> Result<Outcome> {
+    let (seen, attacked) = one(setting, attack).await?;
+    say(format_args!("    {:<33} {}", attack.name, attacked.text(&seen)));
+    Ok(judge(&seen, &attacked, attack, floor))
 }
 
 /// Runs one attack on a server of its own, and waits until that holds nothing
@@ -135,7 +148,7 @@ async fn one(setting: &Setting, attack: &Attack) -> Result<(Seen, Attacked)> {
 }
 
 /// Waits until the server takes calls.
-async fn up(to: SocketAddr) -> Result<()> {
+pub(super) async fn up(to: SocketAddr) -> Result<()> {
     let began = Instant::now();
     while let Err(why) = newcomer(to).await {
         if began.elapsed() > END_TIMEOUT {
@@ -180,15 +193,6 @@ async fn newcomer(to: SocketAddr) -> Result<()> {
     timeout(Duration::from_secs(2), call).await?
 }
 
-/// The memory of a process that it shares with nobody, and its part of what it
-/// shares, in KiB.
-fn memory(pid: Pid) -> Result<usize> {
-    let file = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
-    let text = fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
 impl Attacked {
     /// By how many MiB the server has grown.
     fn grown(&self) -> usize {
@@ -227,7 +231,7 @@ fn judge(seen: &Seen, attacked: &Attacked, attack: &Attack, floor: Duration) -> 
     outcome.at_most("new connections failed", attacked.newcomers.0, 0, "server/accept.rs; server/peers.rs");
     let most = (before.percentile(0.99) * SLOWER).max(floor);
     let p99 = Some(calls.percentile(0.99));
-    outcome.within("p99", p99, most, "server/socket.rs: what a connection reads before it yields");
+    outcome.within("p99", p99, most, "server/peers/turns.rs: what is ready before another peer's");
     outcome.at_most("MiB more memory", attacked.grown(), MEMORY, "server/peers.rs: what is not counted");
     if attack.is_mute {
         let closed = Duration::from_millis(attacked.report.took_ms);

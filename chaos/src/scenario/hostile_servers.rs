@@ -1,0 +1,119 @@
+//! R29, the other way round: hostile servers, and a client that calls each of
+//! them beside a well one.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
+use tokio::time::timeout;
+
+use crate::{
+    attack::{HOSTILE, Hostile, Report, Suffered},
+    bed::{
+        Place, Replica, SERVICE, Setting,
+        child::{Child, this},
+        ports,
+    },
+    cli::Size,
+    say,
+    scenario::hostile::{FLOOR, MEMORY, MUTE, SLOWER},
+    verdict::Outcome,
+};
+
+/// How long a mute server is called: longer than a channel may keep it.
+const MUTE_TIME: Duration = Duration::from_secs(16);
+/// How long a process may take above its time.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// By how much a call may outlive its deadline of a second, which the caller's
+/// machine has to notice.
+const LATE: Duration = Duration::from_millis(1_500);
+
+pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+    let mut outcome = Outcome { fault: format!("{} hostile servers", HOSTILE.len()), ..Outcome::default() };
+    let place = Place { listen: ports::free()?, through: Vec::new() };
+    let neighbour = Replica::start("neighbour", SERVICE, place, None, &["--work", "1ms"], &setting)?;
+    super::hostile::up(neighbour.listen).await?;
+    // Those that say nothing cost nothing: all at once.
+    let (mute, others): (Vec<_>, Vec<_>) = HOSTILE.iter().partition(|server| server.is_mute);
+    let parts = try_join_all(mute.iter().map(|server| judged(&setting, server, &neighbour))).await?;
+    let mut parts: Vec<_> = mute.into_iter().zip(parts).collect();
+    for server in others {
+        let mut part = judged(&setting, server, &neighbour).await?;
+        if setting.size == Size::Quick && !part.held() {
+            // Among a machine's other tests, once more: what is wrong is so twice.
+            part = judged(&setting, server, &neighbour).await?;
+        }
+        parts.push((server, part));
+    }
+    for (server, part) in parts {
+        outcome.add(server.name, part);
+    }
+    Ok(outcome)
+}
+
+async fn judged(setting: &Setting, server: &Hostile, neighbour: &Replica) -> Result<Outcome> {
+    let (report, suffered) = one(setting, server, neighbour).await?;
+    say(format_args!("    {:<36} {}", server.name, text(&report, &suffered)));
+    Ok(judge(&report, &suffered, server, setting))
+}
+
+async fn one(setting: &Setting, server: &Hostile, neighbour: &Replica) -> Result<(Report, Suffered)> {
+    let name = server.name.replace([' ', ',', '/', '\''], "-");
+    let quiet = Duration::from_millis(setting.sized(500, 2_000, 5_000));
+    let usual = Duration::from_millis(setting.sized(500, 2_000, 20_000));
+    let time = if server.is_mute { MUTE_TIME } else { usual };
+    let listen = ports::free()?.to_string();
+    let millis = |time: Duration| format!("{}ms", time.as_millis());
+    let whole = millis(quiet + time + END_TIMEOUT);
+    let words = this(&["hostile-server", server.name, "--listen", &listen, "--time", &whole])?;
+    let mut hostile = Child::start(&format!("{name}-server"), &words, &setting.logs)?;
+    hostile.hear("listens").await?;
+    let (well, quiet, length) = (neighbour.listen.to_string(), millis(quiet), millis(time));
+    let mut words = vec!["victim", "--hostile", &listen, "--neighbour", &well];
+    words.extend(["--quiet", &quiet, "--time", &length]);
+    words.extend(setting.without.into_iter().flat_map(|without| ["--without", without]));
+    let mut victim = Child::start(&name, &this(&words)?, &setting.logs)?;
+    let suffered = timeout(time + END_TIMEOUT, victim.hear("suffered ")).await;
+    let suffered = suffered.with_context(|| format!("the caller of `{}` does not end", server.name))??;
+    hostile.tell("report").await?;
+    let report = hostile.hear("attacked ").await?;
+    victim.ended(END_TIMEOUT).await?;
+    hostile.ended(END_TIMEOUT).await?;
+    let unread = "a report that cannot be read";
+    Ok((serde_json::from_str(&report).context(unread)?, serde_json::from_str(&suffered).context(unread)?))
+}
+
+fn grown(suffered: &Suffered) -> usize {
+    suffered.most_kib.saturating_sub(suffered.before_kib) >> 10
+}
+
+fn text(report: &Report, suffered: &Suffered) -> String {
+    let Suffered { quiet_us, p99_us, calls, failed, hostile_calls, longest_ms, .. } = suffered;
+    format!(
+        "+{:>3} MiB; p99 {:.1} ms, quiet {:.1} ms; {failed} of {calls} calls failed; called {hostile_calls} times, \
+         longest {longest_ms} ms; {} connections, longest {} ms; sent {} KiB",
+        grown(suffered),
+        *p99_us as f64 / 1e3,
+        *quiet_us as f64 / 1e3,
+        report.opened,
+        report.longest_ms,
+        report.sent >> 10,
+    )
+}
+
+fn judge(report: &Report, suffered: &Suffered, server: &Hostile, setting: &Setting) -> Outcome {
+    let mut outcome = Outcome { calls: suffered.calls, ..Outcome::default() };
+    outcome.at_most("calls failed or sent again", suffered.failed, 0, "channel/pool.rs");
+    let p99 = Some(Duration::from_micros(suffered.p99_us));
+    let most = (Duration::from_micros(suffered.quiet_us) * SLOWER).max(FLOOR);
+    let most = if setting.size == Size::Quick { most.max(Duration::from_secs(1)) } else { most };
+    outcome.within("p99", p99, most, "channel/keepalive/received.rs");
+    outcome.at_most("MiB more memory", grown(suffered), MEMORY, "channel/connection.rs: the windows");
+    let longest = Some(Duration::from_millis(suffered.longest_ms));
+    outcome.within("longest call of it", longest, LATE, "channel/call/deadline.rs");
+    if server.is_mute {
+        let longest = Some(Duration::from_millis(report.longest_ms)).filter(|_| report.opened > 0);
+        outcome.within("sockets closed", longest, MUTE, "channel/connection.rs: the wait for an answer");
+    }
+    outcome
+}
