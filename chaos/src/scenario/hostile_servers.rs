@@ -110,7 +110,8 @@ fn judge(report: &Report, suffered: &Suffered, server: &Hostile, setting: &Setti
     outcome.within("p99", p99, most, "channel/keepalive/received.rs");
     outcome.at_most("MiB more memory", grown(suffered), MEMORY, "channel/connection.rs: the windows");
     let longest = Some(Duration::from_millis(suffered.longest_ms));
-    outcome.within("longest call of it", longest, LATE, "channel/call/deadline.rs");
+    let late = setting.sized(2 * LATE, LATE, LATE);
+    outcome.within("longest call of it", longest, late, "channel/call/deadline.rs");
     if server.is_mute {
         let longest = Some(Duration::from_millis(report.longest_ms)).filter(|_| report.opened > 0);
         outcome.within("sockets closed", longest, MUTE, "channel/connection.rs: the wait for an answer");

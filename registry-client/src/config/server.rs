@@ -70,13 +70,13 @@ pub struct ServerConfig {
     /// so the 100 that others suggest would throttle it; without any cap,
     /// one peer's open streams fill the memory.
     pub max_concurrent_streams: u32,
-    /// The most calls at once over all connections; 4,000 unless set. A call above
+    /// The most calls at once over all connections; 3,000 unless set. A call above
     /// its peer's share of them is refused (`REFUSED_STREAM`, which gRPC reads as
     /// `UNAVAILABLE` and may send again).
     pub max_streams: usize,
     /// The most bytes of messages that the server holds for its peers: of
     /// requests that do not arrive in one piece, until they are answered, and of
-    /// responses that are not taken at once; 64 MiB unless set. A request waits
+    /// responses that are not taken at once; 48 MiB unless set. A request waits
     /// until there is room in its peer's share; a response for which there is
     /// none is cut off (`RESOURCE_EXHAUSTED`).
     pub max_buffered_bytes: usize,
@@ -159,8 +159,8 @@ impl Default for ServerConfig {
             drain: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(5),
             max_concurrent_streams: 1_000,
-            max_streams: 4_000,
-            max_buffered_bytes: 64 * 1024 * 1024,
+            max_streams: 3_000,
+            max_buffered_bytes: 48 * 1024 * 1024,
             max_message_size: 4 * 1024 * 1024,
             receive_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(30),

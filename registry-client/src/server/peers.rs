@@ -33,6 +33,10 @@ use connection::{MAX_BLOCKED, RESOURCES, Usage};
 /// room for another.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// The number of connections above a peer's share that may be open while others of
+/// its close to make room. Without it, one that opens them fast has all there are.
+const MAX_LEAVING: usize = 64;
+
 /// How much of each resource there is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -88,17 +92,22 @@ impl Peers {
     /// the one that has most.
     ///
     /// # Errors
-    /// When there is none that has been quiet for [`QUIET`]; gives how many
-    /// connections the peer has.
+    /// When there is none that has been quiet for [`QUIET`], or [`MAX_LEAVING`] have
+    /// not closed yet; gives how many connections the peer has.
     pub(super) fn connect(self: &Arc<Self>, address: IpAddr) -> Result<(Arc<PeerConnection>, Share), usize> {
         let connection = self.peer(network(address)).connection();
         if let Some(share) = connection.claim(Resource::Connections, 1) {
             return Ok((connection, share));
         }
         let peer = connection.peer();
+        let open = peer.usage.of(Resource::Connections).load(SeqCst);
+        // Half is the most that one peer gets.
+        if open > self.limits[Resource::Connections as usize] / 2 + MAX_LEAVING {
+            return Err(open);
+        }
         let evicted = peer.evict() || self.greediest().is_some_and(|peer| peer.evict());
         if !evicted {
-            return Err(peer.usage.of(Resource::Connections).load(SeqCst));
+            return Err(open);
         }
         // There is one more than allowed until the other has closed.
         let share = connection.count_above_share();

@@ -28,6 +28,7 @@ use crate::{
 const ECHO: &str = "test.v1.Scripted/Echo";
 const LARGE: &str = "test.v1.Scripted/Large";
 const TICKS: &str = "test.v1.Scripted/Ticks";
+const REFLECTION: &str = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const MIB: usize = 1 << 20;
 
 /// A socket from an address of its own.
@@ -281,5 +282,27 @@ async fn long_decompression_gives_way_to_the_calls_of_others() {
         // Zeros are no message.
         assert_eq!(bomb.await.unwrap().unwrap().code(), Code::InvalidArgument);
     }
+    until(&server, "nothing is held", || server.state().buffered_bytes == 0).await;
+}
+
+#[tokio::test]
+async fn what_no_handler_reads_counts_where_a_peer_has_many_connections() {
+    let server = Running::start(|config| config.max_buffered_bytes = 4 * MIB).await;
+    let asks = prefixed(0, b"\x3a\0");
+    let more = Bytes::from(asks.repeat((200 << 10) / asks.len()));
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        // Its answers are not taken, so that the handler does not read on.
+        let connection = attacker(server.address, Builder::new().initial_window_size(0)).await;
+        let (response, mut stream) = connection.open_call(REFLECTION, Some(asks.clone())).await.unwrap();
+        // Some are closed at once: there is no room any more.
+        if within(response).await.is_ok() && stream.send_data(more.clone(), false).is_ok() {
+            held.push((connection, stream));
+        }
+    }
+    until(&server, "some are closed", || server.state().connections < 50).await;
+    assert!(server.state().buffered_bytes <= 2 * MIB + (256 << 10), "{:?}", server.state());
+    honest_calls_are_answered(&server).await;
+    drop(held);
     until(&server, "nothing is held", || server.state().buffered_bytes == 0).await;
 }

@@ -56,14 +56,14 @@ pub(super) async fn run<F, R>(
     R: Body<Data = Bytes>,
 {
     let Ok(response) = response(call, &mut respond).await else { return };
-    if let Err(unsent) = writable_for(&mut respond, writable, send_timeout).await {
+    let (head, body) = response.into_parts();
+    let is_whole = body.is_end_stream();
+    if is_whole && let Err(unsent) = writable_for(&mut respond, writable, send_timeout).await {
         if let Some(reason) = unsent.reason() {
             respond.send_reset(reason);
         }
         return;
     }
-    let (head, body) = response.into_parts();
-    let is_whole = body.is_end_stream();
     let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else { return };
     if is_whole {
         return;
@@ -91,8 +91,8 @@ where
     .await
 }
 
-/// Waits until the socket takes something: what `h2` holds, heads too, does not
-/// count as the peer's, but a call that is under way does.
+/// Waits until the socket takes something: a response without a body, a refusal for
+/// instance, counts as under way until then, and does not once `h2` holds it.
 #[inline]
 async fn writable_for(
     respond: &mut SendResponse<Bytes>,

@@ -63,8 +63,10 @@ impl<'a> Unread<'a> {
             None => false,
         });
         self.share = None;
-        self.share = self.connection.claim_bytes(unread);
-        self.share.is_some()
+        if unread > 0 {
+            self.share = self.connection.claim_bytes(unread);
+        }
+        unread == 0 || self.share.is_some()
     }
 }
 

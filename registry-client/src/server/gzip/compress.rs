@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    super::peers::PeerConnection,
+    super::peers::{PeerConnection, Share},
     MIN_SIZE, PREFIX_LEN,
     turn::{PIECE, Turn},
 };
@@ -96,6 +96,8 @@ struct Packing {
     /// How far it was fed.
     fed: usize,
     turn: Turn,
+    /// Held while it waits for its turns.
+    _share: Option<Share>,
 }
 
 impl Messages {
@@ -129,8 +131,9 @@ impl Messages {
             self.left = length - here;
             let begin = part.at + PREFIX_LEN;
             if flag == 0 && self.left == 0 && length >= MIN_SIZE {
-                part.message = Some(Packing::new(begin, begin + here, self.connection.as_deref()));
-            } else {
+                part.message = Packing::new(begin, begin + here, self.connection.as_ref());
+            }
+            if part.message.is_none() {
                 part.at = begin + here;
             }
         }
@@ -167,9 +170,17 @@ impl Part {
 }
 
 impl Packing {
-    fn new(begin: usize, end: usize, connection: Option<&PeerConnection>) -> Self {
+    /// `None` where the peer's share has no room for a message that takes several
+    /// turns: it stays as it is.
+    fn new(begin: usize, end: usize, connection: Option<&Arc<PeerConnection>>) -> Option<Self> {
+        let size = end - begin;
+        let share = match connection.filter(|_| size > PIECE) {
+            Some(connection) => Some(connection.claim_bytes(size)?),
+            None => None,
+        };
         let encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        Self { end, encoder, fed: begin, turn: Turn::of(connection) }
+        let turn = Turn::of(connection.map(|connection| &**connection));
+        Some(Self { end, encoder, fed: begin, turn, _share: share })
     }
 
     /// Completes when all of it was fed.
