@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Admission {
     limit: Option<Limit>,
-    throttle: Option<Arc<Throttle>>,
+    throttle: Option<Throttle>,
 }
 
 /// A call that has passed; dropped with the end of its answer. Holds nothing
@@ -35,23 +35,15 @@ pub(super) struct Admitted(Option<Box<Held>>);
 struct Held {
     /// A place under the limit; `None` without one.
     permit: Option<Permit>,
-    throttled: Option<Throttled>,
     /// Learns of successes, where it counts them.
     budget: Option<Arc<Budget>>,
-}
-
-/// Tells the throttle how its call ended.
-#[derive(Debug)]
-struct Throttled {
-    throttle: Arc<Throttle>,
-    code: Code,
 }
 
 impl Admission {
     pub(super) fn new(service: &ServiceName, config: &ServiceConfig) -> Self {
         Self {
             limit: config.service_limit.map(|limit| Limit::new(service.as_str(), limit)),
-            throttle: config.throttle.map(|throttle| Arc::new(Throttle::new(throttle))),
+            throttle: config.throttle.map(Throttle::new),
         }
     }
 
@@ -66,21 +58,29 @@ impl Admission {
         now: Instant,
         (counters, budget): (&Counters, &Arc<Budget>),
     ) -> Result<(Admitted, Option<Limit>), Failure> {
+        if let Some(throttle) = &self.throttle
+            && !throttle.admit(now, budget, fastrand::f64)
+        {
+            counters.throttled.add();
+            return Err(Failure::Throttled { service: service.clone() });
+        }
+        budget.deposit(now);
         let counted = budget.counts_successes();
-        if self.limit.is_none() && self.throttle.is_none() && !counted {
+        if self.limit.is_none() && !counted {
             return Ok((Admitted::default(), None));
         }
         let mut held = Held { budget: counted.then(|| budget.clone()), ..Held::default() };
-        if let Some(throttle) = &self.throttle {
-            if !throttle.admit(now, fastrand::f64()) {
-                counters.throttled.add();
-                return Err(Failure::Throttled { service: service.clone() });
-            }
-            held.throttled = Some(Throttled { throttle: throttle.clone(), code: Code::CANCELLED });
-        }
         held.permit = self.limit.as_ref().and_then(Limit::try_enter);
         let wait = self.limit.clone().filter(|_| held.permit.is_none());
         Ok((Admitted(Some(Box::new(held))), wait))
+    }
+
+    /// The service has refused a call for lack of room.
+    #[cold]
+    pub(super) fn refused(&self) {
+        if let Some(throttle) = &self.throttle {
+            throttle.refused(Instant::now());
+        }
     }
 }
 
@@ -94,17 +94,8 @@ impl Admitted {
     #[inline]
     pub(super) fn ended(&mut self, code: Code) {
         let Some(held) = &mut self.0 else { return };
-        if let Some(mut throttled) = held.throttled.take() {
-            throttled.code = code;
-        }
         if let Some(budget) = held.budget.take_if(|_| code == Code::OK) {
             budget.succeeded();
         }
-    }
-}
-
-impl Drop for Throttled {
-    fn drop(&mut self) {
-        self.throttle.observe(Instant::now(), self.code);
     }
 }

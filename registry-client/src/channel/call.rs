@@ -145,7 +145,6 @@ impl Call {
         };
         let now = Instant::now();
         core.counters.calls.add();
-        core.budget.deposit(now);
         let (admitted, queue) = match core.admission.admit(&core.service, now, (&core.counters, &core.budget))
         {
             Ok(admitted) => admitted,

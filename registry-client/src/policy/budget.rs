@@ -6,27 +6,34 @@
 //! happening.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::window::Window;
+use super::{
+    throttle::{SLOT, SLOTS},
+    window::Window,
+};
 
 /// What bounds a channel's retries and hedges together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum BudgetConfig {
-    /// Over any 10 s no more than the larger of two figures. The default, with
-    /// 0.2 and 10.
+    /// Over 10 s no more than the larger of two figures: a quarter of it at once,
+    /// such as when an instance dies with its calls, and the rest evenly. The
+    /// default, with 0.2 and 2.
     ///
-    /// Source: linkerd's retry budget, which adds the two up; the larger keeps
-    /// attempts at 1.2 times the calls.
+    /// Source: linkerd's retry budget, which adds the two up and may be spent at
+    /// once; the larger keeps attempts at 1.2 times the calls. Each channel of
+    /// each process has a budget of its own, so the floor counts as often as
+    /// there are processes: at 2 a second it exceeds the share only of those
+    /// that make fewer than 10 calls a second.
     Share {
         /// Retries and hedges for each call; 0.2 unless set, 0 or more.
         ratio: f64,
-        /// How many a second are allowed however few calls there are; 10 unless
+        /// How many a second are allowed however few calls there are; 2 unless
         /// set.
         min_per_second: u32,
     },
@@ -44,19 +51,26 @@ pub enum BudgetConfig {
     },
 }
 
+pub(super) const RATIO: f64 = 0.2;
+pub(super) const MIN_PER_SECOND: u32 = 2;
+
 impl Default for BudgetConfig {
     fn default() -> Self {
-        Self::Share { ratio: 0.2, min_per_second: 10 }
+        Self::Share { ratio: RATIO, min_per_second: MIN_PER_SECOND }
     }
 }
 
 /// The budget of one channel, shared by its retries and hedges. Lock-free.
 #[derive(Debug)]
-pub struct Budget(Kind);
+pub struct Budget {
+    /// The calls of the channel, for its throttle too.
+    calls: Window<SLOTS>,
+    kind: Kind,
+}
 
 #[derive(Debug)]
 enum Kind {
-    Share(Box<Share>),
+    Share(Share),
     Tokens(Tokens),
 }
 
@@ -64,28 +78,36 @@ impl Budget {
     /// A budget of which nothing is spent.
     #[must_use]
     pub fn new(config: BudgetConfig) -> Self {
-        Self(match config {
+        Self::at(Instant::now(), config)
+    }
+
+    fn at(start: Instant, config: BudgetConfig) -> Self {
+        let kind = match config {
             BudgetConfig::Share { ratio, min_per_second } => {
-                Kind::Share(Box::new(Share::new(ratio, min_per_second, Instant::now())))
+                Kind::Share(Share::new(ratio, min_per_second, start))
             }
             BudgetConfig::Tokens { max_tokens, token_ratio } => {
                 Kind::Tokens(Tokens::new(max_tokens, token_ratio))
             }
-        })
+        };
+        Self { calls: Window::new(start, SLOT), kind }
     }
 
-    /// A call begins. Told once of each; an atomic add.
+    /// A call is sent. Told once of each; an atomic add.
     pub fn deposit(&self, now: Instant) {
-        if let Kind::Share(share) = &self.0 {
-            share.calls.add(now);
-        }
+        self.calls.add(now);
+    }
+
+    /// How many calls there were in the last `slots` slots of time.
+    pub(super) fn calls(&self, slots: u64, now: Instant) -> u64 {
+        self.calls.sum_of(slots, now)
     }
 
     /// Whether one more attempt may be sent; it is spent then.
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
-        match &self.0 {
-            Kind::Share(share) => share.withdraw(now),
+        match &self.kind {
+            Kind::Share(share) => share.withdraw(now, self.calls.sum(now)),
             Kind::Tokens(tokens) => tokens.enough(),
         }
     }
@@ -93,61 +115,67 @@ impl Budget {
     /// An attempt failed in a way that could be tried again, or the server
     /// asked not to. Told before [`withdraw`](Self::withdraw).
     pub fn failed(&self) {
-        if let Kind::Tokens(tokens) = &self.0 {
+        if let Kind::Tokens(tokens) = &self.kind {
             tokens.failed();
         }
     }
 
     /// Whether [`succeeded`](Self::succeeded) changes anything.
     pub(crate) fn counts_successes(&self) -> bool {
-        matches!(self.0, Kind::Tokens(_))
+        matches!(self.kind, Kind::Tokens(_))
     }
 
     /// A call succeeded. An atomic load while nothing fails.
     pub fn succeeded(&self) {
-        if let Kind::Tokens(tokens) = &self.0 {
+        if let Kind::Tokens(tokens) = &self.kind {
             tokens.succeeded();
         }
     }
 }
 
-/// The time that a share is taken of.
+/// The time that a share is taken of: all slots.
 const WINDOW: Duration = Duration::from_secs(10);
-const SLOTS: usize = 40;
-
+/// The part of a window's share that may be spent at once: of the least share as
+/// many as an instance may fail in a row before it is ejected.
+const AT_ONCE: f32 = 0.25;
+/// A leaky bucket: retries go in and run out evenly, as many in a window as may not
+/// be spent at once. So it is as large as the calls are many.
 #[derive(Debug)]
 struct Share {
     ratio: f64,
     /// What is allowed in the window however few calls there are.
-    least: u64,
-    calls: Window<SLOTS>,
-    /// One slot more than `calls`: the present slot is not over, so fewer
-    /// would reach back less than the whole time, and the bound not hold.
-    spent: Window<{ SLOTS + 1 }>,
+    least: f64,
+    start: Instant,
+    /// What is in the bucket, an `f32`, in the lower half; the upper half is since
+    /// when, in milliseconds after `start`, which may wrap around.
+    spent: AtomicU64,
 }
 
 impl Share {
-    #[allow(clippy::cast_possible_truncation, reason = "SLOTS is 40")]
     fn new(ratio: f64, min_per_second: u32, start: Instant) -> Self {
-        let slot = WINDOW / SLOTS as u32;
-        Self {
-            ratio,
-            least: u64::from(min_per_second) * WINDOW.as_secs(),
-            calls: Window::new(start, slot),
-            spent: Window::new(start, slot),
-        }
+        let least = f64::from(min_per_second) * WINDOW.as_secs_f64();
+        Self { ratio, least, start, spent: AtomicU64::new(0) }
     }
 
-    /// Spends first and looks then, so that threads at the same time cannot
-    /// both take the last one.
-    fn withdraw(&self, now: Instant) -> bool {
-        self.spent.add(now);
-        let spent = self.spent.sum(now);
-        let enough = spent <= self.least || spent as f64 <= self.calls.sum(now) as f64 * self.ratio;
-        if !enough {
-            self.spent.take_back(now);
+    /// `calls`: how many there were in the window.
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of a number, and what wraps around")]
+    fn withdraw(&self, now: Instant, calls: u64) -> bool {
+        let share = self.least.max(calls as f64 * self.ratio) as f32;
+        if share < 1.0 {
+            return false;
         }
-        enough
+        let now = now.saturating_duration_since(self.start).as_millis() as u32;
+        let spend = |held: u64| {
+            let (since, spent) = ((held >> 32) as u32, f32::from_bits(held as u32));
+            // A moment late, when another thread was faster, is no time at all.
+            let passed = now.wrapping_sub(since).cast_signed().max(0);
+            let run_out = share * (1.0 - AT_ONCE) * passed as f32 / WINDOW.as_millis() as f32;
+            let spent = (spent - run_out).max(0.0) + 1.0;
+            // A small share is at least one at once.
+            let since = since.wrapping_add(passed.cast_unsigned());
+            (spent <= (share * AT_ONCE).max(1.0)).then(|| u64::from(since) << 32 | u64::from(spent.to_bits()))
+        };
+        self.spent.fetch_update(Relaxed, Relaxed, spend).is_ok()
     }
 }
 
@@ -190,7 +218,7 @@ mod tests {
     use super::*;
 
     fn share(start: Instant) -> Budget {
-        Budget(Kind::Share(Box::new(Share::new(0.2, 10, start))))
+        Budget::at(start, BudgetConfig::default())
     }
 
     fn withdrawn(budget: &Budget, now: Instant) -> u32 {
@@ -198,22 +226,26 @@ mod tests {
     }
 
     #[test]
-    fn few_calls_may_be_repeated_ten_times_a_second() {
+    fn few_calls_may_be_repeated_twice_a_second_and_not_all_at_once() {
         let start = Instant::now();
         let budget = share(start);
-        assert_eq!(withdrawn(&budget, start), 100);
-        assert_eq!(withdrawn(&budget, start + Duration::from_secs(10)), 0, "all of them in the last 10 s");
-        assert_eq!(withdrawn(&budget, start + Duration::from_secs(11)), 100);
+        assert_eq!(withdrawn(&budget, start), 5, "a quarter of twenty");
+        let later: u32 = (1..=100).map(|n| withdrawn(&budget, start + Duration::from_millis(100) * n)).sum();
+        assert_eq!(later, 15, "the others come evenly");
+        assert_eq!(withdrawn(&budget, start + Duration::from_secs(100)), 5, "nothing more is saved up");
     }
 
     #[test]
-    fn many_calls_may_be_repeated_by_a_fifth() {
+    fn many_calls_may_be_repeated_by_a_fifth_and_not_all_at_once() {
         let start = Instant::now();
         let budget = share(start);
         for _ in 0..2_000 {
             budget.deposit(start);
         }
-        assert_eq!(withdrawn(&budget, start + Duration::from_secs(1)), 400);
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        assert_eq!(withdrawn(&budget, at(1.0)), 100, "a quarter of 400");
+        let each: Vec<_> = (2..=9).map(|second| withdrawn(&budget, at(f64::from(second)))).collect();
+        assert_eq!(each, [30; 8], "as many each second");
     }
 
     #[test]
@@ -223,7 +255,7 @@ mod tests {
         for _ in 0..10_000 {
             budget.deposit(start);
         }
-        assert_eq!(withdrawn(&budget, start + Duration::from_secs(10)), 100);
+        assert_eq!(withdrawn(&budget, start + Duration::from_secs(10)), 5);
     }
 
     #[test]
@@ -232,15 +264,28 @@ mod tests {
         let budget = share(start);
         withdrawn(&budget, start);
         for _ in 0..1_000 {
-            assert!(!budget.withdraw(start + Duration::from_secs(5)));
+            assert!(!budget.withdraw(start));
         }
-        assert_eq!(withdrawn(&budget, start + Duration::from_secs(11)), 100);
+        assert_eq!(withdrawn(&budget, start + WINDOW / 3), 4, "but for what time rounds off");
+    }
+
+    #[test]
+    fn a_budget_of_nothing_allows_nothing_and_a_small_one_one_at_a_time() {
+        let start = Instant::now();
+        let of = |ratio, min_per_second| Budget::at(start, BudgetConfig::Share { ratio, min_per_second });
+        let none = of(0.0, 0);
+        none.deposit(start);
+        assert_eq!(withdrawn(&none, start + Duration::from_secs(1)), 0);
+        let small = of(0.2, 0);
+        (0..5).for_each(|_| small.deposit(start));
+        assert_eq!(withdrawn(&small, start), 1);
     }
 
     #[test]
     fn threads_together_get_no_more_than_one_would() {
         let start = Instant::now();
         let budget = share(start);
+        (0..5_000).for_each(|_| budget.deposit(start));
         let got = AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -251,24 +296,42 @@ mod tests {
                 });
             }
         });
-        // Fewer only where two of them met over the last one.
-        assert!((90..=100).contains(&got.load(Relaxed)), "{got:?}");
+        assert_eq!(got.load(Relaxed), 250);
+    }
+
+    /// The attempts for each call in an outage below so many processes with so
+    /// many calls a second together: in the worst ten seconds, and in the worst
+    /// second. They called as often before it.
+    fn outage(processes: u32, per_second: u32) -> (f64, f64) {
+        let start = Instant::now();
+        let budgets: Vec<_> = (0..processes).map(|_| share(start)).collect();
+        let mut retries = vec![0u32; 60];
+        for call in 0..per_second * 60 {
+            let at = Duration::from_secs(1) * call / per_second;
+            let budget = &budgets[(call % processes) as usize];
+            budget.deposit(start + at);
+            if at >= Duration::from_secs(20) {
+                let spent = (0..2).filter(|_| budget.withdraw(start + at)).count();
+                retries[at.as_secs() as usize] += spent as u32;
+            }
+        }
+        let worst = |seconds: usize| {
+            let most = retries.windows(seconds).map(|window| window.iter().sum::<u32>()).max();
+            1.0 + f64::from(most.unwrap()) / (per_second as usize * seconds) as f64
+        };
+        (worst(10), worst(1))
     }
 
     #[test]
-    fn in_an_outage_at_two_hundred_a_second_attempts_stay_below_1_2_times_the_calls() {
-        let start = Instant::now();
-        let budget = share(start);
-        let retries = (0..12_000u32)
-            .map(|call| {
-                let now = start + Duration::from_millis(5) * call;
-                budget.deposit(now);
-                (0..2).filter(|_| budget.withdraw(now)).count()
-            })
-            .sum::<usize>();
-        let per_call = retries as f64 / 12_000.0;
-        // Of the floor of 100 that is there before the first call, a little remains.
-        assert!((0.18..=0.2).contains(&per_call), "{per_call}");
+    fn in_an_outage_attempts_stay_below_1_2_times_the_calls_however_many_processes_call() {
+        for processes in [1, 2, 3, 5] {
+            for per_second in [50, 100, 200] {
+                let (ten_seconds, second) = outage(processes, per_second);
+                // A process counts no fractions.
+                assert!((1.18..=1.21).contains(&ten_seconds), "{processes}, {per_second}: {ten_seconds}");
+                assert!(second <= 1.7, "{processes}, {per_second}: {second}");
+            }
+        }
     }
 
     #[test]
@@ -296,14 +359,15 @@ mod tests {
     }
 
     proptest! {
-        /// However calls and retries come, the ten seconds before any retry
-        /// hold the bound.
+        /// However calls and retries come, no ten seconds hold more retries than
+        /// the share of the busiest ten that end within them.
         #[test]
         fn no_ten_seconds_exceed_the_share(steps in prop::collection::vec((0u64..800, 0u32..60, 0u32..40), 1..120)) {
             let start = Instant::now();
             let budget = share(start);
             let mut now = start;
-            let (mut calls, mut spent) = (Vec::new(), Vec::new());
+            // Of each moment: when, what the ten seconds before it allow, what was spent.
+            let (mut calls, mut moments) = (Vec::new(), Vec::<(Instant, f64, usize)>::new());
             for (pause, begun, wanted) in steps {
                 now += Duration::from_millis(pause);
                 for _ in 0..begun {
@@ -311,13 +375,12 @@ mod tests {
                     calls.push(now);
                 }
                 let granted = (0..wanted).filter(|_| budget.withdraw(now)).count();
-                if granted == 0 {
-                    continue;
-                }
-                spent.extend(vec![now; granted]);
-                let lately = |all: &[Instant]| all.iter().filter(|at| now - **at < WINDOW).count() as f64;
-                let bound = f64::max(lately(&calls) * 0.2, 100.0);
-                prop_assert!(lately(&spent) <= bound, "{} > {bound}", lately(&spent));
+                let lately = calls.iter().filter(|at| now - **at < WINDOW).count() as f64;
+                moments.push((now, f64::max(lately * 0.2, 20.0), granted));
+                let window = || moments.iter().filter(|(at, ..)| now - *at < WINDOW);
+                let bound = window().map(|(_, allowed, _)| *allowed).fold(0.0, f64::max);
+                let spent = window().map(|(.., spent)| *spent).sum::<usize>() as f64;
+                prop_assert!(spent <= bound, "{spent} > {bound}");
             }
         }
     }

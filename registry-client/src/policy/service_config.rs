@@ -11,7 +11,7 @@ use super::{
     hedge::{HedgeDelay, HedgingPolicy},
     limit::LimitConfig,
     retry::RetryPolicy,
-    throttle::ThrottleConfig,
+    throttle::{self, ThrottleConfig},
 };
 use crate::{Error, balance::Balancer, health::OutlierConfig, instance::ParseError};
 
@@ -42,7 +42,7 @@ mod whole;
 /// }]}"#;
 /// assert_eq!(same.parse(), Ok(config));
 /// ```
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ServiceConfig {
     /// By path, `/package.Service/Method`.
@@ -52,8 +52,8 @@ pub struct ServiceConfig {
     all: MethodConfig,
     /// What bounds retries and hedges together.
     pub budget: BudgetConfig,
-    /// When calls are refused because the service refuses too many; never
-    /// unless set.
+    /// When calls are refused because the service refuses too many; `None`
+    /// never does.
     pub throttle: Option<ThrottleConfig>,
     /// How many calls of the channel may be under way at once; any number
     /// unless set.
@@ -71,6 +71,23 @@ pub struct ServiceConfig {
     /// the empty name is the server as a whole. Wins over
     /// [`ChannelConfig::health_service`](crate::ChannelConfig::health_service).
     pub health_service: Option<String>,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            methods: HashMap::new(),
+            services: HashMap::new(),
+            all: MethodConfig::default(),
+            budget: BudgetConfig::default(),
+            throttle: Some(ThrottleConfig::default()),
+            service_limit: None,
+            instance_limit: None,
+            balancer: None,
+            outlier: None,
+            health_service: None,
+        }
+    }
 }
 
 /// What an operator wants of one method, of all methods of a service, or of
@@ -104,7 +121,7 @@ impl ServiceConfig {
     /// Of gRPC's settings it knows `methodConfig`, `retryThrottling`,
     /// `loadBalancingConfig`, `loadBalancingPolicy` and `healthCheckConfig`.
     /// Ours stand under `consort`: at the top `budget` (`ratio`,
-    /// `minPerSecond`), `throttle` (`k`, `window`) and `limits` (`service` and
+    /// `minPerSecond`), `throttle` (`k`, `window`; false switches it off) and `limits` (`service` and
     /// `instance`, each with `maxConcurrent`, `maxWaiting`, `maxWait`); in an
     /// entry of `methodConfig` `retry`, which false switches off; in a
     /// `hedgingPolicy` `percentile`, in place of `hedgingDelay`; in
@@ -208,10 +225,13 @@ impl ServiceConfig {
         if !(number.is_finite() && number >= 0.0) {
             return Err(format!("budget: {setting}: {number} is not a number of 0 or more"));
         }
-        if let Some(ThrottleConfig { k, .. }) = self.throttle
-            && !(k.is_finite() && k >= 1.0)
-        {
-            return Err(format!("throttle: k: {k} is not a number of 1 or more"));
+        if let Some(ThrottleConfig { k, window }) = self.throttle {
+            if !(k.is_finite() && k >= 1.0) {
+                return Err(format!("throttle: k: {k} is not a number of 1 or more"));
+            }
+            if window.is_zero() || window > throttle::MAX_WINDOW {
+                return Err(format!("throttle: window: {window:?} is not above 0 and no more than 10 s"));
+            }
         }
         let limits = [("service_limit", self.service_limit), ("instance_limit", self.instance_limit)];
         let none = limits.iter().find(|(_, limit)| limit.is_some_and(|limit| limit.max == 0));

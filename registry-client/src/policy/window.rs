@@ -45,18 +45,15 @@ impl<const SLOTS: usize> Window<SLOTS> {
         }
     }
 
-    /// One less, right after it was [added](Self::add) at the same `now`.
-    pub(super) fn take_back(&self, now: Instant) {
-        let turn = self.turn(now);
-        let less = |held: u64| (turn_of(held) == turn && count_of(held) > 0).then(|| held - 1);
-        // Where the slot has been given to another turn there is nothing left to take back.
-        let _ = self.slot_of(turn).fetch_update(Relaxed, Relaxed, less);
-    }
-
     /// How many there were.
     pub(super) fn sum(&self, now: Instant) -> u64 {
+        self.sum_of(SLOTS as u64, now)
+    }
+
+    /// How many there were in the last `slots` slots.
+    pub(super) fn sum_of(&self, slots: u64, now: Instant) -> u64 {
         let turn = self.turn(now);
-        let recent = |held: &u64| turn_of(*held) + SLOTS as u64 > turn;
+        let recent = |held: &u64| turn_of(*held) + slots > turn;
         self.slots.iter().map(|slot| slot.load(Relaxed)).filter(recent).map(count_of).sum()
     }
 
@@ -97,6 +94,7 @@ mod tests {
         window.add(start);
         window.add(start + SLOT);
         assert_eq!(window.sum(start + SLOT * 3), 2);
+        assert_eq!(window.sum_of(3, start + SLOT * 3), 1);
         assert_eq!(window.sum(start + SLOT * 4), 1);
         assert_eq!(window.sum(start + SLOT * 5), 0);
     }
@@ -112,17 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_late_still_counts_and_what_is_taken_back_does_not() {
+    fn a_moment_late_still_counts() {
         let start = Instant::now();
         let window = Window::<4>::new(start, SLOT);
         window.add(start + SLOT * 5);
         window.add(start + SLOT * 4);
         window.add(start + SLOT);
         assert_eq!(window.sum(start + SLOT * 5), 3);
-        window.take_back(start + SLOT * 4);
-        assert_eq!(window.sum(start + SLOT * 5), 2);
-        window.take_back(start + SLOT * 4);
-        assert_eq!(window.sum(start + SLOT * 5), 2, "there was one to take back");
     }
 
     #[test]

@@ -440,7 +440,9 @@ async fn servers_that_refuse_get_no_multiple_of_the_load() {
 
 #[tokio::test]
 async fn a_hedged_call_leaves_an_attempt_that_hangs_after_half_of_its_time() {
-    use registry_client::policy::{MethodConfig, ServiceConfig, hedge::HedgingPolicy, retry::RetryPolicy};
+    use registry_client::policy::{
+        MethodConfig, ServiceConfig, budget::BudgetConfig, hedge::HedgingPolicy, retry::RetryPolicy,
+    };
     let (well, hangs) = (echo().await, echo().await);
     let mut hedged = MethodConfig::default();
     hedged.hedging = Some(HedgingPolicy::default());
@@ -452,6 +454,8 @@ async fn a_hedged_call_leaves_an_attempt_that_hangs_after_half_of_its_time() {
         let (channel, _resolver) = connected(&[&well, &hangs], |config| {
             config.outlier = None;
             config.service_config = ServiceConfig::default().for_method("test.v1.Peer", "Get", method);
+            // Nothing is ejected, so half of the calls are sent twice.
+            config.service_config.budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 10 };
         })
         .await;
         hangs.set(Reply::Hang);

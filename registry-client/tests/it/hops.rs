@@ -13,7 +13,7 @@ use http::{Request, Response, Uri};
 use registry_client::{
     Channel, Mesh, ServerConfig,
     instance::Instance,
-    policy::{MethodConfig, ServiceConfig, retry::RetryPolicy},
+    policy::{MethodConfig, ServiceConfig, budget::BudgetConfig, retry::RetryPolicy},
     resolve::fixed::FixedResolver,
     telemetry::Explain,
     testing::Reply,
@@ -145,7 +145,10 @@ async fn a_dead_optional_dependency_does_not_stop_retries_of_what_fails_otherwis
         config.service_config = ServiceConfig::default().for_all(never);
     });
     let (middle, _middle) = relay_beside(bottom, Some(dead)).await;
-    let top = channel(&FixedResolver::with([middle]), |_| {});
+    let top = channel(&FixedResolver::with([middle]), |config| {
+        // Each of the calls is sent twice.
+        config.service_config.budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 10 };
+    });
     for _ in 0..10 {
         assert_eq!(within(call(&top, GET)).await.unwrap(), "hello");
     }

@@ -19,6 +19,7 @@ use registry_client::{
     ChannelConfig, Mesh,
     consul::Discovery,
     instance::ServiceName,
+    policy::budget::BudgetConfig,
     resolve::{Resolution, Resolver, fixed::FixedResolver},
     testing::{FaultyServer, Reply},
 };
@@ -50,6 +51,8 @@ impl Measured {
     fn mesh(&self, resolver: &FixedResolver) -> Mesh {
         let mut config = ChannelConfig::default();
         config.deadline = Duration::from_secs(5);
+        // What these tests send twice is not a fifth of their calls.
+        config.service_config.budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 40 };
         let mesh = Mesh::builder().resolver(resolver.clone()).channel_config(config);
         mesh.meter(self.provider.meter("registry-client")).build().unwrap()
     }

@@ -10,7 +10,6 @@ use registry_client::{
         hedge::{HedgeDelay, HedgingPolicy},
         limit::LimitConfig,
         retry::RetryPolicy,
-        throttle::ThrottleConfig,
     },
     resolve::fixed::FixedResolver,
     testing::{FaultyServer, Reply},
@@ -36,7 +35,15 @@ fn method(change: impl FnOnce(&mut MethodConfig)) -> MethodConfig {
 }
 
 fn for_all(config: MethodConfig) -> impl FnOnce(&mut ChannelConfig) {
-    move |channel| channel.service_config = ServiceConfig::default().for_all(config)
+    move |channel| {
+        channel.service_config = ServiceConfig::default().for_all(config);
+        often(channel);
+    }
+}
+
+/// Allows more second attempts than a test makes.
+fn often(channel: &mut ChannelConfig) {
+    channel.service_config.budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 40 };
 }
 
 /// A channel to one peer.
@@ -119,7 +126,8 @@ async fn in_an_outage_retries_stay_within_the_budget() {
         call(&channel, GET).await.unwrap_err();
     }
     let attempts = peer.counts().requests;
-    assert!((330..=360).contains(&attempts), "{attempts} attempts of 300 calls");
+    // A quarter of a fifth at once; more on a machine that takes its time.
+    assert!((314..=360).contains(&attempts), "{attempts} attempts of 300 calls");
     let counters = channel.counters().unwrap();
     assert_eq!(counters.retries.get() + 300, attempts);
     assert!(counters.budget_refused.get() > 200);
@@ -228,8 +236,8 @@ async fn calls_above_the_services_limit_wait_their_turn_and_no_more_than_may() {
 
 #[tokio::test]
 async fn a_service_that_refuses_everything_is_asked_less_and_less() {
-    let peer = start(Reply::fail(Code::ResourceExhausted)).await;
-    let channel = to(&peer, |config| config.service_config.throttle = Some(ThrottleConfig::default()));
+    let peer = start(refusal()).await;
+    let channel = to(&peer, |_| {});
     let mut throttled = 0;
     for _ in 0..200 {
         let failed = call(&channel, ADD).await.unwrap_err();
@@ -239,6 +247,18 @@ async fn a_service_that_refuses_everything_is_asked_less_and_less() {
     assert!(throttled > 100, "{throttled} of 200 were not sent");
     assert_eq!(peer.counts().requests + throttled, 200);
     assert_eq!(channel.counters().unwrap().throttled.get(), throttled);
+}
+
+#[tokio::test]
+async fn a_service_that_fails_otherwise_is_asked_each_time() {
+    for code in [Code::Unavailable, Code::ResourceExhausted, Code::Internal] {
+        let peer = start(Reply::fail(code)).await;
+        let channel = to(&peer, |_| {});
+        for _ in 0..100 {
+            assert_eq!(call(&channel, ADD).await.unwrap_err().code(), code);
+        }
+        assert_eq!((peer.counts().requests, channel.counters().unwrap().throttled.get()), (100, 0));
+    }
 }
 
 #[tokio::test]
@@ -345,7 +365,7 @@ fn refusal() -> Reply {
 #[tokio::test]
 async fn what_an_overloaded_instance_refused_another_one_gets() {
     let (busy, well) = (echo().await, echo().await);
-    let (channel, _resolver) = connected(&[&busy, &well], |_| {}).await;
+    let (channel, _resolver) = connected(&[&busy, &well], often).await;
     busy.set(refusal());
     for _ in 0..10 {
         assert_eq!(call(&channel, ADD).await.unwrap(), "hello");

@@ -78,6 +78,9 @@ impl State {
             if self.goes_on(index, code, &head) {
                 return Poll::Pending;
             }
+            if is_refused(code, &head) {
+                self.core.admission.refused();
+            }
             if self.is_exhausted && self.is_nested {
                 head.headers_mut().insert(PUSHBACK, HeaderValue::from_static(retry::NEVER));
             }
@@ -126,8 +129,7 @@ impl State {
             self.hurry_hedge(pushback);
             return true;
         }
-        let rejected = code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REFUSED);
-        let failure = if rejected && self.has_unused() {
+        let failure = if is_refused(code, head) && self.has_unused() {
             retry::Failure::Rejected
         } else {
             retry::Failure::Answered(code)
@@ -276,6 +278,11 @@ impl State {
             explain.end(attempt_index, outcome);
         }
     }
+}
+
+/// Whether the server had no room for the call and did not begin it.
+fn is_refused(code: Code, head: &http::Response<h2::RecvStream>) -> bool {
+    code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REFUSED)
 }
 
 impl Stage {

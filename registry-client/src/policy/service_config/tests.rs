@@ -221,7 +221,7 @@ fn the_budget_is_grpcs_tokens_or_our_share_and_not_both() {
 fn limits_and_the_throttle_are_ours() {
     let config = ServiceConfig::parse(
         r#"{"consort": {
-            "throttle": {"k": 1.5, "window": "60s"},
+            "throttle": {"k": 1.5, "window": "5s"},
             "limits": {
                 "service": {"maxConcurrent": 100, "maxWaiting": 10, "maxWait": "0.2s"},
                 "instance": {"maxConcurrent": 20}
@@ -230,12 +230,16 @@ fn limits_and_the_throttle_are_ours() {
     )
     .unwrap();
     let throttle = config.throttle.unwrap();
-    assert_eq!((throttle.k, throttle.window), (1.5, Duration::from_secs(60)));
+    assert_eq!((throttle.k, throttle.window), (1.5, Duration::from_secs(5)));
+    let off = ServiceConfig::parse(r#"{"consort": {"throttle": false}}"#).unwrap();
+    assert_eq!(off.throttle, None);
+    assert_eq!(ServiceConfig::parse("{}").unwrap().throttle, Some(ThrottleConfig::default()));
     let limit = config.service_limit.unwrap();
     assert_eq!((limit.max, limit.queue, limit.wait), (100, 10, Duration::from_millis(200)));
     assert_eq!(config.instance_limit, Some(LimitConfig::new(20)));
     for (bad, path) in [
         (r#"{"throttle": {"k": 0.5}}"#, "consort.throttle.k: 0.5"),
+        (r#"{"throttle": {"window": "60s"}}"#, "consort.throttle.window: \"60s\" is too long"),
         (r#"{"limits": {"service": {"maxConcurrent": 0}}}"#, "consort.limits.service.maxConcurrent: 0"),
         (r#"{"limits": {"host": {}}}"#, "consort.limits.host: there is no such setting"),
         (r#"{"budget": {"ratio": -0.1}}"#, "consort.budget.ratio: -0.1"),

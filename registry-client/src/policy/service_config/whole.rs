@@ -8,7 +8,11 @@ use super::{
 };
 use crate::{
     instance::ParseError,
-    policy::{budget::BudgetConfig, limit::LimitConfig, throttle::ThrottleConfig},
+    policy::{
+        budget::{self, BudgetConfig},
+        limit::LimitConfig,
+        throttle::{MAX_WINDOW, ThrottleConfig},
+    },
 };
 
 pub(super) fn parse(json: &str) -> Result<ServiceConfig, ParseError> {
@@ -68,7 +72,9 @@ fn consort(field: Field, config: &mut ServiceConfig, tokens: bool) -> Result<(),
         }
         config.budget = share(own)?;
     }
-    config.throttle = object.read("throttle", throttle)?;
+    if let Some(field) = object.take("throttle") {
+        config.throttle = throttle(field)?;
+    }
     if let Some(limits) = object.take("limits") {
         let mut limits = limits.object()?;
         config.service_limit = limits.read("service", limit)?;
@@ -85,26 +91,35 @@ fn share(field: Field) -> Result<BudgetConfig, ParseError> {
         share.ok_or_else(|| field.wrong("does not do; a number of 0 to 10 is expected, such as 0.2"))
     };
     let config = BudgetConfig::Share {
-        ratio: object.read("ratio", ratio)?.unwrap_or(0.2),
-        min_per_second: object.read("minPerSecond", |n| integer(&n, 0, u32::MAX))?.unwrap_or(10),
+        ratio: object.read("ratio", ratio)?.unwrap_or(budget::RATIO),
+        min_per_second: object
+            .read("minPerSecond", |n| integer(&n, 0, u32::MAX))?
+            .unwrap_or(budget::MIN_PER_SECOND),
     };
     object.end()?;
     Ok(config)
 }
 
-fn throttle(field: Field) -> Result<ThrottleConfig, ParseError> {
+fn throttle(field: Field) -> Result<Option<ThrottleConfig>, ParseError> {
     let default = ThrottleConfig::default();
+    if field.value() == &serde_json::Value::Bool(false) {
+        return Ok(None);
+    }
     let mut object = field.object()?;
+    let window = |field: Field| {
+        let too_long = field.wrong("is too long; at most 10s is expected");
+        some_time(field).and_then(|window| if window > MAX_WINDOW { Err(too_long) } else { Ok(window) })
+    };
     let k = |field: Field| {
         let k = number(&field).filter(|k| *k >= 1.0);
         k.ok_or_else(|| field.wrong("would refuse a willing service; a number of 1 or more is expected"))
     };
     let config = ThrottleConfig {
         k: object.read("k", k)?.unwrap_or(default.k),
-        window: object.read("window", some_time)?.unwrap_or(default.window),
+        window: object.read("window", window)?.unwrap_or(default.window),
     };
     object.end()?;
-    Ok(config)
+    Ok(Some(config))
 }
 
 fn limit(field: Field) -> Result<LimitConfig, ParseError> {
