@@ -266,7 +266,7 @@ impl Server {
         let screened = Screen::new(self.routes()?.prepare(), served.clone());
         let admitted = admission.clone().before(Gzip::new(screened, &config));
         let service = Receive::new(admitted, served, &config);
-        let connections = Connections::new(service, &config, drain.clone(), cut.clone());
+        let connections = Connections::new((service, admission.clone()), &config, drain.clone(), cut.clone());
         let peers = Peers::new(limits(&config));
         let acceptor = Acceptor::new(listener, peers.clone());
         let open = TaskTracker::new();

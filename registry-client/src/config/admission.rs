@@ -10,7 +10,9 @@ use std::time::Duration;
 /// method's latency. It starts open and shrinks only when calls have taken
 /// markedly too long for a second: more than twice what they take when few are
 /// under way, plus 5 ms, and more than a quarter of what their callers allow (1 s
-/// where they do not say): until then, refusing would save nothing.
+/// where they do not say): until then, refusing would save nothing. Once it has
+/// shrunk it goes down to where calls take no longer than twice their time plus
+/// 5 ms, so that neither they nor refusals wait for the processor.
 /// With none under way it starts anew, so an idle server refuses nothing. A
 /// method that no descriptor describes has only the highest limit, shared with
 /// all such; streaming methods share [`max_streams`](Self::max_streams); 100 calls of

@@ -4,7 +4,8 @@
 //! Each unary method has a limit of calls under way that follows its latency
 //! (`gradient`), and a short queue before it (`gate`). A call that would wait
 //! longer than the queue allows, or than its caller does (`grpc-timeout`), is
-//! answered with `RESOURCE_EXHAUSTED` and `google.rpc.RetryInfo`. Streaming
+//! answered with `RESOURCE_EXHAUSTED` and `google.rpc.RetryInfo`: where that is
+//! certain as soon as it is here, before anything else is done for it. Streaming
 //! methods have one fixed limit, for how long they take says nothing, and so has
 //! reflection; health has none.
 
@@ -12,6 +13,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::Future,
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -25,7 +27,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt};
 use tower_service::Service;
 
-use super::{peers::PeerConnection, state::MethodState};
+use super::{content_type::is_grpc, peers::PeerConnection, state::MethodState};
 use crate::{
     AdmissionConfig, Error,
     policy::{deadline, retry},
@@ -76,6 +78,33 @@ impl Admission {
     /// How much each method has to do, by name.
     pub(super) fn state(&self) -> Vec<MethodState> {
         self.shared.as_ref().map(|shared| shared.methods.state()).unwrap_or_default()
+    }
+
+    /// The response to a call for which there is no room and none to wait for it;
+    /// `None` lets it go on to its method. Costs a fraction of a response that a
+    /// task and every layer had a part in.
+    ///
+    /// A request is looked at only when all of it is here: `h2` takes what arrives
+    /// after a response for a fault of the peer, and closes a connection that has
+    /// many.
+    pub(super) fn reject<B>(
+        &self,
+        request: &Request<B>,
+        peer: IpAddr,
+        is_here: impl FnOnce() -> bool,
+    ) -> Option<Response<()>> {
+        let shared = self.shared.as_ref()?;
+        let (Way::Call(gate) | Way::Stream(gate)) = shared.methods.find(request.uri().path())? else {
+            return None;
+        };
+        let lack = gate.lack(peer, caller_timeout(request.headers()))?;
+        if !is_grpc(request) || !is_here() {
+            return None;
+        }
+        let mut head = Response::new(());
+        *head.headers_mut() =
+            gate.reject(lack, |refusal| shared.status(refusal).into_http::<()>().into_parts().0.headers);
+        Some(head)
     }
 
     /// The service `inner` behind it.

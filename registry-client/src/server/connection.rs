@@ -27,7 +27,7 @@ use tracing::debug;
 use super::{
     Drain,
     accept::Accepted,
-    admission::Admitted,
+    admission::{Admission, Admitted},
     age::Age,
     content_type::GrpcOnly,
     deadline::Deadline,
@@ -82,6 +82,7 @@ pub(super) type Services = Receive<Admitted<Gzip<Screen<Routes>>>>;
 pub(super) struct Connections {
     http: server::Builder,
     service: CatchPanic<GrpcOnly<Deadline<Services>>>,
+    admission: Admission,
     handshake: Duration,
     send_timeout: Duration,
     idle: Option<Duration>,
@@ -97,7 +98,7 @@ impl Connections {
     /// `drain` lets each connection finish its calls and end; `cut` ends it at
     /// once.
     pub(super) fn new(
-        service: Services,
+        (service, admission): (Services, Admission),
         config: &ServerConfig,
         drain: Drain,
         cut: CancellationToken,
@@ -113,6 +114,7 @@ impl Connections {
         Self {
             http,
             service,
+            admission,
             handshake: config.handshake_timeout,
             send_timeout: config.send_timeout,
             idle: config.max_connection_idle,
@@ -216,8 +218,8 @@ impl Connections {
         left
     }
 
-    /// Has the services answer a request, in a task of its own; refuses one that
-    /// is above its peer's share.
+    /// Has the services answer a request, in a task of its own; refuses one for
+    /// which there is no room, or that is above its peer's share.
     ///
     /// # Errors
     /// When the peer does not take the refusal: `h2` would hold it.
@@ -227,11 +229,19 @@ impl Connections {
         mut respond: server::SendResponse<Bytes>,
         (peer, shares, writable): (&TcpConnectInfo, &Arc<PeerConnection>, &Writable),
     ) -> Result<(), Ended> {
+        let taken = || if writable.now() { Ok(()) } else { Err(Ended::Deaf) };
+        let (head, mut body) = request.into_parts();
+        let head = Request::from_parts(head, ());
+        if let Some(rejection) = self.admission.reject(&head, shares.address(), || body.is_here()) {
+            // Fails only where nobody waits for it any more.
+            let _ = respond.send_response(rejection, true);
+            return taken();
+        }
         let Some(stream) = shares.claim(Resource::Streams, 1) else {
             respond.send_reset(Reason::REFUSED_STREAM);
-            return if writable.now() { Ok(()) } else { Err(Ended::Deaf) };
+            return taken();
         };
-        let mut request = request.map(Body::new);
+        let mut request = head.map(|()| Body::new(body));
         // Tells the handlers who called.
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(shares.clone());

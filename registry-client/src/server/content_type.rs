@@ -67,7 +67,7 @@ fn rejection<B, R: Default>(request: &Request<B>, max_header_list_size: u32) -> 
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return Some(answer);
     }
-    if !is_grpc(request.headers()) {
+    if !has_grpc_type(request.headers()) {
         let words = "the content-type must be application/grpc or application/grpc+proto";
         let mut answer = Status::invalid_argument(words).into_http();
         *answer.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -97,7 +97,12 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
     4 * FIELD + scheme + authority + path + method + fields.sum::<usize>()
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+/// Whether a request is one of gRPC, in protobuf.
+pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
+    request.method() == Method::POST && has_grpc_type(request.headers())
+}
+
+fn has_grpc_type(headers: &HeaderMap) -> bool {
     let mut all = headers.get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (all.next(), all.next()) else { return false };
     // What comes after `;` says nothing that gRPC knows.
@@ -117,7 +122,7 @@ mod tests {
         for value in values {
             headers.append(CONTENT_TYPE, HeaderValue::from_bytes(value).unwrap());
         }
-        is_grpc(&headers)
+        has_grpc_type(&headers)
     }
 
     #[test]

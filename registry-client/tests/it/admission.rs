@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 
 use crate::{
     dropped::Lag,
-    scripted::Connection,
+    scripted::{Connection, frame},
     server::{Running, within},
 };
 
@@ -269,4 +269,44 @@ async fn a_channel_hands_its_caller_the_refusal_itself() {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         assert!(status.get_error_details().retry_info().is_some(), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_here_whole_is_refused_when_it_is_and_costs_no_connection() {
+    let server = Running::described(admission(|admission| {
+        one(admission);
+        admission.queue = 0;
+    }))
+    .await;
+    let _held = server.held().await;
+    let connection = Connection::open(server.address).await;
+    // More than the frames that `h2` allows a peer to send after a stream was closed.
+    for _ in 0..1_200 {
+        let (response, mut body) = connection.open_call(HOLD, None).await.unwrap();
+        tokio::task::yield_now().await;
+        body.send_data(frame(&"hello".to_owned()), true).unwrap();
+        let head = within(response).await.unwrap();
+        assert_eq!(head.headers()["grpc-status"], "8", "{head:?}");
+    }
+    assert_eq!(connection.echo().await, "hello");
+}
+
+#[tokio::test]
+async fn refusals_of_one_moment_are_alike_and_each_is_counted() {
+    let server = Running::described(admission(|admission| {
+        one(admission);
+        admission.queue = 0;
+    }))
+    .await;
+    let _held = server.held().await;
+    let connection = Connection::open(server.address).await;
+    for _ in 0..500 {
+        let (status, _) = within(connection.call(HOLD, &[])).await.unwrap();
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert_eq!(status.metadata().get("consort-refused").unwrap(), "1");
+        let info = status.get_error_details().error_info().unwrap().clone();
+        assert_eq!((info.reason.as_str(), info.metadata["method"].as_str()), ("OVERLOADED", HOLD));
+    }
+    let (status, _) = within(connection.call(HOLD, &[("content-type", "text/html")])).await.unwrap();
+    assert_ne!(status.code(), Code::ResourceExhausted, "what is no gRPC is told so: {status}");
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderMap;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError},
     time::timeout,
@@ -24,11 +25,15 @@ use super::gradient::{Begun, Bounds, Ended, Gradient};
 /// After so long without a refusal, refusing is over.
 const CALM_AGAIN: Duration = Duration::from_secs(10);
 
+/// How long a response that refuses is used again: its numbers, and when it tells
+/// callers to come back, are that old.
+const REUSE_RESPONSE: Duration = Duration::from_millis(20);
+
 /// A bounded number of calls under way and a bounded queue before them.
 #[derive(Debug)]
 pub(super) struct Gate {
     /// What is behind it, in words.
-    name: Box<str>,
+    name: Arc<str>,
     queue: usize,
     queue_wait: Duration,
     waiting: AtomicUsize,
@@ -47,6 +52,9 @@ struct State {
     of_peers: HashMap<IpAddr, usize>,
     refused: u64,
     refusing: Option<Refusing>,
+    /// The head of a response that refuses, and when it was made: for lack of room,
+    /// and above a peer's share.
+    responses: [Option<(Instant, HeaderMap)>; 2],
 }
 
 #[derive(Debug)]
@@ -63,10 +71,18 @@ pub(super) enum Entry<W> {
     Refused(Refusal),
 }
 
+/// What a call lacks that is not let in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lack {
+    Room,
+    /// Its peer has so many calls under way, which is its share.
+    Share(usize),
+}
+
 /// Why a call was not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
-    pub(super) name: Box<str>,
+    pub(super) name: Arc<str>,
     pub(super) under_way: usize,
     pub(super) limit: usize,
     /// How many of those under way are its peer's, where that is why.
@@ -109,6 +125,7 @@ impl Gate {
                 of_peers: HashMap::default(),
                 refused: 0,
                 refusing: None,
+                responses: [None, None],
             }),
         })
     }
@@ -132,7 +149,7 @@ impl Gate {
             },
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => match self.join(caller_timeout) {
                 Some(place) => Entry::Wait(place.wait(peer, caller_timeout)),
-                None => Entry::Refused(self.refuse(None)),
+                None => Entry::Refused(self.refuse(Lack::Room)),
             },
         }
     }
@@ -150,18 +167,49 @@ impl Gate {
         }
     }
 
+    /// What a call of `peer` lacks that can neither begin nor wait.
+    pub(super) fn lack(&self, peer: IpAddr, caller_timeout: Option<Duration>) -> Option<Lack> {
+        if self.permits.available_permits() > 0 {
+            return self.state().above_share(peer).map(Lack::Share);
+        }
+        let has_turn = self.has_turn(self.waiting.load(Relaxed), caller_timeout);
+        (!has_turn).then_some(Lack::Room)
+    }
+
+    /// Refuses a call for what it lacks; the head of the response, as `head` makes
+    /// it.
+    pub(super) fn reject(&self, lack: Lack, head: impl FnOnce(&Refusal) -> HeaderMap) -> HeaderMap {
+        let (now, refusal) = (now(), self.refuse(lack));
+        let is_share = refusal.of_peer.is_some();
+        let reused = |(made, head): &(Instant, HeaderMap)| {
+            (now.saturating_duration_since(*made) < REUSE_RESPONSE).then(|| head.clone())
+        };
+        let known = self.state().responses[usize::from(is_share)].as_ref().and_then(reused);
+        known.unwrap_or_else(|| {
+            let head = head(&refusal);
+            self.state().responses[usize::from(is_share)] = Some((now, head.clone()));
+            head
+        })
+    }
+
     /// A place in the queue, if the call's turn will come in time.
     fn join(self: &Arc<Self>, caller_timeout: Option<Duration>) -> Option<Place> {
         let before = self.waiting.fetch_add(1, Relaxed);
         // Counts from here on, and no more when it is dropped.
         let place = Place { gate: self.clone() };
+        self.has_turn(before, caller_timeout).then_some(place)
+    }
+
+    /// Whether the turn of a call comes in time that has so many before it in the
+    /// queue.
+    fn has_turn(&self, before: usize, caller_timeout: Option<Duration>) -> bool {
         let turn = {
             let state = self.state();
             let latency = state.gradient.latency().unwrap_or(0.0);
             latency * (before + 1) as f64 / state.gradient.limit().max(1) as f64
         };
         let most = self.queue_wait.min(caller_timeout.unwrap_or(Duration::MAX)).as_secs_f64();
-        (before < self.queue && turn <= most).then_some(place)
+        before < self.queue && turn <= most
     }
 
     /// Begins the call that has got `permit`.
@@ -177,14 +225,11 @@ impl Gate {
         let now = now();
         let mut state = self.state();
         if let Some(peer) = peer {
-            let free = state.gradient.limit().saturating_sub(state.under_way);
-            let of_peer = state.of_peers.entry(peer).or_default();
-            if *of_peer >= SHARE.saturating_mul(free).max(SHARE) {
-                let of_peer = *of_peer;
+            if let Some(of_peer) = state.above_share(peer) {
                 drop(state);
-                return Err(self.refuse(Some(of_peer)));
+                return Err(self.refuse(Lack::Share(of_peer)));
             }
-            *of_peer += 1;
+            *state.of_peers.entry(peer).or_default() += 1;
         }
         state.under_way += 1;
         let under_way = state.under_way;
@@ -198,9 +243,12 @@ impl Gate {
         Ok(Ticket { gate: self, begun, ended: Some(Ended::CutOff), peer, permit: Some(permit) })
     }
 
-    /// `of_peer` says how many calls its peer has, where that is why.
-    fn refuse(&self, of_peer: Option<usize>) -> Refusal {
+    fn refuse(&self, lack: Lack) -> Refusal {
         let now = now();
+        let of_peer = match lack {
+            Lack::Room => None,
+            Lack::Share(of_peer) => Some(of_peer),
+        };
         let mut state = self.state();
         state.refused += 1;
         let (under_way, limit) = (state.under_way, state.gradient.limit());
@@ -234,6 +282,16 @@ impl Gate {
     }
 }
 
+impl State {
+    /// How many calls `peer` has under way, where that is its share of what is free
+    /// or more.
+    fn above_share(&self, peer: IpAddr) -> Option<usize> {
+        let free = self.gradient.limit().saturating_sub(self.under_way);
+        let of_peer = self.of_peers.get(&peer).copied().unwrap_or_default();
+        (of_peer >= SHARE.saturating_mul(free).max(SHARE)).then_some(of_peer)
+    }
+}
+
 /// Counts as waiting until it is dropped.
 struct Place {
     gate: Arc<Gate>,
@@ -245,7 +303,7 @@ impl Place {
         let began = now();
         let most = gate.queue_wait.min(caller_timeout.unwrap_or(Duration::MAX));
         let Ok(Ok(permit)) = timeout(most, gate.permits.clone().acquire_owned()).await else {
-            return Err(gate.refuse(None));
+            return Err(gate.refuse(Lack::Room));
         };
         let left =
             caller_timeout.map(|caller_timeout| caller_timeout.saturating_sub(now().duration_since(began)));

@@ -34,11 +34,11 @@ const WINDOW_CALLS: u32 = 10;
 /// that no caller notices (that of `CoDel`), for fast methods vary by more.
 const TOLERANCE: f64 = 2.0;
 const SLACK: f64 = 0.005;
-/// And, where that is more, this part of what its caller allows: a call that is
-/// done in a quarter of its time is good work, and refusing it would be none. So
-/// a machine that is slow for a while refuses nothing that can still be done.
-/// More would leave no room for the limit's swing: calls were let in that
-/// expired.
+/// And, where that is more and the limit has not shrunk yet, this part of what its
+/// caller allows: a call that is done in a quarter of its time is good work, and
+/// refusing it would be none. So a machine that is slow for a while refuses nothing
+/// that can still be done. More would leave no room for the limit's swing: calls were
+/// let in that expired.
 const OF_CALLER_TIMEOUT: f64 = 0.25;
 /// What a caller is taken to allow who does not say.
 const DEFAULT_CALLER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,6 +85,8 @@ pub(super) struct Gradient {
     calm: Mean,
     /// When the last such call ended.
     calm_at: Instant,
+    /// When the limit was last taken down to measure anew what is normal.
+    drained_at: Option<Instant>,
     /// Seconds a call has taken of late, slowly followed: corrects a `calm`
     /// that was learnt from a cold start when it is never calm again.
     recent: Mean,
@@ -113,6 +115,7 @@ impl Gradient {
             limit: bounds.initial as f64,
             calm: Mean::new(64),
             calm_at: now,
+            drained_at: None,
             recent: Mean::new(256),
             window: Window::new(now, WINDOW_MIN, 0),
             strained: None,
@@ -137,7 +140,9 @@ impl Gradient {
         caller_timeout: Option<Duration>,
         now: Instant,
     ) -> Begun {
-        if under_way <= 1 {
+        // Empty because it was drained means nothing.
+        let was_drained = self.drained_at.is_some_and(|at| now.saturating_duration_since(at) < STANDING);
+        if under_way <= 1 && !was_drained {
             self.limit = self.bounds.initial as f64;
             self.strained = None;
             self.window = Window::new(now, WINDOW_MIN, 0);
@@ -175,13 +180,23 @@ impl Gradient {
                     self.calm.add(latency);
                     self.calm_at = now;
                 }
-                let tolerated = self.usual() * TOLERANCE + SLACK;
-                Some((latency / tolerated.max(begun.caller_timeout * OF_CALLER_TIMEOUT)).min(OUTLIER))
+                let mut tolerated = self.usual() * TOLERANCE + SLACK;
+                if !self.is_shedding() {
+                    tolerated = tolerated.max(begun.caller_timeout * OF_CALLER_TIMEOUT);
+                }
+                Some((latency / tolerated).min(OUTLIER))
             }
             // A shorter timeout than a call usually needs is the caller's affair.
             Ended::CutOff => (latency >= self.usual()).then_some(STEP),
             Ended::Failed => None,
         }
+    }
+
+    /// Whether the limit has shrunk. What is above it is refused anyway then, and
+    /// calls that wait for the processor only keep others waiting: those that are
+    /// done, and those that are refused.
+    fn is_shedding(&self) -> bool {
+        self.limit < self.bounds.initial as f64
     }
 
     /// Seconds that a call takes without a queue; 0 before the first.
@@ -201,6 +216,7 @@ impl Gradient {
             if now.duration_since(self.calm_at) >= STALE {
                 self.calm = Mean::new(64);
                 self.calm_at = now;
+                self.drained_at = Some(now);
                 self.limit = 0.0;
             } else {
                 // From what there was, for a limit far above that has no effect.

@@ -22,7 +22,9 @@ const MAX_REFLECTION: usize = 100;
 /// The gates of a server; made once, then only read.
 #[derive(Debug)]
 pub(super) struct Methods {
-    by_path: HashMap<Box<str>, Way>,
+    /// Its keys come from descriptors and configuration, never from a peer, so a
+    /// fast hash does.
+    by_path: HashMap<Box<str>, Way, foldhash::fast::RandomState>,
     services: HashSet<&'static str>,
     streams: Arc<Gate>,
     reflection: Arc<Gate>,
@@ -54,7 +56,7 @@ impl Methods {
         let max = config.max.max(1);
         let min = config.min.clamp(1, max);
         let bounds = Bounds { min, max, initial: config.initial.clamp(min, max) };
-        let mut by_path = HashMap::new();
+        let mut by_path = HashMap::default();
         for Method { path, kind } in described::methods(services, descriptors)? {
             let way = if kind.client_streaming || kind.server_streaming {
                 Way::Stream(streams.clone())
@@ -84,10 +86,15 @@ impl Methods {
         states
     }
 
+    /// The way of a request to the method at `path`, where it is described.
+    pub(super) fn find(&self, path: &str) -> Option<&Way> {
+        self.by_path.get(path)
+    }
+
     /// The way of a request to `path`. Health and what is not served at all are
     /// free.
     pub(super) fn way(&self, path: &str) -> Way {
-        if let Some(way) = self.by_path.get(path) {
+        if let Some(way) = self.find(path) {
             return way.clone();
         }
         let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -17,6 +17,8 @@ use super::unread::Followed;
 #[derive(Debug)]
 pub(super) struct RequestBody {
     stream: RecvStream,
+    /// What was taken of it before it was read.
+    first: Option<Bytes>,
     data_ended: bool,
     /// Held while there is something to read.
     _followed: Option<Followed>,
@@ -24,7 +26,25 @@ pub(super) struct RequestBody {
 
 impl RequestBody {
     pub(super) fn new(followed: Option<Followed>, stream: RecvStream) -> Self {
-        Self { stream, data_ended: false, _followed: followed }
+        Self { stream, first: None, data_ended: false, _followed: followed }
+    }
+
+    /// Whether all of it has arrived, in no more than one frame.
+    pub(super) fn is_here(&mut self) -> bool {
+        if self.first.is_none()
+            && let Poll::Ready(Some(Ok(data))) =
+                self.stream.poll_data(&mut Context::from_waker(Waker::noop()))
+        {
+            self.first = Some(data);
+        }
+        self.stream.is_end_stream()
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        match self.first.take() {
+            Some(data) => Poll::Ready(Some(Ok(data))),
+            None => self.stream.poll_data(cx),
+        }
     }
 }
 
@@ -37,7 +57,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         if !self.data_ended {
-            match ready!(self.stream.poll_data(cx)) {
+            match ready!(self.poll_data(cx)) {
                 Some(Ok(data)) => {
                     // Fails only for more than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());
@@ -54,6 +74,6 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.first.is_none() && self.stream.is_end_stream()
     }
 }

@@ -192,6 +192,17 @@ fn at_three_times_capacity_the_server_goes_on_doing_what_it_can() {
 }
 
 #[test]
+fn while_it_sheds_no_more_is_let_in_than_keeps_the_workers_busy() {
+    let scene =
+        Scene { workers: 4, deadline: 1.0, rate: &|_| 6_000.0, work: &|_, _| 0.002, seconds: 30.0, seed: 7 };
+    let seconds = scene.run();
+    // 500 would take a quarter of their time.
+    assert!(seconds[8..].iter().all(|s| s.least <= 100), "{seconds:?}");
+    let goodput = sum(&seconds[8..], |s| s.served) / (22.0 * 2_000.0);
+    assert!(goodput >= 0.95, "{goodput}");
+}
+
+#[test]
 fn without_the_limit_the_same_overload_ends_all_useful_work() {
     let scene =
         Scene { workers: 2, deadline: 1.0, rate: &|_| 1_200.0, work: &|_, _| 0.005, seconds: 20.0, seed: 7 };
