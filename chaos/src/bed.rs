@@ -31,6 +31,7 @@ use crate::{
 
 mod believer;
 pub(crate) mod child;
+pub(crate) mod cores;
 mod hosts;
 mod liar;
 pub(crate) mod ports;
@@ -53,6 +54,10 @@ pub(crate) const SERVICE: &str = "target";
 pub(crate) const PEER_LIMITS: &str = "limits per peer";
 /// The mechanism that a client lacks which waits for ever for its servers.
 pub(crate) const TIMEOUTS: &str = "timeouts of connections";
+/// The mechanism that a replica without a limit on its calls lacks.
+pub(crate) const ADMISSION: &str = "admission";
+/// The mechanisms that callers lack who send as often as they like.
+pub(crate) const RESTRAINT: &str = "retry budget and throttle";
 /// Longer than any scenario.
 pub(crate) const NEVER: Duration = Duration::from_secs(3600);
 /// How long replicas may take until the registry shows them passing.
@@ -137,7 +142,10 @@ impl Setting {
             let outlier = config.outlier.get_or_insert_default();
             outlier.max_ejection_time = outlier.base_ejection_time;
         }
-        if self.lacks("retry budget") {
+        if self.lacks(RESTRAINT) {
+            config.service_config.throttle = None;
+        }
+        if self.lacks("retry budget") || self.lacks(RESTRAINT) {
             config.service_config.budget = BudgetConfig::Share { ratio: 100.0, min_per_second: 1_000_000 };
         }
         if self.lacks("least_request") {

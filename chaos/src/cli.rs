@@ -177,6 +177,12 @@ pub(crate) struct ServeArgs {
     /// How long a call takes it when it is well.
     #[arg(long, default_value = "20ms", value_parser = registry_client::parse_duration)]
     pub(crate) work: Duration,
+    /// How many calls may do their work at once; the others wait.
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<usize>,
+    /// The most calls of a method that it takes on; as every server unless set.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_concurrency: Option<usize>,
     /// A mechanism that is switched off in it.
     #[arg(long, value_name = "MECHANISM")]
     pub(crate) without: Option<String>,

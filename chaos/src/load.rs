@@ -17,8 +17,10 @@ use tonic::{Code, Request};
 
 use crate::proto::{ReadRequest, WriteRequest, target_service_client::TargetServiceClient};
 
+mod flood;
 mod seen;
 
+pub(crate) use flood::Flood;
 pub(crate) use seen::{Attempt, Record, Seen, ratio};
 
 /// Calls per second.

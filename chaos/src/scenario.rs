@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    bed::{PEER_LIMITS, Setting, TIMEOUTS, shop::ONE_KEY},
+    bed::{ADMISSION, PEER_LIMITS, RESTRAINT, Setting, TIMEOUTS, shop::ONE_KEY},
     verdict::Outcome,
 };
 
@@ -26,11 +26,13 @@ mod lies;
 mod misbehave;
 mod outage;
 mod outbox;
+mod overload;
 mod power;
 mod quorum;
 mod registry_down;
 mod rolling;
 mod stock;
+mod trigger;
 mod unhealthy;
 mod unknown;
 
@@ -106,10 +108,26 @@ pub(crate) const ALL: &[Scenario] = &[
     },
     Scenario {
         id: "R9",
-        fault: "total outage below three layers",
-        promise: "≤ 1.2 attempts a call at one layer, ≤ 1.3 at the bottom of three, ≤ 3 of one call",
+        fault: "total outage below three layers, and below two to five processes with few calls each",
+        promise: "≤ 1.2 attempts a call at one layer, ≤ 1.3 at the bottom of three, ≤ 3 of one call; however many \
+                  processes call: ≤ 1.2, in the worst second ≤ 1.75",
         off: "retry budget",
         run: |setting| Box::pin(outage::run(setting)),
+    },
+    Scenario {
+        id: "R10",
+        fault: "ten seconds of three times the load, or of ten times the latency, at 80 % of what can be done",
+        promise: "≥ 95 % of the goodput before, within 10 s after",
+        off: RESTRAINT,
+        run: |setting| Box::pin(trigger::run(setting)),
+    },
+    Scenario {
+        id: "R11",
+        fault: "three times as many calls as the processor can serve",
+        promise: "≥ 80 % of the peak's goodput, no second below 60 %; rejections p99 ≤ 20 ms; memory ≤ 2 ×; refusing \
+                  costs ≤ half of serving",
+        off: ADMISSION,
+        run: |setting| Box::pin(overload::run(setting)),
     },
     Scenario {
         id: "R12",

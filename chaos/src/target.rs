@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use registry_client::{ChannelConfig, Mesh, ServerConfig, consul::Client, server::shutdown_signal};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::{Request, Response, Status};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    bed::{Make, PEER_LIMITS, Setting},
+    bed::{ADMISSION, Make, PEER_LIMITS, Setting},
     cli::{Database, ServeArgs, Size},
     proto::{
         DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
@@ -42,6 +42,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let mesh = mesh(&args)?;
     let target = Target {
         work: args.work,
+        slots: args.slots.map(Semaphore::new),
         behaviour: Behaviour::default(),
         ledger: Ledger::default(),
         forgets: args.without.as_deref() == Some("propagation"),
@@ -70,6 +71,12 @@ fn mesh(args: &ServeArgs) -> Result<Mesh> {
     }
     if args.without.as_deref() == Some(PEER_LIMITS) {
         unlimited(&mut serving);
+    }
+    if args.without.as_deref() == Some(ADMISSION) {
+        serving.admission = None;
+    }
+    if let Some((admission, max)) = serving.admission.as_mut().zip(args.max_concurrency) {
+        (admission.min, admission.max, admission.initial, admission.queue) = (max, max, max, 0);
     }
     let mut builder = Mesh::builder().server_config(serving).descriptors(DESCRIPTORS);
     builder = match &args.registry {
@@ -121,6 +128,8 @@ fn obey(target: &Target, mesh: &Mesh, healthy: &dyn Fn(bool)) {
 #[derive(Debug)]
 struct Target {
     work: Duration,
+    /// How many calls may do their work at once.
+    slots: Option<Semaphore>,
     behaviour: Behaviour,
     ledger: Ledger,
     next: Option<TargetServiceClient<registry_client::Channel>>,
@@ -131,7 +140,12 @@ struct Target {
 impl Target {
     async fn handle<T>(&self, request: Request<T>) -> Result<(), Status> {
         let _entry = self.ledger.enter(request.metadata());
+        let slot = match &self.slots {
+            Some(slots) => slots.acquire().await.ok(),
+            None => None,
+        };
         self.behaviour.act(self.work).await?;
+        drop(slot);
         if let Some(next) = &self.next {
             let mut next = next.clone();
             if self.forgets {

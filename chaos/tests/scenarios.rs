@@ -61,6 +61,16 @@ fn r9_retries_do_not_multiply_in_an_outage() {
 }
 
 #[test]
+fn r10_what_triggers_an_overload_may_end_and_so_does_the_overload() {
+    holds("R10");
+}
+
+#[test]
+fn r11_refusing_costs_little_and_who_is_refused_holds_back() {
+    holds("R11");
+}
+
+#[test]
 fn r13_load_is_balanced_and_reaches_a_newcomer() {
     holds("R13");
 }
@@ -134,7 +144,10 @@ fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
 fn every_scenario_is_listed_with_what_it_promises() {
     let (output, _logs) = chaos("--list", &[]);
     let said = String::from_utf8_lossy(&output.stdout);
-    for id in ["R1 ", "R2 ", "R3 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R29 ", "R29b", "R33 "] {
+    for id in [
+        "R1 ", "R2 ", "R3 ", "R10 ", "R11 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R29 ", "R29b",
+        "R33 ",
+    ] {
         assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
     }
 }

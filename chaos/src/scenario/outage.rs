@@ -1,19 +1,24 @@
 //! R9: everything at the bottom fails; retries must not multiply.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use anyhow::Result;
 
 use crate::{
     bed::{Bed, Kind, Setting},
-    load::{Load, Mix, Seen},
+    load::{Load, Mix, Seen, ratio},
+    say,
     verdict::Outcome,
 };
 
 /// The time over which a budget counts.
 const WINDOW: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
 /// The most sends of one call.
 const PER_CALL: usize = 3;
+
+/// Processes that call, and how many calls a second they make together.
+type Callers = (usize, u32);
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let time = Duration::from_secs(setting.sized(5, 25, 30));
@@ -28,7 +33,56 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     outcome.below("calls at the bottom of three per call at the top", below, 1.3, "policy: chain-stop");
     let most = one.most_attempts().max(three.most_attempts());
     outcome.at_most("attempts of one call", most, PER_CALL, "policy/retry.rs");
+    let few: &[Callers] = &[(5, 50)];
+    let all: &[Callers] = &[(2, 50), (2, 200), (3, 50), (3, 200), (5, 50), (5, 100), (5, 200)];
+    let (mut overall, mut second) = (0.0_f64, 0.0_f64);
+    for callers in setting.sized(few, all, all) {
+        let reached = many(&setting, *callers).await?;
+        let (processes, rate) = callers;
+        say(format_args!(
+            "    {processes} processes, {rate} calls a second: {:.2} attempts per call, {:.2} in the worst second",
+            reached.0, reached.1
+        ));
+        (overall, second) = (overall.max(reached.0), second.max(reached.1));
+    }
+    outcome.below("attempts per call of several processes", overall, 1.2, "policy/budget.rs: the floor");
+    outcome.below("the same in the worst second", second, 1.75, "policy/budget.rs: how much at once");
     Ok(outcome)
+}
+
+/// How many calls reach the bottom, for each that so many processes make, while
+/// it fails: in all, and in the worst second.
+async fn many(setting: &Setting, (processes, rate): Callers) -> Result<(f64, f64)> {
+    let mut bed = Bed::start(setting, Kind::Dev, 0).await?;
+    for _ in 0..processes {
+        bed.add_to("target", &["--relay", "bottom"])?;
+    }
+    for _ in 0..2 {
+        bed.add_to("bottom", &[])?;
+    }
+    bed.all_passing().await?;
+    let load = Load::at_rate(bed.channel()?, Mix::Reads, rate)?;
+    load.go_on(WINDOW).await;
+    for replica in &mut bed.replicas[processes..] {
+        replica.behave("fail UNAVAILABLE").await?;
+        replica.report().await?;
+    }
+    let (mut seconds, mut from) = (Vec::new(), load.now());
+    for _ in 0..setting.sized(16, 20, 20) {
+        load.go_on(SECOND).await;
+        let until = load.now();
+        let mut reached = 0;
+        for replica in &mut bed.replicas[processes..] {
+            reached += replica.report().await?.calls;
+        }
+        seconds.push((from..until, usize::try_from(reached)?));
+        from = until;
+    }
+    let seen = load.finish().await?;
+    let of = |time: &Range<Duration>| seen.due(time.clone()).calls();
+    let worst = seconds.iter().map(|(time, reached)| ratio(*reached, of(time))).fold(0.0, f64::max);
+    let reached = seconds.iter().map(|(_, reached)| reached).sum();
+    Ok((ratio(reached, seconds.iter().map(|(time, _)| of(time)).sum()), worst))
 }
 
 /// The most attempts per call in any ten seconds that begin on a second.

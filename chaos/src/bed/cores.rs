@@ -1,0 +1,46 @@
+//! Which core a process runs on, and how much of it it has used.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+use rustix::{
+    param::clock_ticks_per_second,
+    process::{Pid, getpid},
+    thread::{CpuSet, sched_setaffinity},
+};
+
+/// Has a process, this one unless another is named, run on one core alone: each
+/// of its threads, and what these start.
+///
+/// # Errors
+/// When it is gone, or there is no such core.
+pub(crate) fn pin(process: Option<Pid>, core: usize) -> Result<()> {
+    let process = process.unwrap_or_else(getpid);
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
+    // Twice, for a thread that was started meanwhile by one that was not bound yet.
+    for _ in 0..2 {
+        for task in fs::read_dir(&tasks).with_context(|| format!("could not read {tasks}"))? {
+            let thread = task?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+            let bound = sched_setaffinity(thread, &cores);
+            bound.with_context(|| format!("could not bind a thread to core {core}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The processor time that a process has used; of this one unless another is
+/// named.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn used(process: Option<Pid>) -> Result<Duration> {
+    let file = format!("/proc/{}/stat", process.unwrap_or_else(getpid).as_raw_nonzero());
+    let text = fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
+    // After the name, which may hold anything: the 12th and 13th field.
+    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>();
+    let ticks = ticks.with_context(|| format!("{file} cannot be read"))?;
+    Ok(Duration::from_millis(ticks * 1_000 / clock_ticks_per_second()))
+}
