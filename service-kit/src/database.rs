@@ -25,7 +25,7 @@
 //! replica's alone; so a failover by address leaves none behind that fails for
 //! longer than it takes to notice. A standby is never used, for reads neither.
 //!
-//! PgBouncer works in session mode, with a `default_pool_size` of 13 for each
+//! `PgBouncer` works in session mode, with a `default_pool_size` of 13 for each
 //! replica. In transaction and statement mode a replica does not start and says
 //! why: its prepared statements, its `LISTEN` and its `SET`s would be some other
 //! client's now and then.

@@ -1,21 +1,22 @@
-//! PgBouncer for a test.
+//! `PgBouncer` for a test.
 
 use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
-    process::{ChildStdin, Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use super::{PostgresServer, free_port};
 
 const SCRIPT: &str = include_str!("pgbouncer.sh");
 
-/// A PgBouncer on loopback, which ends with this value or with the process,
+/// A `PgBouncer` on loopback, which ends with this value or with the process,
 /// however that ends.
 #[derive(Debug)]
 pub struct PgBouncer {
     port: u16,
-    _life: ChildStdin,
+    /// Ends when its standard input does, which it does with this process too.
+    script: Child,
 }
 
 impl PgBouncer {
@@ -23,7 +24,7 @@ impl PgBouncer {
     /// of its configuration.
     ///
     /// # Panics
-    /// When there is no PgBouncer or it does not start; says how to get it.
+    /// When there is no `PgBouncer` or it does not start; says how to get it.
     #[must_use]
     pub fn start(server: &PostgresServer, settings: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("consort-pgbouncer-").tempdir();
@@ -37,14 +38,13 @@ impl PgBouncer {
             // What stops the tests must not stop the script that cleans up.
             .process_group(0)
             .spawn();
-        let mut child = child.unwrap_or_else(|why| panic!("could not start sh: {why}"));
-        let (Some(life), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
-            panic!("sh has no standard streams")
-        };
+        let mut script = child.unwrap_or_else(|why| panic!("could not start sh: {why}"));
+        let said = script.stdout.take();
+        let bouncer = Self { port, script };
         let mut words = String::new();
-        for line in BufReader::new(said).lines().map_while(Result::ok) {
+        for line in said.into_iter().flat_map(|said| BufReader::new(said).lines()).map_while(Result::ok) {
             if line == "ready" {
-                return Self { port, _life: life };
+                return bouncer;
             }
             words.push_str(&line);
             words.push('\n');
@@ -56,5 +56,12 @@ impl PgBouncer {
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        // Closes its standard input first.
+        let _ = self.script.wait();
     }
 }

@@ -1,4 +1,4 @@
-//! PgBouncer between a service and its database.
+//! `PgBouncer` between a service and its database.
 
 use std::time::Duration;
 
