@@ -18,6 +18,8 @@ use super::{SchemaVersion, version};
 /// - `-- expand`: whichever program could run before it still can. It adds
 ///   tables, indexes, and columns that may be empty or have a default, and
 ///   expects rows without them from programs of before.
+///   Their statements name their columns: on SQLite one of `SELECT *` that was
+///   prepared before a column came breaks the connection that has it.
 /// - `-- contract 2`: programs run on it that lack the last two steps, this one
 ///   included, or fewer. Say, it drops a column that the programs before the
 ///   step before last were the last to use.
