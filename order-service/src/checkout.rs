@@ -28,7 +28,7 @@
 //!    are closed → CANCELLED. **Empty the cart**, unless it has changed since it
 //!    was read.
 //! 5. **Confirm**: CONFIRMED, its event and the answer, one transaction. Event,
-//!    answer, GetOrder and WatchOrder say so from then on: what is confirmed owns
+//!    answer, `GetOrder` and `WatchOrder` say so from then on: what is confirmed owns
 //!    its goods.
 //!
 //! A cart that could not be emptied in step 4 does not hold up the answer: it is

@@ -10,13 +10,24 @@ use service_kit::database::Sql;
 /// In the statements as `60000000`.
 pub(crate) const MAX_AHEAD: Duration = Duration::from_secs(60);
 
+/// What of an order is read, by name: where a later version adds a column, a
+/// statement that reads all of them fails in programs that run meanwhile.
+macro_rules! columns {
+    () => {
+        "order_id, customer_id, request_etag, cart_etag, cart_full, state, sold, cancel_reason, payment_method, charge_id, \
+         tracking_number, total, currency, create_time, update_time, version, attempts, claim"
+    };
+}
+
 /// One row per line; an order has at least one.
 macro_rules! orders {
     ($which:literal) => {
         concat!(
-            "SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM ",
+            "SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM (SELECT ",
+            columns!(),
+            " FROM orders WHERE ",
             $which,
-            " o JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position"
+            ") o JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position"
         )
     };
 }
@@ -51,25 +62,27 @@ macro_rules! claim_cart {
     };
 }
 
-pub(super) const BY_ID: &str = orders!("(SELECT * FROM orders WHERE order_id = $1)");
+pub(super) const BY_ID: &str = orders!("order_id = $1");
 
 /// As [`BY_ID`], and how it is held, without waiting for who writes it.
-pub(super) const PRESENT: Sql =
-    at!("SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM (SELECT *, \
+pub(super) const PRESENT: Sql = at!(
+    "SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM (SELECT order_id, customer_id, \
+     cart_etag, cart_full, state, sold, cancel_reason, payment_method, charge_id, tracking_number, total, currency, \
+     create_time, update_time, version, attempts, claim, \
      CAST(CASE WHEN lease_time > "
         | " AND lease_time <= "
         | " + 60000000 THEN 1 ELSE 0 END AS BIGINT) AS busy, \
      CAST(CASE WHEN unsettled = 1 AND (due_time <= "
         | " OR due_time > "
         | " + 60000000) THEN 1 ELSE 0 END AS BIGINT) AS due FROM orders WHERE order_id = $1) o \
-     JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position");
+     JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position"
+);
 
 /// Orders of the first version only: later ones have no request id.
-pub(super) const BY_REQUEST: &str = orders!("(SELECT * FROM orders WHERE request_id = $1)");
+pub(super) const BY_REQUEST: &str = orders!("request_id = $1");
 
-pub(super) const OF_CUSTOMER: &str = orders!(
-    "(SELECT * FROM orders WHERE customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3)"
-);
+pub(super) const OF_CUSTOMER: &str =
+    orders!("customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3");
 
 /// Claims the version `$2` of the cart of `$1` for the order `$3`, unless another
 /// has it that was not cancelled for want of goods, which is final. An order that

@@ -318,7 +318,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consul::watch::cursor::Meta;
 
     const ANSWER: &str = r#"[{"Node": {"Node": "n", "Address": "127.0.0.1", "TaggedAddresses": null},
         "Service": {"ID": "web-1", "Service": "web", "Tags": ["a"], "Address": "10.0.0.1", "Port": 9001,

@@ -19,12 +19,6 @@ impl Sql {
     pub const fn each(sqlite: &'static str, postgres: &'static str) -> Self {
         Self { sqlite, postgres }
     }
-
-    /// As PostgreSQL is asked.
-    #[cfg(test)]
-    pub(crate) fn postgres(&self) -> &'static str {
-        self.postgres
-    }
 }
 
 impl From<&'static str> for Sql {
