@@ -27,7 +27,7 @@ async fn tell(app: &TestApp, aggregate: &str, payload: Payload) -> bool {
         source: "product-service".into(),
         aggregate_id: aggregate.into(),
         sequence: 1,
-        create_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+        create_time: Some(std::time::SystemTime::now().into()),
         payload: Some(payload),
     };
     let channel = mesh_to([app.replicas[0].address]).channel("cart-service");

@@ -7,7 +7,7 @@ use registry_client::{
     Channel,
     balance::Balancer,
     instance::{HEALTH_SERVICE, Instance},
-    policy::Methods,
+    policy::{Methods, budget::BudgetConfig},
     resolve::fixed::FixedResolver,
     telemetry::{ChannelState, InstanceState},
     testing::{Connector, FaultyServer, FaultyService, Health, Reply},
@@ -73,6 +73,8 @@ async fn a_call_that_sits_on_a_frozen_instance_still_has_time_for_another() {
         c.deadline = Duration::from_secs(2);
         c.keepalive_time = Duration::from_secs(2);
         c.keepalive_timeout = Duration::from_secs(1);
+        // Half of the calls are sent again, at once.
+        c.service_config.budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 10 };
     })
     .await;
     freezer.freeze();
@@ -124,6 +126,7 @@ async fn a_probe_that_fails_ejects_again_and_for_longer() {
     let (well, ill) = (echo().await, start(Reply::fail(Code::Unavailable)).await);
     let (channel, _resolver) = connected(&[&well, &ill], |c| {
         c.outlier.as_mut().unwrap().base_ejection_time = Duration::from_millis(20);
+        c.service_config.budget = BudgetConfig::Share { ratio: 0.2, min_per_second: 10 };
     })
     .await;
     let longer = async {

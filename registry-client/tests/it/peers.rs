@@ -257,7 +257,7 @@ async fn the_built_in_services_take_only_a_name_and_repeat_little_of_it() {
 
 #[tokio::test]
 async fn long_decompression_gives_way_to_the_calls_of_others() {
-    const BOMBS: usize = 16;
+    const BOMBS: usize = 32;
     let server = Running::described(|_| {}).await;
     let connection = attacker(server.address, &Builder::new()).await;
     let bomb = prefixed(1, &gzipped(&vec![0; 4 * MIB - 64]));
@@ -272,12 +272,13 @@ async fn long_decompression_gives_way_to_the_calls_of_others() {
             })
         })
         .collect();
-    until(&server, "all have come", || server.state().streams == BOMBS).await;
     let honest = Connection::open(server.address).await;
+    until(&server, "they have come", || server.state().streams > 0 || ended.load(SeqCst) > 0).await;
+    let before = ended.load(SeqCst);
     for _ in 0..10 {
         assert_eq!(within(honest.echo()).await, "hello");
     }
-    assert!(ended.load(SeqCst) <= BOMBS / 2, "{ended:?}");
+    assert!(ended.load(SeqCst) - before <= BOMBS / 2, "{before} and then {ended:?}");
     for bomb in bombs {
         // Zeros are no message.
         assert_eq!(bomb.await.unwrap().unwrap().code(), Code::InvalidArgument);

@@ -39,7 +39,8 @@ fn event(payload: Payload, aggregate: &str, sequence: i64) -> Event {
         source: "order-service".into(),
         aggregate_id: aggregate.into(),
         sequence,
-        create_time: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000 }),
+        // To the microsecond, as it is kept.
+        create_time: Some(prost_types::Timestamp { nanos: 5_000, ..std::time::SystemTime::now().into() }),
         payload: Some(payload),
     }
 }
