@@ -50,7 +50,7 @@ pub const IDEMPOTENCY: Migrations = Migrations {
     ],
 };
 
-/// For how long an answer is kept at least, as [`FORGET`] says.
+/// For how long an answer is kept at least, as `FORGET` says.
 pub const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When to come again for an answer that there is not yet.
