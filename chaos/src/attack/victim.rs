@@ -31,7 +31,7 @@ const NEIGHBOUR: &str = "neighbour";
 /// unfinished answers, up to 4 MiB each, is their own.
 const CALLERS: usize = 8;
 /// How long a caller waits before its next call.
-const PAUSE: Duration = Duration::from_millis(5);
+const CALL_DELAY: Duration = Duration::from_millis(5);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 /// The time of the neighbour's first calls, which count for nothing.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -139,7 +139,7 @@ async fn call(channel: &Channel, time: Duration) -> (usize, Duration) {
                 let _ = timeout(5 * DEADLINE, client.read(request)).await;
                 calls += 1;
                 longest = longest.max(called.elapsed());
-                sleep(PAUSE).await;
+                sleep(CALL_DELAY).await;
             }
             (calls, longest)
         });

@@ -23,7 +23,7 @@ const BACK: f64 = 0.95;
 /// How long after the trigger it may take.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Goodput is looked at over so long.
-const LOOK: Duration = Duration::from_secs(2);
+const GOODPUT_WINDOW: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -66,15 +66,15 @@ async fn one(setting: &Setting, is_load: bool) -> Result<Outcome> {
         }
     }
     let cured = load.now();
-    load.go_on(WITHIN + LOOK * 2).await;
+    load.go_on(WITHIN + GOODPUT_WINDOW * 2).await;
     let end = load.now();
     let seen = load.finish().await?;
 
     let usual = goodput(&seen, before..from);
     let back = (0u32..)
-        .map(|step| LOOK / 20 * step)
-        .take_while(|after| cured + *after + LOOK <= end)
-        .find(|after| goodput(&seen, cured + *after..cured + *after + LOOK) >= usual * BACK);
+        .map(|step| GOODPUT_WINDOW / 20 * step)
+        .take_while(|after| cured + *after + GOODPUT_WINDOW <= end)
+        .find(|after| goodput(&seen, cured + *after..cured + *after + GOODPUT_WINDOW) >= usual * BACK);
     let mut outcome = Outcome::of("", &seen);
     outcome.recovered(back);
     outcome.within("goodput back after", back, WITHIN, "policy/throttle.rs; policy/budget.rs");
