@@ -77,6 +77,16 @@ impl Socket {
         Self { stream, preface, linger: None, authorities: Authorities::new(), activity, writable, refused }
     }
 
+    /// Follows what was written, or could not be.
+    fn wrote(&self, cx: &Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let was_paused = self.writable.is_paused();
+        self.writable.set(written.is_ready());
+        if was_paused && written.is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        written
+    }
+
     /// Follows what has been read.
     fn follow(&mut self, read: &mut [u8]) {
         if !read.is_empty() {
@@ -101,6 +111,10 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.writable.is_paused() {
+            // `poll_write` wakes the task.
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         spend_budget(cx, buf.filled().len() - before);
@@ -130,8 +144,7 @@ fn spend_budget(cx: &mut Context<'_>, bytes: usize) {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.writable.set(written.is_ready());
-        written
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(
@@ -140,8 +153,7 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.writable.set(written.is_ready());
-        written
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
