@@ -104,3 +104,8 @@ pub use config::{AdminConfig, AdmissionConfig, Advertise, ChannelConfig, ServerC
 pub use error::Error;
 pub use mesh::{Mesh, MeshBuilder};
 pub use snapshot::Remembered;
+
+/// The examples of the book, compiled as doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/src/your-service.md")]
+struct Book;

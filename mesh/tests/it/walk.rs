@@ -1,4 +1,4 @@
-//! README's tutorial, pasted line by line.
+//! The tutorial of the book, pasted line by line.
 
 use std::{
     io::Write,
@@ -16,11 +16,12 @@ struct Block {
     text: String,
 }
 
-/// The fenced blocks of README's section of that name.
+/// The fenced blocks of the tutorial's section of that name.
 fn blocks(section: &str) -> Vec<Block> {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let tutorial =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/src/tutorial.md")).unwrap();
     let heading = format!("## {section}");
-    let section = readme.lines().skip_while(|line| *line != heading).skip(1);
+    let section = tutorial.lines().skip_while(|line| *line != heading).skip(1);
     let mut blocks: Vec<Block> = Vec::new();
     let mut open = false;
     for line in section.take_while(|line| !line.starts_with("## ")) {
@@ -38,10 +39,10 @@ fn blocks(section: &str) -> Vec<Block> {
 }
 
 #[test]
-fn the_tutorial_of_the_readme_works_when_pasted_and_takes_little_memory() {
-    let blocks = blocks("Tutorial");
+fn the_tutorial_works_when_pasted_and_takes_little_memory() {
+    let blocks = blocks("Place an order");
     let pasted: Vec<_> = blocks.iter().filter(|block| block.language == "sh").collect();
-    assert!(pasted.len() > 5, "the README has lost its tutorial");
+    assert!(pasted.len() > 5, "the tutorial has lost its commands");
 
     let (state, base) = (State::new(), port_base());
     let up = Up::start(&state.dir(), base, &["--registry", "embedded", "--auth"]);

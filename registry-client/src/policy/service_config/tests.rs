@@ -397,14 +397,15 @@ fn a_file_is_read_where_the_text_is_no_json() {
 }
 
 #[test]
-fn the_example_of_the_readme_holds_what_it_says() {
-    let readme = include_str!("../../../../README.md");
-    let json = readme.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let config = ServiceConfig::parse(json).unwrap();
-    assert!(of(&config, "/shop.cart.v1.CartService/GetCart").hedging.is_some());
-    assert!(of(&config, "/shop.cart.v1.CartService/AddItem").timeout.is_some());
-    assert_eq!(config.balancer, Some(Balancer::LeastRequest));
-    assert!(config.service_limit.is_some());
+fn the_examples_of_the_book_are_accepted_and_the_first_holds_what_it_says() {
+    let page = include_str!("../../../../docs/src/service-config.md");
+    let blocks = page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let configs: Vec<_> = blocks.map(|json| ServiceConfig::parse(json).unwrap()).collect();
+    assert!(configs.len() > 3, "the page has lost its examples");
+    assert!(of(&configs[0], "/shop.cart.v1.CartService/GetCart").hedging.is_some());
+    assert!(of(&configs[0], "/shop.cart.v1.CartService/AddItem").timeout.is_some());
+    assert_eq!(configs[0].balancer, Some(Balancer::LeastRequest));
+    assert!(configs[0].service_limit.is_some());
 }
 
 /// Any JSON made of the words that a service config is made of.
