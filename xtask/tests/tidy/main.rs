@@ -3,6 +3,7 @@
 //! there; a rule that makes the code worse is changed here, with its reason.
 
 mod code;
+mod documents;
 mod imports;
 mod manifests;
 mod map;
@@ -133,4 +134,22 @@ fn the_code_map_is_the_tree() {
         &map::untrue(&tree),
         "newcomers navigate by the code map; a path there is whole, from the root, in backticks",
     );
+}
+
+#[test]
+fn links_of_documents_lead_somewhere() {
+    hold(&documents::broken_links(&Tree::load()), "a reader who follows a dead link does not come back");
+}
+
+#[test]
+fn messages_of_the_error_catalogue_are_in_the_code() {
+    hold(
+        &documents::unknown_messages(&Tree::load()),
+        "people search the catalogue for the words that they have seen; change both together",
+    );
+}
+
+#[test]
+fn settings_that_are_read_are_documented() {
+    hold(&documents::unlisted_settings(&Tree::load()), "a variable that is in no list cannot be found");
 }
