@@ -69,9 +69,9 @@ const RECEIVE_WINDOW: u32 = 256 << 10;
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
 /// How many calls begin on a connection before it gives way to the others, and how
-/// many are rejected, which takes a fraction of the time.
+/// many are rejected for lack of room, which takes half the time.
 const CALLS_IN_A_ROW: usize = 16;
-const REJECTIONS_IN_A_ROW: usize = 128;
+const REJECTIONS_IN_A_ROW: usize = 32;
 
 /// How long a peer has to understand that its connection is to close.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -227,7 +227,8 @@ impl Connections {
     }
 
     /// Has the services answer a request, in a task of its own; rejects one for
-    /// which there is no room, or that is above its peer's share. Whether it began.
+    /// which there is no room, or that is above its peer's share. False where there
+    /// was no room.
     ///
     /// # Errors
     /// When a peer above its share does not take the refusal: `h2` would hold it.
@@ -247,7 +248,7 @@ impl Connections {
         }
         let Some(stream) = shares.claim(Resource::Streams, 1) else {
             respond.send_reset(Reason::REFUSED_STREAM);
-            return if writable.now() { Ok(false) } else { Err(Ended::Deaf) };
+            return if writable.now() { Ok(true) } else { Err(Ended::Deaf) };
         };
         let mut request = head.map(|()| Body::new(body));
         // Tells the handlers who called.
