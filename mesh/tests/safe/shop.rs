@@ -27,7 +27,7 @@ use tonic::{Code, Request, Status, client::Grpc};
 use tonic_types::StatusExt;
 use user_service::UserService;
 
-use crate::dynamic::{Method, Raw};
+use crate::dynamic::{BytesCodec, Method};
 
 pub(crate) const ADMIN: &str = "root@shop.example";
 pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password-7713";
@@ -155,11 +155,11 @@ impl Shop {
         let mut client = Grpc::new(self.channel(service, who));
         client.ready().await?;
         let (path, request): (PathAndQuery, _) = (method.path(), Request::new(bytes));
-        let answer = if method.streams() {
-            let mut answers = client.server_streaming(request, path, Raw).await?.into_inner();
+        let answer = if method.is_server_streaming() {
+            let mut answers = client.server_streaming(request, path, BytesCodec).await?.into_inner();
             answers.message().await?.expect("a stream that is accepted begins")
         } else {
-            client.unary(request, path, Raw).await?.into_inner()
+            client.unary(request, path, BytesCodec).await?.into_inner()
         };
         Ok(method.decode(answer).unwrap())
     }

@@ -1,4 +1,4 @@
-//! Calls through the mesh's own channel, as `load` and `call` make them.
+//! Calls to one method through the mesh's own channel, for `load` and `call`.
 
 use std::time::Duration;
 
@@ -14,22 +14,21 @@ use tonic::{
 
 use crate::{
     cli::RequestArgs,
-    dynamic::{Method, Raw},
-    found::Found,
+    discover::RunningMesh,
+    dynamic::{BytesCodec, Method},
 };
 
-/// A method, the channel to the service that has it, and the metadata that
-/// goes along.
+/// A method, the channel to its service, and the metadata of each call.
 #[derive(Clone, Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct MethodClient {
     method: Method,
     metadata: MetadataMap,
     channel: Channel,
 }
 
-impl Outgoing {
-    /// What the command line asks for. Within a runtime: the channel begins
-    /// to connect.
+impl MethodClient {
+    /// The client for the method on the command line. The channel begins to
+    /// connect, so this needs a runtime.
     ///
     /// # Errors
     /// When there is no such method, no mesh, or the metadata is malformed.
@@ -40,11 +39,11 @@ impl Outgoing {
         for (key, value) in &args.metadata {
             metadata.append(name(key)?, text(key, value)?);
         }
-        let channel = Found::find(&args.whereabouts)?.mesh()?.channel(&service);
+        let channel = RunningMesh::find(&args.location)?.mesh()?.channel(&service);
         Ok(Self { method, metadata, channel })
     }
 
-    /// Calls of `method` through `channel`.
+    /// A client for `method` on `channel`.
     pub(crate) fn through(channel: Channel, method: Method) -> Self {
         Self { method, metadata: MetadataMap::new(), channel }
     }
@@ -53,36 +52,37 @@ impl Outgoing {
         &self.method
     }
 
-    /// Waits until an instance is found and connected to, by asking for its
-    /// health.
+    /// Waits until an instance is found and connected, by checking its health.
     ///
     /// # Errors
-    /// Why there is none within `patience`.
-    pub(crate) async fn open(&self, patience: Duration) -> Result<(), Status> {
+    /// When no instance is available within `timeout`; the status says why.
+    pub(crate) async fn wait_for_instance(&self, timeout: Duration) -> Result<(), Status> {
         let mut request = Request::new(Bytes::new());
-        request.set_timeout(patience);
+        request.set_timeout(timeout);
         let mut grpc = Grpc::new(self.channel.clone());
         grpc.ready().await?;
-        match grpc.unary(request, PathAndQuery::from_static("/grpc.health.v1.Health/Check"), Raw).await {
-            // Whoever cannot tell its health is there nevertheless.
+        match grpc.unary(request, PathAndQuery::from_static("/grpc.health.v1.Health/Check"), BytesCodec).await
+        {
+            // An instance without a health service is available nevertheless.
             Err(status) if !matches!(status.code(), Code::Unimplemented | Code::NotFound) => Err(status),
             _ => Ok(()),
         }
     }
 
-    /// One unary call of an encoded request, within `deadline`.
-    pub(crate) async fn unary(&self, message: Bytes, deadline: Duration) -> Answered {
+    /// Makes one unary call with an encoded request, within `deadline`.
+    pub(crate) async fn unary(&self, message: Bytes, deadline: Duration) -> CallOutcome {
         let explain = Explain::default();
         let request = self.request(message, Some(deadline), &explain);
         let mut grpc = Grpc::new(self.channel.clone());
-        let answer = match grpc.ready().await {
-            Ok(()) => grpc.unary(request, self.method.path(), Raw).await,
+        let response = match grpc.ready().await {
+            Ok(()) => grpc.unary(request, self.method.path(), BytesCodec).await,
             Err(status) => Err(status),
         };
-        Answered::new(answer.map(Response::into_inner), &explain)
+        CallOutcome::new(response.map(Response::into_inner), &explain)
     }
 
-    /// One call whatever it answers with: its messages, as a stream.
+    /// Makes one call, unary or streaming, and returns its messages as a
+    /// stream.
     ///
     /// # Errors
     /// The status that the call ended with before the first message.
@@ -95,8 +95,8 @@ impl Outgoing {
         let request = self.request(message, deadline, explain);
         let mut grpc = Grpc::new(self.channel.clone());
         grpc.ready().await?;
-        let answer = grpc.server_streaming(request, self.method.path(), Raw).await?;
-        Ok(answer.into_inner())
+        let response = grpc.server_streaming(request, self.method.path(), BytesCodec).await?;
+        Ok(response.into_inner())
     }
 
     fn request(&self, message: Bytes, deadline: Option<Duration>, explain: &Explain) -> Request<Bytes> {
@@ -110,21 +110,21 @@ impl Outgoing {
     }
 }
 
-/// How a unary call ended.
+/// The outcome of a unary call.
 #[derive(Debug)]
-pub(crate) struct Answered {
+pub(crate) struct CallOutcome {
     code: Code,
-    /// The instance whose answer it is.
+    /// The instance that responded.
     pub(crate) endpoint: Option<String>,
-    /// How often it was sent.
+    /// The number of attempts.
     pub(crate) attempts: u32,
-    /// What was said when it failed.
+    /// The message of a failed call.
     pub(crate) message: Option<Box<str>>,
 }
 
-impl Answered {
-    fn new(answer: Result<Bytes, Status>, explain: &Explain) -> Self {
-        let (code, message) = match answer {
+impl CallOutcome {
+    fn new(response: Result<Bytes, Status>, explain: &Explain) -> Self {
+        let (code, message) = match response {
             Ok(_) => (Code::Ok, None),
             Err(status) => (status.code(), Some(status.message().into())),
         };
@@ -139,7 +139,7 @@ impl Answered {
     }
 
     /// A call that failed before it was sent.
-    pub(crate) fn never_sent(code: Code, why: &str) -> Self {
+    pub(crate) fn not_sent(code: Code, why: &str) -> Self {
         Self { code, endpoint: None, attempts: 0, message: Some(why.into()) }
     }
 

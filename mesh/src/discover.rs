@@ -1,4 +1,4 @@
-//! How a command finds the mesh it talks to.
+//! Finds the running mesh that a command works on.
 
 use anyhow::{Context, Result, bail};
 use registry_client::{
@@ -7,27 +7,27 @@ use registry_client::{
 };
 
 use crate::{
-    cli::Whereabouts,
-    state::{Files, MeshFile, Process},
+    cli::MeshLocation,
+    state::{MeshFile, Process, StatePaths},
 };
 
-/// A mesh that is to be talked to.
+/// A running mesh.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
-    /// Its registry's URL.
+pub(crate) struct RunningMesh {
+    /// The registry's URL.
     pub(crate) registry: String,
-    /// The processes of the `mesh up` that runs it, if one is found here.
+    /// The processes of its `mesh up`, if that runs on the state directory.
     pub(crate) processes: Vec<Process>,
 }
 
-impl Found {
-    /// A mesh that runs on a state directory that is named wins; then
+impl RunningMesh {
+    /// Finds the mesh. A mesh on the given state directory wins; then
     /// `CONSUL_HTTP_ADDR`; then the state directory in the current folder.
     ///
     /// # Errors
     /// When there is none of them.
-    pub(crate) fn find(at: &Whereabouts) -> Result<Self> {
-        let files = Files::of(at.state_dir.as_deref())?;
+    pub(crate) fn find(at: &MeshLocation) -> Result<Self> {
+        let files = StatePaths::of(at.state_dir.as_deref())?;
         let named = at.state_dir.is_some();
         match (files.running()?, at.consul().map(url)) {
             (Some(mesh), None) => Ok(mesh.into()),
@@ -41,42 +41,42 @@ impl Found {
         }
     }
 
-    /// What looks instances up.
+    /// A resolver on this registry.
     ///
     /// # Errors
-    /// When a `CONSUL_*` variable cannot mean anything.
+    /// When a `CONSUL_*` variable is invalid.
     pub(crate) fn resolver(&self) -> Result<ConsulResolver> {
         Ok(ConsulResolver::new(client(&self.registry)?))
     }
 
-    /// What calls go through: as the environment says, but on this registry.
+    /// A mesh on this registry, otherwise configured by the environment.
     ///
     /// # Errors
-    /// When a `CONSUL_*` or `CONSORT_*` variable cannot mean anything.
+    /// When a `CONSUL_*` or `CONSORT_*` variable is invalid.
     pub(crate) fn mesh(&self) -> Result<Mesh> {
         mesh(&self.registry)
     }
 }
 
-impl From<MeshFile> for Found {
+impl From<MeshFile> for RunningMesh {
     fn from(mesh: MeshFile) -> Self {
         Self { registry: mesh.registry, processes: mesh.instances }
     }
 }
 
-/// A client of the registry at `url`, with the token and the certificates of
+/// A client of the registry at `url`, with the token and the certificates from
 /// the environment.
 ///
 /// # Errors
-/// When a `CONSUL_*` variable cannot mean anything.
+/// When a `CONSUL_*` variable is invalid.
 pub(crate) fn client(url: &str) -> Result<Client> {
     Ok(ClientBuilder::from_env()?.addr(url).build()?)
 }
 
-/// A mesh on the registry at `url`, otherwise as the environment says.
+/// A mesh on the registry at `url`, otherwise configured by the environment.
 ///
 /// # Errors
-/// When a `CONSUL_*` or `CONSORT_*` variable cannot mean anything.
+/// When a `CONSUL_*` or `CONSORT_*` variable is invalid.
 pub(crate) fn mesh(url: &str) -> Result<Mesh> {
     MeshBuilder::from_env()?
         .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
@@ -85,7 +85,7 @@ pub(crate) fn mesh(url: &str) -> Result<Mesh> {
         .context("could not set up the mesh")
 }
 
-/// An address as `CONSUL_HTTP_ADDR` has it, with its scheme.
+/// Adds the scheme to an address from `CONSUL_HTTP_ADDR`.
 pub(crate) fn url(address: &str) -> String {
     let address = address.trim_end_matches('/');
     if address.contains("://") { address.to_owned() } else { format!("http://{address}") }

@@ -1,19 +1,20 @@
-//! The end of `mesh up`: the first signal asks, the second insists.
+//! The shutdown of `mesh up`: the first signal drains, the second forces the
+//! end.
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Whether it is time to stop, and how. Cheap to clone.
+/// The two stages of a shutdown. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stop {
+pub(crate) struct Shutdown {
     drain: CancellationToken,
-    now: CancellationToken,
+    forced: CancellationToken,
 }
 
-impl Stop {
-    /// One that SIGINT, SIGTERM and SIGHUP set off: the first to drain, the second to
-    /// stop at once. Runs until the process ends.
+impl Shutdown {
+    /// A shutdown that SIGINT, SIGTERM and SIGHUP trigger: the first to drain, the
+    /// second to stop at once. Its task runs until the process ends.
     ///
     /// # Errors
     /// When the signals cannot be listened to.
@@ -21,10 +22,10 @@ impl Stop {
         let mut interrupt = signal(SignalKind::interrupt()).context("could not listen to SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("could not listen to SIGTERM")?;
         let mut hangup = registry_client::server::hangup().context("could not listen to SIGHUP")?;
-        let stop = Self::default();
-        let told = stop.clone();
+        let shutdown = Self::default();
+        let stages = shutdown.clone();
         tokio::spawn(async move {
-            for token in [&told.drain, &told.now] {
+            for token in [&stages.drain, &stages.forced] {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
@@ -33,21 +34,21 @@ impl Stop {
                 token.cancel();
             }
         });
-        Ok(stop)
+        Ok(shutdown)
     }
 
-    /// Asks everybody to drain.
+    /// Starts the drain.
     pub(crate) fn begin(&self) {
         self.drain.cancel();
     }
 
-    /// Completes when it is time to drain.
-    pub(crate) async fn asked(&self) {
+    /// Completes when the drain has started.
+    pub(crate) async fn requested(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Completes when there is no more time.
-    pub(crate) async fn at_once(&self) {
-        self.now.cancelled().await;
+    /// Completes when a second signal forces the end.
+    pub(crate) async fn forced(&self) {
+        self.forced.cancelled().await;
     }
 }
