@@ -419,9 +419,9 @@ mod tests {
             ),
             ("call", &["data", "explain", "deadline", "metadata", "state-dir"]),
         ];
-        for (command, wanted) in contract {
+        for (command, expected_flags) in contract {
             let have = flags(command);
-            for flag in wanted {
+            for flag in expected_flags {
                 assert!(have.iter().any(|f| f == flag), "mesh {command} --{flag} is gone");
             }
         }

@@ -143,17 +143,17 @@ fn no_channel(
     silent: &[UnreachableProcess],
 ) -> anyhow::Error {
     if responded == 0 {
-        let whys: Vec<_> = silent.iter().map(|s| format!("{}: {}", s.process, s.why)).collect();
+        let reasons: Vec<_> = silent.iter().map(|s| format!("{}: {}", s.process, s.why)).collect();
         return anyhow::anyhow!(
             "no process responds ({}); check that it runs with CONSORT_ADMIN set, and read its log",
-            whys.join("; ")
+            reasons.join("; ")
         );
     }
     let called: Vec<_> = called.iter().map(String::as_str).collect();
-    let known = if called.is_empty() { "nothing".to_owned() } else { called.join(", ") };
+    let known = if called.is_empty() { "no service".to_owned() } else { called.join(", ") };
     anyhow::anyhow!(
-        "none of {responded} processes has a channel to `{service}`; what they call is {known}; a channel is there \
-         once `mesh.channel` has been asked for it"
+        "none of {responded} processes has a channel to `{service}`, only to {known}; a process creates a channel with \
+             `mesh.channel`"
     )
 }
 

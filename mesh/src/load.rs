@@ -93,7 +93,7 @@ impl Calls {
     /// and at most `max_in_flight` at once.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(crate) fn start(
         client: MethodClient,
         template: Template,

@@ -44,22 +44,22 @@ pub(crate) async fn run(args: MigrateArgs) -> Result<Exit> {
 async fn migrate(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool> {
     let migrations = migrations(service);
     let version = Database::version(url, &migrations).await?;
-    let SchemaVersion { present, wanted, oldest } = version;
+    let SchemaVersion { present, wanted: latest, oldest } = version;
     if version.is_too_new() {
         anyhow::bail!(
             "{service}: {url} is at version {present}, which needs a program that knows version {oldest}; this one knows \
-             up to {wanted}; run a newer version, or restore an older copy of the database"
+             up to {latest}; run a newer version, or restore an older copy of the database"
         );
     }
     if version.is_newer() {
         print_line(format!(
-            "{service}: {url} is at version {present}, newer than {wanted}; this program can use it"
+            "{service}: {url} is at version {present}, newer than {latest}; this program can use it"
         ));
         return Ok(true);
     }
     if check {
         let verdict = if version.is_up_to_date() { "up to date" } else { "would be migrated" };
-        print_line(format!("{service}: {url} is at version {present} of {wanted}: {verdict}"));
+        print_line(format!("{service}: {url} is at version {present} of {latest}: {verdict}"));
         return Ok(version.is_up_to_date());
     }
     if let DatabaseUrl::Sqlite(path) = url
@@ -70,10 +70,10 @@ async fn migrate(service: Service, url: &DatabaseUrl, check: bool) -> Result<boo
     Database::open(url, &migrations).await?.close().await;
     let applied = &names(url, &migrations)[usize::try_from(present)?..];
     if applied.is_empty() {
-        print_line(format!("{service}: {url} is at version {wanted}: nothing to do"));
+        print_line(format!("{service}: {url} is at version {latest}: nothing to do"));
     } else {
         print_line(format!(
-            "{service}: {url} went from version {present} to {wanted}: {}",
+            "{service}: {url} went from version {present} to {latest}: {}",
             applied.join(", ")
         ));
     }

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_told_only_of_the_health_it_belongs_to() {
+    fn a_date_is_shown_only_with_the_health_it_belongs_to() {
         let mut critical = Instance::new("cart-a", "127.0.0.1:1".parse().unwrap());
         critical.health = Health::Critical;
         critical.reason = "refused".into();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_ours_that_the_registry_lost_is_shown_and_one_of_others_too() {
+    fn a_process_that_the_registry_lost_is_shown_and_a_foreign_instance_too() {
         let strange = Instance::new("cart-z", "10.0.0.9:1".parse().unwrap());
         let mesh = Resolution::found(vec![strange]);
         let lines = lines(Service::Cart, &mesh, &[process("127.0.0.1:1")]);

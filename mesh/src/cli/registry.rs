@@ -5,7 +5,7 @@ use std::str::FromStr;
 /// The Consul that is started by default.
 pub(crate) const DEFAULT_PROGRAM: &str = "consul";
 
-/// The registry that the command line asks for.
+/// The value of `--registry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RegistrySpec {
     /// A running Consul, else a new one.

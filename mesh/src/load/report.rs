@@ -293,7 +293,7 @@ mod tests {
             took: Duration::from_millis(ms),
             endpoint: endpoint.map(str::to_owned),
             attempts: u32::from(code != NOT_SENT),
-            message: (code != "OK").then(|| "said so".into()),
+            message: (code != "OK").then(|| "no reason".into()),
         }
     }
 
@@ -358,6 +358,6 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].contains("2 calls") && lines[1].contains("0 calls"), "{text}");
         assert!(text.contains("cart-1") && text.contains("100.0%"), "{text}");
-        assert!(text.ends_with("last NOT_FOUND: said so\n"), "{text}");
+        assert!(text.ends_with("last NOT_FOUND: no reason\n"), "{text}");
     }
 }

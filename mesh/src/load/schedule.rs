@@ -31,9 +31,9 @@ impl Schedule {
     }
 
     /// Calls `send` with the number and due time of each call when it is due,
-    /// late ones at once, until all are sent or it breaks. Blocks: a thread's
-    /// sleep is off by some 60 µs, a runtime's timer by a millisecond, which
-    /// would count as latency.
+    /// late ones without delay, until all are sent or `send` breaks. Blocks: a
+    /// thread's sleep is off by some 60 µs, a runtime's timer by a millisecond,
+    /// which would count as latency.
     ///
     /// Sleeps at most 20 ms at a stretch between calls to `is_stopped`.
     pub(crate) fn run(

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_ends_is_started_again_after_a_growing_wait() {
+    async fn a_process_that_ends_is_restarted_after_a_growing_backoff() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, mut events) = mpsc::channel(8);
         let shutdown = Shutdown::default();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopping_asks_first_and_waits() {
+    async fn stopping_sends_sigterm_first_and_waits() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, mut events) = mpsc::channel(8);
         let script = "trap 'echo drained; exit 0' TERM; echo up; while :; do sleep 0.05; done";

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_a_word_or_a_url() {
+    fn a_registry_spec_is_a_word_or_a_url() {
         assert_eq!("auto".parse(), Ok(RegistrySpec::Auto));
         assert_eq!("http://10.0.0.1:8500/".parse(), Ok(RegistrySpec::At("http://10.0.0.1:8500".into())));
         assert!("cosul".parse::<RegistrySpec>().unwrap_err().contains("embedded"));

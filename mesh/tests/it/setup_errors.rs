@@ -1,11 +1,11 @@
-//! Whatever cannot work is said in one line that names cause and mend.
+//! Every set-up error is one line that names the cause and the fix.
 
 use std::net::TcpListener;
 
 use crate::running::{State, consul, mesh, port_base, run};
 
 /// The one line of a failed set-up.
-fn complaint(command: std::process::Command) -> String {
+fn setup_error(command: std::process::Command) -> String {
     let (code, out, err) = run(command);
     assert_eq!(code, 2, "{out}{err}");
     assert_eq!(err.trim_end().lines().count(), 1, "one line, not\n{err}");
@@ -17,7 +17,7 @@ fn a_taken_port_is_named_with_the_flag_that_changes_it() {
     let (state, base) = (State::new(), port_base());
     let _taken = TcpListener::bind(("127.0.0.1", base + 20)).unwrap();
     let base = base.to_string();
-    let text = complaint(state.command(["up", "--registry", "embedded", "--port-base", &base]));
+    let text = setup_error(state.command(["up", "--registry", "embedded", "--port-base", &base]));
     assert!(text.contains("(order-service 1)") && text.contains("--order-port"), "{text}");
     assert!(text.contains("CONSORT_PORT_ORDER") && text.contains("--port-base"), "{text}");
 }
@@ -25,24 +25,24 @@ fn a_taken_port_is_named_with_the_flag_that_changes_it() {
 #[test]
 fn a_consul_that_is_named_and_absent_is_not_replaced() {
     let (state, base) = (State::new(), port_base());
-    let nobody = format!("127.0.0.1:{base}");
+    let unused_address = format!("127.0.0.1:{base}");
     let mut command = state.command(["up"]);
-    command.env("CONSUL_HTTP_ADDR", &nobody);
-    let text = complaint(command);
-    assert!(text.contains("CONSUL_HTTP_ADDR") && text.contains(&nobody), "{text}");
-    let text = complaint(state.command(["up", "--registry", &format!("http://{nobody}")]));
-    assert!(text.contains("--registry") && text.contains(&nobody), "{text}");
+    command.env("CONSUL_HTTP_ADDR", &unused_address);
+    let text = setup_error(command);
+    assert!(text.contains("CONSUL_HTTP_ADDR") && text.contains(&unused_address), "{text}");
+    let text = setup_error(state.command(["up", "--registry", &format!("http://{unused_address}")]));
+    assert!(text.contains("--registry") && text.contains(&unused_address), "{text}");
 }
 
 #[test]
 fn what_is_unknown_is_answered_with_what_there_is() {
-    let text = complaint(mesh(["serve", "card-service"]));
+    let text = setup_error(mesh(["serve", "card-service"]));
     assert!(text.contains("cart-service, order-service, product-service"), "{text}");
     assert!(text.contains("payment-service, user-service"), "{text}");
     let state = State::new();
-    let text = complaint(state.command(["call", "shop.cart.v1.CartService/Get"]));
+    let text = setup_error(state.command(["call", "shop.cart.v1.CartService/Get"]));
     assert!(text.contains("GetCart"), "{text}");
-    let text = complaint(state.command(["load", "shop.card.v1.CardService/Get"]));
+    let text = setup_error(state.command(["load", "shop.card.v1.CardService/Get"]));
     assert!(text.contains("shop.cart.v1.CartService"), "{text}");
 }
 
@@ -55,7 +55,7 @@ fn without_a_mesh_every_command_says_how_to_start_one() {
         state.command(["call", "shop.cart.v1.CartService/GetCart"]),
         state.command(["load", "shop.cart.v1.CartService/GetCart"]),
     ] {
-        let text = complaint(command);
+        let text = setup_error(command);
         assert!(text.contains("mesh up") && text.contains("CONSUL_HTTP_ADDR"), "{text}");
     }
 }
@@ -65,7 +65,7 @@ fn a_program_that_is_no_consul_is_not_started() {
     let state = State::new();
     let mut command = state.command(["up", "--registry", "consul"]);
     command.env("CONSUL_BIN", "/bin/true");
-    let text = complaint(command);
+    let text = setup_error(command);
     assert!(text.contains("CONSUL_BIN"), "{text}");
     assert!(consul().is_file());
 }
@@ -78,11 +78,11 @@ fn a_bad_flag_is_a_usage_error() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_is_refused() {
+fn a_folder_that_is_not_a_state_directory_is_refused() {
     let state = State::new();
     std::fs::create_dir(state.dir()).unwrap();
     std::fs::write(state.dir().join("thesis.tex"), "x").unwrap();
-    let text = complaint(state.command(["up", "--registry", "embedded", "--fresh"]));
+    let text = setup_error(state.command(["up", "--registry", "embedded", "--fresh"]));
     assert!(text.contains("--state-dir"), "{text}");
     assert!(state.dir().join("thesis.tex").exists());
 }
@@ -98,7 +98,7 @@ fn the_variables_of_a_kubernetes_service_end_no_command() {
         command
     };
     // A command that is not `up` does not look at them at all.
-    let text = complaint(linked(state.command(["status"])));
+    let text = setup_error(linked(state.command(["status"])));
     assert!(text.contains("mesh up") && !text.contains("CART"), "{text}");
     let (code, out, err) = run(linked(mesh(["serve", "cart-service", "--auth", "off", "--print-config"])));
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
@@ -121,7 +121,7 @@ fn the_former_name_of_a_port_is_still_read() {
     let port = taken.local_addr().unwrap().port();
     for name in ["CONSORT_CART_PORT", "CONSORT_PORT_CART"] {
         let mut command = state.command(["up", "--registry", "embedded"]);
-        let text = complaint({
+        let text = setup_error({
             command.env(name, port.to_string()).env("CONSORT_PORT_BASE", base.to_string());
             command
         });
@@ -129,7 +129,7 @@ fn the_former_name_of_a_port_is_still_read() {
     }
     let mut command = state.command(["up", "--registry", "embedded"]);
     command.env("CONSORT_CART_PORT", "eighty");
-    let text = complaint(command);
+    let text = setup_error(command);
     assert!(text.contains("CONSORT_CART_PORT") && text.contains("CONSORT_PORT_CART"), "{text}");
 }
 
@@ -155,6 +155,6 @@ fn a_setting_that_is_not_understood_is_refused_by_name_and_not_repeated() {
     }
     let mut command = state.command(["status"]);
     command.env("RUST_LOG", "warning");
-    let text = complaint(command);
+    let text = setup_error(command);
     assert!(text.contains("RUST_LOG") && text.contains("error, warn, info, debug, trace"), "{text}");
 }
