@@ -16,19 +16,19 @@ use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use crate::{cli::AttackArgs, say};
+use crate::{cli::AttackArgs, print_line};
 
 mod calls;
 mod floods;
-pub(crate) mod host;
-mod servers;
+pub(crate) mod hostile_server;
+mod raw_connection;
+mod server_kinds;
 mod sockets;
 mod streams;
 pub(crate) mod victim;
-mod wire;
 
-pub(crate) use servers::{ALL as HOSTILE, Hostile, parse as parse_server};
-pub(crate) use victim::Suffered;
+pub(crate) use server_kinds::{ALL as HOSTILE, HostileServer, parse as parse_server};
+pub(crate) use victim::VictimReport;
 
 /// The pause before a connection that the server has ended is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(20);
@@ -120,7 +120,10 @@ pub(crate) async fn run(AttackArgs { attack, target, time }: AttackArgs) -> Resu
     let began = tokio::time::Instant::now();
     let ended = timeout(time, (attack.run)(target)).await;
     let report = report(began.elapsed(), ended.is_ok());
-    say(format_args!("attacked {}", serde_json::to_string(&report).context("could not write the report")?));
+    print_line(format_args!(
+        "attacked {}",
+        serde_json::to_string(&report).context("could not write the report")?
+    ));
     Ok(())
 }
 

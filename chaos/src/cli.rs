@@ -18,15 +18,15 @@ pub(crate) struct Cli {
     pub(crate) run: RunArgs,
 }
 
-/// What the harness starts itself as.
+/// The subcommands that the harness starts itself with.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A replica that does what its standard input says.
+    /// A replica that is controlled by its standard input.
     #[command(hide = true)]
     Serve(ServeArgs),
     /// A replica of a service of the shop.
     #[command(hide = true)]
-    ServeShop(Box<crate::bed::shop::ServeArgs>),
+    ServeShop(Box<crate::testbed::shop::ServeArgs>),
     /// A registry that ends when its standard input does.
     #[command(hide = true)]
     Registry {
@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// A client of a hostile server and of another.
     #[command(hide = true)]
     Victim(VictimArgs),
-    /// A program that ends when its starter does.
+    /// A program that ends when its parent process does.
     #[command(hide = true)]
     Tether {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Which scenarios, and how.
+/// The scenarios to run, and how.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     /// The scenarios, such as R1 [default: all]
@@ -59,21 +59,21 @@ pub(crate) struct RunArgs {
     /// Shows the scenarios instead of running them.
     #[arg(long)]
     pub(crate) list: bool,
-    /// How often each is run; the worst run counts.
+    /// The number of runs of each scenario; the worst run counts.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeat: u32,
-    /// Where the shop of R20 to R26 keeps its data.
+    /// The database of the shop in R20 to R26.
     #[arg(long, value_enum, default_value_t = Database::Sqlite)]
     pub(crate) db: Database,
-    /// Writes the results there as JSON.
+    /// Writes the results to FILE as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Switches off the mechanism that each scenario guards: it must then be
-    /// missed.
+    /// Switches off the mechanism that each scenario guards: it must then miss
+    /// a figure.
     #[arg(long)]
     pub(crate) off: bool,
-    /// How long: `quick` is what `cargo xtask test` runs, `full` takes faults
-    /// as long as they are promised (R14: ten minutes).
+    /// The length of scenarios: `quick` is what `cargo xtask test` runs, `full`
+    /// keeps faults as long as promised (R14: ten minutes).
     #[arg(long, value_enum, default_value_t = Size::Usual)]
     pub(crate) size: Size,
     /// The Consul of the scenarios that need a real one.
@@ -85,13 +85,13 @@ pub(crate) struct RunArgs {
     /// The attacks of R29, by name [default: all]
     #[arg(long = "attack", value_name = "NAME", value_parser = crate::attack::parse)]
     pub(crate) attacks: Vec<&'static crate::attack::Attack>,
-    /// Keeps every process's log there [default: a temporary folder, kept
-    /// when a figure was missed]
+    /// Keeps every process's log in DIR [default: a temporary folder, kept when
+    /// a figure was missed]
     #[arg(long, value_name = "DIR")]
     pub(crate) logs: Option<PathBuf>,
 }
 
-/// How long scenarios are.
+/// The length of scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Size {
     /// Seconds: the fault once.
@@ -111,16 +111,16 @@ pub(crate) enum Database {
     Postgres,
 }
 
-/// An attack on a server.
+/// `chaos attack`.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct AttackArgs {
-    /// Which one.
+    /// The name.
     #[arg(value_parser = crate::attack::parse)]
     pub(crate) attack: &'static crate::attack::Attack,
     /// The server's address.
     #[arg(long)]
     pub(crate) target: SocketAddr,
-    /// How long it goes on at the most.
+    /// The longest run.
     #[arg(long, value_parser = registry_client::parse_duration)]
     pub(crate) time: Duration,
 }
@@ -128,13 +128,13 @@ pub(crate) struct AttackArgs {
 /// A hostile server.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct HostArgs {
-    /// Which one.
+    /// The name.
     #[arg(value_parser = crate::attack::parse_server)]
-    pub(crate) server: &'static crate::attack::Hostile,
-    /// Where it listens.
+    pub(crate) server: &'static crate::attack::HostileServer,
+    /// The address that it listens on.
     #[arg(long)]
     pub(crate) listen: SocketAddr,
-    /// How long it goes on at the most.
+    /// The longest run.
     #[arg(long, value_parser = registry_client::parse_duration)]
     pub(crate) time: Duration,
 }
@@ -142,19 +142,19 @@ pub(crate) struct HostArgs {
 /// A client of a hostile server and of another.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct VictimArgs {
-    /// Where the hostile server listens.
+    /// The address of the hostile server.
     #[arg(long)]
     pub(crate) hostile: SocketAddr,
-    /// Where the other listens.
+    /// The address of the other server.
     #[arg(long)]
     pub(crate) neighbour: SocketAddr,
-    /// How long only the other is called at first.
+    /// The time for which only the other server is called.
     #[arg(long, value_parser = registry_client::parse_duration)]
     pub(crate) quiet: Duration,
-    /// How long both are.
+    /// The time for which both are called.
     #[arg(long, value_parser = registry_client::parse_duration)]
     pub(crate) time: Duration,
-    /// A mechanism that is switched off in it.
+    /// The mechanism that is switched off.
     #[arg(long, value_name = "MECHANISM")]
     pub(crate) without: Option<String>,
 }
@@ -165,25 +165,25 @@ pub(crate) struct ServeArgs {
     /// The service that it is an instance of.
     #[arg(long)]
     pub(crate) service: String,
-    /// Where it listens.
+    /// The address that it listens on.
     #[arg(long)]
     pub(crate) listen: SocketAddr,
     /// The registry; without one it does not register.
     #[arg(long)]
     pub(crate) registry: Option<String>,
-    /// The service that it passes every call on to.
+    /// The service to which it relays every call.
     #[arg(long)]
     pub(crate) relay: Option<String>,
-    /// How long a call takes it when it is well.
+    /// The time that a call takes without a fault.
     #[arg(long, default_value = "20ms", value_parser = registry_client::parse_duration)]
     pub(crate) work: Duration,
-    /// How many calls may do their work at once; the others wait.
+    /// The number of calls that are worked on at once; the others wait.
     #[arg(long, value_name = "N")]
     pub(crate) slots: Option<usize>,
-    /// The most calls of a method that it takes on; as every server unless set.
+    /// The concurrency limit of a method [default: the server's own]
     #[arg(long, value_name = "N")]
     pub(crate) max_concurrency: Option<usize>,
-    /// A mechanism that is switched off in it.
+    /// The mechanism that is switched off.
     #[arg(long, value_name = "MECHANISM")]
     pub(crate) without: Option<String>,
 }

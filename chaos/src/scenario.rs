@@ -4,8 +4,8 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    bed::{ADMISSION, PEER_LIMITS, RESTRAINT, Setting, TIMEOUTS, shop::ONE_KEY},
-    verdict::Outcome,
+    testbed::{ADMISSION, CLIENT_LIMITS, PEER_LIMITS, ScenarioSetting, TIMEOUTS, shop::ONE_KEY},
+    verdict::ScenarioOutcome,
 };
 
 mod balance;
@@ -17,38 +17,38 @@ mod flap;
 mod foreign;
 mod freeze;
 mod garbage;
-mod heal;
 mod hostile;
 mod hostile_servers;
 mod idempotency;
 mod kill;
 mod lies;
-mod misbehave;
+mod misbehaving;
 mod outage;
 mod outbox;
 mod overload;
 mod power;
 mod quorum;
 mod registry_down;
+mod reregister;
 mod rolling;
 mod stock;
 mod trigger;
 mod unhealthy;
 mod unknown;
 
-/// A fault, and what is promised of it.
+/// A fault and the promise for it.
 #[derive(Debug)]
 pub(crate) struct Scenario {
-    /// Its number in RELIABILITY.md.
+    /// The number in RELIABILITY.md.
     pub(crate) id: &'static str,
     pub(crate) fault: &'static str,
     pub(crate) promise: &'static str,
     /// The mechanism that it guards, which `--off` switches off.
     pub(crate) off: &'static str,
-    pub(crate) run: fn(Setting) -> BoxFuture<'static, Result<Outcome>>,
+    pub(crate) run: fn(ScenarioSetting) -> BoxFuture<'static, Result<ScenarioOutcome>>,
 }
 
-/// Every one.
+/// All scenarios.
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R1",
@@ -74,7 +74,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R4",
         fault: "black hole: both ways, in, out, opening",
-        promise: "no call outlives its deadline by 50 ms; no idempotent call fails; back within 2 s of the healing",
+        promise: "no call outlives its deadline by 50 ms; no idempotent call fails; back within 2 s of the end of the fault",
         off: "keep-alive",
         run: |setting| Box::pin(black_hole::run(setting)),
     },
@@ -83,21 +83,21 @@ pub(crate) const ALL: &[Scenario] = &[
         fault: "one of three is slow by 500 ms",
         promise: "its share ≤ 10 % after 5 s",
         off: "least_request",
-        run: |setting| Box::pin(misbehave::slow(setting)),
+        run: |setting| Box::pin(misbehaving::slow(setting)),
     },
     Scenario {
         id: "R6",
         fault: "one of three fails at once",
         promise: "its share ≤ 5 % after 1 s; success ≥ 99.9 %",
         off: "outlier detection",
-        run: |setting| Box::pin(misbehave::failing(setting)),
+        run: |setting| Box::pin(misbehaving::failing(setting)),
     },
     Scenario {
         id: "R7",
         fault: "one of three fails half of its calls",
         promise: "ejected within 10 s, back within 60 s; healthy ones never ejected",
         off: "outlier detection",
-        run: |setting| Box::pin(misbehave::half(setting)),
+        run: |setting| Box::pin(misbehaving::half(setting)),
     },
     Scenario {
         id: "R8",
@@ -118,7 +118,7 @@ pub(crate) const ALL: &[Scenario] = &[
         id: "R10",
         fault: "ten seconds of three times the load, or of ten times the latency, at 80 % of what can be done",
         promise: "≥ 95 % of the goodput before, within 10 s after",
-        off: RESTRAINT,
+        off: CLIENT_LIMITS,
         run: |setting| Box::pin(trigger::run(setting)),
     },
     Scenario {
@@ -176,7 +176,7 @@ pub(crate) const ALL: &[Scenario] = &[
         fault: "the agent is restarted, wiped, stopped; a foreign deregistration",
         promise: "passing again within 2 s, re-registered within 5 s; shutdown never blocked for more than 2 s",
         off: "registration loop",
-        run: |setting| Box::pin(heal::run(setting)),
+        run: |setting| Box::pin(reregister::run(setting)),
     },
     Scenario {
         id: "R19",
@@ -232,7 +232,7 @@ pub(crate) const ALL: &[Scenario] = &[
         id: "R26",
         fault: "disk full, fsync fails, no file descriptors, PostgreSQL killed",
         promise: "no false acknowledgement; NOT_SERVING and refused, not hung; serving by itself after 5 s",
-        off: "errors that the disk tells",
+        off: "errors that the disk reports",
         run: |setting| Box::pin(fail_clean::run(setting)),
     },
     Scenario {

@@ -211,11 +211,7 @@ impl Explanation {
             out.push('\n');
         }
         for silent in &self.silent {
-            out.push_str(&format!(
-                "{} was not queried: {}
-",
-                silent.process, silent.why
-            ));
+            out.push_str(&format!("{} was not queried: {}\n", silent.process, silent.why));
         }
         out
     }

@@ -12,9 +12,9 @@ use http::Request;
 
 use super::{
     on_each,
-    wire::{
-        DATA, END_HEADERS, END_STREAM, HEADERS, READ, Wire, announced, asks_for, call, field, frame, head,
-        ids, prefixed, socket,
+    raw_connection::{
+        DATA, END_HEADERS, END_STREAM, HEADERS, READ, RawConnection, announced, asks_for, call, field, frame,
+        head, ids, prefixed, socket,
     },
 };
 
@@ -65,13 +65,13 @@ pub(super) async fn beyond_the_limit(to: SocketAddr) {
 /// than itself. Some connections first take whatever room there is.
 pub(super) async fn small_frames(to: SocketAddr) {
     let small = on_each(40, || async move {
-        let mut wire = Wire::open(to, &[]).await?;
-        wire.send(&call(READ, 1)).await?;
-        wire.send(&frame(DATA, 0, 1, &announced(MIB))).await?;
+        let mut raw_connection = RawConnection::open(to, &[]).await?;
+        raw_connection.send(&call(READ, 1)).await?;
+        raw_connection.send(&frame(DATA, 0, 1, &announced(MIB))).await?;
         for _ in 0..1_000 {
-            wire.send(&frame(DATA, 0, 1, &[0]).repeat(1_000)).await?;
+            raw_connection.send(&frame(DATA, 0, 1, &[0]).repeat(1_000)).await?;
         }
-        wire.hold().await
+        raw_connection.hold().await
     });
     tokio::join!(endless_bodies(to), small);
 }
@@ -95,10 +95,10 @@ async fn send_again(to: SocketAddr, head: &[u8], message: &[u8]) {
     on_each(10, || {
         let bytes = bytes.clone();
         async move {
-            let mut wire = Wire::open(to, &[]).await?;
-            wire.send(&bytes).await?;
+            let mut raw_connection = RawConnection::open(to, &[]).await?;
+            raw_connection.send(&bytes).await?;
             // Anew once these have had their time.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), wire.hold()).await;
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), raw_connection.hold()).await;
             Ok(())
         }
     })

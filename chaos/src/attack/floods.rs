@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use super::{
     on_each,
-    wire::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM, Wire, call,
-        field, frame, head, ids, settings_frame,
+    raw_connection::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM,
+        RawConnection, call, field, frame, head, ids, settings_frame,
     },
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn rapid_reset(to: SocketAddr) {
             next += 2 * BATCH;
             bytes
         };
-        Wire::open(to, &[]).await?.flood(batch).await
+        RawConnection::open(to, &[]).await?.flood(batch).await
     })
     .await;
 }
@@ -45,7 +45,7 @@ pub(super) async fn settings(to: SocketAddr) {
             value = (value + 1) % 1_000;
             repeated(&settings_frame(&[(4, 65_535 + value), (1, 4_096 + value)]))
         };
-        Wire::open_deaf(to, &[]).await?.flood(batch).await
+        RawConnection::open_deaf(to, &[]).await?.flood(batch).await
     })
     .await;
 }
@@ -53,7 +53,7 @@ pub(super) async fn settings(to: SocketAddr) {
 /// Pings, whose answers are not read.
 pub(super) async fn pings(to: SocketAddr) {
     on_each(CONNECTIONS, || async move {
-        Wire::open_deaf(to, &[]).await?.flood(|| repeated(&frame(PING, 0, 0, &[1; 8]))).await
+        RawConnection::open_deaf(to, &[]).await?.flood(|| repeated(&frame(PING, 0, 0, &[1; 8]))).await
     })
     .await;
 }
@@ -61,9 +61,9 @@ pub(super) async fn pings(to: SocketAddr) {
 /// DATA without any.
 pub(super) async fn empty_data(to: SocketAddr) {
     on_each(CONNECTIONS, || async move {
-        let mut wire = Wire::open(to, &[]).await?;
-        wire.send(&call(READ, 1)).await?;
-        wire.flood(|| repeated(&frame(DATA, 0, 1, &[]))).await
+        let mut raw_connection = RawConnection::open(to, &[]).await?;
+        raw_connection.send(&call(READ, 1)).await?;
+        raw_connection.flood(|| repeated(&frame(DATA, 0, 1, &[]))).await
     })
     .await;
 }
@@ -71,10 +71,10 @@ pub(super) async fn empty_data(to: SocketAddr) {
 /// A head that never ends (CVE-2024-27316).
 pub(super) async fn continuation(to: SocketAddr) {
     on_each(CONNECTIONS, || async move {
-        let mut wire = Wire::open(to, &[]).await?;
-        wire.send(&frame(HEADERS, END_STREAM, 1, &head(READ))).await?;
+        let mut raw_connection = RawConnection::open(to, &[]).await?;
+        raw_connection.send(&frame(HEADERS, END_STREAM, 1, &head(READ))).await?;
         let more: Vec<u8> = (0..100).flat_map(|_| field("x-more", "and more of it")).collect();
-        wire.flood(|| repeated(&frame(CONTINUATION, 0, 1, &more))).await
+        raw_connection.flood(|| repeated(&frame(CONTINUATION, 0, 1, &more))).await
     })
     .await;
 }
@@ -97,7 +97,7 @@ pub(super) async fn header_lists(to: SocketAddr) {
             }
             bytes
         };
-        Wire::open(to, &[]).await?.flood(batch).await
+        RawConnection::open(to, &[]).await?.flood(batch).await
     })
     .await;
 }
@@ -111,7 +111,7 @@ pub(super) async fn unknown_frames(to: SocketAddr) {
             let priority = repeated(&frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 200]));
             [priority, frame(0xee, 0xff, stream, &[7; 1 << 14])].concat()
         };
-        Wire::open(to, &[]).await?.flood(batch).await
+        RawConnection::open(to, &[]).await?.flood(batch).await
     })
     .await;
 }

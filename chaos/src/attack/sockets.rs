@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     CLOSED, keep, on_each,
-    wire::{PREFACE, Wire, socket},
+    raw_connection::{PREFACE, RawConnection, socket},
 };
 
 /// How many sockets that say nothing.
@@ -37,12 +37,12 @@ async fn says(to: SocketAddr, bytes: &'static [u8]) -> io::Result<()> {
 pub(super) async fn idle(to: SocketAddr) {
     let mut held = Vec::new();
     for _ in 0..IDLE / AT_ONCE {
-        held.extend(join_all((0..AT_ONCE).map(|_| Wire::open(to, &[]))).await);
+        held.extend(join_all((0..AT_ONCE).map(|_| RawConnection::open(to, &[]))).await);
     }
     keep(held).await;
 }
 
 /// Connections that are opened and closed as fast as can be.
 pub(super) async fn churn(to: SocketAddr) {
-    on_each(AT_ONCE, || async move { Wire::open(to, &[]).await.map(drop) }).await;
+    on_each(AT_ONCE, || async move { RawConnection::open(to, &[]).await.map(drop) }).await;
 }

@@ -6,9 +6,9 @@ use tokio::time::sleep;
 
 use super::{
     on_each,
-    wire::{
-        DATA, INITIAL_WINDOW_SIZE, MAX_WINDOW, READ, REFLECTION, WATCH, Wire, announced, asks_for, call,
-        frame, ids, prefixed, whole_call, window_update,
+    raw_connection::{
+        DATA, INITIAL_WINDOW_SIZE, MAX_WINDOW, READ, REFLECTION, RawConnection, WATCH, announced, asks_for,
+        call, frame, ids, prefixed, whole_call, window_update,
     },
 };
 
@@ -19,18 +19,22 @@ const MIB: u32 = 1 << 20;
 const FRAME: usize = 1 << 14;
 
 /// Opens `count` streams as `open` says, and holds them.
-async fn hold(mut wire: Wire, count: u32, open: impl Fn(u32) -> Vec<u8>) -> io::Result<()> {
+async fn hold(
+    mut raw_connection: RawConnection,
+    count: u32,
+    open: impl Fn(u32) -> Vec<u8>,
+) -> io::Result<()> {
     for stream in ids(count) {
-        wire.send(&open(stream)).await?;
+        raw_connection.send(&open(stream)).await?;
     }
-    wire.hold().await
+    raw_connection.hold().await
 }
 
 /// Calls whose message does not come: 10,000 of them, on ten connections.
 pub(super) async fn headers_only(to: SocketAddr) {
     on_each(10, || async move {
-        let wire = Wire::open(to, &[]).await?;
-        hold(wire, STREAMS, |stream| {
+        let raw_connection = RawConnection::open(to, &[]).await?;
+        hold(raw_connection, STREAMS, |stream| {
             let mut bytes = call(READ, stream);
             match stream / 2 % 3 {
                 0 => {}
@@ -47,7 +51,7 @@ pub(super) async fn headers_only(to: SocketAddr) {
 /// 20,000 streams that may stay open: no message is due on them.
 pub(super) async fn open(to: SocketAddr) {
     on_each(20, || async move {
-        hold(Wire::open(to, &[]).await?, STREAMS, |stream| call(REFLECTION, stream)).await
+        hold(RawConnection::open(to, &[]).await?, STREAMS, |stream| call(REFLECTION, stream)).await
     })
     .await;
 }
@@ -55,8 +59,8 @@ pub(super) async fn open(to: SocketAddr) {
 /// 10,000 watches of the server's health, whose answers are not taken.
 pub(super) async fn watches(to: SocketAddr) {
     on_each(10, || async move {
-        let wire = Wire::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
-        hold(wire, STREAMS, |stream| whole_call(WATCH, stream, &[])).await
+        let raw_connection = RawConnection::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
+        hold(raw_connection, STREAMS, |stream| whole_call(WATCH, stream, &[])).await
     })
     .await;
 }
@@ -64,8 +68,8 @@ pub(super) async fn watches(to: SocketAddr) {
 /// 400 answers of 2 MiB, for which there is no window.
 pub(super) async fn window_zero(to: SocketAddr) {
     on_each(20, || async move {
-        let wire = Wire::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
-        hold(wire, 20, |stream| whole_call(READ, stream, &asks_for(2 * MIB))).await
+        let raw_connection = RawConnection::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
+        hold(raw_connection, 20, |stream| whole_call(READ, stream, &asks_for(2 * MIB))).await
     })
     .await;
 }
@@ -73,8 +77,8 @@ pub(super) async fn window_zero(to: SocketAddr) {
 /// The same with all the window there can be, on sockets that are not read.
 pub(super) async fn deaf(to: SocketAddr) {
     on_each(40, || async move {
-        let wire = Wire::open_deaf(to, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await?;
-        hold(wire, 10, |stream| whole_call(READ, stream, &asks_for(2 * MIB))).await
+        let raw_connection = RawConnection::open_deaf(to, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await?;
+        hold(raw_connection, 10, |stream| whole_call(READ, stream, &asks_for(2 * MIB))).await
     })
     .await;
 }
@@ -82,8 +86,8 @@ pub(super) async fn deaf(to: SocketAddr) {
 /// 10,000 answers of 60 KiB on such sockets.
 pub(super) async fn deaf_small(to: SocketAddr) {
     on_each(10, || async move {
-        let wire = Wire::open_deaf(to, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await?;
-        hold(wire, STREAMS, |stream| whole_call(READ, stream, &asks_for(60 << 10))).await
+        let raw_connection = RawConnection::open_deaf(to, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await?;
+        hold(raw_connection, STREAMS, |stream| whole_call(READ, stream, &asks_for(60 << 10))).await
     })
     .await;
 }
@@ -91,13 +95,13 @@ pub(super) async fn deaf_small(to: SocketAddr) {
 /// Calls that are refused at once, whose refusals are not read.
 pub(super) async fn refusals(to: SocketAddr) {
     on_each(100, || async move {
-        let mut wire = Wire::open_deaf(to, &[]).await?;
+        let mut raw_connection = RawConnection::open_deaf(to, &[]).await?;
         let mut next = 1;
         loop {
             let batch: Vec<_> =
                 ids(100).flat_map(|id| whole_call("/none/None", next + id - 1, &[])).collect();
             next += 200;
-            wire.send(&batch).await?;
+            raw_connection.send(&batch).await?;
         }
     })
     .await;
@@ -107,18 +111,18 @@ pub(super) async fn refusals(to: SocketAddr) {
 /// and that are sent as much as their window takes.
 pub(super) async fn unread_but_sent_to(to: SocketAddr) {
     on_each(600, || async move {
-        let mut wire = Wire::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
-        wire.send(&call(REFLECTION, 1)).await?;
+        let mut raw_connection = RawConnection::open(to, &[(INITIAL_WINDOW_SIZE, 0)]).await?;
+        raw_connection.send(&call(REFLECTION, 1)).await?;
         // The file that describes the service.
         let asks = prefixed(b"\x22\x16chaos.v1.TargetService");
-        wire.send(&frame(DATA, 0, 1, &asks)).await?;
+        raw_connection.send(&frame(DATA, 0, 1, &asks)).await?;
         // What the server has read by then makes room for more.
         sleep(Duration::from_millis(200)).await;
         let more = asks.repeat(FRAME / asks.len());
         for _ in 0..63 {
-            wire.send(&frame(DATA, 0, 1, &more)).await?;
+            raw_connection.send(&frame(DATA, 0, 1, &more)).await?;
         }
-        wire.hold().await
+        raw_connection.hold().await
     })
     .await;
 }
@@ -126,11 +130,11 @@ pub(super) async fn unread_but_sent_to(to: SocketAddr) {
 /// Answers that are taken byte by byte.
 pub(super) async fn small_windows(to: SocketAddr) {
     on_each(20, || async move {
-        let mut wire = Wire::open(to, &[(INITIAL_WINDOW_SIZE, 1)]).await?;
+        let mut raw_connection = RawConnection::open(to, &[(INITIAL_WINDOW_SIZE, 1)]).await?;
         for stream in ids(10) {
-            wire.send(&whole_call(READ, stream, &asks_for(2 * MIB))).await?;
+            raw_connection.send(&whole_call(READ, stream, &asks_for(2 * MIB))).await?;
         }
-        wire.flood(|| ids(10).flat_map(|stream| window_update(stream, 1)).collect()).await
+        raw_connection.flood(|| ids(10).flat_map(|stream| window_update(stream, 1)).collect()).await
     })
     .await;
 }

@@ -17,11 +17,11 @@ use tokio::{
 use tonic::Request;
 
 use crate::{
-    bed::{NEVER, TIMEOUTS, memory},
     cli::VictimArgs,
-    load::{DEADLINE, Load, Mix, Seen},
+    load::{CallLog, DEADLINE, Load, Mix},
+    print_line,
     proto::{ReadRequest, target_service_client::TargetServiceClient},
-    say,
+    testbed::{NEVER, TIMEOUTS, memory},
 };
 
 /// The service whose server is hostile, and the other.
@@ -38,7 +38,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 /// What a victim has seen.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Suffered {
+pub(crate) struct VictimReport {
     /// The p99 of the neighbour's calls before and meanwhile.
     pub(crate) quiet_us: u64,
     pub(crate) p99_us: u64,
@@ -84,9 +84,9 @@ pub(crate) async fn run(args: VictimArgs) -> Result<()> {
     }
     let mesh = Mesh::builder().resolver(resolver).channel_config(config).build()?;
     let load = Load::start(mesh.channel(NEIGHBOUR), Mix::Both)?;
-    load.go_on(args.quiet).await;
+    load.run_for(args.quiet).await;
     let own = rustix::process::getpid();
-    let (before, from) = (memory(own)?, load.now());
+    let (before, from) = (memory(own)?, load.elapsed());
     let mut most = before;
     let watch = async {
         let mut ticks = interval(SAMPLE_INTERVAL);
@@ -100,25 +100,28 @@ pub(crate) async fn run(args: VictimArgs) -> Result<()> {
         called = call(&hostile, args.time) => called,
         () = watch => Default::default(),
     };
-    let time = from..load.now();
-    let seen = load.finish().await?;
-    let mut suffered = suffered(&seen, time);
+    let time = from..load.elapsed();
+    let call_log = load.finish().await?;
+    let mut suffered = suffered(&call_log, time);
     (suffered.before_kib, suffered.most_kib) = (before, most);
     (suffered.hostile_calls, suffered.longest_ms) = (hostile_calls, longest.as_millis() as u64);
-    say(format_args!("suffered {}", serde_json::to_string(&suffered).context("could not write the report")?));
+    print_line(format_args!(
+        "suffered {}",
+        serde_json::to_string(&suffered).context("could not write the report")?
+    ));
     Ok(())
 }
 
-fn suffered(seen: &Seen, time: Range<Duration>) -> Suffered {
-    let (quiet, calls) = (seen.due(WARM_UP..time.start), seen.due(time));
-    let again = calls.only(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
-    let p99 = |calls: &Seen| calls.percentile(0.99).as_micros() as u64;
-    Suffered {
+fn suffered(call_log: &CallLog, time: Range<Duration>) -> VictimReport {
+    let (quiet, calls) = (call_log.due(WARM_UP..time.start), call_log.due(time));
+    let again = calls.filter(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
+    let p99 = |calls: &CallLog| calls.percentile(0.99).as_micros() as u64;
+    VictimReport {
         quiet_us: p99(&quiet),
         p99_us: p99(&calls),
         calls: calls.calls(),
         failed: calls.failed(true) + calls.failed(false) + again,
-        ..Suffered::default()
+        ..VictimReport::default()
     }
 }
 

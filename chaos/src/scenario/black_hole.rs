@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use registry_client::instance::InstanceId;
 
 use crate::{
-    bed::{Bed, Cut, Setting},
-    load::{DEADLINE, Load, Mix, Seen},
-    verdict::Outcome,
+    load::{CallLog, DEADLINE, Load, Mix},
+    testbed::{PacketLoss, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// By how much a call may outlive its deadline.
@@ -24,55 +24,55 @@ struct Hole {
     back: Option<Duration>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let seconds = setting.sized(4, 8, 8);
     let cuts = setting.sized(
-        &[Cut::Both][..],
-        &[Cut::Both, Cut::In, Cut::Out, Cut::Opening],
-        &[Cut::Both, Cut::In, Cut::Out, Cut::Opening],
+        &[PacketLoss::Both][..],
+        &[PacketLoss::Both, PacketLoss::In, PacketLoss::Out, PacketLoss::Opening],
+        &[PacketLoss::Both, PacketLoss::In, PacketLoss::Out, PacketLoss::Opening],
     );
-    let mut bed = Bed::spread(&setting, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
+    let mut testbed = Testbed::on_separate_hosts(&setting, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
     let mut holes = Vec::new();
     for (turn, cut) in cuts.iter().enumerate() {
-        holes.push(hole(&mut bed, &load, turn % 3, *cut, Duration::from_secs(seconds)).await?);
-        load.go_on(Duration::from_secs(1)).await;
+        holes.push(hole(&mut testbed, &load, turn % 3, *cut, Duration::from_secs(seconds)).await?);
+        load.run_for(Duration::from_secs(1)).await;
     }
-    let seen = load.finish().await?;
+    let call_log = load.finish().await?;
     let fault = format!("black hole {cuts:?} for {seconds} s each, in a namespace");
-    Ok(judge(Outcome::of(fault, &seen), &seen, &holes))
+    Ok(evaluate(ScenarioOutcome::of(fault, &call_log), &call_log, &holes))
 }
 
 /// Cuts one replica off and heals it. A cut of what opens connections is only
 /// felt by who must open one: that replica is restarted meanwhile.
-async fn hole(bed: &mut Bed, load: &Load, n: usize, cut: Cut, time: Duration) -> Result<Hole> {
-    let hosts = bed.hosts.as_ref().context("a bed without hosts")?;
+async fn hole(testbed: &mut Testbed, load: &Load, n: usize, cut: PacketLoss, time: Duration) -> Result<Hole> {
+    let hosts = testbed.hosts.as_ref().context("a bed without hosts")?;
     let host = u8::try_from(n)?;
-    let replica = &mut bed.replicas[n];
+    let replica = &mut testbed.replicas[n];
     let victim = replica.id.clone();
-    let from = load.now();
-    hosts.cut(host, replica.listen.port(), cut)?;
-    if cut == Cut::Opening {
+    let from = load.elapsed();
+    hosts.start_loss(host, replica.listen.port(), cut)?;
+    if cut == PacketLoss::Opening {
         replica.kill().await?;
-        replica.begin()?;
+        replica.restart()?;
     }
-    load.go_on(time).await;
-    let until = load.now();
-    hosts.heal(host)?;
-    let back = load.until(until, BACK * 5, |call| call.answered_by(&victim)).await.ok();
+    load.run_for(time).await;
+    let until = load.elapsed();
+    hosts.stop_loss(host)?;
+    let back = load.wait_for_call(until, BACK * 5, |call| call.succeeded_on(&victim)).await.ok();
     Ok(Hole { victim, time: from..until, back: back.map(|call| call.end() - until) })
 }
 
-fn judge(mut outcome: Outcome, seen: &Seen, holes: &[Hole]) -> Outcome {
+fn evaluate(mut outcome: ScenarioOutcome, call_log: &CallLog, holes: &[Hole]) -> ScenarioOutcome {
     let mut back = Some(Duration::ZERO);
     for Hole { victim, time, back: this } in holes {
-        let last = seen.due(time.clone()).last_sent_to(victim).unwrap_or(time.start);
+        let last = call_log.due(time.clone()).last_sent_to(victim).unwrap_or(time.start);
         outcome.detected(Some(last - time.start));
         back = back.zip(*this).map(|(a, b)| a.max(b));
     }
     outcome.recovered(back);
-    let longest = seen.percentile(1.0);
+    let longest = call_log.percentile(1.0);
     outcome.within("longest call", Some(longest), DEADLINE + LATE, "channel/call.rs: the deadline");
     outcome.at_most(
         "failed idempotent calls",

@@ -33,17 +33,17 @@ use tokio::time::{Instant, sleep};
 use tonic::Response;
 
 use crate::{
-    bed::{
-        Replica, Setting,
-        shop::{Books, Clients, Plan, RECOVERY, Service, Shop, insist},
+    testbed::{
+        Replica, ScenarioSetting,
+        shop::{Audit, Clients, Plan, RECOVERY, Service, Shop, retry_until_definite},
     },
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 mod buyer;
 mod tracer;
 
-use buyer::{Buyer, CALLS, End, Seen};
+use buyer::{Buyer, CALLS, CustomerState, End};
 use tracer::{Point, Tracer};
 
 /// After how long after the restart nothing may be under way any more.
@@ -67,7 +67,7 @@ struct Lane<'a> {
     replica: &'a mut Replica,
     clients: Clients,
     customers: Vec<String>,
-    setting: &'a Setting,
+    setting: &'a ScenarioSetting,
 }
 
 /// What the crashes came to.
@@ -87,13 +87,13 @@ struct Sum {
     notes: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (lanes, most, least) = setting.sized((14, 7, 10), (20, 60, 100), (24, usize::MAX, 100));
     let plan = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
     let plan = plan.replicas(Service::Order, lanes).apart(Service::Order);
     let plan = plan.env(Service::Order, "TOKIO_WORKER_THREADS", "1");
     let mut shop = Shop::start(plan).await?;
-    shop.sell("tea", 499, 1_000_000).await?;
+    shop.add_product("tea", 499, 1_000_000).await?;
     let clients = shop.of(Service::Order).into_iter().map(|n| shop.clients_of(&shop.replicas[n].1));
     let clients: Vec<_> = clients.collect::<Result<_>>()?;
     let replicas = shop.replicas.iter_mut().filter(|(service, _)| *service == Service::Order);
@@ -115,8 +115,8 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let sum = sums.into_iter().reduce(Sum::add).unwrap_or_default();
     let customers = lanes.into_iter().map(|lane| lane.customers);
     let whose: Vec<_> = clients.iter().cloned().zip(customers).collect();
-    let books = shop.settled_at(&whose, SETTLED).await?;
-    Ok(judge(sum, &books, found, least))
+    let audit = shop.settled_at(&whose, SETTLED).await?;
+    Ok(evaluate(sum, &audit, found, least))
 }
 
 impl Lane<'_> {
@@ -124,7 +124,9 @@ impl Lane<'_> {
     async fn buyer(&mut self, end: End) -> Result<Buyer> {
         let customer = format!("{}-customer-{}", self.name(), self.customers.len());
         // Twice as many do as well.
-        let filled = insist(|| async { self.clients.fill(&customer, "tea", 2).await.map(Response::new) });
+        let filled = retry_until_definite(|| async {
+            self.clients.fill(&customer, "tea", 2).await.map(Response::new)
+        });
         filled.await.answer.context("could not fill a cart")?;
         self.customers.push(customer.clone());
         Ok(Buyer::new(customer, end))
@@ -174,18 +176,18 @@ impl Lane<'_> {
         let tracer = Tracer::kill(self.replica.process()?, &strike.at, &name, logs).await?;
         // Why there is no answer does not matter: the customer comes back.
         let _ = buyer.try_once(&self.clients).await;
-        let fell = self.replica.falls(FALLS).await;
+        let fell = self.replica.was_killed_within(FALLS).await;
         tracer.let_go().await?;
         if fell {
             sum.struck[buyer.answered()] += 1;
-            self.replica.begin()?;
+            self.replica.restart()?;
         } else {
             sum.unreached += 1;
         }
         let began = Instant::now();
         if strike.alone {
-            let seen = self.wait_for_rest(&buyer, began).await?;
-            sum.weigh(strike, &buyer, seen);
+            let state = self.wait_for_rest(&buyer, began).await?;
+            sum.weigh(strike, &buyer, state);
         }
         match buyer.come_back(&self.clients).await {
             Ok(same) => sum.lost += usize::from(!same),
@@ -196,20 +198,20 @@ impl Lane<'_> {
         }
         sum.longest = sum.longest.max(began.elapsed());
         sum.calls += buyer.calls;
-        let seen = buyer.look(&self.clients).await?;
-        sum.not_one += usize::from(seen.orders != 1);
-        sum.weigh(strike, &buyer, seen);
+        let state = buyer.look(&self.clients).await?;
+        sum.not_one += usize::from(state.orders != 1);
+        sum.weigh(strike, &buyer, state);
         Ok(())
     }
 
     /// Nobody asks for anything: what was left is carried on all the same.
-    async fn wait_for_rest(&self, buyer: &Buyer, began: Instant) -> Result<Seen> {
+    async fn wait_for_rest(&self, buyer: &Buyer, began: Instant) -> Result<CustomerState> {
         loop {
-            let seen = buyer.look(&self.clients).await?;
-            if seen.rests() || began.elapsed() > SETTLED {
-                return Ok(seen);
+            let state = buyer.look(&self.clients).await?;
+            if state.rests() || began.elapsed() > SETTLED {
+                return Ok(state);
             }
-            // What happens by itself is only seen by looking.
+            // What happens by itself is only state by looking.
             sleep(POLL_INTERVAL).await;
         }
     }
@@ -217,9 +219,9 @@ impl Lane<'_> {
 
 impl Sum {
     /// Counts what is wrong with what the shop has after a crash.
-    fn weigh(&mut self, strike: &Strike, buyer: &Buyer, seen: Seen) {
-        let wrong = if seen.rests() {
-            [false, !buyer.keeps(seen), !seen.is_paid_right(), !seen.has_goods_right()]
+    fn weigh(&mut self, strike: &Strike, buyer: &Buyer, state: CustomerState) {
+        let wrong = if state.rests() {
+            [false, !buyer.keeps(state), !state.is_paid_right(), !state.has_goods_right()]
         } else {
             [true, false, false, false]
         };
@@ -228,7 +230,7 @@ impl Sum {
             *count += usize::from(wrong);
         }
         if wrong.contains(&true) {
-            self.notes.push(format!("{strike:?}, {} calls answered: {seen:?}", buyer.answered()));
+            self.notes.push(format!("{strike:?}, {} calls answered: {state:?}", buyer.answered()));
         }
     }
 
@@ -250,10 +252,10 @@ impl Sum {
     }
 }
 
-fn judge(sum: Sum, books: &Books, found: usize, least: usize) -> Outcome {
+fn evaluate(sum: Sum, audit: &Audit, found: usize, least: usize) -> ScenarioOutcome {
     let struck: usize = sum.struck.iter().sum();
     let [create, pay, end, after] = sum.struck;
-    let mut outcome = Outcome {
+    let mut outcome = ScenarioOutcome {
         fault: format!(
             "order-service killed at {struck} of the {found} writes of two checkouts ({create} creating, {pay} \
              paying, {end} shipping or cancelling, {after} after), {} not reached",
@@ -263,7 +265,7 @@ fn judge(sum: Sum, books: &Books, found: usize, least: usize) -> Outcome {
         failed_idempotent: sum.refused,
         attempts_per_call: 1.0,
         failures: sum.notes.into_iter().take(8).collect(),
-        ..Outcome::default()
+        ..ScenarioOutcome::default()
     };
     let enough = struck >= least;
     outcome.figure("crash points", struck.to_string(), format!("≥ {least}"), enough, "crash/tracer.rs");
@@ -281,8 +283,8 @@ fn judge(sum: Sum, books: &Books, found: usize, least: usize) -> Outcome {
     outcome.within("settled after the restart", Some(sum.longest), SETTLED, look);
     outcome.at_most("refused calls", outcome.failed_idempotent, 0, "order-service: what was answered?");
     outcome.recovered(Some(sum.longest));
-    books.judge(&mut outcome);
-    let reserved = books.stock.iter().map(|(stock, _)| stock.reserved).sum::<i64>();
+    audit.evaluate(&mut outcome);
+    let reserved = audit.stock.iter().map(|(stock, _)| stock.reserved).sum::<i64>();
     let what = "pieces still set aside";
     outcome.at_most(what, usize::try_from(reserved).unwrap_or(usize::MAX), 0, "order-service/stock.rs");
     outcome

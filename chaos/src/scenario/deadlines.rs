@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::{
-    bed::{Bed, Kind, Setting},
     load::{DEADLINE, Load, Mix},
     target::Report,
-    verdict::Outcome,
+    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// How long after its time is up a handler may still be there.
@@ -16,30 +16,30 @@ const LATE_MS: u64 = 100;
 /// By how much a hop that works 20 ms shortens the time, at the very least.
 const SPENT_MS: u64 = 10;
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let time = Duration::from_secs(setting.sized(4, 50, 60));
-    let mut bed = Bed::start(&setting, Kind::Dev, 0).await?;
-    bed.add_to("target", &["--relay", "middle"])?;
-    bed.add_to("middle", &["--relay", "bottom"])?;
-    bed.add_to("bottom", &[])?;
-    bed.all_passing().await?;
-    let load = Load::start(bed.channel()?, Mix::Reads)?;
-    load.go_on(setting.warm_up()).await;
-    bed.replicas[2].behave("hang").await?;
+    let mut testbed = Testbed::start(&setting, RegistryKind::Dev, 0).await?;
+    testbed.add_service("target", &["--relay", "middle"])?;
+    testbed.add_service("middle", &["--relay", "bottom"])?;
+    testbed.add_service("bottom", &[])?;
+    testbed.all_passing().await?;
+    let load = Load::start(testbed.channel()?, Mix::Reads)?;
+    load.run_for(setting.warm_up()).await;
+    testbed.replicas[2].set_behaviour("hang").await?;
     // Calls that began before are no part of what is counted.
-    load.go_on(DEADLINE).await;
-    for replica in &mut bed.replicas {
+    load.run_for(DEADLINE).await;
+    for replica in &mut testbed.replicas {
         replica.report().await?;
     }
-    load.go_on(time).await;
-    let seen = load.finish().await?;
+    load.run_for(time).await;
+    let call_log = load.finish().await?;
     load_is_gone().await;
     let mut reports = Vec::new();
-    for replica in &mut bed.replicas {
+    for replica in &mut testbed.replicas {
         reports.push(replica.report().await?);
     }
     let fault = format!("the third of three services never answers, for {} s", time.as_secs());
-    judge(Outcome::of(fault, &seen), &reports)
+    evaluate(ScenarioOutcome::of(fault, &call_log), &reports)
 }
 
 /// The last handlers get the time that they are promised to end in.
@@ -47,7 +47,7 @@ async fn load_is_gone() {
     tokio::time::sleep(Duration::from_millis(2 * LATE_MS)).await;
 }
 
-fn judge(mut outcome: Outcome, reports: &[Report]) -> Result<Outcome> {
+fn evaluate(mut outcome: ScenarioOutcome, reports: &[Report]) -> Result<ScenarioOutcome> {
     let late = || reports.iter().flat_map(|report| &report.late_ms).copied();
     let running: u64 = reports.iter().map(|report| report.running).sum();
     let ended = late().filter(|late| *late <= LATE_MS).count();

@@ -9,20 +9,20 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Plan, Service, Shop, insist},
-    },
     cli::Database,
-    say,
-    verdict::Outcome,
+    print_line,
+    testbed::{
+        ScenarioSetting,
+        shop::{Plan, Service, Shop, retry_until_definite},
+    },
+    verdict::ScenarioOutcome,
 };
 
+mod cart_load;
 mod fault;
-mod witness;
 
+use cart_load::{Call, CartLoad, until};
 use fault::Fault;
-use witness::{Call, Witness, until};
 
 /// The mechanism that is guarded.
 const TOLD: &str = "errors that the disk tells";
@@ -44,9 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Acknowledged calls before a fault, and after it.
 const CALLS: usize = 20;
 
-/// What was seen of all faults.
+/// What was results of all faults.
 #[derive(Debug, Default)]
-struct Seen {
+struct FaultResults {
     faults: Vec<&'static str>,
     calls: usize,
     refused: usize,
@@ -62,42 +62,42 @@ struct Seen {
     lost: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let lasting = setting.sized(Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(30));
-    let lies = setting.lacks(TOLD);
+    let lies = setting.is_disabled(TOLD);
     let faults = if lies { vec![LIE] } else { FAULTS.to_vec() };
-    let mut seen = Seen::default();
-    hurt(&mut seen, Setting { db: Database::Sqlite, ..setting.clone() }, &faults, lasting).await?;
+    let mut results = FaultResults::default();
+    hurt(&mut results, ScenarioSetting { db: Database::Sqlite, ..setting.clone() }, &faults, lasting).await?;
     if !lies {
         let server = [("the database server is killed", Fault::Server)];
-        hurt(&mut seen, Setting { db: Database::Postgres, ..setting }, &server, lasting).await?;
+        hurt(&mut results, ScenarioSetting { db: Database::Postgres, ..setting }, &server, lasting).await?;
     }
-    Ok(judge(seen))
+    Ok(evaluate(results))
 }
 
 /// Has a shop of its own suffer one fault after the other.
 async fn hurt(
-    seen: &mut Seen,
-    setting: Setting,
+    results: &mut FaultResults,
+    setting: ScenarioSetting,
     faults: &[(&'static str, Fault)],
     lasting: Duration,
 ) -> Result<()> {
     let one = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
     let mut shop = Shop::start(one).await?;
-    shop.sell("tea", 499, 1_000_000).await?;
+    shop.add_product("tea", 499, 1_000_000).await?;
     for (n, (name, fault)) in faults.iter().enumerate() {
-        suffer(seen, &mut shop, &setting, (&format!("customer-{n}"), name, *fault), lasting)
+        suffer(results, &mut shop, &setting, (&format!("customer-{n}"), name, *fault), lasting)
             .await
             .with_context(|| format!("while {name}"))?;
     }
-    seen.lost.extend(lost(&shop, &std::mem::take(&mut seen.acknowledged)).await?);
+    results.lost.extend(lost(&shop, &std::mem::take(&mut results.acknowledged)).await?);
     Ok(())
 }
 
 async fn suffer(
-    seen: &mut Seen,
+    results: &mut FaultResults,
     shop: &mut Shop,
-    setting: &Setting,
+    setting: &ScenarioSetting,
     (customers, name, fault): (&str, &'static str, Fault),
     lasting: Duration,
 ) -> Result<()> {
@@ -105,10 +105,10 @@ async fn suffer(
     let (listen, process) = (shop.replicas[victim].1.listen, shop.replicas[victim].1.process()?);
     // Nobody calls it: it must notice by itself what everybody shares.
     let idle = shop.replicas[*shop.of(Service::User).first().context("no user-service")?].1.listen;
-    let witness = Witness::start(listen, customers)?;
-    witness.acknowledged(CALLS, PATIENCE).await?;
+    let cart_load = CartLoad::start(listen, customers)?;
+    cart_load.acknowledged(CALLS, PATIENCE).await?;
 
-    let fault_lasts = fault.begin(process, shop, setting).await?;
+    let fault_lasts = fault.inject(process, shop, setting).await?;
     let began = Instant::now();
     let mut noticed = None;
     if fault.is_total() {
@@ -117,7 +117,7 @@ async fn suffer(
             let idle = until(idle, false, NOTICED + PATIENCE).await?.map(|_| began.elapsed());
             noticed = noticed.zip(idle).map(|(one, other)| one.max(other));
         }
-        seen.noticed.push(noticed);
+        results.noticed.push(noticed);
     }
     let known = Instant::now();
     sleep(lasting).await;
@@ -128,25 +128,25 @@ async fn suffer(
     if fault == Fault::Server {
         recovered = until(idle, true, RECOVERED + PATIENCE).await?.and(recovered).map(|_| ended.elapsed());
     }
-    witness.acknowledged(CALLS, PATIENCE).await?;
-    let calls = witness.end().await;
+    cart_load.acknowledged(CALLS, PATIENCE).await?;
+    let calls = cart_load.end().await;
 
     // Of a server that is killed, what it was doing may still be done.
     let from = if fault == Fault::Server { known } else { began };
-    let before = (seen.falsely, seen.unclear, seen.refused);
-    seen.faults.push(name);
-    seen.recovered.push(recovered);
-    seen.note(calls, fault, (from, known, over));
-    say(format_args!(
+    let before = (results.falsely, results.unclear, results.refused);
+    results.faults.push(name);
+    results.recovered.push(recovered);
+    results.note(calls, fault, (from, known, over));
+    print_line(format_args!(
         "    {name}: noticed {noticed:.3?}, recovered {recovered:.3?}, {} refused, {} otherwise, {} falsely acknowledged",
-        seen.refused - before.2,
-        seen.unclear - before.1,
-        seen.falsely - before.0
+        results.refused - before.2,
+        results.unclear - before.1,
+        results.falsely - before.0
     ));
     Ok(())
 }
 
-impl Seen {
+impl FaultResults {
     fn note(&mut self, calls: Vec<Call>, fault: Fault, (from, known, over): (Instant, Instant, Instant)) {
         self.calls += calls.len();
         for Call { customer, began, ended, code } in calls {
@@ -170,7 +170,7 @@ async fn lost(shop: &Shop, acknowledged: &[String]) -> Result<Vec<String>> {
     let clients = shop.clients()?;
     let mut lost = Vec::new();
     for customer in acknowledged {
-        let cart = insist(|| {
+        let cart = retry_until_definite(|| {
             let (mut carts, customer_id) = (clients.carts.clone(), customer.clone());
             async move { carts.get_cart(GetCartRequest { customer_id }).await }
         });
@@ -182,32 +182,37 @@ async fn lost(shop: &Shop, acknowledged: &[String]) -> Result<Vec<String>> {
     Ok(lost)
 }
 
-fn judge(seen: Seen) -> Outcome {
+fn evaluate(results: FaultResults) -> ScenarioOutcome {
     let longest = |all: &[Option<Duration>]| {
         let all: Option<Vec<Duration>> = all.iter().copied().collect();
         all.and_then(|all| all.into_iter().max())
     };
-    let (noticed, recovered) = (longest(&seen.noticed), longest(&seen.recovered));
-    let mut outcome = Outcome {
-        fault: seen.faults.join("; "),
-        calls: seen.calls,
-        failed_other: seen.refused,
+    let (noticed, recovered) = (longest(&results.noticed), longest(&results.recovered));
+    let mut outcome = ScenarioOutcome {
+        fault: results.faults.join("; "),
+        calls: results.calls,
+        failed_other: results.refused,
         attempts_per_call: 1.0,
-        failures: seen.lost.iter().take(8).map(|customer| format!("lost the cart of {customer}")).collect(),
-        ..Outcome::default()
+        failures: results
+            .lost
+            .iter()
+            .take(8)
+            .map(|customer| format!("lost the cart of {customer}"))
+            .collect(),
+        ..ScenarioOutcome::default()
     };
     outcome.detected(noticed);
     outcome.recovered(recovered);
-    outcome.at_most("acknowledged and not there afterwards", seen.lost.len(), 0, "service-kit/database");
+    outcome.at_most("acknowledged and not there afterwards", results.lost.len(), 0, "service-kit/database");
     let look = "service-kit/database/sqlite/group.rs";
-    outcome.at_most("acknowledged although nothing could be written", seen.falsely, 0, look);
+    outcome.at_most("acknowledged although nothing could be written", results.falsely, 0, look);
     outcome.at_most(
         "refused otherwise than by UNAVAILABLE",
-        seen.unclear,
+        results.unclear,
         0,
         "service-kit/database/error.rs",
     );
-    outcome.within("slowest refusal", Some(seen.slowest), REFUSED, "service-kit/database.rs: what waits?");
+    outcome.within("slowest refusal", Some(results.slowest), REFUSED, "service-kit/database.rs: what waits?");
     outcome.within("NOT_SERVING after", noticed, NOTICED, "service-kit/database: who probes?");
     outcome.within("SERVING again after", recovered, RECOVERED, "service-kit/database: who probes?");
     outcome

@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::{
-    bed::{Bed, Kind, Setting},
     load::{Load, Mix},
-    verdict::Outcome,
+    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// How long it fails, and how long it is well.
@@ -17,24 +17,25 @@ const EJECTED: Duration = Duration::from_secs(3);
 /// By how much the longest ejection must exceed the first.
 const GROWTH: f64 = 1.5;
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let times = setting.sized(12, 35, 60);
-    let mut bed = Bed::start(&setting, Kind::Dev, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
-    let victim = bed.replicas[0].id.clone();
-    let from = load.now();
+    let mut testbed = Testbed::start(&setting, RegistryKind::Dev, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
+    let victim = testbed.replicas[0].id.clone();
+    let from = load.elapsed();
     for _ in 0..times {
         for order in ["fail UNAVAILABLE", "well"] {
-            bed.replicas[0].behave(order).await?;
-            load.go_on(PHASE).await;
+            testbed.replicas[0].set_behaviour(order).await?;
+            load.run_for(PHASE).await;
         }
     }
-    let until = load.now();
-    let seen = load.finish().await?;
+    let until = load.elapsed();
+    let call_log = load.finish().await?;
 
-    let mut outcome = Outcome::of(format!("one of three fails and is well, 1 s each, {times} times"), &seen);
-    let gaps = seen.gaps(&victim, from..until, EJECTED);
+    let mut outcome =
+        ScenarioOutcome::of(format!("one of three fails and is well, 1 s each, {times} times"), &call_log);
+    let gaps = call_log.gaps(&victim, from..until, EJECTED);
     // The last is cut short by the end.
     let whole: Vec<_> =
         gaps.iter().filter(|gap| gap.end < until).map(|gap| (gap.end - gap.start).as_secs_f64()).collect();

@@ -7,9 +7,9 @@ use registry_client::instance::InstanceId;
 use rustix::process::Signal;
 
 use crate::{
-    bed::{Bed, Kind, Setting},
-    load::{Load, Mix, Seen},
-    verdict::Outcome,
+    load::{CallLog, Load, Mix},
+    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// How long it may still be sent to.
@@ -24,35 +24,36 @@ struct Freeze {
     back: Option<Duration>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let times = setting.sized(1, 4, 4);
     let frozen = Duration::from_secs(setting.sized(4, 8, 8));
-    let bed = Bed::start(&setting, Kind::Dev, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
+    let testbed = Testbed::start(&setting, RegistryKind::Dev, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
     let mut freezes = Vec::new();
     for n in 0..times {
-        let replica = &bed.replicas[n % 3];
+        let replica = &testbed.replicas[n % 3];
         let victim = replica.id.clone();
-        let from = load.now();
+        let from = load.elapsed();
         replica.signal(Signal::STOP)?;
-        load.go_on(frozen).await;
-        let until = load.now();
+        load.run_for(frozen).await;
+        let until = load.elapsed();
         replica.signal(Signal::CONT)?;
-        let back = load.until(until, BACK * 2, |call| call.answered_by(&victim)).await.ok();
+        let back = load.wait_for_call(until, BACK * 2, |call| call.succeeded_on(&victim)).await.ok();
         freezes.push(Freeze { victim, time: from..until, back: back.map(|call| call.end() - until) });
-        load.go_on(Duration::from_secs(1)).await;
+        load.run_for(Duration::from_secs(1)).await;
     }
-    let seen = load.finish().await?;
-    Ok(judge(&seen, &freezes))
+    let call_log = load.finish().await?;
+    Ok(evaluate(&call_log, &freezes))
 }
 
-fn judge(seen: &Seen, freezes: &[Freeze]) -> Outcome {
-    let mut outcome = Outcome::of(format!("SIGSTOP of one of three, {} times", freezes.len()), seen);
+fn evaluate(call_log: &CallLog, freezes: &[Freeze]) -> ScenarioOutcome {
+    let mut outcome =
+        ScenarioOutcome::of(format!("SIGSTOP of one of three, {} times", freezes.len()), call_log);
     let mut back = Some(Duration::ZERO);
     let mut out = Duration::ZERO;
     for Freeze { victim, time, back: this } in freezes {
-        let last = seen.due(time.clone()).last_sent_to(victim).unwrap_or(time.start);
+        let last = call_log.due(time.clone()).last_sent_to(victim).unwrap_or(time.start);
         out = out.max(last - time.start);
         back = back.zip(*this).map(|(a, b)| a.max(b));
     }

@@ -18,9 +18,9 @@ use registry_client::{
 use tokio::time::{Instant, interval};
 
 use crate::{
-    bed::{Bed, Kind, Liar, Lie, SERVICE, Setting},
     load::{Load, Mix},
-    verdict::Outcome,
+    testbed::{FakeRegistry, FakeResponse, RegistryKind, SERVICE, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// By how much memory may grow.
@@ -32,37 +32,38 @@ const ASKERS: usize = 20;
 /// A time without a send that means that an endpoint was dropped.
 const DROPPED: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let mutations = setting.sized(40, MUTATIONS, 2 * MUTATIONS);
     let each = Duration::from_millis(setting.sized(300, 1500, 1500));
     let panics = count_panics();
-    let bed = Bed::start(&setting, Kind::Dev, 3).await?;
-    let liar = Liar::before(bed.registry.address()).await?;
+    let testbed = Testbed::start(&setting, RegistryKind::Dev, 3).await?;
+    let fake_registry = FakeRegistry::in_front_of(testbed.registry.address()).await?;
     let askers: Vec<_> = (0..ASKERS)
-        .map(|_| Ok(ConsulResolver::new(liar.client()?).resolve(&SERVICE.parse()?)))
+        .map(|_| Ok(ConsulResolver::new(fake_registry.client()?).resolve(&SERVICE.parse()?)))
         .collect::<Result<_>>()?;
-    let mesh = setting.mesh(liar.client()?, setting.channel_config())?;
+    let mesh = setting.mesh(fake_registry.client()?, setting.channel_config())?;
     let load = Load::start(mesh.channel(SERVICE), Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
-    let (from, asked, before) = (load.now(), liar.questions(), resident()?);
+    load.run_for(setting.warm_up()).await;
+    let (from, asked, before) = (load.elapsed(), fake_registry.requests(), resident()?);
     let mut most = before;
-    let entry = entry(&bed).await?;
+    let entry = entry(&testbed).await?;
     // Every kind at least once.
-    while liar.questions() - asked < mutations {
+    while fake_registry.requests() - asked < mutations {
         for lie in garbage(&entry) {
-            liar.tell(lie);
+            fake_registry.respond_with(lie);
             most = most.max(watch_memory(each).await?);
         }
     }
-    let garbled = liar.questions() - asked;
-    liar.tell(Lie::None);
-    load.go_on(setting.warm_up()).await;
-    let until = load.now();
-    let seen = load.finish().await?;
+    let garbled = fake_registry.requests() - asked;
+    fake_registry.respond_with(FakeResponse::PassThrough);
+    load.run_for(setting.warm_up()).await;
+    let until = load.elapsed();
+    let call_log = load.finish().await?;
     drop(askers);
 
-    let mut outcome = Outcome::of(format!("{garbled} answers of garbage, {ASKERS} watches besides"), &seen);
-    let gaps = bed.replicas.iter().flat_map(|r| seen.gaps(&r.id, from..until, DROPPED));
+    let mut outcome =
+        ScenarioOutcome::of(format!("{garbled} answers of garbage, {ASKERS} watches besides"), &call_log);
+    let gaps = testbed.replicas.iter().flat_map(|r| call_log.gaps(&r.id, from..until, DROPPED));
     outcome.at_most("dropped endpoints", gaps.count(), 0, "consul/resolver.rs: the last good set");
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls", failed, 0, "consul/resolver.rs: the last good set");
@@ -108,8 +109,8 @@ fn resident() -> Result<usize> {
 }
 
 /// A true entry of the registry's, as JSON.
-async fn entry(bed: &Bed) -> Result<String> {
-    let entries = bed.consul.health(SERVICE, &HealthQuery::default()).await?;
+async fn entry(testbed: &Testbed) -> Result<String> {
+    let entries = testbed.consul.health(SERVICE, &HealthQuery::default()).await?;
     let entry = entries.first().context("nobody is registered")?;
     let (id, port) = (&entry.service.id, entry.service.port);
     Ok(format!(
@@ -117,9 +118,9 @@ async fn entry(bed: &Bed) -> Result<String> {
     ))
 }
 
-fn garbage(entry: &str) -> Vec<Lie> {
+fn garbage(entry: &str) -> Vec<FakeResponse> {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Consul-Index: 99\r\nX-Consul-Knownleader: true\r\nX-Consul-Lastcontact: 0\r\nConnection: close\r\n\r\n";
-    let json = |body: &str| Lie::Bytes(format!("{head}{body}").into_bytes().into());
+    let json = |body: &str| FakeResponse::Bytes(format!("{head}{body}").into_bytes().into());
     let port = |port: &str| {
         let (before, after) = entry.split_once("\"Port\":").unwrap_or((entry, ""));
         let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -127,13 +128,13 @@ fn garbage(entry: &str) -> Vec<Lie> {
     };
     let bytes = |text: &str| text.as_bytes().to_vec().into();
     vec![
-        Lie::answer(
+        FakeResponse::http(
             "200 OK",
             "Content-Type: text/html\r\n",
             "<html><body>Sign in to the network</body></html>",
         ),
         json(&format!("[{}", &entry[..entry.len() / 2])),
-        Lie::answer("500 Internal Server Error", "", "rpc error making call: EOF"),
+        FakeResponse::http("500 Internal Server Error", "", "rpc error making call: EOF"),
         port("0"),
         port("70000"),
         port("-1"),
@@ -143,11 +144,11 @@ fn garbage(entry: &str) -> Vec<Lie> {
         json("null"),
         json("[null, 7, \"x\"]"),
         json(&"[".repeat(50_000)),
-        Lie::Bytes(bytes("HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n[")),
-        Lie::Bytes(bytes("SSH-2.0-OpenSSH_9.2\r\n")),
-        Lie::Bytes(bytes("")),
-        Lie::answer("301 Moved Permanently", "Location: http://127.0.0.1:1/\r\n", ""),
-        Lie::Long(bytes(&format!("{head}[")), bytes(&format!("{entry},")), 100_000, bytes("null]")),
-        Lie::Long(bytes(head), bytes(&" ".repeat(1 << 16)), usize::MAX, bytes("")),
+        FakeResponse::Bytes(bytes("HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n[")),
+        FakeResponse::Bytes(bytes("SSH-2.0-OpenSSH_9.2\r\n")),
+        FakeResponse::Bytes(bytes("")),
+        FakeResponse::http("301 Moved Permanently", "Location: http://127.0.0.1:1/\r\n", ""),
+        FakeResponse::Long(bytes(&format!("{head}[")), bytes(&format!("{entry},")), 100_000, bytes("null]")),
+        FakeResponse::Long(bytes(head), bytes(&" ".repeat(1 << 16)), usize::MAX, bytes("")),
     ]
 }

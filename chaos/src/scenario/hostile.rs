@@ -12,16 +12,16 @@ use tonic::{Request, transport::Endpoint};
 
 use crate::{
     attack::{Attack, Report, all},
-    bed::{
-        Place, Replica, SERVICE, Setting,
-        child::{Child, this},
+    cli::Size,
+    load::{CallLog, Load, Mix},
+    print_line,
+    proto::{ReadRequest, target_service_client::TargetServiceClient},
+    testbed::{
+        LaunchSpec, Replica, SERVICE, ScenarioSetting,
+        child::{ChildProcess, this_program},
         memory, ports,
     },
-    cli::Size,
-    load::{Load, Mix, Seen},
-    proto::{ReadRequest, target_service_client::TargetServiceClient},
-    say,
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 /// By how many MiB memory may grow.
@@ -62,7 +62,7 @@ struct Held {
     connections: u64,
     streams: u64,
     bytes: u64,
-    under_way: u64,
+    in_progress: u64,
 }
 
 impl Held {
@@ -74,7 +74,7 @@ impl Held {
             connections: number("connections")?,
             streams: number("streams")?,
             bytes: number("buffered_bytes")?,
-            under_way: methods.filter_map(|method: &Value| method["under_way"].as_u64()).sum(),
+            in_progress: methods.filter_map(|method: &Value| method["in_progress"].as_u64()).sum(),
         })
     }
 
@@ -82,49 +82,55 @@ impl Held {
     fn is_as_quiet_as(&self, quiet: &Self) -> bool {
         self.connections <= quiet.connections + 2
             && self.streams <= quiet.streams + 2
-            && self.under_way <= quiet.under_way + 2
+            && self.in_progress <= quiet.in_progress + 2
             && self.bytes == 0
     }
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let attacks = if setting.attacks.is_empty() { all().collect() } else { setting.attacks.clone() };
-    let mut outcome =
-        Outcome { fault: format!("{} attacks, each on a new server", attacks.len()), ..Outcome::default() };
+    let mut outcome = ScenarioOutcome {
+        fault: format!("{} attacks, each on a new server", attacks.len()),
+        ..ScenarioOutcome::default()
+    };
     // Among a machine's other tests, a second.
     let floor = setting.sized(Duration::from_secs(1), FLOOR, FLOOR);
     for attack in attacks {
-        let mut part = judged(&setting, attack, floor).await?;
+        let mut part = run_and_evaluate(&setting, attack, floor).await?;
         if setting.size == Size::Quick && !part.held() {
             // Among a machine's other tests, once more: what is wrong is so twice.
-            part = judged(&setting, attack, floor).await?;
+            part = run_and_evaluate(&setting, attack, floor).await?;
         }
         outcome.add(attack.name, part);
     }
     Ok(outcome)
 }
 
-async fn judged(setting: &Setting, attack: &Attack, floor: Duration) -> Result<Outcome> {
-    let (seen, attacked) = one(setting, attack).await?;
-    say(format_args!("    {:<33} {}", attack.name, attacked.text(&seen)));
-    Ok(judge(&seen, &attacked, attack, floor))
+async fn run_and_evaluate(
+    setting: &ScenarioSetting,
+    attack: &Attack,
+    floor: Duration,
+) -> Result<ScenarioOutcome> {
+    let (call_log, attacked) = one(setting, attack).await?;
+    print_line(format_args!("    {:<33} {}", attack.name, attacked.text(&call_log)));
+    Ok(evaluate(&call_log, &attacked, attack, floor))
 }
 
 /// Runs one attack on a server of its own, and waits until that holds nothing
 /// of it.
-async fn one(setting: &Setting, attack: &Attack) -> Result<(Seen, Attacked)> {
+async fn one(setting: &ScenarioSetting, attack: &Attack) -> Result<(CallLog, Attacked)> {
     let name = attack.name.replace([' ', ','], "-");
-    let place = Place { listen: ports::free()?, through: Vec::new() };
+    let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
     let mut server = Replica::start(&name, SERVICE, place, None, &["--work", "1ms"], setting)?;
     let (to, pid) = (server.listen, server.process()?);
     up(to).await?;
     let load = Load::start(neighbour(to)?, Mix::Both)?;
-    load.go_on(Duration::from_millis(setting.sized(800, 3_000, 5_000))).await;
-    let (quiet, before, from) = (Held::by(&mut server).await?, memory(pid)?, load.now());
+    load.run_for(Duration::from_millis(setting.sized(800, 3_000, 5_000))).await;
+    let (quiet, before, from) = (Held::by(&mut server).await?, memory(pid)?, load.elapsed());
     let time = if attack.is_mute { MUTE } else { Duration::from_millis(setting.sized(800, 3_000, 40_000)) };
     let (target, millis) = (to.to_string(), format!("{}ms", time.as_millis()));
-    let words = this(&["attack", attack.name, "--target", &target, "--time", &millis])?;
-    let mut attacker = Child::start(&format!("{name}-attack"), &words, &setting.logs)?;
+    let words = this_program(&["attack", attack.name, "--target", &target, "--time", &millis])?;
+    let mut attacker = ChildProcess::start(&format!("{name}-attack"), &words, &setting.logs)?;
     let (mut most, mut newcomers) = (before, (0, 0));
     let watch = async {
         let mut ticks = interval(SAMPLE_INTERVAL);
@@ -136,15 +142,15 @@ async fn one(setting: &Setting, attack: &Attack) -> Result<(Seen, Attacked)> {
         }
     };
     let report = tokio::select! {
-        report = timeout(time + END_TIMEOUT, attacker.hear("attacked ")) => report.context("the attack does not end")??,
+        report = timeout(time + END_TIMEOUT, attacker.wait_for_line("attacked ")) => report.context("the attack does not end")??,
         () = watch => String::new(),
     };
-    attacker.ended(END_TIMEOUT).await?;
-    let time = from..load.now();
+    attacker.wait_exit(END_TIMEOUT).await?;
+    let time = from..load.elapsed();
     let free = until_free(&mut server, &quiet).await?;
-    let seen = load.finish().await?;
+    let call_log = load.finish().await?;
     let report = serde_json::from_str(&report).context("a report that cannot be read")?;
-    Ok((seen, Attacked { report, time, memory: (before, most), newcomers, free }))
+    Ok((call_log, Attacked { report, time, memory: (before, most), newcomers, free }))
 }
 
 /// Waits until the server takes calls.
@@ -179,7 +185,7 @@ async fn until_free(server: &mut Replica, quiet: &Held) -> Result<Option<Duratio
         sleep(SAMPLE_INTERVAL / 4).await;
     }
     let held = Held::by(server).await?;
-    say(format_args!("    still held: {held:?}, and {quiet:?} before"));
+    print_line(format_args!("    still held: {held:?}, and {quiet:?} before"));
     Ok(None)
 }
 
@@ -200,14 +206,14 @@ impl Attacked {
     }
 
     /// What the neighbour called before it, and meanwhile.
-    fn calls(&self, seen: &Seen) -> (Seen, Seen) {
-        (seen.due(WARM_UP..self.time.start), seen.due(self.time.clone()))
+    fn calls(&self, call_log: &CallLog) -> (CallLog, CallLog) {
+        (call_log.due(WARM_UP..self.time.start), call_log.due(self.time.clone()))
     }
 
-    fn text(&self, seen: &Seen) -> String {
+    fn text(&self, call_log: &CallLog) -> String {
         let Report { opened, closed, sent, took_ms, .. } = self.report;
-        let (before, meanwhile) = self.calls(seen);
-        let p99 = |calls: &Seen| calls.percentile(0.99).as_millis();
+        let (before, meanwhile) = self.calls(call_log);
+        let p99 = |calls: &CallLog| calls.percentile(0.99).as_millis();
         format!(
             "+{:>3} MiB; p99 {} ms, quiet {} ms; {} of {} calls failed; opened {opened}, closed {closed}, sent {} KiB \
              in {took_ms} ms",
@@ -221,11 +227,11 @@ impl Attacked {
     }
 }
 
-fn judge(seen: &Seen, attacked: &Attacked, attack: &Attack, floor: Duration) -> Outcome {
-    let (before, calls) = attacked.calls(seen);
-    let mut outcome = Outcome::of("", seen);
+fn evaluate(call_log: &CallLog, attacked: &Attacked, attack: &Attack, floor: Duration) -> ScenarioOutcome {
+    let (before, calls) = attacked.calls(call_log);
+    let mut outcome = ScenarioOutcome::of("", call_log);
     outcome.recovered(attacked.free);
-    let again = calls.only(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
+    let again = calls.filter(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
     let failed = calls.failed(true) + calls.failed(false) + again;
     outcome.at_most("calls failed or sent again", failed, 0, "server/peers.rs");
     outcome.at_most("new connections failed", attacked.newcomers.0, 0, "server/accept.rs; server/peers.rs");

@@ -10,11 +10,11 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Books, Clients, Plan, Service, Shop},
+    testbed::{
+        ScenarioSetting,
+        shop::{Audit, Clients, Plan, Service, Shop},
     },
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 /// The mechanism that is guarded.
@@ -43,11 +43,11 @@ struct Bought {
     refusals: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (keys, times) = setting.sized((28, 25), (100, 100), (200, 100));
     let plan = Plan::new(&setting).replicas(Service::Order, setting.sized(2, 3, 3));
     let mut shop = Shop::start(plan).await?;
-    shop.sell("tea", 499, 10_000_000).await?;
+    shop.add_product("tea", 499, 10_000_000).await?;
     let customers: Vec<_> = (0..keys).map(|n| format!("customer-{n}")).collect();
     let clients = shop.clients()?;
     let filling = stream::iter(customers.clone()).map(|customer| {
@@ -57,7 +57,7 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let _carts: Vec<_> =
         filling.buffer_unordered(AT_ONCE).try_collect().await.context("could not fill the carts")?;
 
-    let same_key = !setting.lacks(KEY);
+    let same_key = !setting.is_disabled(KEY);
     let buying = async {
         let buying = stream::iter(customers.clone()).map(|customer| {
             let clients = clients.clone();
@@ -65,9 +65,9 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
         });
         buying.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await
     };
-    let (bought, kills) = shop.under_fire(&VICTIMS, buying).await?;
-    let books = shop.settled(&customers, SETTLED).await?;
-    Ok(judge(&bought, &books, (keys, times, kills)))
+    let (bought, kills) = shop.while_killing(&VICTIMS, buying).await?;
+    let audit = shop.settled_audit(&customers, SETTLED).await?;
+    Ok(evaluate(&bought, &audit, (keys, times, kills)))
 }
 
 /// Orders a cart `times` times, then pays for what came of it.
@@ -102,19 +102,23 @@ async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) ->
     bought
 }
 
-fn judge(bought: &[Bought], books: &Books, (keys, times, kills): (usize, usize, usize)) -> Outcome {
+fn evaluate(
+    bought: &[Bought],
+    audit: &Audit,
+    (keys, times, kills): (usize, usize, usize),
+) -> ScenarioOutcome {
     let refusals: Vec<_> = bought.iter().flat_map(|bought| &bought.refusals).collect();
-    let mut outcome = Outcome {
+    let mut outcome = ScenarioOutcome {
         fault: format!("{keys} keys, each {times} times within a second, {kills} replicas killed"),
         calls: bought.iter().map(|bought| bought.calls).sum(),
         failed_idempotent: refusals.len(),
         attempts_per_call: 1.0,
         failures: refusals.into_iter().take(8).cloned().collect(),
-        ..Outcome::default()
+        ..ScenarioOutcome::default()
     };
     let differ = bought.iter().filter(|bought| bought.orders != 1).count();
-    exactly(&mut outcome, "orders", books.orders.len(), keys, "service-kit/idempotency.rs");
-    exactly(&mut outcome, "charges", books.charges.len(), keys, "payment-service: one charge for each key");
+    exactly(&mut outcome, "orders", audit.orders.len(), keys, "service-kit/idempotency.rs");
+    exactly(&mut outcome, "charges", audit.charges.len(), keys, "payment-service: one charge for each key");
     outcome.at_most(
         "keys without one same answer",
         differ,
@@ -122,12 +126,18 @@ fn judge(bought: &[Bought], books: &Books, (keys, times, kills): (usize, usize, 
         "service-kit/idempotency.rs: the stored answer",
     );
     outcome.at_most("refused calls", outcome.failed_idempotent, 0, "order-service: what was answered?");
-    books.judge(&mut outcome);
+    audit.evaluate(&mut outcome);
     let (killed, least) = (kills.to_string(), format!("≥ {KILLS}"));
     outcome.figure("replicas killed", killed, least, kills >= KILLS, "the keys: are there too few?");
     outcome
 }
 
-fn exactly(outcome: &mut Outcome, what: &'static str, is: usize, promised: usize, look: &'static str) {
+fn exactly(
+    outcome: &mut ScenarioOutcome,
+    what: &'static str,
+    is: usize,
+    promised: usize,
+    look: &'static str,
+) {
     outcome.figure(what, is.to_string(), format!("= {promised}"), is == promised, look);
 }

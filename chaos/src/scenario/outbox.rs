@@ -12,14 +12,14 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
+    testbed::{
+        ScenarioSetting,
         shop::{
             Clients, Plan, Service, Shop,
             lossy::{DROPS, FORGETS},
         },
     },
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 /// The mechanism that is guarded.
@@ -43,9 +43,9 @@ const GIVEN_UP: Duration = Duration::from_secs(60);
 /// How long to wait before it is looked again.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// What was seen over one transport.
+/// What was result over one transport.
 #[derive(Debug, Default)]
-struct Seen {
+struct TransportResult {
     transport: &'static str,
     kills: usize,
     calls: usize,
@@ -70,22 +70,26 @@ struct Told {
     disordered: usize,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let mesh = over("the mesh", &setting, |plan| plan).await.context("over the mesh")?;
     let mut setting = setting;
     setting.logs.push("nats");
     std::fs::create_dir_all(&setting.logs).context("could not make a folder for the logs")?;
     let nats = over("NATS", &setting, Plan::with_nats).await.context("over NATS")?;
-    Ok(judge(&[mesh, nats]))
+    Ok(evaluate(&[mesh, nats]))
 }
 
-async fn over(transport: &'static str, setting: &Setting, plan: impl Fn(Plan) -> Plan) -> Result<Seen> {
+async fn over(
+    transport: &'static str,
+    setting: &ScenarioSetting,
+    plan: impl Fn(Plan) -> Plan,
+) -> Result<TransportResult> {
     let mut planned = Plan::new(setting).env(Service::User, DROPS, LOST);
-    if setting.lacks(INBOX) {
+    if setting.is_disabled(INBOX) {
         planned = planned.env(Service::User, FORGETS, "true");
     }
     let mut shop = Shop::start(plan(planned)).await?;
-    shop.sell("tea", 499, 1_000_000).await?;
+    shop.add_product("tea", 499, 1_000_000).await?;
     let kills = setting.sized(4, 50, 200);
     let clients = shop.clients()?;
     let stop = CancellationToken::new();
@@ -99,16 +103,16 @@ async fn over(transport: &'static str, setting: &Setting, plan: impl Fn(Plan) ->
     // Orders that were held up by the last kill make events after it.
     let lasted = last?.elapsed();
     let last = Instant::now();
-    let mut seen = Seen { transport, kills, lasted, ..Seen::default() };
+    let mut result = TransportResult { transport, kills, lasted, ..TransportResult::default() };
     let mut customers = Vec::new();
     for shopped in shopped {
-        seen.calls += shopped.calls;
-        seen.refusals.extend(shopped.refusals);
+        result.calls += shopped.calls;
+        result.refusals.extend(shopped.refusals);
         customers.extend(shopped.customers);
     }
     shop.all_passing().await?;
-    drain(&clients, &customers, last, &mut seen).await?;
-    Ok(seen)
+    drain(&clients, &customers, last, &mut result).await?;
+    Ok(result)
 }
 
 /// Kills so many processes, one after the other, each back before the next; when
@@ -127,9 +131,9 @@ async fn fire(shop: &mut Shop, kills: usize) -> Result<Instant> {
         }
         last = Instant::now();
         sleep(Duration::from_millis(fastrand::u64(AWAY))).await;
-        shop.begin(victim)?;
+        shop.restart(victim)?;
         if also {
-            shop.nats()?.begin().await?;
+            shop.nats()?.restart().await?;
         }
     }
     Ok(last)
@@ -183,14 +187,19 @@ async fn shop_once(
 
 /// Looks until all is delivered, or for as long as may be. `last` is when nothing
 /// was killed and ordered any more.
-async fn drain(clients: &Clients, customers: &[String], last: Instant, seen: &mut Seen) -> Result<()> {
+async fn drain(
+    clients: &Clients,
+    customers: &[String],
+    last: Instant,
+    result: &mut TransportResult,
+) -> Result<()> {
     while last.elapsed() < GIVEN_UP + DRAINED {
-        (seen.waiting, seen.parked) = clients.backlog().await?;
-        if seen.waiting == 0 {
+        (result.waiting, result.parked) = clients.backlog().await?;
+        if result.waiting == 0 {
             // Over NATS some may be in the stream.
-            seen.told = told(clients, customers).await?;
-            if seen.told.missing == 0 {
-                seen.drained = Some(last.elapsed());
+            result.told = told(clients, customers).await?;
+            if result.told.missing == 0 {
+                result.drained = Some(last.elapsed());
                 break;
             }
         }
@@ -199,8 +208,8 @@ async fn drain(clients: &Clients, customers: &[String], last: Instant, seen: &mu
     }
     // What comes twice comes later.
     sleep(AGAIN * 4).await;
-    (seen.waiting, seen.parked) = clients.backlog().await?;
-    seen.told = told(clients, customers).await?;
+    (result.waiting, result.parked) = clients.backlog().await?;
+    result.told = told(clients, customers).await?;
     Ok(())
 }
 
@@ -244,30 +253,30 @@ fn compare(orders: &[Order], told: &[Notification]) -> Told {
     sum
 }
 
-fn judge(all: &[Seen]) -> Outcome {
-    let one = |seen: &Seen| {
-        let Seen { transport, lasted, told, .. } = seen;
+fn evaluate(all: &[TransportResult]) -> ScenarioOutcome {
+    let one = |result: &TransportResult| {
+        let TransportResult { transport, lasted, told, .. } = result;
         format!("{} events over {transport} (orders until {lasted:.1?} after the last kill)", told.events)
     };
     let told: Vec<String> = all.iter().map(one).collect();
-    let kills: usize = all.iter().map(|seen| seen.kills).sum();
-    let mut outcome = Outcome {
+    let kills: usize = all.iter().map(|result| result.kills).sum();
+    let mut outcome = ScenarioOutcome {
         fault: format!("{kills} kills, {LOST} % of deliveries lost, {}", told.join(", ")),
-        calls: all.iter().map(|seen| seen.calls).sum(),
-        failed_idempotent: all.iter().map(|seen| seen.refusals.len()).sum(),
+        calls: all.iter().map(|result| result.calls).sum(),
+        failed_idempotent: all.iter().map(|result| result.refusals.len()).sum(),
         attempts_per_call: 1.0,
-        failures: all.iter().flat_map(|seen| seen.refusals.clone()).take(8).collect(),
-        ..Outcome::default()
+        failures: all.iter().flat_map(|result| result.refusals.clone()).take(8).collect(),
+        ..ScenarioOutcome::default()
     };
-    for seen in all {
-        let Seen { told, parked, waiting, drained, .. } = seen;
+    for result in all {
+        let TransportResult { told, parked, waiting, drained, .. } = result;
         let count = |number: &i64| usize::try_from(*number).unwrap_or(usize::MAX);
         outcome.recovered(*drained);
-        let enough = told.events >= seen.kills;
+        let enough = told.events >= result.kills;
         outcome.figure(
             "events",
             told.events.to_string(),
-            format!("≥ {}", seen.kills),
+            format!("≥ {}", result.kills),
             enough,
             "the shoppers",
         );
@@ -290,7 +299,7 @@ fn judge(all: &[Seen]) -> Outcome {
 mod tests {
     use super::*;
 
-    fn seen(versions: &[u64]) -> Told {
+    fn result(versions: &[u64]) -> Told {
         let order = Order { order_id: "a".into(), etag: "4".into(), ..Order::default() };
         let told = versions.iter().map(|version| Notification {
             order_id: "a".into(),
@@ -303,11 +312,11 @@ mod tests {
     #[test]
     fn what_is_missing_doubled_or_disordered_is_seen() {
         let told = |missing, excess, disordered| Told { events: 3, missing, excess, disordered };
-        assert_eq!(seen(&[2, 3, 4]), told(0, 0, 0));
-        assert_eq!(seen(&[2, 4]), told(1, 0, 0));
-        assert_eq!(seen(&[2, 3, 3, 4]), told(0, 1, 0));
-        assert_eq!(seen(&[2, 3, 2, 4]), told(0, 1, 1));
-        assert_eq!(seen(&[3, 2, 4]), told(0, 0, 1));
-        assert_eq!(seen(&[2, 3, 4, 5]), told(0, 1, 0));
+        assert_eq!(result(&[2, 3, 4]), told(0, 0, 0));
+        assert_eq!(result(&[2, 4]), told(1, 0, 0));
+        assert_eq!(result(&[2, 3, 3, 4]), told(0, 1, 0));
+        assert_eq!(result(&[2, 3, 2, 4]), told(0, 1, 1));
+        assert_eq!(result(&[3, 2, 4]), told(0, 0, 1));
+        assert_eq!(result(&[2, 3, 4, 5]), told(0, 1, 0));
     }
 }

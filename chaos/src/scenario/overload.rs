@@ -18,15 +18,15 @@ use tonic::{Code, Request, Status};
 
 use super::hostile::up;
 use crate::{
-    bed::{
-        ADMISSION, Place, Replica, SERVICE, Setting, cores, memory, ports,
-        shop::{Plan, Service, Shop},
-    },
     cli::Size,
     load::{Flood, ratio},
+    print_line,
     proto::{DESCRIPTORS, ReadRequest, target_service_client::TargetServiceClient},
-    say,
-    verdict::Outcome,
+    testbed::{
+        ADMISSION, LaunchSpec, Replica, SERVICE, ScenarioSetting, cpu, memory, ports,
+        shop::{Plan, Service, Shop},
+    },
+    verdict::ScenarioOutcome,
 };
 
 /// The part of what serving costs that refusing may.
@@ -51,8 +51,8 @@ const WORST_SECOND: f64 = 0.6;
 const REFUSED_WITHIN: Duration = Duration::from_millis(20);
 const MEMORY_TIMES: f64 = 2.0;
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let mut outcome = ScenarioOutcome::default();
     costs(&setting, &mut outcome).await?;
     if setting.size > Size::Quick {
         rates(&setting, &mut outcome).await?;
@@ -61,9 +61,9 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
 }
 
 /// What refusing costs, and how many calls are still sent to who refuses all.
-async fn costs(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
+async fn costs(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Result<()> {
     let calls = setting.sized(3_000, 10_000, 20_000);
-    let place = Place { listen: ports::free()?, through: Vec::new() };
+    let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
     let places = PLACES.to_string();
     let args = ["--work", "0s", "--max-concurrency", &places];
     let mut server = Replica::start("full", SERVICE, place, None, &args, setting)?;
@@ -77,10 +77,10 @@ async fn costs(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
     let eager = direct().channel_config(config).build()?.channel(SERVICE);
 
     let (served, serving) = cost(&eager, process, calls, |ended| ended.is_ok()).await?;
-    server.behave("hang").await?;
+    server.set_behaviour("hang").await?;
     let _held = fill(setting, &eager).await?;
     // Without admission each of them takes as long as it may.
-    let calls_of_full = if setting.lacks(ADMISSION) { CALLERS } else { calls };
+    let calls_of_full = if setting.is_disabled(ADMISSION) { CALLERS } else { calls };
     let (refused, refusing) = cost(&eager, process, calls_of_full, is_refused).await?;
     cost(&restrained, process, calls_of_full, is_refused).await?;
     let counters = restrained.counters().context("a broken channel")?;
@@ -115,7 +115,7 @@ async fn cost(
     calls: usize,
     wanted: fn(&Result<(), Status>) -> bool,
 ) -> Result<(usize, Duration)> {
-    let before = cores::used(Some(server))?;
+    let before = cpu::time_used(Some(server))?;
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let channel = channel.clone();
@@ -128,7 +128,7 @@ async fn cost(
         });
     }
     let counted = callers.join_all().await.iter().sum();
-    Ok((counted, cores::used(Some(server))?.saturating_sub(before)))
+    Ok((counted, cpu::time_used(Some(server))?.saturating_sub(before)))
 }
 
 async fn read(channel: Channel, limit: Duration) -> Result<(), Status> {
@@ -142,14 +142,14 @@ fn is_refused(ended: &Result<(), Status>) -> bool {
 }
 
 /// Takes every place of the server with calls that do not end.
-async fn fill(setting: &Setting, channel: &Channel) -> Result<JoinSet<Result<(), Status>>> {
+async fn fill(setting: &ScenarioSetting, channel: &Channel) -> Result<JoinSet<Result<(), Status>>> {
     let mut held = JoinSet::new();
     for _ in 0..2 * PLACES {
         let channel = channel.clone();
         held.spawn(async move { read(channel, HELD).await });
     }
     // Without admission there is room for all of them.
-    if !setting.lacks(ADMISSION) {
+    if !setting.is_disabled(ADMISSION) {
         let refused = timeout(LIMIT, held.join_next()).await;
         refused.context("the server refuses nothing")?;
     }
@@ -157,20 +157,20 @@ async fn fill(setting: &Setting, channel: &Channel) -> Result<JoinSet<Result<(),
 }
 
 /// How much gets done of three times what can be.
-async fn rates(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
+async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Result<()> {
     let time = Duration::from_secs(setting.sized(5, 20, 60));
     let mut plan = Plan::new(setting);
     for service in Service::ALL {
         plan = plan.replicas(service, usize::from(service == Service::Cart));
     }
-    if setting.lacks(ADMISSION) {
+    if setting.is_disabled(ADMISSION) {
         plan = plan.env(Service::Cart, "CONSORT_ADMISSION", "off");
     }
     let shop = Shop::start(plan).await?;
     let (_, cart) = shop.replicas.first().context("no cart-service")?;
     let server = cart.process()?;
-    cores::pin(Some(server), SERVER_CORE)?;
-    cores::pin(None, GENERATOR_CORE)?;
+    cpu::pin(Some(server), SERVER_CORE)?;
+    cpu::pin(None, GENERATOR_CORE)?;
 
     let channel = |throttled: bool| {
         let mut config = setting.channel_config();
@@ -186,7 +186,7 @@ async fn rates(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
         peak = peak.max(Flood::capacity(carts(channel(false)?), callers, Duration::from_secs(3)).await);
     }
     let before = memory(server)?;
-    say(format_args!(
+    print_line(format_args!(
         "    cart-service on a core of its own serves {peak:.0} calls a second, in {} MiB",
         before >> 10
     ));
@@ -196,12 +196,12 @@ async fn rates(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
     );
     for (who, throttled) in [("callers that hold back", true), ("callers that do not", false)] {
         let (flood, most, cost) = flooded(channel(throttled)?, peak, time, server).await?;
-        judge(who, throttled, &flood, peak, outcome);
+        evaluate(who, throttled, &flood, peak, outcome);
         if throttled {
             let grown = ratio(most, before);
             outcome.below("memory, times that before", grown, MEMORY_TIMES, "server/admission.rs");
         }
-        say(format_args!(
+        print_line(format_args!(
             "    {who}: {}; memory {} MiB; the generator used {:.2} of its core",
             text(&flood, peak),
             most >> 10,
@@ -226,7 +226,7 @@ fn carts(
 /// Floods the server; what was seen, the most memory that it had in KiB, and the
 /// part of a core that the generator used.
 async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Result<(Flood, usize, f64)> {
-    let used = cores::used(None)?;
+    let used = cpu::time_used(None)?;
     let mut most = 0;
     let watch = async {
         let mut ticks = interval(Duration::from_millis(250));
@@ -239,16 +239,16 @@ async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Re
         flood = Flood::of(carts(channel), peak * TIMES, time) => flood,
         () = watch => Flood::default(),
     };
-    let cost = cores::used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
+    let cost = cpu::time_used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
     Ok((flood, most, cost))
 }
 
-fn judge(who: &str, judged: bool, flood: &Flood, peak: f64, outcome: &mut Outcome) {
+fn evaluate(who: &str, run_and_evaluate: bool, flood: &Flood, peak: f64, outcome: &mut ScenarioOutcome) {
     let all = flood.all();
     outcome.calls +=
         usize::try_from(all.served + all.refused + all.throttled + all.expired).unwrap_or(usize::MAX);
     let _ = who;
-    if !judged {
+    if !run_and_evaluate {
         return;
     }
     let goodput = all.served as f64 / flood.seconds.len().max(1) as f64 / peak;

@@ -25,12 +25,12 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
+    cli, print_line,
+    testbed::{
+        ScenarioSetting,
         shop::{Plan, Service, Shop},
     },
-    cli, say,
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 mod disk;
@@ -48,26 +48,26 @@ const LOSSES: [Loss; 2] = [Loss::Everything, Loss::Some];
 /// Length of an order's id.
 const ID: usize = 36;
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     // What a server does with its disk is its own affair.
-    let setting = Setting { db: cli::Database::Sqlite, ..setting };
+    let setting = ScenarioSetting { db: cli::Database::Sqlite, ..setting };
     let customers = setting.sized(40, 240, 600);
     let log = setting.logs.join("order-service.strace");
     let words = trace::words(log.to_str().context("a folder whose name is not text")?);
     let one = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
     let mut shop = Shop::start(one.through(Service::Order, &words)).await?;
-    shop.sell("tea", 499, 10_000_000).await?;
+    shop.add_product("tea", 499, 10_000_000).await?;
     let acknowledged = order(&shop, customers).await?;
     let index = *shop.of(Service::Order).first().context("no order-service")?;
     let listen = shop.replicas[index].1.listen;
     shop.replicas[index].1.stop().await?;
 
-    let mut seen = Seen { lax: setting.lacks(FULL), ..Seen::default() };
-    let disk = seen.replay(&log, shop.files()?, listen, &acknowledged, &setting.logs).await?;
+    let mut replay = Replay { lax: setting.is_disabled(FULL), ..Replay::default() };
+    let disk = replay.replay(&log, shop.files()?, listen, &acknowledged, &setting.logs).await?;
     ensure!(disk.is_real(), "the log of {} is not what its disk has", log.display());
     // It is large, and tells only what was found now.
     let _ = fs::remove_file(&log);
-    Ok(judge(&seen, &acknowledged))
+    Ok(evaluate(&replay, &acknowledged))
 }
 
 /// Buys once for each of so many customers; the orders that were acknowledged.
@@ -94,7 +94,7 @@ struct Left {
 
 /// What was left at each acknowledgement.
 #[derive(Debug, Default)]
-struct Seen {
+struct Replay {
     lax: bool,
     /// Acknowledgements that were found in the log.
     told: HashSet<String>,
@@ -105,7 +105,7 @@ struct Seen {
     broken: Vec<String>,
 }
 
-impl Seen {
+impl Replay {
     /// Reads the log, with a loss of power at each acknowledgement; the disk as
     /// it is at the end.
     async fn replay(
@@ -192,19 +192,19 @@ fn ids(bytes: &[u8]) -> impl Iterator<Item = &str> {
     bytes.windows(ID).filter(is_id).filter_map(|id| std::str::from_utf8(id).ok())
 }
 
-fn judge(seen: &Seen, acknowledged: &HashSet<String>) -> Outcome {
-    say(format_args!("    {} states of the disk looked at", seen.losses));
-    let mut outcome = Outcome {
+fn evaluate(replay: &Replay, acknowledged: &HashSet<String>) -> ScenarioOutcome {
+    print_line(format_args!("    {} states of the disk looked at", replay.losses));
+    let mut outcome = ScenarioOutcome {
         fault: format!("the power fails at each of {} acknowledged orders", acknowledged.len()),
         calls: acknowledged.len(),
-        failed_idempotent: seen.lost.len(),
+        failed_idempotent: replay.lost.len(),
         attempts_per_call: 1.0,
-        failures: seen.broken.iter().take(8).cloned().collect(),
-        ..Outcome::default()
+        failures: replay.broken.iter().take(8).cloned().collect(),
+        ..ScenarioOutcome::default()
     };
-    outcome.at_most("acknowledged orders lost", seen.lost.len(), 0, "service-kit/database/sqlite/group.rs");
-    outcome.at_most("databases that do not open", seen.broken.len(), 0, "service-kit/database/sqlite.rs");
-    let unseen = acknowledged.len() - seen.told.len();
+    outcome.at_most("acknowledged orders lost", replay.lost.len(), 0, "service-kit/database/sqlite/group.rs");
+    outcome.at_most("databases that do not open", replay.broken.len(), 0, "service-kit/database/sqlite.rs");
+    let unseen = acknowledged.len() - replay.told.len();
     outcome.at_most("acknowledgements not in the log", unseen, 0, "chaos/scenario/power/trace.rs");
     outcome
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::{
-    bed::{Bed, Kind, Setting},
     load::{Load, Mix},
-    verdict::Outcome,
+    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// How long a restarted one may take to have traffic again.
@@ -15,25 +15,26 @@ const BACK: Duration = Duration::from_secs(20);
 /// How long one may take to stop.
 const EXIT: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let rounds = setting.sized(1, 5, 5);
-    let mut bed = Bed::start(&setting, Kind::Dev, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
+    let mut testbed = Testbed::start(&setting, RegistryKind::Dev, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
     let mut slowest = Duration::ZERO;
     let mut back = Duration::ZERO;
     for _ in 0..rounds {
-        for replica in &mut bed.replicas {
+        for replica in &mut testbed.replicas {
             slowest = slowest.max(replica.stop().await?);
-            replica.begin()?;
-            let begun = load.now();
+            replica.restart()?;
+            let begun = load.elapsed();
             let id = replica.id.clone();
-            let answered = load.until(begun, BACK, |call| call.answered_by(&id)).await?;
+            let answered = load.wait_for_call(begun, BACK, |call| call.succeeded_on(&id)).await?;
             back = back.max(answered.end() - begun);
         }
     }
-    let seen = load.finish().await?;
-    let mut outcome = Outcome::of(format!("{rounds} rolling restarts of three by SIGTERM"), &seen);
+    let call_log = load.finish().await?;
+    let mut outcome =
+        ScenarioOutcome::of(format!("{rounds} rolling restarts of three by SIGTERM"), &call_log);
     outcome.recovered(Some(back));
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls of any kind", failed, 0, "server.rs: the order of the drain");

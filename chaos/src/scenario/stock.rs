@@ -37,11 +37,11 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Books, Clients, Plan, Service, Shop, insist},
+    testbed::{
+        ScenarioSetting,
+        shop::{Audit, Clients, Plan, Service, Shop, retry_until_definite},
     },
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 /// The mechanism that is guarded.
@@ -79,7 +79,7 @@ struct Asked {
 
 /// What a round came to.
 #[derive(Default)]
-struct Seen {
+struct RoundResult {
     calls: usize,
     refused: usize,
     /// Answers that no stock gives one after the other.
@@ -88,37 +88,37 @@ struct Seen {
     took: Duration,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (buyers, pieces, rounds) = setting.sized((100, 20, 1), (500, 100, 5), (500, 100, 20));
     let mut shop = Shop::start(Plan::new(&setting)).await?;
     let rounds: Vec<_> = (0..rounds).map(|n| Round::new(n, buyers, pieces)).collect();
     let clients = shop.clients()?;
     for round in &rounds {
         for sku in &round.skus {
-            shop.sell(sku, 499, i64::try_from(pieces)?).await?;
+            shop.add_product(sku, 499, i64::try_from(pieces)?).await?;
         }
         round.fill(&clients).await.context("could not fill the carts")?;
     }
-    let one_step = !setting.lacks(ONE_STEP);
-    let mut seen = Vec::new();
+    let one_step = !setting.is_disabled(ONE_STEP);
+    let mut result = Vec::new();
     for round in &rounds {
         let victims: Vec<_> = VICTIMS.iter().flat_map(|service| shop.of(*service)).collect();
         let victim = *fastrand::choice(&victims).context("nobody to kill")?;
         let (told, struck) = join(round.play(&clients, one_step), strike(&mut shop, victim)).await;
         struck?;
         shop.all_passing().await?;
-        seen.push(told);
+        result.push(told);
     }
     let customers = rounds.iter().flat_map(|round| round.buyers.clone()).collect::<Vec<_>>();
-    let books = shop.settled(&customers, SETTLED).await?;
-    Ok(judge(&seen, &books, (buyers, pieces)))
+    let audit = shop.settled_audit(&customers, SETTLED).await?;
+    Ok(evaluate(&result, &audit, (buyers, pieces)))
 }
 
 async fn strike(shop: &mut Shop, victim: usize) -> Result<()> {
     sleep(Duration::from_millis(fastrand::u64(STRIKE))).await;
     shop.kill(victim).await?;
     sleep(Duration::from_millis(fastrand::u64(AWAY))).await;
-    shop.begin(victim)
+    shop.restart(victim)
 }
 
 impl Round {
@@ -142,27 +142,27 @@ impl Round {
         filling.await
     }
 
-    async fn play(&self, clients: &Clients, one_step: bool) -> Seen {
+    async fn play(&self, clients: &Clients, one_step: bool) -> RoundResult {
         let began = Instant::now();
-        let mut seen = Seen::default();
+        let mut result = RoundResult::default();
         let first = self.all_buy(clients, self.buyers.clone(), one_step).await;
-        seen.torn += torn(&first, self.pieces);
+        result.torn += torn(&first, self.pieces);
         let orders = first.iter().filter_map(|asked| asked.had.clone()).filter(|id| !id.is_empty());
         let cancelled = join_all(orders.step_by(CANCEL).map(|id| cancel(clients, id)));
         let again = self.all_buy(clients, refused(&first), one_step);
         let (cancelled, second) = join(cancelled, again).await;
         let back: Vec<_> = cancelled.iter().filter(|(_, why)| why.is_none()).map(|(at, _)| *at).collect();
-        seen.torn += too_early(&second, &back);
+        result.torn += too_early(&second, &back);
         let left = back.len().saturating_sub(had(&second));
         let third = self.all_buy(clients, refused(&second), one_step).await;
-        seen.torn += torn(&third, left);
+        result.torn += torn(&third, left);
         for asked in [&first, &second, &third] {
-            seen.hear(asked);
+            result.wait_for_line(asked);
         }
-        seen.calls += cancelled.len();
-        seen.unclear.extend(cancelled.into_iter().filter_map(|(_, why)| why));
-        seen.took = began.elapsed();
-        seen
+        result.calls += cancelled.len();
+        result.unclear.extend(cancelled.into_iter().filter_map(|(_, why)| why));
+        result.took = began.elapsed();
+        result
     }
 
     async fn all_buy(&self, clients: &Clients, buyers: Vec<String>, one_step: bool) -> Vec<Asked> {
@@ -182,7 +182,7 @@ impl Round {
     async fn take(&self, clients: &Clients) -> Result<Option<String>, Status> {
         for product_id in &self.skus {
             let request = GetStockRequest { product_id: product_id.clone() };
-            let Stock { available, .. } = insist(|| {
+            let Stock { available, .. } = retry_until_definite(|| {
                 let (mut products, request) = (clients.products.clone(), request.clone());
                 async move { products.get_stock(request).await }
             })
@@ -193,7 +193,7 @@ impl Round {
             }
             let (product_id, available) = (product_id.clone(), available - 1);
             let request = SetStockRequest { product_id, available, etag: String::new() };
-            insist(|| {
+            retry_until_definite(|| {
                 let (mut products, request) = (clients.products.clone(), request.clone());
                 async move { products.set_stock(request).await }
             })
@@ -223,7 +223,7 @@ fn is_sold_out(status: &Status) -> bool {
 async fn cancel(clients: &Clients, order_id: String) -> (Instant, Option<String>) {
     let began = Instant::now();
     let request = CancelOrderRequest { order_id };
-    let insisted = insist(|| {
+    let insisted = retry_until_definite(|| {
         let (mut orders, request) = (clients.orders.clone(), request.clone());
         async move { orders.cancel_order(request).await }
     });
@@ -263,8 +263,8 @@ fn too_early(asked: &[Asked], back: &[Instant]) -> usize {
     bought.into_iter().enumerate().filter(|(before, at)| begun(*at) <= *before).count()
 }
 
-impl Seen {
-    fn hear(&mut self, asked: &[Asked]) {
+impl RoundResult {
+    fn wait_for_line(&mut self, asked: &[Asked]) {
         self.calls += asked.len();
         self.refused += refused(asked).len();
         let unclear = asked.iter().filter_map(|asked| asked.unclear.as_ref());
@@ -272,22 +272,22 @@ impl Seen {
     }
 }
 
-fn judge(seen: &[Seen], books: &Books, (buyers, pieces): (usize, usize)) -> Outcome {
-    let rounds = seen.len();
-    let unclear: Vec<_> = seen.iter().flat_map(|seen| &seen.unclear).collect();
-    let refused: usize = seen.iter().map(|seen| seen.refused).sum();
-    let mut outcome = Outcome {
+fn evaluate(result: &[RoundResult], audit: &Audit, (buyers, pieces): (usize, usize)) -> ScenarioOutcome {
+    let rounds = result.len();
+    let unclear: Vec<_> = result.iter().flat_map(|result| &result.unclear).collect();
+    let refused: usize = result.iter().map(|result| result.refused).sum();
+    let mut outcome = ScenarioOutcome {
         fault: format!(
             "{rounds} rounds of {buyers} buyers for {pieces} pieces, refused {refused} times, a replica \
              killed in each"
         ),
-        calls: seen.iter().map(|seen| seen.calls).sum(),
+        calls: result.iter().map(|result| result.calls).sum(),
         failed_idempotent: unclear.len(),
         attempts_per_call: 1.0,
         failures: unclear.into_iter().take(8).cloned().collect(),
-        ..Outcome::default()
+        ..ScenarioOutcome::default()
     };
-    let astray = books.stock.iter().filter(|(now, first)| now.sold != *first || now.available != 0);
+    let astray = audit.stock.iter().filter(|(now, first)| now.sold != *first || now.available != 0);
     outcome.at_most(
         "products of which not exactly all was sold",
         astray.count(),
@@ -295,12 +295,12 @@ fn judge(seen: &[Seen], books: &Books, (buyers, pieces): (usize, usize)) -> Outc
         "product-service/store/reservations.rs",
     );
     let (live, promised) =
-        (books.orders.iter().filter(|order| order.state() != OrderState::Cancelled).count(), rounds * pieces);
+        (audit.orders.iter().filter(|order| order.state() != OrderState::Cancelled).count(), rounds * pieces);
     let look = "order-service/checkout.rs: who was told that they have it?";
     outcome.figure("orders", live.to_string(), format!("= {promised}"), live == promised, look);
     outcome.at_most(
         "answers that no stock gives one after the other",
-        seen.iter().map(|seen| seen.torn).sum(),
+        result.iter().map(|result| result.torn).sum(),
         0,
         "product-service/store/stock.rs: pieces are looked for and taken in one statement",
     );
@@ -310,9 +310,9 @@ fn judge(seen: &[Seen], books: &Books, (buyers, pieces): (usize, usize)) -> Outc
         0,
         "order-service/checkout.rs",
     );
-    let longest = seen.iter().map(|seen| seen.took).max();
+    let longest = result.iter().map(|result| result.took).max();
     outcome.within("the longest round", longest, ROUND, "product-service/store.rs: the order of locks");
-    books.judge(&mut outcome);
+    audit.evaluate(&mut outcome);
     outcome
 }
 

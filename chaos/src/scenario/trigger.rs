@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::{
-    bed::{Bed, Kind, Setting},
-    load::{Load, Mix, Seen},
-    verdict::Outcome,
+    load::{CallLog, Load, Mix},
+    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    verdict::ScenarioOutcome,
 };
 
 /// Calls that one replica works on at once, and how long each takes.
@@ -25,8 +25,8 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// Goodput is looked at over so long.
 const GOODPUT_WINDOW: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let mut outcome = ScenarioOutcome::default();
     for (name, is_load) in [("three times the load", true), ("ten times the latency", false)] {
         outcome.add(name, one(&setting, is_load).await?);
     }
@@ -37,48 +37,48 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn trigger(setting: &Setting) -> Duration {
+fn trigger(setting: &ScenarioSetting) -> Duration {
     Duration::from_secs(setting.sized(4, 10, 10))
 }
 
-async fn one(setting: &Setting, is_load: bool) -> Result<Outcome> {
-    let mut bed = Bed::start(setting, Kind::Dev, 0).await?;
+async fn one(setting: &ScenarioSetting, is_load: bool) -> Result<ScenarioOutcome> {
+    let mut testbed = Testbed::start(setting, RegistryKind::Dev, 0).await?;
     for _ in 0..3 {
-        bed.add(&["--slots", SLOTS.0, "--work", SLOTS.1])?;
+        testbed.add(&["--slots", SLOTS.0, "--work", SLOTS.1])?;
     }
-    bed.all_passing().await?;
-    let load = Load::at_rate(bed.channel()?, Mix::Reads, RATE)?;
-    load.go_on(setting.warm_up()).await;
-    let before = load.now();
-    load.go_on(setting.warm_up() * 2).await;
-    let from = load.now();
+    testbed.all_passing().await?;
+    let load = Load::at_rate(testbed.channel()?, Mix::Reads, RATE)?;
+    load.run_for(setting.warm_up()).await;
+    let before = load.elapsed();
+    load.run_for(setting.warm_up() * 2).await;
+    let from = load.elapsed();
     if is_load {
-        let more = Load::at_rate(bed.channel()?, Mix::Reads, RATE * (TIMES - 1))?;
-        more.go_on(trigger(setting)).await;
+        let more = Load::at_rate(testbed.channel()?, Mix::Reads, RATE * (TIMES - 1))?;
+        more.run_for(trigger(setting)).await;
         drop(more);
     } else {
-        for replica in &mut bed.replicas {
-            replica.behave("slow 180ms").await?;
+        for replica in &mut testbed.replicas {
+            replica.set_behaviour("slow 180ms").await?;
         }
-        load.go_on(trigger(setting)).await;
-        for replica in &mut bed.replicas {
-            replica.behave("well").await?;
+        load.run_for(trigger(setting)).await;
+        for replica in &mut testbed.replicas {
+            replica.set_behaviour("well").await?;
         }
     }
-    let cured = load.now();
-    load.go_on(WITHIN + GOODPUT_WINDOW * 2).await;
-    let end = load.now();
-    let seen = load.finish().await?;
+    let cured = load.elapsed();
+    load.run_for(WITHIN + GOODPUT_WINDOW * 2).await;
+    let end = load.elapsed();
+    let call_log = load.finish().await?;
 
-    let usual = goodput(&seen, before..from);
+    let usual = goodput(&call_log, before..from);
     let back = (0u32..)
         .map(|step| GOODPUT_WINDOW / 20 * step)
         .take_while(|after| cured + *after + GOODPUT_WINDOW <= end)
-        .find(|after| goodput(&seen, cured + *after..cured + *after + GOODPUT_WINDOW) >= usual * BACK);
-    let mut outcome = Outcome::of("", &seen);
+        .find(|after| goodput(&call_log, cured + *after..cured + *after + GOODPUT_WINDOW) >= usual * BACK);
+    let mut outcome = ScenarioOutcome::of("", &call_log);
     outcome.recovered(back);
     outcome.within("goodput back after", back, WITHIN, "policy/throttle.rs; policy/budget.rs");
-    let late = goodput(&seen, cured + WITHIN..end) / usual;
+    let late = goodput(&call_log, cured + WITHIN..end) / usual;
     outcome.above(
         "goodput 10 s after it, as part of that before",
         late,
@@ -89,8 +89,8 @@ async fn one(setting: &Setting, is_load: bool) -> Result<Outcome> {
 }
 
 /// Calls a second that were due then and had a good answer.
-fn goodput(seen: &Seen, time: std::ops::Range<Duration>) -> f64 {
+fn goodput(call_log: &CallLog, time: std::ops::Range<Duration>) -> f64 {
     let seconds = (time.end - time.start).as_secs_f64();
-    let good = seen.due(time).only(|call| call.failure.is_none()).calls();
+    let good = call_log.due(time).filter(|call| call.failure.is_none()).calls();
     good as f64 / seconds
 }

@@ -16,11 +16,11 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Books, Clients, Insisted, Plan, Service, Shop},
+    testbed::{
+        ScenarioSetting,
+        shop::{Audit, Clients, Plan, RetriedCall, Service, Shop},
     },
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 /// Who may be killed.
@@ -62,14 +62,14 @@ struct Dealt {
     unclear: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let customers = setting.sized(40, 300, 1_000);
     let plan = Plan::new(&setting)
         .replicas(Service::Order, setting.sized(2, 3, 3))
         .env(Service::Payment, "PAYMENT_FAULTS", PAYMENT_FAULTS)
         .env(Service::Order, "CARRIER_FAULTS", CARRIER_FAULTS);
     let mut shop = Shop::start(plan).await?;
-    shop.sell("tea", 499, 10_000_000).await?;
+    shop.add_product("tea", 499, 10_000_000).await?;
     let customers: Vec<_> = (0..customers).map(|n| format!("customer-{n}")).collect();
     let clients = shop.clients()?;
     let filling = stream::iter(customers.clone()).map(|customer| {
@@ -79,27 +79,29 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     let _carts: Vec<_> =
         filling.buffer_unordered(AT_ONCE).try_collect().await.context("could not fill the carts")?;
 
-    let clients = clients.hurried();
+    let clients = clients.with_short_timeouts();
     let dealing = stream::iter(customers.clone().into_iter().zip(WISHES.into_iter().cycle()));
     let dealing = dealing.map(|(customer, wish)| {
         let clients = clients.clone();
         async move { deal(&clients, &customer, wish).await }
     });
     let dealing = dealing.buffer_unordered(AT_ONCE).collect::<Vec<_>>();
-    let (dealt, kills) = shop.under_fire(&VICTIMS, dealing).await?;
-    let books = shop.settled(&customers, SETTLED).await?;
-    Ok(judge(&dealt, &books, kills))
+    let (dealt, kills) = shop.while_killing(&VICTIMS, dealing).await?;
+    let audit = shop.settled_audit(&customers, SETTLED).await?;
+    Ok(evaluate(&dealt, &audit, kills))
 }
 
 async fn deal(clients: &Clients, customer: &str, wish: Wish) -> Dealt {
     let mut dealt = Dealt::default();
     let made = clients.order(customer, &Uuid::now_v7().to_string()).await;
-    let Some(Order { order_id: id, .. }) = dealt.hear("CreateOrder", made, false) else { return dealt };
+    let Some(Order { order_id: id, .. }) = dealt.wait_for_line("CreateOrder", made, false) else {
+        return dealt;
+    };
     match wish {
-        Wish::Leave => clients.pay_and_leave(&id, METHODS[0]).await,
+        Wish::Leave => clients.pay_without_waiting(&id, METHODS[0]).await,
         Wish::Waver => {
             let (paid, cancelled) = join(clients.pay(&id, METHODS[0]), clients.cancel(&id)).await;
-            dealt.hear("PayOrder", paid, true);
+            dealt.wait_for_line("PayOrder", paid, true);
             dealt.note("CancelOrder", cancelled, false);
         }
         Wish::Regret if dealt.pay(clients, &id).await => {
@@ -126,7 +128,7 @@ impl Dealt {
     async fn pay(&mut self, clients: &Clients, id: &str) -> bool {
         for method in METHODS {
             let paid = clients.pay(id, method).await;
-            if self.hear("PayOrder", paid, true).is_some() {
+            if self.wait_for_line("PayOrder", paid, true).is_some() {
                 return true;
             }
         }
@@ -134,7 +136,7 @@ impl Dealt {
     }
 
     /// What was answered; `refusable` says that a refusal is an answer too.
-    fn hear(&mut self, what: &str, insisted: Insisted<Order>, refusable: bool) -> Option<Order> {
+    fn wait_for_line(&mut self, what: &str, insisted: RetriedCall<Order>, refusable: bool) -> Option<Order> {
         self.calls += insisted.asked;
         match insisted.answer {
             Ok(order) => Some(order),
@@ -146,21 +148,21 @@ impl Dealt {
         }
     }
 
-    /// As [`hear`](Self::hear), and remembers it as the last word.
-    fn note(&mut self, what: &str, insisted: Insisted<Order>, refusable: bool) {
-        let told = self.hear(what, insisted, refusable);
+    /// As [`wait_for_line`](Self::wait_for_line), and remembers it as the last word.
+    fn note(&mut self, what: &str, insisted: RetriedCall<Order>, refusable: bool) {
+        let told = self.wait_for_line(what, insisted, refusable);
         self.told.extend(told.map(|order| (order.order_id.clone(), order.state())));
     }
 }
 
-fn judge(dealt: &[Dealt], books: &Books, kills: usize) -> Outcome {
+fn evaluate(dealt: &[Dealt], audit: &Audit, kills: usize) -> ScenarioOutcome {
     let unclear: Vec<_> = dealt.iter().flat_map(|dealt| &dealt.unclear).collect();
     let states: HashMap<_, _> =
-        books.orders.iter().map(|order| (order.order_id.as_str(), order.state())).collect();
+        audit.orders.iter().map(|order| (order.order_id.as_str(), order.state())).collect();
     let count = |state| states.values().filter(|is| **is == state).count();
     let cancelled = count(OrderState::Cancelled);
-    let refunded = usize::try_from(books.balance.refunds).unwrap_or_default();
-    let mut outcome = Outcome {
+    let refunded = usize::try_from(audit.balance.refunds).unwrap_or_default();
+    let mut outcome = ScenarioOutcome {
         fault: format!(
             "{} orders ({} shipped, {cancelled} cancelled, {refunded} refunded) with {PAYMENT_FAULTS} and \
              {CARRIER_FAULTS}, {kills} replicas killed",
@@ -171,15 +173,15 @@ fn judge(dealt: &[Dealt], books: &Books, kills: usize) -> Outcome {
         failed_idempotent: unclear.len(),
         attempts_per_call: 1.0,
         failures: unclear.into_iter().take(8).cloned().collect(),
-        ..Outcome::default()
+        ..ScenarioOutcome::default()
     };
     outcome.at_most(
         "customers charged twice for their one order",
-        charged_twice(books),
+        charged_twice(audit),
         0,
         "order-service/payments.rs: the charge's key; payment-service: one charge for each key",
     );
-    let kept = books
+    let kept = audit
         .charged()
         .filter(|charge| matches!(states.get(charge.idempotency_key.as_str()), Some(OrderState::Cancelled)));
     outcome.at_most(
@@ -197,7 +199,7 @@ fn judge(dealt: &[Dealt], books: &Books, kills: usize) -> Outcome {
         0,
         "order-service/acts.rs",
     );
-    books.judge(&mut outcome);
+    audit.evaluate(&mut outcome);
     let unhurt = [count(OrderState::Shipped), refunded, kills].into_iter().filter(|n| *n == 0).count();
     outcome.at_most(
         "of shipping, refunding and killing, what never happened",
@@ -210,10 +212,10 @@ fn judge(dealt: &[Dealt], books: &Books, kills: usize) -> Outcome {
 
 /// Customers from whom money was taken more than once, given back or not: each
 /// has ordered once.
-fn charged_twice(books: &Books) -> usize {
+fn charged_twice(audit: &Audit) -> usize {
     let taken = |state| matches!(state, ChargeState::Succeeded | ChargeState::Refunded);
     let mut once = HashSet::new();
-    let charges = books.charges.iter().filter(|charge| taken(charge.state()));
+    let charges = audit.charges.iter().filter(|charge| taken(charge.state()));
     let twice: HashSet<_> =
         charges.map(|charge| &charge.customer_id).filter(|customer| !once.insert(*customer)).collect();
     twice.len()

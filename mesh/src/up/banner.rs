@@ -64,11 +64,7 @@ impl Banner<'_> {
         match (self.access, self.customer) {
             (Access::Authenticated(Secrets { admin, customer, .. }), Some(Customer { token, .. })) => {
                 format!(
-                    "need a token; this one is {}'s\
-\
-{token}\
-\
-For another, log in as below; {} logs in the admin, {}",
+                    "need a token; this one is {}'s\n\n{token}\n\nFor another, log in as below; {} logs in the admin, {}",
                     customer.email,
                     admin.login.display(),
                     admin.email,

@@ -12,7 +12,7 @@ use mesh_proto::shop::{
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
-use crate::bed::shop::{Clients, insist};
+use crate::testbed::shop::{Clients, retry_until_definite};
 
 /// How a checkout ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Buyer {
     }
 
     async fn insist_on(&mut self, clients: &Clients, call: usize) -> Result<Order, Status> {
-        let insisted = insist(|| self.call(clients, call)).await;
+        let insisted = retry_until_definite(|| self.call(clients, call)).await;
         self.calls += insisted.asked;
         insisted.answer
     }
@@ -103,22 +103,22 @@ impl Buyer {
     ///
     /// # Errors
     /// When a service does not answer.
-    pub(super) async fn look(&self, clients: &Clients) -> Result<Seen> {
+    pub(super) async fn look(&self, clients: &Clients) -> Result<CustomerState> {
         let orders = clients.orders_of(&self.customer).await.context("the orders cannot be read")?;
-        let Some(order) = orders.first() else { return Ok(Seen::default()) };
-        let charge = insist(|| {
+        let Some(order) = orders.first() else { return Ok(CustomerState::default()) };
+        let charge = retry_until_definite(|| {
             let mut payments = clients.payments.clone();
             let request = GetChargeRequest { idempotency_key: order.order_id.clone() };
             async move { payments.get_charge(request).await }
         });
         let charge = there(charge.await.answer).context("the charge cannot be read")?;
-        let goods = insist(|| {
+        let goods = retry_until_definite(|| {
             let mut products = clients.products.clone();
             let request = GetReservationRequest { reservation_id: order.order_id.clone() };
             async move { products.get_reservation(request).await }
         });
         let goods = there(goods.await.answer).context("the reservation cannot be read")?;
-        Ok(Seen {
+        Ok(CustomerState {
             orders: orders.len(),
             state: Some(order.state()),
             charge: charge.and_then(|found| found.charge).map(|charge| charge.state()),
@@ -127,9 +127,9 @@ impl Buyer {
     }
 
     /// Whether what the shop has at rest goes with what this customer was told.
-    pub(super) fn keeps(&self, seen: Seen) -> bool {
+    pub(super) fn keeps(&self, state: CustomerState) -> bool {
         use OrderState::{Confirmed, Paid};
-        match (self.told.len(), seen.state) {
+        match (self.told.len(), state.state) {
             (0, None | Some(Confirmed)) | (1, Some(Confirmed | Paid)) => true,
             (2, Some(state)) => state == Paid || state == self.last(),
             (CALLS, Some(state)) => state == self.last(),
@@ -155,7 +155,7 @@ fn there<T>(answer: Result<T, Status>) -> Result<Option<T>, Status> {
 
 /// What the shop has of a customer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct CustomerState {
     pub(super) orders: usize,
     /// Of the latest order.
     state: Option<OrderState>,
@@ -165,12 +165,12 @@ pub(super) struct Seen {
     goods: Option<ReservationState>,
 }
 
-impl Seen {
+impl CustomerState {
     /// Whether nothing is under way.
     pub(super) fn rests(self) -> bool {
         use OrderState::{Cancelling, Paying, Pending, Shipping};
-        let under_way = matches!(self.state, Some(Pending | Paying | Shipping | Cancelling));
-        !under_way && self.goods != Some(ReservationState::Held)
+        let in_progress = matches!(self.state, Some(Pending | Paying | Shipping | Cancelling));
+        !in_progress && self.goods != Some(ReservationState::Held)
     }
 
     /// Whether there is a charge just where there has to be one.
@@ -200,42 +200,42 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn seen(state: OrderState, charge: Option<ChargeState>, goods: ReservationState) -> Seen {
-        Seen { orders: 1, state: Some(state), charge, goods: Some(goods) }
+    fn state(state: OrderState, charge: Option<ChargeState>, goods: ReservationState) -> CustomerState {
+        CustomerState { orders: 1, state: Some(state), charge, goods: Some(goods) }
     }
 
     #[test]
     fn money_and_goods_go_with_the_order() {
         use {ChargeState::*, OrderState::*, ReservationState::*};
-        for (seen, paid, goods) in [
-            (Seen::default(), true, true),
-            (seen(Confirmed, None, Committed), true, true),
-            (seen(Confirmed, Some(Succeeded), Committed), false, true),
-            (seen(Paid, None, Committed), false, true),
-            (seen(Shipped, Some(Succeeded), Released), true, false),
-            (seen(Cancelled, Some(Refunded), Released), true, true),
-            (seen(Cancelled, Some(Succeeded), Committed), false, false),
+        for (state, paid, goods) in [
+            (CustomerState::default(), true, true),
+            (state(Confirmed, None, Committed), true, true),
+            (state(Confirmed, Some(Succeeded), Committed), false, true),
+            (state(Paid, None, Committed), false, true),
+            (state(Shipped, Some(Succeeded), Released), true, false),
+            (state(Cancelled, Some(Refunded), Released), true, true),
+            (state(Cancelled, Some(Succeeded), Committed), false, false),
         ] {
-            assert_eq!((seen.is_paid_right(), seen.has_goods_right()), (paid, goods), "{seen:?}");
+            assert_eq!((state.is_paid_right(), state.has_goods_right()), (paid, goods), "{state:?}");
         }
     }
 
     #[test]
     fn what_is_set_aside_or_half_done_does_not_rest() {
-        assert!(Seen::default().rests());
-        assert!(seen(OrderState::Confirmed, None, ReservationState::Committed).rests());
-        assert!(!seen(OrderState::Confirmed, None, ReservationState::Held).rests());
-        assert!(!seen(OrderState::Paying, None, ReservationState::Committed).rests());
+        assert!(CustomerState::default().rests());
+        assert!(state(OrderState::Confirmed, None, ReservationState::Committed).rests());
+        assert!(!state(OrderState::Confirmed, None, ReservationState::Held).rests());
+        assert!(!state(OrderState::Paying, None, ReservationState::Committed).rests());
     }
 
     #[test]
     fn an_answer_binds() {
         let mut buyer = Buyer::new("c".into(), End::Cancelled);
-        let paid = seen(OrderState::Paid, Some(ChargeState::Succeeded), ReservationState::Committed);
-        assert!(buyer.keeps(Seen::default()) && !buyer.keeps(paid));
+        let paid = state(OrderState::Paid, Some(ChargeState::Succeeded), ReservationState::Committed);
+        assert!(buyer.keeps(CustomerState::default()) && !buyer.keeps(paid));
         buyer.told.resize(2, Order::default());
-        assert!(buyer.keeps(paid) && !buyer.keeps(Seen::default()));
+        assert!(buyer.keeps(paid) && !buyer.keeps(CustomerState::default()));
         buyer.told.resize(CALLS, Order::default());
-        assert!(!buyer.keeps(paid) && !buyer.keeps(Seen::default()));
+        assert!(!buyer.keeps(paid) && !buyer.keeps(CustomerState::default()));
     }
 }

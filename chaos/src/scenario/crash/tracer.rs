@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
 
-use crate::bed::child::Child;
+use crate::testbed::child::ChildProcess;
 
 /// What a process is killed at; why these, the module above tells.
 const WRITES: [&str; 8] =
@@ -29,7 +29,7 @@ pub(super) struct Point {
 /// strace, attached.
 #[derive(Debug)]
 pub(super) struct Tracer {
-    child: Child,
+    child: ChildProcess,
     trace: PathBuf,
 }
 
@@ -62,8 +62,8 @@ impl Tracer {
         words.extend(["-p", &pid, "-e", &what].map(OsString::from));
         words.extend(inject.into_iter().flat_map(|inject| ["-e", inject]).map(OsString::from));
         words.extend(["-o".into(), trace.clone().into_os_string()]);
-        let mut child = Child::start(&format!("{name}-strace"), &words, logs)?;
-        child.hear("strace: Process").await.context("strace cannot attach (`cargo xtask setup`)")?;
+        let mut child = ChildProcess::start(&format!("{name}-strace"), &words, logs)?;
+        child.wait_for_line("strace: Process").await.context("strace cannot attach (`cargo xtask setup`)")?;
         Ok(Self { child, trace })
     }
 
@@ -74,7 +74,7 @@ impl Tracer {
     pub(super) async fn let_go(mut self) -> Result<Vec<Point>> {
         // It may have ended with what it traced.
         let _ = self.child.signal(Signal::TERM);
-        self.child.ended(LET_GO).await?;
+        self.child.wait_exit(LET_GO).await?;
         Ok(points(&fs::read_to_string(&self.trace).context("could not read the trace")?))
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::time::{Instant, sleep};
 
-use crate::bed::{Setting, child::Child, shop::Shop};
+use crate::testbed::{ScenarioSetting, child::ChildProcess, shop::Shop};
 
 /// How long strace may take to come and to go.
 const STRACE: Duration = Duration::from_secs(20);
@@ -28,21 +28,26 @@ pub(super) enum Fault {
 /// One that lasts.
 #[derive(Debug)]
 pub(super) enum Lasting {
-    Calls(Box<Child>),
+    Calls(Box<ChildProcess>),
     Files(Pid, Rlimit),
     Server,
 }
 
 impl Fault {
     /// Begins it; returns once it holds for the whole process.
-    pub(super) async fn begin(self, victim: Pid, shop: &mut Shop, setting: &Setting) -> Result<Lasting> {
+    pub(super) async fn inject(
+        self,
+        victim: Pid,
+        shop: &mut Shop,
+        setting: &ScenarioSetting,
+    ) -> Result<Lasting> {
         match self {
             Self::Calls(calls, ends) => {
                 let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{ends}"));
                 let pid = victim.as_raw_nonzero().to_string();
                 let words =
                     ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid];
-                let child = Child::start("strace", &words.map(Into::into), &setting.logs)?;
+                let child = ChildProcess::start("strace", &words.map(Into::into), &setting.logs)?;
                 attached(victim, &child).await?;
                 Ok(Lasting::Calls(Box::new(child)))
             }
@@ -71,22 +76,22 @@ impl Lasting {
             Self::Calls(mut strace) => {
                 // On SIGTERM it lets go of the process; on SIGKILL it might not.
                 strace.signal(Signal::TERM)?;
-                strace.ended(STRACE).await.map(drop)
+                strace.wait_exit(STRACE).await.map(drop)
             }
             Self::Files(victim, before) => {
                 let restored = prlimit(Some(victim), Resource::Nofile, before);
                 restored.map(drop).context("could not give its files back")
             }
-            Self::Server => shop.postgres()?.begin().await,
+            Self::Server => shop.postgres()?.restart().await,
         }
     }
 }
 
 /// Waits until every thread is traced.
-async fn attached(victim: Pid, strace: &Child) -> Result<()> {
+async fn attached(victim: Pid, strace: &ChildProcess) -> Result<()> {
     let until = Instant::now() + STRACE;
     while !is_traced(victim).unwrap_or(false) {
-        let words = || format!("strace could not attach; run this as root:\n{}", strace.last_words());
+        let words = || format!("strace could not attach; run this as root:\n{}", strace.log_tail());
         ensure!(Instant::now() < until, words());
         sleep(Duration::from_millis(10)).await;
     }

@@ -22,11 +22,12 @@ use tokio::{
 };
 
 use super::{
-    CLOSED, OPENED, REOPEN_DELAY, SENT, report,
-    servers::{Closes, Hostile},
-    wire::{ACK, HEADERS, PING, PREFACE, SETTINGS, frame},
+    CLOSED, OPENED, REOPEN_DELAY, SENT,
+    raw_connection::{ACK, HEADERS, PING, PREFACE, SETTINGS, frame},
+    report,
+    server_kinds::{Closes, HostileServer},
 };
-use crate::{cli::HostArgs, say};
+use crate::{cli::HostArgs, print_line};
 
 /// How many answers may wait to be written.
 const ANSWERS: usize = 64;
@@ -43,7 +44,7 @@ pub(crate) async fn run(HostArgs { server, listen, time }: HostArgs) -> Result<(
     let _ = rustix::process::nice(19);
     let listener = TcpListener::bind(listen).await;
     let listener = listener.with_context(|| format!("could not listen on {listen}"))?;
-    say("listens");
+    print_line("listens");
     let began = Instant::now();
     let asked = tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new()));
     tokio::select! {
@@ -53,11 +54,14 @@ pub(crate) async fn run(HostArgs { server, listen, time }: HostArgs) -> Result<(
     }
     let longest_ms = LONGEST.load(Relaxed);
     let report = super::Report { longest_ms, ..report(began.elapsed(), false) };
-    say(format_args!("attacked {}", serde_json::to_string(&report).context("could not write the report")?));
+    print_line(format_args!(
+        "attacked {}",
+        serde_json::to_string(&report).context("could not write the report")?
+    ));
     Ok(())
 }
 
-async fn take_in(listener: &TcpListener, server: &'static Hostile) {
+async fn take_in(listener: &TcpListener, server: &'static HostileServer) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         OPENED.fetch_add(1, Relaxed);
@@ -79,7 +83,7 @@ async fn take_in(listener: &TcpListener, server: &'static Hostile) {
 }
 
 /// Ends when either side closes the connection.
-async fn converse(stream: TcpStream, server: &'static Hostile) -> io::Result<()> {
+async fn converse(stream: TcpStream, server: &'static HostileServer) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (input, output) = stream.into_split();
     let (answer, answers) = mpsc::channel(ANSWERS);
@@ -92,7 +96,7 @@ async fn converse(stream: TcpStream, server: &'static Hostile) -> io::Result<()>
 
 async fn write(
     mut output: OwnedWriteHalf,
-    server: &'static Hostile,
+    server: &'static HostileServer,
     mut answers: mpsc::Receiver<Vec<u8>>,
     newest: Arc<AtomicU32>,
 ) -> io::Result<()> {
@@ -128,7 +132,7 @@ async fn write(
 
 async fn read(
     mut input: BufReader<OwnedReadHalf>,
-    server: &'static Hostile,
+    server: &'static HostileServer,
     answer: &mpsc::Sender<Vec<u8>>,
     newest: &AtomicU32,
 ) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use super::Service;
-use crate::bed::{Setting, child::this};
+use crate::testbed::{ScenarioSetting, child::this_program};
 
 /// Replicas of each service unless said otherwise.
 const REPLICAS: usize = 2;
@@ -18,7 +18,7 @@ const REPLICAS: usize = 2;
 /// `--db` says, with nothing wrong.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    pub(super) setting: Setting,
+    pub(super) setting: ScenarioSetting,
     replicas: Vec<(Service, usize)>,
     env: Vec<(Service, String, String)>,
     through: Vec<(Service, Vec<OsString>)>,
@@ -28,7 +28,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(setting: &Setting) -> Self {
+    pub(crate) fn new(setting: &ScenarioSetting) -> Self {
         Self {
             setting: setting.clone(),
             replicas: Vec::new(),
@@ -111,7 +111,7 @@ impl Plan {
         words.extend(env.into_iter().chain(planned).map(|(name, value)| format!("{name}={value}").into()));
         let through = self.through.iter().filter(|(of, _)| *of == service);
         words.extend(through.flat_map(|(_, words)| words.iter().cloned()));
-        words.extend(this(&["serve-shop", service.name()])?);
+        words.extend(this_program(&["serve-shop", service.name()])?);
         if let Some(without) = self.setting.without {
             words.extend(["--without", without].map(OsString::from));
         }

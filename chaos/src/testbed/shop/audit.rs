@@ -15,8 +15,8 @@ use mesh_proto::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{Clients, insist};
-use crate::verdict::Outcome;
+use super::{Clients, retry_until_definite};
+use crate::verdict::ScenarioOutcome;
 
 /// How many are asked at once.
 const AT_ONCE: usize = 16;
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 
 /// Orders, money and stock.
 #[derive(Clone, Debug)]
-pub(crate) struct Books {
+pub(crate) struct Audit {
     /// Of the customers that were asked for.
     pub(crate) orders: Vec<Order>,
     /// Everybody's.
@@ -34,12 +34,12 @@ pub(crate) struct Books {
     /// What there is now, and the pieces that there were at first.
     pub(crate) stock: Vec<(Stock, i64)>,
     /// How long it took until all was settled; `None` when it was not in time.
-    pub(crate) settled: Option<Duration>,
+    pub(crate) settled_audit: Option<Duration>,
 }
 
-impl Books {
+impl Audit {
     /// Reads until nothing is under way, or for as long as `limit`.
-    pub(super) async fn settled(
+    pub(super) async fn settled_audit(
         clients: &Clients,
         whose: &[(Clients, Vec<String>)],
         sold: &[(String, i64)],
@@ -47,12 +47,12 @@ impl Books {
     ) -> Result<Self> {
         let began = Instant::now();
         loop {
-            let books = Self::read(clients, whose, sold).await?;
-            if books.under_way().is_empty() && books.pieces_astray() == 0 {
-                return Ok(Self { settled: Some(began.elapsed()), ..books });
+            let audit = Self::read(clients, whose, sold).await?;
+            if audit.in_progress().is_empty() && audit.pieces_astray() == 0 {
+                return Ok(Self { settled_audit: Some(began.elapsed()), ..audit });
             }
             if began.elapsed() > limit {
-                return Ok(books);
+                return Ok(audit);
             }
             // Each service tells of its own; the whole is only seen by looking.
             sleep(AGAIN).await;
@@ -71,23 +71,23 @@ impl Books {
         let mut stock = Vec::new();
         for (sku, pieces) in sold {
             let request = GetStockRequest { product_id: sku.clone() };
-            let asked = insist(|| {
+            let asked = retry_until_definite(|| {
                 let (mut products, request) = (clients.products.clone(), request.clone());
                 async move { products.get_stock(request).await }
             });
             stock.push((asked.await.answer.context("the stock cannot be read")?, *pieces));
         }
-        let balance = insist(|| {
+        let balance = retry_until_definite(|| {
             let mut payments = clients.payments.clone();
             async move { payments.get_balance(GetBalanceRequest { currency_code: "EUR".into() }).await }
         });
         let balance = balance.await.answer.context("the balance cannot be read")?;
         let charges = charges(clients).await?;
-        Ok(Self { orders: orders.concat(), charges, balance, stock, settled: None })
+        Ok(Self { orders: orders.concat(), charges, balance, stock, settled_audit: None })
     }
 
     /// Orders that are neither here nor there.
-    pub(crate) fn under_way(&self) -> Vec<&Order> {
+    pub(crate) fn in_progress(&self) -> Vec<&Order> {
         self.orders.iter().filter(|order| is_transient(order.state())).collect()
     }
 
@@ -139,12 +139,12 @@ impl Books {
     }
 
     /// The figures that hold of every shop.
-    pub(crate) fn judge(&self, outcome: &mut Outcome) {
+    pub(crate) fn evaluate(&self, outcome: &mut ScenarioOutcome) {
         let count = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
-        outcome.recovered(self.settled);
+        outcome.recovered(self.settled_audit);
         outcome.at_most(
             "orders stuck under way",
-            self.under_way().len(),
+            self.in_progress().len(),
             0,
             "order-service: who resumes a saga whose replica died?",
         );
@@ -173,7 +173,7 @@ async fn charges(clients: &Clients) -> Result<Vec<Charge>> {
     let mut request = ListChargesRequest { page_size: 1_000, ..ListChargesRequest::default() };
     let mut all = Vec::new();
     loop {
-        let page = insist(|| {
+        let page = retry_until_definite(|| {
             let (mut payments, request) = (clients.payments.clone(), request.clone());
             async move { payments.list_charges(request).await }
         });
@@ -225,27 +225,27 @@ mod tests {
     }
 
     /// One order paid, one confirmed, one cancelled.
-    fn books() -> Books {
+    fn audit() -> Audit {
         let orders = [("a", OrderState::Paid), ("b", OrderState::Confirmed), ("c", OrderState::Cancelled)];
         let stock = Stock { product_id: "tea".into(), available: 96, sold: 4, ..Stock::default() };
-        Books {
+        Audit {
             orders: orders.map(|(id, state)| order(id, state)).into(),
             charges: vec![charge("a", 10)],
             balance: GetBalanceResponse { balance: euros(10), ..GetBalanceResponse::default() },
             stock: vec![(stock, 100)],
-            settled: None,
+            settled_audit: None,
         }
     }
 
-    fn missed(books: &Books) -> Vec<String> {
-        let mut outcome = Outcome::default();
-        books.judge(&mut outcome);
+    fn missed(audit: &Audit) -> Vec<String> {
+        let mut outcome = ScenarioOutcome::default();
+        audit.evaluate(&mut outcome);
         outcome.figures.iter().filter(|figure| !figure.held).map(|figure| figure.what.to_string()).collect()
     }
 
     #[test]
     fn books_that_balance_miss_nothing() {
-        assert_eq!(missed(&books()), [""; 0]);
+        assert_eq!(missed(&audit()), [""; 0]);
     }
 
     #[test]
@@ -253,26 +253,26 @@ mod tests {
         for charges in
             [vec![], vec![charge("a", 10), charge("a", 10)], vec![charge("a", 9)], vec![charge("b", 10)]]
         {
-            let books = Books { charges, ..books() };
-            assert_eq!(missed(&books).len(), 1, "{:?}", books.charges);
+            let audit = Audit { charges, ..audit() };
+            assert_eq!(missed(&audit).len(), 1, "{:?}", audit.charges);
         }
         let balance = GetBalanceResponse { balance: euros(20), ..GetBalanceResponse::default() };
-        assert_eq!(Books { balance, ..books() }.cents_astray(), 1_000);
+        assert_eq!(Audit { balance, ..audit() }.cents_astray(), 1_000);
     }
 
     #[test]
     fn a_piece_that_is_lost_or_sold_twice_is_missed() {
         for (available, reserved, sold) in [(95, 0, 4), (96, 1, 4), (98, 0, 2), (94, 2, 4)] {
             let stock = Stock { product_id: "tea".into(), available, reserved, sold, ..Stock::default() };
-            assert_ne!(Books { stock: vec![(stock, 100)], ..books() }.pieces_astray(), 0);
+            assert_ne!(Audit { stock: vec![(stock, 100)], ..audit() }.pieces_astray(), 0);
         }
     }
 
     #[test]
     fn an_order_under_way_is_missed() {
         for state in [OrderState::Pending, OrderState::Paying, OrderState::Shipping, OrderState::Cancelling] {
-            let books = Books { orders: vec![order("a", state)], ..books() };
-            assert_eq!(books.under_way().len(), 1);
+            let audit = Audit { orders: vec![order("a", state)], ..audit() };
+            assert_eq!(audit.in_progress().len(), 1);
         }
     }
 }

@@ -45,13 +45,13 @@ pub(super) struct Call {
 
 /// Callers of one replica of cart-service.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct CartLoad {
     calls: JoinSet<Vec<Call>>,
     stop: CancellationToken,
     acknowledged: Arc<AtomicUsize>,
 }
 
-impl Witness {
+impl CartLoad {
     /// Calls from now on: some on one connection, one on a new one each time.
     pub(super) fn start(listen: SocketAddr, name: &str) -> Result<Self> {
         let (mut calls, stop) = (JoinSet::new(), CancellationToken::new());

@@ -1,4 +1,4 @@
-//! Which core a process runs on, and how much of it it has used.
+//! Core affinity and processor time of processes.
 
 use std::{fs, time::Duration};
 
@@ -9,33 +9,31 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
 };
 
-/// Has a process, this one unless another is named, run on one core alone: each
-/// of its threads, and what these start.
+/// Binds all threads of a process, by default this one, to one core.
 ///
 /// # Errors
-/// When it is gone, or there is no such core.
+/// When the process is gone, or there is no such core.
 pub(crate) fn pin(process: Option<Pid>, core: usize) -> Result<()> {
     let process = process.unwrap_or_else(getpid);
-    let mut cores = CpuSet::new();
-    cores.set(core);
+    let mut cpu = CpuSet::new();
+    cpu.set(core);
     let tasks = format!("/proc/{}/task", process.as_raw_nonzero());
-    // Twice, for a thread that was started meanwhile by one that was not bound yet.
+    // Twice, for threads that unbound threads started during the first pass.
     for _ in 0..2 {
         for task in fs::read_dir(&tasks).with_context(|| format!("could not read {tasks}"))? {
             let thread = task?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
-            let bound = sched_setaffinity(thread, &cores);
-            bound.with_context(|| format!("could not bind a thread to core {core}"))?;
+            let result = sched_setaffinity(thread, &cpu);
+            result.with_context(|| format!("could not bind a thread to core {core}"))?;
         }
     }
     Ok(())
 }
 
-/// The processor time that a process has used; of this one unless another is
-/// named.
+/// The processor time that a process, by default this one, has used.
 ///
 /// # Errors
-/// When it is gone.
-pub(crate) fn used(process: Option<Pid>) -> Result<Duration> {
+/// When the process is gone.
+pub(crate) fn time_used(process: Option<Pid>) -> Result<Duration> {
     let file = format!("/proc/{}/stat", process.unwrap_or_else(getpid).as_raw_nonzero());
     let text = fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
     // After the name, which may hold anything: the 12th and 13th field.

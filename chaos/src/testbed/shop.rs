@@ -8,7 +8,7 @@
 //! let mut shop = Shop::start(plan).await?;
 //! shop.sell("tea", 499, 1_000).await?;
 //! let clients = shop.clients()?;
-//! let (answers, kills) = shop.under_fire(&[Service::Order], buy(clients)).await?;
+//! let (answers, kills) = shop.while_killing(&[Service::Order], buy(clients)).await?;
 //! let books = shop.settled(&customers, SETTLED).await?;
 //! books.judge(&mut outcome);
 //! ```
@@ -30,9 +30,9 @@ use registry_client::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Kind, Registry, Replica, Setting, passes, ports};
+use super::{Registry, RegistryKind, Replica, ScenarioSetting, passes, ports};
 
-mod books;
+mod audit;
 mod clients;
 mod keyless;
 pub(crate) mod lossy;
@@ -42,8 +42,8 @@ mod postgres;
 mod service;
 mod store;
 
-pub(crate) use books::Books;
-pub(crate) use clients::{Clients, Insisted, insist};
+pub(crate) use audit::Audit;
+pub(crate) use clients::{Clients, RetriedCall, retry_until_definite};
 pub(crate) use keyless::ONE_KEY;
 use nats::Nats;
 pub(crate) use plan::Plan;
@@ -63,7 +63,7 @@ const QUIET: std::ops::Range<u64> = 200..1_000;
 /// A shop that runs.
 #[derive(Debug)]
 pub(crate) struct Shop {
-    pub(crate) setting: Setting,
+    pub(crate) setting: ScenarioSetting,
     pub(crate) registry: Registry,
     /// Of all services, in the order of [`Service::ALL`].
     pub(crate) replicas: Vec<(Service, Replica)>,
@@ -84,7 +84,7 @@ impl Shop {
         let setting = plan.setting.clone();
         let store = Store::start(&plan).await?;
         let nats = if plan.nats { Some(Nats::start(&setting).await?) } else { None };
-        let registry = Registry::start(Kind::Dev, &setting).await?;
+        let registry = Registry::start(RegistryKind::Dev, &setting).await?;
         let consul = registry.client()?;
         let (replicas, sold) = (Vec::new(), Vec::new());
         let mut shop = Self { setting, registry, replicas, sold, consul, nats, store };
@@ -125,7 +125,7 @@ impl Shop {
         for (service, replica) in &self.replicas {
             let mut view = ConsulResolver::new(self.consul.clone()).resolve(&service.name().parse()?);
             let waited = timeout(UP, view.wait_for(|now| passes(now, &replica.id))).await;
-            let words = || format!("{} does not pass within {UP:?}:\n{}", replica.id, replica.last_words());
+            let words = || format!("{} does not pass within {UP:?}:\n{}", replica.id, replica.log_tail());
             waited.with_context(words)??;
         }
         Ok(())
@@ -167,7 +167,7 @@ impl Shop {
     ///
     /// # Errors
     /// When product-service does not take it.
-    pub(crate) async fn sell(&mut self, sku: &str, cents: i64, pieces: i64) -> Result<()> {
+    pub(crate) async fn add_product(&mut self, sku: &str, cents: i64, pieces: i64) -> Result<()> {
         let mut products = self.clients()?.products;
         let nanos = i32::try_from(cents % 100 * 10_000_000)?;
         let price = Money { currency_code: "EUR".into(), units: cents / 100, nanos };
@@ -203,8 +203,8 @@ impl Shop {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn begin(&mut self, index: usize) -> Result<()> {
-        self.replicas[index].1.begin()
+    pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
+        self.replicas[index].1.restart()
     }
 
     /// Does `work` while replicas of `victims`, drawn by chance, are killed and
@@ -213,7 +213,7 @@ impl Shop {
     ///
     /// # Errors
     /// When a replica cannot be started.
-    pub(crate) async fn under_fire<T>(
+    pub(crate) async fn while_killing<T>(
         &mut self,
         victims: &[Service],
         work: impl Future<Output = T>,
@@ -231,8 +231,8 @@ impl Shop {
             killed += 1;
         };
         for (_, replica) in &mut self.replicas {
-            if !replica.runs() {
-                replica.begin()?;
+            if !replica.is_running() {
+                replica.restart()?;
             }
         }
         self.all_passing().await?;
@@ -243,7 +243,7 @@ impl Shop {
         sleep(Duration::from_millis(fastrand::u64(QUIET))).await;
         self.kill(victim).await?;
         sleep(Duration::from_millis(fastrand::u64(AWAY))).await;
-        self.begin(victim)
+        self.restart(victim)
     }
 
     /// What the shop's public methods say of these customers, of all money and
@@ -251,7 +251,7 @@ impl Shop {
     ///
     /// # Errors
     /// When a service does not answer.
-    pub(crate) async fn settled(&self, customers: &[String], limit: Duration) -> Result<Books> {
+    pub(crate) async fn settled_audit(&self, customers: &[String], limit: Duration) -> Result<Audit> {
         self.settled_at(&[(self.clients()?, customers.to_vec())], limit).await
     }
 
@@ -264,8 +264,8 @@ impl Shop {
         &self,
         whose: &[(Clients, Vec<String>)],
         limit: Duration,
-    ) -> Result<Books> {
-        Books::settled(&self.clients()?, whose, &self.sold, limit).await
+    ) -> Result<Audit> {
+        Audit::settled_audit(&self.clients()?, whose, &self.sold, limit).await
     }
 
     /// The database server, to be killed and started again.

@@ -56,7 +56,7 @@ pub(super) async fn socket(to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// One that reads and drops whatever comes, or that reads nothing.
-pub(super) struct Wire {
+pub(super) struct RawConnection {
     output: OwnedWriteHalf,
     input: Input,
 }
@@ -66,7 +66,7 @@ enum Input {
     Unread(OwnedReadHalf),
 }
 
-impl Wire {
+impl RawConnection {
     /// One that reads. Its window for the whole connection is the largest.
     pub(super) async fn open(to: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
         let (mut input, output) = socket(to).await?.into_split();

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::bed::{Setting, child::Child};
+use crate::testbed::{ScenarioSetting, child::ChildProcess};
 
 /// What it says once it answers.
 const READY: &str = "LOG:  database system is ready";
@@ -31,7 +31,7 @@ pub(crate) struct Postgres {
     /// Who runs it where this program is root, which it refuses to be.
     user: Option<User>,
     logs: PathBuf,
-    child: Option<Child>,
+    child: Option<ChildProcess>,
     folder: PathBuf,
     _temporary: Option<TempDir>,
 }
@@ -47,7 +47,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When there is no PostgreSQL, or it does not come up.
-    pub(crate) async fn start(setting: &Setting, folder: Option<&Path>) -> Result<Self> {
+    pub(crate) async fn start(setting: &ScenarioSetting, folder: Option<&Path>) -> Result<Self> {
         let temporary = match folder {
             Some(_) => None,
             // Not beside the logs: its user may not enter there.
@@ -62,7 +62,7 @@ impl Postgres {
         let (programs, logs) = (programs()?, setting.logs.clone());
         let mut server = Self { programs, user, logs, child: None, folder, _temporary: temporary };
         server.initialise().await?;
-        server.begin().await?;
+        server.restart().await?;
         Ok(server)
     }
 
@@ -83,11 +83,11 @@ impl Postgres {
     ///
     /// # Errors
     /// When it does not come up; holds its last words.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
+    pub(crate) async fn restart(&mut self) -> Result<()> {
         let until = Instant::now() + GONE;
         loop {
-            let mut child = Child::start("postgres", &self.server(), &self.logs)?;
-            match child.hear(READY).await {
+            let mut child = ChildProcess::start("postgres", &self.server(), &self.logs)?;
+            match child.wait_for_line(READY).await {
                 Ok(_) => {
                     self.child = Some(child);
                     return Ok(());

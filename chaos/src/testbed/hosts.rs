@@ -1,5 +1,4 @@
-//! Hosts, as network namespaces on one bridge, between which packets can be
-//! lost.
+//! Hosts as network namespaces on one bridge, with injected packet loss.
 
 use std::{
     ffi::OsString,
@@ -10,41 +9,40 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// Which packets of a service are lost on the way to or from its host.
+/// The packets of a service that are lost on the way to or from its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cut {
-    /// All, both ways.
+pub(crate) enum PacketLoss {
+    /// All packets, both ways.
     Both,
-    /// What comes in.
+    /// Incoming packets.
     In,
-    /// What goes out.
+    /// Outgoing packets.
     Out,
-    /// What opens a connection.
+    /// Packets that open a connection.
     Opening,
 }
 
-/// Some hosts and the bridge that joins them to this one. Dropping it removes
-/// them.
+/// Hosts and the bridge that joins them to this one. Dropping it removes them.
 #[derive(Debug)]
 pub(crate) struct Hosts {
-    /// What every name begins with: short, for an interface's name is.
+    /// The prefix of every name; short, because interface names are.
     prefix: String,
-    /// The first three numbers of every address.
+    /// The first three octets of every address.
     net: [u8; 3],
     count: u8,
 }
 
 impl Hosts {
-    /// Makes `count` hosts. Needs root.
+    /// Creates `count` hosts. Needs root.
     ///
     /// # Errors
-    /// When the system does not let us; says what was asked of it.
+    /// When a command of the system fails; the error quotes it.
     pub(crate) fn new(count: u8) -> Result<Self> {
         let pid = std::process::id();
         let [_, _, high, low] = pid.to_be_bytes();
         let mut hosts = Self { prefix: format!("ch{pid}"), net: [10, 64 + high % 64, low], count: 0 };
         let bridge = hosts.bridge();
-        // An earlier bed of this process is gone; its bridge is too.
+        // An earlier testbed of this process is gone; its bridge is too.
         ip(&format!("link add {bridge} type bridge")).context("namespaces need root")?;
         ip(&format!("addr add {}/24 dev {bridge}", hosts.gateway()))?;
         ip(&format!("link set {bridge} up"))?;
@@ -85,49 +83,49 @@ impl Hosts {
         Ipv4Addr::new(a, b, c, 10 + n).into()
     }
 
-    /// The words that run what follows them on host `n`.
-    pub(crate) fn on(&self, n: u8) -> Vec<OsString> {
+    /// The command prefix that runs a program on host `n`.
+    pub(crate) fn exec_prefix(&self, n: u8) -> Vec<OsString> {
         ["ip", "netns", "exec", &self.name(n)].map(OsString::from).into()
     }
 
-    /// Loses packets of the service at `port` of host `n`.
+    /// Starts to drop packets of the service at `port` of host `n`.
     ///
     /// # Errors
-    /// When the system does not let us.
-    pub(crate) fn cut(&self, n: u8, port: u16, cut: Cut) -> Result<()> {
-        let incoming = match cut {
-            Cut::Both | Cut::In => format!("tcp dport {port} drop"),
-            Cut::Opening => format!("tcp dport {port} tcp flags & (syn | ack) == syn drop"),
-            Cut::Out => String::new(),
+    /// When nft rejects the rules.
+    pub(crate) fn start_loss(&self, n: u8, port: u16, start_loss: PacketLoss) -> Result<()> {
+        let incoming = match start_loss {
+            PacketLoss::Both | PacketLoss::In => format!("tcp dport {port} drop"),
+            PacketLoss::Opening => format!("tcp dport {port} tcp flags & (syn | ack) == syn drop"),
+            PacketLoss::Out => String::new(),
         };
-        let outgoing = if matches!(cut, Cut::Both | Cut::Out) {
+        let outgoing = if matches!(start_loss, PacketLoss::Both | PacketLoss::Out) {
             format!("tcp sport {port} drop")
         } else {
             String::new()
         };
-        self.rules(n, &format!(
+        self.load_rules(n, &format!(
             "table inet chaos {{\n chain incoming {{\n type filter hook input priority 0;\n {incoming}\n }}\n \
              chain outgoing {{\n type filter hook output priority 0;\n {outgoing}\n }}\n}}\n"
         ))
     }
 
-    /// Loses no more packets of host `n`.
+    /// Stops dropping packets of host `n`.
     ///
     /// # Errors
-    /// When none were lost.
-    pub(crate) fn heal(&self, n: u8) -> Result<()> {
-        self.rules(n, "delete table inet chaos\n")
+    /// When none were dropped.
+    pub(crate) fn stop_loss(&self, n: u8) -> Result<()> {
+        self.load_rules(n, "delete table inet chaos\n")
     }
 
-    fn rules(&self, n: u8, rules: &str) -> Result<()> {
+    fn load_rules(&self, n: u8, load_rules: &str) -> Result<()> {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name(n), "nft", "-f", "-"]);
         let nft = command.stdin(Stdio::piped()).spawn();
         let mut nft = nft.context("could not start nft; `cargo xtask setup nft` installs it")?;
         // Dropped at the end of the statement: nft reads to the end.
-        nft.stdin.take().context("nft without a pipe")?.write_all(rules.as_bytes())?;
+        nft.stdin.take().context("nft without a pipe")?.write_all(load_rules.as_bytes())?;
         let ended = nft.wait()?;
-        anyhow::ensure!(ended.success(), "nft does not take these rules:\n{rules}");
+        anyhow::ensure!(ended.success(), "nft rejects these rules:\n{load_rules}");
         Ok(())
     }
 }
@@ -135,8 +133,8 @@ impl Hosts {
 impl Drop for Hosts {
     fn drop(&mut self) {
         for n in 0..self.count {
-            // With a namespace goes all that is in it, but later: the next bed
-            // of this process must find the name of the link free.
+            // The kernel removes the links of a namespace later, but the next
+            // testbed of this process needs their names now.
             let _ = ip(&format!("link del {}", self.name(n)));
             let _ = ip(&format!("netns del {}", self.name(n)));
         }
@@ -144,11 +142,11 @@ impl Drop for Hosts {
     }
 }
 
-fn ip(words: &str) -> Result<()> {
-    let output = Command::new("ip").args(words.split(' ')).output();
+fn ip(arguments: &str) -> Result<()> {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.context("could not start ip; `cargo xtask setup ip` installs it")?;
     if !output.status.success() {
-        bail!("`ip {words}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("`ip {arguments}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

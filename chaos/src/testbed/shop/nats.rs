@@ -9,9 +9,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::bed::{
-    Setting,
-    child::{Child, this},
+use crate::testbed::{
+    ScenarioSetting,
+    child::{ChildProcess, this_program},
     ports,
 };
 
@@ -23,7 +23,7 @@ const START: Duration = Duration::from_secs(20);
 pub(crate) struct Nats {
     listen: SocketAddr,
     logs: PathBuf,
-    child: Option<Child>,
+    child: Option<ChildProcess>,
 }
 
 impl Nats {
@@ -31,9 +31,9 @@ impl Nats {
     ///
     /// # Errors
     /// When it does not come up.
-    pub(super) async fn start(setting: &Setting) -> Result<Self> {
+    pub(super) async fn start(setting: &ScenarioSetting) -> Result<Self> {
         let mut server = Self { listen: ports::free()?, logs: setting.logs.clone(), child: None };
-        server.begin().await?;
+        server.restart().await?;
         Ok(server)
     }
 
@@ -54,17 +54,17 @@ impl Nats {
     ///
     /// # Errors
     /// When it does not come up; holds its last words.
-    pub(crate) async fn begin(&mut self) -> Result<()> {
-        let mut words = this(&["tether", "--", "nats-server", "-js"])?;
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        let mut words = this_program(&["tether", "--", "nats-server", "-js"])?;
         let (host, port) = (self.listen.ip().to_string(), self.listen.port().to_string());
         words.extend(["-a", &host, "-p", &port, "-sd"].map(OsString::from));
         words.push(self.logs.join("nats").into());
-        let child = self.child.insert(Child::start("nats", &words, &self.logs)?);
+        let child = self.child.insert(ChildProcess::start("nats", &words, &self.logs)?);
         let until = Instant::now() + START;
         // It tells nobody when it is ready, so it is asked.
         while TcpStream::connect(self.listen).await.is_err() {
             let late = Instant::now() > until;
-            ensure!(!late, "the NATS server does not answer (`cargo xtask setup`):\n{}", child.last_words());
+            ensure!(!late, "the NATS server does not answer (`cargo xtask setup`):\n{}", child.log_tail());
             sleep(Duration::from_millis(25)).await;
         }
         Ok(())

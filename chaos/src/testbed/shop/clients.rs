@@ -35,7 +35,7 @@ pub(crate) struct Clients {
     pub(crate) carts: CartServiceClient<Channel>,
     pub(crate) payments: PaymentServiceClient<Channel>,
     pub(crate) orders: OrderServiceClient<Channel>,
-    hurried: bool,
+    with_short_timeouts: bool,
     /// Of user-service and order-service: what they have not delivered or taken.
     logs: [EventLogServiceClient<Channel>; 2],
 }
@@ -48,7 +48,7 @@ impl Clients {
             carts: CartServiceClient::new(mesh.channel(Service::Cart.name())),
             payments: PaymentServiceClient::new(mesh.channel(Service::Payment.name())),
             orders: OrderServiceClient::new(mesh.channel(Service::Order.name())),
-            hurried: false,
+            with_short_timeouts: false,
             logs: [Service::User, Service::Order]
                 .map(|service| EventLogServiceClient::new(mesh.channel(service.name()))),
         }
@@ -56,8 +56,8 @@ impl Clients {
 
     /// Clients that hang up on most answers to come, and then ask again.
     #[must_use]
-    pub(crate) fn hurried(&self) -> Self {
-        Self { hurried: true, ..self.clone() }
+    pub(crate) fn with_short_timeouts(&self) -> Self {
+        Self { with_short_timeouts: true, ..self.clone() }
     }
 
     /// Puts pieces into a cart that nobody else changes.
@@ -71,7 +71,7 @@ impl Clients {
     }
 
     /// Orders what a cart holds: asks until there is an answer.
-    pub(crate) async fn order(&self, customer: &str, request_id: &str) -> Insisted<Order> {
+    pub(crate) async fn order(&self, customer: &str, request_id: &str) -> RetriedCall<Order> {
         let (customer_id, request_id) = (customer.to_owned(), request_id.to_owned());
         let request = CreateOrderRequest { customer_id, request_id, ..CreateOrderRequest::default() };
         self.ask(|mut orders| {
@@ -82,7 +82,7 @@ impl Clients {
     }
 
     /// Pays an order: asks until there is an answer.
-    pub(crate) async fn pay(&self, order_id: &str, payment_method: &str) -> Insisted<Order> {
+    pub(crate) async fn pay(&self, order_id: &str, payment_method: &str) -> RetriedCall<Order> {
         let request = paid(order_id, payment_method);
         self.ask(|mut orders| {
             let request = request.clone();
@@ -93,13 +93,13 @@ impl Clients {
 
     /// Asks once for an order to be paid, and does not care for what comes of
     /// it.
-    pub(crate) async fn pay_and_leave(&self, order_id: &str, payment_method: &str) {
+    pub(crate) async fn pay_without_waiting(&self, order_id: &str, payment_method: &str) {
         let mut orders = self.orders.clone();
         let _ = timeout(hurry(), orders.pay_order(paid(order_id, payment_method))).await;
     }
 
     /// Has an order shipped: asks until there is an answer.
-    pub(crate) async fn ship(&self, order_id: &str) -> Insisted<Order> {
+    pub(crate) async fn ship(&self, order_id: &str) -> RetriedCall<Order> {
         let request = ShipOrderRequest { order_id: order_id.to_owned() };
         self.ask(|mut orders| {
             let request = request.clone();
@@ -109,7 +109,7 @@ impl Clients {
     }
 
     /// Says that an order has arrived: asks until there is an answer.
-    pub(crate) async fn complete(&self, order_id: &str) -> Insisted<Order> {
+    pub(crate) async fn complete(&self, order_id: &str) -> RetriedCall<Order> {
         let request = CompleteOrderRequest { order_id: order_id.to_owned() };
         self.ask(|mut orders| {
             let request = request.clone();
@@ -119,7 +119,7 @@ impl Clients {
     }
 
     /// Cancels an order: asks until there is an answer.
-    pub(crate) async fn cancel(&self, order_id: &str) -> Insisted<Order> {
+    pub(crate) async fn cancel(&self, order_id: &str) -> RetriedCall<Order> {
         let request = CancelOrderRequest { order_id: order_id.to_owned() };
         self.ask(|mut orders| {
             let request = request.clone();
@@ -128,14 +128,14 @@ impl Clients {
         .await
     }
 
-    async fn ask<F>(&self, ask: impl Fn(OrderServiceClient<Channel>) -> F) -> Insisted<Order>
+    async fn ask<F>(&self, ask: impl Fn(OrderServiceClient<Channel>) -> F) -> RetriedCall<Order>
     where
         F: Future<Output = Result<Response<Order>, Status>>,
     {
-        insist(|| {
+        retry_until_definite(|| {
             let asked = ask(self.orders.clone());
             // Who is in no hurry waits longer than the call's own deadline.
-            let wait = if self.hurried { hurry() } else { DEADLINE * 2 };
+            let wait = if self.with_short_timeouts { hurry() } else { DEADLINE * 2 };
             async move {
                 let left = |_| Err(Status::deadline_exceeded("the caller left"));
                 timeout(wait, asked).await.unwrap_or_else(left)
@@ -154,7 +154,7 @@ impl Clients {
             page_size: 1_000,
             ..ListNotificationsRequest::default()
         };
-        let page = insist(|| {
+        let page = retry_until_definite(|| {
             let (mut users, request) = (self.users.clone(), request.clone());
             async move { users.list_notifications(request).await }
         });
@@ -169,7 +169,7 @@ impl Clients {
     pub(crate) async fn backlog(&self) -> Result<(i64, i64), Status> {
         let (mut waiting, mut parked) = (0, 0);
         for log in &self.logs {
-            let asked = insist(|| {
+            let asked = retry_until_definite(|| {
                 let mut log = log.clone();
                 async move { log.get_backlog(GetBacklogRequest {}).await }
             });
@@ -190,7 +190,7 @@ impl Clients {
             ListOrdersRequest { customer_id: customer.to_owned(), ..ListOrdersRequest::default() };
         let mut all = Vec::new();
         loop {
-            let page = insist(|| {
+            let page = retry_until_definite(|| {
                 let (mut orders, request) = (self.orders.clone(), request.clone());
                 async move { orders.list_orders(request).await }
             });
@@ -214,7 +214,7 @@ fn paid(order_id: &str, payment_method: &str) -> PayOrderRequest {
 
 /// What a caller that does not give up was answered in the end.
 #[derive(Debug)]
-pub(crate) struct Insisted<T> {
+pub(crate) struct RetriedCall<T> {
     pub(crate) answer: Result<T, Status>,
     /// How often it asked.
     pub(crate) asked: usize,
@@ -222,7 +222,7 @@ pub(crate) struct Insisted<T> {
 
 /// Asks again for as long as the answer leaves open what has happened, or says
 /// that it is under way; a minute at most. What is asked so may be asked twice.
-pub(crate) async fn insist<T, F>(mut ask: impl FnMut() -> F) -> Insisted<T>
+pub(crate) async fn retry_until_definite<T, F>(mut ask: impl FnMut() -> F) -> RetriedCall<T>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
@@ -234,7 +234,7 @@ where
             Err(status) if is_open(status.code()) && Instant::now() < until => {
                 sleep(Duration::from_millis(fastrand::u64(AGAIN))).await;
             }
-            answer => return Insisted { answer: answer.map(Response::into_inner), asked },
+            answer => return RetriedCall { answer: answer.map(Response::into_inner), asked },
         }
     }
 }

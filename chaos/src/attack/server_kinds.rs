@@ -1,6 +1,6 @@
 //! Hostile servers: what each does to a channel that calls it.
 
-use super::wire::{
+use super::raw_connection::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, MAX_WINDOW, PING,
     PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, announced, field, frame, prefixed, settings_frame,
     window_update,
@@ -17,7 +17,7 @@ const FRAME: usize = 1 << 14;
 /// whose stream it is given, `answer`; and `flood` again and again from the first
 /// request on.
 #[derive(Debug)]
-pub(crate) struct Hostile {
+pub(crate) struct HostileServer {
     pub(crate) name: &'static str,
     /// Whether it falls silent: the channel has to give its connections up.
     pub(crate) is_mute: bool,
@@ -37,7 +37,7 @@ pub(super) enum Closes {
     AfterAnswer,
 }
 
-impl Hostile {
+impl HostileServer {
     /// One that answers no request.
     const fn new(name: &'static str) -> Self {
         Self {
@@ -78,93 +78,95 @@ impl Hostile {
 }
 
 /// Every one.
-pub(crate) const ALL: &[Hostile] = &[
-    Hostile::mute("says nothing", Vec::new),
-    Hostile::mute("half of its settings", || vec![0, 0, 6, SETTINGS]),
-    Hostile::mute("settings and no acknowledgement", || settings_frame(&[])),
-    Hostile::mute("answers no call and no ping", || {
+pub(crate) const ALL: &[HostileServer] = &[
+    HostileServer::mute("says nothing", Vec::new),
+    HostileServer::mute("half of its settings", || vec![0, 0, 6, SETTINGS]),
+    HostileServer::mute("settings and no acknowledgement", || settings_frame(&[])),
+    HostileServer::mute("answers no call and no ping", || {
         [settings_frame(&[]), frame(SETTINGS, ACK, 0, &[])].concat()
     }),
-    Hostile::new("answers no call"),
-    Hostile::foreign("closes at once", Vec::new, Closes::AtOnce),
-    Hostile::foreign("a page of HTTP/1.1", page, Closes::AtOnce),
-    Hostile::foreign("a page of HTTP/1.1 that stays", page, Closes::Never),
-    Hostile::foreign("no HTTP/2 at all", || vec![0x5a; 1 << 16], Closes::Never),
-    Hostile::foreign("a frame of 16 MiB", || vec![0xff; 1 << 20], Closes::Never),
-    Hostile::settings("a table of 4 GiB", || settings_frame(&[(1, u32::MAX)])),
-    Hostile::settings("a frame size that is none", || settings_frame(&[(5, 1)])),
-    Hostile::settings("no streams allowed", || settings_frame(&[(3, 0)])),
-    Hostile::settings("no window", || settings_frame(&[(INITIAL_WINDOW_SIZE, 0)])),
-    Hostile::settings("a window that is none", || settings_frame(&[(INITIAL_WINDOW_SIZE, u32::MAX)])),
-    Hostile::settings("a GOAWAY at once", || [settings_frame(&[]), goaway(0, &[])].concat()),
-    Hostile::closing("closed with each answer", well),
-    Hostile::closing("closed in each answer", started),
-    Hostile::closing("a GOAWAY of 16 KiB", |_| goaway(0, &[b'x'; FRAME - 8])),
-    Hostile::answers("each call refused", |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 7])),
-    Hostile::answers("each call reset in its answer", |stream| {
+    HostileServer::new("answers no call"),
+    HostileServer::foreign("closes at once", Vec::new, Closes::AtOnce),
+    HostileServer::foreign("a page of HTTP/1.1", page, Closes::AtOnce),
+    HostileServer::foreign("a page of HTTP/1.1 that stays", page, Closes::Never),
+    HostileServer::foreign("no HTTP/2 at all", || vec![0x5a; 1 << 16], Closes::Never),
+    HostileServer::foreign("a frame of 16 MiB", || vec![0xff; 1 << 20], Closes::Never),
+    HostileServer::settings("a table of 4 GiB", || settings_frame(&[(1, u32::MAX)])),
+    HostileServer::settings("a frame size that is none", || settings_frame(&[(5, 1)])),
+    HostileServer::settings("no streams allowed", || settings_frame(&[(3, 0)])),
+    HostileServer::settings("no window", || settings_frame(&[(INITIAL_WINDOW_SIZE, 0)])),
+    HostileServer::settings("a window that is none", || settings_frame(&[(INITIAL_WINDOW_SIZE, u32::MAX)])),
+    HostileServer::settings("a GOAWAY at once", || [settings_frame(&[]), goaway(0, &[])].concat()),
+    HostileServer::closing("closed with each answer", well),
+    HostileServer::closing("closed in each answer", started),
+    HostileServer::closing("a GOAWAY of 16 KiB", |_| goaway(0, &[b'x'; FRAME - 8])),
+    HostileServer::answers("each call refused", |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 7])),
+    HostileServer::answers("each call reset in its answer", |stream| {
         [started(stream), frame(RST_STREAM, 0, stream, &[0, 0, 0, 2])].concat()
     }),
-    Hostile::answers("a head and no more", head),
-    Hostile::answers("a message whose end does not come", |stream| {
+    HostileServer::answers("a head and no more", head),
+    HostileServer::answers("a message whose end does not come", |stream| {
         [head(stream), data(stream, &[announced(LIMIT - 64), vec![0; FRAME - 5]].concat())].concat()
     }),
-    Hostile::answers("4 GiB announced", |stream| {
+    HostileServer::answers("4 GiB announced", |stream| {
         [head(stream), data(stream, &announced(usize::MAX))].concat()
     }),
-    Hostile::answers("answers of 4 MiB", large),
-    Hostile::answers("above the window", |stream| {
+    HostileServer::answers("answers of 4 MiB", large),
+    HostileServer::answers("above the window", |stream| {
         [head(stream), data(stream, &[0; FRAME]).repeat((3 << 20) / FRAME)].concat()
     }),
-    Hostile::answers("gzip that was not asked for", |stream| {
+    HostileServer::answers("gzip that was not asked for", |stream| {
         let head = [head_block(), field("grpc-encoding", "gzip")].concat();
         let message = [&[1][..], &announced(64)[1..], &[0x1f; 64]].concat();
         [frame(HEADERS, END_HEADERS, stream, &head), data(stream, &message), trailers(stream)].concat()
     }),
-    Hostile::answers("a status of 60 KiB", |stream| {
+    HostileServer::answers("a status of 60 KiB", |stream| {
         let message = field("grpc-message", &"x".repeat(60_000));
         split_head(stream, &[head_block(), field("grpc-status", "13"), message].concat())
     }),
-    Hostile::answers("2,000 fields", |stream| {
+    HostileServer::answers("2,000 fields", |stream| {
         let fields = (0..2_000).flat_map(|n| field(&format!("x-{n}"), "and its value"));
         split_head(stream, &head_block().into_iter().chain(fields).collect::<Vec<_>>())
     }),
-    Hostile::answers("trailers of 1 MiB", |stream| {
+    HostileServer::answers("trailers of 1 MiB", |stream| {
         let fields: Vec<u8> = (0..1_000).flat_map(|n| field(&format!("x-{n}"), &"y".repeat(1_000))).collect();
         [head(stream), split_head(stream, &fields)].concat()
     }),
-    Hostile::answers("a pushed stream", |stream| {
+    HostileServer::answers("a pushed stream", |stream| {
         frame(PUSH_PROMISE, END_HEADERS, stream, &[&[0, 0, 0, 2][..], &head_block()].concat())
     }),
-    Hostile::answers("a stream of the server's", |_| head(2)),
-    Hostile::answers("an answer to nobody", |stream| started(stream + 2_000)),
-    Hostile::answers("two heads", |stream| [head(stream), head(stream), trailers(stream)].concat()),
-    Hostile::floods("settings", well, |_| {
+    HostileServer::answers("a stream of the server's", |_| head(2)),
+    HostileServer::answers("an answer to nobody", |stream| started(stream + 2_000)),
+    HostileServer::answers("two heads", |stream| [head(stream), head(stream), trailers(stream)].concat()),
+    HostileServer::floods("settings", well, |_| {
         settings_frame(&[(1, 4_096), (INITIAL_WINDOW_SIZE, 65_535)]).repeat(BATCH)
     }),
-    Hostile::floods("windows up and down", well, |_| {
+    HostileServer::floods("windows up and down", well, |_| {
         let [least, most] = [1, MAX_WINDOW].map(|window| settings_frame(&[(INITIAL_WINDOW_SIZE, window)]));
         [least, most].concat().repeat(BATCH)
     }),
-    Hostile::floods("pings", well, |_| frame(PING, 0, 0, &[1; 8]).repeat(BATCH)),
-    Hostile::floods("GOAWAYs", head, |_| goaway(u32::MAX >> 1, b"and another").repeat(BATCH)),
-    Hostile::floods("window updates", well, |_| window_update(0, 1).repeat(BATCH)),
-    Hostile::floods("resets of what has ended", well, |stream| {
+    HostileServer::floods("pings", well, |_| frame(PING, 0, 0, &[1; 8]).repeat(BATCH)),
+    HostileServer::floods("GOAWAYs", head, |_| goaway(u32::MAX >> 1, b"and another").repeat(BATCH)),
+    HostileServer::floods("window updates", well, |_| window_update(0, 1).repeat(BATCH)),
+    HostileServer::floods("resets of what has ended", well, |stream| {
         frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]).repeat(BATCH)
     }),
-    Hostile::floods("empty DATA", head, |stream| data(stream, &[]).repeat(BATCH)),
-    Hostile::floods("frames of a byte", begun, |stream| data(stream, &[0]).repeat(BATCH)),
-    Hostile::floods("messages without end", head, |stream| data(stream, &prefixed(&[0; 64]).repeat(BATCH))),
-    Hostile::floods(
+    HostileServer::floods("empty DATA", head, |stream| data(stream, &[]).repeat(BATCH)),
+    HostileServer::floods("frames of a byte", begun, |stream| data(stream, &[0]).repeat(BATCH)),
+    HostileServer::floods("messages without end", head, |stream| {
+        data(stream, &prefixed(&[0; 64]).repeat(BATCH))
+    }),
+    HostileServer::floods(
         "informational heads",
         |_| Vec::new(),
         |stream| frame(HEADERS, END_HEADERS, stream, &[0x08, 3, b'1', b'0', b'3']).repeat(BATCH),
     ),
-    Hostile::floods(
+    HostileServer::floods(
         "a head without end",
         |stream| frame(HEADERS, 0, stream, &head_block()),
         |stream| frame(CONTINUATION, 0, stream, &field("x-more", "and more of it")).repeat(BATCH),
     ),
-    Hostile::floods("priority and unknown frames", well, |stream| {
+    HostileServer::floods("priority and unknown frames", well, |stream| {
         [frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 200]).repeat(BATCH), frame(0xee, 0xff, stream, &[7; FRAME])]
             .concat()
     }),
@@ -174,7 +176,7 @@ pub(crate) const ALL: &[Hostile] = &[
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn parse(name: &str) -> Result<&'static Hostile, String> {
+pub(crate) fn parse(name: &str) -> Result<&'static HostileServer, String> {
     ALL.iter()
         .find(|server| server.name == name)
         .ok_or_else(|| format!("there is no hostile server `{name}`"))
