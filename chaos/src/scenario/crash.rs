@@ -47,7 +47,7 @@ use buyer::{Buyer, CALLS, CustomerState, End};
 use tracer::{Point, Tracer};
 
 /// After how long after the restart nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(30);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the writes that follow the last answer may take.
 const FALLS: Duration = Duration::from_secs(2);
 /// How often it is looked whether all is at rest.
@@ -90,11 +90,11 @@ struct Sum {
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (lanes, most, least) = setting.sized((14, 7, 10), (20, 60, 100), (24, usize::MAX, 100));
     let plan = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
-    let plan = plan.replicas(Service::Order, lanes).apart(Service::Order);
+    let plan = plan.replicas(Service::Order, lanes).with_own_databases(Service::Order);
     let plan = plan.env(Service::Order, "TOKIO_WORKER_THREADS", "1");
     let mut shop = Shop::start(plan).await?;
     shop.add_product("tea", 499, 1_000_000).await?;
-    let clients = shop.of(Service::Order).into_iter().map(|n| shop.clients_of(&shop.replicas[n].1));
+    let clients = shop.indices_of(Service::Order).into_iter().map(|n| shop.clients_of(&shop.replicas[n].1));
     let clients: Vec<_> = clients.collect::<Result<_>>()?;
     let replicas = shop.replicas.iter_mut().filter(|(service, _)| *service == Service::Order);
     let mut lanes: Vec<_> = replicas
@@ -115,7 +115,7 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let sum = sums.into_iter().reduce(Sum::add).unwrap_or_default();
     let customers = lanes.into_iter().map(|lane| lane.customers);
     let whose: Vec<_> = clients.iter().cloned().zip(customers).collect();
-    let audit = shop.settled_at(&whose, SETTLED).await?;
+    let audit = shop.settled_audit_of(&whose, SETTLE_TIMEOUT).await?;
     Ok(evaluate(sum, &audit, found, least))
 }
 
@@ -127,7 +127,7 @@ impl Lane<'_> {
         let filled = retry_until_definite(|| async {
             self.clients.fill(&customer, "tea", 2).await.map(Response::new)
         });
-        filled.await.answer.context("could not fill a cart")?;
+        filled.await.response.context("could not fill a cart")?;
         self.customers.push(customer.clone());
         Ok(Buyer::new(customer, end))
     }
@@ -208,7 +208,7 @@ impl Lane<'_> {
     async fn wait_for_rest(&self, buyer: &Buyer, began: Instant) -> Result<CustomerState> {
         loop {
             let state = buyer.look(&self.clients).await?;
-            if state.rests() || began.elapsed() > SETTLED {
+            if state.rests() || began.elapsed() > SETTLE_TIMEOUT {
                 return Ok(state);
             }
             // What happens by itself is only state by looking.
@@ -280,7 +280,7 @@ fn evaluate(sum: Sum, audit: &Audit, found: usize, least: usize) -> ScenarioOutc
     outcome.at_most("reservations that their orders do not go with", sum.astray, 0, "order-service/saga.rs");
     outcome.at_most("orders left under way", sum.stuck, 0, "order-service/recovery.rs");
     let look = "order-service: the lease, and who looks for what is due";
-    outcome.within("settled after the restart", Some(sum.longest), SETTLED, look);
+    outcome.within("settled after the restart", Some(sum.longest), SETTLE_TIMEOUT, look);
     outcome.at_most("refused calls", outcome.failed_idempotent, 0, "order-service: what was answered?");
     outcome.recovered(Some(sum.longest));
     audit.evaluate(&mut outcome);

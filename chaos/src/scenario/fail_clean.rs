@@ -101,10 +101,10 @@ async fn suffer(
     (customers, name, fault): (&str, &'static str, Fault),
     lasting: Duration,
 ) -> Result<()> {
-    let victim = *shop.of(Service::Cart).first().context("no cart-service")?;
+    let victim = *shop.indices_of(Service::Cart).first().context("no cart-service")?;
     let (listen, process) = (shop.replicas[victim].1.listen, shop.replicas[victim].1.process()?);
     // Nobody calls it: it must notice by itself what everybody shares.
-    let idle = shop.replicas[*shop.of(Service::User).first().context("no user-service")?].1.listen;
+    let idle = shop.replicas[*shop.indices_of(Service::User).first().context("no user-service")?].1.listen;
     let cart_load = CartLoad::start(listen, customers)?;
     cart_load.acknowledged(CALLS, PATIENCE).await?;
 
@@ -174,7 +174,7 @@ async fn lost(shop: &Shop, acknowledged: &[String]) -> Result<Vec<String>> {
             let (mut carts, customer_id) = (clients.carts.clone(), customer.clone());
             async move { carts.get_cart(GetCartRequest { customer_id }).await }
         });
-        let cart = cart.await.answer.context("a cart cannot be read")?;
+        let cart = cart.await.response.context("a cart cannot be read")?;
         if cart.items.is_empty() {
             lost.push(customer.clone());
         }

@@ -31,7 +31,7 @@ const LATER: std::ops::Range<u64> = 0..1_000;
 /// How many replicas are killed at least.
 const KILLS: usize = 5;
 /// After how long nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What became of one key.
 struct Bought {
@@ -66,7 +66,7 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
         buying.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await
     };
     let (bought, kills) = shop.while_killing(&VICTIMS, buying).await?;
-    let audit = shop.settled_audit(&customers, SETTLED).await?;
+    let audit = shop.settled_audit(&customers, SETTLE_TIMEOUT).await?;
     Ok(evaluate(&bought, &audit, (keys, times, kills)))
 }
 
@@ -85,8 +85,8 @@ async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) ->
     let mut bought = Bought { orders: 0, calls: 0, refusals: Vec::new() };
     let mut answers: Vec<Order> = Vec::new();
     for insisted in ordered {
-        bought.calls += insisted.asked;
-        match insisted.answer {
+        bought.calls += insisted.attempts;
+        match insisted.response {
             Ok(order) if answers.contains(&order) => {}
             Ok(order) => answers.push(order),
             Err(status) => bought.refusals.push(format!("CreateOrder: {status}")),
@@ -95,8 +95,8 @@ async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) ->
     bought.orders = answers.len();
     for id in answers.iter().map(|order| &order.order_id).collect::<HashSet<_>>() {
         for insisted in join_all((0..PAYMENTS).map(|_| clients.pay(id, "pm_card"))).await {
-            bought.calls += insisted.asked;
-            bought.refusals.extend(insisted.answer.err().map(|status| format!("PayOrder: {status}")));
+            bought.calls += insisted.attempts;
+            bought.refusals.extend(insisted.response.err().map(|status| format!("PayOrder: {status}")));
         }
     }
     bought

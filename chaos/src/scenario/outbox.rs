@@ -16,7 +16,7 @@ use crate::{
         ScenarioSetting,
         shop::{
             Clients, Plan, Service, Shop,
-            lossy::{DROPS, FORGETS},
+            lossy::{SINK_DROPS_ENV, SINK_FORGETS_ENV},
         },
     },
     verdict::ScenarioOutcome,
@@ -84,9 +84,9 @@ async fn over(
     setting: &ScenarioSetting,
     plan: impl Fn(Plan) -> Plan,
 ) -> Result<TransportResult> {
-    let mut planned = Plan::new(setting).env(Service::User, DROPS, LOST);
+    let mut planned = Plan::new(setting).env(Service::User, SINK_DROPS_ENV, LOST);
     if setting.is_disabled(INBOX) {
-        planned = planned.env(Service::User, FORGETS, "true");
+        planned = planned.env(Service::User, SINK_FORGETS_ENV, "true");
     }
     let mut shop = Shop::start(plan(planned)).await?;
     shop.add_product("tea", 499, 1_000_000).await?;
@@ -118,11 +118,11 @@ async fn over(
 /// Kills so many processes, one after the other, each back before the next; when
 /// the last of them was.
 async fn fire(shop: &mut Shop, kills: usize) -> Result<Instant> {
-    let victims = [shop.of(Service::Order), shop.of(Service::User)].concat();
+    let victims = [shop.indices_of(Service::Order), shop.indices_of(Service::User)].concat();
     let mut last = Instant::now();
     for n in 1..=kills {
         sleep(Duration::from_millis(fastrand::u64(QUIET))).await;
-        let victim = *fastrand::choice(&victims).context("nobody to kill")?;
+        let victim = *fastrand::choice(&victims).context("no replica to kill")?;
         // Without NATS there is none to kill besides.
         let also = n % NATS_EVERY == 0 && shop.nats().is_ok();
         shop.kill(victim).await?;
@@ -169,18 +169,18 @@ async fn shop_once(
 ) -> Result<(), Status> {
     clients.fill(customer, "tea", 1).await?;
     let ordered = clients.order(customer, &Uuid::now_v7().to_string()).await;
-    *calls += ordered.asked;
-    let id = ordered.answer?.order_id;
+    *calls += ordered.attempts;
+    let id = ordered.response?.order_id;
     let paid = clients.pay(&id, "pm_card").await;
-    *calls += paid.asked;
-    paid.answer?;
+    *calls += paid.attempts;
+    paid.response?;
     let ended = if cancels { clients.cancel(&id).await } else { clients.ship(&id).await };
-    *calls += ended.asked;
-    ended.answer?;
+    *calls += ended.attempts;
+    ended.response?;
     if !cancels {
         let completed = clients.complete(&id).await;
-        *calls += completed.asked;
-        completed.answer?;
+        *calls += completed.attempts;
+        completed.response?;
     }
     Ok(())
 }
@@ -218,7 +218,7 @@ async fn told(clients: &Clients, customers: &[String]) -> Result<Told, Status> {
         let clients = clients.clone();
         async move {
             let orders = clients.orders_of(&customer).await?;
-            let told = clients.told(&customer).await?;
+            let told = clients.notifications(&customer).await?;
             Ok::<_, Status>(compare(&orders, &told))
         }
     });

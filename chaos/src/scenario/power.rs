@@ -55,10 +55,10 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let log = setting.logs.join("order-service.strace");
     let words = trace::words(log.to_str().context("a folder whose name is not text")?);
     let one = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
-    let mut shop = Shop::start(one.through(Service::Order, &words)).await?;
+    let mut shop = Shop::start(one.wrap(Service::Order, &words)).await?;
     shop.add_product("tea", 499, 10_000_000).await?;
     let acknowledged = order(&shop, customers).await?;
-    let index = *shop.of(Service::Order).first().context("no order-service")?;
+    let index = *shop.indices_of(Service::Order).first().context("no order-service")?;
     let listen = shop.replicas[index].1.listen;
     shop.replicas[index].1.stop().await?;
 
@@ -78,7 +78,7 @@ async fn order(shop: &Shop, customers: usize) -> Result<HashSet<String>> {
         async move {
             let customer = format!("customer-{n}");
             clients.fill(&customer, "tea", 1).await.context("could not fill a cart")?;
-            let order = clients.order(&customer, &Uuid::now_v7().to_string()).await.answer;
+            let order = clients.order(&customer, &Uuid::now_v7().to_string()).await.response;
             Ok(order.context("could not order")?.order_id)
         }
     });

@@ -58,7 +58,7 @@ const CANCEL: usize = 5;
 /// How long a round may take: longer than a killed replica's orders are held.
 const ROUND: Duration = Duration::from_secs(60);
 /// After how long nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One round: its products, and who wants them.
 struct Round {
@@ -102,15 +102,15 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let one_step = !setting.is_disabled(ONE_STEP);
     let mut result = Vec::new();
     for round in &rounds {
-        let victims: Vec<_> = VICTIMS.iter().flat_map(|service| shop.of(*service)).collect();
-        let victim = *fastrand::choice(&victims).context("nobody to kill")?;
+        let victims: Vec<_> = VICTIMS.iter().flat_map(|service| shop.indices_of(*service)).collect();
+        let victim = *fastrand::choice(&victims).context("no replica to kill")?;
         let (told, struck) = join(round.play(&clients, one_step), strike(&mut shop, victim)).await;
         struck?;
         shop.all_passing().await?;
         result.push(told);
     }
     let customers = rounds.iter().flat_map(|round| round.buyers.clone()).collect::<Vec<_>>();
-    let audit = shop.settled_audit(&customers, SETTLED).await?;
+    let audit = shop.settled_audit(&customers, SETTLE_TIMEOUT).await?;
     Ok(evaluate(&result, &audit, (buyers, pieces)))
 }
 
@@ -187,7 +187,7 @@ impl Round {
                 async move { products.get_stock(request).await }
             })
             .await
-            .answer?;
+            .response?;
             if available == 0 {
                 return Ok(None);
             }
@@ -198,7 +198,7 @@ impl Round {
                 async move { products.set_stock(request).await }
             })
             .await
-            .answer?;
+            .response?;
         }
         Ok(Some(String::new()))
     }
@@ -206,7 +206,7 @@ impl Round {
 
 /// Orders a cart; `None` when there are too few pieces.
 async fn order(clients: &Clients, buyer: &str) -> Result<Option<String>, Status> {
-    match clients.order(buyer, &Uuid::now_v7().to_string()).await.answer {
+    match clients.order(buyer, &Uuid::now_v7().to_string()).await.response {
         Ok(order) => Ok(Some(order.order_id)),
         Err(status) if is_sold_out(&status) => Ok(None),
         Err(status) => Err(status),
@@ -227,7 +227,7 @@ async fn cancel(clients: &Clients, order_id: String) -> (Instant, Option<String>
         let (mut orders, request) = (clients.orders.clone(), request.clone());
         async move { orders.cancel_order(request).await }
     });
-    let why = match insisted.await.answer {
+    let why = match insisted.await.response {
         Ok(order) if order.state() == OrderState::Cancelled => None,
         Ok(order) => Some(format!("CancelOrder: the order is {}", order.state().as_str_name())),
         Err(status) => Some(format!("CancelOrder: {status}")),

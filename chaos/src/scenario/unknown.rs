@@ -28,7 +28,7 @@ const VICTIMS: [Service; 2] = [Service::Order, Service::Payment];
 /// How many customers are at it at once.
 const AT_ONCE: usize = 20;
 /// After how long nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// `lost` charges and says nothing until its caller gives up.
 const PAYMENT_FAULTS: &str = "decline=0.1,unavailable=0.15,lost=0.2,slow=0.2:1s";
 const CARRIER_FAULTS: &str = "refuse=0.25,unavailable=0.15,lost=0.15,slow=0.2:1s";
@@ -87,7 +87,7 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     });
     let dealing = dealing.buffer_unordered(AT_ONCE).collect::<Vec<_>>();
     let (dealt, kills) = shop.while_killing(&VICTIMS, dealing).await?;
-    let audit = shop.settled_audit(&customers, SETTLED).await?;
+    let audit = shop.settled_audit(&customers, SETTLE_TIMEOUT).await?;
     Ok(evaluate(&dealt, &audit, kills))
 }
 
@@ -137,8 +137,8 @@ impl Dealt {
 
     /// What was answered; `refusable` says that a refusal is an answer too.
     fn wait_for_line(&mut self, what: &str, insisted: RetriedCall<Order>, refusable: bool) -> Option<Order> {
-        self.calls += insisted.asked;
-        match insisted.answer {
+        self.calls += insisted.attempts;
+        match insisted.response {
             Ok(order) => Some(order),
             Err(status) if refusable && status.code() == Code::FailedPrecondition => None,
             Err(status) => {
@@ -182,7 +182,7 @@ fn evaluate(dealt: &[Dealt], audit: &Audit, kills: usize) -> ScenarioOutcome {
         "order-service/payments.rs: the charge's key; payment-service: one charge for each key",
     );
     let kept = audit
-        .charged()
+        .standing_charges()
         .filter(|charge| matches!(states.get(charge.idempotency_key.as_str()), Some(OrderState::Cancelled)));
     outcome.at_most(
         "cancelled orders whose money was kept",

@@ -1,16 +1,13 @@
-//! The whole shop: a registry, replicas of every service on one database each,
-//! every one a real process that can be killed and comes back where it was.
+//! The whole shop: a registry, and replicas of every service on one database
+//! each, as real processes that can be killed and restarted at their addresses.
 //!
-//! A scenario plans it, starts it, and calls it through [`Clients`]:
+//! A scenario plans the shop, starts it, and calls it through [`Clients`]:
 //!
 //! ```ignore
 //! let plan = Plan::new(&setting).replicas(Service::Order, 3).env(Service::Payment, "PAYMENT_FAULTS", "…");
-//! let mut shop = Shop::start(plan).await?;
-//! shop.sell("tea", 499, 1_000).await?;
-//! let clients = shop.clients()?;
-//! let (answers, kills) = shop.while_killing(&[Service::Order], buy(clients)).await?;
-//! let books = shop.settled(&customers, SETTLED).await?;
-//! books.judge(&mut outcome);
+//! let mut shop = Shop::start(plan).await?; shop.add_product("tea", 499, 1_000).await?; let clients =
+//! shop.clients()?; let (answers, kills) = shop.while_killing(&[Service::Order], buy(clients)).await?; let
+//! audit = shop.settled_audit(&customers, SETTLE_TIMEOUT).await?; audit.evaluate(&mut outcome);
 //! ```
 
 use std::{path::Path, time::Duration};
@@ -51,43 +48,43 @@ use postgres::Postgres;
 pub(crate) use service::{RECOVERY, ServeArgs, Service, serve};
 use store::Store;
 
-/// How long replicas may take until the registry shows them passing.
-const UP: Duration = Duration::from_secs(60);
-/// What one call of a scenario may take, with all its attempts.
+/// The limit on the time until the registry shows a replica passing.
+const PASSING_TIMEOUT: Duration = Duration::from_secs(60);
+/// The deadline of a call, with all its attempts.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long a killed replica stays away, and how long until the next one is
-/// killed: drawn from between these, in milliseconds.
-const AWAY: std::ops::Range<u64> = 20..400;
-const QUIET: std::ops::Range<u64> = 200..1_000;
+/// The random downtime of a killed replica, and the random time until the next
+/// kill, in milliseconds.
+const DOWNTIME_MS: std::ops::Range<u64> = 20..400;
+const KILL_INTERVAL_MS: std::ops::Range<u64> = 200..1_000;
 
-/// A shop that runs.
+/// A running shop.
 #[derive(Debug)]
 pub(crate) struct Shop {
     pub(crate) setting: ScenarioSetting,
     pub(crate) registry: Registry,
-    /// Of all services, in the order of [`Service::ALL`].
+    /// The replicas of all services, in the order of [`Service::ALL`].
     pub(crate) replicas: Vec<(Service, Replica)>,
-    /// Where what it sells began: SKU and pieces.
-    sold: Vec<(String, i64)>,
+    /// The SKU and the initial stock of each product.
+    products: Vec<(String, i64)>,
     consul: Client,
     nats: Option<Nats>,
-    /// The last to be dropped.
+    /// The data; dropped last.
     store: Store,
 }
 
 impl Shop {
-    /// Starts everything that `plan` has, and waits until all pass.
+    /// Starts all processes of `plan`, and waits until all pass.
     ///
     /// # Errors
-    /// When something does not come up; holds its last words.
+    /// When a process does not start; quotes its last lines.
     pub(crate) async fn start(plan: Plan) -> Result<Self> {
         let setting = plan.setting.clone();
         let store = Store::start(&plan).await?;
         let nats = if plan.nats { Some(Nats::start(&setting).await?) } else { None };
         let registry = Registry::start(RegistryKind::Dev, &setting).await?;
         let consul = registry.client()?;
-        let (replicas, sold) = (Vec::new(), Vec::new());
-        let mut shop = Self { setting, registry, replicas, sold, consul, nats, store };
+        let (replicas, products) = (Vec::new(), Vec::new());
+        let mut shop = Self { setting, registry, replicas, products, consul, nats, store };
         for service in Service::ALL {
             for n in 1..=plan.count(service) {
                 shop.add(&plan, service, n)?;
@@ -110,9 +107,9 @@ impl Shop {
             ("DATABASE_URL".to_owned(), self.store.url(&plan.database(service, n))),
         ];
         env.extend(self.nats.as_ref().map(|nats| ("NATS_URL".to_owned(), nats.url())));
-        let words = plan.words(service, env)?;
+        let command = plan.command(service, env)?;
         let name = format!("{}-{n}", service.name());
-        let replica = Replica::of(&name, service.name(), listen, words, &self.setting)?;
+        let replica = Replica::of(&name, service.name(), listen, command, &self.setting)?;
         self.replicas.push((service, replica));
         Ok(())
     }
@@ -124,18 +121,18 @@ impl Shop {
     pub(crate) async fn all_passing(&self) -> Result<()> {
         for (service, replica) in &self.replicas {
             let mut view = ConsulResolver::new(self.consul.clone()).resolve(&service.name().parse()?);
-            let waited = timeout(UP, view.wait_for(|now| passes(now, &replica.id))).await;
-            let words = || format!("{} does not pass within {UP:?}:\n{}", replica.id, replica.log_tail());
-            waited.with_context(words)??;
+            let passing = timeout(PASSING_TIMEOUT, view.wait_for(|now| passes(now, &replica.id))).await;
+            let message = || format!("{} does not pass within {PASSING_TIMEOUT:?}:\n{}", replica.id, replica.log_tail());
+            passing.with_context(message)??;
         }
         Ok(())
     }
 
-    /// Clients of every service through a mesh of their own, which sends again
-    /// to another replica what may be sent again.
+    /// Clients of every service through a mesh of their own, which retries
+    /// idempotent calls on another replica.
     ///
     /// # Errors
-    /// Never in fact: the settings are ours.
+    /// Never: the settings are valid.
     pub(crate) fn clients(&self) -> Result<Clients> {
         let mut config = self.setting.channel_config();
         config.deadline = DEADLINE;
@@ -147,26 +144,26 @@ impl Shop {
         Ok(Clients::through(&mesh))
     }
 
-    /// The same, except that orders are asked of one replica alone, each time
-    /// just once.
+    /// The same, except that calls to order-service go to one replica, without
+    /// retries.
     ///
     /// # Errors
-    /// Never in fact: the settings are ours.
+    /// Never: the settings are valid.
     pub(crate) fn clients_of(&self, replica: &Replica) -> Result<Clients> {
         let mut config = self.setting.channel_config();
         config.deadline = DEADLINE;
-        let there = FixedResolver::new([replica.listen]);
-        let alone = Mesh::builder().consul(self.consul.clone()).resolver(there).channel_config(config);
-        let orders = OrderServiceClient::new(alone.build()?.channel(replica.service));
+        let resolver = FixedResolver::new([replica.listen]);
+        let mesh = Mesh::builder().consul(self.consul.clone()).resolver(resolver).channel_config(config);
+        let orders = OrderServiceClient::new(mesh.build()?.channel(replica.service));
         let mut clients = self.clients()?;
         clients.orders = orders;
         Ok(clients)
     }
 
-    /// Sells another product, at so many cents, and has so many pieces.
+    /// Creates a product with a price in cents and a stock.
     ///
     /// # Errors
-    /// When product-service does not take it.
+    /// When product-service rejects it.
     pub(crate) async fn add_product(&mut self, sku: &str, cents: i64, pieces: i64) -> Result<()> {
         let mut products = self.clients()?.products;
         let nanos = i32::try_from(cents % 100 * 10_000_000)?;
@@ -180,26 +177,26 @@ impl Shop {
         let created = products.create_product(CreateProductRequest { product: Some(product) }).await;
         created.with_context(|| format!("{sku} was not created"))?;
         let stock = SetStockRequest { product_id: sku.into(), available: pieces, etag: "0".into() };
-        products.set_stock(stock).await.with_context(|| format!("{sku} got no stock"))?;
-        self.sold.push((sku.to_owned(), pieces));
+        products.set_stock(stock).await.with_context(|| format!("the stock of {sku} was not set"))?;
+        self.products.push((sku.to_owned(), pieces));
         Ok(())
     }
 
     /// The replicas of a service, as indices into [`Shop::replicas`].
-    pub(crate) fn of(&self, service: Service) -> Vec<usize> {
+    pub(crate) fn indices_of(&self, service: Service) -> Vec<usize> {
         let all = self.replicas.iter().enumerate();
-        all.filter(|(_, (of, _))| *of == service).map(|(index, _)| index).collect()
+        all.filter(|(_, (indices_of, _))| *indices_of == service).map(|(index, _)| index).collect()
     }
 
-    /// `kill -9` of a replica.
+    /// Sends SIGKILL to a replica.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub(crate) async fn kill(&mut self, index: usize) -> Result<()> {
         self.replicas[index].1.kill().await
     }
 
-    /// Starts a replica again where it was.
+    /// Starts a replica again at its address.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -207,9 +204,9 @@ impl Shop {
         self.replicas[index].1.restart()
     }
 
-    /// Does `work` while replicas of `victims`, drawn by chance, are killed and
-    /// started again, one after the other. Then all are up again. What the work
-    /// gave, and how many were killed.
+    /// Runs `work` while random replicas of `victims` are killed and restarted,
+    /// one after the other, and waits until all are up again. Returns the
+    /// output of `work` and the number of kills.
     ///
     /// # Errors
     /// When a replica cannot be started.
@@ -218,15 +215,15 @@ impl Shop {
         victims: &[Service],
         work: impl Future<Output = T>,
     ) -> Result<(T, usize)> {
-        let victims: Vec<_> = victims.iter().flat_map(|service| self.of(*service)).collect();
+        let victims: Vec<_> = victims.iter().flat_map(|service| self.indices_of(*service)).collect();
         let mut work = std::pin::pin!(work);
         let mut killed = 0;
-        let done = loop {
+        let output = loop {
             let victim = fastrand::choice(&victims).copied();
             tokio::select! {
                 biased;
-                done = &mut work => break done,
-                struck = self.strike(victim.context("nobody to kill")?) => struck?,
+                output = &mut work => break output,
+                restarted = self.kill_and_restart(victim.context("no replica to kill")?) => restarted?,
             }
             killed += 1;
         };
@@ -236,39 +233,38 @@ impl Shop {
             }
         }
         self.all_passing().await?;
-        Ok((done, killed))
+        Ok((output, killed))
     }
 
-    async fn strike(&mut self, victim: usize) -> Result<()> {
-        sleep(Duration::from_millis(fastrand::u64(QUIET))).await;
+    async fn kill_and_restart(&mut self, victim: usize) -> Result<()> {
+        sleep(Duration::from_millis(fastrand::u64(KILL_INTERVAL_MS))).await;
         self.kill(victim).await?;
-        sleep(Duration::from_millis(fastrand::u64(AWAY))).await;
+        sleep(Duration::from_millis(fastrand::u64(DOWNTIME_MS))).await;
         self.restart(victim)
     }
 
-    /// What the shop's public methods say of these customers, of all money and
-    /// of all stock, once no order is under way any more, or after `limit`.
+    /// Reads the orders of these customers, all money and all stock through the
+    /// public methods, once no order is in progress, or after `limit`.
     ///
     /// # Errors
     /// When a service does not answer.
     pub(crate) async fn settled_audit(&self, customers: &[String], limit: Duration) -> Result<Audit> {
-        self.settled_at(&[(self.clients()?, customers.to_vec())], limit).await
+        self.settled_audit_of(&[(self.clients()?, customers.to_vec())], limit).await
     }
 
-    /// The same where each has their own customers: those whose orders they are
-    /// to ask for.
+    /// The same, with the customers of each client.
     ///
     /// # Errors
     /// When a service does not answer.
-    pub(crate) async fn settled_at(
+    pub(crate) async fn settled_audit_of(
         &self,
-        whose: &[(Clients, Vec<String>)],
+        customers: &[(Clients, Vec<String>)],
         limit: Duration,
     ) -> Result<Audit> {
-        Audit::settled_audit(&self.clients()?, whose, &self.sold, limit).await
+        Audit::settled_audit(&self.clients()?, customers, &self.products, limit).await
     }
 
-    /// The database server, to be killed and started again.
+    /// The database server, to be killed and restarted.
     ///
     /// # Errors
     /// When the data is in files.
@@ -284,7 +280,7 @@ impl Shop {
         self.store.files().context("this shop keeps its data on a server")
     }
 
-    /// The NATS server, to be killed and started again.
+    /// The NATS server, to be killed and restarted.
     ///
     /// # Errors
     /// When the plan has none.

@@ -80,8 +80,8 @@ impl Buyer {
 
     async fn insist_on(&mut self, clients: &Clients, call: usize) -> Result<Order, Status> {
         let insisted = retry_until_definite(|| self.call(clients, call)).await;
-        self.calls += insisted.asked;
-        insisted.answer
+        self.calls += insisted.attempts;
+        insisted.response
     }
 
     async fn call(&self, clients: &Clients, call: usize) -> Result<Response<Order>, Status> {
@@ -111,13 +111,13 @@ impl Buyer {
             let request = GetChargeRequest { idempotency_key: order.order_id.clone() };
             async move { payments.get_charge(request).await }
         });
-        let charge = there(charge.await.answer).context("the charge cannot be read")?;
+        let charge = there(charge.await.response).context("the charge cannot be read")?;
         let goods = retry_until_definite(|| {
             let mut products = clients.products.clone();
             let request = GetReservationRequest { reservation_id: order.order_id.clone() };
             async move { products.get_reservation(request).await }
         });
-        let goods = there(goods.await.answer).context("the reservation cannot be read")?;
+        let goods = there(goods.await.response).context("the reservation cannot be read")?;
         Ok(CustomerState {
             orders: orders.len(),
             state: Some(order.state()),

@@ -1,5 +1,5 @@
-//! What must hold of a shop whatever was done to it, read only through its
-//! public methods.
+//! The invariants of a shop after any fault, read only through its public
+//! methods.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,135 +18,135 @@ use tokio::time::{Instant, sleep};
 use super::{Clients, retry_until_definite};
 use crate::verdict::ScenarioOutcome;
 
-/// How many are asked at once.
-const AT_ONCE: usize = 16;
-/// How long to wait before it is looked again whether all is settled.
-const AGAIN: Duration = Duration::from_millis(250);
+/// The number of concurrent queries.
+const CONCURRENCY: usize = 16;
+/// The interval between two reads until all is settled.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Orders, money and stock.
 #[derive(Clone, Debug)]
 pub(crate) struct Audit {
-    /// Of the customers that were asked for.
+    /// The orders of the given customers.
     pub(crate) orders: Vec<Order>,
-    /// Everybody's.
+    /// The charges of all customers.
     pub(crate) charges: Vec<Charge>,
     pub(crate) balance: GetBalanceResponse,
-    /// What there is now, and the pieces that there were at first.
+    /// The current stock and the initial number of pieces.
     pub(crate) stock: Vec<(Stock, i64)>,
-    /// How long it took until all was settled; `None` when it was not in time.
+    /// The time until all was settled; `None` if that took too long.
     pub(crate) settled_audit: Option<Duration>,
 }
 
 impl Audit {
-    /// Reads until nothing is under way, or for as long as `limit`.
+    /// Reads until no order is in progress, or for `limit`.
     pub(super) async fn settled_audit(
         clients: &Clients,
-        whose: &[(Clients, Vec<String>)],
-        sold: &[(String, i64)],
+        customers: &[(Clients, Vec<String>)],
+        products: &[(String, i64)],
         limit: Duration,
     ) -> Result<Self> {
         let began = Instant::now();
         loop {
-            let audit = Self::read(clients, whose, sold).await?;
-            if audit.in_progress().is_empty() && audit.pieces_astray() == 0 {
+            let audit = Self::read(clients, customers, products).await?;
+            if audit.in_progress().is_empty() && audit.stock_difference() == 0 {
                 return Ok(Self { settled_audit: Some(began.elapsed()), ..audit });
             }
             if began.elapsed() > limit {
                 return Ok(audit);
             }
-            // Each service tells of its own; the whole is only seen by looking.
-            sleep(AGAIN).await;
+            // No single service publishes an event when all are settled, so
+            // they are polled.
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     async fn read(
         clients: &Clients,
-        whose: &[(Clients, Vec<String>)],
-        sold: &[(String, i64)],
+        customers: &[(Clients, Vec<String>)],
+        products: &[(String, i64)],
     ) -> Result<Self> {
-        let all = whose.iter().flat_map(|(clients, all)| all.iter().map(move |one| (clients.clone(), one)));
+        let all = customers.iter().flat_map(|(clients, all)| all.iter().map(move |one| (clients.clone(), one)));
         let orders = all.map(|(clients, one)| (clients, one.clone())).collect::<Vec<_>>();
         let orders = stream::iter(orders).map(|(clients, one)| async move { clients.orders_of(&one).await });
-        let orders: Vec<_> = orders.buffer_unordered(AT_ONCE).try_collect().await?;
+        let orders: Vec<_> = orders.buffer_unordered(CONCURRENCY).try_collect().await?;
         let mut stock = Vec::new();
-        for (sku, pieces) in sold {
+        for (sku, pieces) in products {
             let request = GetStockRequest { product_id: sku.clone() };
-            let asked = retry_until_definite(|| {
+            let response = retry_until_definite(|| {
                 let (mut products, request) = (clients.products.clone(), request.clone());
                 async move { products.get_stock(request).await }
             });
-            stock.push((asked.await.answer.context("the stock cannot be read")?, *pieces));
+            stock.push((response.await.response.context("the stock cannot be read")?, *pieces));
         }
         let balance = retry_until_definite(|| {
             let mut payments = clients.payments.clone();
             async move { payments.get_balance(GetBalanceRequest { currency_code: "EUR".into() }).await }
         });
-        let balance = balance.await.answer.context("the balance cannot be read")?;
+        let balance = balance.await.response.context("the balance cannot be read")?;
         let charges = charges(clients).await?;
         Ok(Self { orders: orders.concat(), charges, balance, stock, settled_audit: None })
     }
 
-    /// Orders that are neither here nor there.
+    /// Orders in a transient state.
     pub(crate) fn in_progress(&self) -> Vec<&Order> {
         self.orders.iter().filter(|order| is_transient(order.state())).collect()
     }
 
-    /// Orders that are paid for.
-    pub(crate) fn paid(&self) -> impl Iterator<Item = &Order> {
+    /// Orders that are paid.
+    pub(crate) fn paid_orders(&self) -> impl Iterator<Item = &Order> {
         self.orders.iter().filter(|order| is_paid(order.state()))
     }
 
-    /// Charges that stand.
-    pub(crate) fn charged(&self) -> impl Iterator<Item = &Charge> {
+    /// Charges that were not refunded.
+    pub(crate) fn standing_charges(&self) -> impl Iterator<Item = &Charge> {
         self.charges.iter().filter(|charge| charge.state() == ChargeState::Succeeded)
     }
 
-    /// Paid orders without their one charge of just their total, and charges
-    /// without their order.
+    /// The number of paid orders without exactly one charge of their total, and
+    /// of charges without their order.
     pub(crate) fn unmatched(&self) -> usize {
         let key = |order: &Order| (order.order_id.clone(), cents(order.total.as_ref()));
         let mut open: BTreeMap<_, i64> = BTreeMap::new();
-        for order in self.paid() {
+        for order in self.paid_orders() {
             *open.entry(key(order)).or_default() += 1;
         }
-        for charge in self.charged() {
+        for charge in self.standing_charges() {
             *open.entry((charge.idempotency_key.clone(), cents(charge.amount.as_ref()))).or_default() -= 1;
         }
         open.values().filter(|left| **left != 0).count()
     }
 
-    /// Cents by which what the shop has differs from what its paid orders come
-    /// to.
-    pub(crate) fn cents_astray(&self) -> i64 {
-        let paid: i64 = self.paid().map(|order| cents(order.total.as_ref())).sum();
-        (cents(self.balance.balance.as_ref()) - paid).abs()
+    /// The difference in cents between the ledger and the paid orders.
+    pub(crate) fn ledger_difference(&self) -> i64 {
+        let paid_orders: i64 = self.paid_orders().map(|order| cents(order.total.as_ref())).sum();
+        (cents(self.balance.balance.as_ref()) - paid_orders).abs()
     }
 
-    /// Pieces by which stock differs from what there was at first, or what was
-    /// taken of it from what orders hold.
-    pub(crate) fn pieces_astray(&self) -> i64 {
-        let mut held: BTreeMap<&str, i64> = BTreeMap::new();
-        let live = self.orders.iter().filter(|order| order.state() != OrderState::Cancelled);
-        for line in live.flat_map(|order| &order.lines) {
-            *held.entry(&line.product_id).or_default() += i64::from(line.quantity);
+    /// The difference in pieces between the current stock and the initial one,
+    /// and between the taken pieces and the orders.
+    pub(crate) fn stock_difference(&self) -> i64 {
+        let mut ordered: BTreeMap<&str, i64> = BTreeMap::new();
+        let active = self.orders.iter().filter(|order| order.state() != OrderState::Cancelled);
+        for line in active.flat_map(|order| &order.lines) {
+            *ordered.entry(&line.product_id).or_default() += i64::from(line.quantity);
         }
-        let astray = |(now, first): &(Stock, i64)| {
+        let difference = |(now, first): &(Stock, i64)| {
             let taken = now.reserved + now.sold;
-            let held = held.get(now.product_id.as_str()).copied().unwrap_or_default();
-            (now.available + taken - first).abs() + (taken - held).abs()
+            let ordered = ordered.get(now.product_id.as_str()).copied().unwrap_or_default();
+            (now.available + taken - first).abs() + (taken - ordered).abs()
         };
-        self.stock.iter().map(astray).sum()
+        self.stock.iter().map(difference).sum()
     }
 
-    /// The figures that hold of every shop.
+    /// Adds the figures that hold for every shop.
     pub(crate) fn evaluate(&self, outcome: &mut ScenarioOutcome) {
         let count = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         outcome.recovered(self.settled_audit);
         outcome.at_most(
-            "orders stuck under way",
+            "orders stuck in progress",
             self.in_progress().len(),
             0,
-            "order-service: who resumes a saga whose replica died?",
+            "order-service: resuming the sagas of a dead replica",
         );
         outcome.at_most(
             "paid orders without their charge, and charges without their order",
@@ -156,13 +156,13 @@ impl Audit {
         );
         outcome.at_most(
             "cents that the ledger and the paid orders differ by",
-            count(self.cents_astray()),
+            count(self.ledger_difference()),
             0,
             "payment-service: the ledger",
         );
         outcome.at_most(
             "pieces that stock and orders differ by",
-            count(self.pieces_astray()),
+            count(self.stock_difference()),
             0,
             "product-service: reservations",
         );
@@ -177,7 +177,7 @@ async fn charges(clients: &Clients) -> Result<Vec<Charge>> {
             let (mut payments, request) = (clients.payments.clone(), request.clone());
             async move { payments.list_charges(request).await }
         });
-        let page = page.await.answer.context("the charges cannot be read")?;
+        let page = page.await.response.context("the charges cannot be read")?;
         all.extend(page.charges);
         if page.next_page_token.is_empty() {
             return Ok(all);
@@ -257,14 +257,14 @@ mod tests {
             assert_eq!(missed(&audit).len(), 1, "{:?}", audit.charges);
         }
         let balance = GetBalanceResponse { balance: euros(20), ..GetBalanceResponse::default() };
-        assert_eq!(Audit { balance, ..audit() }.cents_astray(), 1_000);
+        assert_eq!(Audit { balance, ..audit() }.ledger_difference(), 1_000);
     }
 
     #[test]
     fn a_piece_that_is_lost_or_sold_twice_is_missed() {
         for (available, reserved, sold) in [(95, 0, 4), (96, 1, 4), (98, 0, 2), (94, 2, 4)] {
             let stock = Stock { product_id: "tea".into(), available, reserved, sold, ..Stock::default() };
-            assert_ne!(Audit { stock: vec![(stock, 100)], ..audit() }.pieces_astray(), 0);
+            assert_ne!(Audit { stock: vec![(stock, 100)], ..audit() }.stock_difference(), 0);
         }
     }
 

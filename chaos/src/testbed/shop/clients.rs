@@ -1,4 +1,4 @@
-//! Callers of the shop.
+//! Clients of the shop.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use tonic::{Code, Response, Status};
 
 use super::{DEADLINE, Service};
 
-/// How long a caller goes on to ask for an answer that it can rely on.
-const INSIST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it waits before it asks again.
-const AGAIN: std::ops::Range<u64> = 10..100;
+/// The limit on retries until a definite response.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// The random delay before a retry, in milliseconds.
+const RETRY_DELAY_MS: std::ops::Range<u64> = 10..100;
 
-/// How long a caller in a hurry waits for an answer, in milliseconds.
-const HURRY: std::ops::Range<u64> = 50..1_500;
+/// The random timeout of an impatient caller, in milliseconds.
+const SHORT_TIMEOUT_MS: std::ops::Range<u64> = 50..1_500;
 
 /// A client of each service. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ pub(crate) struct Clients {
     pub(crate) carts: CartServiceClient<Channel>,
     pub(crate) payments: PaymentServiceClient<Channel>,
     pub(crate) orders: OrderServiceClient<Channel>,
-    with_short_timeouts: bool,
-    /// Of user-service and order-service: what they have not delivered or taken.
+    has_short_timeouts: bool,
+    /// The event logs of user-service and order-service.
     logs: [EventLogServiceClient<Channel>; 2],
 }
 
@@ -48,107 +48,107 @@ impl Clients {
             carts: CartServiceClient::new(mesh.channel(Service::Cart.name())),
             payments: PaymentServiceClient::new(mesh.channel(Service::Payment.name())),
             orders: OrderServiceClient::new(mesh.channel(Service::Order.name())),
-            with_short_timeouts: false,
+            has_short_timeouts: false,
             logs: [Service::User, Service::Order]
                 .map(|service| EventLogServiceClient::new(mesh.channel(service.name()))),
         }
     }
 
-    /// Clients that hang up on most answers to come, and then ask again.
+    /// Clients that cancel most calls early, and then retry them.
     #[must_use]
     pub(crate) fn with_short_timeouts(&self) -> Self {
-        Self { with_short_timeouts: true, ..self.clone() }
+        Self { has_short_timeouts: true, ..self.clone() }
     }
 
-    /// Puts pieces into a cart that nobody else changes.
+    /// Adds pieces to a cart that no other caller changes.
     ///
     /// # Errors
-    /// What cart-service refused it with.
+    /// The status of cart-service.
     pub(crate) async fn fill(&self, customer: &str, sku: &str, quantity: i32) -> Result<Cart, Status> {
         let (customer_id, product_id) = (customer.to_owned(), sku.to_owned());
         let request = AddItemRequest { customer_id, product_id, quantity, etag: String::new() };
         Ok(self.carts.clone().add_item(request).await?.into_inner())
     }
 
-    /// Orders what a cart holds: asks until there is an answer.
+    /// Orders the content of a cart; retries until a definite response.
     pub(crate) async fn order(&self, customer: &str, request_id: &str) -> RetriedCall<Order> {
         let (customer_id, request_id) = (customer.to_owned(), request_id.to_owned());
         let request = CreateOrderRequest { customer_id, request_id, ..CreateOrderRequest::default() };
-        self.ask(|mut orders| {
+        self.call_orders(|mut orders| {
             let request = request.clone();
             async move { orders.create_order(request).await }
         })
         .await
     }
 
-    /// Pays an order: asks until there is an answer.
+    /// Pays an order; retries until a definite response.
     pub(crate) async fn pay(&self, order_id: &str, payment_method: &str) -> RetriedCall<Order> {
-        let request = paid(order_id, payment_method);
-        self.ask(|mut orders| {
+        let request = pay_request(order_id, payment_method);
+        self.call_orders(|mut orders| {
             let request = request.clone();
             async move { orders.pay_order(request).await }
         })
         .await
     }
 
-    /// Asks once for an order to be paid, and does not care for what comes of
-    /// it.
+    /// Sends one payment of an order, and ignores the outcome.
     pub(crate) async fn pay_without_waiting(&self, order_id: &str, payment_method: &str) {
         let mut orders = self.orders.clone();
-        let _ = timeout(hurry(), orders.pay_order(paid(order_id, payment_method))).await;
+        let _ = timeout(short_timeout(), orders.pay_order(pay_request(order_id, payment_method))).await;
     }
 
-    /// Has an order shipped: asks until there is an answer.
+    /// Ships an order; retries until a definite response.
     pub(crate) async fn ship(&self, order_id: &str) -> RetriedCall<Order> {
         let request = ShipOrderRequest { order_id: order_id.to_owned() };
-        self.ask(|mut orders| {
+        self.call_orders(|mut orders| {
             let request = request.clone();
             async move { orders.ship_order(request).await }
         })
         .await
     }
 
-    /// Says that an order has arrived: asks until there is an answer.
+    /// Completes an order; retries until a definite response.
     pub(crate) async fn complete(&self, order_id: &str) -> RetriedCall<Order> {
         let request = CompleteOrderRequest { order_id: order_id.to_owned() };
-        self.ask(|mut orders| {
+        self.call_orders(|mut orders| {
             let request = request.clone();
             async move { orders.complete_order(request).await }
         })
         .await
     }
 
-    /// Cancels an order: asks until there is an answer.
+    /// Cancels an order; retries until a definite response.
     pub(crate) async fn cancel(&self, order_id: &str) -> RetriedCall<Order> {
         let request = CancelOrderRequest { order_id: order_id.to_owned() };
-        self.ask(|mut orders| {
+        self.call_orders(|mut orders| {
             let request = request.clone();
             async move { orders.cancel_order(request).await }
         })
         .await
     }
 
-    async fn ask<F>(&self, ask: impl Fn(OrderServiceClient<Channel>) -> F) -> RetriedCall<Order>
+    async fn call_orders<F>(&self, call: impl Fn(OrderServiceClient<Channel>) -> F) -> RetriedCall<Order>
     where
         F: Future<Output = Result<Response<Order>, Status>>,
     {
         retry_until_definite(|| {
-            let asked = ask(self.orders.clone());
-            // Who is in no hurry waits longer than the call's own deadline.
-            let wait = if self.with_short_timeouts { hurry() } else { DEADLINE * 2 };
+            let response = call(self.orders.clone());
+            // Without a short timeout it waits longer than the call's own
+            // deadline.
+            let wait_time = if self.has_short_timeouts { short_timeout() } else { DEADLINE * 2 };
             async move {
-                let left = |_| Err(Status::deadline_exceeded("the caller left"));
-                timeout(wait, asked).await.unwrap_or_else(left)
+                let timed_out = |_| Err(Status::deadline_exceeded("the caller timed out"));
+                timeout(wait_time, response).await.unwrap_or_else(timed_out)
             }
         })
         .await
     }
 
-    /// What a customer was told of their orders, oldest first; up to 1,000.
+    /// The notifications of a customer, oldest first; up to 1,000.
     ///
     /// # Errors
-    /// What user-service refused it with.
-    pub(crate) async fn told(&self, customer: &str) -> Result<Vec<Notification>, Status> {
+    /// The status of user-service.
+    pub(crate) async fn notifications(&self, customer: &str) -> Result<Vec<Notification>, Status> {
         let request = ListNotificationsRequest {
             customer_id: customer.to_owned(),
             page_size: 1_000,
@@ -158,22 +158,22 @@ impl Clients {
             let (mut users, request) = (self.users.clone(), request.clone());
             async move { users.list_notifications(request).await }
         });
-        Ok(page.await.answer?.notifications)
+        Ok(page.await.response?.notifications)
     }
 
-    /// Events between order-service and user-service that wait, and that were
-    /// parked.
+    /// The number of waiting and of parked events between order-service and
+    /// user-service.
     ///
     /// # Errors
-    /// What a service refused it with.
+    /// The status of the service.
     pub(crate) async fn backlog(&self) -> Result<(i64, i64), Status> {
         let (mut waiting, mut parked) = (0, 0);
         for log in &self.logs {
-            let asked = retry_until_definite(|| {
+            let attempts = retry_until_definite(|| {
                 let mut log = log.clone();
                 async move { log.get_backlog(GetBacklogRequest {}).await }
             });
-            for backlog in asked.await.answer?.backlogs {
+            for backlog in attempts.await.response?.backlogs {
                 waiting += backlog.waiting;
                 parked += backlog.parked;
             }
@@ -184,7 +184,7 @@ impl Clients {
     /// All orders of a customer, newest first.
     ///
     /// # Errors
-    /// What order-service refused it with.
+    /// The status of order-service.
     pub(crate) async fn orders_of(&self, customer: &str) -> Result<Vec<Order>, Status> {
         let mut request =
             ListOrdersRequest { customer_id: customer.to_owned(), ..ListOrdersRequest::default() };
@@ -194,7 +194,7 @@ impl Clients {
                 let (mut orders, request) = (self.orders.clone(), request.clone());
                 async move { orders.list_orders(request).await }
             });
-            let page = page.await.answer?;
+            let page = page.await.response?;
             all.extend(page.orders);
             if page.next_page_token.is_empty() {
                 return Ok(all);
@@ -204,42 +204,42 @@ impl Clients {
     }
 }
 
-fn hurry() -> Duration {
-    Duration::from_millis(fastrand::u64(HURRY))
+fn short_timeout() -> Duration {
+    Duration::from_millis(fastrand::u64(SHORT_TIMEOUT_MS))
 }
 
-fn paid(order_id: &str, payment_method: &str) -> PayOrderRequest {
+fn pay_request(order_id: &str, payment_method: &str) -> PayOrderRequest {
     PayOrderRequest { order_id: order_id.to_owned(), payment_method: payment_method.to_owned() }
 }
 
-/// What a caller that does not give up was answered in the end.
+/// The final response to a call that was retried.
 #[derive(Debug)]
 pub(crate) struct RetriedCall<T> {
-    pub(crate) answer: Result<T, Status>,
-    /// How often it asked.
-    pub(crate) asked: usize,
+    pub(crate) response: Result<T, Status>,
+    /// The number of attempts.
+    pub(crate) attempts: usize,
 }
 
-/// Asks again for as long as the answer leaves open what has happened, or says
-/// that it is under way; a minute at most. What is asked so may be asked twice.
-pub(crate) async fn retry_until_definite<T, F>(mut ask: impl FnMut() -> F) -> RetriedCall<T>
+/// Retries an idempotent call while its outcome is unknown or still in
+/// progress, for at most a minute.
+pub(crate) async fn retry_until_definite<T, F>(mut call: impl FnMut() -> F) -> RetriedCall<T>
 where
     F: Future<Output = Result<Response<T>, Status>>,
 {
-    let until = Instant::now() + INSIST_TIMEOUT;
-    let mut asked = 0;
+    let deadline = Instant::now() + RETRY_TIMEOUT;
+    let mut attempts = 0;
     loop {
-        asked += 1;
-        match ask().await {
-            Err(status) if is_open(status.code()) && Instant::now() < until => {
-                sleep(Duration::from_millis(fastrand::u64(AGAIN))).await;
+        attempts += 1;
+        match call().await {
+            Err(status) if is_indefinite(status.code()) && Instant::now() < deadline => {
+                sleep(Duration::from_millis(fastrand::u64(RETRY_DELAY_MS))).await;
             }
-            answer => return RetriedCall { answer: answer.map(Response::into_inner), asked },
+            response => return RetriedCall { response: response.map(Response::into_inner), attempts },
         }
     }
 }
 
-fn is_open(code: Code) -> bool {
+fn is_indefinite(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable

@@ -1,5 +1,5 @@
-//! Payments without the mechanism that R25 guards: whatever key a caller names,
-//! each try to charge is one of its own.
+//! Payments without the mechanism that R25 guards: each attempt to charge gets
+//! an idempotency key of its own.
 
 use anyhow::Context;
 use mesh_proto::shop::payment::v1::{
@@ -15,7 +15,7 @@ use service_kit::{
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-/// The mechanism.
+/// The mechanism that is switched off.
 pub(crate) const ONE_KEY: &str = "one key for all tries to charge an order";
 
 /// The service.

@@ -1,5 +1,5 @@
-//! A user-service that loses some of what it is brought. It is put together of
-//! the same parts as the true one; only what takes events stands behind a chance.
+//! A user-service that loses a random part of the events it receives. It consists
+//! of the same parts as the real one, except for its event sink.
 
 use std::time::Duration;
 
@@ -25,51 +25,54 @@ use user_service::{
     store::Store,
 };
 
-/// One of so many losses is silent, so that its sender waits.
-const SILENT: u8 = 8;
-/// Longer than a sender waits.
-const SILENCE: Duration = Duration::from_secs(5);
-/// The variables that say how it fails, for [`Plan::env`](super::Plan::env).
-pub(crate) const DROPS: &str = "CHAOS_SINK_DROPS";
-pub(crate) const FORGETS: &str = "CHAOS_SINK_FORGETS";
+/// The share of losses without a response, so that the sender times out: one in
+/// this many.
+const SILENT_LOSS_ONE_IN: u8 = 8;
+/// The time without a response; longer than the sender's timeout.
+const SILENCE_TIME: Duration = Duration::from_secs(5);
+/// The variables that configure the losses, for
+/// [`Plan::env`](super::Plan::env).
+pub(crate) const SINK_DROPS_ENV: &str = "CHAOS_SINK_DROPS";
+pub(crate) const SINK_FORGETS_ENV: &str = "CHAOS_SINK_FORGETS";
 
-/// How it fails.
+/// The losses of the event sink.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Losses {
     /// Percent of deliveries that user-service loses, half of them after their
     /// effect.
-    #[arg(long, env = DROPS, value_parser = clap::value_parser!(u8).range(0..=90))]
+    #[arg(long, env = SINK_DROPS_ENV, value_parser = clap::value_parser!(u8).range(0..=90))]
     sink_drops: Option<u8>,
-    /// Whether user-service forgets at once which events it has taken.
-    #[arg(long, env = FORGETS)]
+    /// Makes user-service forget at once which events it has taken.
+    #[arg(long, env = SINK_FORGETS_ENV)]
     sink_forgets: bool,
 }
 
 impl Losses {
-    pub(super) fn any(self) -> bool {
+    pub(super) fn is_enabled(self) -> bool {
         self.sink_drops.is_some() || self.sink_forgets
     }
 
-    fn strike(self) -> bool {
+    fn draws_loss(self) -> bool {
         fastrand::u8(0..100) < self.sink_drops.unwrap_or_default()
     }
 
-    /// As they were given to this process.
-    fn here() -> Self {
-        *GIVEN.get().unwrap_or(&Self { sink_drops: None, sink_forgets: false })
+    /// The losses that this process was started with.
+    fn configured() -> Self {
+        *CONFIGURED.get().unwrap_or(&Self { sink_drops: None, sink_forgets: false })
     }
 }
 
-/// A process serves once, and a service is built from its base alone.
-static GIVEN: std::sync::OnceLock<Losses> = std::sync::OnceLock::new();
+/// The losses of this process: a service is built from its base alone, and a
+/// process serves once.
+static CONFIGURED: std::sync::OnceLock<Losses> = std::sync::OnceLock::new();
 
-/// The user-service that fails as [`Losses`] say.
+/// A user-service with [`Losses`].
 #[derive(Debug)]
 pub(super) struct LossyUserService;
 
 impl LossyUserService {
-    pub(super) fn losing(losses: Losses) {
-        GIVEN.get_or_init(|| losses);
+    pub(super) fn configure(losses: Losses) {
+        CONFIGURED.get_or_init(|| losses);
     }
 }
 
@@ -79,23 +82,23 @@ impl Service for LossyUserService {
     const MIGRATIONS: Migrations = UserService::MIGRATIONS;
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let losses = Losses::here();
+        let losses = Losses::configured();
         let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
         let (store, clock) = (Store::new(base.database.clone(), outbox), Clock::system());
         let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await?;
         let serving = serving.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
         let events = Events::of(base, NAME).send(outbox);
         if base.nats.is_some() {
-            // What comes by the stream is lost where it is taken.
-            return Ok(events.take(&["order-service"], Taker { losses, refuses: true }).add_to(serving));
+            // Events from the stream are lost in the subscriber.
+            return Ok(events.take(&["order-service"], LossySubscriber { losses, rejects: true }).add_to(serving));
         }
-        let taker = Taker { losses, refuses: false };
-        let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), taker), losses };
+        let subscriber = LossySubscriber { losses, rejects: false };
+        let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), subscriber), losses };
         Ok(events.add_to(serving.serve(EventSinkServiceServer::new(sink))))
     }
 }
 
-/// Loses deliveries on their way in, and answers on their way out.
+/// A sink that loses requests before, and responses after, they take effect.
 struct LossySink {
     inner: Sink,
     losses: Losses,
@@ -104,41 +107,41 @@ struct LossySink {
 #[tonic::async_trait]
 impl EventSinkService for LossySink {
     async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
-        let lost = self.losses.strike();
+        let lost = self.losses.draws_loss();
         if lost && fastrand::bool() {
-            return Err(loss().await);
+            return Err(lost_status().await);
         }
-        let done = self.inner.deliver(request).await;
-        if lost { Err(loss().await) } else { done }
+        let result = self.inner.deliver(request).await;
+        if lost { Err(lost_status().await) } else { result }
     }
 }
 
-async fn loss() -> Status {
-    if fastrand::u8(0..SILENT) == 0 {
-        sleep(SILENCE).await;
+async fn lost_status() -> Status {
+    if fastrand::u8(0..SILENT_LOSS_ONE_IN) == 0 {
+        sleep(SILENCE_TIME).await;
     }
     Status::unavailable("lost on purpose")
 }
 
-/// The subscriber, which may refuse, and may forget what it took.
-struct Taker {
+/// A subscriber that may reject events, and may forget which it took.
+struct LossySubscriber {
     losses: Losses,
-    refuses: bool,
+    rejects: bool,
 }
 
 #[tonic::async_trait]
-impl Subscriber for Taker {
+impl Subscriber for LossySubscriber {
     async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
-        let refused = || Error::corrupt("event", "lost on purpose");
-        let lost = self.refuses && self.losses.strike();
+        let rejected = || Error::corrupt("event", "lost on purpose");
+        let lost = self.rejects && self.losses.draws_loss();
         if lost && fastrand::bool() {
-            return Err(refused().into());
+            return Err(rejected().into());
         }
         Notifier.take(open, event).await?;
         if self.losses.sink_forgets {
             let id = event.event_id.as_str().into();
             open.execute("DELETE FROM inbox WHERE event_id = $1", &[id]).await?;
         }
-        if lost { Err(refused().into()) } else { Ok(()) }
+        if lost { Err(rejected().into()) } else { Ok(()) }
     }
 }

@@ -1,5 +1,5 @@
-//! A real NATS server with `JetStream`, which can be killed and comes back where
-//! it was.
+//! A real NATS server with `JetStream`, which can be killed and restarted at its
+//! address.
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -15,8 +15,8 @@ use crate::testbed::{
     ports,
 };
 
-/// How long it may take until it answers.
-const START: Duration = Duration::from_secs(20);
+/// The limit on the server's start.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The server, running or not.
 #[derive(Debug)]
@@ -27,44 +27,44 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// Starts one that keeps its data beside the logs.
+    /// Starts a server with its data beside the logs.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub(super) async fn start(setting: &ScenarioSetting) -> Result<Self> {
         let mut server = Self { listen: ports::free()?, logs: setting.logs.clone(), child: None };
         server.restart().await?;
         Ok(server)
     }
 
-    /// As `NATS_URL` has it.
+    /// The URL in the form of `NATS_URL`.
     pub(crate) fn url(&self) -> String {
         format!("nats://{}", self.listen)
     }
 
-    /// `kill -9`.
+    /// Sends SIGKILL.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub(crate) async fn kill(&mut self) -> Result<()> {
-        self.child.take().context("the NATS server does not run")?.kill().await
+        self.child.take().context("the NATS server is not running")?.kill().await
     }
 
-    /// Starts it where it was, and waits until it answers.
+    /// Starts the server again at its address, and waits until it responds.
     ///
     /// # Errors
-    /// When it does not come up; holds its last words.
+    /// When it does not start; quotes its last lines.
     pub(crate) async fn restart(&mut self) -> Result<()> {
-        let mut words = this_program(&["tether", "--", "nats-server", "-js"])?;
+        let mut command = this_program(&["tether", "--", "nats-server", "-js"])?;
         let (host, port) = (self.listen.ip().to_string(), self.listen.port().to_string());
-        words.extend(["-a", &host, "-p", &port, "-sd"].map(OsString::from));
-        words.push(self.logs.join("nats").into());
-        let child = self.child.insert(ChildProcess::start("nats", &words, &self.logs)?);
-        let until = Instant::now() + START;
-        // It tells nobody when it is ready, so it is asked.
+        command.extend(["-a", &host, "-p", &port, "-sd"].map(OsString::from));
+        command.push(self.logs.join("nats").into());
+        let child = self.child.insert(ChildProcess::start("nats", &command, &self.logs)?);
+        let deadline = Instant::now() + START_TIMEOUT;
+        // The server sends no event when it is ready, so it is polled.
         while TcpStream::connect(self.listen).await.is_err() {
-            let late = Instant::now() > until;
-            ensure!(!late, "the NATS server does not answer (`cargo xtask setup`):\n{}", child.log_tail());
+            let timed_out = Instant::now() > deadline;
+            ensure!(!timed_out, "the NATS server does not respond (`cargo xtask setup` installs it):\n{}", child.log_tail());
             sleep(Duration::from_millis(25)).await;
         }
         Ok(())

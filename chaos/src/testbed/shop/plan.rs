@@ -1,4 +1,4 @@
-//! What a shop is to be, before it is started.
+//! The plan of a shop, before it is started.
 
 use std::{
     collections::BTreeSet,
@@ -11,18 +11,18 @@ use anyhow::Result;
 use super::Service;
 use crate::testbed::{ScenarioSetting, child::this_program};
 
-/// Replicas of each service unless said otherwise.
-const REPLICAS: usize = 2;
+/// The default number of replicas of each service.
+const DEFAULT_REPLICAS: usize = 2;
 
-/// What a shop is to be: two replicas of each service, on the database that
-/// `--db` says, with nothing wrong.
+/// The plan of a shop: by default two replicas of each service, on the database
+/// of `--db`, without faults.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(super) setting: ScenarioSetting,
     replicas: Vec<(Service, usize)>,
     env: Vec<(Service, String, String)>,
-    through: Vec<(Service, Vec<OsString>)>,
-    apart: Vec<Service>,
+    wrappers: Vec<(Service, Vec<OsString>)>,
+    own_databases: Vec<Service>,
     pub(super) nats: bool,
     pub(super) data: Option<PathBuf>,
 }
@@ -33,14 +33,14 @@ impl Plan {
             setting: setting.clone(),
             replicas: Vec::new(),
             env: Vec::new(),
-            through: Vec::new(),
-            apart: Vec::new(),
+            wrappers: Vec::new(),
+            own_databases: Vec::new(),
             nats: false,
             data: None,
         }
     }
 
-    /// So many replicas of `service`; the last word counts.
+    /// Sets the number of replicas of `service`; the last call counts.
     #[must_use]
     pub(crate) fn replicas(mut self, service: Service, count: usize) -> Self {
         self.replicas.push((service, count));
@@ -55,22 +55,22 @@ impl Plan {
     }
 
     /// Starts the replicas of `service` through a program, such as `strace -f`,
-    /// that runs the words which follow its own.
+    /// that runs the command behind its own arguments.
     #[must_use]
-    pub(crate) fn through(mut self, service: Service, words: &[&str]) -> Self {
-        self.through.push((service, words.iter().map(OsString::from).collect()));
+    pub(crate) fn wrap(mut self, service: Service, command: &[&str]) -> Self {
+        self.wrappers.push((service, command.iter().map(OsString::from).collect()));
         self
     }
 
-    /// Gives each replica of `service` a database of its own: nothing that one
-    /// has left is another's to carry on.
+    /// Gives each replica of `service` a database of its own, so that no other
+    /// replica resumes its work.
     #[must_use]
-    pub(crate) fn apart(mut self, service: Service) -> Self {
-        self.apart.push(service);
+    pub(crate) fn with_own_databases(mut self, service: Service) -> Self {
+        self.own_databases.push(service);
         self
     }
 
-    /// Events go over a real NATS server.
+    /// Sends events over a real NATS server.
     #[must_use]
     pub(crate) fn with_nats(mut self) -> Self {
         self.nats = true;
@@ -86,14 +86,14 @@ impl Plan {
     }
 
     pub(super) fn count(&self, service: Service) -> usize {
-        let said = self.replicas.iter().rev().find(|(of, _)| *of == service);
-        said.map_or(REPLICAS, |(_, count)| *count)
+        let configured = self.replicas.iter().rev().find(|(of, _)| *of == service);
+        configured.map_or(DEFAULT_REPLICAS, |(_, count)| *count)
     }
 
     /// The name of the database of the `n`-th replica of `service`.
     pub(super) fn database(&self, service: Service, n: usize) -> String {
-        let short = service.short();
-        if self.apart.contains(&service) { format!("{short}_{n}") } else { short.to_owned() }
+        let short = service.short_name();
+        if self.own_databases.contains(&service) { format!("{short}_{n}") } else { short.to_owned() }
     }
 
     /// The names of all databases.
@@ -102,19 +102,19 @@ impl Plan {
         Service::ALL.into_iter().flat_map(of).collect()
     }
 
-    /// The words that start a replica of `service`, with `env` and what the
-    /// plan sets on top.
-    pub(super) fn words(&self, service: Service, env: Vec<(String, String)>) -> Result<Vec<OsString>> {
-        let planned = self.env.iter().filter(|(of, ..)| *of == service);
-        let planned = planned.map(|(_, name, value)| (name.clone(), value.clone()));
-        let mut words = vec![OsString::from("env")];
-        words.extend(env.into_iter().chain(planned).map(|(name, value)| format!("{name}={value}").into()));
-        let through = self.through.iter().filter(|(of, _)| *of == service);
-        words.extend(through.flat_map(|(_, words)| words.iter().cloned()));
-        words.extend(this_program(&["serve-shop", service.name()])?);
+    /// The command that starts a replica of `service`, with `env` and the
+    /// variables of the plan.
+    pub(super) fn command(&self, service: Service, env: Vec<(String, String)>) -> Result<Vec<OsString>> {
+        let env_of_plan = self.env.iter().filter(|(of, ..)| *of == service);
+        let env_of_plan = env_of_plan.map(|(_, name, value)| (name.clone(), value.clone()));
+        let mut command = vec![OsString::from("env")];
+        command.extend(env.into_iter().chain(env_of_plan).map(|(name, value)| format!("{name}={value}").into()));
+        let wrap = self.wrappers.iter().filter(|(of, _)| *of == service);
+        command.extend(wrap.flat_map(|(_, command)| command.iter().cloned()));
+        command.extend(this_program(&["serve-shop", service.name()])?);
         if let Some(without) = self.setting.without {
-            words.extend(["--without", without].map(OsString::from));
+            command.extend(["--without", without].map(OsString::from));
         }
-        Ok(words)
+        Ok(command)
     }
 }

@@ -1,5 +1,5 @@
-//! A PostgreSQL server that keeps what it has acknowledged, can be killed, and
-//! comes back where it was.
+//! A real PostgreSQL server with durable commits, which can be killed and
+//! restarted on its data.
 
 use std::{
     ffi::OsString,
@@ -18,17 +18,18 @@ use tokio::{
 
 use crate::testbed::{ScenarioSetting, child::ChildProcess};
 
-/// What it says once it answers.
-const READY: &str = "LOG:  database system is ready";
-/// How long the processes of a killed server may take to end, which the next
-/// one waits for.
-const GONE: Duration = Duration::from_secs(20);
+/// The log line of a server that is ready.
+const READY_LINE: &str = "LOG:  database system is ready";
+/// The limit on the end of a killed server's processes, which the next server
+/// waits for.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The server, running or not.
 #[derive(Debug)]
 pub(crate) struct Postgres {
     programs: PathBuf,
-    /// Who runs it where this program is root, which it refuses to be.
+    /// The user of the server if this program is root, which PostgreSQL refuses
+    /// to run as.
     user: Option<User>,
     logs: PathBuf,
     child: Option<ChildProcess>,
@@ -43,18 +44,19 @@ struct User {
 }
 
 impl Postgres {
-    /// Makes a cluster in `folder`, or one of its own, and starts its server.
+    /// Initialises a cluster in `folder`, or in a temporary one, and starts its
+    /// server.
     ///
     /// # Errors
-    /// When there is no PostgreSQL, or it does not come up.
+    /// When there is no PostgreSQL, or it does not start.
     pub(crate) async fn start(setting: &ScenarioSetting, folder: Option<&Path>) -> Result<Self> {
         let temporary = match folder {
             Some(_) => None,
-            // Not beside the logs: its user may not enter there.
+            // Not beside the logs, which its user may not access.
             None => Some(tempfile::Builder::new().prefix("chaos-postgres-").tempdir()?),
         };
-        let own = temporary.as_ref().map(|temporary| temporary.path().to_owned());
-        let folder = folder.map(Path::to_owned).or(own).context("a server without a folder")?;
+        let temporary_folder = temporary.as_ref().map(|temporary| temporary.path().to_owned());
+        let folder = folder.map(Path::to_owned).or(temporary_folder).context("a server without a folder")?;
         let user = if rustix::process::geteuid().is_root() { Some(User::find()?) } else { None };
         if let Some(User { uid, gid }) = user {
             chown(&folder, Some(uid), Some(gid)).context("could not give the folder to its user")?;
@@ -66,81 +68,81 @@ impl Postgres {
         Ok(server)
     }
 
-    /// Where a database of that name is, as `DATABASE_URL` has it.
+    /// The `DATABASE_URL` of the database of that name.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
     }
 
-    /// `kill -9` of the server; its processes end with it.
+    /// Sends SIGKILL to the server; its processes end with it.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it is not running.
     pub(crate) async fn kill(&mut self) -> Result<()> {
-        self.child.take().context("the database server does not run")?.kill().await
+        self.child.take().context("the database server is not running")?.kill().await
     }
 
-    /// Starts it where it was, and waits until it answers.
+    /// Starts the server again on its data, and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not come up; holds its last words.
+    /// When it does not start; quotes its last lines.
     pub(crate) async fn restart(&mut self) -> Result<()> {
-        let until = Instant::now() + GONE;
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         loop {
             let mut child = ChildProcess::start("postgres", &self.server(), &self.logs)?;
-            match child.wait_for_line(READY).await {
+            match child.wait_for_line(READY_LINE).await {
                 Ok(_) => {
                     self.child = Some(child);
                     return Ok(());
                 }
                 // Processes of the one that was killed still hold its memory.
-                Err(error) if Instant::now() > until => return Err(error),
+                Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
         }
     }
 
-    /// Makes an empty database.
+    /// Creates an empty database.
     ///
     /// # Errors
-    /// When the server refuses.
+    /// When the server rejects it.
     pub(super) async fn create(&mut self, database: &str) -> Result<()> {
         let mut create = Command::new(self.programs.join("createdb"));
         create.arg("-h").arg(&self.folder).args(["-U", "postgres", database]);
-        done(create).await
+        run(create).await
     }
 
     async fn initialise(&self) -> Result<()> {
-        let words =
-            self.words("initdb", "-U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1");
-        let (program, args) = words.split_first().context("no program")?;
+        let command =
+            self.command("initdb", "-U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1");
+        let (program, args) = command.split_first().context("no program")?;
         let mut init = Command::new(program);
         init.args(args).current_dir(&self.folder);
-        done(init).await
+        run(init).await
     }
 
-    /// The server itself, writing to standard output. What it acknowledges is
-    /// on disk: fsync and synchronous commit are as they come.
+    /// The command of the server, which logs to standard output. Commits are
+    /// durable: fsync and synchronous commit have their defaults.
     fn server(&self) -> Vec<OsString> {
         let settings = "-c listen_addresses= -c max_connections=400 -c log_line_prefix=";
-        let mut words = vec!["sh".into(), "-c".into(), "exec \"$@\" 2>&1".into(), "sh".into()];
-        words.extend(self.words("postgres", settings));
-        words.push("-k".into());
-        words.push(self.folder.clone().into());
-        words
+        let mut command = vec!["sh".into(), "-c".into(), "exec \"$@\" 2>&1".into(), "sh".into()];
+        command.extend(self.command("postgres", settings));
+        command.push("-k".into());
+        command.push(self.folder.clone().into());
+        command
     }
 
-    /// A program of PostgreSQL's on our cluster, as its user, ended with this
-    /// one.
-    fn words(&self, program: &str, args: &str) -> Vec<OsString> {
-        let mut words: Vec<OsString> = vec!["setpriv".into()];
+    /// The command of a PostgreSQL program on the cluster, as its user, killed
+    /// with this process.
+    fn command(&self, program: &str, args: &str) -> Vec<OsString> {
+        let mut command: Vec<OsString> = vec!["setpriv".into()];
         if let Some(User { uid, gid }) = self.user {
             let user = [format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".to_owned()];
-            words.extend(user.map(OsString::from));
+            command.extend(user.map(OsString::from));
         }
-        words.extend(["--pdeathsig=KILL".into(), self.programs.join(program).into_os_string()]);
-        words.extend(["-D".into(), self.folder.join("data").into_os_string()]);
-        words.extend(args.split(' ').map(OsString::from));
-        words
+        command.extend(["--pdeathsig=KILL".into(), self.programs.join(program).into_os_string()]);
+        command.extend(["-D".into(), self.folder.join("data").into_os_string()]);
+        command.extend(args.split(' ').map(OsString::from));
+        command
     }
 }
 
@@ -158,7 +160,7 @@ impl User {
     }
 }
 
-/// Where the programs are: the newest of Debian's folders, else on PATH.
+/// The folder of the programs: the newest of Debian's folders.
 fn programs() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<_> = versions.map(|version| version.path().join("bin")).collect();
@@ -172,8 +174,8 @@ fn programs() -> Result<PathBuf> {
     }
 }
 
-async fn done(mut command: Command) -> Result<()> {
-    let output = command.output().await.context("could not start a program of PostgreSQL's")?;
+async fn run(mut command: Command) -> Result<()> {
+    let output = command.output().await.context("could not start a PostgreSQL program")?;
     ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The shop's services, as this program serves them.
+//! The shop's services, served by this program.
 
 use anyhow::{Context, Result};
 use cart_service::CartService;
@@ -21,7 +21,7 @@ use user_service::UserService;
 use super::keyless::{KeylessPayments, ONE_KEY};
 use super::lossy::{Losses, LossyUserService};
 
-/// The mechanism by which what a replica has left is carried on.
+/// The mechanism that resumes the work of a dead replica.
 pub(crate) const RECOVERY: &str = "recovery";
 
 /// A service of the shop.
@@ -40,10 +40,10 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// All of them: who is called first, as calls go.
+    /// All services; callees before their callers.
     pub(crate) const ALL: [Self; 5] = [Self::User, Self::Product, Self::Cart, Self::Payment, Self::Order];
 
-    /// The name it is registered under.
+    /// The name that the service is registered under.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::User => user_service::NAME,
@@ -54,18 +54,18 @@ impl Service {
         }
     }
 
-    /// The name of its database.
-    pub(crate) fn short(self) -> &'static str {
+    /// The short name, which its database has.
+    pub(crate) fn short_name(self) -> &'static str {
         self.name().trim_end_matches("-service")
     }
 }
 
-/// A replica of a service of the shop, as its environment says.
+/// A replica of a service of the shop, configured by its environment.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeArgs {
     #[arg(value_enum)]
     service: Service,
-    /// A mechanism that is switched off in it.
+    /// The mechanism that is switched off.
     #[arg(long, value_name = "MECHANISM")]
     without: Option<String>,
     #[command(flatten)]
@@ -74,12 +74,13 @@ pub(crate) struct ServeArgs {
     config: ServiceConfig,
 }
 
-/// `chaos serve-shop`: one replica, until SIGTERM or the end of its starter.
+/// `chaos serve-shop`: runs one replica until SIGTERM or the end of its parent
+/// process.
 ///
 /// # Errors
-/// When it cannot run; says why.
+/// When it cannot run.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("could not tie it to its starter")?;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("could not set the parent-death signal")?;
     let ServeArgs { service, without, losses, config } = args;
     telemetry::init(&config.log);
     let shutdown = Box::pin(shutdown_signal());
@@ -87,8 +88,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
         return service::run::<KeylessPayments>(config, shutdown).await;
     }
     match service {
-        Service::User if losses.any() => {
-            LossyUserService::losing(losses);
+        Service::User if losses.is_enabled() => {
+            LossyUserService::configure(losses);
             Box::pin(service::run::<LossyUserService>(config, shutdown)).await
         }
         Service::User => Box::pin(service::run::<UserService>(config, shutdown)).await,
@@ -96,16 +97,16 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
         Service::Cart => Box::pin(service::run::<CartService>(config, shutdown)).await,
         Service::Payment => Box::pin(service::run::<PaymentService>(config, shutdown)).await,
         Service::Order if without.as_deref() == Some(RECOVERY) => {
-            Box::pin(service::run::<Forgetful>(config, shutdown)).await
+            Box::pin(service::run::<OrderServiceWithoutRecovery>(config, shutdown)).await
         }
         Service::Order => Box::pin(service::run::<OrderService>(config, shutdown)).await,
     }
 }
 
-/// order-service without the work that carries on what was left.
-struct Forgetful;
+/// An order-service that does not resume the work of dead replicas.
+struct OrderServiceWithoutRecovery;
 
-impl service::Service for Forgetful {
+impl service::Service for OrderServiceWithoutRecovery {
     const NAME: &'static str = OrderService::NAME;
     const VERSION: &'static str = OrderService::VERSION;
     const MIGRATIONS: Migrations = OrderService::MIGRATIONS;

@@ -1,4 +1,4 @@
-//! Where a shop keeps its data.
+//! The data of a shop.
 
 use std::{
     fs,
@@ -20,10 +20,10 @@ pub(super) enum Store {
 }
 
 impl Store {
-    /// Makes it as `plan` says.
+    /// Creates the databases of `plan`.
     ///
     /// # Errors
-    /// When the folder cannot be made or the server does not come up.
+    /// When the folder cannot be created or the server does not start.
     pub(super) async fn start(plan: &Plan) -> Result<Self> {
         let (setting, folder) = (&plan.setting, plan.data.as_deref());
         if setting.db == Database::Postgres {
