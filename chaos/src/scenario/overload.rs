@@ -1,8 +1,8 @@
 //! R11: three times as many calls as a server can serve.
 //!
-//! What refusing costs, beside what serving costs, is processor time of the same
-//! server, so it says the same on a busy machine. Rates do not; they are judged in
-//! the longer sizes only, each side on a core of its own.
+//! The costs of a rejection and of a served call are processor times of the same
+//! server, so their ratio is the same on a busy machine. Rates are not; they are
+//! evaluated in the longer sizes only, each side on a core of its own.
 
 use std::time::Duration;
 
@@ -29,27 +29,28 @@ use crate::{
     verdict::ScenarioOutcome,
 };
 
-/// The part of what serving costs that refusing may.
-const REFUSAL_COST: f64 = 0.5;
-/// How many of them are made at a time.
+/// The limit on the cost of a rejection as a share of that of a served call.
+const MAX_REJECTION_COST: f64 = 0.5;
+/// The number of concurrent callers.
 const CALLERS: usize = 8;
-/// How many calls the full server has under way.
-const PLACES: usize = 16;
-/// How long these are held, which is longer than anything here takes.
-const HELD: Duration = Duration::from_secs(300);
-/// What any other may take.
-const LIMIT: Duration = Duration::from_secs(10);
-/// The part of its calls that a channel may still send to who refuses all.
-const STILL_SENT: f64 = 0.2;
+/// The number of calls in flight on the full server.
+const SERVER_CONCURRENCY: usize = 16;
+/// The deadline of the calls that fill the server; longer than the scenario.
+const HELD_CALL_DEADLINE: Duration = Duration::from_secs(300);
+/// The deadline of all other calls.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// The limit on the share of calls that a throttled channel sends to a server
+/// that rejects all.
+const MAX_SENT_SHARE: f64 = 0.2;
 
 const SERVER_CORE: usize = 0;
 const GENERATOR_CORE: usize = 1;
-/// How many times what can be served is asked for.
-const TIMES: f64 = 3.0;
-const GOODPUT: f64 = 0.8;
-const WORST_SECOND: f64 = 0.6;
-const REFUSED_WITHIN: Duration = Duration::from_millis(20);
-const MEMORY_TIMES: f64 = 2.0;
+/// The load as a multiple of the peak rate.
+const LOAD_FACTOR: f64 = 3.0;
+const MIN_GOODPUT: f64 = 0.8;
+const MIN_WORST_SECOND: f64 = 0.6;
+const MAX_REJECTION_P99: Duration = Duration::from_millis(20);
+const MAX_MEMORY_FACTOR: f64 = 2.0;
 
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let mut outcome = ScenarioOutcome::default();
@@ -60,11 +61,12 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     Ok(outcome)
 }
 
-/// What refusing costs, and how many calls are still sent to who refuses all.
+/// Measures the cost of a rejection, and the calls that a throttled channel
+/// sends to a server that rejects all.
 async fn costs(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Result<()> {
     let calls = setting.sized(3_000, 10_000, 20_000);
     let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
-    let places = PLACES.to_string();
+    let places = SERVER_CONCURRENCY.to_string();
     let args = ["--work", "0s", "--max-concurrency", &places];
     let mut server = Replica::start("full", SERVICE, place, None, &args, setting)?;
     let process = server.process()?;
@@ -79,7 +81,7 @@ async fn costs(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Resu
     let (served, serving) = cost(&eager, process, calls, |ended| ended.is_ok()).await?;
     server.set_behaviour("hang").await?;
     let _held = fill(setting, &eager).await?;
-    // Without admission each of them takes as long as it may.
+    // Without admission each call takes until its deadline.
     let calls_of_full = if setting.is_disabled(ADMISSION) { CALLERS } else { calls };
     let (refused, refusing) = cost(&eager, process, calls_of_full, is_refused).await?;
     cost(&restrained, process, calls_of_full, is_refused).await?;
@@ -100,20 +102,20 @@ async fn costs(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Resu
     outcome.below(
         "processor time of refusing, as part of that of serving",
         cost,
-        REFUSAL_COST,
+        MAX_REJECTION_COST,
         "server/admission.rs: reject",
     );
-    outcome.below("calls sent to who refuses all", ratio(sent, calls), STILL_SENT, "policy/throttle.rs");
+    outcome.below("calls sent to who refuses all", ratio(sent, calls), MAX_SENT_SHARE, "policy/throttle.rs");
     Ok(())
 }
 
-/// Makes so many calls, eight at a time; how many ended as `wanted`, and the
-/// processor time that the server took for all.
+/// Makes so many calls, eight at a time; returns the number of expected results,
+/// and the processor time of the server.
 async fn cost(
     channel: &Channel,
     server: Pid,
     calls: usize,
-    wanted: fn(&Result<(), Status>) -> bool,
+    is_expected: fn(&Result<(), Status>) -> bool,
 ) -> Result<(usize, Duration)> {
     let before = cpu::time_used(Some(server))?;
     let mut callers = JoinSet::new();
@@ -122,7 +124,7 @@ async fn cost(
         callers.spawn(async move {
             let mut counted = 0;
             for _ in 0..calls / CALLERS {
-                counted += usize::from(wanted(&read(channel.clone(), LIMIT).await));
+                counted += usize::from(is_expected(&read(channel.clone(), CALL_DEADLINE).await));
             }
             counted
         });
@@ -141,22 +143,22 @@ fn is_refused(ended: &Result<(), Status>) -> bool {
     ended.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted)
 }
 
-/// Takes every place of the server with calls that do not end.
+/// Fills the server up to its limit with calls that do not end.
 async fn fill(setting: &ScenarioSetting, channel: &Channel) -> Result<JoinSet<Result<(), Status>>> {
     let mut held = JoinSet::new();
-    for _ in 0..2 * PLACES {
+    for _ in 0..2 * SERVER_CONCURRENCY {
         let channel = channel.clone();
-        held.spawn(async move { read(channel, HELD).await });
+        held.spawn(async move { read(channel, HELD_CALL_DEADLINE).await });
     }
-    // Without admission there is room for all of them.
+    // Without admission all of them are accepted.
     if !setting.is_disabled(ADMISSION) {
-        let refused = timeout(LIMIT, held.join_next()).await;
-        refused.context("the server refuses nothing")?;
+        let refused = timeout(CALL_DEADLINE, held.join_next()).await;
+        refused.context("the server rejects nothing")?;
     }
     Ok(held)
 }
 
-/// How much gets done of three times what can be.
+/// Measures goodput at three times the peak rate.
 async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Result<()> {
     let time = Duration::from_secs(setting.sized(5, 20, 60));
     let mut plan = Plan::new(setting);
@@ -191,7 +193,7 @@ async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Resu
         before >> 10
     ));
     outcome.fault += &format!(
-        "; {TIMES} times the {peak:.0} calls a second that cart-service can serve, for {} s",
+        "; {LOAD_FACTOR} times the {peak:.0} calls a second that cart-service can serve, for {} s",
         time.as_secs()
     );
     for (who, throttled) in [("callers that hold back", true), ("callers that do not", false)] {
@@ -199,7 +201,7 @@ async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Resu
         evaluate(who, throttled, &flood, peak, outcome);
         if throttled {
             let grown = ratio(most, before);
-            outcome.below("memory, times that before", grown, MEMORY_TIMES, "server/admission.rs");
+            outcome.below("memory, times that before", grown, MAX_MEMORY_FACTOR, "server/admission.rs");
         }
         print_line(format_args!(
             "    {who}: {}; memory {} MiB; the generator used {:.2} of its core",
@@ -211,7 +213,7 @@ async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Resu
     Ok(())
 }
 
-/// Calls for a cart, each of one of many customers.
+/// Returns a function that reads the cart of a random customer.
 fn carts(
     channel: Channel,
 ) -> impl Fn() -> futures_util::future::BoxFuture<'static, Result<(), Status>> + Clone + Send + Sync {
@@ -223,8 +225,8 @@ fn carts(
     }
 }
 
-/// Floods the server; what was seen, the most memory that it had in KiB, and the
-/// part of a core that the generator used.
+/// Floods the server; returns the outcomes, the server's largest memory in KiB,
+/// and the share of a core that the generator used.
 async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Result<(Flood, usize, f64)> {
     let used = cpu::time_used(None)?;
     let mut most = 0;
@@ -236,7 +238,7 @@ async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Re
         }
     };
     let flood = tokio::select! {
-        flood = Flood::of(carts(channel), peak * TIMES, time) => flood,
+        flood = Flood::of(carts(channel), peak * LOAD_FACTOR, time) => flood,
         () = watch => Flood::default(),
     };
     let cost = cpu::time_used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
@@ -255,13 +257,13 @@ fn evaluate(who: &str, run_and_evaluate: bool, flood: &Flood, peak: f64, outcome
     outcome.above(
         "goodput, as part of the peak's",
         goodput,
-        GOODPUT,
+        MIN_GOODPUT,
         "server/admission.rs; policy/throttle.rs",
     );
     let worst = worst(flood) / peak;
-    outcome.above("goodput of the worst second", worst, WORST_SECOND, "server/admission/gradient.rs");
+    outcome.above("goodput of the worst second", worst, MIN_WORST_SECOND, "server/admission/gradient.rs");
     let refused = Some(flood.refused_within(0.99));
-    outcome.within("rejections, p99", refused, REFUSED_WITHIN, "server/connection.rs: begin");
+    outcome.within("rejections, p99", refused, MAX_REJECTION_P99, "server/connection.rs: begin");
 }
 
 fn worst(flood: &Flood) -> f64 {

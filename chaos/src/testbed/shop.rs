@@ -122,7 +122,9 @@ impl Shop {
         for (service, replica) in &self.replicas {
             let mut view = ConsulResolver::new(self.consul.clone()).resolve(&service.name().parse()?);
             let passing = timeout(PASSING_TIMEOUT, view.wait_for(|now| passes(now, &replica.id))).await;
-            let message = || format!("{} does not pass within {PASSING_TIMEOUT:?}:\n{}", replica.id, replica.log_tail());
+            let message = || {
+                format!("{} does not pass within {PASSING_TIMEOUT:?}:\n{}", replica.id, replica.log_tail())
+            };
             passing.with_context(message)??;
         }
         Ok(())

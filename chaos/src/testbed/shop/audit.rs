@@ -65,7 +65,8 @@ impl Audit {
         customers: &[(Clients, Vec<String>)],
         products: &[(String, i64)],
     ) -> Result<Self> {
-        let all = customers.iter().flat_map(|(clients, all)| all.iter().map(move |one| (clients.clone(), one)));
+        let all =
+            customers.iter().flat_map(|(clients, all)| all.iter().map(move |one| (clients.clone(), one)));
         let orders = all.map(|(clients, one)| (clients, one.clone())).collect::<Vec<_>>();
         let orders = stream::iter(orders).map(|(clients, one)| async move { clients.orders_of(&one).await });
         let orders: Vec<_> = orders.buffer_unordered(CONCURRENCY).try_collect().await?;

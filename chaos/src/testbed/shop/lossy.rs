@@ -90,7 +90,9 @@ impl Service for LossyUserService {
         let events = Events::of(base, NAME).send(outbox);
         if base.nats.is_some() {
             // Events from the stream are lost in the subscriber.
-            return Ok(events.take(&["order-service"], LossySubscriber { losses, rejects: true }).add_to(serving));
+            return Ok(events
+                .take(&["order-service"], LossySubscriber { losses, rejects: true })
+                .add_to(serving));
         }
         let subscriber = LossySubscriber { losses, rejects: false };
         let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), subscriber), losses };

@@ -64,7 +64,11 @@ impl Nats {
         // The server sends no event when it is ready, so it is polled.
         while TcpStream::connect(self.listen).await.is_err() {
             let timed_out = Instant::now() > deadline;
-            ensure!(!timed_out, "the NATS server does not respond (`cargo xtask setup` installs it):\n{}", child.log_tail());
+            ensure!(
+                !timed_out,
+                "the NATS server does not respond (`cargo xtask setup` installs it):\n{}",
+                child.log_tail()
+            );
             sleep(Duration::from_millis(25)).await;
         }
         Ok(())

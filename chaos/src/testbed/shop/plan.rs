@@ -108,7 +108,8 @@ impl Plan {
         let env_of_plan = self.env.iter().filter(|(of, ..)| *of == service);
         let env_of_plan = env_of_plan.map(|(_, name, value)| (name.clone(), value.clone()));
         let mut command = vec![OsString::from("env")];
-        command.extend(env.into_iter().chain(env_of_plan).map(|(name, value)| format!("{name}={value}").into()));
+        command
+            .extend(env.into_iter().chain(env_of_plan).map(|(name, value)| format!("{name}={value}").into()));
         let wrap = self.wrappers.iter().filter(|(of, _)| *of == service);
         command.extend(wrap.flat_map(|(_, command)| command.iter().cloned()));
         command.extend(this_program(&["serve-shop", service.name()])?);
