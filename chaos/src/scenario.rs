@@ -204,7 +204,7 @@ pub(crate) const ALL: &[Scenario] = &[
         fault: "order-service killed at one write after the other of a checkout",
         promise: "no acknowledged order lost, no charge without order or refund, one order for each key; settled \
                   within 30 s of the restart",
-        off: crash::OFF,
+        off: crash::MECHANISM,
         run: |setting| Box::pin(crash::run(setting)),
     },
     Scenario {

@@ -1,4 +1,4 @@
-//! R15: the registry says that nobody is there, and is wrong.
+//! R15: the registry wrongly reports that there are no instances.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use crate::{
     verdict::ScenarioOutcome,
 };
 
-/// The most questions a second, whatever is answered.
-const QUERIES: f64 = 2.0;
-/// A time without a send that means that an endpoint was dropped.
-const DROPPED: Duration = Duration::from_secs(1);
+/// The limit on requests a second, whatever the response.
+const MAX_QUERIES_PER_SECOND: f64 = 2.0;
+/// The shortest gap without a call that counts as a dropped endpoint.
+const MIN_DROPPED_GAP: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let time = Duration::from_secs(setting.sized(4, 11, 20));
@@ -30,25 +30,25 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
         0,
     )
     .await?;
-    unguarded(&mut testbed).await?;
+    add_unguarded(&mut testbed).await?;
     let fake_registry = FakeRegistry::in_front_of(testbed.registry.address()).await?;
     let load = Load::start(channel(&testbed, fake_registry.client()?)?, Mix::Both)?;
     load.run_for(setting.warm_up()).await;
     let from = load.elapsed();
-    let mut busiest = 0.0_f64;
-    for lie in lies() {
-        fake_registry.respond_with(lie);
+    let mut max_rate = 0.0_f64;
+    for fake_response in fake_responses() {
+        fake_registry.respond_with(fake_response);
         // A first burst is allowed.
         load.run_for(Duration::from_secs(1)).await;
-        let asked = fake_registry.requests();
+        let requests_before = fake_registry.requests();
         load.run_for(time).await;
         #[allow(clippy::cast_precision_loss, reason = "a count of questions is far below 2^52")]
-        let rate = (fake_registry.requests() - asked) as f64 / time.as_secs_f64();
-        busiest = busiest.max(rate);
+        let rate = (fake_registry.requests() - requests_before) as f64 / time.as_secs_f64();
+        max_rate = max_rate.max(rate);
         fake_registry.respond_with(FakeResponse::PassThrough);
         load.run_for(setting.warm_up()).await;
     }
-    // And now it is true, but nobody has stopped.
+    // Now the instances are really deregistered, but still run.
     for replica in &testbed.replicas {
         testbed.consul.deregister(replica.id.as_str()).await?;
     }
@@ -59,17 +59,16 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let seconds = time.as_secs();
     let fault = format!("wiped servers, filtered and refused answers, mass deregistration, {seconds} s each");
     let mut outcome = ScenarioOutcome::of(fault, &call_log);
-    let gaps = testbed.replicas.iter().flat_map(|r| call_log.gaps(&r.id, from..until, DROPPED));
+    let gaps = testbed.replicas.iter().flat_map(|r| call_log.gaps(&r.id, from..until, MIN_DROPPED_GAP));
     outcome.at_most("dropped endpoints", gaps.count(), 0, "channel/pool.rs: unlisted instances");
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls", failed, 0, "channel/pool.rs: unlisted instances");
-    outcome.below("queries a second", busiest, QUERIES, "consul/watch/pace.rs");
+    outcome.below("queries a second", max_rate, MAX_QUERIES_PER_SECOND, "consul/watch/pace.rs");
     Ok(outcome)
 }
 
-/// Three replicas that do not look after their registration: who removes it
-/// has removed it.
-pub(super) async fn unguarded(testbed: &mut Testbed) -> Result<()> {
+/// Adds three replicas without a registration loop: a deregistration is final.
+pub(super) async fn add_unguarded(testbed: &mut Testbed) -> Result<()> {
     for n in 0..3 {
         let listen = ports::free()?;
         let place = LaunchSpec { listen, wrapper: Vec::new() };
@@ -85,13 +84,13 @@ fn channel(testbed: &Testbed, client: Client) -> Result<Channel> {
     Ok(testbed.setting.mesh(client, testbed.setting.channel_config())?.channel(SERVICE))
 }
 
-fn lies() -> [FakeResponse; 4] {
+fn fake_responses() -> [FakeResponse; 4] {
     let known = "Content-Type: application/json\r\nX-Consul-Knownleader: true\r\nX-Consul-Lastcontact: 0\r\n";
     let empty = |more: &str| FakeResponse::http("200 OK", &format!("{known}{more}"), "[]");
     [
-        // Wiped servers begin to count anew.
+        // Wiped servers restart their index.
         empty("X-Consul-Index: 7\r\n"),
-        // A token that is gone filters silently.
+        // A deleted token filters without an error.
         empty("X-Consul-Index: 90000\r\nX-Consul-Results-Filtered-By-ACLs: true\r\n"),
         empty("X-Consul-Index: 90001\r\nX-Consul-Default-Acl-Policy: deny\r\n"),
         FakeResponse::http("403 Forbidden", "", "ACL not found"),

@@ -1,4 +1,4 @@
-//! R9: everything at the bottom fails; retries must not multiply.
+//! R9: all instances of the bottom service fail; retries must not multiply.
 
 use std::{ops::Range, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::{
     verdict::ScenarioOutcome,
 };
 
-/// The time over which a budget counts.
+/// The window of a retry budget.
 const WINDOW: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
-/// The most sends of one call.
-const PER_CALL: usize = 3;
+/// The limit on attempts of one call.
+const MAX_ATTEMPTS_PER_CALL: usize = 3;
 
-/// Processes that call, and how many calls a second they make together.
+/// The number of calling processes, and their calls a second in total.
 type Callers = (usize, u32);
 
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
@@ -29,30 +29,35 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
         format!("all of the bottom layer UNAVAILABLE, below one and three layers, {seconds} s each"),
         &three,
     );
-    outcome.below("attempts per call at one layer, in the worst 10 s", worst(&one), 1.2, "policy/budget.rs");
+    outcome.below(
+        "attempts per call at one layer, in the worst 10 s",
+        worst_window(&one),
+        1.2,
+        "policy/budget.rs",
+    );
     outcome.below("calls at the bottom of three per call at the top", below, 1.3, "policy: chain-stop");
-    let most = one.max_attempts().max(three.max_attempts());
-    outcome.at_most("attempts of one call", most, PER_CALL, "policy/retry.rs");
+    let max = one.max_attempts().max(three.max_attempts());
+    outcome.at_most("attempts of one call", max, MAX_ATTEMPTS_PER_CALL, "policy/retry.rs");
     let few: &[Callers] = &[(5, 50)];
     let all: &[Callers] = &[(2, 50), (2, 200), (3, 50), (3, 200), (5, 50), (5, 100), (5, 200)];
     let (mut overall, mut second) = (0.0_f64, 0.0_f64);
     for callers in setting.sized(few, all, all) {
-        let reached = many(&setting, *callers).await?;
+        let reached_calls = several_processes(&setting, *callers).await?;
         let (processes, rate) = callers;
         print_line(format_args!(
             "    {processes} processes, {rate} calls a second: {:.2} attempts per call, {:.2} in the worst second",
-            reached.0, reached.1
+            reached_calls.0, reached_calls.1
         ));
-        (overall, second) = (overall.max(reached.0), second.max(reached.1));
+        (overall, second) = (overall.max(reached_calls.0), second.max(reached_calls.1));
     }
     outcome.below("attempts per call of several processes", overall, 1.2, "policy/budget.rs: the floor");
-    outcome.below("the same in the worst second", second, 1.75, "policy/budget.rs: how much at once");
+    outcome.below("the same in the worst second", second, 1.75, "policy/budget.rs: the burst");
     Ok(outcome)
 }
 
-/// How many calls reach the bottom, for each that so many processes make, while
-/// it fails: in all, and in the worst second.
-async fn many(setting: &ScenarioSetting, (processes, rate): Callers) -> Result<(f64, f64)> {
+/// The calls that reach the bottom per call of so many processes, while it
+/// fails: in total, and in the worst second.
+async fn several_processes(setting: &ScenarioSetting, (processes, rate): Callers) -> Result<(f64, f64)> {
     let mut testbed = Testbed::start(setting, RegistryKind::Dev, 0).await?;
     for _ in 0..processes {
         testbed.add_service("target", &["--relay", "bottom"])?;
@@ -71,30 +76,33 @@ async fn many(setting: &ScenarioSetting, (processes, rate): Callers) -> Result<(
     for _ in 0..setting.sized(16, 20, 20) {
         load.run_for(SECOND).await;
         let until = load.elapsed();
-        let mut reached = 0;
+        let mut reached_calls = 0;
         for replica in &mut testbed.replicas[processes..] {
-            reached += replica.report().await?.calls;
+            reached_calls += replica.report().await?.calls;
         }
-        seconds.push((from..until, usize::try_from(reached)?));
+        seconds.push((from..until, usize::try_from(reached_calls)?));
         from = until;
     }
     let call_log = load.finish().await?;
     let of = |time: &Range<Duration>| call_log.due(time.clone()).calls();
-    let worst = seconds.iter().map(|(time, reached)| ratio(*reached, of(time))).fold(0.0, f64::max);
-    let reached = seconds.iter().map(|(_, reached)| reached).sum();
-    Ok((ratio(reached, seconds.iter().map(|(time, _)| of(time)).sum()), worst))
+    let worst_window =
+        seconds.iter().map(|(time, reached_calls)| ratio(*reached_calls, of(time))).fold(0.0, f64::max);
+    let reached_calls = seconds.iter().map(|(_, reached_calls)| reached_calls).sum();
+    Ok((ratio(reached_calls, seconds.iter().map(|(time, _)| of(time)).sum()), worst_window))
 }
 
-/// The most attempts per call in any ten seconds that begin on a second.
-fn worst(call_log: &CallLog) -> f64 {
+/// The largest number of attempts per call in any ten seconds that begin on a
+/// second.
+fn worst_window(call_log: &CallLog) -> f64 {
     let end = call_log.all().iter().map(|call| call.due).max().unwrap_or_default();
     let last = end.saturating_sub(WINDOW).as_secs();
     let windows = (0..=last).map(|from| Duration::from_secs(from)..Duration::from_secs(from) + WINDOW);
     windows.map(|window| call_log.due(window).attempts_per_call()).fold(0.0, f64::max)
 }
 
-/// What the load saw of an outage below `layers` layers, in all and while it
-/// lasted, and how many calls reached the bottom for each of the latter.
+/// The load's calls during a run with an outage below `layers` layers, its
+/// calls during the outage, and the calls that reached the bottom for each of
+/// the latter.
 async fn layers(setting: &ScenarioSetting, layers: usize, time: Duration) -> Result<(CallLog, CallLog, f64)> {
     const NAMES: [&str; 3] = ["target", "middle", "bottom"];
     let mut testbed = Testbed::start(setting, RegistryKind::Dev, 0).await?;
@@ -117,13 +125,13 @@ async fn layers(setting: &ScenarioSetting, layers: usize, time: Duration) -> Res
     }
     load.run_for(time).await;
     let until = load.elapsed();
-    let mut reached = 0;
+    let mut reached_calls = 0;
     for replica in &mut testbed.replicas[bottom..] {
-        reached += replica.report().await?.calls;
+        reached_calls += replica.report().await?.calls;
     }
     let all = load.finish().await?;
     let call_log = all.due(from..until);
     #[allow(clippy::cast_precision_loss, reason = "counts of calls are far below 2^52")]
-    let per_call = reached as f64 / call_log.calls().max(1) as f64;
+    let per_call = reached_calls as f64 / call_log.calls().max(1) as f64;
     Ok((all, call_log, per_call))
 }

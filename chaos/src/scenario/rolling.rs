@@ -10,10 +10,10 @@ use crate::{
     verdict::ScenarioOutcome,
 };
 
-/// How long a restarted one may take to have traffic again.
-const BACK: Duration = Duration::from_secs(20);
-/// How long one may take to stop.
-const EXIT: Duration = Duration::from_secs(10);
+/// The limit on the time from a restart to traffic.
+const MAX_RECOVERY: Duration = Duration::from_secs(20);
+/// The limit on an instance's stop.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let rounds = setting.sized(1, 5, 5);
@@ -21,23 +21,24 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let load = Load::start(testbed.channel()?, Mix::Both)?;
     load.run_for(setting.warm_up()).await;
     let mut slowest = Duration::ZERO;
-    let mut back = Duration::ZERO;
+    let mut recovery = Duration::ZERO;
     for _ in 0..rounds {
         for replica in &mut testbed.replicas {
             slowest = slowest.max(replica.stop().await?);
             replica.restart()?;
-            let begun = load.elapsed();
+            let restarted = load.elapsed();
             let id = replica.id.clone();
-            let answered = load.wait_for_call(begun, BACK, |call| call.succeeded_on(&id)).await?;
-            back = back.max(answered.end() - begun);
+            let first_response =
+                load.wait_for_call(restarted, MAX_RECOVERY, |call| call.succeeded_on(&id)).await?;
+            recovery = recovery.max(first_response.end() - restarted);
         }
     }
     let call_log = load.finish().await?;
     let mut outcome =
         ScenarioOutcome::of(format!("{rounds} rolling restarts of three by SIGTERM"), &call_log);
-    outcome.recovered(Some(back));
+    outcome.recovered(Some(recovery));
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls of any kind", failed, 0, "server.rs: the order of the drain");
-    outcome.within("slowest exit", Some(slowest), EXIT, "server.rs: what is waited for at the end?");
+    outcome.within("slowest exit", Some(slowest), EXIT_TIMEOUT, "server.rs: the waits of the drain");
     Ok(outcome)
 }

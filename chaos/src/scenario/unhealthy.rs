@@ -1,4 +1,4 @@
-//! R8: every instance says that it is unhealthy, and is cured.
+//! R8: every instance reports that it is unhealthy, and recovers.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::{
     verdict::ScenarioOutcome,
 };
 
-/// How long after the cure a call may still fail.
-const CURED: Duration = Duration::from_secs(1);
+/// The limit on failures after the recovery.
+const MAX_RECOVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let time = Duration::from_secs(setting.sized(6, 40, 50));
@@ -46,11 +46,16 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     outcome.recovered(first.map(|first| first.max(last.unwrap_or_default())));
     let part = ratio(attempted, during.calls());
     outcome.above("calls still attempted", part, 0.95, "channel/pool.rs: panic; policy/throttle.rs");
-    outcome.within("first success after the cure", first, CURED, "health.rs: who keeps them out?");
+    outcome.within(
+        "first success after the cure",
+        first,
+        MAX_RECOVERY,
+        "health.rs: returning to the ready set",
+    );
     outcome.within(
         "last failure after the cure",
         Some(last.unwrap_or_default()),
-        CURED,
+        MAX_RECOVERY,
         "health/outlier.rs; backoff.rs",
     );
     Ok(outcome)

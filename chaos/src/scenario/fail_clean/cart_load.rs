@@ -1,5 +1,4 @@
-//! Who calls a replica straight while something is wrong with it, and writes
-//! down what it is told.
+//! Callers of one replica, without the mesh, that record every response.
 
 use std::{
     net::SocketAddr,
@@ -25,15 +24,15 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-/// The time that a call says it has, and what it may take besides.
+/// The deadline of a call, and the margin before it is cancelled.
 const DEADLINE: Duration = Duration::from_secs(5);
-const GRACE: Duration = Duration::from_secs(3);
+const DEADLINE_MARGIN: Duration = Duration::from_secs(3);
 const CALLERS: usize = 4;
-const PAUSE: Duration = Duration::from_millis(20);
-/// How often the health is asked for.
-const ASK: Duration = Duration::from_millis(20);
+const CALL_INTERVAL: Duration = Duration::from_millis(20);
+/// The interval between two health checks.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// One call for a customer of its own.
+/// One call, for a customer of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) customer: String,
@@ -52,23 +51,24 @@ pub(super) struct CartLoad {
 }
 
 impl CartLoad {
-    /// Calls from now on: some on one connection, one on a new one each time.
+    /// Starts the callers: some share a connection, one opens a new one for
+    /// each call.
     pub(super) fn start(listen: SocketAddr, name: &str) -> Result<Self> {
         let (mut calls, stop) = (JoinSet::new(), CancellationToken::new());
         let acknowledged = Arc::new(AtomicUsize::new(0));
-        let kept = endpoint(listen)?.connect_lazy();
+        let channel = endpoint(listen)?.connect_lazy();
         for caller in 0..=CALLERS {
-            let kept = (caller < CALLERS).then(|| kept.clone());
-            let (endpoint, stop, told) = (endpoint(listen)?, stop.clone(), acknowledged.clone());
+            let channel = (caller < CALLERS).then(|| channel.clone());
+            let (endpoint, stop, count) = (endpoint(listen)?, stop.clone(), acknowledged.clone());
             let name = format!("{name}-{caller}");
             calls.spawn(async move {
                 let mut calls = Vec::new();
                 while !stop.is_cancelled() {
-                    let channel = kept.clone().unwrap_or_else(|| endpoint.connect_lazy());
+                    let channel = channel.clone().unwrap_or_else(|| endpoint.connect_lazy());
                     let call = add(channel, format!("{name}-{}", calls.len())).await;
-                    told.fetch_add(usize::from(call.code == Code::Ok), Relaxed);
+                    count.fetch_add(usize::from(call.code == Code::Ok), Relaxed);
                     calls.push(call);
-                    sleep(PAUSE).await;
+                    sleep(CALL_INTERVAL).await;
                 }
                 calls
             });
@@ -76,18 +76,18 @@ impl CartLoad {
         Ok(Self { calls, stop, acknowledged })
     }
 
-    /// Waits until so many more calls were acknowledged.
+    /// Waits until so many more calls are acknowledged.
     pub(super) async fn acknowledged(&self, more: usize, limit: Duration) -> Result<()> {
-        let wanted = self.acknowledged.load(Relaxed) + more;
+        let expected = self.acknowledged.load(Relaxed) + more;
         let enough = async {
-            while self.acknowledged.load(Relaxed) < wanted {
-                sleep(ASK).await;
+            while self.acknowledged.load(Relaxed) < expected {
+                sleep(POLL_INTERVAL).await;
             }
         };
         timeout(limit, enough).await.context("calls are not acknowledged")
     }
 
-    /// Ends; all calls.
+    /// Stops the callers and returns all calls.
     pub(super) async fn end(self) -> Vec<Call> {
         self.stop.cancel();
         self.calls.join_all().await.concat()
@@ -100,8 +100,9 @@ async fn add(channel: Channel, customer: String) -> Call {
     let item = AddItemRequest { customer_id, product_id, quantity: 1, etag: String::new() };
     let mut request = Request::new(item);
     request.set_timeout(DEADLINE);
-    let answer = timeout(DEADLINE + GRACE, CartServiceClient::new(channel).add_item(request)).await;
-    let code = match answer {
+    let response =
+        timeout(DEADLINE + DEADLINE_MARGIN, CartServiceClient::new(channel).add_item(request)).await;
+    let code = match response {
         Ok(Ok(_)) => Code::Ok,
         Ok(Err(status)) => status.code(),
         Err(_) => Code::DeadlineExceeded,
@@ -113,20 +114,25 @@ fn endpoint(listen: SocketAddr) -> Result<Endpoint> {
     Ok(Endpoint::from_shared(format!("http://{listen}"))?.connect_timeout(DEADLINE))
 }
 
-/// How long it takes from now until that replica says that it serves, or does
-/// not; `None` when it does not come within `limit`. Asked on a new connection
-/// each time.
-pub(super) async fn until(listen: SocketAddr, serves: bool, limit: Duration) -> Result<Option<Duration>> {
+/// The time until that replica reports that it serves, or does not; `None` if
+/// that takes longer than `limit`. Each check uses a new connection.
+pub(super) async fn time_until_serving(
+    listen: SocketAddr,
+    serves: bool,
+    limit: Duration,
+) -> Result<Option<Duration>> {
     let began = Instant::now();
     let endpoint = endpoint(listen)?;
-    let wanted = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+    let expected = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
     while began.elapsed() < limit {
         let mut client = HealthClient::new(endpoint.connect_lazy());
-        let asked = timeout(Duration::from_secs(1), client.check(HealthCheckRequest::default())).await;
-        if asked.is_ok_and(|said| said.is_ok_and(|said| said.into_inner().status() == wanted)) {
+        let response = timeout(Duration::from_secs(1), client.check(HealthCheckRequest::default())).await;
+        if response
+            .is_ok_and(|message| message.is_ok_and(|message| message.into_inner().status() == expected))
+        {
             return Ok(Some(began.elapsed()));
         }
-        sleep(ASK).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(None)
 }
