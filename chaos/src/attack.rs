@@ -12,11 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::Args;
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use crate::{cli::AttackArgs, print_line};
+use crate::terminal::print_line;
 
 mod calls;
 mod floods;
@@ -29,6 +30,20 @@ pub(crate) mod victim;
 
 pub(crate) use server_kinds::{ALL as HOSTILE_SERVERS, HostileServer, parse as parse_server};
 pub(crate) use victim::VictimReport;
+
+/// `chaos attack`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct AttackArgs {
+    /// The name.
+    #[arg(value_parser = parse)]
+    pub(crate) attack: &'static Attack,
+    /// The server's address.
+    #[arg(long)]
+    pub(crate) target: SocketAddr,
+    /// The longest run.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
+}
 
 /// The delay before a connection that the server has closed is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(20);

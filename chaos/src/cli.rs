@@ -1,9 +1,16 @@
 //! The command line. The names are a contract that scripts build on.
 #![allow(clippy::doc_markdown, reason = "these comments are read at a terminal, as help")]
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    attack::{self, Attack},
+    setting::{Database, Size},
+    target,
+    testbed::shop,
+};
 
 /// Faults under load, measured against their promised figures.
 ///
@@ -23,10 +30,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// A replica that is controlled by its standard input.
     #[command(hide = true)]
-    Serve(ServeArgs),
+    Serve(target::ServeArgs),
     /// A replica of a service of the shop.
     #[command(hide = true)]
-    ServeShop(Box<crate::testbed::shop::ServeArgs>),
+    ServeShop(Box<shop::ServeArgs>),
     /// A registry that ends when its standard input does.
     #[command(hide = true)]
     Registry {
@@ -35,13 +42,13 @@ pub(crate) enum Command {
     },
     /// A hostile peer.
     #[command(hide = true)]
-    Attack(AttackArgs),
+    Attack(attack::AttackArgs),
     /// A hostile server.
     #[command(hide = true)]
-    HostileServer(HostArgs),
+    HostileServer(attack::hostile_server::HostArgs),
     /// A client of a hostile server and of another.
     #[command(hide = true)]
-    Victim(VictimArgs),
+    Victim(attack::victim::VictimArgs),
     /// A program that ends when its parent process does.
     #[command(hide = true)]
     Tether {
@@ -83,107 +90,10 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "chaos-grpc-go", value_name = "PROGRAM")]
     pub(crate) grpc_go: PathBuf,
     /// The attacks of R29, by name [default: all]
-    #[arg(long = "attack", value_name = "NAME", value_parser = crate::attack::parse)]
-    pub(crate) attacks: Vec<&'static crate::attack::Attack>,
+    #[arg(long = "attack", value_name = "NAME", value_parser = attack::parse)]
+    pub(crate) attacks: Vec<&'static Attack>,
     /// Keeps every process's log in DIR [default: a temporary folder, kept when
     /// a figure was missed]
     #[arg(long, value_name = "DIR")]
     pub(crate) logs: Option<PathBuf>,
-}
-
-/// The length of scenarios.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(crate) enum Size {
-    /// Seconds: the fault once.
-    Quick,
-    /// About a minute each.
-    Usual,
-    /// As long as promised.
-    Full,
-}
-
-/// A database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Database {
-    /// Files.
-    Sqlite,
-    /// A server.
-    Postgres,
-}
-
-/// `chaos attack`.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct AttackArgs {
-    /// The name.
-    #[arg(value_parser = crate::attack::parse)]
-    pub(crate) attack: &'static crate::attack::Attack,
-    /// The server's address.
-    #[arg(long)]
-    pub(crate) target: SocketAddr,
-    /// The longest run.
-    #[arg(long, value_parser = registry_client::parse_duration)]
-    pub(crate) time: Duration,
-}
-
-/// A hostile server.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct HostArgs {
-    /// The name.
-    #[arg(value_parser = crate::attack::parse_server)]
-    pub(crate) server: &'static crate::attack::HostileServer,
-    /// The address that it listens on.
-    #[arg(long)]
-    pub(crate) listen: SocketAddr,
-    /// The longest run.
-    #[arg(long, value_parser = registry_client::parse_duration)]
-    pub(crate) time: Duration,
-}
-
-/// A client of a hostile server and of another.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct VictimArgs {
-    /// The address of the hostile server.
-    #[arg(long)]
-    pub(crate) hostile: SocketAddr,
-    /// The address of the other server.
-    #[arg(long)]
-    pub(crate) neighbour: SocketAddr,
-    /// The time for which only the other server is called.
-    #[arg(long, value_parser = registry_client::parse_duration)]
-    pub(crate) quiet: Duration,
-    /// The time for which both are called.
-    #[arg(long, value_parser = registry_client::parse_duration)]
-    pub(crate) time: Duration,
-    /// The mechanism that is switched off.
-    #[arg(long, value_name = "MECHANISM")]
-    pub(crate) without: Option<String>,
-}
-
-/// A replica.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// The service that it is an instance of.
-    #[arg(long)]
-    pub(crate) service: String,
-    /// The address that it listens on.
-    #[arg(long)]
-    pub(crate) listen: SocketAddr,
-    /// The registry; without one it does not register.
-    #[arg(long)]
-    pub(crate) registry: Option<String>,
-    /// The service to which it relays every call.
-    #[arg(long)]
-    pub(crate) relay: Option<String>,
-    /// The time that a call takes without a fault.
-    #[arg(long, default_value = "20ms", value_parser = registry_client::parse_duration)]
-    pub(crate) work: Duration,
-    /// The number of calls that are worked on at once; the others wait.
-    #[arg(long, value_name = "N")]
-    pub(crate) slots: Option<usize>,
-    /// The concurrency limit of a method [default: the server's own]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_concurrency: Option<usize>,
-    /// The mechanism that is switched off.
-    #[arg(long, value_name = "MECHANISM")]
-    pub(crate) without: Option<String>,
 }

@@ -104,7 +104,7 @@ impl Load {
     /// Waits for the end of a call that was due after `from` and matches.
     ///
     /// # Errors
-    /// When there is none within `limit` of now.
+    /// When no such call ends within `limit`.
     pub(crate) async fn wait_for_call(
         &self,
         from: Duration,

@@ -19,27 +19,16 @@ use crate::cli::{Cli, Command};
 mod attack;
 mod cli;
 mod load;
+mod mechanism;
+mod process_stats;
+mod proto;
 mod run;
 mod scenario;
+mod setting;
 mod target;
+mod terminal;
 mod testbed;
 mod verdict;
-
-mod proto {
-    #![allow(
-        missing_docs,
-        unreachable_pub,
-        unused_qualifications,
-        clippy::all,
-        clippy::doc_markdown,
-        clippy::too_many_lines,
-        clippy::use_self,
-        reason = "generated"
-    )]
-    tonic::include_proto!("chaos.v1");
-
-    pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-}
 
 /// The exit code of a missed figure.
 const MISSED: u8 = 1;
@@ -76,10 +65,4 @@ fn run_command(cli: Cli) -> Result<bool> {
     // No task left in the runtime needs an orderly end.
     runtime.shutdown_background();
     all_held
-}
-
-/// Writes a line to standard output. A closed pipe is ignored.
-fn print_line(line: impl std::fmt::Display) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

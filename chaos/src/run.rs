@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::{
     cli::RunArgs,
-    print_line,
     scenario::{ALL, Scenario},
-    testbed::{ScenarioSetting, ServerKind},
+    setting::{ScenarioSetting, ServerKind},
+    terminal::print_line,
     verdict::ScenarioOutcome,
 };
 

@@ -4,7 +4,9 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    testbed::{ADMISSION, CLIENT_LIMITS, PEER_LIMITS, ScenarioSetting, TIMEOUTS, shop::ONE_KEY},
+    mechanism::{ADMISSION, CLIENT_LIMITS, PEER_LIMITS, TIMEOUTS},
+    setting::ScenarioSetting,
+    testbed::shop::ONE_KEY,
     verdict::ScenarioOutcome,
 };
 
@@ -188,14 +190,14 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R20",
         fault: "the same key again and again, replicas killed",
-        promise: "as many orders and charges as keys, one answer for each key; nothing under way after 60 s",
+        promise: "as many orders and charges as keys, one response for each key; no order in progress after 60 s",
         off: "one request id for all repetitions",
         run: |setting| Box::pin(idempotency::run(setting)),
     },
     Scenario {
         id: "R21",
         fault: "five times as many buyers as pieces, a replica killed in each round",
-        promise: "exactly all sold in each round, every answer as of one stock; nothing under way after 60 s",
+        promise: "exactly all sold in each round, every response consistent with one stock; no order in progress after 60 s",
         off: stock::ONE_STEP,
         run: |setting| Box::pin(stock::run(setting)),
     },
@@ -224,7 +226,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R25",
         fault: "payments whose outcome is unknown, a carrier that refuses, replicas killed",
-        promise: "charged at most once, refunded when not shipped; nothing under way after 60 s",
+        promise: "charged at most once, refunded when not shipped; no order in progress after 60 s",
         off: ONE_KEY,
         run: |setting| Box::pin(unknown::run(setting)),
     },

@@ -2,25 +2,27 @@
 
 use std::{
     io::{self, BufRead, Write},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use clap::Args;
 use registry_client::{ChannelConfig, Mesh, ServerConfig, consul::Client, server::shutdown_signal};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::{Request, Response, Status};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    cli::{Database, ServeArgs, Size},
+    mechanism::{ADMISSION, PEER_LIMITS},
     proto::{
         DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
         target_service_client::TargetServiceClient,
         target_service_server::{TargetService, TargetServiceServer},
     },
-    testbed::{ADMISSION, PEER_LIMITS, ScenarioSetting, ServerKind},
+    setting::{Database, ScenarioSetting, ServerKind, Size},
 };
 
 mod behaviour;
@@ -30,6 +32,34 @@ use behaviour::{Command, CurrentBehaviour};
 use ledger::CallLedger;
 pub(crate) use ledger::Report;
 
+/// A replica.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The service that it is an instance of.
+    #[arg(long)]
+    pub(crate) service: String,
+    /// The address that it listens on.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// The registry; without one it does not register.
+    #[arg(long)]
+    pub(crate) registry: Option<String>,
+    /// The service to which it relays every call.
+    #[arg(long)]
+    pub(crate) relay: Option<String>,
+    /// The time that a call takes without a fault.
+    #[arg(long, default_value = "20ms", value_parser = registry_client::parse_duration)]
+    pub(crate) work: Duration,
+    /// The number of calls that are worked on at once; the others wait.
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<usize>,
+    /// The concurrency limit of a method [default: the server's own]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_concurrency: Option<usize>,
+    /// The mechanism that is switched off.
+    #[arg(long, value_name = "MECHANISM")]
+    pub(crate) without: Option<String>,
+}
 /// Serves until SIGTERM or the end of standard input.
 ///
 /// # Errors

@@ -3,14 +3,16 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use clap::Args;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -27,7 +29,21 @@ use super::{
     report,
     server_kinds::{Closes, HostileServer},
 };
-use crate::{cli::HostArgs, print_line};
+use crate::terminal::print_line;
+
+/// A hostile server.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct HostArgs {
+    /// The name.
+    #[arg(value_parser = super::parse_server)]
+    pub(crate) server: &'static HostileServer,
+    /// The address that it listens on.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// The longest run.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
+}
 
 /// The limit on responses that wait to be written.
 const MAX_QUEUED_RESPONSES: usize = 64;

@@ -1,9 +1,10 @@
 //! A client that calls a hostile server, and a normal one beside it, on one
 //! mesh.
 
-use std::{ops::Range, time::Duration};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use registry_client::{
     Channel, ChannelConfig, Mesh,
     instance::{Address, Instance, ServiceName},
@@ -18,12 +19,32 @@ use tokio::{
 use tonic::Request;
 
 use crate::{
-    cli::VictimArgs,
     load::{CallLog, DEADLINE, Load, Mix},
-    print_line,
+    mechanism::{NEVER, TIMEOUTS},
+    process_stats::memory,
     proto::{ReadRequest, target_service_client::TargetServiceClient},
-    testbed::{NEVER, TIMEOUTS, memory},
+    terminal::print_line,
 };
+
+/// A client of a hostile server and of another.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VictimArgs {
+    /// The address of the hostile server.
+    #[arg(long)]
+    pub(crate) hostile: SocketAddr,
+    /// The address of the other server.
+    #[arg(long)]
+    pub(crate) neighbour: SocketAddr,
+    /// The time for which only the other server is called.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) quiet: Duration,
+    /// The time for which both are called.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
+    /// The mechanism that is switched off.
+    #[arg(long, value_name = "MECHANISM")]
+    pub(crate) without: Option<String>,
+}
 
 /// The service whose server is hostile, and the other.
 const HOSTILE_SERVICE: &str = "hostile";

@@ -13,7 +13,8 @@ use registry_client::{
 
 use crate::{
     load::{CallLog, Load, Mix, ratio},
-    testbed::{LaunchSpec, RegistryKind, Replica, SERVICE, ScenarioSetting, Testbed, passes, ports},
+    setting::ScenarioSetting,
+    testbed::{LaunchSpec, RegistryKind, Replica, SERVICE, Testbed, passes, ports},
     verdict::ScenarioOutcome,
 };
 

@@ -7,7 +7,8 @@ use registry_client::instance::InstanceId;
 
 use crate::{
     load::{CallLog, DEADLINE, Load, Mix},
-    testbed::{PacketLoss, ScenarioSetting, Testbed},
+    setting::ScenarioSetting,
+    testbed::{PacketLoss, Testbed},
     verdict::ScenarioOutcome,
 };
 

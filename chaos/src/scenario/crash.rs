@@ -1,29 +1,27 @@
-//! R22: order-service is killed at one write after the other of a checkout,
-//! and the checkout still happens once, whole or not at all.
+//! R22: order-service is killed at each write of a checkout, and the checkout
+//! still happens once, completely or not at all.
 //!
 //! Each crash is a real SIGKILL, which strace sends at the n-th time that a
 //! thread of the process makes a system call, before the call has any effect.
-//! So the points are all states in which a crash can leave what is durable and
-//! what others were told: after the writes before this one, and none of it.
+//! The crash points cover all states that a crash can leave on disk and at other
+//! processes: all writes before the point, and none from there on.
 //!
-//! The calls are those by which something leaves the process: `pwrite64` (and
-//! its vectors) is how SQLite writes log and pages, `fdatasync` and `fsync` what
-//! makes them durable, `sendto`, `sendmsg` and `writev` how PostgreSQL, other
-//! services and callers are told. `write` is not among them: it wakes threads
-//! and writes the log, and no peer and no file of a database is written by it.
-//! Each is counted by itself, because strace can count no other way, and in
-//! each thread, which is why the process runs its tasks in one: what the
-//! database and what the network is sent then has one order. One run of each
-//! checkout without a crash counts them first: its points are those that are
-//! struck, all or so many evenly spread.
+//! The system calls are those that leave the process: SQLite writes log and
+//! pages with `pwrite64` (and its vector forms) and makes them durable with
+//! `fdatasync` and `fsync`; PostgreSQL, other services and callers are sent to
+//! with `sendto`, `sendmsg` and `writev`. `write` is left out: it wakes threads
+//! and writes the log, but reaches no peer and no database file. strace counts
+//! each call separately and in each thread, so the process runs its tasks in one
+//! thread, which gives writes and sends one order. A run of each checkout
+//! without a crash counts the calls first; all its points, or an evenly spread
+//! part of them, are then crash points.
 //!
-//! What a replica was working on is carried on when its lease has run out, after
-//! ten seconds. So that a point does not cost as much, each of several replicas
-//! has a database of its own, and they are killed independently: what one has
-//! left is carried on by the next process on the same database, and nobody else.
-//! At every other point the customer stays away until all is at rest, so that
-//! only [`RECOVERY`] can have brought it there; at the others they repeat their
-//! call at once, as a client does.
+//! The work of a replica is resumed when its lease expires, after ten seconds.
+//! To save time, several replicas, each with a database of its own, are killed
+//! independently: only the next process on the same database resumes the work.
+//! At every second point the customer waits until all is settled, so that only
+//! [`RECOVERY`] can have settled it; at the others they retry immediately, as a
+//! client does.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
@@ -33,8 +31,9 @@ use tokio::time::{Instant, sleep};
 use tonic::Response;
 
 use crate::{
+    setting::ScenarioSetting,
     testbed::{
-        Replica, ScenarioSetting,
+        Replica,
         shop::{Audit, Clients, Plan, RECOVERY, Service, Shop, retry_until_definite},
     },
     verdict::ScenarioOutcome,

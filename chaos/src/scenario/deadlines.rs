@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 
 use crate::{
     load::{DEADLINE, Load, Mix},
+    setting::ScenarioSetting,
     target::Report,
-    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    testbed::{RegistryKind, Testbed},
     verdict::ScenarioOutcome,
 };
 

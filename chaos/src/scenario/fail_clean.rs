@@ -9,12 +9,9 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::{
-    cli::Database,
-    print_line,
-    testbed::{
-        ScenarioSetting,
-        shop::{Plan, Service, Shop, retry_until_definite},
-    },
+    setting::{Database, ScenarioSetting},
+    terminal::print_line,
+    testbed::shop::{Plan, Service, Shop, retry_until_definite},
     verdict::ScenarioOutcome,
 };
 

@@ -7,8 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{deadlines, freeze, kill, misbehaving};
 use crate::{
-    cli::Size,
-    testbed::{ScenarioSetting, ServerKind},
+    setting::{ScenarioSetting, ServerKind, Size},
     verdict::ScenarioOutcome,
 };
 

@@ -8,7 +8,8 @@ use rustix::process::Signal;
 
 use crate::{
     load::{CallLog, Load, Mix},
-    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, Testbed},
     verdict::ScenarioOutcome,
 };
 

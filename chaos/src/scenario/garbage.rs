@@ -19,7 +19,8 @@ use tokio::time::{Instant, interval};
 
 use crate::{
     load::{Load, Mix},
-    testbed::{FakeRegistry, FakeResponse, RegistryKind, SERVICE, ScenarioSetting, Testbed},
+    setting::ScenarioSetting,
+    testbed::{FakeRegistry, FakeResponse, RegistryKind, SERVICE, Testbed},
     verdict::ScenarioOutcome,
 };
 

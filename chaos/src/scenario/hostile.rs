@@ -12,14 +12,15 @@ use tonic::{Request, transport::Endpoint};
 
 use crate::{
     attack::{Attack, AttackReport, all},
-    cli::Size,
     load::{CallLog, Load, Mix},
-    print_line,
+    process_stats::memory,
     proto::{ReadRequest, target_service_client::TargetServiceClient},
+    setting::{ScenarioSetting, Size},
+    terminal::print_line,
     testbed::{
-        LaunchSpec, Replica, SERVICE, ScenarioSetting,
+        LaunchSpec, Replica, SERVICE,
         child::{ChildProcess, this_program},
-        memory, ports,
+        ports,
     },
     verdict::ScenarioOutcome,
 };

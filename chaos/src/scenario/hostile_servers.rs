@@ -9,11 +9,11 @@ use tokio::time::timeout;
 
 use crate::{
     attack::{AttackReport, HOSTILE_SERVERS, HostileServer, VictimReport},
-    cli::Size,
-    print_line,
     scenario::hostile::{MAX_MEMORY_GROWTH_MIB, MAX_MUTE_TIME, MAX_P99_FACTOR, MIN_P99_LIMIT},
+    setting::{ScenarioSetting, Size},
+    terminal::print_line,
     testbed::{
-        LaunchSpec, Replica, SERVICE, ScenarioSetting,
+        LaunchSpec, Replica, SERVICE,
         child::{ChildProcess, this_program},
         ports,
     },

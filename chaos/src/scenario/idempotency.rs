@@ -10,10 +10,8 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
-    testbed::{
-        ScenarioSetting,
-        shop::{Audit, Clients, Plan, Service, Shop},
-    },
+    setting::ScenarioSetting,
+    testbed::shop::{Audit, Clients, Plan, Service, Shop},
     verdict::ScenarioOutcome,
 };
 

@@ -6,9 +6,9 @@ use anyhow::Result;
 use registry_client::instance::InstanceId;
 
 use crate::{
-    cli::Size,
     load::{CallLog, CallRecord, Load, Mix},
-    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    setting::{ScenarioSetting, Size},
+    testbed::{RegistryKind, Testbed},
     verdict::ScenarioOutcome,
 };
 

@@ -10,10 +10,8 @@ use registry_client::{
 
 use crate::{
     load::{Load, Mix},
-    testbed::{
-        FakeRegistry, FakeResponse, LaunchSpec, RegistryKind, Replica, SERVICE, ScenarioSetting, Testbed,
-        ports,
-    },
+    setting::ScenarioSetting,
+    testbed::{FakeRegistry, FakeResponse, LaunchSpec, RegistryKind, Replica, SERVICE, Testbed, ports},
     verdict::ScenarioOutcome,
 };
 

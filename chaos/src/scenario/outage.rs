@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use crate::{
     load::{CallLog, Load, Mix, ratio},
-    print_line,
-    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    setting::ScenarioSetting,
+    terminal::print_line,
+    testbed::{RegistryKind, Testbed},
     verdict::ScenarioOutcome,
 };
 

@@ -12,12 +12,10 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    testbed::{
-        ScenarioSetting,
-        shop::{
-            Clients, Plan, Service, Shop,
-            lossy::{SINK_DROPS_ENV, SINK_FORGETS_ENV},
-        },
+    setting::ScenarioSetting,
+    testbed::shop::{
+        Clients, Plan, Service, Shop,
+        lossy::{SINK_DROPS_ENV, SINK_FORGETS_ENV},
     },
     verdict::ScenarioOutcome,
 };

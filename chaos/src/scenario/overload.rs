@@ -18,12 +18,14 @@ use tonic::{Code, Request, Status};
 
 use super::hostile::up;
 use crate::{
-    cli::Size,
     load::{Flood, ratio},
-    print_line,
+    mechanism::ADMISSION,
+    process_stats::{self, memory},
     proto::{DESCRIPTORS, ReadRequest, target_service_client::TargetServiceClient},
+    setting::{ScenarioSetting, Size},
+    terminal::print_line,
     testbed::{
-        ADMISSION, LaunchSpec, Replica, SERVICE, ScenarioSetting, cpu, memory, ports,
+        LaunchSpec, Replica, SERVICE, ports,
         shop::{Plan, Service, Shop},
     },
     verdict::ScenarioOutcome,
@@ -117,7 +119,7 @@ async fn cost(
     calls: usize,
     is_expected: fn(&Result<(), Status>) -> bool,
 ) -> Result<(usize, Duration)> {
-    let before = cpu::time_used(Some(server))?;
+    let before = process_stats::time_used(Some(server))?;
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let channel = channel.clone();
@@ -130,7 +132,7 @@ async fn cost(
         });
     }
     let counted = callers.join_all().await.iter().sum();
-    Ok((counted, cpu::time_used(Some(server))?.saturating_sub(before)))
+    Ok((counted, process_stats::time_used(Some(server))?.saturating_sub(before)))
 }
 
 async fn read(channel: Channel, limit: Duration) -> Result<(), Status> {
@@ -171,8 +173,8 @@ async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Resu
     let shop = Shop::start(plan).await?;
     let (_, cart) = shop.replicas.first().context("no cart-service")?;
     let server = cart.process()?;
-    cpu::pin(Some(server), SERVER_CORE)?;
-    cpu::pin(None, GENERATOR_CORE)?;
+    process_stats::pin(Some(server), SERVER_CORE)?;
+    process_stats::pin(None, GENERATOR_CORE)?;
 
     let channel = |throttled: bool| {
         let mut config = setting.channel_config();
@@ -228,7 +230,7 @@ fn carts(
 /// Floods the server; returns the outcomes, the server's largest memory in KiB,
 /// and the share of a core that the generator used.
 async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Result<(Flood, usize, f64)> {
-    let used = cpu::time_used(None)?;
+    let used = process_stats::time_used(None)?;
     let mut most = 0;
     let watch = async {
         let mut ticks = interval(Duration::from_millis(250));
@@ -241,7 +243,7 @@ async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Re
         flood = Flood::of(carts(channel), peak * LOAD_FACTOR, time) => flood,
         () = watch => Flood::default(),
     };
-    let cost = cpu::time_used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
+    let cost = process_stats::time_used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
     Ok((flood, most, cost))
 }
 

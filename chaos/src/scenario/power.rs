@@ -25,11 +25,9 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    cli, print_line,
-    testbed::{
-        ScenarioSetting,
-        shop::{Plan, Service, Shop},
-    },
+    setting::{self, ScenarioSetting},
+    terminal::print_line,
+    testbed::shop::{Plan, Service, Shop},
     verdict::ScenarioOutcome,
 };
 
@@ -50,7 +48,7 @@ const ORDER_ID_LENGTH: usize = 36;
 
 pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     // A database server's disk is not traced.
-    let setting = ScenarioSetting { db: cli::Database::Sqlite, ..setting };
+    let setting = ScenarioSetting { db: setting::Database::Sqlite, ..setting };
     let customers = setting.sized(40, 240, 600);
     let log = setting.logs.join("order-service.strace");
     let command = trace::command(log.to_str().context("a folder whose name is not text")?);

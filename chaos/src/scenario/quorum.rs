@@ -11,7 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     load::{Load, Mix},
-    testbed::{ConsulCluster, FakeRegistry, FakeResponse, Registry, ScenarioSetting, Testbed, passes},
+    setting::ScenarioSetting,
+    testbed::{ConsulCluster, FakeRegistry, FakeResponse, Registry, Testbed, passes},
     verdict::ScenarioOutcome,
 };
 

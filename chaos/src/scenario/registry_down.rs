@@ -15,7 +15,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     load::{CallLog, Load, Mix},
-    testbed::{RegistryKind, SERVICE, ScenarioSetting, Testbed, passes},
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, SERVICE, Testbed, passes},
     verdict::ScenarioOutcome,
 };
 

@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use super::lies::add_unguarded;
 use crate::{
     load::{Load, Mix},
-    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, Testbed},
     verdict::ScenarioOutcome,
 };
 

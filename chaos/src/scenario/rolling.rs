@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use crate::{
     load::{Load, Mix},
-    testbed::{RegistryKind, ScenarioSetting, Testbed},
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, Testbed},
     verdict::ScenarioOutcome,
 };
 

@@ -36,10 +36,8 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::{
-    testbed::{
-        ScenarioSetting,
-        shop::{Audit, Clients, Plan, Service, Shop, retry_until_definite},
-    },
+    setting::ScenarioSetting,
+    testbed::shop::{Audit, Clients, Plan, Service, Shop, retry_until_definite},
     verdict::ScenarioOutcome,
 };
 

@@ -16,10 +16,8 @@ use tonic::Code;
 use uuid::Uuid;
 
 use crate::{
-    testbed::{
-        ScenarioSetting,
-        shop::{Audit, Clients, Plan, RetriedCall, Service, Shop},
-    },
+    setting::ScenarioSetting,
+    testbed::shop::{Audit, Clients, Plan, RetriedCall, Service, Shop},
     verdict::ScenarioOutcome,
 };
 
@@ -155,7 +153,7 @@ impl CustomerResult {
         }
     }
 
-    /// As [`record`](Self::record), and remembers it as the last word.
+    /// Records a response that contains the final state.
     fn record_final(&mut self, what: &str, call: RetriedCall<Order>, may_be_rejected: bool) {
         let final_states = self.record(what, call, may_be_rejected);
         self.final_states.extend(final_states.map(|order| (order.order_id.clone(), order.state())));

@@ -144,7 +144,7 @@ impl ChildProcess {
     }
 }
 
-/// This program, run as `command`.
+/// The command line of this program with these arguments.
 ///
 /// # Errors
 /// When the path of this program is unknown.

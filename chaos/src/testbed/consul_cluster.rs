@@ -12,10 +12,10 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    ScenarioSetting,
     child::{ChildProcess, this_program},
     hosts::Hosts,
 };
+use crate::setting::ScenarioSetting;
 
 /// The HTTP port of each server.
 const HTTP_PORT: u16 = 8500;
@@ -58,7 +58,7 @@ impl ConsulCluster {
     /// number.
     ///
     /// # Errors
-    /// When there is none in time.
+    /// When there is no such leader in time.
     pub(crate) async fn other_leader(&self) -> Result<usize> {
         for _ in 0..20 {
             let leader = self.leader().await?;
@@ -119,7 +119,7 @@ impl ConsulCluster {
     /// Waits until a running server is the leader; returns its number.
     ///
     /// # Errors
-    /// When there is none in time.
+    /// When there is no such leader in time.
     pub(crate) async fn leader(&self) -> Result<usize> {
         let deadline = Instant::now() + ELECTION_TIMEOUT;
         while Instant::now() < deadline {

@@ -15,10 +15,10 @@ use registry_client::consul::Client;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    ScenarioSetting,
     child::{ChildProcess, this_program},
     ports,
 };
+use crate::setting::ScenarioSetting;
 
 /// The limit on a registry's leader election.
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -8,10 +8,10 @@ use rustix::process::{Pid, Signal};
 use tokio::time::Instant;
 
 use super::{
-    ScenarioSetting, ServerKind,
     child::{ChildProcess, this_program},
     instance_id_of,
 };
+use crate::setting::{ScenarioSetting, ServerKind};
 
 /// The address of a replica, and the command prefix that starts it there.
 #[derive(Clone, Debug)]

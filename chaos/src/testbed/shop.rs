@@ -27,7 +27,8 @@ use registry_client::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Registry, RegistryKind, Replica, ScenarioSetting, passes, ports};
+use super::{Registry, RegistryKind, Replica, passes, ports};
+use crate::setting::ScenarioSetting;
 
 mod audit;
 mod clients;

@@ -117,8 +117,8 @@ mod tests {
 7     pwrite64(5, \"\"..., 24, 0) = 24
 7     +++ killed by SIGKILL +++
 ";
-        let said: Vec<_> = points(trace).into_iter().map(|point| (point.call, point.nth)).collect();
-        let as_said = [("pwrite64", 1), ("fdatasync", 1), ("pwrite64", 2)];
-        assert_eq!(said, as_said.map(|(call, nth)| (call.to_owned(), nth)));
+        let found: Vec<_> = points(trace).into_iter().map(|point| (point.call, point.nth)).collect();
+        let expected = [("pwrite64", 1), ("fdatasync", 1), ("pwrite64", 2)];
+        assert_eq!(found, expected.map(|(call, nth)| (call.to_owned(), nth)));
     }
 }

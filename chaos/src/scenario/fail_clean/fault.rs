@@ -6,7 +6,10 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::time::{Instant, sleep};
 
-use crate::testbed::{ScenarioSetting, child::ChildProcess, shop::Shop};
+use crate::{
+    setting::ScenarioSetting,
+    testbed::{child::ChildProcess, shop::Shop},
+};
 
 /// The limit on attaching and detaching strace.
 const STRACE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -17,8 +20,8 @@ const FILE_LIMIT: u64 = 3;
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// System calls, as strace's `trace` has them, that end as its `injection` has
-    /// it.
+    /// System calls in the syntax of strace's `trace`, with an end in that of its
+    /// `inject`.
     Calls(&'static str, &'static str),
     /// No file descriptor is left.
     Files,

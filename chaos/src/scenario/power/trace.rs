@@ -176,17 +176,17 @@ mod tests {
             r#"7  sendto(8<TCP:[127.0.0.1:1->127.0.0.1:2]>, "\x68", 1, 0, NULL, 0) = 1"#,
             r#"7  writev(8<TCP:[127.0.0.1:1->127.0.0.1:2]>, [{iov_base="\x68", iov_len=1}, {iov_base="\x69", iov_len=1}], 2) = 2"#,
         ];
-        let said =
+        let sent =
             |bytes: &[u8]| Event::Sent { socket: "[127.0.0.1:1->127.0.0.1:2]".into(), bytes: bytes.to_vec() };
-        let wanted = vec![
+        let expected = vec![
             Event::Opened(a.clone()),
             Event::Wrote { path: a.clone(), at: 4096, bytes: vec![0x22, 0] },
             Event::Truncated { path: a, length: 12 },
             Event::Removed(b),
-            said(b"h"),
-            said(b"hi"),
+            sent(b"h"),
+            sent(b"hi"),
         ];
-        assert_eq!(read(&lines), wanted);
+        assert_eq!(read(&lines), expected);
     }
 
     #[test]
@@ -198,12 +198,12 @@ mod tests {
             r"7  <... fdatasync resumed>) = 0",
             r"8  <... pwrite64 resumed>) = 1",
         ];
-        let wanted = vec![
+        let expected = vec![
             Event::SyncBegun { thread: 7, path: path.clone() },
             Event::Synced { thread: 7, path: path.clone() },
             Event::Wrote { path, at: 0, bytes: vec![1] },
         ];
-        assert_eq!(read(&lines), wanted);
+        assert_eq!(read(&lines), expected);
     }
 
     #[test]

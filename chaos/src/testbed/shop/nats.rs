@@ -9,10 +9,12 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::testbed::{
-    ScenarioSetting,
-    child::{ChildProcess, this_program},
-    ports,
+use crate::{
+    setting::ScenarioSetting,
+    testbed::{
+        child::{ChildProcess, this_program},
+        ports,
+    },
 };
 
 /// The limit on the server's start.

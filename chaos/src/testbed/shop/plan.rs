@@ -1,15 +1,11 @@
 //! The plan of a shop, before it is started.
 
-use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, ffi::OsString};
 
 use anyhow::Result;
 
 use super::Service;
-use crate::testbed::{ScenarioSetting, child::this_program};
+use crate::{setting::ScenarioSetting, testbed::child::this_program};
 
 /// The default number of replicas of each service.
 const DEFAULT_REPLICAS: usize = 2;
@@ -24,7 +20,6 @@ pub(crate) struct Plan {
     wrappers: Vec<(Service, Vec<OsString>)>,
     own_databases: Vec<Service>,
     pub(super) nats: bool,
-    pub(super) data: Option<PathBuf>,
 }
 
 impl Plan {
@@ -36,7 +31,6 @@ impl Plan {
             wrappers: Vec::new(),
             own_databases: Vec::new(),
             nats: false,
-            data: None,
         }
     }
 
@@ -74,14 +68,6 @@ impl Plan {
     #[must_use]
     pub(crate) fn with_nats(mut self) -> Self {
         self.nats = true;
-        self
-    }
-
-    /// Keeps the data in that folder, such as a small tmpfs, instead of one
-    /// beside the logs.
-    #[must_use]
-    pub(crate) fn data(mut self, folder: &Path) -> Self {
-        self.data = Some(folder.to_owned());
         self
     }
 

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::testbed::{ScenarioSetting, child::ChildProcess};
+use crate::{setting::ScenarioSetting, testbed::child::ChildProcess};
 
 /// The log line of a server that is ready.
 const READY_LINE: &str = "LOG:  database system is ready";
@@ -33,8 +33,7 @@ pub(crate) struct Postgres {
     user: Option<User>,
     logs: PathBuf,
     child: Option<ChildProcess>,
-    folder: PathBuf,
-    _temporary: Option<TempDir>,
+    folder: TempDir,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,25 +43,19 @@ struct User {
 }
 
 impl Postgres {
-    /// Initialises a cluster in `folder`, or in a temporary one, and starts its
-    /// server.
+    /// Initialises a cluster in a temporary folder and starts its server.
     ///
     /// # Errors
     /// When there is no PostgreSQL, or it does not start.
-    pub(crate) async fn start(setting: &ScenarioSetting, folder: Option<&Path>) -> Result<Self> {
-        let temporary = match folder {
-            Some(_) => None,
-            // Not beside the logs, which its user may not access.
-            None => Some(tempfile::Builder::new().prefix("chaos-postgres-").tempdir()?),
-        };
-        let temporary_folder = temporary.as_ref().map(|temporary| temporary.path().to_owned());
-        let folder = folder.map(Path::to_owned).or(temporary_folder).context("a server without a folder")?;
+    pub(crate) async fn start(setting: &ScenarioSetting) -> Result<Self> {
+        // Not beside the logs, which its user may not access.
+        let folder = tempfile::Builder::new().prefix("chaos-postgres-").tempdir()?;
         let user = if rustix::process::geteuid().is_root() { Some(User::find()?) } else { None };
         if let Some(User { uid, gid }) = user {
-            chown(&folder, Some(uid), Some(gid)).context("could not give the folder to its user")?;
+            chown(folder.path(), Some(uid), Some(gid)).context("could not give the folder to its user")?;
         }
         let (programs, logs) = (programs()?, setting.logs.clone());
-        let mut server = Self { programs, user, logs, child: None, folder, _temporary: temporary };
+        let mut server = Self { programs, user, logs, child: None, folder };
         server.initialise().await?;
         server.restart().await?;
         Ok(server)
@@ -70,7 +63,7 @@ impl Postgres {
 
     /// The `DATABASE_URL` of the database of that name.
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres://postgres@localhost/{database}?host={}", self.folder.display())
+        format!("postgres://postgres@localhost/{database}?host={}", self.folder.path().display())
     }
 
     /// Sends SIGKILL to the server; its processes end with it.
@@ -107,7 +100,7 @@ impl Postgres {
     /// When the server rejects it.
     pub(super) async fn create(&mut self, database: &str) -> Result<()> {
         let mut create = Command::new(self.programs.join("createdb"));
-        create.arg("-h").arg(&self.folder).args(["-U", "postgres", database]);
+        create.arg("-h").arg(self.folder.path()).args(["-U", "postgres", database]);
         run(create).await
     }
 
@@ -116,7 +109,7 @@ impl Postgres {
             self.command("initdb", "-U postgres -A trust -E UTF8 --no-locale --no-sync --wal-segsize=1");
         let (program, args) = command.split_first().context("no program")?;
         let mut init = Command::new(program);
-        init.args(args).current_dir(&self.folder);
+        init.args(args).current_dir(self.folder.path());
         run(init).await
     }
 
@@ -127,7 +120,7 @@ impl Postgres {
         let mut command = vec!["sh".into(), "-c".into(), "exec \"$@\" 2>&1".into(), "sh".into()];
         command.extend(self.command("postgres", settings));
         command.push("-k".into());
-        command.push(self.folder.clone().into());
+        command.push(self.folder.path().into());
         command
     }
 
@@ -140,7 +133,7 @@ impl Postgres {
             command.extend(user.map(OsString::from));
         }
         command.extend(["--pdeathsig=KILL".into(), self.programs.join(program).into_os_string()]);
-        command.extend(["-D".into(), self.folder.join("data").into_os_string()]);
+        command.extend(["-D".into(), self.folder.path().join("data").into_os_string()]);
         command.extend(args.split(' ').map(OsString::from));
         command
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{Plan, Postgres};
-use crate::cli::Database;
+use crate::setting::Database;
 
 /// A database for each service.
 #[derive(Debug)]
@@ -25,15 +25,15 @@ impl Store {
     /// # Errors
     /// When the folder cannot be created or the server does not start.
     pub(super) async fn start(plan: &Plan) -> Result<Self> {
-        let (setting, folder) = (&plan.setting, plan.data.as_deref());
+        let setting = &plan.setting;
         if setting.db == Database::Postgres {
-            let mut server = Postgres::start(setting, folder).await?;
+            let mut server = Postgres::start(setting).await?;
             for database in plan.databases() {
                 server.create(&database).await?;
             }
             return Ok(Self::Server(Box::new(server)));
         }
-        let folder = folder.map_or_else(|| setting.logs.join("data"), Path::to_owned);
+        let folder = setting.logs.join("data");
         fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
         Ok(Self::Files(folder))
     }

@@ -1,4 +1,4 @@
-//! Core affinity and processor time of processes.
+//! Memory, processor time and core affinity of processes.
 
 use std::{fs, time::Duration};
 
@@ -41,4 +41,12 @@ pub(crate) fn time_used(process: Option<Pid>) -> Result<Duration> {
     let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>();
     let ticks = ticks.with_context(|| format!("{file} cannot be read"))?;
     Ok(Duration::from_millis(ticks * 1_000 / clock_ticks_per_second()))
+}
+
+/// The proportional set size of a process in KiB.
+pub(crate) fn memory(pid: Pid) -> Result<usize> {
+    let file = format!("/proc/{}/smaps_rollup", pid.as_raw_nonzero());
+    let text = fs::read_to_string(&file).with_context(|| format!("could not read {file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("no Pss")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
