@@ -1,4 +1,4 @@
-//! A connection that remembers whether its peer has ever said anything.
+//! A connection that records whether it has received any byte.
 
 use std::io;
 use std::pin::Pin;
@@ -9,20 +9,20 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Sets its flag at the first byte that comes in: only then is there an HTTP/2 server at the other end.
+/// A stream that sets a flag at the first received byte, which shows that the peer is an HTTP/2 server.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct FirstByteStream {
     stream: TcpStream,
-    heard: Arc<AtomicBool>,
+    has_received: Arc<AtomicBool>,
 }
 
-impl Heard {
-    pub(super) fn new(stream: TcpStream, heard: Arc<AtomicBool>) -> Self {
-        Self { stream, heard }
+impl FirstByteStream {
+    pub(super) fn new(stream: TcpStream, has_received: Arc<AtomicBool>) -> Self {
+        Self { stream, has_received }
     }
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for FirstByteStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -31,13 +31,13 @@ impl AsyncRead for Heard {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
+            self.has_received.store(true, Ordering::Relaxed);
         }
         polled
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for FirstByteStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
