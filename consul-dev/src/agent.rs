@@ -18,12 +18,12 @@ pub(crate) use checks::{
 pub(crate) use health::{by_id as health_by_id, by_name as health_by_name};
 pub(crate) use register::{deregister_service, register_service};
 
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse};
-use crate::blocking::{QueryView, with_jitter, wait_for};
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
 use crate::filter::{self, Filter};
 use crate::model::CONSUL_VERSION;
 use crate::request::{Request, wait_time};
+use crate::response::{self, ErrorResponse, HttpResponse};
 use crate::store::AgentState;
 use crate::wire::{AgentService, CheckShape, Object, node_meta};
 

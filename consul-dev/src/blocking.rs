@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::store::{Indexed, AgentState, Store};
+use crate::store::{AgentState, Indexed, Store};
 
 /// The state from the view of a query.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,12 @@ impl QueryView {
 }
 
 /// Waits until the index of `query` is above `min`, or for `wait`; returns immediately if `min` is 0.
-pub(crate) async fn wait_for(store: &Store, min: u64, wait: Duration, query: impl Fn(&AgentState) -> QueryView) {
+pub(crate) async fn wait_for(
+    store: &Store,
+    min: u64,
+    wait: Duration,
+    query: impl Fn(&AgentState) -> QueryView,
+) {
     if min == 0 {
         return;
     }

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse};
-use crate::blocking::{QueryView, with_jitter, wait_for};
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
 use crate::filter::{self, Filter};
-use crate::health::{blocking_query_meta, reject_foreign_datacenter, required, json_with_meta};
+use crate::health::{blocking_query_meta, json_with_meta, reject_foreign_datacenter, required};
 use crate::request::{ReadOptions, Request};
+use crate::response::{self, ErrorResponse, HttpResponse};
 use crate::store::AgentState;
 use crate::wire::{CatalogService, HealthService, NodeShape, Object};
 

@@ -10,13 +10,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-pub(crate) use spec::{CheckSpec, CheckContext};
+pub(crate) use spec::{CheckContext, CheckSpec};
 
 use crate::model::CheckStatus;
+use crate::probe::{Probe, TaskGuard};
 use crate::store::Store;
 
 /// The shortest interval between two probes; a shorter one is raised to it.
@@ -29,71 +29,28 @@ const MAX_OUTPUT: usize = 4096;
 /// same.
 const OUTPUT_DELAY: Duration = Duration::from_secs(300);
 
-/// A task that ends with its owner.
-#[derive(Debug)]
-pub(crate) struct TaskGuard(AbortHandle);
-
-impl TaskGuard {
-    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(task).abort_handle())
+/// Starts the probe of `spec`, which ends with the returned value.
+pub(crate) fn start_probe(store: &Arc<Store>, check_id: &str, spec: &CheckSpec) -> Probe {
+    let reporter = Reporter { store: Arc::downgrade(store), check_id: check_id.to_owned() };
+    let max_output = spec.max_output();
+    if spec.ttl.is_positive() {
+        let (heartbeat, heartbeats) = watch::channel(String::new());
+        let task = TaskGuard::spawn(ttl::expire(reporter, spec.ttl.as_std(), heartbeats));
+        return Probe::new(task, Some(heartbeat), max_output);
     }
-}
-
-impl Drop for TaskGuard {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// The running probe of a check.
-#[derive(Debug)]
-pub(crate) struct Probe {
-    _task: TaskGuard,
-    /// The heartbeats of a TTL check: sending restarts its timer.
-    heartbeat: Option<watch::Sender<String>>,
-    max_output: usize,
-}
-
-impl Probe {
-    /// Starts the probe of `spec`, which ends with the returned value.
-    pub(crate) fn start(store: &Arc<Store>, check_id: &str, spec: &CheckSpec) -> Self {
-        let reporter = Reporter { store: Arc::downgrade(store), check_id: check_id.to_owned() };
-        let max_output = spec.max_output();
-        if spec.ttl.is_positive() {
-            let (heartbeat, heartbeats) = watch::channel(String::new());
-            let task = TaskGuard::spawn(ttl::expire(reporter, spec.ttl.as_std(), heartbeats));
-            return Self { _task: task, heartbeat: Some(heartbeat), max_output };
-        }
-        let period = ProbeTiming {
-            interval: spec.interval.as_std().max(MIN_INTERVAL),
-            timeout: if spec.timeout.is_positive() { spec.timeout.as_std() } else { DEFAULT_TIMEOUT },
-        };
-        let thresholds = Thresholds::new(spec);
-        let task = if spec.grpc.is_empty() {
-            let target = tcp::Target::new(spec);
-            TaskGuard::spawn(repeat(reporter, period, thresholds, move || {
-                target.clone().probe(period.timeout)
-            }))
-        } else {
-            let target = grpc::Target::new(spec);
-            TaskGuard::spawn(repeat(reporter, period, thresholds, move || {
-                target.clone().probe(period.timeout)
-            }))
-        };
-        Self { _task: task, heartbeat: None, max_output }
-    }
-
-    /// Records a TTL check's heartbeat and returns its output, truncated to the limit; `None` for other checks.
-    pub(crate) fn heartbeat(&self, mut output: String) -> Option<String> {
-        let heartbeat = self.heartbeat.as_ref()?;
-        let total = output.len();
-        if total > self.max_output {
-            output.truncate(output.floor_char_boundary(self.max_output));
-            output = format!("{output} ... (captured {} of {total} bytes)", self.max_output);
-        }
-        heartbeat.send_replace(output.clone());
-        Some(output)
-    }
+    let period = ProbeTiming {
+        interval: spec.interval.as_std().max(MIN_INTERVAL),
+        timeout: if spec.timeout.is_positive() { spec.timeout.as_std() } else { DEFAULT_TIMEOUT },
+    };
+    let thresholds = Thresholds::new(spec);
+    let task = if spec.grpc.is_empty() {
+        let target = tcp::Target::new(spec);
+        TaskGuard::spawn(repeat(reporter, period, thresholds, move || target.clone().probe(period.timeout)))
+    } else {
+        let target = grpc::Target::new(spec);
+        TaskGuard::spawn(repeat(reporter, period, thresholds, move || target.clone().probe(period.timeout)))
+    };
+    Probe::new(task, None, max_output)
 }
 
 /// The handle with which a check's task reports its results.
@@ -217,7 +174,11 @@ mod tests {
             ..CheckSpec::default()
         });
         let mut observe = |status| thresholds.observe(status);
-        assert_eq!(observe(CheckStatus::Passing), Some(CheckStatus::Passing), "the first result counts at once");
+        assert_eq!(
+            observe(CheckStatus::Passing),
+            Some(CheckStatus::Passing),
+            "the first result counts at once"
+        );
         assert_eq!(observe(CheckStatus::Critical), None);
         assert_eq!(observe(CheckStatus::Critical), Some(CheckStatus::Warning));
         assert_eq!(observe(CheckStatus::Critical), Some(CheckStatus::Critical));

@@ -23,10 +23,7 @@ impl GoDuration {
     }
 
     /// Parses nanoseconds from a JSON number; out-of-range values are clamped.
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a float cast to i64 saturates, as intended"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "a float cast to i64 saturates, as intended")]
     pub(crate) fn from_nanos_text(text: &str) -> Self {
         Self(text.parse::<f64>().map_or(0, |nanos| nanos as i64))
     }

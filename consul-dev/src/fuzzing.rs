@@ -28,7 +28,10 @@ pub fn path(data: &[u8]) {
     let Ok(uri) = text.parse::<Uri>() else { return };
     let Some(path) = request::decode(uri.path(), false) else { return };
     let clean = router::normalize_path(&path);
-    assert!(clean.starts_with('/') && !clean.contains("//") && router::normalize_path(&clean) == clean, "{path:?}");
+    assert!(
+        clean.starts_with('/') && !clean.contains("//") && router::normalize_path(&clean) == clean,
+        "{path:?}"
+    );
     if let Some(query) = uri.query().and_then(Query::parse) {
         let encoded = query.encoded();
         assert_eq!(Query::parse(&encoded).map(|again| again.encoded()), Some(encoded));

@@ -3,13 +3,13 @@
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse, QueryMeta};
-use crate::blocking::{QueryView, with_jitter, wait_for};
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
 use crate::filter::{self, Filter};
-use crate::model::{Check, Node, CheckStatus};
+use crate::model::{Check, CheckStatus, Node};
 use crate::request::{ReadOptions, Request, parse_bool};
-use crate::store::{Indexed, AgentState};
+use crate::response::{self, ErrorResponse, HttpResponse, QueryMeta};
+use crate::store::{AgentState, Indexed};
 use crate::wire::{CheckShape, HealthService, NodeShape};
 
 /// An instance of a service.
@@ -22,7 +22,11 @@ struct Instance {
 }
 
 /// `GET /v1/health/service/:name`, and with `connect` `GET /v1/health/connect/:name`.
-pub(crate) async fn service(context: &Context, request: &Request, connect: bool) -> Result<HttpResponse, ErrorResponse> {
+pub(crate) async fn service(
+    context: &Context,
+    request: &Request,
+    connect: bool,
+) -> Result<HttpResponse, ErrorResponse> {
     request.reject_enterprise()?;
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     let name = required(request, "Missing service name")?;
@@ -50,7 +54,8 @@ pub(crate) async fn service(context: &Context, request: &Request, connect: bool)
             && filter.matches(instance)
     };
     let filtered: Vec<Instance> = all.into_iter().filter(matches).collect();
-    let meta = QueryMeta { index, known_leader: !streaming, consistency: Some(options.consistency), streaming };
+    let meta =
+        QueryMeta { index, known_leader: !streaming, consistency: Some(options.consistency), streaming };
     let mut response = json_with_meta(request, &filtered, &meta);
     if options.cached {
         response::set_cached(&mut response);
@@ -127,9 +132,12 @@ async fn list(
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     let name = required(request, missing)?;
     reject_foreign_datacenter(&options).map_err(ErrorResponse::with_placeholder_meta)?;
-    let filter = Filter::parse(&options.filter, filter::CHECK).map_err(ErrorResponse::with_placeholder_meta)?;
+    let filter =
+        Filter::parse(&options.filter, filter::CHECK).map_err(ErrorResponse::with_placeholder_meta)?;
     let matches = |check: &&Indexed<Check>| matches(&context.node, &check.value, name);
-    let query = |state: &AgentState| QueryView::of_records(state.catalog.checks_index(), state.catalog.checks().filter(matches));
+    let query = |state: &AgentState| {
+        QueryView::of_records(state.catalog.checks_index(), state.catalog.checks().filter(matches))
+    };
     wait_for(&context.store, options.index, with_jitter(options.wait), query).await;
     let (index, found) = context.store.read(|state| {
         let shape = |check| CheckShape::indexed(check, &context.node);

@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse, QueryMeta};
-use crate::blocking::{QueryView, with_jitter, wait_for};
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
 use crate::health::reject_foreign_datacenter;
 use crate::request::{ReadOptions, Request};
-use crate::store::{Entry, AgentState};
+use crate::response::{self, ErrorResponse, HttpResponse, QueryMeta};
+use crate::store::{AgentState, Entry};
 
 /// A key-value pair as JSON.
 #[derive(Debug, Serialize)]

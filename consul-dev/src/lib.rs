@@ -26,10 +26,10 @@
 //! ```
 
 mod agent;
-mod response;
 mod blocking;
 mod catalog;
 mod checks;
+mod context;
 mod decode;
 mod duration;
 mod filter;
@@ -39,7 +39,9 @@ pub mod fuzzing;
 mod health;
 mod kv;
 mod model;
+mod probe;
 mod request;
+mod response;
 mod router;
 mod server;
 mod store;
@@ -55,8 +57,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::checks::TaskGuard;
+use crate::context::Context;
 use crate::model::Node;
+use crate::probe::TaskGuard;
 use crate::store::Store;
 
 /// The interval between two searches for services that have been critical for too long; Consul's own.
@@ -90,13 +93,6 @@ impl Options {
     pub fn datacenter(self, datacenter: impl Into<String>) -> Self {
         Self { datacenter: datacenter.into(), ..self }
     }
-}
-
-/// What every request needs.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) store: Arc<Store>,
-    pub(crate) node: Node,
 }
 
 /// A running agent. Dropping it closes its connections, ends its checks and discards its state.
@@ -191,8 +187,8 @@ async fn reap(store: std::sync::Weak<Store>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::{CheckSpec, Probe, set_status};
-    use crate::model::{Check, Service, CheckStatus};
+    use crate::checks::{CheckSpec, set_status, start_probe};
+    use crate::model::{Check, CheckStatus, Service};
     use crate::store::NewCheck;
 
     fn store() -> Arc<Store> {
@@ -209,7 +205,7 @@ mod tests {
         let spec = CheckSpec { ttl: "1h".parse().unwrap(), ..CheckSpec::default() };
         let check =
             Check { id: id.into(), service_id: id.into(), service_name: id.into(), ..Check::default() };
-        let probe = Some(Probe::start(store, id, &spec));
+        let probe = Some(start_probe(store, id, &spec));
         let service = Service { id: id.into(), name: id.into(), ..Service::default() };
         let checks = vec![NewCheck { check, reap_after: Some(reap_after), probe }];
         store.write(|state| state.register_service(service, checks, false)).unwrap();

@@ -1,16 +1,24 @@
 //! A request with its parsed path and query.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Method;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
 
-use crate::response::ErrorResponse;
 use crate::duration::GoDuration;
-use crate::server::MAX_BODY;
+use crate::response::ErrorResponse;
 
+/// The limit on a request body in bytes.
+const MAX_BODY: usize = 512 * 1024;
+/// The limit on receiving the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The default wait of a blocking query.
-const DEFAULT_WAIT: std::time::Duration = std::time::Duration::from_secs(300);
+const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 /// The limit on the wait of a blocking query.
-const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(600);
+const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// The error of a body that was not received.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +129,7 @@ impl Query {
 pub(crate) struct ReadOptions {
     /// The index to pass; 0 does not block.
     pub(crate) index: u64,
-    pub(crate) wait: std::time::Duration,
+    pub(crate) wait: Duration,
     pub(crate) consistency: &'static str,
     pub(crate) filter: String,
     /// True if the agent may respond from its cache.
@@ -146,7 +154,8 @@ impl ReadOptions {
             let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
             return Err(ErrorResponse::bad_request(text));
         }
-        let datacenter_parameter = [query.get("datacenter"), query.get("dc")].into_iter().find(|name| !name.is_empty());
+        let datacenter_parameter =
+            [query.get("datacenter"), query.get("dc")].into_iter().find(|name| !name.is_empty());
         let index = match query.get("index") {
             "" => 0,
             text => text.parse().map_err(|_| ErrorResponse::bad_request("Invalid index"))?,
@@ -163,7 +172,7 @@ impl ReadOptions {
 }
 
 /// The wait time of a query: `wait`, or 5 minutes, at most 10.
-pub(crate) fn wait_time(query: &Query) -> Result<std::time::Duration, ErrorResponse> {
+pub(crate) fn wait_time(query: &Query) -> Result<Duration, ErrorResponse> {
     let wait = match query.get("wait") {
         "" => GoDuration::default(),
         text => text.parse().map_err(|_| ErrorResponse::bad_request("Invalid wait time"))?,
@@ -214,4 +223,17 @@ fn encode(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// Reads a body within the limits on size and time.
+pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(BodyError::TooLarge { announced });
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { announced: None }),
+        Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
+    }
 }

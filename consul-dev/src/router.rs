@@ -3,10 +3,10 @@
 use http::{Method, StatusCode, Uri};
 use hyper::body::Incoming;
 
-use crate::response::{self, HttpResponse, ErrorResponse};
-use crate::request::{Query, Request, decode};
-use crate::server::read_body;
-use crate::{Context, agent, catalog, health, kv, ui};
+use crate::context::Context;
+use crate::request::{Query, Request, decode, read_body};
+use crate::response::{self, ErrorResponse, HttpResponse};
+use crate::{agent, catalog, health, kv, ui};
 
 /// The endpoints.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +115,11 @@ pub(crate) async fn serve(context: &Context, request: hyper::Request<Incoming>) 
     response
 }
 
-async fn dispatch(context: &Context, endpoint: Endpoint, request: Request) -> Result<HttpResponse, ErrorResponse> {
+async fn dispatch(
+    context: &Context,
+    endpoint: Endpoint,
+    request: Request,
+) -> Result<HttpResponse, ErrorResponse> {
     match endpoint {
         Endpoint::AgentSelf => Ok(agent::describe(context, &request)),
         Endpoint::AgentVersion => Ok(agent::version(&request)),
@@ -182,7 +186,8 @@ fn not_found(context: &Context, path: &str, method: &Method) -> HttpResponse {
 fn redirect_target(uri: &Uri, path: &str, method: &Method) -> Option<HttpResponse> {
     let normalized = normalize_path(path);
     let to = if normalized != path {
-        normalized } else if find_route(path).is_none() && (path == "/ui" || find_route(&format!("{path}/")).is_some()) {
+        normalized
+    } else if find_route(path).is_none() && (path == "/ui" || find_route(&format!("{path}/")).is_some()) {
         format!("{path}/")
     } else {
         return None;

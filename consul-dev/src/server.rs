@@ -7,9 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,12 +18,8 @@ use tracing::{debug, warn};
 
 use connections::{ConnectionActivity, Connections};
 
-use crate::Context;
-use crate::request::BodyError;
+use crate::context::Context;
 use crate::router;
-
-/// The limit on a request body in bytes.
-pub(crate) const MAX_BODY: usize = 512 * 1024;
 
 /// The limit on a connection's idle time between two requests; Consul's own.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -34,10 +27,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The interval between two searches for late request heads.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The limit on receiving the body of a request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-const TOO_MANY_CONNECTIONS: &str = "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+const TOO_MANY_CONNECTIONS: &str =
+    "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
 
 /// Serves until the task is aborted; its connections end with it.
 pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
@@ -63,7 +54,12 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, activity: Arc<ConnectionActivity>, context: Arc<Context>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    activity: Arc<ConnectionActivity>,
+    context: Arc<Context>,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "could not switch off Nagle's algorithm");
     }
@@ -93,17 +89,4 @@ async fn reject(mut stream: TcpStream) {
     );
     // The connection is closed even if the client does not read it.
     let _ = timeout(Duration::from_secs(1), stream.write_all(response.as_bytes())).await;
-}
-
-/// Reads a body within the limits on size and time.
-pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
-    let announced = body.size_hint().exact();
-    if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(BodyError::TooLarge { announced });
-    }
-    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { announced: None }),
-        Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
-    }
 }

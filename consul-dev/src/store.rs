@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 pub(crate) use catalog::{Catalog, Indexed};
 pub(crate) use kv::{Entry, Kv};
-pub(crate) use local::{LocalState, LocalCheck, NewCheck};
+pub(crate) use local::{LocalCheck, LocalState, NewCheck};
 
 use crate::model::Node;
 

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use http::StatusCode;
 
-use crate::Context;
+use crate::context::Context;
+use crate::model::{CheckStatus, Service};
 use crate::response::{self, HttpResponse};
-use crate::model::{Service, CheckStatus};
 use crate::store::AgentState;
 
 const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"3\">\

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::model::{
-    CONSUL_VERSION, Check, Locality, NamedPort, Node, Service, CheckStatus, TaggedAddress, Weights,
+    CONSUL_VERSION, Check, CheckStatus, Locality, NamedPort, Node, Service, TaggedAddress, Weights,
 };
 use crate::store::{Catalog, Indexed};
 

@@ -4,12 +4,12 @@ use tracing::info;
 
 use super::register::{check_from_spec, ensure_supported, start_check};
 use super::{unknown_check, unknown_service};
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse};
-use crate::checks::{self, CheckSpec, CheckContext};
-use crate::decode::{DecodeError, read_into, object};
-use crate::model::{Check, NODE_MAINTENANCE, SERVICE_MAINTENANCE, CheckStatus};
+use crate::checks::{self, CheckContext, CheckSpec};
+use crate::context::Context;
+use crate::decode::{DecodeError, object, read_into};
+use crate::model::{Check, CheckStatus, NODE_MAINTENANCE, SERVICE_MAINTENANCE};
 use crate::request::{Request, parse_bool};
+use crate::response::{self, ErrorResponse, HttpResponse};
 use crate::store::NewCheck;
 
 /// `PUT /v1/agent/check/register`.
@@ -56,7 +56,11 @@ pub(crate) fn deregister_check(context: &Context, request: &Request) -> Result<H
 }
 
 /// `PUT /v1/agent/check/{pass,warn,fail}/:id?note=`.
-pub(crate) fn set_check(context: &Context, request: &Request, status: CheckStatus) -> Result<HttpResponse, ErrorResponse> {
+pub(crate) fn set_check(
+    context: &Context,
+    request: &Request,
+    status: CheckStatus,
+) -> Result<HttpResponse, ErrorResponse> {
     let note = request.query.get("note").to_owned();
     heartbeat(context, request, status, note)
 }
@@ -78,20 +82,29 @@ pub(crate) fn update_check(context: &Context, request: &Request) -> Result<HttpR
     heartbeat(context, request, status, output)
 }
 
-fn heartbeat(context: &Context, request: &Request, status: CheckStatus, output: String) -> Result<HttpResponse, ErrorResponse> {
+fn heartbeat(
+    context: &Context,
+    request: &Request,
+    status: CheckStatus,
+    output: String,
+) -> Result<HttpResponse, ErrorResponse> {
     request.reject_enterprise()?;
     let id = request.rest.as_str();
     let truncated_output = context.store.read(|state| {
         let local = state.local.checks.get(id).ok_or_else(|| unknown_check(id))?;
         let truncated_output = local.probe.as_ref().and_then(|probe| probe.heartbeat(output));
-        truncated_output.ok_or_else(|| ErrorResponse::internal(format!("CheckID {id:?} does not have associated TTL")))
+        truncated_output
+            .ok_or_else(|| ErrorResponse::internal(format!("CheckID {id:?} does not have associated TTL")))
     })?;
     checks::set_status(&context.store, id, status, truncated_output);
     Ok(response::accepted())
 }
 
 /// `PUT /v1/agent/service/maintenance/:id?enable=&reason=`.
-pub(crate) fn service_maintenance(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
+pub(crate) fn service_maintenance(
+    context: &Context,
+    request: &Request,
+) -> Result<HttpResponse, ErrorResponse> {
     let id = request.rest.as_str();
     if id.is_empty() {
         return Err(ErrorResponse::bad_request("Missing service ID"));

@@ -5,10 +5,10 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse};
-use crate::model::{Check, NODE_MAINTENANCE, Node, SERVICE_MAINTENANCE, Service, CheckStatus};
+use crate::context::Context;
+use crate::model::{Check, CheckStatus, NODE_MAINTENANCE, Node, SERVICE_MAINTENANCE, Service};
 use crate::request::Request;
+use crate::response::{self, ErrorResponse, HttpResponse};
 use crate::store::AgentState;
 use crate::wire::AgentService;
 
@@ -129,18 +129,27 @@ pub(crate) fn by_id(context: &Context, request: &Request) -> Result<HttpResponse
         return Err(ErrorResponse::bad_request("Missing serviceID"));
     }
     request.reject_enterprise()?;
-    let found = context.store.read(|state| state.local.services.get(id).map(|service| aggregate(state, service)));
+    let found =
+        context.store.read(|state| state.local.services.get(id).map(|service| aggregate(state, service)));
     let Some((health, info)) = found else {
         let not_found = Info { aggregated_status: CheckStatus::Critical.name(), service: None, checks: None };
-        return Ok(response_for(request, StatusCode::NOT_FOUND, &format!("ServiceId {id} not found"), &not_found));
+        return Ok(response_for(
+            request,
+            StatusCode::NOT_FOUND,
+            &format!("ServiceId {id} not found"),
+            &not_found,
+        ));
     };
     Ok(response_for(request, health.code(), health.name(), &info))
 }
 
 fn aggregate(state: &AgentState, service: &Service) -> (AggregatedHealth, Info) {
     let checks: Vec<&Check> = state.local.checks_of(&service.id).collect();
-    let worst =
-        checks.iter().map(|check| AggregatedHealth::of(check)).max().unwrap_or(AggregatedHealth::Checks(CheckStatus::Passing));
+    let worst = checks
+        .iter()
+        .map(|check| AggregatedHealth::of(check))
+        .max()
+        .unwrap_or(AggregatedHealth::Checks(CheckStatus::Passing));
     let info = Info {
         aggregated_status: worst.name(),
         service: Some(AgentService::new(service, &state.node)),

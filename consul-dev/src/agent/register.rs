@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use tracing::info;
 
 use super::unknown_service;
-use crate::Context;
-use crate::response::{self, HttpResponse, ErrorResponse};
-use crate::checks::{CheckSpec, Probe};
+use crate::checks::{CheckSpec, start_probe};
+use crate::context::Context;
 use crate::duration::GoDuration;
-use crate::model::{Check, Service, CheckStatus, TaggedAddress};
+use crate::model::{Check, CheckStatus, Service, TaggedAddress};
 use crate::request::Request;
+use crate::response::{self, ErrorResponse, HttpResponse};
 use crate::store::NewCheck;
 use definition::Definition;
 
@@ -49,7 +49,10 @@ pub(crate) fn register_service(context: &Context, request: &Request) -> Result<H
 }
 
 /// `PUT /v1/agent/service/deregister/:id`.
-pub(crate) fn deregister_service(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
+pub(crate) fn deregister_service(
+    context: &Context,
+    request: &Request,
+) -> Result<HttpResponse, ErrorResponse> {
     request.reject_enterprise()?;
     let id = request.rest.as_str();
     if !context.store.write(|state| state.remove_service(id)) {
@@ -112,7 +115,7 @@ pub(super) fn start_check(context: &Context, check: Check, spec: &CheckSpec) -> 
     const MIN_REAP_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
     let reap_after = spec.reap_after.is_positive().then(|| spec.reap_after.as_std().max(MIN_REAP_AFTER));
-    NewCheck { probe: Some(Probe::start(&context.store, &check.id, spec)), check, reap_after }
+    NewCheck { probe: Some(start_probe(&context.store, &check.id, spec)), check, reap_after }
 }
 
 /// Adds an address that is an IP as the service's address for local and remote callers of that family.

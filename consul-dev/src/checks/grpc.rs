@@ -51,14 +51,20 @@ impl Target {
         }
     }
 
-    async fn check_health(&self, limit: Duration, first_byte: &Arc<AtomicBool>) -> Result<ServingStatus, String> {
+    async fn check_health(
+        &self,
+        limit: Duration,
+        first_byte: &Arc<AtomicBool>,
+    ) -> Result<ServingStatus, String> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))
             .map_err(|error| rpc_error(Code::Unavailable, &format!("{}: {error}", self.address)))?;
         // tonic hides the cause of a failed connection, so it is kept here.
         let dial_failure = Arc::new(Mutex::new(None));
-        let (dial_to, reason, first_byte) = (self.address.clone(), Arc::clone(&dial_failure), Arc::clone(first_byte));
+        let (dial_to, reason, first_byte) =
+            (self.address.clone(), Arc::clone(&dial_failure), Arc::clone(first_byte));
         let connector = service_fn(move |_| {
-            let (address, reason, first_byte) = (dial_to.clone(), Arc::clone(&reason), Arc::clone(&first_byte));
+            let (address, reason, first_byte) =
+                (dial_to.clone(), Arc::clone(&reason), Arc::clone(&first_byte));
             async move {
                 let stream = tcp::dial(&address, limit).await.map_err(|error| {
                     *reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());

@@ -55,7 +55,11 @@ impl CheckSpec {
     ///
     /// # Errors
     /// In Consul's words: an unknown field, or a value of the wrong type. `at` names the object (`.Alias.Check`).
-    pub(crate) fn read(members: Vec<(String, Json)>, at: &str, within: CheckContext) -> Result<Self, DecodeError> {
+    pub(crate) fn read(
+        members: Vec<(String, Json)>,
+        at: &str,
+        within: CheckContext,
+    ) -> Result<Self, DecodeError> {
         let mut spec = Self::default();
         for (key, value) in members {
             spec.set(&key, value, at, within)?;
@@ -66,8 +70,12 @@ impl CheckSpec {
     fn set(&mut self, key: &str, value: Json, at: &str, within: CheckContext) -> Result<(), DecodeError> {
         let field_name = |name: &str| format!("{at}.Alias.{name}");
         match key.to_ascii_lowercase().as_str() {
-            "id" if within == CheckContext::CheckRegister => read_into(&mut self.id, value, &field_name("ID")),
-            "checkid" if within == CheckContext::Service => read_into(&mut self.id, value, &field_name("CheckID")),
+            "id" if within == CheckContext::CheckRegister => {
+                read_into(&mut self.id, value, &field_name("ID"))
+            }
+            "checkid" if within == CheckContext::Service => {
+                read_into(&mut self.id, value, &field_name("CheckID"))
+            }
             "serviceid" | "service_id" => read_into(&mut self.service_id, value, &field_name("ServiceID")),
             "name" => read_into(&mut self.name, value, &field_name("Name")),
             "status" => read_into(&mut self.status, value, &field_name("Status")),
@@ -79,7 +87,9 @@ impl CheckSpec {
                 read_into(&mut self.reap_after, value, "")
             }
             "grpc" => read_into(&mut self.grpc, value, &field_name("GRPC")),
-            "grpcusetls" | "grpc_use_tls" => read_into(&mut self.grpc_use_tls, value, &field_name("GRPCUseTLS")),
+            "grpcusetls" | "grpc_use_tls" => {
+                read_into(&mut self.grpc_use_tls, value, &field_name("GRPCUseTLS"))
+            }
             "tcp" => read_into(&mut self.tcp, value, &field_name("TCP")),
             "tcpusetls" | "tcp_use_tls" => read_into(&mut self.tcp_use_tls, value, &field_name("TCPUseTLS")),
             "http" => read_into(&mut self.http, value, &field_name("HTTP")),
@@ -172,7 +182,9 @@ impl OtherKinds {
         let mut text = String::new();
         let mut headers = Headers;
         match key.to_ascii_lowercase().as_str() {
-            "scriptargs" | "script_args" | "args" => read_into(&mut self.script_args, value, &field_name("ScriptArgs")),
+            "scriptargs" | "script_args" | "args" => {
+                read_into(&mut self.script_args, value, &field_name("ScriptArgs"))
+            }
             "dockercontainerid" | "docker_container_id" => {
                 read_into(&mut self.docker, value, &field_name("DockerContainerID"))
             }
@@ -181,16 +193,26 @@ impl OtherKinds {
             "osservice" => read_into(&mut self.os_service, value, &field_name("OSService")),
             "aliasnode" => read_into(&mut self.alias_node, value, &field_name("AliasNode")),
             "aliasservice" => read_into(&mut self.alias_service, value, &field_name("AliasService")),
-            "h2pingusetls" | "h2ping_use_tls" => read_into(&mut self.ignored, value, &field_name("H2PingUseTLS")),
-            "tlsskipverify" | "tls_skip_verify" => read_into(&mut self.ignored, value, &field_name("TLSSkipVerify")),
+            "h2pingusetls" | "h2ping_use_tls" => {
+                read_into(&mut self.ignored, value, &field_name("H2PingUseTLS"))
+            }
+            "tlsskipverify" | "tls_skip_verify" => {
+                read_into(&mut self.ignored, value, &field_name("TLSSkipVerify"))
+            }
             "disableredirects" => read_into(&mut self.ignored, value, &field_name("DisableRedirects")),
             "tlsservername" | "tls_server_name" => read_into(&mut text, value, &field_name("TLSServerName")),
             "shell" => read_into(&mut text, value, &field_name("Shell")),
             "method" => read_into(&mut text, value, &field_name("Method")),
             "body" => read_into(&mut text, value, &field_name("Body")),
-            "proxyhttp" if within == CheckContext::Service => read_into(&mut text, value, &field_name("ProxyHTTP")),
-            "proxygrpc" if within == CheckContext::Service => read_into(&mut text, value, &field_name("ProxyGRPC")),
-            "token" if within == CheckContext::CheckRegister => read_into(&mut text, value, &field_name("Token")),
+            "proxyhttp" if within == CheckContext::Service => {
+                read_into(&mut text, value, &field_name("ProxyHTTP"))
+            }
+            "proxygrpc" if within == CheckContext::Service => {
+                read_into(&mut text, value, &field_name("ProxyGRPC"))
+            }
+            "token" if within == CheckContext::CheckRegister => {
+                read_into(&mut text, value, &field_name("Token"))
+            }
             "header" => read_into(&mut headers, value, &field_name("Header")),
             _ => Err(DecodeError::unknown_field(key)),
         }

@@ -14,7 +14,8 @@ pub(super) async fn expire(reporter: Reporter, ttl: Duration, mut heartbeats: wa
     let mut expired = false;
     loop {
         // Once expired it stays expired until the next heartbeat.
-        let heartbeat = if expired { Ok(heartbeats.changed().await) } else { timeout(ttl, heartbeats.changed()).await };
+        let heartbeat =
+            if expired { Ok(heartbeats.changed().await) } else { timeout(ttl, heartbeats.changed()).await };
         match heartbeat {
             Ok(Ok(())) => expired = false,
             Ok(Err(_)) => return,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::model::{CONSUL_VERSION, Check, Node, SERF_CHECK, Service, CheckStatus, TaggedAddress};
+use crate::model::{CONSUL_VERSION, Check, CheckStatus, Node, SERF_CHECK, Service, TaggedAddress};
 
 /// The limit on names of removed services that are kept for their watchers.
 const MAX_REMOVED_NAMES: usize = 4096;
@@ -116,7 +116,12 @@ impl Catalog {
     /// The index of the last change of the service called `name`; 0 if there was none.
     pub(crate) fn last_change(&self, name: &str) -> u64 {
         let name = name.to_ascii_lowercase();
-        let removed_names = || self.removed_names.iter().find(|(removed_names, _)| *removed_names == name).map(|&(_, index)| index);
+        let removed_names = || {
+            self.removed_names
+                .iter()
+                .find(|(removed_names, _)| *removed_names == name)
+                .map(|&(_, index)| index)
+        };
         self.by_name.get(&name).copied().or_else(removed_names).unwrap_or(0)
     }
 

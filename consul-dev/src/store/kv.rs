@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{CapacityExceeded, MAX_KEYS, AgentState};
+use super::{AgentState, CapacityExceeded, MAX_KEYS};
 
 /// The limit on the bytes of all keys and values. Consul limits only each value; here a listing of all is built in
 /// memory.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CapacityExceeded, MAX_REGISTERED, AgentState};
-use crate::checks::{Probe, TaskGuard};
-use crate::model::{Check, Service, CheckStatus};
+use super::{AgentState, CapacityExceeded, MAX_REGISTERED};
+use crate::model::{Check, CheckStatus, Service};
+use crate::probe::{Probe, TaskGuard};
 
 /// The services and checks of this agent, by id.
 #[derive(Debug, Default)]

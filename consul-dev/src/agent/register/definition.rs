@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::checks::{CheckSpec, CheckContext};
-use crate::decode::{DecodeError, Field, Json, read_into, members, object};
+use crate::checks::{CheckContext, CheckSpec};
+use crate::decode::{DecodeError, Field, Json, members, object, read_into};
 use crate::model::{Locality, NamedPort, Service, TaggedAddress, Weights};
 
 /// The Go type of a registration in the error texts of a real agent.
@@ -30,7 +30,8 @@ impl Definition {
             match key.to_ascii_lowercase().as_str() {
                 "check" if value != Json::Null => {
                     let at = ".Alias.Check";
-                    check = CheckSpec::read(nested(value, at, "structs.CheckType")?, at, CheckContext::Service)?;
+                    check =
+                        CheckSpec::read(nested(value, at, "structs.CheckType")?, at, CheckContext::Service)?;
                 }
                 "checks" if value != Json::Null => checks = read_checks(value)?,
                 "check" | "checks" => {}

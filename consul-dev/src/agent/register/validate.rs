@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::definition::Definition;
 use crate::agent::error_list;
+use crate::model::{CheckStatus, Locality, NamedPort, Weights};
 use crate::response::ErrorResponse;
-use crate::model::{Locality, NamedPort, CheckStatus, Weights};
 
 const MAX_META_PAIRS: usize = 64;
 const MAX_META_KEY: usize = 128;
@@ -45,10 +45,13 @@ pub(super) fn definition(definition: &Definition) -> Result<(), ErrorResponse> {
     }
     for check in &definition.checks {
         if !check.status.is_empty() && CheckStatus::from_name(&check.status).is_none() {
-            return Err(ErrorResponse::bad_request("Status for checks must 'passing', 'warning', 'critical'"));
+            return Err(ErrorResponse::bad_request(
+                "Status for checks must 'passing', 'warning', 'critical'",
+            ));
         }
     }
-    let unsupported_field = if definition.kind.is_empty() { definition.unsupported_field } else { Some("Kind") };
+    let unsupported_field =
+        if definition.kind.is_empty() { definition.unsupported_field } else { Some("Kind") };
     match unsupported_field {
         Some(field) => Err(ErrorResponse::bad_request(format!(
             "this development agent registers services without a sidecar or gateway only; `{field}` needs a real Consul agent"

@@ -90,8 +90,8 @@ async fn bad_maintenance_requests_are_refused(target: Target) {
 }
 
 async fn maintenance_of_nobody_is_404(target: Target) {
-    let text = r#"Unknown service ID "nobody". Ensure that the service ID is passed, not the service name."#;
-    target.put("/v1/agent/service/maintenance/nobody?enable=true", "").await.is_refusal(404, text);
+    let text = r#"Unknown service ID "unknown". Ensure that the service ID is passed, not the service name."#;
+    target.put("/v1/agent/service/maintenance/unknown?enable=true", "").await.is_error(404, text);
 }
 
 async fn maintenance_of_the_node_touches_every_service(target: Target) {
