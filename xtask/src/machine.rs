@@ -106,6 +106,13 @@ pub(crate) fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
+/// Creates a folder of the tools, and its parents.
+pub(crate) fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| {
+        format!("could not create {}; set CONSORT_TOOLS to another folder", folder.display())
+    })
+}
+
 /// Removes a folder and its contents, if the folder exists.
 pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {

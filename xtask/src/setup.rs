@@ -29,7 +29,7 @@ use self::{
     tool::{Source, Tool},
 };
 use crate::{
-    machine::{Machine, is_executable, remove_folder},
+    machine::{Machine, create_folder, is_executable, remove_folder},
     process,
     terminal::print_line,
 };
@@ -235,12 +235,6 @@ fn lock(machine: &Machine) -> Result<File> {
         file.lock().with_context(|| format!("could not lock {}", path.display()))?;
     }
     Ok(file)
-}
-
-fn create_folder(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| {
-        format!("could not create {}; set CONSORT_TOOLS to another folder", folder.display())
-    })
 }
 
 #[cfg(test)]

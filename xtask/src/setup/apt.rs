@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{
-    create_folder,
-    tool::{Source, Tool},
+use super::tool::{Source, Tool};
+use crate::{
+    machine::{Machine, create_folder},
+    process,
 };
-use crate::{machine::Machine, process};
 
 const APT_TIMEOUT: Duration = Duration::from_mins(15);
 

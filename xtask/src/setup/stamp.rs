@@ -4,8 +4,8 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{create_folder, tool::Tool};
-use crate::machine::Machine;
+use super::tool::Tool;
+use crate::machine::{Machine, create_folder};
 
 /// The pin, version and origin of a kept tool.
 #[derive(Debug, PartialEq, Eq)]

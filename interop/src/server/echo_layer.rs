@@ -1,5 +1,5 @@
-//! What the test service does below tonic's interface: it notes which request
-//! messages are compressed, and echoes metadata into headers and trailers.
+//! The layer of the test service below tonic: it records the compressed flags
+//! of requests, and echoes metadata into headers and trailers.
 
 use std::{
     convert::Infallible,
@@ -15,35 +15,35 @@ use pin_project_lite::pin_project;
 use tonic::{body::Body, server::NamedService};
 use tower_service::Service;
 
-use crate::prefixes::{Flags, Scanned};
+use crate::prefixes::{Flags, ScannedBody};
 
-/// Request metadata that comes back in the response's headers.
+/// Request metadata that is echoed in the response's headers.
 const INITIAL: HeaderName = HeaderName::from_static("x-grpc-test-echo-initial");
-/// Request metadata that comes back in the trailers.
+/// Request metadata that is echoed in the trailers.
 const TRAILING: HeaderName = HeaderName::from_static("x-grpc-test-echo-trailing-bin");
 
-/// A generated service between its client and the wire.
+/// A generated service with this layer.
 #[derive(Clone, Debug)]
-pub(super) struct Wire<S> {
+pub(super) struct EchoLayer<S> {
     service: S,
 }
 
-impl<S> Wire<S> {
+impl<S> EchoLayer<S> {
     pub(super) fn new(service: S) -> Self {
         Self { service }
     }
 }
 
-impl<S: NamedService> NamedService for Wire<S> {
+impl<S: NamedService> NamedService for EchoLayer<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Wire<S>
+impl<S> Service<Request<Body>> for EchoLayer<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    type Response = Response<Echo>;
+    type Response = Response<EchoBody>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -55,7 +55,7 @@ where
         let flags = Flags::default();
         let initial = request.headers().get(&INITIAL).cloned();
         let trailing = request.headers().get(&TRAILING).cloned();
-        let mut request = request.map(|body| Body::new(Scanned::new(body, flags.clone())));
+        let mut request = request.map(|body| Body::new(ScannedBody::new(body, flags.clone())));
         request.extensions_mut().insert(flags);
         let response = self.service.call(request);
         Box::pin(async move {
@@ -63,7 +63,7 @@ where
             if let Some(initial) = initial {
                 response.headers_mut().insert(INITIAL, initial);
             }
-            Ok(response.map(|body| Echo { body, trailing }))
+            Ok(response.map(|body| EchoBody { body, trailing }))
         })
     }
 }
@@ -71,14 +71,14 @@ where
 pin_project! {
     /// A response body that adds metadata to its trailers.
     #[derive(Debug)]
-    pub(super) struct Echo {
+    pub(super) struct EchoBody {
         #[pin]
         body: Body,
         trailing: Option<HeaderValue>,
     }
 }
 
-impl http_body::Body for Echo {
+impl http_body::Body for EchoBody {
     type Data = Bytes;
     type Error = tonic::Status;
 
