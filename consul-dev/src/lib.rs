@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mute_and_slow_connections_keep_nobody_out_and_are_closed() {
+    async fn mute_and_slow_connections_do_not_block_others_and_are_closed() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let agent = Agent::bind(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_nobody_calls_is_answered_with_those_that_are_called() {
+    fn a_service_that_is_not_called_is_answered_with_those_that_are_called() {
         assert!(view(&endpoints(), &state(), "user-service").is_none());
         let called = services(&state()).collect();
         let text = no_channel("user-service", 1, &called, &[]).to_string();

@@ -39,6 +39,6 @@ impl Front for Welcomes {
         let name = request.into_inner().visitor;
         let GreetResponse { greeting, instance } =
             self.greeter.clone().greet(GreetRequest { name }).await?.into_inner();
-        Ok(Response::new(WelcomeResponse { text: format!("{greeting} (says {instance})") }))
+        Ok(Response::new(WelcomeResponse { text: format!("{greeting} (from {instance})") }))
     }
 }

@@ -8,6 +8,7 @@ mod manifests;
 mod map;
 mod marks;
 mod tree;
+mod words;
 
 use std::fmt;
 
@@ -103,6 +104,13 @@ fn open_work_is_not_marked_in_the_code() {
     let tree = Tree::load();
     let found: Vec<_> = tree.files.iter().flat_map(marks::reminders).collect();
     check(&found, "a mark in the code is work without an owner: do it, or file it");
+}
+
+#[test]
+fn no_replaced_word_comes_back() {
+    let tree = Tree::load();
+    let found: Vec<_> = tree.files.iter().flat_map(words::replaced).collect();
+    check(&found, "code and documents use the words of the trade, one word for one thing");
 }
 
 #[test]

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_module_and_an_invented_path_are_told() {
+    fn a_missing_module_and_an_unknown_path_are_reported() {
         let map = "## Code map\n- `proto/`, `registry-client/`\n- `registry-client/src/gone.rs`\n";
         let found: Vec<String> = differences(&tree(map)).iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn no_map_at_all_is_told() {
+    fn a_missing_map_is_reported() {
         assert_eq!(differences(&Tree::of(&[])), [Violation::new("ARCHITECTURE.md", 0, "is missing")]);
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         a_deregistration_wakes_a_hash_query_with_404,
         another_hash_answers_at_once,
         agent_health_gives_the_worst_verdict,
-        agent_health_of_nobody_is_404,
+        agent_health_of_an_unknown_service_is_404,
         agent_health_answers_in_plain_text.since((1, 22, 0), "the text of a 404 was in quotes"),
     ]
 }
@@ -229,7 +229,7 @@ async fn agent_health_gives_the_worst_verdict(target: Target) {
     reply.is_status(503).has_header("x-consul-reason", "maintenance");
 }
 
-async fn agent_health_of_nobody_is_404(target: Target) {
+async fn agent_health_of_an_unknown_service_is_404(target: Target) {
     let reply = target.get("/v1/agent/health/service/name/svc-unknown").await;
     reply.is_status(404).has_text("[]").has_header("x-consul-reason", "ServiceName svc-unknown Not Found");
     let reply = target.get("/v1/agent/health/service/id/svc-unknown").await;
