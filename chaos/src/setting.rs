@@ -60,7 +60,7 @@ pub(crate) enum Size {
     Quick,
     /// About a minute each.
     Usual,
-    /// As long as promised.
+    /// The length that RELIABILITY.md promises.
     Full,
 }
 

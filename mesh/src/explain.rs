@@ -64,7 +64,7 @@ pub(crate) async fn run(args: ExplainArgs) -> Result<Exit> {
                 views.extend(view(process, &state, &args.service));
             }
             Err(why) => {
-                silent.push(UnreachableProcess { process: process.name.clone(), why: format!("{why:#}") })
+                silent.push(UnreachableProcess { process: process.name.clone(), why: format!("{why:#}") });
             }
         }
     }
@@ -97,7 +97,7 @@ fn processes(args: &ExplainArgs) -> Result<(Vec<AdminEndpoint>, Vec<UnreachableP
         match (process.pid, admin) {
             (None, _) => silent.push(UnreachableProcess { process: name, why: "it is down".to_owned() }),
             (_, None) => {
-                silent.push(UnreachableProcess { process: name, why: "it has no admin endpoint".to_owned() })
+                silent.push(UnreachableProcess { process: name, why: "it has no admin endpoint".to_owned() });
             }
             (Some(_), Some(admin)) => endpoints.push(AdminEndpoint { name, admin }),
         }

@@ -30,7 +30,7 @@ const FAULTS: [(&str, Fault); 3] = [
 ];
 /// A disk that fails without an error.
 const IGNORED_FSYNC: (&str, Fault) = ("fsync lies", Fault::Calls("fsync,fdatasync", "retval=0"));
-/// The limits on the time until a service reports NOT_SERVING, and, after the
+/// The limits on the time until a service reports `NOT_SERVING`, and, after the
 /// fault, SERVING.
 const MAX_DETECTION: Duration = Duration::from_secs(5);
 const MAX_RECOVERY: Duration = Duration::from_secs(5);

@@ -66,8 +66,8 @@ impl Replica {
         Self::of(name, service, listen, command, setting)
     }
 
-    /// Starts a replica of `service` by `command`, which server_kind it listen
-    /// there.
+    /// Starts a replica of `service` by `command`, which makes it listen on
+    /// `listen`.
     ///
     /// # Errors
     /// When it cannot be started.

@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_as_the_real_parser_names_them() {
-        for (text, said) in [
+        for (text, message) in [
             ("foo", r#"1:4 (3): no match found, expected: \"!=\", \".\", \"==\""#),
             ("Service.ID = a", r#"1:12 (11): no match found, expected: \"!=\", \"==\", \"contains\""#),
             ("Service.Meta.x ==", r#"1:18 (17): no match found, expected: \"-\", \"0\""#),
@@ -389,7 +389,7 @@ mod tests {
             ("Service.Port == abc", r#"strconv.ParseInt: parsing \"abc\": invalid syntax"#),
         ] {
             let got = failure(text).replace("\\\\\"", "\\\"");
-            assert!(got.contains(said), "{text}: {got}");
+            assert!(got.contains(message), "{text}: {got}");
         }
     }
 }

@@ -6,7 +6,7 @@
 //! connections or compare indexes of the whole catalog run alone, after the others.
 
 #![allow(clippy::unwrap_used, reason = "a failed case may panic anywhere, its message is what is reported")]
-#![allow(clippy::print_stdout, reason = "the run says which agents and versions it was about")]
+#![allow(clippy::print_stdout, reason = "the run prints the agents and versions that it tested")]
 
 mod agents;
 mod cases;

@@ -97,12 +97,12 @@ fn the_variables_of_a_kubernetes_service_end_no_command() {
         }
         command
     };
-    // A command that is not `up` does not look at them at all.
+    // Other commands than `up` do not read them.
     let text = setup_error(linked(state.command(["status"])));
     assert!(text.contains("mesh up") && !text.contains("CART"), "{text}");
     let (code, out, err) = run(linked(mesh(["serve", "cart-service", "--auth", "off", "--print-config"])));
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    // `up` says once that it ignores them, and goes on.
+    // `up` prints once that it ignores them, and continues.
     for up in [&["up"][..], &[]] {
         let mut command = linked(mesh([]));
         command.args(up).args(["--registry", "http://127.0.0.1:1", "--state-dir"]).arg(state.dir());

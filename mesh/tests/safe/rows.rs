@@ -220,7 +220,7 @@ fn every_method_has_one_row() {
     let without: Vec<_> = methods.difference(&rows).collect();
     assert!(
         without.is_empty(),
-        "say in ROWS what a good request of {without:?} is, so that bad ones are tried"
+        "add a row with a valid request for {without:?}, so that invalid ones are tested"
     );
     assert_eq!(rows, methods);
 }

@@ -104,7 +104,7 @@ fn singles(field: &FieldDescriptor) -> Vec<(Malice, Value)> {
             MONEY.iter().map(|amount| (Malice::Money, Value::Message(money(&inner, *amount)))).collect()
         }
         Kind::Message(_) => Vec::new(),
-        kind => panic!("say what is a bad {kind:?}"),
+        kind => panic!("add bad values of the kind {kind:?}"),
     }
 }
 

@@ -145,7 +145,7 @@ impl Buyer {
     }
 }
 
-/// Turns NOT_FOUND into `None`.
+/// Turns `NOT_FOUND` into `None`.
 fn found_or_none<T>(response: Result<T, Status>) -> Result<Option<T>, Status> {
     match response {
         Err(status) if status.code() == Code::NotFound => Ok(None),

@@ -42,7 +42,7 @@ pub(crate) struct Losses {
     /// effect.
     #[arg(long, env = SINK_DROPS_ENV, value_parser = clap::value_parser!(u8).range(0..=90))]
     sink_drops: Option<u8>,
-    /// Makes user-service forget at once which events it has taken.
+    /// Lets user-service lose its record of delivered events at once.
     #[arg(long, env = SINK_FORGETS_ENV)]
     sink_forgets: bool,
 }
@@ -125,7 +125,8 @@ async fn lost_status() -> Status {
     Status::unavailable("lost on purpose")
 }
 
-/// A subscriber that may reject events, and may forget which it took.
+/// A subscriber that can reject events and can lose its record of delivered
+/// ones.
 struct LossySubscriber {
     losses: Losses,
     rejects: bool,

@@ -13,7 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
         named_ports_and_locality_have_this_shape.since((1, 22, 0), "there were none"),
         a_locality_is_returned_as_given.since((1, 16, 0), "there were none"),
         a_locality_that_changes_alone_does_not_reach_the_catalog
-            .since((1, 22, 0), "it was not looked at before"),
+            .since((1, 22, 0), "it was not checked before"),
         a_native_service_gets_a_virtual_address.since((1, 22, 0), "there were none"),
         connect_reads_give_native_instances_only,
         no_instance_is_an_empty_list,

@@ -120,6 +120,6 @@ async fn failures_warn_before_they_are_critical(target: Target) {
     let refused = format!("dial tcp {address}: connect: connection refused");
     let started = Instant::now();
     becomes(&target, "threshold", "warning", &refused).await;
-    assert!(started.elapsed() > Duration::from_millis(900), "the first failure says nothing yet");
+    assert!(started.elapsed() > Duration::from_millis(900), "the first failure does not change the status");
     becomes(&target, "threshold", "critical", &refused).await;
 }
