@@ -77,7 +77,8 @@ impl Socket {
         Self { stream, preface, linger: None, authorities: Authorities::new(), activity, writable, refused }
     }
 
-    /// Follows what was written, or could not be.
+    /// Follows what was written, or could not be; not where the task's budget was used
+    /// up, for then a write that is pending says nothing of the socket.
     fn wrote(&self, cx: &Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let was_paused = self.writable.is_paused();
         self.writable.set(written.is_ready());
@@ -143,8 +144,9 @@ fn spend_budget(cx: &mut Context<'_>, bytes: usize) {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let has_budget = coop::has_budget_remaining();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(cx, written)
+        if has_budget { self.wrote(cx, written) } else { written }
     }
 
     fn poll_write_vectored(
@@ -152,8 +154,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let has_budget = coop::has_budget_remaining();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(cx, written)
+        if has_budget { self.wrote(cx, written) } else { written }
     }
 
     fn is_write_vectored(&self) -> bool {
