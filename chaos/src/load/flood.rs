@@ -42,6 +42,8 @@ pub(crate) struct Flood {
     refused_after: Vec<u32>,
     /// Calls that were due and not sent, because too many were in flight.
     pub(crate) unsent: u64,
+    /// The first status of those that count as failed.
+    pub(crate) failure: Option<Status>,
 }
 
 impl Flood {
@@ -121,7 +123,10 @@ impl Flood {
                 &mut second.refused
             }
             Some((Code::DeadlineExceeded, _)) => &mut second.expired,
-            Some(_) => &mut second.failed,
+            Some(_) => {
+                self.failure = self.failure.take().or(ended);
+                &mut second.failed
+            }
         };
         *counted += 1;
     }

@@ -68,8 +68,10 @@ const RECEIVE_WINDOW: u32 = 256 << 10;
 /// than its handler.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
-/// How many calls begin on a connection before it gives way to the others.
+/// How many calls begin on a connection before it gives way to the others, and how
+/// many are rejected, which takes a fraction of the time.
 const CALLS_IN_A_ROW: usize = 16;
+const REJECTIONS_IN_A_ROW: usize = 128;
 
 /// How long a peer has to understand that its connection is to close.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -158,7 +160,7 @@ impl Connections {
         // what it is sent does not outlive them.
         let mut silent = pin!(unconstrained(self.keepalive.silence(connection.ping_pong(), activity)));
         let mut leaving = pin!(unconstrained(self.leaving(shares)));
-        let (mut has_left, mut calls) = (false, 0);
+        let (mut has_left, mut turn) = (false, 0);
         let mut unread = Unread::new(shares);
         let mut grace_over = pin!(unconstrained(self.grace_over(Left::Draining)));
         loop {
@@ -169,9 +171,10 @@ impl Connections {
                     Some(accepted) => {
                         let (request, respond) = accepted?;
                         let request = request.map(|mut body| RequestBody::new(unread.follow(&mut body), body));
-                        self.begin(request, respond, (peer, shares, &writable))?;
-                        calls += 1;
-                        if calls % CALLS_IN_A_ROW == 0 {
+                        let has_begun = self.begin(request, respond, (peer, shares, &writable))?;
+                        turn += if has_begun { REJECTIONS_IN_A_ROW / CALLS_IN_A_ROW } else { 1 };
+                        if turn >= REJECTIONS_IN_A_ROW {
+                            turn = 0;
                             yield_now().await;
                         }
                     }
@@ -186,6 +189,11 @@ impl Connections {
                 why = &mut grace_over, if has_left => return Err(Ended::Left(why)),
                 () = &mut silent => return Err(Ended::Silent),
                 () = unread.above_share() => return Err(Ended::Unread),
+                () = unconstrained(sleep(self.send_timeout)), if writable.is_paused() => {
+                    if writable.is_paused() {
+                        return Err(Ended::Deaf);
+                    }
+                }
             }
         }
     }
@@ -218,28 +226,28 @@ impl Connections {
         left
     }
 
-    /// Has the services answer a request, in a task of its own; refuses one for
-    /// which there is no room, or that is above its peer's share.
+    /// Has the services answer a request, in a task of its own; rejects one for
+    /// which there is no room, or that is above its peer's share. Whether it began.
     ///
     /// # Errors
-    /// When the peer does not take the refusal: `h2` would hold it.
+    /// When a peer above its share does not take the refusal: `h2` would hold it.
     fn begin(
         &self,
         request: Request<RequestBody>,
         mut respond: server::SendResponse<Bytes>,
         (peer, shares, writable): (&TcpConnectInfo, &Arc<PeerConnection>, &Writable),
-    ) -> Result<(), Ended> {
-        let taken = || if writable.now() { Ok(()) } else { Err(Ended::Deaf) };
+    ) -> Result<bool, Ended> {
         let (head, mut body) = request.into_parts();
         let head = Request::from_parts(head, ());
         if let Some(rejection) = self.admission.reject(&head, shares.address(), || body.is_here()) {
             // Fails only where nobody waits for it any more.
             let _ = respond.send_response(rejection, true);
-            return taken();
+            writable.pause_if_full();
+            return Ok(false);
         }
         let Some(stream) = shares.claim(Resource::Streams, 1) else {
             respond.send_reset(Reason::REFUSED_STREAM);
-            return taken();
+            return if writable.now() { Ok(false) } else { Err(Ended::Deaf) };
         };
         let mut request = head.map(|()| Body::new(body));
         // Tells the handlers who called.
@@ -252,7 +260,7 @@ impl Connections {
             exchange::run(service.call(request), respond, (&shares, &writable), send_timeout).await;
             drop(stream);
         }));
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -263,7 +271,7 @@ enum Ended {
     Http(#[from] h2::Error),
     #[error("the peer did not answer a ping in time")]
     Silent,
-    #[error("its peer sends more calls than its share (max_streams) and reads no answers")]
+    #[error("its peer sends more calls than its share (max_streams) or than it is let, and reads no answers")]
     Deaf,
     #[error(
         "more of what its peer has sent waits to be read than the server holds for it (max_buffered_bytes)"

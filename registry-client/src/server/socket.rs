@@ -77,6 +77,17 @@ impl Socket {
         Self { stream, preface, linger: None, authorities: Authorities::new(), activity, writable, refused }
     }
 
+    /// Follows what was written, or could not be; not where the task's budget was used
+    /// up, for then a write that is pending says nothing of the socket.
+    fn wrote(&self, cx: &Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        let was_paused = self.writable.is_paused();
+        self.writable.set(written.is_ready());
+        if was_paused && written.is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        written
+    }
+
     /// Follows what has been read.
     fn follow(&mut self, read: &mut [u8]) {
         if !read.is_empty() {
@@ -101,6 +112,10 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.writable.is_paused() {
+            // `poll_write` wakes the task.
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         spend_budget(cx, buf.filled().len() - before);
@@ -129,9 +144,9 @@ fn spend_budget(cx: &mut Context<'_>, bytes: usize) {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let has_budget = coop::has_budget_remaining();
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.writable.set(written.is_ready());
-        written
+        if has_budget { self.wrote(cx, written) } else { written }
     }
 
     fn poll_write_vectored(
@@ -139,9 +154,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let has_budget = coop::has_budget_remaining();
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.writable.set(written.is_ready());
-        written
+        if has_budget { self.wrote(cx, written) } else { written }
     }
 
     fn is_write_vectored(&self) -> bool {

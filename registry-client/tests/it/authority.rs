@@ -15,14 +15,15 @@ use crate::{
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags, 0, 0, 0, stream]);
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
     frame.extend(payload);
     frame
 }
 
-fn literal(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0x40, u8::try_from(name.len()).unwrap()];
     field.extend(name.bytes());
     field.push(u8::try_from(value.len()).unwrap());

@@ -13,12 +13,14 @@ use bytes::Bytes;
 use h2::{Reason, client::Builder};
 use registry_client::server::{MethodState, ServerState};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
+    time::timeout,
 };
 use tonic::Code;
 
 use crate::{
+    authority::{frame as raw, literal},
     faults::gzipped,
     scripted::{Connection, frame},
     server::{Running, within},
@@ -52,7 +54,7 @@ fn under_way(state: &ServerState) -> usize {
 }
 
 /// Waits until the server's state is as wanted.
-async fn until(server: &Running, what: &str, holds: impl Fn() -> bool) {
+async fn until(server: &Running, what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < Duration::from_secs(20), "{what}: {:?}", server.state());
@@ -158,6 +160,60 @@ async fn an_answer_that_nobody_takes_is_under_way_and_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_peer_that_reads_its_rejections_late_is_slowed_down_and_not_cut_off() {
+    const CALLS: usize = 900;
+    // Accepted sockets have the listener's buffer: some 20 rejections fill it.
+    let listener = TcpSocket::new_v4().unwrap();
+    listener.set_send_buffer_size(4096).unwrap();
+    listener.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let server = Running::described_on(listener.listen(16).unwrap(), |config| {
+        let admission = config.admission.get_or_insert_default();
+        (admission.min, admission.max, admission.initial, admission.queue) = (1, 1, 1, 0);
+    });
+    let other = attacker(server.address, Builder::new().initial_window_size(0)).await;
+    let (response, mut stream) = other.open_call(ECHO, None).await.unwrap();
+    stream.send_data(frame(&"hello".to_owned()), true).unwrap();
+    let _held = within(response).await.unwrap();
+
+    let path = format!("/{ECHO}");
+    let fields = [vec![0x83, 0x86], literal(":path", &path), literal("content-type", "application/grpc")];
+    let call =
+        |stream: u32| [raw(1, 4, stream, &fields.concat()), raw(0, 1, stream, &prefixed(0, &[]))].concat();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // No header table, so that each rejection takes its whole length.
+    bytes.extend(raw(4, 0, 0, &[0, 1, 0, 0, 0, 0]));
+    bytes.extend((1..).step_by(2).take(CALLS).flat_map(call));
+    let peer = TcpSocket::new_v4().unwrap();
+    peer.set_recv_buffer_size(4096).unwrap();
+    let mut peer = peer.connect(server.address).await.unwrap();
+    let (read, mut write) = peer.split();
+    let answers = async {
+        let refused = || server.state().admission.iter().map(|method| method.refused).sum::<u64>();
+        let (mut before, mut since) = (0, Instant::now());
+        until(&server, "the server has stopped reading", || {
+            let now = refused();
+            if now != before {
+                (before, since) = (now, Instant::now());
+            }
+            now > 0 && since.elapsed() > Duration::from_millis(500)
+        })
+        .await;
+        let mut read = BufReader::new(read);
+        let mut answered = 0;
+        while answered < CALLS {
+            let mut head = [0; 9];
+            read.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            read.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            // The head of a response, which is all of it.
+            answered += usize::from((head[3], head[4] & 1) == (1, 1));
+        }
+    };
+    let ((), written) = within(async { tokio::join!(answers, write.write_all(&bytes)) }).await;
+    written.unwrap();
+}
+
+#[tokio::test]
 async fn streams_above_the_share_of_a_peer_are_refused() {
     let server = Running::described(|config| config.max_streams = 300).await;
     let mut held = Vec::new();
@@ -172,7 +228,7 @@ async fn streams_above_the_share_of_a_peer_are_refused() {
         until(&server, "the calls have come", || server.state().streams >= 70).await;
     }
     for (response, _stream) in &mut held {
-        if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_millis(20), response).await {
+        if let Ok(Ok(Err(error))) = timeout(Duration::from_millis(20), response).await {
             assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM), "{error}");
             refused += 1;
         }

@@ -47,15 +47,21 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(change: impl FnOnce(&mut ServerConfig)) -> Self {
-        Self::start_server(|server| server, change).await
+        Self::start_server(TcpListener::bind("127.0.0.1:0").await.unwrap(), |server| server, change)
     }
 
     /// One whose methods are described.
     pub(crate) async fn described(change: impl FnOnce(&mut ServerConfig)) -> Self {
-        Self::start_server(|server| server.descriptors(crate::admission::descriptors()), change).await
+        Self::described_on(TcpListener::bind("127.0.0.1:0").await.unwrap(), change)
     }
 
-    async fn start_server(
+    /// The same, on a listener of the test's own.
+    pub(crate) fn described_on(listener: TcpListener, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_server(listener, |server| server.descriptors(crate::admission::descriptors()), change)
+    }
+
+    fn start_server(
+        listener: TcpListener,
         describe: impl FnOnce(Server) -> Server,
         change: impl FnOnce(&mut ServerConfig),
     ) -> Self {
@@ -66,7 +72,6 @@ impl Running {
         let mesh = mesh();
         let server = describe(mesh.serve("test")).config(config).add_service(service.clone());
         let (health, drain) = (server.health(), server.drain_signal());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let run = tokio::spawn(server.run(listener, async {

@@ -251,6 +251,7 @@ impl Gate {
         };
         let mut state = self.state();
         state.refused += 1;
+        state.gradient.reject(now);
         let (under_way, limit) = (state.under_way, state.gradient.limit());
         let refusal = Refusal { name: self.name.clone(), under_way, limit, of_peer };
         let first = state.refusing.is_none();

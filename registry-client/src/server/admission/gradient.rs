@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// How long latency must be too high before the limit shrinks.
 const STANDING: Duration = Duration::from_secs(1);
+/// How long calls must have been rejected without a break for the queue to count as
+/// standing: a burst is rejected at once, or within less.
+const REJECTING: Duration = Duration::from_millis(250);
 /// How often the limit is looked at: after the mean latency, within these.
 const WINDOW_MIN: Duration = Duration::from_millis(250);
 const WINDOW_MAX: Duration = Duration::from_secs(1);
@@ -93,6 +96,9 @@ pub(super) struct Gradient {
     window: Window,
     /// Since when calls have taken too long without a break.
     strained: Option<Instant>,
+    /// When calls above the limit were first and last rejected, without a break
+    /// longer than [`WINDOW_MAX`] in between.
+    rejecting: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug)]
@@ -119,6 +125,7 @@ impl Gradient {
             recent: Mean::new(256),
             window: Window::new(now, WINDOW_MIN, 0),
             strained: None,
+            rejecting: None,
         }
     }
 
@@ -155,6 +162,13 @@ impl Gradient {
         }
     }
 
+    /// Counts a call that was rejected because as many as the limit are under way.
+    pub(super) fn reject(&mut self, now: Instant) {
+        let lasts = |(_, last): &(_, Instant)| now.saturating_duration_since(*last) < WINDOW_MAX;
+        let since = self.rejecting.filter(lasts).map_or(now, |(since, _)| since);
+        self.rejecting = Some((since, now));
+    }
+
     /// A call has ended; `under_way` still are.
     pub(super) fn end(&mut self, begun: &Begun, ended: Ended, under_way: usize, now: Instant) {
         let latency = now.duration_since(begun.at).as_secs_f64();
@@ -181,7 +195,7 @@ impl Gradient {
                     self.calm_at = now;
                 }
                 let mut tolerated = self.usual() * TOLERANCE + SLACK;
-                if !self.is_shedding() {
+                if !self.is_shedding(now) {
                     tolerated = tolerated.max(begun.caller_timeout * OF_CALLER_TIMEOUT);
                 }
                 Some((latency / tolerated).min(OUTLIER))
@@ -192,11 +206,18 @@ impl Gradient {
         }
     }
 
-    /// Whether the limit has shrunk. What is above it is refused anyway then, and
-    /// calls that wait for the processor only keep others waiting: those that are
-    /// done, and those that are refused.
-    fn is_shedding(&self) -> bool {
-        self.limit < self.bounds.initial as f64
+    /// Whether the limit has shrunk, or calls above it are being rejected. What is
+    /// above it is refused anyway then, and calls that wait for the processor only
+    /// keep others waiting: those that are done, and those that are refused.
+    fn is_shedding(&self, now: Instant) -> bool {
+        self.is_rejecting(now) || self.limit < self.bounds.initial as f64
+    }
+
+    /// Whether calls have been rejected for a while.
+    fn is_rejecting(&self, now: Instant) -> bool {
+        self.rejecting.is_some_and(|(since, last)| {
+            last.duration_since(since) >= REJECTING && now.saturating_duration_since(last) < WINDOW_MAX
+        })
     }
 
     /// Seconds that a call takes without a queue; 0 before the first.
@@ -210,7 +231,7 @@ impl Gradient {
         let peak = self.window.peak as f64;
         if strain > 1.0 {
             let since = *self.strained.get_or_insert(self.window.began);
-            if now.duration_since(since) < STANDING {
+            if now.duration_since(since) < STANDING && !self.is_rejecting(now) {
                 return;
             }
             if now.duration_since(self.calm_at) >= STALE {

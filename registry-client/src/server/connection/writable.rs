@@ -15,6 +15,7 @@ pub(in crate::server) struct Writable(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     is_full: AtomicBool,
+    is_paused: AtomicBool,
     writable: Notify,
 }
 
@@ -25,9 +26,23 @@ impl Writable {
         if self.now() != writable {
             self.0.is_full.store(!writable, SeqCst);
             if writable {
+                self.0.is_paused.store(false, SeqCst);
                 self.0.writable.notify_waiters();
             }
         }
+    }
+
+    /// Stops reading the socket until it takes something again, if it is full: what
+    /// would be read asks for answers that would have to be held.
+    pub(super) fn pause_if_full(&self) {
+        if !self.now() {
+            self.0.is_paused.store(true, SeqCst);
+        }
+    }
+
+    /// Whether nothing is to be read.
+    pub(in crate::server) fn is_paused(&self) -> bool {
+        self.0.is_paused.load(SeqCst)
     }
 
     pub(super) fn now(&self) -> bool {

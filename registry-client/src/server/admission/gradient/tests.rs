@@ -119,6 +119,7 @@ impl Simulation<'_> {
     fn arrive(&mut self, now: f64) -> bool {
         let among = self.calls.len() + 1;
         if among > 1 && among > self.limit.limit() {
+            self.limit.reject(self.clock(now));
             return false;
         }
         let caller_timeout = Some(Duration::from_secs_f64(self.scene.deadline));
@@ -200,6 +201,22 @@ fn while_it_sheds_no_more_is_let_in_than_keeps_the_workers_busy() {
     assert!(seconds[8..].iter().all(|s| s.least <= 100), "{seconds:?}");
     let goodput = sum(&seconds[8..], |s| s.served) / (22.0 * 2_000.0);
     assert!(goodput >= 0.95, "{goodput}");
+}
+
+#[test]
+fn a_limit_that_is_done_in_a_quarter_of_the_callers_time_shrinks_while_it_rejects() {
+    let scene = Scene {
+        workers: 1,
+        deadline: 1.0,
+        rate: &|_| 15_000.0,
+        work: &|_, _| 0.000_2,
+        seconds: 30.0,
+        seed: 7,
+    };
+    let seconds = scene.run();
+    // 1,000 would take 200 ms.
+    assert!(seconds[3..].iter().all(|s| s.least <= 100), "{seconds:?}");
+    assert!(seconds.iter().all(|s| f64::from(s.served) >= 0.95 * 5_000.0), "{seconds:?}");
 }
 
 #[test]
