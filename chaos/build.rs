@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-#[allow(clippy::disallowed_methods, reason = "cargo tells build scripts through the environment")]
+#[allow(clippy::disallowed_methods, reason = "cargo configures build scripts through the environment")]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);

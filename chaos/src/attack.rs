@@ -1,7 +1,7 @@
-//! The attack kit: what a hostile peer does to a gRPC server, and a hostile
-//! server to those who call it. Each attack is a
-//! process of its own, at the lowest priority, so that what it costs the server
-//! can be told from what it costs the machine.
+//! The attack kit: attacks of a hostile peer on a gRPC server, and of a hostile
+//! server on its clients. Each attack is a process of its own, at the lowest
+//! priority, so that its cost for the server can be separated from its cost for
+//! the machine.
 
 use std::{
     future::{Future, pending},
@@ -12,53 +12,68 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::Args;
 use futures_util::future::{BoxFuture, join_all};
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use crate::{cli::AttackArgs, say};
+use crate::terminal::print_line;
 
 mod calls;
 mod floods;
-pub(crate) mod host;
-mod servers;
+pub(crate) mod hostile_server;
+mod raw_connection;
+mod server_kinds;
 mod sockets;
 mod streams;
 pub(crate) mod victim;
-mod wire;
 
-pub(crate) use servers::{ALL as HOSTILE, Hostile, parse as parse_server};
-pub(crate) use victim::Suffered;
+pub(crate) use server_kinds::{ALL as HOSTILE_SERVERS, HostileServer, parse as parse_server};
+pub(crate) use victim::VictimReport;
 
-/// The pause before a connection that the server has ended is opened again.
+/// `chaos attack`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct AttackArgs {
+    /// The name.
+    #[arg(value_parser = parse)]
+    pub(crate) attack: &'static Attack,
+    /// The server's address.
+    #[arg(long)]
+    pub(crate) target: SocketAddr,
+    /// The longest run.
+    #[arg(long, value_parser = registry_client::parse_duration)]
+    pub(crate) time: Duration,
+}
+
+/// The delay before a connection that the server has closed is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(20);
 
-/// Connections that were opened and that the server has closed.
+/// The number of connections that were opened, and that the server has closed.
 static OPENED: AtomicU64 = AtomicU64::new(0);
 static CLOSED: AtomicU64 = AtomicU64::new(0);
-/// Bytes that were sent.
+/// The number of bytes that were sent.
 static SENT: AtomicU64 = AtomicU64::new(0);
 
-/// One way to attack.
+/// An attack.
 #[derive(Debug)]
 pub(crate) struct Attack {
     pub(crate) name: &'static str,
-    /// Whether its sockets say nothing: it lasts until the server has closed all
-    /// of them.
+    /// True if its sockets send nothing: it lasts until the server has closed
+    /// all of them.
     pub(crate) is_mute: bool,
     run: fn(SocketAddr) -> BoxFuture<'static, ()>,
 }
 
-/// What an attack did.
+/// The measurements of an attacker.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct AttackReport {
     pub(crate) opened: u64,
     pub(crate) closed: u64,
     pub(crate) sent: u64,
-    /// Whether it ended by itself: all that it held was taken from it.
+    /// True if it ended by itself: the server has closed all its connections.
     pub(crate) is_over: bool,
     pub(crate) took_ms: u64,
-    /// How long a connection of a hostile server was open at the most.
+    /// The longest time that a connection of a hostile server was open.
     #[serde(default)]
     pub(crate) longest_ms: u64,
 }
@@ -78,8 +93,8 @@ const OTHERS: [Attack; 23] = attacks![
     "open streams" streams::open,
     "unread watches" streams::watches,
     "unread answers, window 0" streams::window_zero,
-    "unread answers, deaf socket" streams::deaf,
-    "unread small answers, deaf socket" streams::deaf_small,
+    "unread answers, deaf socket" streams::unread_socket,
+    "unread small answers, deaf socket" streams::unread_socket_small,
     "unread refusals, deaf socket" streams::refusals,
     "unread stream that is sent to" streams::unread_but_sent_to,
     "windows of one byte" streams::small_windows,
@@ -97,7 +112,7 @@ const OTHERS: [Attack; 23] = attacks![
     "answers to be compressed" calls::to_be_compressed,
 ];
 
-/// Every attack.
+/// All attacks.
 pub(crate) fn all() -> impl Iterator<Item = &'static Attack> {
     static ALL: (Attack, [Attack; 23]) = (MUTE, OTHERS);
     std::iter::once(&ALL.0).chain(&ALL.1)
@@ -111,46 +126,49 @@ pub(crate) fn parse(name: &str) -> Result<&'static Attack, String> {
     all().find(|attack| attack.name == name).ok_or_else(|| format!("there is no attack `{name}`"))
 }
 
-/// Attacks, and tells what was done.
+/// Runs the attack and prints the report.
 ///
 /// # Errors
 /// When the report cannot be written.
 pub(crate) async fn run(AttackArgs { attack, target, time }: AttackArgs) -> Result<()> {
     let _ = rustix::process::nice(19);
     let began = tokio::time::Instant::now();
-    let ended = timeout(time, (attack.run)(target)).await;
-    let report = report(began.elapsed(), ended.is_ok());
-    say(format_args!("attacked {}", serde_json::to_string(&report).context("could not write the report")?));
+    let result = timeout(time, (attack.run)(target)).await;
+    let report = report(began.elapsed(), result.is_ok());
+    print_line(format_args!(
+        "attacked {}",
+        serde_json::to_string(&report).context("could not write the report")?
+    ));
     Ok(())
 }
 
-/// What was done within `took`.
-fn report(took: Duration, is_over: bool) -> Report {
+/// The report of an attack that took `took`.
+fn report(took: Duration, is_over: bool) -> AttackReport {
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let [opened, closed, sent] = [&OPENED, &CLOSED, &SENT].map(|count| count.load(Relaxed));
-    Report { opened, closed, sent, is_over, took_ms, longest_ms: 0 }
+    AttackReport { opened, closed, sent, is_over, took_ms, longest_ms: 0 }
 }
 
-/// Runs `attack` on so many connections at once, each again and again.
-async fn on_each<F>(connections: usize, attack: impl Fn() -> F)
+/// Repeats `attack` on each of so many concurrent connections.
+async fn on_each_connection<F>(connections: usize, attack: impl Fn() -> F)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
-    let again = |_| {
+    let repeat = |_| {
         let attack = &attack;
         async move {
             loop {
-                // A task of its own: a flood must not keep the others from theirs.
+                // A task of its own: a flood must not block the others.
                 let _ = tokio::spawn(attack()).await;
                 sleep(REOPEN_DELAY).await;
             }
         }
     };
-    join_all((0..connections).map(again)).await;
+    join_all((0..connections).map(repeat)).await;
 }
 
-/// Keeps what `held` has until the process ends.
-async fn keep<T>(held: T) {
-    let _held = held;
+/// Holds `value` until the process ends.
+async fn hold_forever<T>(value: T) {
+    let _held = value;
     pending::<()>().await;
 }

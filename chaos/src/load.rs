@@ -1,5 +1,5 @@
-//! Calls at a fixed rate, whatever becomes of them, each timed from when it
-//! was due.
+//! Calls at a fixed rate, whatever their outcome, each timed from when it was
+//! due.
 
 use std::{
     sync::{
@@ -17,64 +17,64 @@ use tonic::{Code, Request};
 
 use crate::proto::{ReadRequest, WriteRequest, target_service_client::TargetServiceClient};
 
+mod call_log;
 mod flood;
-mod seen;
 
+pub(crate) use call_log::{Attempt, CallLog, CallRecord, ratio};
 pub(crate) use flood::Flood;
-pub(crate) use seen::{Attempt, Record, Seen, ratio};
 
 /// Calls per second.
 pub(crate) const RATE: u32 = 200;
-/// What every call may take.
+/// The deadline of every call.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
-/// The longest a load goes on if nobody ends it: bounds what is recorded.
-const LONGEST: Duration = Duration::from_secs(3600);
-/// The most calls under way at once; one that is due above it fails unsent.
-const IN_FLIGHT: u32 = 10_000;
+/// The limit on a load's length, which bounds the number of records.
+const MAX_RUN_TIME: Duration = Duration::from_secs(3600);
+/// The limit on calls in flight; a call that is due above it fails unsent.
+const MAX_IN_FLIGHT: u32 = 10_000;
 
-/// Which calls are made.
+/// The kinds of calls that are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mix {
-    /// Only such as may be sent again.
+    /// Only idempotent calls.
     Reads,
-    /// As many that may not, in turn.
+    /// Idempotent and other calls in turn.
     Both,
 }
 
-/// A load under way. Dropping it ends it.
+/// A running load. Dropping it ends it.
 #[derive(Debug)]
 pub(crate) struct Load {
-    shared: Arc<Shared>,
+    state: Arc<LoadState>,
     pacer: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct LoadState {
     start: Instant,
     client: TargetServiceClient<Channel>,
     mix: Mix,
     stopped: AtomicBool,
     in_flight: AtomicU32,
-    records: Mutex<Vec<Record>>,
-    /// How many there are.
+    records: Mutex<Vec<CallRecord>>,
+    /// The number of records.
     recorded: watch::Sender<usize>,
 }
 
 impl Load {
-    /// Begins at [`RATE`].
+    /// Starts at [`RATE`].
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(crate) fn start(channel: Channel, mix: Mix) -> Result<Self> {
         Self::at_rate(channel, mix, RATE)
     }
 
-    /// Begins at `rate` calls a second.
+    /// Starts at `rate` calls a second.
     ///
     /// # Errors
-    /// When no thread can be had.
+    /// When no thread can be started.
     pub(crate) fn at_rate(channel: Channel, mix: Mix, rate: u32) -> Result<Self> {
-        let shared = Arc::new(Shared {
+        let state = Arc::new(LoadState {
             start: Instant::now(),
             client: TargetServiceClient::new(channel),
             mix,
@@ -83,44 +83,43 @@ impl Load {
             records: Mutex::default(),
             recorded: watch::Sender::new(0),
         });
-        let (pacing, handle) = (shared.clone(), Handle::current());
+        let (load_state, handle) = (state.clone(), Handle::current());
         let pacer = thread::Builder::new()
             .name("pacer".into())
-            .spawn(move || pace(&pacing, rate, &handle))
+            .spawn(move || send_all(&load_state, rate, &handle))
             .context("could not start a thread")?;
-        Ok(Self { shared, pacer: Some(pacer) })
+        Ok(Self { state, pacer: Some(pacer) })
     }
 
-    /// The time since it began: what marks on its time line are made of.
-    pub(crate) fn now(&self) -> Duration {
-        self.shared.start.elapsed()
+    /// The time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.state.start.elapsed()
     }
 
-    /// Lets it go on for so long.
-    pub(crate) async fn go_on(&self, time: Duration) {
+    /// Waits while the load runs for `time`.
+    pub(crate) async fn run_for(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
 
-    /// Waits for the end of a call that was due after `from` and is as `wanted`
-    /// says.
+    /// Waits for the end of a call that was due after `from` and matches.
     ///
     /// # Errors
-    /// When there is none within `limit` of now.
-    pub(crate) async fn until(
+    /// When no such call ends within `limit`.
+    pub(crate) async fn wait_for_call(
         &self,
         from: Duration,
         limit: Duration,
-        mut wanted: impl FnMut(&Record) -> bool,
-    ) -> Result<Record> {
-        let mut recorded = self.shared.recorded.subscribe();
-        let mut looked_at = 0;
+        mut is_match: impl FnMut(&CallRecord) -> bool,
+    ) -> Result<CallRecord> {
+        let mut recorded = self.state.recorded.subscribe();
+        let mut read_count = 0;
         let found = timeout(limit, async {
             loop {
                 recorded.borrow_and_update();
-                let found = self.shared.records(|records| {
-                    let new = &records[looked_at..];
-                    looked_at = records.len();
-                    new.iter().find(|r| r.due >= from && wanted(r)).cloned()
+                let found = self.state.records(|records| {
+                    let new = &records[read_count..];
+                    read_count = records.len();
+                    new.iter().find(|r| r.due >= from && is_match(r)).cloned()
                 });
                 if let Some(found) = found {
                     return found;
@@ -130,48 +129,47 @@ impl Load {
                 }
             }
         });
-        found.await.with_context(|| format!("no call ended as it was waited for within {limit:?}"))
+        found.await.with_context(|| format!("no matching call ended within {limit:?}"))
     }
 
-    /// What was seen so far.
-    pub(crate) fn seen(&self) -> Seen {
-        Seen::new(self.shared.records(|records| records.clone()))
+    /// The calls so far.
+    pub(crate) fn call_log(&self) -> CallLog {
+        CallLog::new(self.state.records(|records| records.clone()))
     }
 
-    /// Sends no more calls, waits for those under way, and gives all that was
-    /// seen.
+    /// Stops, waits for the calls in flight, and returns all calls.
     ///
     /// # Errors
     /// When a call outlives every deadline.
-    pub(crate) async fn finish(mut self) -> Result<Seen> {
-        self.shared.stopped.store(true, Relaxed);
+    pub(crate) async fn finish(mut self) -> Result<CallLog> {
+        self.state.stopped.store(true, Relaxed);
         if let Some(pacer) = self.pacer.take() {
             tokio::task::spawn_blocking(move || pacer.join()).await?.ok().context("the pacer failed")?;
         }
-        let mut recorded = self.shared.recorded.subscribe();
+        let mut recorded = self.state.recorded.subscribe();
         let idle = async {
-            while self.shared.in_flight.load(Relaxed) > 0 {
+            while self.state.in_flight.load(Relaxed) > 0 {
                 recorded.changed().await?;
             }
             anyhow::Ok(())
         };
-        timeout(DEADLINE * 10, idle).await.context("a call does not end at all")??;
-        Ok(self.seen())
+        timeout(DEADLINE * 10, idle).await.context("a call does not end")??;
+        Ok(self.call_log())
     }
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Relaxed);
+        self.state.stopped.store(true, Relaxed);
     }
 }
 
-impl Shared {
-    fn records<T>(&self, act: impl FnOnce(&mut Vec<Record>) -> T) -> T {
+impl LoadState {
+    fn records<T>(&self, act: impl FnOnce(&mut Vec<CallRecord>) -> T) -> T {
         act(&mut self.records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn record(&self, record: Record) {
+    fn record(&self, record: CallRecord) {
         let count = self.records(|records| {
             records.push(record);
             records.len()
@@ -179,67 +177,68 @@ impl Shared {
         self.recorded.send_replace(count);
     }
 
-    /// Makes call `n`, which was due `due` after the start. What is left of
-    /// its deadline also counts from then.
-    async fn call(&self, n: u64, due: Duration) -> Record {
+    /// Makes call `n`, which was due `due` after the start. Its deadline also
+    /// counts from then.
+    async fn call(&self, n: u64, due: Duration) -> CallRecord {
         let explain = Explain::default();
         let idempotent = self.mix == Mix::Reads || n.is_multiple_of(2);
         let late = self.start.elapsed().saturating_sub(due);
-        let left = DEADLINE.saturating_sub(late).max(Duration::from_millis(1));
+        let remaining = DEADLINE.saturating_sub(late).max(Duration::from_millis(1));
         let mut client = self.client.clone();
-        let answer = if idempotent {
-            client.read(request(ReadRequest::default(), left, &explain)).await.map(drop)
+        let result = if idempotent {
+            client.read(request(ReadRequest::default(), remaining, &explain)).await.map(drop)
         } else {
-            client.write(request(WriteRequest {}, left, &explain)).await.map(drop)
+            client.write(request(WriteRequest {}, remaining, &explain)).await.map(drop)
         };
         let attempts = explain.attempts().into_iter();
-        Record {
+        CallRecord {
             due,
             took: self.start.elapsed().saturating_sub(due),
             idempotent,
-            failure: answer.err().map(|status| (status.code(), status.message().into())),
+            failure: result.err().map(|status| (status.code(), status.message().into())),
             attempts: attempts.map(|a| Attempt { instance: a.instance, answered: a.answered }).collect(),
         }
     }
 }
 
-fn request<T>(message: T, left: Duration, explain: &Explain) -> Request<T> {
+fn request<T>(message: T, remaining: Duration, explain: &Explain) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(left);
+    request.set_timeout(remaining);
     request.extensions_mut().insert(explain.clone());
     request
 }
 
-/// Starts each call when it is due. On a thread: its sleep is off by some
-/// 60 µs, a runtime's timer by a millisecond, which would count as latency.
-fn pace(shared: &Arc<Shared>, rate: u32, handle: &Handle) {
+/// Starts each call when it is due. Runs on a thread: a thread's sleep is off
+/// by some 60 µs, a runtime's timer by a millisecond, which would count as
+/// latency.
+fn send_all(state: &Arc<LoadState>, rate: u32, handle: &Handle) {
     for n in 0.. {
         let due = Duration::from_secs(1) * n / rate;
-        if due > LONGEST {
+        if due > MAX_RUN_TIME {
             return;
         }
-        thread::sleep(due.saturating_sub(shared.start.elapsed()));
-        if shared.stopped.load(Relaxed) {
+        thread::sleep(due.saturating_sub(state.start.elapsed()));
+        if state.stopped.load(Relaxed) {
             return;
         }
-        let shared = shared.clone();
-        if shared.in_flight.fetch_add(1, Relaxed) >= IN_FLIGHT {
-            shared.in_flight.fetch_sub(1, Relaxed);
-            shared.record(Record::unsent(due));
+        let state = state.clone();
+        if state.in_flight.fetch_add(1, Relaxed) >= MAX_IN_FLIGHT {
+            state.in_flight.fetch_sub(1, Relaxed);
+            state.record(CallRecord::unsent(due));
             continue;
         }
         handle.spawn(async move {
-            let record = shared.call(n.into(), due).await;
-            shared.in_flight.fetch_sub(1, Relaxed);
-            shared.record(record);
+            let record = state.call(n.into(), due).await;
+            state.in_flight.fetch_sub(1, Relaxed);
+            state.record(record);
         });
     }
 }
 
-impl Record {
-    /// A call that was due while too many others were under way.
+impl CallRecord {
+    /// The record of a call that was due while too many others were in flight.
     fn unsent(due: Duration) -> Self {
-        let failure = Some((Code::Aborted, "too many calls are under way".into()));
+        let failure = Some((Code::Aborted, "too many calls are in flight".into()));
         Self { due, took: Duration::ZERO, idempotent: true, failure, attempts: Vec::new() }
     }
 }

@@ -6,14 +6,14 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::{
-    bed::{Make, Setting},
     cli::RunArgs,
-    say,
     scenario::{ALL, Scenario},
-    verdict::Outcome,
+    setting::{ScenarioSetting, ServerKind},
+    terminal::print_line,
+    verdict::ScenarioOutcome,
 };
 
-/// One run of one scenario, as it is written with `--json`.
+/// One run of one scenario, in the output of `--json`.
 #[derive(Debug, Serialize)]
 struct Run {
     id: &'static str,
@@ -21,12 +21,12 @@ struct Run {
     off: Option<&'static str>,
     held: bool,
     seconds: f64,
-    outcome: Option<Outcome>,
-    /// Why it could not be run to its end.
+    outcome: Option<ScenarioOutcome>,
+    /// The error that ended it early.
     error: Option<String>,
 }
 
-/// Everything that is written with `--json`.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Results<'a> {
     date: String,
@@ -37,7 +37,7 @@ struct Results<'a> {
     runs: &'a [Run],
 }
 
-/// Does what the command line asks for; whether all held.
+/// Runs the chosen scenarios; returns whether all figures held.
 ///
 /// # Errors
 /// When a scenario is not known or nothing can be written.
@@ -45,13 +45,13 @@ pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
     let chosen = choose(&args.ids)?;
     if args.list {
         for scenario in chosen {
-            say(format_args!("{:<4} {}: {}", scenario.id, scenario.fault, scenario.promise));
-            say(format_args!("     off: {}", scenario.off));
+            print_line(format_args!("{:<4} {}: {}", scenario.id, scenario.fault, scenario.promise));
+            print_line(format_args!("     off: {}", scenario.off));
         }
         return Ok(true);
     }
     let logs = Logs::new(args.logs.clone())?;
-    say(format_args!("on {}; every process's log is below {}", machine(), logs.path().display()));
+    print_line(format_args!("on {}; every process's log is below {}", machine(), logs.path().display()));
     let mut runs = Vec::new();
     for scenario in chosen {
         for turn in 1..=args.repeat {
@@ -60,20 +60,20 @@ pub(crate) async fn run(args: &RunArgs) -> Result<bool> {
     }
     let failed = sum_up(&runs, args)?;
     if failed > 0 {
-        say(format_args!("the logs stay in {}", logs.keep().display()));
+        print_line(format_args!("the logs stay in {}", logs.keep().display()));
     }
-    say(format_args!("{} passed, {failed} failed", ids(&runs).len() - failed));
+    print_line(format_args!("{} passed, {failed} failed", ids(&runs).len() - failed));
     Ok(failed == 0)
 }
 
-/// Those whose promise is not held yet.
+/// Scenarios whose promise is not held yet: they run only by name.
 const BY_NAME: [&str; 2] = ["R11", "R29"];
 
 fn choose(ids: &[String]) -> Result<Vec<&'static Scenario>> {
     if ids.is_empty() {
         let (others, all): (Vec<_>, Vec<_>) = ALL.iter().partition(|scenario| BY_NAME.contains(&scenario.id));
         for scenario in others {
-            say(format_args!(
+            print_line(format_args!(
                 "{} is left out: its promise does not hold yet; run it by its name",
                 scenario.id
             ));
@@ -87,55 +87,58 @@ fn choose(ids: &[String]) -> Result<Vec<&'static Scenario>> {
     ids.iter().map(find).collect()
 }
 
-/// Runs a scenario once, and says how it went. One that cannot be run to its
-/// end has failed; the others go on.
+/// Runs a scenario once, and prints the outcome. An error counts as a failure,
+/// and the other scenarios still run.
 async fn one(scenario: &'static Scenario, turn: u32, args: &RunArgs, logs: &Logs) -> Result<Run> {
     let folder = logs.path().join(format!("{}-{turn}", scenario.id));
     fs::create_dir_all(&folder).with_context(|| format!("could not create {}", folder.display()))?;
     let off = args.off.then_some(scenario.off);
-    let setting = Setting {
+    let setting = ScenarioSetting {
         size: args.size,
         without: off,
         logs: folder,
         consul: args.consul.clone(),
         db: args.db,
-        make: Make::Ours,
+        server_kind: ServerKind::Consort,
         grpc_go: args.grpc_go.clone(),
         attacks: args.attacks.clone(),
     };
     let without = off.map(|off| format!(" without {off}")).unwrap_or_default();
-    say(format_args!("{}  {}{without}", scenario.id, scenario.fault));
+    print_line(format_args!("{}  {}{without}", scenario.id, scenario.fault));
     let began = Instant::now();
     let outcome = (scenario.run)(setting).await;
     let seconds = began.elapsed().as_secs_f64();
     let mut run = Run { id: scenario.id, run: turn, off, held: false, seconds, outcome: None, error: None };
     match outcome {
         Ok(outcome) => {
-            say(outcome.text().trim_end());
+            print_line(outcome.text().trim_end());
             run.held = outcome.held();
             run.outcome = Some(outcome);
         }
         Err(error) => {
-            say(format_args!("    MISSED {error:#}"));
+            print_line(format_args!("    MISSED {error:#}"));
             run.error = Some(format!("{error:#}"));
         }
     }
     let verdict = if run.held { "held" } else { "MISSED" };
-    say(format_args!("    {verdict} in {seconds:.0} s"));
+    print_line(format_args!("    {verdict} in {seconds:.0} s"));
     Ok(run)
 }
 
-/// Prints the table and writes the results; how many scenarios were missed.
+/// Prints the table and writes the results; returns the number of missed
+/// scenarios.
 fn sum_up(runs: &[Run], args: &RunArgs) -> Result<usize> {
-    say("\n| # | fault | failed calls | time to detect | time to recover | attempts per call | verdict |");
-    say("|---|---|---|---|---|---|---|");
+    print_line(
+        "\n| # | fault | failed calls | time to detect | time to recover | attempts per call | verdict |",
+    );
+    print_line("|---|---|---|---|---|---|---|");
     for run in runs {
         let off = run.off.map(|off| format!(" without {off}")).unwrap_or_default();
         let row = match (&run.outcome, &run.error) {
             (Some(outcome), _) => outcome.row(),
             (None, error) => format!("– | – | – | – | – | {}", error.as_deref().unwrap_or("not run")),
         };
-        say(format_args!("| {}{off} | {row} |", run.id));
+        print_line(format_args!("| {}{off} | {row} |", run.id));
     }
     let all = ids(runs);
     let missed = |id: &str| runs.iter().any(|run| run.id == id && !run.held);
@@ -162,18 +165,18 @@ fn ids(runs: &[Run]) -> Vec<&'static str> {
     ids
 }
 
-/// What this machine is, as far as figures depend on it.
+/// The properties of this machine that figures depend on.
 fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let cpu = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let profile = if cfg!(debug_assertions) { "dev profile" } else { "release profile" };
-    format!("{cores} cores, Linux {}, load {load} at the start, {profile}", kernel.trim())
+    format!("{cpu} cores, Linux {}, load {load} at the start, {profile}", kernel.trim())
 }
 
-/// Where the logs are: a folder that somebody named, or one that is removed
-/// at the end unless it is kept.
+/// The folder of the logs: a given one, or a temporary one that is removed at
+/// the end unless it is kept.
 struct Logs {
     path: PathBuf,
     temporary: Option<tempfile::TempDir>,
@@ -183,7 +186,7 @@ impl Logs {
     fn new(named: Option<PathBuf>) -> Result<Self> {
         if let Some(path) = named {
             fs::create_dir_all(&path).with_context(|| format!("could not create {}", path.display()))?;
-            let path = std::path::absolute(&path).context("the folder of the logs cannot be named")?;
+            let path = std::path::absolute(&path).context("could not resolve the path of the logs")?;
             return Ok(Self { path, temporary: None });
         }
         let temporary = tempfile::Builder::new().prefix("chaos-").tempdir();

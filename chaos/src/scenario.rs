@@ -4,8 +4,10 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    bed::{ADMISSION, PEER_LIMITS, RESTRAINT, Setting, TIMEOUTS, shop::ONE_KEY},
-    verdict::Outcome,
+    mechanism::{ADMISSION, CLIENT_LIMITS, PEER_LIMITS, TIMEOUTS},
+    setting::ScenarioSetting,
+    testbed::shop::ONE_KEY,
+    verdict::ScenarioOutcome,
 };
 
 mod balance;
@@ -17,38 +19,38 @@ mod flap;
 mod foreign;
 mod freeze;
 mod garbage;
-mod heal;
 mod hostile;
 mod hostile_servers;
 mod idempotency;
 mod kill;
 mod lies;
-mod misbehave;
+mod misbehaving;
 mod outage;
 mod outbox;
 mod overload;
 mod power;
 mod quorum;
 mod registry_down;
+mod reregister;
 mod rolling;
 mod stock;
 mod trigger;
 mod unhealthy;
 mod unknown;
 
-/// A fault, and what is promised of it.
+/// A fault and the promise for it.
 #[derive(Debug)]
 pub(crate) struct Scenario {
-    /// Its number in RELIABILITY.md.
+    /// The number in RELIABILITY.md.
     pub(crate) id: &'static str,
     pub(crate) fault: &'static str,
     pub(crate) promise: &'static str,
     /// The mechanism that it guards, which `--off` switches off.
     pub(crate) off: &'static str,
-    pub(crate) run: fn(Setting) -> BoxFuture<'static, Result<Outcome>>,
+    pub(crate) run: fn(ScenarioSetting) -> BoxFuture<'static, Result<ScenarioOutcome>>,
 }
 
-/// Every one.
+/// All scenarios.
 pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R1",
@@ -74,7 +76,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R4",
         fault: "black hole: both ways, in, out, opening",
-        promise: "no call outlives its deadline by 50 ms; no idempotent call fails; back within 2 s of the healing",
+        promise: "no call outlives its deadline by 50 ms; no idempotent call fails; back within 2 s of the end of the fault",
         off: "keep-alive",
         run: |setting| Box::pin(black_hole::run(setting)),
     },
@@ -83,21 +85,21 @@ pub(crate) const ALL: &[Scenario] = &[
         fault: "one of three is slow by 500 ms",
         promise: "its share ≤ 10 % after 5 s",
         off: "least_request",
-        run: |setting| Box::pin(misbehave::slow(setting)),
+        run: |setting| Box::pin(misbehaving::slow(setting)),
     },
     Scenario {
         id: "R6",
         fault: "one of three fails at once",
         promise: "its share ≤ 5 % after 1 s; success ≥ 99.9 %",
         off: "outlier detection",
-        run: |setting| Box::pin(misbehave::failing(setting)),
+        run: |setting| Box::pin(misbehaving::failing(setting)),
     },
     Scenario {
         id: "R7",
         fault: "one of three fails half of its calls",
         promise: "ejected within 10 s, back within 60 s; healthy ones never ejected",
         off: "outlier detection",
-        run: |setting| Box::pin(misbehave::half(setting)),
+        run: |setting| Box::pin(misbehaving::half(setting)),
     },
     Scenario {
         id: "R8",
@@ -118,7 +120,7 @@ pub(crate) const ALL: &[Scenario] = &[
         id: "R10",
         fault: "ten seconds of three times the load, or of ten times the latency, at 80 % of what can be done",
         promise: "≥ 95 % of the goodput before, within 10 s after",
-        off: RESTRAINT,
+        off: CLIENT_LIMITS,
         run: |setting| Box::pin(trigger::run(setting)),
     },
     Scenario {
@@ -176,7 +178,7 @@ pub(crate) const ALL: &[Scenario] = &[
         fault: "the agent is restarted, wiped, stopped; a foreign deregistration",
         promise: "passing again within 2 s, re-registered within 5 s; shutdown never blocked for more than 2 s",
         off: "registration loop",
-        run: |setting| Box::pin(heal::run(setting)),
+        run: |setting| Box::pin(reregister::run(setting)),
     },
     Scenario {
         id: "R19",
@@ -188,14 +190,14 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R20",
         fault: "the same key again and again, replicas killed",
-        promise: "as many orders and charges as keys, one answer for each key; nothing under way after 60 s",
+        promise: "as many orders and charges as keys, one response for each key; no order in progress after 60 s",
         off: "one request id for all repetitions",
         run: |setting| Box::pin(idempotency::run(setting)),
     },
     Scenario {
         id: "R21",
         fault: "five times as many buyers as pieces, a replica killed in each round",
-        promise: "exactly all sold in each round, every answer as of one stock; nothing under way after 60 s",
+        promise: "exactly all sold in each round, every response consistent with one stock; no order in progress after 60 s",
         off: stock::ONE_STEP,
         run: |setting| Box::pin(stock::run(setting)),
     },
@@ -204,7 +206,7 @@ pub(crate) const ALL: &[Scenario] = &[
         fault: "order-service killed at one write after the other of a checkout",
         promise: "no acknowledged order lost, no charge without order or refund, one order for each key; settled \
                   within 30 s of the restart",
-        off: crash::OFF,
+        off: crash::MECHANISM,
         run: |setting| Box::pin(crash::run(setting)),
     },
     Scenario {
@@ -224,7 +226,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario {
         id: "R25",
         fault: "payments whose outcome is unknown, a carrier that refuses, replicas killed",
-        promise: "charged at most once, refunded when not shipped; nothing under way after 60 s",
+        promise: "charged at most once, refunded when not shipped; no order in progress after 60 s",
         off: ONE_KEY,
         run: |setting| Box::pin(unknown::run(setting)),
     },
@@ -232,7 +234,7 @@ pub(crate) const ALL: &[Scenario] = &[
         id: "R26",
         fault: "disk full, fsync fails, no file descriptors, PostgreSQL killed",
         promise: "no false acknowledgement; NOT_SERVING and refused, not hung; serving by itself after 5 s",
-        off: "errors that the disk tells",
+        off: "errors that the disk reports",
         run: |setting| Box::pin(fail_clean::run(setting)),
     },
     Scenario {

@@ -1,35 +1,65 @@
-//! `chaos serve`: a replica that behaves as its standard input says.
+//! `chaos serve`: a replica that is controlled by its standard input.
 
 use std::{
     io::{self, BufRead, Write},
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use clap::Args;
 use registry_client::{ChannelConfig, Mesh, ServerConfig, consul::Client, server::shutdown_signal};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tonic::{Request, Response, Status};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    bed::{ADMISSION, Make, PEER_LIMITS, Setting},
-    cli::{Database, ServeArgs, Size},
+    mechanism::{ADMISSION, PEER_LIMITS},
     proto::{
         DESCRIPTORS, ReadRequest, ReadResponse, WriteRequest, WriteResponse,
         target_service_client::TargetServiceClient,
         target_service_server::{TargetService, TargetServiceServer},
     },
+    setting::{Database, ScenarioSetting, ServerKind, Size},
 };
 
 mod behaviour;
 mod ledger;
 
-use behaviour::{Behaviour, Order};
-use ledger::Ledger;
+use behaviour::{Command, CurrentBehaviour};
+use ledger::CallLedger;
 pub(crate) use ledger::Report;
 
+/// A replica.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The service that it is an instance of.
+    #[arg(long)]
+    pub(crate) service: String,
+    /// The address that it listens on.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// The registry; without one it does not register.
+    #[arg(long)]
+    pub(crate) registry: Option<String>,
+    /// The service to which it relays every call.
+    #[arg(long)]
+    pub(crate) relay: Option<String>,
+    /// The time that a call takes without a fault.
+    #[arg(long, default_value = "20ms", value_parser = registry_client::parse_duration)]
+    pub(crate) work: Duration,
+    /// The number of calls that are worked on at once; the others wait.
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<usize>,
+    /// The concurrency limit of a method [default: the server's own]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_concurrency: Option<usize>,
+    /// The mechanism that is switched off.
+    #[arg(long, value_name = "MECHANISM")]
+    pub(crate) without: Option<String>,
+}
 /// Serves until SIGTERM or the end of standard input.
 ///
 /// # Errors
@@ -43,9 +73,9 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let target = Target {
         work: args.work,
         slots: args.slots.map(Semaphore::new),
-        behaviour: Behaviour::default(),
-        ledger: Ledger::default(),
-        forgets: args.without.as_deref() == Some("propagation"),
+        behaviour: CurrentBehaviour::default(),
+        ledger: CallLedger::default(),
+        drops_deadline: args.without.as_deref() == Some("propagation"),
         next: args.relay.as_deref().map(|service| TargetServiceClient::new(mesh.channel(service))),
     };
     let target = Arc::new(target);
@@ -54,8 +84,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     std::thread::Builder::new()
         .name("orders".into())
         .spawn(move || {
-            obey(&target, &mesh, &|well| health.report("", well));
-            // The harness is gone, however it went.
+            run_commands(&target, &mesh, &|is_healthy| health.report("", is_healthy));
+            // The harness is gone.
             std::process::exit(0);
         })
         .context("could not start a thread")?;
@@ -63,64 +93,68 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     Ok(())
 }
 
-/// The mesh that it registers in and passes calls on through.
+/// The mesh that it registers in and relays calls through.
 fn mesh(args: &ServeArgs) -> Result<Mesh> {
-    let mut serving = ServerConfig::default();
+    let mut server_config = ServerConfig::default();
     if args.without.as_deref() == Some("drain") {
-        (serving.drain, serving.drain_timeout) = (Duration::ZERO, Duration::ZERO);
+        (server_config.drain, server_config.drain_timeout) = (Duration::ZERO, Duration::ZERO);
     }
     if args.without.as_deref() == Some(PEER_LIMITS) {
-        unlimited(&mut serving);
+        unlimited(&mut server_config);
     }
     if args.without.as_deref() == Some(ADMISSION) {
-        serving.admission = None;
+        server_config.admission = None;
     }
-    if let Some((admission, max)) = serving.admission.as_mut().zip(args.max_concurrency) {
+    if let Some((admission, max)) = server_config.admission.as_mut().zip(args.max_concurrency) {
         (admission.min, admission.max, admission.initial, admission.queue) = (max, max, max, 0);
     }
-    let mut builder = Mesh::builder().server_config(serving).descriptors(DESCRIPTORS);
+    let mut builder = Mesh::builder().server_config(server_config).descriptors(DESCRIPTORS);
     builder = match &args.registry {
         Some(url) => builder.consul(Client::builder(url).build()?),
         None => builder.resolver(registry_client::resolve::fixed::FixedResolver::with([])),
     };
-    Ok(builder.channel_config(calls(args)).build()?)
+    Ok(builder.channel_config(channel_config(args)).build()?)
 }
 
-/// Lifts every limit on what a peer may hold.
-fn unlimited(serving: &mut ServerConfig) {
+/// Lifts every limit on the resources that a peer may hold.
+fn unlimited(server_config: &mut ServerConfig) {
     const NEVER: Duration = Duration::from_secs(3600);
-    // Room for sums of them.
+    // Leaves room for sums of them.
     const ANY: usize = usize::MAX / 8;
-    (serving.max_streams, serving.max_buffered_bytes, serving.max_connections) = (ANY, ANY, ANY);
-    (serving.receive_timeout, serving.send_timeout, serving.handshake_timeout) = (NEVER, NEVER, NEVER);
+    (server_config.max_streams, server_config.max_buffered_bytes, server_config.max_connections) =
+        (ANY, ANY, ANY);
+    (server_config.receive_timeout, server_config.send_timeout, server_config.handshake_timeout) =
+        (NEVER, NEVER, NEVER);
 }
 
-/// Calls as the load does.
-fn calls(args: &ServeArgs) -> ChannelConfig {
+/// The channel configuration of the load.
+fn channel_config(args: &ServeArgs) -> ChannelConfig {
     let without = args.without.clone().map(|name| &*name.leak());
     let (logs, consul, grpc_go) = (PathBuf::new(), PathBuf::new(), PathBuf::new());
-    let (size, db, make, attacks) = (Size::Usual, Database::Sqlite, Make::Ours, Vec::new());
-    Setting { size, without, logs, consul, db, make, grpc_go, attacks }.channel_config()
+    let (size, db, server_kind, attacks) = (Size::Usual, Database::Sqlite, ServerKind::Consort, Vec::new());
+    ScenarioSetting { size, without, logs, consul, db, server_kind, grpc_go, attacks }.channel_config()
 }
 
-/// Does what each line says, until there is none.
-fn obey(target: &Target, mesh: &Mesh, healthy: &dyn Fn(bool)) {
+/// Runs the command in each line of standard input until it ends.
+fn run_commands(target: &Target, mesh: &Mesh, set_healthy: &dyn Fn(bool)) {
     for line in io::stdin().lock().lines().map_while(Result::ok) {
-        let answer = match line.parse() {
-            Ok(Order::Report) => serde_json::to_string(&target.ledger.take()).map(|r| format!("report {r}")),
-            Ok(Order::State) => serde_json::to_string(&mesh.state()).map(|state| format!("state {state}")),
-            Ok(Order::Healthy(well)) => {
-                healthy(well);
+        let response = match line.parse() {
+            Ok(Command::Report) => {
+                serde_json::to_string(&target.ledger.take()).map(|r| format!("report {r}"))
+            }
+            Ok(Command::State) => serde_json::to_string(&mesh.state()).map(|state| format!("state {state}")),
+            Ok(Command::SetHealthy(is_healthy)) => {
+                set_healthy(is_healthy);
                 Ok(format!("now {line}"))
             }
-            Ok(Order::Behave(act)) => {
-                target.behaviour.set(act);
+            Ok(Command::SetBehaviour(new_behaviour)) => {
+                target.behaviour.set(new_behaviour);
                 Ok(format!("now {line}"))
             }
             Err(why) => Ok(format!("what? {why}")),
         };
         let mut out = io::stdout().lock();
-        let _ = answer.map(|answer| writeln!(out, "{answer}").and_then(|()| out.flush()));
+        let _ = response.map(|response| writeln!(out, "{response}").and_then(|()| out.flush()));
     }
 }
 
@@ -128,13 +162,13 @@ fn obey(target: &Target, mesh: &Mesh, healthy: &dyn Fn(bool)) {
 #[derive(Debug)]
 struct Target {
     work: Duration,
-    /// How many calls may do their work at once.
+    /// The limit on calls that are worked on at once.
     slots: Option<Semaphore>,
-    behaviour: Behaviour,
-    ledger: Ledger,
+    behaviour: CurrentBehaviour,
+    ledger: CallLedger,
     next: Option<TargetServiceClient<registry_client::Channel>>,
-    /// Whether it does not pass on what is left of a call's time.
-    forgets: bool,
+    /// True if it does not propagate the deadline of a call.
+    drops_deadline: bool,
 }
 
 impl Target {
@@ -144,12 +178,12 @@ impl Target {
             Some(slots) => slots.acquire().await.ok(),
             None => None,
         };
-        self.behaviour.act(self.work).await?;
+        self.behaviour.apply(self.work).await?;
         drop(slot);
         if let Some(next) = &self.next {
             let mut next = next.clone();
-            if self.forgets {
-                // Another task knows nothing of the call that it works for.
+            if self.drops_deadline {
+                // Another task does not inherit the deadline of the call.
                 let call = tokio::spawn(async move { next.read(ReadRequest::default()).await.map(drop) });
                 return call.await.unwrap_or_else(|_| Err(Status::internal("the call was lost")));
             }
@@ -162,7 +196,7 @@ impl Target {
 #[tonic::async_trait]
 impl TargetService for Target {
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadResponse>, Status> {
-        // Never more than a message may have anyway.
+        // Bounded by the message size limit.
         let bytes = (request.get_ref().answer_bytes as usize).min(4 << 20);
         self.handle(request).await?;
         Ok(Response::new(ReadResponse { body: vec![0; bytes] }))

@@ -1,20 +1,20 @@
-//! What a scenario measured beside what was promised.
+//! The figures of a scenario, measured and promised.
 
 use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 
-use crate::load::Seen;
+use crate::load::CallLog;
 
-/// How one scenario ended.
+/// The outcome of one scenario.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Outcome {
-    /// What was done, in words and numbers.
+pub(crate) struct ScenarioOutcome {
+    /// The fault in words and numbers.
     pub(crate) fault: String,
     pub(crate) calls: usize,
     pub(crate) failed_idempotent: usize,
     pub(crate) failed_other: usize,
-    /// The longest time from a fault until nothing was sent there any more.
+    /// The longest time from a fault until no call was sent there any more.
     pub(crate) detect_seconds: Option<f64>,
     /// The longest time from a fault's end until all was as before.
     pub(crate) recover_seconds: Option<f64>,
@@ -31,68 +31,68 @@ pub(crate) struct Figure {
     pub(crate) measured: String,
     pub(crate) promised: String,
     pub(crate) held: bool,
-    /// Where to look when it was missed.
+    /// The place in the code to look at when it was missed.
     pub(crate) look: &'static str,
 }
 
-impl Outcome {
-    /// What the load saw; the figures come after.
-    pub(crate) fn of(fault: impl Into<String>, seen: &Seen) -> Self {
+impl ScenarioOutcome {
+    /// The outcome with the load's totals, without figures.
+    pub(crate) fn of(fault: impl Into<String>, call_log: &CallLog) -> Self {
         Self {
             fault: fault.into(),
-            calls: seen.calls(),
-            failed_idempotent: seen.failed(true),
-            failed_other: seen.failed(false),
-            attempts_per_call: seen.attempts_per_call(),
-            failures: seen.failures(),
+            calls: call_log.calls(),
+            failed_idempotent: call_log.failed(true),
+            failed_other: call_log.failed(false),
+            attempts_per_call: call_log.attempts_per_call(),
+            failures: call_log.failures(),
             ..Self::default()
         }
     }
 
-    /// Whether every figure was held.
+    /// Returns whether every figure held.
     pub(crate) fn held(&self) -> bool {
         self.figures.iter().all(|figure| figure.held)
     }
 
-    /// The longest detection, when it was seen.
+    /// Records a detection time; the longest counts.
     pub(crate) fn detected(&mut self, after: Option<Duration>) {
-        self.detect_seconds = longer(self.detect_seconds, after);
+        self.detect_seconds = longest(self.detect_seconds, after);
     }
 
-    /// The longest recovery, when it was seen.
+    /// Records a recovery time; the longest counts.
     pub(crate) fn recovered(&mut self, after: Option<Duration>) {
-        self.recover_seconds = longer(self.recover_seconds, after);
+        self.recover_seconds = longest(self.recover_seconds, after);
     }
 
-    /// A count that may be no more than `most`.
-    pub(crate) fn at_most(&mut self, what: &'static str, count: usize, most: usize, look: &'static str) {
-        self.figure(what, count.to_string(), format!("≤ {most}"), count <= most, look);
+    /// Adds a count with an upper limit.
+    pub(crate) fn at_most(&mut self, what: &'static str, count: usize, max: usize, look: &'static str) {
+        self.figure(what, count.to_string(), format!("≤ {max}"), count <= max, look);
     }
 
-    /// A number that may be no more than `most`.
-    pub(crate) fn below(&mut self, what: &'static str, is: f64, most: f64, look: &'static str) {
-        self.figure(what, format!("{is:.3}"), format!("≤ {most}"), is <= most, look);
+    /// Adds a number with an upper limit.
+    pub(crate) fn below(&mut self, what: &'static str, is: f64, max: f64, look: &'static str) {
+        self.figure(what, format!("{is:.3}"), format!("≤ {max}"), is <= max, look);
     }
 
-    /// A number that may be no less than `least`.
-    pub(crate) fn above(&mut self, what: &'static str, is: f64, least: f64, look: &'static str) {
-        self.figure(what, format!("{is:.4}"), format!("≥ {least}"), is >= least, look);
+    /// Adds a number with a lower limit.
+    pub(crate) fn above(&mut self, what: &'static str, is: f64, min: f64, look: &'static str) {
+        self.figure(what, format!("{is:.4}"), format!("≥ {min}"), is >= min, look);
     }
 
-    /// A time that must have been seen and be no longer than `most`.
+    /// Adds a time with an upper limit; `None` misses it.
     pub(crate) fn within(
         &mut self,
         what: &'static str,
         took: Option<Duration>,
-        most: Duration,
+        max: Duration,
         look: &'static str,
     ) {
-        let said = took.map_or_else(|| "never".to_owned(), |took| format!("{:.3} s", took.as_secs_f64()));
-        let held = took.is_some_and(|took| took <= most);
-        self.figure(what, said, format!("≤ {:.3} s", most.as_secs_f64()), held, look);
+        let measured = took.map_or_else(|| "never".to_owned(), |took| format!("{:.3} s", took.as_secs_f64()));
+        let held = took.is_some_and(|took| took <= max);
+        self.figure(what, measured, format!("≤ {:.3} s", max.as_secs_f64()), held, look);
     }
 
-    /// Any other figure.
+    /// Adds any other figure.
     pub(crate) fn figure(
         &mut self,
         what: &'static str,
@@ -104,7 +104,7 @@ impl Outcome {
         self.figures.push(Figure { what: what.into(), measured, promised, held, look });
     }
 
-    /// Adds a part that was run by itself, its figures named after it.
+    /// Adds the outcome of a part, with its figures named after it.
     pub(crate) fn add(&mut self, name: &str, part: Self) {
         let attempts = self.attempts() + part.attempts();
         self.calls += part.calls;
@@ -128,7 +128,7 @@ impl Outcome {
         self.attempts_per_call * calls
     }
 
-    /// The lines that a person reads when it has ended.
+    /// The report for people.
     pub(crate) fn text(&self) -> String {
         let seconds = |s: Option<f64>| s.map_or_else(|| "–".to_owned(), |s| format!("{s:.2} s"));
         let mut text = format!(
@@ -157,7 +157,7 @@ impl Outcome {
         text
     }
 
-    /// Its row in the table: everything but the id.
+    /// The row in the table, without the id.
     pub(crate) fn row(&self) -> String {
         let seconds = |s: Option<f64>| s.map_or_else(|| "–".to_owned(), |s| format!("{s:.2} s"));
         let missed: Vec<_> = self.figures.iter().filter(|f| !f.held).map(|f| &*f.what).collect();
@@ -176,9 +176,9 @@ impl Outcome {
     }
 }
 
-fn longer(known: Option<f64>, new: Option<Duration>) -> Option<f64> {
+fn longest(current: Option<f64>, new: Option<Duration>) -> Option<f64> {
     let new = new.map(|time| time.as_secs_f64());
-    known.into_iter().chain(new).reduce(f64::max)
+    current.into_iter().chain(new).reduce(f64::max)
 }
 
 #[cfg(test)]
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn one_missed_figure_is_a_missed_scenario_and_says_where_to_look() {
-        let mut outcome = Outcome::default();
+        let mut outcome = ScenarioOutcome::default();
         outcome.at_most("failed calls", 0, 0, "the retries");
         assert!(outcome.held());
         outcome.within("out", None, Duration::from_secs(2), "the keep-alive");
@@ -198,8 +198,13 @@ mod tests {
 
     #[test]
     fn a_part_that_was_missed_is_named_and_misses_the_whole() {
-        let mut whole = Outcome { calls: 10, attempts_per_call: 1.0, ..Outcome::default() };
-        let mut part = Outcome { calls: 10, attempts_per_call: 2.0, failed_other: 3, ..Outcome::default() };
+        let mut whole = ScenarioOutcome { calls: 10, attempts_per_call: 1.0, ..ScenarioOutcome::default() };
+        let mut part = ScenarioOutcome {
+            calls: 10,
+            attempts_per_call: 2.0,
+            failed_other: 3,
+            ..ScenarioOutcome::default()
+        };
         part.at_most("failed calls", 3, 0, "the retries");
         whole.add("R6", part);
         assert!(!whole.held() && whole.row().ends_with("missed: R6: failed calls"), "{}", whole.row());
@@ -209,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_longest_time_counts() {
-        let mut outcome = Outcome::default();
+        let mut outcome = ScenarioOutcome::default();
         outcome.recovered(None);
         assert_eq!(outcome.recover_seconds, None);
         for seconds in [1, 3, 2] {

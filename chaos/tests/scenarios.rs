@@ -1,5 +1,5 @@
-//! The scenarios in a short form, as real processes: what a change may not
-//! break. `cargo xtask chaos` runs all of them at length.
+//! The scenarios in their quick form, as real processes. `cargo xtask chaos`
+//! runs all of them in full.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -16,13 +16,13 @@ fn chaos(id: &str, more: &[&str]) -> (Output, tempfile::TempDir) {
 #[track_caller]
 fn holds(id: &str) {
     let (output, logs) = chaos(id, &[]);
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let logs = logs.keep();
-        panic!("{id} was missed; its logs are in {}:\n{said}{complained}", logs.display());
+        panic!("{id} was missed; its logs are in {}:\n{stdout}{stderr}", logs.display());
     }
-    assert!(said.trim_end().ends_with("1 passed, 0 failed"), "{said}");
+    assert!(stdout.trim_end().ends_with("1 passed, 0 failed"), "{stdout}");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn r10_what_triggers_an_overload_may_end_and_so_does_the_overload() {
 }
 
 #[test]
-fn r11_refusing_costs_little_and_who_is_refused_holds_back() {
+fn r11_rejecting_costs_little_and_rejected_callers_hold_back() {
     holds("R11");
 }
 
@@ -86,7 +86,7 @@ fn r20_the_same_key_orders_and_charges_once() {
 }
 
 #[test]
-fn r21_exactly_what_there_is_is_sold() {
+fn r21_exactly_the_stock_is_sold() {
     holds("R21");
 }
 
@@ -96,7 +96,7 @@ fn r22_a_checkout_survives_a_crash_at_every_write() {
 }
 
 #[test]
-fn r25_a_payment_whose_outcome_is_unknown_is_made_once_or_given_back() {
+fn r25_a_payment_with_an_unknown_outcome_is_made_once_or_refunded() {
     holds("R25");
 }
 
@@ -106,12 +106,12 @@ fn r23_a_loss_of_power_takes_no_acknowledged_order() {
 }
 
 #[test]
-fn r26_what_a_service_needs_may_fail_and_come_back() {
+fn r26_the_resources_of_a_service_may_fail_and_come_back() {
     holds("R26");
 }
 
 #[test]
-fn r24_events_have_their_effect_once_and_in_order_whoever_dies() {
+fn r24_events_have_their_effect_once_and_in_order_despite_kills() {
     holds("R24");
 }
 
@@ -135,20 +135,23 @@ fn r33_servers_of_foreign_make_hold_the_same_promises() {
 #[test]
 fn a_scenario_is_missed_without_the_mechanism_that_it_guards() {
     let (output, _logs) = chaos("R13", &["--off"]);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("MISSED round robin") && said.trim_end().ends_with("0 passed, 1 failed"), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(
+        stdout.contains("MISSED round robin") && stdout.trim_end().ends_with("0 passed, 1 failed"),
+        "{stdout}"
+    );
 }
 
 #[test]
 fn every_scenario_is_listed_with_what_it_promises() {
     let (output, _logs) = chaos("--list", &[]);
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     for id in [
         "R1 ", "R2 ", "R3 ", "R10 ", "R11 ", "R13 ", "R14 ", "R18 ", "R20 ", "R21 ", "R25 ", "R29 ", "R29b",
         "R33 ",
     ] {
-        assert!(said.lines().any(|line| line.starts_with(id)), "{id} is not in {said}");
+        assert!(stdout.lines().any(|line| line.starts_with(id)), "{id} is not in {stdout}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/v1/agent`: what is registered with this agent.
+//! `/v1/agent`: the services and checks of this agent.
 
 mod checks;
 mod health;
@@ -18,17 +18,17 @@ pub(crate) use checks::{
 pub(crate) use health::{by_id as health_by_id, by_name as health_by_name};
 pub(crate) use register::{deregister_service, register_service};
 
-use crate::Context;
-use crate::answer::{self, Answer, Failure};
-use crate::blocking::{Seen, jittered, wait_for};
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
 use crate::filter::{self, Filter};
 use crate::model::CONSUL_VERSION;
-use crate::request::{Request, wait_of};
-use crate::store::State;
+use crate::request::{Request, wait_time};
+use crate::response::{self, ErrorResponse, HttpResponse};
+use crate::store::AgentState;
 use crate::wire::{AgentService, CheckShape, Object, node_meta};
 
-/// `GET /v1/agent/self`, with what this agent truly is; `DebugConfig` names only what clients look at.
-pub(crate) fn describe(context: &Context, request: &Request) -> Answer {
+/// `GET /v1/agent/self`; `DebugConfig` has only the fields that clients read.
+pub(crate) fn describe(context: &Context, request: &Request) -> HttpResponse {
     let node = &context.node;
     let (services, checks) =
         context.store.read(|state| (state.local.services.len(), state.local.checks.len()));
@@ -60,100 +60,101 @@ pub(crate) fn describe(context: &Context, request: &Request) -> Answer {
         },
         "Meta": node_meta(),
     });
-    answer::json(StatusCode::OK, &body, request.pretty())
+    response::json(StatusCode::OK, &body, request.pretty())
 }
 
-/// A release's build date; ours has none, and the real one built from its module says this.
+/// The build date of a Consul that was built without one.
 const BUILD_DATE: &str = "1970-01-01T00:00:01Z";
 
 /// `GET /v1/agent/version`.
-pub(crate) fn version(request: &Request) -> Answer {
+pub(crate) fn version(request: &Request) -> HttpResponse {
     let body = Object(vec![
         ("SHA".to_owned(), ""),
         ("BuildDate".to_owned(), BUILD_DATE),
         ("HumanVersion".to_owned(), CONSUL_VERSION),
         ("FIPS".to_owned(), ""),
     ]);
-    answer::json(StatusCode::OK, &body, request.pretty())
+    response::json(StatusCode::OK, &body, request.pretty())
 }
 
 /// `GET /v1/agent/services`.
-pub(crate) fn services(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    request.refuse_enterprise()?;
+pub(crate) fn services(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
+    request.reject_enterprise()?;
     let filter = Filter::parse(request.query.get("filter"), filter::AGENT_SERVICE)?;
     let all = context.store.read(|state| {
         let shape = |(id, service): (&String, &_)| (id.clone(), AgentService::new(service, &context.node));
         state.local.services.iter().map(shape).collect::<Vec<_>>()
     });
-    let kept = all.into_iter().filter(|(_, service)| filter.keeps(service)).collect();
-    Ok(answer::json(StatusCode::OK, &Object(kept), request.pretty()))
+    let filtered = all.into_iter().filter(|(_, service)| filter.matches(service)).collect();
+    Ok(response::json(StatusCode::OK, &Object(filtered), request.pretty()))
 }
 
 /// `GET /v1/agent/checks`.
-pub(crate) fn checks(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    request.refuse_enterprise()?;
-    let filter = Filter::parse_at_use(request.query.get("filter"), filter::CHECK)?;
+pub(crate) fn checks(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
+    request.reject_enterprise()?;
+    let filter = Filter::parse_for_agent_checks(request.query.get("filter"), filter::CHECK)?;
     let all = context.store.read(|state| {
         let shape = |(id, local): (&String, &crate::store::LocalCheck)| {
             (id.clone(), CheckShape::local(&local.check, &context.node))
         };
         state.local.checks.iter().map(shape).collect::<Vec<_>>()
     });
-    let kept = all.into_iter().filter(|(_, check)| filter.keeps(check)).collect();
-    Ok(answer::json(StatusCode::OK, &Object(kept), request.pretty()))
+    let filtered = all.into_iter().filter(|(_, check)| filter.matches(check)).collect();
+    Ok(response::json(StatusCode::OK, &Object(filtered), request.pretty()))
 }
 
-/// `GET /v1/agent/service/:id`; with `hash` it waits until the definition has another one, or is gone.
-pub(crate) async fn service(context: &Context, request: &Request) -> Result<Answer, Failure> {
-    let wait = jittered(wait_of(&request.query)?);
-    request.refuse_enterprise()?;
+/// `GET /v1/agent/service/:id`; with `hash` it waits until the definition's hash differs or the
+/// service is removed.
+pub(crate) async fn service(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
+    let wait = with_jitter(wait_time(&request.query)?);
+    request.reject_enterprise()?;
     let id = request.rest.as_str();
-    let find = |state: &State| {
+    let find = |state: &AgentState| {
         let service = state.local.services.get(id)?;
         let mut shape = AgentService::new(service, &context.node);
         shape.content_hash = Some(shape.hash());
         Some(shape)
     };
-    let asked = request.query.get("hash");
-    if !asked.is_empty() {
-        // Hashes have no order, so the waiting is done on "is it another one": index 2 says yes, 1 says no.
-        let differs = |state: &State| {
+    let given_hash = request.query.get("hash");
+    if !given_hash.is_empty() {
+        // Hashes have no order, so the query waits on an index that is 2 if the hash differs, else 1.
+        let differs = |state: &AgentState| {
             let now = find(state).and_then(|service| service.content_hash);
-            Seen::at(if now.as_deref() == Some(asked) { 1 } else { 2 })
+            QueryView::at(if now.as_deref() == Some(given_hash) { 1 } else { 2 })
         };
         wait_for(&context.store, 1, wait, differs).await;
     }
-    let Some(found) = context.store.read(find) else {
-        return Err(Failure::not_found(format!("unknown service ID: {id}")));
+    let Some(service) = context.store.read(find) else {
+        return Err(ErrorResponse::not_found(format!("unknown service ID: {id}")));
     };
-    let mut answer = answer::json(StatusCode::OK, &found, request.pretty());
-    answer::set(&mut answer, "x-consul-contenthash", found.content_hash.as_deref().unwrap_or_default());
-    Ok(answer)
+    let mut response = response::json(StatusCode::OK, &service, request.pretty());
+    response::set(&mut response, "x-consul-contenthash", service.content_hash.as_deref().unwrap_or_default());
+    Ok(response)
 }
 
-/// The refusal of a service id that is not registered here.
-fn unknown_service(id: &str) -> Failure {
-    Failure::not_found(format!(
+/// The error for a service id that is not registered here.
+fn unknown_service(id: &str) -> ErrorResponse {
+    ErrorResponse::not_found(format!(
         "Unknown service ID {id:?}. Ensure that the service ID is passed, not the service name."
     ))
 }
 
-/// The refusal of a check id that is not registered here.
-fn unknown_check(id: &str) -> Failure {
-    Failure::not_found(format!(
+/// The error for a check id that is not registered here.
+fn unknown_check(id: &str) -> ErrorResponse {
+    ErrorResponse::not_found(format!(
         "Unknown check ID {id:?}. Ensure that the check ID is passed, not the check name."
     ))
 }
 
-/// Several faults in the frame that Consul gives them.
-fn listed(faults: &[String]) -> String {
-    let mut text = match faults.len() {
+/// Formats several errors as Consul does.
+fn error_list(errors: &[String]) -> String {
+    let mut text = match errors.len() {
         1 => "1 error occurred:".to_owned(),
         several => format!("{several} errors occurred:"),
     };
-    for fault in faults {
+    for error in errors {
         // Writing to a string cannot fail.
-        let _ = write!(text, "\n\t* {fault}");
+        let _ = write!(text, "\n\t* {error}");
     }
     text + "\n\n"
 }

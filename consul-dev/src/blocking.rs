@@ -1,70 +1,78 @@
-//! Blocking queries: waiting until the state has passed an index.
+//! Blocking queries: they wait until the state has passed an index.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::store::{Indexed, State, Store};
+use crate::store::{AgentState, Indexed, Store};
 
-/// How a query sees the state.
+/// The state from the view of a query.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
-    /// The index that the answer carries.
+pub(crate) struct QueryView {
+    /// The index of the response.
     pub(crate) index: u64,
-    /// Moves when what is watched changes. A higher index alone is not looked at until this moves.
+    /// A version that changes with the watched records. A higher index is ignored until it
+    /// changes.
     pub(crate) version: u64,
-    /// There is nothing there: as long as that stays so, a higher index does not wake.
-    pub(crate) missing: bool,
+    /// True if there is no record: as long as that stays so, a higher index does not
+    /// wake the query.
+    pub(crate) is_missing: bool,
 }
 
-impl Seen {
-    /// A query that is woken by every move of its index.
+impl QueryView {
+    /// A view that is woken by every change of its index.
     pub(crate) fn at(index: u64) -> Self {
-        Self { index, version: index, missing: false }
+        Self { index, version: index, is_missing: false }
     }
 
-    /// A query for `records` under a table's index, woken only by a change of one of them. Where there are none, any
-    /// move of the index may be the first.
-    pub(crate) fn of<'a, T: 'a>(index: u64, records: impl Iterator<Item = &'a Indexed<T>>) -> Self {
+    /// A view of `records` under a table's index, woken only by a change of one of them; without records, by any
+    /// change of the index.
+    pub(crate) fn of_records<'a, T: 'a>(index: u64, records: impl Iterator<Item = &'a Indexed<T>>) -> Self {
         let mix = |version: u64, record: &Indexed<T>| {
             (version ^ record.modify).wrapping_mul(0x0100_0000_01b3).wrapping_add(record.create)
         };
         let version = records.fold(0, mix);
-        Self { index, version: if version == 0 { index } else { version }, missing: false }
+        Self { index, version: if version == 0 { index } else { version }, is_missing: false }
     }
 }
 
-/// Waits until the index that `look` sees is above `min`, or for `wait`; 0 does not wait at all.
-pub(crate) async fn wait_for(store: &Store, min: u64, wait: Duration, look: impl Fn(&State) -> Seen) {
+/// Waits until the index of `query` is above `min`, or for `wait`; returns immediately if `min` is 0.
+pub(crate) async fn wait_for(
+    store: &Store,
+    min: u64,
+    wait: Duration,
+    query: impl Fn(&AgentState) -> QueryView,
+) {
     if min == 0 {
         return;
     }
     let deadline = Instant::now() + wait;
     let mut changes = store.changes();
-    let mut min = min;
-    let mut seen = store.read(&look);
-    let mut was_missing = seen.missing;
-    while seen.index <= min {
-        let before = seen.version;
+    let mut passed_index = min;
+    let mut view = store.read(&query);
+    let mut was_missing = view.is_missing;
+    while view.index <= passed_index {
+        let before = view.version;
         loop {
             match timeout_at(deadline, changes.changed()).await {
                 Ok(Ok(())) => {}
-                // The time is up, or the agent is going away.
+                // The wait time is over, or the agent stops.
                 Ok(Err(_)) | Err(_) => return,
             }
-            seen = store.read(&look);
-            if seen.version != before {
+            view = store.read(&query);
+            if view.version != before {
                 break;
             }
         }
-        if seen.missing && was_missing {
-            min = min.max(seen.index);
+        if view.is_missing && was_missing {
+            passed_index = passed_index.max(view.index);
         }
-        was_missing = seen.missing;
+        was_missing = view.is_missing;
     }
 }
 
-/// Adds up to a sixteenth, so that queries that began together do not end together.
-pub(crate) fn jittered(wait: Duration) -> Duration {
+/// Adds up to a sixteenth, so that queries that started together do not end
+/// together.
+pub(crate) fn with_jitter(wait: Duration) -> Duration {
     wait + wait.mul_f64(fastrand::f64() / 16.0)
 }

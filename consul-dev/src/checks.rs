@@ -10,92 +10,50 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
-pub(crate) use spec::{CheckSpec, Within};
+pub(crate) use spec::{CheckContext, CheckSpec};
 
-use crate::model::Status;
+use crate::model::CheckStatus;
+use crate::probe::{Probe, TaskGuard};
 use crate::store::Store;
 
 /// The shortest interval between two probes; a shorter one is raised to it.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a probe may take unless its check says otherwise.
+/// The default timeout of a probe.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest output that is kept, in bytes, unless the check asks for less.
+/// The limit on the output in bytes; a check may set a lower one.
 const MAX_OUTPUT: usize = 4096;
-/// About how long a changed output stays out of the catalog while the status is the same.
+/// The mean delay until changed output is written to the catalog while the status is the
+/// same.
 const OUTPUT_DELAY: Duration = Duration::from_secs(300);
 
-/// A task that ends with its owner.
-#[derive(Debug)]
-pub(crate) struct TaskGuard(AbortHandle);
-
-impl TaskGuard {
-    pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(task).abort_handle())
+/// Starts the probe of `spec`, which ends with the returned value.
+pub(crate) fn start_probe(store: &Arc<Store>, check_id: &str, spec: &CheckSpec) -> Probe {
+    let reporter = Reporter { store: Arc::downgrade(store), check_id: check_id.to_owned() };
+    let max_output = spec.max_output();
+    if spec.ttl.is_positive() {
+        let (heartbeat, heartbeats) = watch::channel(String::new());
+        let task = TaskGuard::spawn(ttl::expire(reporter, spec.ttl.as_std(), heartbeats));
+        return Probe::new(task, Some(heartbeat), max_output);
     }
+    let period = ProbeTiming {
+        interval: spec.interval.as_std().max(MIN_INTERVAL),
+        timeout: if spec.timeout.is_positive() { spec.timeout.as_std() } else { DEFAULT_TIMEOUT },
+    };
+    let thresholds = Thresholds::new(spec);
+    let task = if spec.grpc.is_empty() {
+        let target = tcp::Target::new(spec);
+        TaskGuard::spawn(repeat(reporter, period, thresholds, move || target.clone().probe(period.timeout)))
+    } else {
+        let target = grpc::Target::new(spec);
+        TaskGuard::spawn(repeat(reporter, period, thresholds, move || target.clone().probe(period.timeout)))
+    };
+    Probe::new(task, None, max_output)
 }
 
-impl Drop for TaskGuard {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// What keeps a check going.
-#[derive(Debug)]
-pub(crate) struct Probe {
-    _task: TaskGuard,
-    /// Present for a TTL check: sending restarts its timer.
-    beat: Option<watch::Sender<String>>,
-    max_output: usize,
-}
-
-impl Probe {
-    /// Starts what `spec` asks for. Nothing outlives the returned value.
-    pub(crate) fn start(store: &Arc<Store>, check_id: &str, spec: &CheckSpec) -> Self {
-        let reporter = Reporter { store: Arc::downgrade(store), check_id: check_id.to_owned() };
-        let max_output = spec.max_output();
-        if spec.ttl.is_positive() {
-            let (beat, beats) = watch::channel(String::new());
-            let task = TaskGuard::spawn(ttl::expire(reporter, spec.ttl.as_std(), beats));
-            return Self { _task: task, beat: Some(beat), max_output };
-        }
-        let period = Period {
-            interval: spec.interval.as_std().max(MIN_INTERVAL),
-            timeout: if spec.timeout.is_positive() { spec.timeout.as_std() } else { DEFAULT_TIMEOUT },
-        };
-        let thresholds = Thresholds::new(spec);
-        let task = if spec.grpc.is_empty() {
-            let target = tcp::Target::new(spec);
-            TaskGuard::spawn(repeat(reporter, period, thresholds, move || {
-                target.clone().probe(period.timeout)
-            }))
-        } else {
-            let target = grpc::Target::new(spec);
-            TaskGuard::spawn(repeat(reporter, period, thresholds, move || {
-                target.clone().probe(period.timeout)
-            }))
-        };
-        Self { _task: task, beat: None, max_output }
-    }
-
-    /// Takes a TTL check's heartbeat and returns its output, cut to the allowed length; `None` for other checks.
-    pub(crate) fn beat(&self, mut output: String) -> Option<String> {
-        let beat = self.beat.as_ref()?;
-        let total = output.len();
-        if total > self.max_output {
-            output.truncate(output.floor_char_boundary(self.max_output));
-            output = format!("{output} ... (captured {} of {total} bytes)", self.max_output);
-        }
-        beat.send_replace(output.clone());
-        Some(output)
-    }
-}
-
-/// Where a check's task says what it found.
+/// The handle with which a check's task reports its results.
 #[derive(Debug)]
 struct Reporter {
     store: Weak<Store>,
@@ -103,15 +61,16 @@ struct Reporter {
 }
 
 impl Reporter {
-    fn report(&self, status: Status, output: String) {
+    fn report(&self, status: CheckStatus, output: String) {
         if let Some(store) = self.store.upgrade() {
             set_status(&store, &self.check_id, status, output);
         }
     }
 }
 
-/// Sets a check's status; output alone reaches the catalog some minutes later.
-pub(crate) fn set_status(store: &Arc<Store>, check_id: &str, status: Status, output: String) {
+/// Sets a check's status; output alone is written to the catalog some minutes
+/// later.
+pub(crate) fn set_status(store: &Arc<Store>, check_id: &str, status: CheckStatus, output: String) {
     let defer = || {
         let (store, id) = (Arc::downgrade(store), check_id.to_owned());
         let delay = OUTPUT_DELAY / 2 + OUTPUT_DELAY.mul_f64(fastrand::f64());
@@ -126,15 +85,16 @@ pub(crate) fn set_status(store: &Arc<Store>, check_id: &str, status: Status, out
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Period {
+struct ProbeTiming {
     interval: Duration,
     timeout: Duration,
 }
 
-/// Probes for ever, first at a random point of the first interval, so that checks registered together spread out.
+/// Probes repeatedly, first at a random point of the first interval, so that checks registered together spread
+/// out.
 async fn repeat<F>(
     reporter: Reporter,
-    period: Period,
+    period: ProbeTiming,
     mut thresholds: Thresholds,
     mut probe: impl FnMut() -> F,
 ) where
@@ -142,13 +102,13 @@ async fn repeat<F>(
 {
     sleep(period.interval.mul_f64(fastrand::f64())).await;
     loop {
-        // The probes bound themselves, to say which step took too long; this bound is for what they forget.
-        let found = timeout(period.timeout + MIN_INTERVAL, probe())
+        // The probes have timeouts per step, for a precise error; this is the overall one.
+        let result = timeout(period.timeout + MIN_INTERVAL, probe())
             .await
-            .unwrap_or_else(|_| Err(format!("no answer within {:?}", period.timeout)));
-        let (status, output) = match found {
-            Ok(output) => (Status::Passing, output),
-            Err(output) => (Status::Critical, output),
+            .unwrap_or_else(|_| Err(format!("no response within {:?}", period.timeout)));
+        let (status, output) = match result {
+            Ok(output) => (CheckStatus::Passing, output),
+            Err(output) => (CheckStatus::Critical, output),
         };
         match thresholds.observe(status) {
             Some(status) => reporter.report(status, output),
@@ -160,7 +120,7 @@ async fn repeat<F>(
     }
 }
 
-/// How many results in a row it takes to change a check's status.
+/// The number of consecutive results that change a check's status.
 #[derive(Debug)]
 struct Thresholds {
     before_passing: i64,
@@ -179,21 +139,21 @@ impl Thresholds {
             before_passing: spec.success_before_passing,
             before_warning,
             before_critical,
-            // The first result of all counts at once, whatever the thresholds.
+            // The first result counts, whatever the thresholds.
             successes: spec.success_before_passing,
             failures: before_critical,
         }
     }
 
     /// The status to set after one more result; `None` leaves it as it is.
-    fn observe(&mut self, status: Status) -> Option<Status> {
-        if status == Status::Critical {
+    fn observe(&mut self, status: CheckStatus) -> Option<CheckStatus> {
+        if status == CheckStatus::Critical {
             self.failures += 1;
             self.successes = 0;
             if self.failures >= self.before_critical {
-                return Some(Status::Critical);
+                return Some(CheckStatus::Critical);
             }
-            return (self.failures >= self.before_warning).then_some(Status::Warning);
+            return (self.failures >= self.before_warning).then_some(CheckStatus::Warning);
         }
         self.successes += 1;
         self.failures = 0;
@@ -214,11 +174,15 @@ mod tests {
             ..CheckSpec::default()
         });
         let mut observe = |status| thresholds.observe(status);
-        assert_eq!(observe(Status::Passing), Some(Status::Passing), "the first result counts at once");
-        assert_eq!(observe(Status::Critical), None);
-        assert_eq!(observe(Status::Critical), Some(Status::Warning));
-        assert_eq!(observe(Status::Critical), Some(Status::Critical));
-        assert_eq!(observe(Status::Passing), None);
-        assert_eq!(observe(Status::Passing), Some(Status::Passing));
+        assert_eq!(
+            observe(CheckStatus::Passing),
+            Some(CheckStatus::Passing),
+            "the first result counts at once"
+        );
+        assert_eq!(observe(CheckStatus::Critical), None);
+        assert_eq!(observe(CheckStatus::Critical), Some(CheckStatus::Warning));
+        assert_eq!(observe(CheckStatus::Critical), Some(CheckStatus::Critical));
+        assert_eq!(observe(CheckStatus::Passing), None);
+        assert_eq!(observe(CheckStatus::Passing), Some(CheckStatus::Passing));
     }
 }

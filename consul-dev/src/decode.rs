@@ -1,4 +1,4 @@
-//! Reading request bodies as strictly as Consul does, with its error texts.
+//! Request bodies, decoded as strictly as Consul does, with its error texts.
 
 mod scan;
 
@@ -9,7 +9,7 @@ pub(crate) use scan::{Json, parse};
 
 use crate::duration::GoDuration;
 
-/// Why a request body could not be read, in the decoder's words.
+/// The error of a request body, in the words of Consul's decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DecodeError(String);
 
@@ -23,12 +23,12 @@ impl DecodeError {
         Self(format!("json: unknown field {key:?}"))
     }
 
-    pub(crate) fn mismatch(value: &Json, at: &str, wanted: &str) -> Self {
+    pub(crate) fn mismatch(value: &Json, at: &str, type_name: &str) -> Self {
         let kind = match value {
-            Json::Number(text) if wanted == "int" => format!("number {text}"),
+            Json::Number(text) if type_name == "int" => format!("number {text}"),
             other => other.kind().to_owned(),
         };
-        Self(format!("json: cannot unmarshal {kind} into Go struct field {at} of type {wanted}"))
+        Self(format!("json: cannot unmarshal {kind} into Go struct field {at} of type {type_name}"))
     }
 }
 
@@ -65,7 +65,7 @@ pub(crate) trait Field: Sized {
 }
 
 /// Reads `value` into `slot` unless it is `null`.
-pub(crate) fn fill<T: Field>(slot: &mut T, value: Json, at: &str) -> Result<(), DecodeError> {
+pub(crate) fn read_into<T: Field>(slot: &mut T, value: Json, at: &str) -> Result<(), DecodeError> {
     if value != Json::Null {
         *slot = T::read(value, at)?;
     }
@@ -130,7 +130,7 @@ impl Field for BTreeMap<String, String> {
     }
 }
 
-/// Durations come as Go's text or as nanoseconds; any other kind of value is passed over.
+/// Reads Go's text or nanoseconds; any other kind of value is ignored.
 impl Field for GoDuration {
     fn read(value: Json, _at: &str) -> Result<Self, DecodeError> {
         match value {

@@ -1,4 +1,4 @@
-//! Durations as Consul writes them: `1m30s`, `250ms`, `0s`.
+//! Durations in Consul's notation: `1m30s`, `250ms`, `0s`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,16 +17,13 @@ impl GoDuration {
         self.0 == 0
     }
 
-    /// The same span for a timer; a negative one is no time at all.
+    /// The duration for a timer; a negative one becomes zero.
     pub(crate) fn as_std(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0).unwrap_or(0))
     }
 
-    /// Nanoseconds as a JSON number has them; what does not fit is cut to the nearest bound.
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "a float cast to i64 saturates, which is what we want"
-    )]
+    /// Parses nanoseconds from a JSON number; out-of-range values are clamped.
+    #[allow(clippy::cast_possible_truncation, reason = "a float cast to i64 saturates, as intended")]
     pub(crate) fn from_nanos_text(text: &str) -> Self {
         Self(text.parse::<f64>().map_or(0, |nanos| nanos as i64))
     }
@@ -61,7 +58,7 @@ impl FromStr for GoDuration {
                 return Err(format!("time: missing unit in duration {text:?}"));
             }
             let scale =
-                nanos_of(unit).ok_or_else(|| format!("time: unknown unit {unit:?} in duration {text:?}"))?;
+                nanos_per(unit).ok_or_else(|| format!("time: unknown unit {unit:?} in duration {text:?}"))?;
             total += scaled(number, scale).ok_or_else(invalid)?;
             rest = after;
         }
@@ -69,7 +66,7 @@ impl FromStr for GoDuration {
     }
 }
 
-fn nanos_of(unit: &str) -> Option<i128> {
+fn nanos_per(unit: &str) -> Option<i128> {
     Some(match unit {
         "ns" => 1,
         "us" | "µs" | "μs" => 1_000,
@@ -81,7 +78,8 @@ fn nanos_of(unit: &str) -> Option<i128> {
     })
 }
 
-/// `number` (digits with at most one point) times `scale`, cut to whole nanoseconds.
+/// `number` (digits with at most one point) times `scale`, truncated to whole
+/// nanoseconds.
 fn scaled(number: &str, scale: i128) -> Option<i128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole = if whole.is_empty() { 0 } else { i128::from(whole.parse::<i64>().ok()?) };
@@ -117,7 +115,7 @@ impl fmt::Display for GoDuration {
     }
 }
 
-/// `nanos / unit` with as many places as it takes.
+/// `nanos / unit` with as many decimal places as needed.
 fn decimal(nanos: u64, unit: u64) -> String {
     let (whole, part) = (nanos / unit, nanos % unit);
     if part == 0 {

@@ -1,7 +1,7 @@
 //! Filter expressions: `Service.Meta.version == "v2" and "http" in Service.Tags`.
 //!
 //! This is the language of Consul's `filter` parameter without `matches`. An expression is checked against the
-//! fields of what it will filter before anything is read, so a wrong one is an error even where there is nothing.
+//! fields of the records before any is read, so an invalid one is an error even without records.
 
 mod parse;
 mod schema;
@@ -9,8 +9,8 @@ mod schema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::answer::Failure;
-use schema::Kind;
+use crate::response::ErrorResponse;
+use schema::FieldKind;
 pub(crate) use schema::{AGENT_SERVICE, CATALOG_SERVICE, CHECK, INSTANCE, NODE, Schema};
 
 /// An expression that fits its schema; an empty one keeps everything.
@@ -32,7 +32,7 @@ pub(super) enum Expr {
     },
 }
 
-/// What is asked of a field.
+/// The operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operator {
     Equal,
@@ -60,36 +60,36 @@ impl Filter {
     /// Reads an expression over the fields of `schema`.
     ///
     /// # Errors
-    /// Says in Consul's words where the expression is wrong.
-    pub(crate) fn parse(text: &str, schema: Schema) -> Result<Self, Failure> {
+    /// When the expression is invalid, with Consul's error text.
+    pub(crate) fn parse(text: &str, schema: Schema) -> Result<Self, ErrorResponse> {
         if text.is_empty() {
             return Ok(Self(None));
         }
         let mut expr = parse::expression(text)?;
-        expr.check(schema).map_err(refuse)?;
+        expr.check(schema).map_err(invalid_filter)?;
         Ok(Self(Some(expr)))
     }
 
-    /// The same for `/v1/agent/checks`, which looks at the fields only when it filters and says less.
-    pub(crate) fn parse_at_use(text: &str, schema: Schema) -> Result<Self, Failure> {
+    /// The same for `/v1/agent/checks`, with its shorter error text.
+    pub(crate) fn parse_for_agent_checks(text: &str, schema: Schema) -> Result<Self, ErrorResponse> {
         if text.is_empty() {
             return Ok(Self(None));
         }
         let mut expr = parse::expression(text)?;
-        expr.check(schema).map_err(Failure::internal)?;
+        expr.check(schema).map_err(ErrorResponse::internal)?;
         Ok(Self(Some(expr)))
     }
 
-    /// Whether the expression is true of `item`.
-    pub(crate) fn keeps(&self, item: &impl Serialize) -> bool {
+    /// Returns whether the expression is true for `item`.
+    pub(crate) fn matches(&self, item: &impl Serialize) -> bool {
         let Some(expr) = &self.0 else { return true };
-        serde_json::to_value(item).is_ok_and(|value| expr.holds(&value))
+        serde_json::to_value(item).is_ok_and(|value| expr.is_true(&value))
     }
 }
 
-/// Consul's answer to a filter that it cannot use.
-fn refuse(why: String) -> Failure {
-    Failure::internal(format!("Failed to create boolean expression evaluator: {why}"))
+/// Consul's error response to an invalid filter.
+fn invalid_filter(why: String) -> ErrorResponse {
+    ErrorResponse::internal(format!("Failed to create boolean expression evaluator: {why}"))
 }
 
 impl Expr {
@@ -107,11 +107,11 @@ impl Expr {
         }
     }
 
-    fn holds(&self, item: &Value) -> bool {
+    fn is_true(&self, item: &Value) -> bool {
         match self {
-            Self::Not(inner) => !inner.holds(item),
-            Self::And(operands) => operands.iter().all(|operand| operand.holds(item)),
-            Self::Or(operands) => operands.iter().any(|operand| operand.holds(item)),
+            Self::Not(inner) => !inner.is_true(item),
+            Self::And(operands) => operands.iter().all(|operand| operand.is_true(item)),
+            Self::Or(operands) => operands.iter().any(|operand| operand.is_true(item)),
             Self::Match { selector, operator, value, keyed } => {
                 let test = |field: Option<&Value>| match field {
                     Some(field) => compare(field, *operator, value),
@@ -125,14 +125,14 @@ impl Expr {
     }
 }
 
-/// The field that `selector` names; the shortest part of it that is no field is what the error names.
-fn field_of(schema: Schema, selector: &[String]) -> Result<(&'static str, Kind), String> {
+/// Finds the field that `selector` names; the error names the shortest part that is not a field.
+fn field_of(schema: Schema, selector: &[String]) -> Result<(&'static str, FieldKind), String> {
     let mut field = None;
     for length in 1..=selector.len() {
         let part = &selector[..length];
         let fits = |pattern: &str| {
             pattern.split('.').count() == length
-                && pattern.split('.').zip(part).all(|(wanted, given)| wanted == "*" || wanted == given)
+                && pattern.split('.').zip(part).all(|(expected, given)| expected == "*" || expected == given)
         };
         field = schema.iter().find(|(pattern, _)| fits(pattern)).copied();
         if field.is_none() {
@@ -142,21 +142,21 @@ fn field_of(schema: Schema, selector: &[String]) -> Result<(&'static str, Kind),
     field.ok_or_else(|| "Selector \"\" is not valid".to_owned())
 }
 
-fn check_match(selector: &str, kind: Kind, operator: Operator, value: &str) -> Result<(), String> {
+fn check_match(selector: &str, kind: FieldKind, operator: Operator, value: &str) -> Result<(), String> {
     use Operator::{Equal, In, IsEmpty, IsNotEmpty, NotEqual, NotIn};
     let allowed = match kind {
-        Kind::Text => matches!(operator, Equal | NotEqual | In | NotIn),
-        Kind::Int | Kind::Bool => matches!(operator, Equal | NotEqual),
-        Kind::List | Kind::Map => matches!(operator, In | NotIn | IsEmpty | IsNotEmpty),
-        Kind::Structs => matches!(operator, IsEmpty | IsNotEmpty),
-        Kind::Struct => false,
+        FieldKind::Text => matches!(operator, Equal | NotEqual | In | NotIn),
+        FieldKind::Int | FieldKind::Bool => matches!(operator, Equal | NotEqual),
+        FieldKind::List | FieldKind::Map => matches!(operator, In | NotIn | IsEmpty | IsNotEmpty),
+        FieldKind::Structs => matches!(operator, IsEmpty | IsNotEmpty),
+        FieldKind::Struct => false,
     };
     if !allowed {
         return Err(format!("Invalid match operator {:?} for selector {selector:?}", operator.name()));
     }
     let coerced = match kind {
-        Kind::Int => value.parse::<i64>().map(|_| ()).map_err(|_| "ParseInt"),
-        Kind::Bool => crate::request::parse_bool(value).map(|_| ()).ok_or("ParseBool"),
+        FieldKind::Int => value.parse::<i64>().map(|_| ()).map_err(|_| "ParseInt"),
+        FieldKind::Bool => crate::request::parse_bool(value).map(|_| ()).ok_or("ParseBool"),
         _ => Ok(()),
     };
     coerced.map_err(|function| {
@@ -166,7 +166,7 @@ fn check_match(selector: &str, kind: Kind, operator: Operator, value: &str) -> R
     })
 }
 
-/// Whether the field at `selector` passes; in a list of structures one that does is enough.
+/// Returns whether the field at `selector` passes; in a list of structures one is enough.
 fn any_field(item: &Value, selector: &[String], test: &dyn Fn(Option<&Value>) -> bool) -> bool {
     let Some((first, rest)) = selector.split_first() else {
         return test(Some(item));
@@ -214,13 +214,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn keeps(text: &str) -> bool {
+    fn matches(text: &str) -> bool {
         let item = json!({
             "Node": {"Node": "n", "Meta": {}},
             "Service": {"ID": "web-1", "Tags": ["a", "b"], "Meta": {"version": "v2", "x-y": "1"}, "Port": 80},
             "Checks": [{"Status": "passing"}, {"Status": "critical"}],
         });
-        Filter::parse(text, INSTANCE).unwrap().keeps(&item)
+        Filter::parse(text, INSTANCE).unwrap().matches(&item)
     }
 
     #[test]
@@ -237,8 +237,8 @@ mod tests {
             "Service.Address == \"\"",
             "Service.EnableTagOverride == false",
         ] {
-            assert!(keeps(text), "{text}");
-            assert!(!keeps(&format!("not ({text})")), "not ({text})");
+            assert!(matches(text), "{text}");
+            assert!(!matches(&format!("not ({text})")), "not ({text})");
         }
     }
 }

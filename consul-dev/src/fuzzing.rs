@@ -1,5 +1,5 @@
-//! What reads bytes that others wrote, for the crate `fuzz`. Each function panics when a promise is broken; none is for
-//! users.
+//! Entry points for the crate `fuzz`: functions that parse untrusted bytes. Each panics when an invariant is broken;
+//! none is for users.
 
 use hyper::Uri;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::filter::{Filter, INSTANCE};
 use crate::request::{self, Query};
 use crate::router;
 
-/// An expression of `?filter=`: it is evaluated, or refused.
+/// Evaluates or rejects an expression of `?filter=`.
 pub fn filter(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let item = json!({
@@ -18,17 +18,20 @@ pub fn filter(data: &[u8]) {
         "Checks": [{"Status": "passing"}, {"Status": "critical"}],
     });
     if let Ok(filter) = Filter::parse(text, INSTANCE) {
-        filter.keeps(&item);
+        filter.matches(&item);
     }
 }
 
-/// The path and the query of a request: a clean path is clean, and a query that was read is read again as it was.
+/// Parses the path and the query of a request: normalizing is idempotent, and an encoded query parses to itself.
 pub fn path(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(uri) = text.parse::<Uri>() else { return };
     let Some(path) = request::decode(uri.path(), false) else { return };
-    let clean = router::clean(&path);
-    assert!(clean.starts_with('/') && !clean.contains("//") && router::clean(&clean) == clean, "{path:?}");
+    let clean = router::normalize_path(&path);
+    assert!(
+        clean.starts_with('/') && !clean.contains("//") && router::normalize_path(&clean) == clean,
+        "{path:?}"
+    );
     if let Some(query) = uri.query().and_then(Query::parse) {
         let encoded = query.encoded();
         assert_eq!(Query::parse(&encoded).map(|again| again.encoded()), Some(encoded));

@@ -3,13 +3,13 @@
 use http::StatusCode;
 use serde::Serialize;
 
-use crate::Context;
-use crate::answer::{self, Answer, Failure, Meta};
-use crate::blocking::{Seen, jittered, wait_for};
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
 use crate::filter::{self, Filter};
-use crate::model::{Check, Node, Status};
+use crate::model::{Check, CheckStatus, Node};
 use crate::request::{ReadOptions, Request, parse_bool};
-use crate::store::{Indexed, State};
+use crate::response::{self, ErrorResponse, HttpResponse, QueryMeta};
+use crate::store::{AgentState, Indexed};
 use crate::wire::{CheckShape, HealthService, NodeShape};
 
 /// An instance of a service.
@@ -22,15 +22,19 @@ struct Instance {
 }
 
 /// `GET /v1/health/service/:name`, and with `connect` `GET /v1/health/connect/:name`.
-pub(crate) async fn service(context: &Context, request: &Request, connect: bool) -> Result<Answer, Failure> {
-    request.refuse_enterprise()?;
+pub(crate) async fn service(
+    context: &Context,
+    request: &Request,
+    connect: bool,
+) -> Result<HttpResponse, ErrorResponse> {
+    request.reject_enterprise()?;
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     let name = required(request, "Missing service name")?;
     let passing_only = match request.query.get("passing") {
         "" => request.query.has("passing"),
-        text => parse_bool(text).ok_or_else(|| Failure::bad_request("Invalid value for ?passing"))?,
+        text => parse_bool(text).ok_or_else(|| ErrorResponse::bad_request("Invalid value for ?passing"))?,
     };
-    refuse_foreign(&options)?;
+    reject_foreign_datacenter(&options)?;
     let filter = Filter::parse(&options.filter, filter::INSTANCE)?;
     let streaming = (options.index > 0 || options.cached)
         && request.query.get("near").is_empty()
@@ -38,45 +42,46 @@ pub(crate) async fn service(context: &Context, request: &Request, connect: bool)
     if streaming {
         wait_streaming(context, name, &options).await;
     } else {
-        let look = |state: &State| Seen::at(state.catalog.service_index(name));
-        wait_for(&context.store, options.index, jittered(options.wait), look).await;
+        let query = |state: &AgentState| QueryView::at(state.catalog.service_index(name));
+        wait_for(&context.store, options.index, with_jitter(options.wait), query).await;
     }
     let (index, all) =
         context.store.read(|state| (index_of(state, name, streaming), instances(state, name, connect)));
-    let wanted = |instance: &Instance| {
-        let passes = |check: &CheckShape| check.status == Status::Passing;
+    let matches = |instance: &Instance| {
+        let passes = |check: &CheckShape| check.status == CheckStatus::Passing;
         (!passing_only || instance.checks.iter().all(passes))
             && request.query.all("tag").all(|tag| instance.service.has_tag(tag))
-            && filter.keeps(instance)
+            && filter.matches(instance)
     };
-    let kept: Vec<Instance> = all.into_iter().filter(wanted).collect();
-    let meta = Meta { index, known_leader: !streaming, consistency: Some(options.consistency), streaming };
-    let mut answer = with_meta(request, &kept, &meta);
+    let filtered: Vec<Instance> = all.into_iter().filter(matches).collect();
+    let meta =
+        QueryMeta { index, known_leader: !streaming, consistency: Some(options.consistency), streaming };
+    let mut response = json_with_meta(request, &filtered, &meta);
     if options.cached {
-        answer::set_cached(&mut answer);
+        response::set_cached(&mut response);
     }
-    Ok(answer)
+    Ok(response)
 }
 
-/// Waits as the streaming backend does: for something to happen to this very service.
+/// Waits as the streaming backend does: for a change of this service.
 async fn wait_streaming(context: &Context, name: &str, options: &ReadOptions) {
     if context.store.read(|state| index_of(state, name, true)) > options.index {
         return;
     }
-    let happened = |state: &State| Seen::at(state.catalog.last_event(name));
-    wait_for(&context.store, options.index, options.wait, happened).await;
+    let changed = |state: &AgentState| QueryView::at(state.catalog.last_change(name));
+    wait_for(&context.store, options.index, options.wait, changed).await;
 }
 
-fn index_of(state: &State, name: &str, streaming: bool) -> u64 {
+fn index_of(state: &AgentState, name: &str, streaming: bool) -> u64 {
     let catalog = &state.catalog;
-    match catalog.last_event(name) {
-        // A stream of a service that is gone stays at the event that ended it.
+    match catalog.last_change(name) {
+        // The stream of a removed service stays at the event that removed it.
         event @ 1.. if streaming => event,
         _ => catalog.service_index(name),
     }
 }
 
-fn instances(state: &State, name: &str, connect: bool) -> Vec<Instance> {
+fn instances(state: &AgentState, name: &str, connect: bool) -> Vec<Instance> {
     let node = NodeShape::new(&state.node, &state.catalog);
     let of_mesh = |native: bool| !connect || native;
     state
@@ -96,7 +101,7 @@ fn instances(state: &State, name: &str, connect: bool) -> Vec<Instance> {
 }
 
 /// `GET /v1/health/checks/:service`.
-pub(crate) async fn checks(context: &Context, request: &Request) -> Result<Answer, Failure> {
+pub(crate) async fn checks(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
     list(context, request, "Missing service name", |_, check, name| {
         check.service_name.eq_ignore_ascii_case(name)
     })
@@ -104,60 +109,63 @@ pub(crate) async fn checks(context: &Context, request: &Request) -> Result<Answe
 }
 
 /// `GET /v1/health/node/:node`.
-pub(crate) async fn node(context: &Context, request: &Request) -> Result<Answer, Failure> {
+pub(crate) async fn node(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
     list(context, request, "Missing node name", |node, _, name| node.name.eq_ignore_ascii_case(name)).await
 }
 
 /// `GET /v1/health/state/:state`.
-pub(crate) async fn state(context: &Context, request: &Request) -> Result<Answer, Failure> {
+pub(crate) async fn state(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
     list(context, request, "Missing check state", |_, check, state| {
         state == "any" || check.status.name() == state
     })
     .await
 }
 
-/// Every check that is `wanted` for the last part of the path.
+/// Lists the checks that match the last part of the path.
 async fn list(
     context: &Context,
     request: &Request,
     missing: &'static str,
-    wanted: impl Fn(&Node, &Check, &str) -> bool,
-) -> Result<Answer, Failure> {
-    request.refuse_enterprise()?;
+    matches: impl Fn(&Node, &Check, &str) -> bool,
+) -> Result<HttpResponse, ErrorResponse> {
+    request.reject_enterprise()?;
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     let name = required(request, missing)?;
-    refuse_foreign(&options).map_err(Failure::with_meaningless_meta)?;
-    let filter = Filter::parse(&options.filter, filter::CHECK).map_err(Failure::with_meaningless_meta)?;
-    let wanted = |check: &&Indexed<Check>| wanted(&context.node, &check.value, name);
-    let look = |state: &State| Seen::of(state.catalog.checks_index(), state.catalog.checks().filter(wanted));
-    wait_for(&context.store, options.index, jittered(options.wait), look).await;
+    reject_foreign_datacenter(&options).map_err(ErrorResponse::with_placeholder_meta)?;
+    let filter =
+        Filter::parse(&options.filter, filter::CHECK).map_err(ErrorResponse::with_placeholder_meta)?;
+    let matches = |check: &&Indexed<Check>| matches(&context.node, &check.value, name);
+    let query = |state: &AgentState| {
+        QueryView::of_records(state.catalog.checks_index(), state.catalog.checks().filter(matches))
+    };
+    wait_for(&context.store, options.index, with_jitter(options.wait), query).await;
     let (index, found) = context.store.read(|state| {
         let shape = |check| CheckShape::indexed(check, &context.node);
-        let found = state.catalog.checks().filter(wanted).map(shape).collect::<Vec<_>>();
+        let found = state.catalog.checks().filter(matches).map(shape).collect::<Vec<_>>();
         (state.catalog.checks_index(), found)
     });
-    let kept: Vec<CheckShape> = found.into_iter().filter(|check| filter.keeps(check)).collect();
-    Ok(with_meta(request, &kept, &blocking_meta(index, &options)))
+    let filtered: Vec<CheckShape> = found.into_iter().filter(|check| filter.matches(check)).collect();
+    Ok(json_with_meta(request, &filtered, &blocking_query_meta(index, &options)))
 }
 
-/// The last part of the path, which must not be empty.
-pub(crate) fn required<'a>(request: &'a Request, missing: &str) -> Result<&'a str, Failure> {
-    if request.rest.is_empty() { Err(Failure::bad_request(missing)) } else { Ok(&request.rest) }
+/// Returns the last part of the path, which must not be empty.
+pub(crate) fn required<'a>(request: &'a Request, missing: &str) -> Result<&'a str, ErrorResponse> {
+    if request.rest.is_empty() { Err(ErrorResponse::bad_request(missing)) } else { Ok(&request.rest) }
 }
 
-/// There is only one datacenter.
-pub(crate) fn refuse_foreign(options: &ReadOptions) -> Result<(), Failure> {
-    if options.foreign_datacenter { Err(Failure::internal("No path to datacenter")) } else { Ok(()) }
+/// Rejects another datacenter.
+pub(crate) fn reject_foreign_datacenter(options: &ReadOptions) -> Result<(), ErrorResponse> {
+    if options.foreign_datacenter { Err(ErrorResponse::internal("No path to datacenter")) } else { Ok(()) }
 }
 
 /// The headers of a read by the blocking backend.
-pub(crate) fn blocking_meta(index: u64, options: &ReadOptions) -> Meta {
-    Meta { index, known_leader: true, consistency: Some(options.consistency), streaming: false }
+pub(crate) fn blocking_query_meta(index: u64, options: &ReadOptions) -> QueryMeta {
+    QueryMeta { index, known_leader: true, consistency: Some(options.consistency), streaming: false }
 }
 
-/// A JSON answer with a query's headers.
-pub(crate) fn with_meta(request: &Request, body: &impl Serialize, meta: &Meta) -> Answer {
-    let mut answer = answer::json(StatusCode::OK, body, request.pretty());
-    answer::set_meta(&mut answer, meta);
-    answer
+/// A JSON response with a query's headers.
+pub(crate) fn json_with_meta(request: &Request, body: &impl Serialize, meta: &QueryMeta) -> HttpResponse {
+    let mut response = response::json(StatusCode::OK, body, request.pretty());
+    response::set_query_meta(&mut response, meta);
+    response
 }

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Serialize;
 
-use crate::Context;
-use crate::answer::{self, Answer, Failure, Meta};
-use crate::blocking::{Seen, jittered, wait_for};
-use crate::health::refuse_foreign;
+use crate::blocking::{QueryView, wait_for, with_jitter};
+use crate::context::Context;
+use crate::health::reject_foreign_datacenter;
 use crate::request::{ReadOptions, Request};
-use crate::store::{Entry, State};
+use crate::response::{self, ErrorResponse, HttpResponse, QueryMeta};
+use crate::store::{AgentState, Entry};
 
-/// One key as it is read.
+/// A key-value pair as JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct EntryShape {
@@ -38,31 +38,31 @@ impl EntryShape {
     }
 }
 
-/// Answers any request below `/v1/kv/`.
-pub(crate) async fn answer(context: &Context, request: &Request) -> Result<Answer, Failure> {
+/// Serves any request below `/v1/kv/`.
+pub(crate) async fn serve(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
     let options = ReadOptions::read(&request.query, &context.node.datacenter)?;
     let key = request.rest.as_str();
     if key.starts_with(' ') || key.ends_with(' ') {
-        return Err(Failure::internal("invalid key name, leading/trailing spaces are not allowed"));
+        return Err(ErrorResponse::internal("invalid key name, leading/trailing spaces are not allowed"));
     }
-    let reading = request.method == Method::GET;
+    let is_read = request.method == Method::GET;
     let recurse = request.query.has("recurse") && request.method != Method::PUT;
-    let keys = reading && request.query.has("keys");
+    let keys = is_read && request.query.has("keys");
     if key.is_empty() && !recurse && !keys {
-        return Err(Failure::bad_request("Missing key name"));
+        return Err(ErrorResponse::bad_request("Missing key name"));
     }
-    request.refuse_enterprise()?;
+    request.reject_enterprise()?;
     match request.method {
         Method::PUT => {
-            refuse_conflicting(request, &["cas", "acquire", "release"])?;
+            reject_conflicting(request, &["cas", "acquire", "release"])?;
             put(context, request, key)
         }
         Method::DELETE => {
-            refuse_conflicting(request, &["recurse", "cas"])?;
+            reject_conflicting(request, &["recurse", "cas"])?;
             delete(context, request, key)
         }
         _ => {
-            refuse_foreign(&options)?;
+            reject_foreign_datacenter(&options)?;
             if keys || recurse {
                 list(context, request, key, &options).await
             } else {
@@ -77,29 +77,30 @@ async fn get(
     request: &Request,
     key: &str,
     options: &ReadOptions,
-) -> Result<Answer, Failure> {
-    let look = |state: &State| match state.kv.get(key) {
-        Some(entry) => Seen { index: entry.modify, version: entry.modify, missing: false },
-        // The index of an absent key moves with every other key, but only the key itself wakes.
-        None => Seen { index: state.kv.index(), version: 0, missing: true },
+) -> Result<HttpResponse, ErrorResponse> {
+    let query = |state: &AgentState| match state.kv.get(key) {
+        Some(entry) => QueryView { index: entry.modify, version: entry.modify, is_missing: false },
+        // The index of an absent key changes with every other key, but only the key itself
+        // wakes the query.
+        None => QueryView { index: state.kv.index(), version: 0, is_missing: true },
     };
-    wait_for(&context.store, options.index, jittered(options.wait), look).await;
-    let (index, found) = context.store.read(|state| (look(state).index, state.kv.get(key).cloned()));
-    let mut answer = match found {
-        None => answer::bare(StatusCode::NOT_FOUND),
+    wait_for(&context.store, options.index, with_jitter(options.wait), query).await;
+    let (index, found) = context.store.read(|state| (query(state).index, state.kv.get(key).cloned()));
+    let mut response = match found {
+        None => response::without_body(StatusCode::NOT_FOUND),
         Some(entry) if request.query.has("raw") => raw(entry.value),
-        Some(entry) => answer::json(StatusCode::OK, &[EntryShape::new(key, &entry)], request.pretty()),
+        Some(entry) => response::json(StatusCode::OK, &[EntryShape::new(key, &entry)], request.pretty()),
     };
-    answer::set_meta(&mut answer, &meta(index));
-    Ok(answer)
+    response::set_query_meta(&mut response, &meta(index));
+    Ok(response)
 }
 
-/// A value as it is, with what keeps a browser from running it.
-fn raw(value: Bytes) -> Answer {
-    let mut answer = answer::with_type(StatusCode::OK, "text/plain; charset=utf-8", value);
-    answer::set(&mut answer, "x-content-type-options", "nosniff");
-    answer::set(&mut answer, "content-security-policy", "sandbox");
-    answer
+/// The raw value, with headers that keep a browser from running it.
+fn raw(value: Bytes) -> HttpResponse {
+    let mut response = response::with_type(StatusCode::OK, "text/plain; charset=utf-8", value);
+    response::set(&mut response, "x-content-type-options", "nosniff");
+    response::set(&mut response, "content-security-policy", "sandbox");
+    response
 }
 
 /// `?recurse` and `?keys`.
@@ -108,45 +109,45 @@ async fn list(
     request: &Request,
     prefix: &str,
     options: &ReadOptions,
-) -> Result<Answer, Failure> {
-    let look = |state: &State| {
+) -> Result<HttpResponse, ErrorResponse> {
+    let query = |state: &AgentState| {
         let version = state.kv.index_under(prefix);
-        Seen { index: if version == 0 { state.kv.index() } else { version }, version, missing: false }
+        QueryView { index: if version == 0 { state.kv.index() } else { version }, version, is_missing: false }
     };
-    wait_for(&context.store, options.index, jittered(options.wait), look).await;
+    wait_for(&context.store, options.index, with_jitter(options.wait), query).await;
     let (index, entries) = context.store.read(|state| {
         let entries = state.kv.under(prefix).map(|(key, entry)| EntryShape::new(key, entry));
-        (look(state).index, entries.collect::<Vec<_>>())
+        (query(state).index, entries.collect::<Vec<_>>())
     });
     let only_keys = request.query.has("keys");
-    let mut answer = if entries.is_empty() && !(only_keys && prefix.is_empty()) {
-        answer::bare(StatusCode::NOT_FOUND)
+    let mut response = if entries.is_empty() && !(only_keys && prefix.is_empty()) {
+        response::without_body(StatusCode::NOT_FOUND)
     } else if only_keys {
         let separator = ["separator", "seperator"].map(|name| request.query.get(name)).concat();
-        answer::json(StatusCode::OK, &grouped(&entries, prefix, &separator), request.pretty())
+        response::json(StatusCode::OK, &grouped(&entries, prefix, &separator), request.pretty())
     } else {
-        answer::json(StatusCode::OK, &entries, request.pretty())
+        response::json(StatusCode::OK, &entries, request.pretty())
     };
-    answer::set_meta(&mut answer, &meta(index));
-    Ok(answer)
+    response::set_query_meta(&mut response, &meta(index));
+    Ok(response)
 }
 
-/// The keys, each cut after the first separator behind the prefix; what is equal then stands once.
+/// The keys, each cut after the first separator behind the prefix, without duplicates.
 fn grouped(entries: &[EntryShape], prefix: &str, separator: &str) -> Vec<String> {
     let cut = |entry: &EntryShape| {
         let at = entry.key[prefix.len()..].find(separator).filter(|_| !separator.is_empty());
         at.map_or_else(|| entry.key.clone(), |at| entry.key[..prefix.len() + at + separator.len()].to_owned())
     };
     let mut keys: Vec<String> = entries.iter().map(cut).collect();
-    // The keys are in order, so what is equal stands together.
+    // The keys are sorted, so duplicates are adjacent.
     keys.dedup();
     keys
 }
 
-fn put(context: &Context, request: &Request, key: &str) -> Result<Answer, Failure> {
+fn put(context: &Context, request: &Request, key: &str) -> Result<HttpResponse, ErrorResponse> {
     for lock in ["acquire", "release"] {
         if request.query.has(lock) {
-            return Err(Failure::bad_request(format!(
+            return Err(ErrorResponse::bad_request(format!(
                 "this development agent has no sessions; `{lock}` needs a real Consul agent"
             )));
         }
@@ -160,17 +161,17 @@ fn put(context: &Context, request: &Request, key: &str) -> Result<Answer, Failur
         }
         state.kv_put(key, value, flags).map(|()| true)
     })?;
-    Ok(answer::json(StatusCode::OK, &written, request.pretty()))
+    Ok(response::json(StatusCode::OK, &written, request.pretty()))
 }
 
-fn delete(context: &Context, request: &Request, key: &str) -> Result<Answer, Failure> {
+fn delete(context: &Context, request: &Request, key: &str) -> Result<HttpResponse, ErrorResponse> {
     let expected = number(request, "cas")?;
     let deleted = context.store.write(|state| {
         if request.query.has("recurse") {
             state.kv_delete_under(key);
             return true;
         }
-        // Deleting what is not there is done, whatever was expected.
+        // Deleting an absent key succeeds, whatever index was expected.
         let matches =
             expected.is_none_or(|index| state.kv.get(key).is_none_or(|entry| entry.modify == index));
         if matches {
@@ -178,29 +179,29 @@ fn delete(context: &Context, request: &Request, key: &str) -> Result<Answer, Fai
         }
         matches
     });
-    Ok(answer::json(StatusCode::OK, &deleted, request.pretty()))
+    Ok(response::json(StatusCode::OK, &deleted, request.pretty()))
 }
 
-/// A parameter that must be a number if it is there.
-fn number(request: &Request, name: &str) -> Result<Option<u64>, Failure> {
+/// Reads an optional parameter that must be a number.
+fn number(request: &Request, name: &str) -> Result<Option<u64>, ErrorResponse> {
     if !request.query.has(name) {
         return Ok(None);
     }
     let text = request.query.get(name);
-    let wrong = |why: &str| Failure::internal(format!("strconv.ParseUint: parsing {text:?}: {why}"));
+    let wrong = |why: &str| ErrorResponse::internal(format!("strconv.ParseUint: parsing {text:?}: {why}"));
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong("invalid syntax"));
     }
     text.parse().map(Some).map_err(|_| wrong("value out of range"))
 }
 
-fn refuse_conflicting(request: &Request, flags: &[&str]) -> Result<(), Failure> {
+fn reject_conflicting(request: &Request, flags: &[&str]) -> Result<(), ErrorResponse> {
     if flags.iter().filter(|flag| request.query.has(flag)).count() < 2 {
         return Ok(());
     }
-    Err(Failure::bad_request(format!("Conflicting flags: {}\n", request.query.encoded())))
+    Err(ErrorResponse::bad_request(format!("Conflicting flags: {}\n", request.query.encoded())))
 }
 
-fn meta(index: u64) -> Meta {
-    Meta { index, known_leader: true, consistency: None, streaming: false }
+fn meta(index: u64) -> QueryMeta {
+    QueryMeta { index, known_leader: true, consistency: None, streaming: false }
 }

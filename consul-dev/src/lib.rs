@@ -1,17 +1,17 @@
 //! A Consul-compatible agent that runs inside a process, for development and tests.
 //!
-//! It answers the part of Consul's HTTP API that discovery needs: registration with TTL, gRPC and TCP checks, health
+//! It serves the part of Consul's HTTP API that discovery needs: registration with TTL, gRPC and TCP checks, health
 //! and catalog reads with blocking queries, maintenance, and the key-value store. Status codes, headers, bodies and
-//! error texts are those of Consul 1.22.5, and one conformance suite holds both to the same answers.
+//! error texts are those of Consul 1.22.5, and one conformance suite checks both against the same responses.
 //!
 //! **It is not for production.** It keeps everything in memory, knows one node, no access control, no TLS and no
-//! other agent. What it does not serve, it answers with 404, as the real one answers a path it does not know; a
-//! registration that asks for more than it can do (a sidecar, an HTTP or script check, a check over TLS, a session's
-//! lock) is refused in words, never half done.
+//! other agent. It responds with 404 to paths that it does not serve, as a real agent does to unknown ones; a
+//! registration with unsupported parts (a sidecar, an HTTP or script check, a check over TLS, a session's lock) is
+//! rejected with an error, never partly applied.
 //!
-//! Where a real agent's behaviour is an accident of its insides, this one keeps to the rule behind it: a query wakes
-//! for what it watches (the real one also for neighbours in its tree), a check whose type changes under its id loses
-//! its old probe (the real one runs both), and a cancelled query gives its place back at once.
+//! Where a real agent's behaviour depends on its internals, this one follows the documented rule: a query wakes only
+//! for the records that it watches (a real agent also for neighbours in its tree), a check that changes its type
+//! loses its old probe (a real agent runs both), and a cancelled query releases its connection immediately.
 //!
 //! ```
 //! # async fn run() -> std::io::Result<()> {
@@ -26,10 +26,10 @@
 //! ```
 
 mod agent;
-mod answer;
 mod blocking;
 mod catalog;
 mod checks;
+mod context;
 mod decode;
 mod duration;
 mod filter;
@@ -39,7 +39,9 @@ pub mod fuzzing;
 mod health;
 mod kv;
 mod model;
+mod probe;
 mod request;
+mod response;
 mod router;
 mod server;
 mod store;
@@ -55,14 +57,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::checks::TaskGuard;
+use crate::context::Context;
 use crate::model::Node;
+use crate::probe::TaskGuard;
 use crate::store::Store;
 
-/// How often services are looked for whose checks have been critical for too long; Consul's own interval.
+/// The interval between two searches for services that have been critical for too long; Consul's own.
 const REAP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How the agent presents itself.
+/// The settings of an agent.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
@@ -79,27 +82,20 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The same with another node name.
+    /// Sets the node name.
     #[must_use]
     pub fn node_name(self, node_name: impl Into<String>) -> Self {
         Self { node_name: node_name.into(), ..self }
     }
 
-    /// The same with another datacenter.
+    /// Sets the datacenter.
     #[must_use]
     pub fn datacenter(self, datacenter: impl Into<String>) -> Self {
         Self { datacenter: datacenter.into(), ..self }
     }
 }
 
-/// What every request needs.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) store: Arc<Store>,
-    pub(crate) node: Node,
-}
-
-/// A running agent. Dropping it closes its connections, ends its checks and forgets everything.
+/// A running agent. Dropping it closes its connections, ends its checks and discards its state.
 #[derive(Debug)]
 pub struct Agent {
     addr: SocketAddr,
@@ -109,7 +105,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent that answers on `listener`.
+    /// Starts an agent on `listener`.
     ///
     /// # Errors
     /// When the listener's address cannot be read.
@@ -127,7 +123,7 @@ impl Agent {
         };
         warn!(
             %addr, node = %node.name, consul_version = model::CONSUL_VERSION,
-            "a development agent with Consul's API is listening on {addr}: it forgets everything when it stops and is not for production"
+            "a development agent with Consul's API is listening on {addr}: it keeps its state in memory only and is not for production"
         );
         let store = Arc::new(Store::new(node.clone()));
         let context = Arc::new(Context { store: Arc::clone(&store), node });
@@ -144,25 +140,26 @@ impl Agent {
         Self::start(TcpListener::bind(addr).await?, options)
     }
 
-    /// The address it answers on.
+    /// The address that it listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The base URL of its API, without a final slash: what `CONSUL_HTTP_ADDR` takes.
+    /// The base URL of its API without a final slash, in the form of
+    /// `CONSUL_HTTP_ADDR`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// Stops it and waits until its address is free again.
+    /// Stops the agent and waits until its address is free again.
     ///
     /// # Cancel safety
-    /// When the future is dropped, the agent stops all the same.
+    /// The agent stops even if the future is dropped.
     pub async fn stop(mut self) {
         self.server.abort();
-        // It was aborted, so it ends with an error that says so.
+        // The task was aborted, so it ends with a cancellation error.
         let _ = (&mut self.server).await;
     }
 }
@@ -171,7 +168,7 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.server.abort();
         // The checks' tasks end with the checks.
-        self.store.write(|state| state.local = store::Local::default());
+        self.store.write(|state| state.local = store::LocalState::default());
     }
 }
 
@@ -180,7 +177,7 @@ async fn reap(store: std::sync::Weak<Store>) {
     loop {
         tokio::time::sleep(REAP_INTERVAL).await;
         let Some(store) = store.upgrade() else { return };
-        for id in store.read(store::State::services_to_reap) {
+        for id in store.read(store::AgentState::services_to_reap) {
             info!(service = %id, "deregistering a service that has been critical for longer than it allows");
             store.write(|state| state.remove_service(&id));
         }
@@ -190,8 +187,8 @@ async fn reap(store: std::sync::Weak<Store>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::{CheckSpec, Probe, set_status};
-    use crate::model::{Check, Service, Status};
+    use crate::checks::{CheckSpec, set_status, start_probe};
+    use crate::model::{Check, CheckStatus, Service};
     use crate::store::NewCheck;
 
     fn store() -> Arc<Store> {
@@ -208,7 +205,7 @@ mod tests {
         let spec = CheckSpec { ttl: "1h".parse().unwrap(), ..CheckSpec::default() };
         let check =
             Check { id: id.into(), service_id: id.into(), service_name: id.into(), ..Check::default() };
-        let probe = Some(Probe::start(store, id, &spec));
+        let probe = Some(start_probe(store, id, &spec));
         let service = Service { id: id.into(), name: id.into(), ..Service::default() };
         let checks = vec![NewCheck { check, reap_after: Some(reap_after), probe }];
         store.write(|state| state.register_service(service, checks, false)).unwrap();
@@ -222,8 +219,8 @@ mod tests {
         register(&store, "revived", Duration::from_secs(60));
         let registered = || store.read(|state| state.local.services.keys().cloned().collect::<Vec<_>>());
         tokio::time::sleep(Duration::from_secs(50)).await;
-        set_status(&store, "revived", Status::Passing, String::new());
-        set_status(&store, "revived", Status::Critical, String::new());
+        set_status(&store, "revived", CheckStatus::Passing, String::new());
+        set_status(&store, "revived", CheckStatus::Critical, String::new());
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert_eq!(registered(), ["dead", "revived"]);
         tokio::time::sleep(Duration::from_secs(35)).await;
@@ -237,7 +234,7 @@ mod tests {
     async fn output_alone_reaches_the_catalog_after_some_minutes() {
         let store = store();
         register(&store, "quiet", Duration::from_secs(3600));
-        set_status(&store, "quiet", Status::Critical, "news".into());
+        set_status(&store, "quiet", CheckStatus::Critical, "news".into());
         let output = || {
             store.read(|state| {
                 let mut checks = state.catalog.checks().map(|check| check.value.clone());
@@ -272,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mute_and_slow_connections_keep_nobody_out_and_are_closed() {
+    async fn mute_and_slow_connections_do_not_block_others_and_are_closed() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let agent = Agent::bind(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();

@@ -1,34 +1,35 @@
-//! What is registered: services, checks, and the node they are on.
+//! The registered services and checks, and their node.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-/// The version of Consul whose answers this agent gives.
+/// The version of Consul that this agent implements.
 ///
-/// Clients switch features on by the version they read here, so it is a plain semantic version, and the one that
-/// the conformance suite compares with. A suffix such as `-dev` would sort below 1.22.5 and switch features off.
+/// Clients enable features by this version, so it is a plain semantic version, and the one that the conformance
+/// suite compares with. A suffix such as `-dev` would sort below 1.22.5 and switch features off.
 pub(crate) const CONSUL_VERSION: &str = "1.22.5";
 
-/// The id of the check that says whether the agent itself lives.
+/// The id of the check of the agent's own liveness.
 pub(crate) const SERF_CHECK: &str = "serfHealth";
 /// The id of the check that an operator's maintenance of the node sets.
 pub(crate) const NODE_MAINTENANCE: &str = "_node_maintenance";
-/// What stands before the service id in the check that maintenance of a service sets.
+/// The prefix, before the service id, of the check that maintenance of a service
+/// sets.
 pub(crate) const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
 
-/// A check's verdict.
+/// The status of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Status {
+pub(crate) enum CheckStatus {
     Passing,
     Warning,
     #[default]
     Critical,
 }
 
-impl Status {
+impl CheckStatus {
     /// The status of that name, if there is one.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -48,7 +49,7 @@ impl Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for CheckStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -62,7 +63,7 @@ pub(crate) struct TaggedAddress {
     pub(crate) port: i64,
 }
 
-/// How much traffic an instance takes while passing and while warning.
+/// The share of traffic of an instance while passing and while warning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Weights {
@@ -85,7 +86,7 @@ pub(crate) struct NamedPort {
     pub(crate) default: bool,
 }
 
-/// Where a service runs.
+/// The location of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Locality {
@@ -100,11 +101,12 @@ pub(crate) struct Locality {
 pub(crate) struct Service {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// `None` where the registration had none.
+    /// The tags; `None` if the registration had none.
     pub(crate) tags: Option<Vec<String>>,
     pub(crate) address: String,
     pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
-    /// `None` where the registration had none: the catalog shows that as `null`.
+    /// The metadata; `None` if the registration had none, which the catalog
+    /// shows as `null`.
     pub(crate) meta: Option<BTreeMap<String, String>>,
     pub(crate) port: i64,
     pub(crate) ports: Vec<NamedPort>,
@@ -112,12 +114,12 @@ pub(crate) struct Service {
     pub(crate) weights: Weights,
     pub(crate) enable_tag_override: bool,
     pub(crate) locality: Option<Locality>,
-    /// It speaks Connect itself, without a sidecar.
+    /// True if it implements Connect itself, without a sidecar.
     pub(crate) native: bool,
 }
 
 impl Service {
-    /// The port that callers without knowledge of named ports use.
+    /// The port for callers that do not know named ports.
     pub(crate) fn default_port(&self) -> i64 {
         self.ports.iter().find(|port| port.default).map_or(self.port, |port| port.port)
     }
@@ -128,7 +130,7 @@ impl Service {
 pub(crate) struct Check {
     pub(crate) id: String,
     pub(crate) name: String,
-    pub(crate) status: Status,
+    pub(crate) status: CheckStatus,
     pub(crate) notes: String,
     pub(crate) output: String,
     /// Empty for a check of the node.

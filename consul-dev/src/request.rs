@@ -1,26 +1,34 @@
-//! A request after its path and query have been read.
+//! A request with its parsed path and query.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
 
-use crate::answer::Failure;
 use crate::duration::GoDuration;
-use crate::server::MAX_BODY;
+use crate::response::ErrorResponse;
 
-/// How long a blocking query waits where it does not say.
-const DEFAULT_WAIT: std::time::Duration = std::time::Duration::from_secs(300);
-/// The longest a blocking query can wait.
-const MAX_WAIT: std::time::Duration = std::time::Duration::from_secs(600);
+/// The limit on a request body in bytes.
+const MAX_BODY: usize = 512 * 1024;
+/// The limit on receiving the body of a request.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The default wait of a blocking query.
+const DEFAULT_WAIT: Duration = Duration::from_secs(300);
+/// The limit on the wait of a blocking query.
+const MAX_WAIT: Duration = Duration::from_secs(600);
 
-/// Why a request has no body.
+/// The error of a body that was not received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum BodyError {
     /// It was longer than allowed.
     TooLarge {
-        /// The length that the request announced, if it did.
+        /// The Content-Length, if there was one.
         announced: Option<u64>,
     },
-    /// It broke off or took too long.
+    /// It was cut off or took too long.
     Broken,
 }
 
@@ -28,58 +36,58 @@ pub(crate) enum BodyError {
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) method: Method,
-    /// What follows the endpoint's own path, decoded.
+    /// The decoded rest of the path after that of the endpoint.
     pub(crate) rest: String,
     pub(crate) query: Query,
     pub(crate) body: Result<Bytes, BodyError>,
 }
 
 impl Request {
-    /// The body, or the refusal of one that is too long or broke off.
-    pub(crate) fn body(&self) -> Result<&Bytes, Failure> {
+    /// The body, or the error response for one that is too long or was cut off.
+    pub(crate) fn body(&self) -> Result<&Bytes, ErrorResponse> {
         self.body.as_ref().map_err(|error| match error {
-            BodyError::TooLarge { announced: Some(length) } => Failure::too_large(format!(
+            BodyError::TooLarge { announced: Some(length) } => ErrorResponse::too_large(format!(
                 "Request body({length} bytes) too large, max size: {MAX_BODY} bytes. See https://developer.hashicorp.com/docs/agent/config/config-files#kv_max_value_size."
             )),
             BodyError::TooLarge { announced: None } => {
-                Failure::too_large(format!("Request body too large. Max allowed is {MAX_BODY} bytes."))
+                ErrorResponse::too_large(format!("Request body too large. Max allowed is {MAX_BODY} bytes."))
             }
-            BodyError::Broken => Failure::broken("the request's body broke off or took too long"),
+            BodyError::Broken => ErrorResponse::broken("the request's body was cut off or took too long"),
         })
     }
 
-    /// Whether the answer is to end with a newline.
+    /// Returns whether the response ends with a newline.
     pub(crate) fn pretty(&self) -> bool {
         self.query.has("pretty")
     }
 
-    /// Refuses parameters that only Consul Enterprise knows.
-    pub(crate) fn refuse_enterprise(&self) -> Result<(), Failure> {
-        self.refuse("ns", "Namespaces")?;
-        self.refuse_partition()
+    /// Rejects parameters of Consul Enterprise.
+    pub(crate) fn reject_enterprise(&self) -> Result<(), ErrorResponse> {
+        self.reject("ns", "Namespaces")?;
+        self.reject_partition()
     }
 
-    /// The same where namespaces do not matter.
-    pub(crate) fn refuse_partition(&self) -> Result<(), Failure> {
-        self.refuse("partition", "Partitions")
+    /// Rejects the Enterprise parameter for partitions.
+    pub(crate) fn reject_partition(&self) -> Result<(), ErrorResponse> {
+        self.reject("partition", "Partitions")
     }
 
-    fn refuse(&self, name: &str, feature: &str) -> Result<(), Failure> {
+    fn reject(&self, name: &str, feature: &str) -> Result<(), ErrorResponse> {
         if !self.query.has(name) {
             return Ok(());
         }
-        Err(Failure::bad_request(format!(
+        Err(ErrorResponse::bad_request(format!(
             "Invalid query parameter: \"{name}\" - {feature} are a Consul Enterprise feature"
         )))
     }
 }
 
-/// The parameters after the `?`, in their order.
+/// The query parameters in their order.
 #[derive(Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads `a=b&c`; `None` if an escape in it is broken.
+    /// Parses `a=b&c`; `None` if an escape is malformed.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -91,12 +99,12 @@ impl Query {
         pairs.collect::<Option<_>>().map(Self)
     }
 
-    /// Whether the parameter is there, with or without a value.
+    /// Returns whether the parameter is present, with or without a value.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(key, _)| key == name)
     }
 
-    /// The first value of a parameter; empty if it is not there.
+    /// The first value of a parameter; empty if it is absent.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).unwrap_or_default()
     }
@@ -116,27 +124,27 @@ impl Query {
     }
 }
 
-/// The parameters that every read of the catalog or the key-value store takes.
+/// The parameters of every read of the catalog or the key-value store.
 #[derive(Debug)]
 pub(crate) struct ReadOptions {
     /// The index to pass; 0 does not block.
     pub(crate) index: u64,
-    pub(crate) wait: std::time::Duration,
+    pub(crate) wait: Duration,
     pub(crate) consistency: &'static str,
     pub(crate) filter: String,
-    /// The agent may answer from its cache.
+    /// True if the agent may respond from its cache.
     pub(crate) cached: bool,
-    /// Of another datacenter than ours, of which there is none.
+    /// True if it names another datacenter.
     pub(crate) foreign_datacenter: bool,
 }
 
 impl ReadOptions {
-    /// Reads them, or says which is wrong.
-    pub(crate) fn read(query: &Query, datacenter: &str) -> Result<Self, Failure> {
+    /// Parses the parameters.
+    pub(crate) fn read(query: &Query, datacenter: &str) -> Result<Self, ErrorResponse> {
         let consistency = match (query.has("stale"), query.has("consistent")) {
             (true, true) => {
                 let text = "Cannot specify ?stale with ?consistent, conflicting semantics.";
-                return Err(Failure::bad_request(text));
+                return Err(ErrorResponse::bad_request(text));
             }
             (true, false) => "stale",
             (false, true) => "consistent",
@@ -144,34 +152,35 @@ impl ReadOptions {
         };
         if query.has("cached") && consistency == "consistent" {
             let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
-            return Err(Failure::bad_request(text));
+            return Err(ErrorResponse::bad_request(text));
         }
-        let asked = [query.get("datacenter"), query.get("dc")].into_iter().find(|name| !name.is_empty());
+        let datacenter_parameter =
+            [query.get("datacenter"), query.get("dc")].into_iter().find(|name| !name.is_empty());
         let index = match query.get("index") {
             "" => 0,
-            text => text.parse().map_err(|_| Failure::bad_request("Invalid index"))?,
+            text => text.parse().map_err(|_| ErrorResponse::bad_request("Invalid index"))?,
         };
         Ok(Self {
             index,
-            wait: wait_of(query)?,
+            wait: wait_time(query)?,
             consistency,
             filter: query.get("filter").to_owned(),
             cached: query.has("cached"),
-            foreign_datacenter: asked.is_some_and(|asked| asked != datacenter),
+            foreign_datacenter: datacenter_parameter.is_some_and(|name| name != datacenter),
         })
     }
 }
 
-/// How long a query may wait: `wait`, or 5 minutes, at most 10.
-pub(crate) fn wait_of(query: &Query) -> Result<std::time::Duration, Failure> {
+/// The wait time of a query: `wait`, or 5 minutes, at most 10.
+pub(crate) fn wait_time(query: &Query) -> Result<Duration, ErrorResponse> {
     let wait = match query.get("wait") {
         "" => GoDuration::default(),
-        text => text.parse().map_err(|_| Failure::bad_request("Invalid wait time"))?,
+        text => text.parse().map_err(|_| ErrorResponse::bad_request("Invalid wait time"))?,
     };
     Ok(if wait.is_positive() { wait.as_std().min(MAX_WAIT) } else { DEFAULT_WAIT })
 }
 
-/// A truth value as Go reads it.
+/// Parses a boolean as Go does.
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
@@ -180,7 +189,7 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Decodes percent escapes, in a query also `+`; `None` if an escape is broken. Bytes that are no UTF-8 are replaced.
+/// Decodes percent escapes, in a query also `+`; `None` if an escape is malformed. Invalid UTF-8 is replaced.
 pub(crate) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -214,4 +223,17 @@ fn encode(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// Reads a body within the limits on size and time.
+pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(BodyError::TooLarge { announced });
+    }
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { announced: None }),
+        Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
+    }
 }

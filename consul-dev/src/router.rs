@@ -1,14 +1,14 @@
-//! Which endpoint answers a path, and what is said where none does.
+//! The endpoint of each path, and the responses to unknown paths.
 
 use http::{Method, StatusCode, Uri};
 use hyper::body::Incoming;
 
-use crate::answer::{self, Answer, Failure};
-use crate::request::{Query, Request, decode};
-use crate::server::read_body;
-use crate::{Context, agent, catalog, health, kv, ui};
+use crate::context::Context;
+use crate::request::{Query, Request, decode, read_body};
+use crate::response::{self, ErrorResponse, HttpResponse};
+use crate::{agent, catalog, health, kv, ui};
 
-/// What can be asked for.
+/// The endpoints.
 #[derive(Debug, Clone, Copy)]
 enum Endpoint {
     AgentSelf,
@@ -47,7 +47,8 @@ const GET: &[Method] = &[Method::GET];
 const PUT: &[Method] = &[Method::PUT];
 const KV: &[Method] = &[Method::GET, Method::PUT, Method::DELETE];
 
-/// Paths and their endpoints. One that ends with `/` serves everything below it, unless a longer one does.
+/// Paths and their endpoints. A path that ends with `/` covers everything below it, unless a longer one
+/// does.
 const ROUTES: &[(&str, &[Method], Endpoint)] = &[
     ("/v1/agent/self", GET, Endpoint::AgentSelf),
     ("/v1/agent/version", GET, Endpoint::AgentVersion),
@@ -81,40 +82,44 @@ const ROUTES: &[(&str, &[Method], Endpoint)] = &[
     ("/v1/status/peers", GET, Endpoint::StatusPeers),
 ];
 
-/// Answers one request.
-pub(crate) async fn answer(context: &Context, request: hyper::Request<Incoming>) -> Answer {
+/// Serves one request.
+pub(crate) async fn serve(context: &Context, request: hyper::Request<Incoming>) -> HttpResponse {
     let (head, body) = request.into_parts();
     let Some(path) = decode(head.uri.path(), false) else {
-        return answer::text(StatusCode::BAD_REQUEST, "400 Bad Request");
+        return response::text(StatusCode::BAD_REQUEST, "400 Bad Request");
     };
     if path.chars().any(char::is_control) {
-        return answer::bare(StatusCode::BAD_REQUEST);
+        return response::without_body(StatusCode::BAD_REQUEST);
     }
-    if let Some(elsewhere) = redirection(&head.uri, &path, &head.method) {
+    if let Some(elsewhere) = redirect_target(&head.uri, &path, &head.method) {
         return elsewhere;
     }
-    let Some(&(route, methods, endpoint)) = find(&path) else {
-        return unrouted(context, &path, &head.method);
+    let Some(&(route, methods, endpoint)) = find_route(&path) else {
+        return not_found(context, &path, &head.method);
     };
-    let mut answer = match Query::parse(head.uri.query().unwrap_or_default()) {
-        None => answer::text(StatusCode::INTERNAL_SERVER_ERROR, ""),
-        Some(_) if head.method == Method::OPTIONS => allow(answer::done(), methods),
+    let mut response = match Query::parse(head.uri.query().unwrap_or_default()) {
+        None => response::text(StatusCode::INTERNAL_SERVER_ERROR, ""),
+        Some(_) if head.method == Method::OPTIONS => allow(response::accepted(), methods),
         Some(_) if !methods.contains(&head.method) => {
             let text = format!("method {} not allowed", head.method);
-            allow(answer::text(StatusCode::METHOD_NOT_ALLOWED, text), methods)
+            allow(response::text(StatusCode::METHOD_NOT_ALLOWED, text), methods)
         }
         Some(query) => {
             let rest = path[route.len()..].to_owned();
             let request = Request { method: head.method, rest, query, body: read_body(body).await };
-            dispatch(context, endpoint, request).await.unwrap_or_else(Failure::into_answer)
+            dispatch(context, endpoint, request).await.unwrap_or_else(ErrorResponse::into_response)
         }
     };
-    answer::set(&mut answer, "vary", "Accept-Encoding");
-    answer::set(&mut answer, "x-consul-default-acl-policy", "allow");
-    answer
+    response::set(&mut response, "vary", "Accept-Encoding");
+    response::set(&mut response, "x-consul-default-acl-policy", "allow");
+    response
 }
 
-async fn dispatch(context: &Context, endpoint: Endpoint, request: Request) -> Result<Answer, Failure> {
+async fn dispatch(
+    context: &Context,
+    endpoint: Endpoint,
+    request: Request,
+) -> Result<HttpResponse, ErrorResponse> {
     match endpoint {
         Endpoint::AgentSelf => Ok(agent::describe(context, &request)),
         Endpoint::AgentVersion => Ok(agent::version(&request)),
@@ -129,9 +134,9 @@ async fn dispatch(context: &Context, endpoint: Endpoint, request: Request) -> Re
         Endpoint::ServiceMaintenance => agent::service_maintenance(context, &request),
         Endpoint::RegisterCheck => agent::register_check(context, &request),
         Endpoint::DeregisterCheck => agent::deregister_check(context, &request),
-        Endpoint::PassCheck => agent::set_check(context, &request, crate::model::Status::Passing),
-        Endpoint::WarnCheck => agent::set_check(context, &request, crate::model::Status::Warning),
-        Endpoint::FailCheck => agent::set_check(context, &request, crate::model::Status::Critical),
+        Endpoint::PassCheck => agent::set_check(context, &request, crate::model::CheckStatus::Passing),
+        Endpoint::WarnCheck => agent::set_check(context, &request, crate::model::CheckStatus::Warning),
+        Endpoint::FailCheck => agent::set_check(context, &request, crate::model::CheckStatus::Critical),
         Endpoint::UpdateCheck => agent::update_check(context, &request),
         Endpoint::HealthService => health::service(context, &request, false).await,
         Endpoint::HealthConnect => health::service(context, &request, true).await,
@@ -143,68 +148,68 @@ async fn dispatch(context: &Context, endpoint: Endpoint, request: Request) -> Re
         Endpoint::CatalogNodes => catalog::nodes(context, &request).await,
         Endpoint::CatalogNode => catalog::node(context, &request).await,
         Endpoint::CatalogDatacenters => Ok(catalog::datacenters(context, &request)),
-        Endpoint::Kv => kv::answer(context, &request).await,
+        Endpoint::Kv => kv::serve(context, &request).await,
         Endpoint::StatusLeader => catalog::leader(context, &request),
         Endpoint::StatusPeers => catalog::peers(context, &request),
     }
 }
 
-fn find(path: &str) -> Option<&'static (&'static str, &'static [Method], Endpoint)> {
+fn find_route(path: &str) -> Option<&'static (&'static str, &'static [Method], Endpoint)> {
     let serves = |route: &str| path == route || (route.ends_with('/') && path.starts_with(route));
     ROUTES.iter().filter(|(route, ..)| serves(route)).max_by_key(|(route, ..)| route.len())
 }
 
-fn allow(mut answer: Answer, methods: &[Method]) -> Answer {
+fn allow(mut response: HttpResponse, methods: &[Method]) -> HttpResponse {
     let names: Vec<&str> = std::iter::once("OPTIONS").chain(methods.iter().map(Method::as_str)).collect();
-    answer::set(&mut answer, "allow", &names.join(","));
-    answer
+    response::set(&mut response, "allow", &names.join(","));
+    response
 }
 
-fn unrouted(context: &Context, path: &str, method: &Method) -> Answer {
+fn not_found(context: &Context, path: &str, method: &Method) -> HttpResponse {
     let with_page = method == Method::GET;
     match path {
-        "/" => answer::redirect(StatusCode::MOVED_PERMANENTLY, "/ui/", with_page),
+        "/" => response::redirect(StatusCode::MOVED_PERMANENTLY, "/ui/", with_page),
         "/ui/" => ui::page(context),
         _ if path.contains("/v1/") => {
             let text = "Invalid URL path: not a recognized HTTP API endpoint\n";
-            answer::text(StatusCode::NOT_FOUND, text)
+            response::text(StatusCode::NOT_FOUND, text)
         }
         _ => {
             let text =
                 "Invalid URL path: if attempting to use the HTTP API, ensure the path starts with '/v1/'\n";
-            answer::text(StatusCode::NOT_FOUND, text)
+            response::text(StatusCode::NOT_FOUND, text)
         }
     }
 }
 
-/// The answer for a path that is not in its clean form, or that lacks the final slash of its endpoint.
-fn redirection(uri: &Uri, path: &str, method: &Method) -> Option<Answer> {
-    let clean = clean(path);
-    let to = if clean != path {
-        clean
-    } else if find(path).is_none() && (path == "/ui" || find(&format!("{path}/")).is_some()) {
+/// The redirection for a path that is not normalized, or that lacks the final slash of its endpoint.
+fn redirect_target(uri: &Uri, path: &str, method: &Method) -> Option<HttpResponse> {
+    let normalized = normalize_path(path);
+    let to = if normalized != path {
+        normalized
+    } else if find_route(path).is_none() && (path == "/ui" || find_route(&format!("{path}/")).is_some()) {
         format!("{path}/")
     } else {
         return None;
     };
     let to = uri.query().map_or_else(|| to.clone(), |query| format!("{to}?{query}"));
-    Some(answer::redirect(StatusCode::TEMPORARY_REDIRECT, &to, method == Method::GET))
+    Some(response::redirect(StatusCode::TEMPORARY_REDIRECT, &to, method == Method::GET))
 }
 
 /// The path without empty, `.` and `..` segments; a final slash stays.
-pub(crate) fn clean(path: &str) -> String {
-    let mut kept: Vec<&str> = Vec::new();
+pub(crate) fn normalize_path(path: &str) -> String {
+    let mut filtered: Vec<&str> = Vec::new();
     for segment in path.split('/') {
         match segment {
             "" | "." => {}
             ".." => {
-                kept.pop();
+                filtered.pop();
             }
-            other => kept.push(other),
+            other => filtered.push(other),
         }
     }
-    let slash = path.ends_with('/') && !kept.is_empty();
-    format!("/{}{}", kept.join("/"), if slash { "/" } else { "" })
+    let slash = path.ends_with('/') && !filtered.is_empty();
+    format!("/{}{}", filtered.join("/"), if slash { "/" } else { "" })
 }
 
 #[cfg(test)]
@@ -216,14 +221,14 @@ mod tests {
         for (path, cleaned) in
             [("/", "/"), ("/v1//kv/a", "/v1/kv/a"), ("/v1/kv/a/../b/", "/v1/kv/b/"), ("/../..", "/")]
         {
-            assert_eq!(clean(path), cleaned);
+            assert_eq!(normalize_path(path), cleaned);
         }
     }
 
     #[test]
     fn the_longest_route_serves_a_path() {
-        assert!(matches!(find("/v1/agent/service/register"), Some((.., Endpoint::RegisterService))));
-        assert!(matches!(find("/v1/agent/service/web"), Some((.., Endpoint::AgentService))));
-        assert!(find("/v1/agent/nothing").is_none());
+        assert!(matches!(find_route("/v1/agent/service/register"), Some((.., Endpoint::RegisterService))));
+        assert!(matches!(find_route("/v1/agent/service/web"), Some((.., Endpoint::AgentService))));
+        assert!(find_route("/v1/agent/nothing").is_none());
     }
 }

@@ -7,9 +7,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,25 +16,19 @@ use tokio::time::{interval, sleep, timeout};
 use tokio_util::io::InspectReader;
 use tracing::{debug, warn};
 
-use connections::{Activity, Connections};
+use connections::{ConnectionActivity, Connections};
 
-use crate::Context;
-use crate::request::BodyError;
+use crate::context::Context;
 use crate::router;
 
-/// The longest request body, in bytes, of the key-value store; every other body must be shorter anyway.
-pub(crate) const MAX_BODY: usize = 512 * 1024;
-
-/// How long a connection may be idle between two requests; Consul's own.
+/// The limit on a connection's idle time between two requests; Consul's own.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often late heads of requests are looked for.
+/// The interval between two searches for late request heads.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long a client may take to send the body of a request.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-
-const TOO_MANY: &str = "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
+const TOO_MANY_CONNECTIONS: &str =
+    "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
 
 /// Serves until the task is aborted; its connections end with it.
 pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
@@ -50,9 +41,10 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
                     let context = Arc::clone(&context);
                     open.spawn(peer.ip(), |activity| connection(stream, peer, activity, context));
                 }
-                Ok((stream, _)) => open.spawn_refusal(refuse(stream)),
+                Ok((stream, _)) => open.spawn_rejection(reject(stream)),
                 Err(error) => {
-                    // Most likely out of file descriptors; accepting again at once would spin.
+                    // Most likely out of file descriptors; accepting again without a delay
+                    // would spin.
                     warn!(%error, "could not accept a connection, trying again in 100 ms");
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -62,7 +54,12 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, activity: Arc<Activity>, context: Arc<Context>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    activity: Arc<ConnectionActivity>,
+    context: Arc<Context>,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "could not switch off Nagle's algorithm");
     }
@@ -70,7 +67,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, activity: Arc<Activity>
     let stream = InspectReader::new(stream, move |bytes: &[u8]| received.received(bytes));
     let service = service_fn(move |request| {
         let (context, activity) = (Arc::clone(&context), Arc::clone(&activity));
-        async move { Ok::<_, Infallible>(activity.answering(router::answer(&context, request)).await) }
+        async move { Ok::<_, Infallible>(activity.run_request(router::serve(&context, request)).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -83,25 +80,13 @@ async fn connection(stream: TcpStream, peer: SocketAddr, activity: Arc<Activity>
     }
 }
 
-/// Answers 429 before the request is read, and closes, as the real agent does.
-async fn refuse(mut stream: TcpStream) {
-    let answer = format!(
-        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{TOO_MANY}",
-        TOO_MANY.len()
+/// Responds with 429 before the request is read, and closes, as a real agent
+/// does.
+async fn reject(mut stream: TcpStream) {
+    let response = format!(
+        "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{TOO_MANY_CONNECTIONS}",
+        TOO_MANY_CONNECTIONS.len()
     );
-    // A client that does not take it is cut off all the same.
-    let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
-}
-
-/// Reads a body, but no more and no longer than is allowed of one.
-pub(crate) async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
-    let announced = body.size_hint().exact();
-    if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(BodyError::TooLarge { announced });
-    }
-    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { announced: None }),
-        Ok(Err(_)) | Err(_) => Err(BodyError::Broken),
-    }
+    // The connection is closed even if the client does not read it.
+    let _ = timeout(Duration::from_secs(1), stream.write_all(response.as_bytes())).await;
 }

@@ -1,6 +1,6 @@
 //! The JSON shapes of nodes, services and checks.
 //!
-//! The agent and the catalog show the same things differently: an empty `Meta` is `{}` here and `null` there.
+//! The agent and the catalog show the same records differently: an empty `Meta` is `{}` here and `null` there.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use crate::model::{
-    CONSUL_VERSION, Check, Locality, NamedPort, Node, Service, Status, TaggedAddress, Weights,
+    CONSUL_VERSION, Check, CheckStatus, Locality, NamedPort, Node, Service, TaggedAddress, Weights,
 };
 use crate::store::{Catalog, Indexed};
 
 type Addresses = BTreeMap<String, TaggedAddress>;
 
-/// A node as health and catalog reads show it.
+/// A node in health and catalog reads.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeShape {
@@ -50,25 +50,25 @@ fn tagged_addresses(node: &Node) -> BTreeMap<&'static str, String> {
     ["lan", "wan"].into_iter().chain(family).map(|tag| (tag, node.address.clone())).collect()
 }
 
-/// What the node says of itself; clients read the version here.
+/// The metadata of the node; clients read the version here.
 pub(crate) fn node_meta() -> BTreeMap<&'static str, &'static str> {
     [("consul-network-segment", ""), ("consul-version", CONSUL_VERSION)].into()
 }
 
-/// A part of a Connect proxy's configuration, which only has defaults here.
+/// A part of a Connect proxy's configuration, with defaults only.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ProxyShape {
     mode: &'static str,
-    mesh_gateway: Empty,
-    expose: Empty,
+    mesh_gateway: EmptyObject,
+    expose: EmptyObject,
 }
 
 /// `{}`.
 #[derive(Debug, Clone, Default, Serialize)]
-pub(crate) struct Empty {}
+pub(crate) struct EmptyObject {}
 
-/// Whether a service speaks Connect itself.
+/// The Connect settings of a service.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ConnectShape {
@@ -86,7 +86,7 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-/// A service as `/v1/health/service` and `/v1/catalog/node` show it.
+/// A service in `/v1/health/service` and `/v1/catalog/node`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct HealthService {
@@ -141,13 +141,13 @@ impl From<&Indexed<Service>> for HealthService {
 }
 
 impl HealthService {
-    /// Whether one of its tags is `tag`, whatever its case.
+    /// Returns whether it has that tag, ignoring case.
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
         self.tags.iter().any(|own| own.eq_ignore_ascii_case(tag))
     }
 }
 
-/// A service with its node, as `/v1/catalog/service` shows it.
+/// A service with its node in `/v1/catalog/service`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct CatalogService {
@@ -211,13 +211,13 @@ impl CatalogService {
 }
 
 impl CatalogService {
-    /// Whether one of its tags is `tag`, whatever its case.
+    /// Returns whether it has that tag, ignoring case.
     pub(crate) fn has_tag(&self, tag: &str) -> bool {
         self.service_tags.iter().any(|own| own.eq_ignore_ascii_case(tag))
     }
 }
 
-/// A service as the agent's own endpoints show it.
+/// A service in the agent's own endpoints.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct AgentService {
@@ -245,7 +245,7 @@ pub(crate) struct AgentService {
     locality: Option<AgentLocality>,
 }
 
-/// A locality as the agent shows it: with its empty parts.
+/// A locality in the agent's own endpoints, with its empty parts.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct AgentLocality {
@@ -280,7 +280,7 @@ impl AgentService {
     }
 
     /// A hash of the definition: the same for the same definition, in up to 16 hexadecimal digits. Checks and the
-    /// locality are not in it, as in Consul; the values are our own.
+    /// locality are left out, as in Consul; the hash values differ from Consul's.
     pub(crate) fn hash(&self) -> String {
         let hashed = Self { locality: None, content_hash: None, ..self.clone() };
         let bytes = serde_json::to_vec(&hashed).unwrap_or_default();
@@ -291,7 +291,7 @@ impl AgentService {
     }
 }
 
-/// A check as `/v1/agent/checks` and the catalog show it.
+/// A check in `/v1/agent/checks` and the catalog.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct CheckShape {
@@ -299,7 +299,7 @@ pub(crate) struct CheckShape {
     #[serde(rename = "CheckID")]
     pub(crate) check_id: String,
     name: String,
-    pub(crate) status: Status,
+    pub(crate) status: CheckStatus,
     notes: String,
     output: String,
     #[serde(rename = "ServiceID")]
@@ -310,7 +310,7 @@ pub(crate) struct CheckShape {
     interval: String,
     timeout: String,
     exposed_port: u16,
-    definition: Empty,
+    definition: EmptyObject,
     create_index: u64,
     modify_index: u64,
 }
@@ -341,14 +341,14 @@ impl CheckShape {
             interval: check.interval,
             timeout: check.timeout,
             exposed_port: 0,
-            definition: Empty {},
+            definition: EmptyObject {},
             create_index,
             modify_index,
         }
     }
 }
 
-/// Pairs as a JSON object in the order they come in.
+/// Pairs as a JSON object that keeps their order.
 #[derive(Debug)]
 pub(crate) struct Object<V>(pub(crate) Vec<(String, V)>);
 

@@ -1,17 +1,17 @@
-//! Fuzz targets: what reads bytes that others wrote, each with the promise that
-//! it keeps whatever they are, beside that of not panicking.
+//! Fuzz targets: the parsers of untrusted bytes. No input makes one panic or
+//! break the promise that its target checks.
 //!
-//! `cargo xtask fuzz [TARGET…] [--seconds N]` looks for inputs that break one,
+//! `cargo xtask fuzz [TARGET…] [--seconds N]` searches inputs that break one,
 //! guided by coverage; `cargo nextest run -p fuzz` tries the inputs in `corpus/`
 //! and some thousand mutations of each, without a special build.
 
 use std::{fs, io, path::Path};
 
-/// A target: its name, which is that of its folder in `corpus/`, and what is
-/// tried.
+/// A target: its name, which is also its folder in `corpus/`, and the function
+/// to run on an input.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 11] = [
     ("consul_health", registry_client::fuzzing::consul_health),
     ("filter", consul_dev::fuzzing::filter),
@@ -26,21 +26,21 @@ pub const TARGETS: [Target; 11] = [
     ("token", service_kit::fuzzing::token),
 ];
 
-/// What the target of that name tries.
+/// The function of the target of that name.
 ///
 /// # Panics
-/// When there is none.
+/// When there is no target of that name.
 #[must_use]
 pub fn target(name: &str) -> fn(&[u8]) {
     let found = TARGETS.iter().find(|(known, _)| *known == name);
     found.unwrap_or_else(|| panic!("there is no target `{name}`")).1
 }
 
-/// The inputs that the target of that name begins from, those of `corpus/`. A
-/// file that ends in `.hex` is written in hexadecimal digits.
+/// The first inputs of the target of that name, from `corpus/`. A file that
+/// ends in `.hex` is written in hexadecimal digits.
 ///
 /// # Errors
-/// When they cannot be read.
+/// When a file cannot be read.
 pub fn corpus(name: &str) -> io::Result<Vec<Vec<u8>>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
     let mut files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
@@ -62,10 +62,10 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// How many mutations of each input are tried.
+    /// The mutations of all inputs of a target together.
     const MUTATIONS: usize = 20_000;
-    /// What the formats consist of.
-    const WORDS: [&[u8]; 16] = [
+    /// Parts of the formats, which mutations insert.
+    const FRAGMENTS: [&[u8]; 16] = [
         b"{}",
         b"[]",
         b"\"",
@@ -84,7 +84,7 @@ mod tests {
         b"not (",
     ];
 
-    /// As libFuzzer's own mutations, without its feedback.
+    /// Mutates an input in the ways of libFuzzer, without its feedback.
     fn mutate(input: &[u8], other: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
         let mut bytes = input.to_vec();
         for _ in 0..random.usize(1..6) {
@@ -94,8 +94,8 @@ mod tests {
                 0 if at < bytes.len() => bytes[at] = random.u8(..),
                 1 if at < bytes.len() => bytes[at] ^= 1 << random.u8(..8),
                 2 => drop(bytes.splice(at..end, [])),
-                3 => drop(bytes.splice(at..at, WORDS[random.usize(..WORDS.len())].iter().copied())),
-                4 => drop(bytes.splice(at..end, WORDS[random.usize(..WORDS.len())].iter().copied())),
+                3 => drop(bytes.splice(at..at, FRAGMENTS[random.usize(..FRAGMENTS.len())].iter().copied())),
+                4 => drop(bytes.splice(at..end, FRAGMENTS[random.usize(..FRAGMENTS.len())].iter().copied())),
                 5 => bytes.extend_from_within(at..end),
                 _ => {
                     let from = random.usize(..=other.len());

@@ -1,7 +1,10 @@
-//! libFuzzer on the target that `FUZZ_TARGET` names, beginning from its inputs,
-//! which are put into the folder `FUZZ_CORPUS`; `cargo xtask fuzz` starts it.
+//! Runs libFuzzer on the target `FUZZ_TARGET`. It first writes the target's
+//! inputs into the folder `FUZZ_CORPUS`. `cargo xtask fuzz` starts it.
 #![no_main]
-#![allow(clippy::disallowed_methods, reason = "libFuzzer reads the command line, and this is as `main`")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "libFuzzer reads the command line, and this function replaces `main`"
+)]
 
 use std::{env, fs, path::Path, sync::OnceLock};
 

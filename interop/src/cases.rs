@@ -1,7 +1,7 @@
-//! The cases, as our client makes them.
+//! The cases of our client.
 //!
-//! What each official one does stands in gRPC's
-//! `doc/interop-test-descriptions.md`; names and sizes are from there.
+//! gRPC's `doc/interop-test-descriptions.md` describes the official ones; names
+//! and sizes are from there.
 
 use anyhow::{Result, bail, ensure};
 use futures_util::future::BoxFuture;
@@ -16,19 +16,19 @@ mod stream;
 mod timing;
 mod unary;
 
-/// One case.
+/// A case and the way to run it.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// Its official name, or ours for one beyond them.
+    /// The official name, or our own for an additional case.
     pub(crate) name: &'static str,
     pub(crate) group: Group,
     run: Run,
 }
 
-/// Cases that the same servers can be held to.
+/// A group of cases that the same servers support.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// gRPC's own.
+    /// The official cases.
     Official,
     /// Deadlines that expire on both sides.
     Deadlines,
@@ -36,41 +36,41 @@ pub(crate) enum Group {
     Silence,
     /// Every message is compressed.
     Gzip,
-    /// Targets that only others' clients have.
+    /// Targets that only other clients support.
     Targets,
-    /// Calls that end as no gRPC server ends them.
+    /// Calls that end in ways in which no gRPC server ends them.
     Ends,
     /// Streams that are reset, with each of HTTP/2's codes.
     Resets,
 }
 
-/// What our client does.
+/// The actions of our client.
 #[derive(Debug)]
 enum Run {
     Call(fn(Client) -> BoxFuture<'static, Result<()>>),
     /// The official call, compressed both ways.
     Gzip(fn(Client) -> BoxFuture<'static, Result<()>>),
-    /// Nothing: the case is one of another's client.
+    /// Nothing: only other clients have the case.
     Theirs,
-    /// A call that the server ends in that way, and the code that it has.
+    /// A call that the server ends in the named way, and the code to expect.
     End(&'static str, Code),
 }
 
 impl Case {
-    /// Runs it on a client's channel.
+    /// Runs the case on a client's channel.
     ///
     /// # Errors
-    /// When it failed.
+    /// When the case failed.
     pub(crate) async fn run(&self, client: Client) -> Result<()> {
         match self.run {
-            Run::Call(call) => call(client.afresh()).await,
-            Run::Gzip(call) => compression::both_ways(client.afresh(), call).await,
+            Run::Call(call) => call(client.with_new_flags()).await,
+            Run::Gzip(call) => compression::both_ways(client.with_new_flags(), call).await,
             Run::Theirs => bail!("our client has no such case"),
-            Run::End(end, code) => ends::run(client.afresh(), end, code).await,
+            Run::End(end, code) => ends::run(client.with_new_flags(), end, code).await,
         }
     }
 
-    /// Whether it takes longer than some seconds.
+    /// True for a case that takes longer than a few seconds.
     pub(crate) fn is_long(&self) -> bool {
         self.group == Group::Silence
     }
@@ -86,7 +86,8 @@ macro_rules! cases {
     };
 }
 
-/// Every official case that needs neither TLS nor an account, and ours.
+/// Every official case that needs neither TLS nor an account, and the
+/// additional ones.
 pub(crate) const ALL: &[Case] = cases! {
     "empty_unary": Official, Call by unary::empty;
     "large_unary": Official, Call by unary::large;
@@ -151,7 +152,7 @@ pub(crate) const ALL: &[Case] = cases! {
     "hints_first": Ends, End("hints-first", Code::Ok);
     "status_beside_503": Ends, End("status-beside-503", Code::NotFound);
     "long_status_message": Ends, End("long-status-message", Code::NotFound);
-    // Above what a client takes in of metadata: the trailers count as missing.
+    // Above the client's limit of metadata: the trailers count as missing.
     "endless_status_message": Ends, End("endless-status-message", Code::Unknown);
     "answered_early": Ends, Call by ends::answered_early;
     "half_a_message": Ends, End("half-a-message", Code::Internal);
@@ -169,13 +170,13 @@ pub(crate) const ALL: &[Case] = cases! {
     "reset_inadequate_security": Resets, End("reset-12", Code::PermissionDenied);
 };
 
-/// Official cases that are left out, and why.
-pub(crate) const LEFT_OUT: &[(&str, &str)] = &[
+/// The excluded official cases, with the reasons.
+pub(crate) const EXCLUDED: &[(&str, &str)] = &[
     ("cacheable_unary", "needs a caching proxy in front of the server"),
     ("compute_engine_creds, jwt_token_creds, oauth2_auth_token, per_rpc_creds", "need a cloud account"),
     ("google_default_credentials, compute_engine_channel_credentials", "need a cloud account"),
     ("orca_per_rpc, orca_oob", "the channel reads no load reports"),
-    ("rpc_soak, channel_soak", "the scenarios of `cargo xtask chaos` do that with faults"),
+    ("rpc_soak, channel_soak", "the scenarios of `cargo xtask chaos` cover them, with faults"),
 ];
 
 /// Fails unless the call has failed with that code.

@@ -24,18 +24,18 @@ pub(crate) struct Cli {
     pub(crate) run: RunArgs,
 }
 
-/// What else the program can be.
+/// The other commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Our server of grpc.testing, until it is interrupted.
+    /// Serves grpc.testing until it is interrupted.
     Serve {
-        /// Where it listens.
+        /// The address to listen on.
         #[arg(long, default_value = "127.0.0.1:10000")]
         listen: SocketAddr,
     },
 }
 
-/// Which cases against whom.
+/// The cases and the peers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     /// Only this case; may be given more than once.
@@ -44,17 +44,18 @@ pub(crate) struct RunArgs {
     /// Shows the cases instead of running them.
     #[arg(long)]
     pub(crate) list: bool,
-    /// Leaves out the cases that take longer than some seconds.
+    /// Skips the cases that take longer than a few seconds.
     #[arg(long)]
     pub(crate) short: bool,
-    /// For how long nothing happens in `silent_connection`. Servers that count
-    /// pings have had enough of one every ten seconds after fifty at most.
+    /// The silent time in `silent_connection`. Servers that count pings close a
+    /// connection with one every ten seconds after fifty at most.
     #[arg(long, default_value = "70s", value_parser = registry_client::parse_duration, value_name = "TIME")]
     pub(crate) silence: Duration,
     /// The other implementations.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "ours", value_name = "PEER")]
     pub(crate) peers: Vec<PeerName>,
-    /// The folder that `cargo xtask interop` builds the others in.
+    /// The folder into which `cargo xtask interop` builds the other
+    /// implementations.
     #[arg(long, default_value = ".", value_name = "DIR")]
     pub(crate) tools: PathBuf,
 }

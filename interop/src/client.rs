@@ -1,4 +1,4 @@
-//! Our side of the tests as a client: a generated client over one channel.
+//! Our client: a generated client over one channel.
 
 use std::{
     net::SocketAddr,
@@ -14,22 +14,22 @@ use tonic::{Status, body::Body, codec::CompressionEncoding::Gzip};
 use tower_service::Service;
 
 use crate::{
-    prefixes::{Flags, Scanned},
+    prefixes::{Flags, ScannedBody},
     proto::{
         DESCRIPTORS, Payload, test_service_client::TestServiceClient,
         unimplemented_service_client::UnimplementedServiceClient,
     },
 };
 
-/// The deadline of calls that are not about deadlines: a JVM that has just
-/// started takes seconds for its first call.
+/// The deadline in cases that do not test deadlines: a JVM takes seconds for
+/// its first call.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A channel to one server, whose responses' message prefixes can be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     server: SocketAddr,
-    /// For how long the cases of silence do nothing.
+    /// The silent time of the cases of the group `Silence`.
     pub(crate) silence: Duration,
     channel: Channel,
     responses: Flags,
@@ -37,10 +37,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// A channel of its own, as the defaults make it but for the deadline.
+    /// A new channel with the defaults except the deadline.
     ///
     /// # Errors
-    /// Never in fact: the settings are ours.
+    /// When the settings are invalid.
     pub(crate) fn new(server: SocketAddr, silence: Duration) -> Result<Self> {
         let mut config = ChannelConfig::default();
         config.deadline = DEADLINE;
@@ -52,17 +52,18 @@ impl Client {
     /// Another channel to the same server.
     ///
     /// # Errors
-    /// Never in fact: the settings are ours.
+    /// When the settings are invalid.
     pub(crate) fn another(&self) -> Result<Self> {
         Self::new(self.server, self.silence)
     }
 
-    /// The same channel, with nothing noted yet.
-    pub(crate) fn afresh(&self) -> Self {
+    /// The same channel with empty flags.
+    pub(crate) fn with_new_flags(&self) -> Self {
         Self { responses: Flags::default(), compresses: false, ..self.clone() }
     }
 
-    /// The same, compressing every request by gzip and accepting that.
+    /// The same channel; every request is compressed by gzip and compressed
+    /// responses are accepted.
     pub(crate) fn compressing(&self) -> Self {
         Self { compresses: true, ..self.clone() }
     }
@@ -78,7 +79,7 @@ impl Client {
         UnimplementedServiceClient::new(self.clone())
     }
 
-    /// Whether each response message of this client's calls was compressed.
+    /// The compressed flag of each response message of this client's calls.
     pub(crate) fn compressed(&self) -> Vec<bool> {
         self.responses.all()
     }
@@ -86,14 +87,14 @@ impl Client {
     /// The connections opened and lost so far.
     ///
     /// # Errors
-    /// Never in fact: the channel is whole.
+    /// When the channel is broken.
     pub(crate) fn connections(&self) -> Result<Connections> {
         let counters = self.channel.counters().context("the channel is broken")?;
         Ok(Connections { opened: counters.connections_opened.get(), lost: counters.connections_closed.get() })
     }
 }
 
-/// How many connections a channel has opened and lost.
+/// The number of connections that a channel has opened and lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Connections {
     pub(crate) opened: u64,
@@ -101,7 +102,7 @@ pub(crate) struct Connections {
 }
 
 impl Service<Request<Body>> for Client {
-    type Response = Response<Scanned<Answer>>;
+    type Response = Response<ScannedBody<Answer>>;
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 
@@ -111,11 +112,11 @@ impl Service<Request<Body>> for Client {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (call, flags) = (self.channel.call(request), self.responses.clone());
-        Box::pin(async move { Ok(call.await?.map(|body| Scanned::new(body, flags))) })
+        Box::pin(async move { Ok(call.await?.map(|body| ScannedBody::new(body, flags))) })
     }
 }
 
-/// A payload of so many zero bytes.
+/// A payload of `size` zero bytes.
 pub(crate) fn payload(size: usize) -> Payload {
     Payload { body: vec![0; size], ..Payload::default() }
 }

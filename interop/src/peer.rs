@@ -1,5 +1,4 @@
-//! The other implementations: how their programs are started, and which cases
-//! they have.
+//! The other implementations: their programs and the cases that each supports.
 
 use std::{
     ffi::OsString,
@@ -28,17 +27,17 @@ mod core;
 mod go;
 mod java;
 
-/// How long a server may take until it accepts; a JVM on a busy machine is the
-/// slowest.
+/// The time limit for a server to accept connections; a JVM on a busy machine
+/// is the slowest.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a server that starts is asked whether it accepts.
+/// The interval of connection attempts to a server that starts.
 const START_INTERVAL: Duration = Duration::from_millis(20);
-/// How long one case of another's client may take.
+/// The time limit of one case of another client.
 const CASE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many characters of a failed client's output are shown.
+/// Characters of a failed client's output that are shown at most.
 const MAX_OUTPUT: usize = 600;
 
-/// An implementation.
+/// The names of the implementations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PeerName {
     /// This library, against itself.
@@ -47,7 +46,7 @@ pub(crate) enum PeerName {
     Go,
     /// grpc-go, with every message compressed.
     GoGzip,
-    /// Go's net/http, which is no gRPC.
+    /// Go's net/http, without gRPC.
     GoHttp,
     /// Go's HTTP/2 frames, one by one.
     GoFrames,
@@ -59,25 +58,27 @@ pub(crate) enum PeerName {
     Core,
 }
 
-/// The words that run a server on a port.
-type ServerWords = fn(&Path, u16) -> Vec<OsString>;
-/// The words that run one case of a client.
-type ClientWords = fn(&Path, &str, SocketAddr) -> Vec<OsString>;
+/// The command line that runs a server on a port.
+type ServerCommand = fn(&Path, u16) -> Vec<OsString>;
+/// The command line that runs one case of a client.
+type ClientCommand = fn(&Path, &str, SocketAddr) -> Vec<OsString>;
 
-/// What is known of an implementation.
+/// An implementation: its programs and its cases.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// The cases that its server is there for.
+    /// The groups that its server supports.
     serves: &'static [Group],
-    /// The cases that its client is there for.
+    /// The groups that its client supports.
     calls: &'static [Group],
-    /// The words that run its interop server; `None` runs ours in this process.
-    server: Option<ServerWords>,
-    /// The words that run one case of its interop client; `None` is our client.
-    client: Option<ClientWords>,
-    /// The cases that its server does not support, and why.
+    /// The command line that runs its interop server; `None` runs our server in
+    /// this process.
+    server: Option<ServerCommand>,
+    /// The command line that runs one case of its interop client; `None` is our
+    /// client.
+    client: Option<ClientCommand>,
+    /// The cases that its server does not support, with the reasons.
     server_lacks: &'static [(&'static str, &'static str)],
-    /// The cases that its client does not have, and why.
+    /// The cases that its client does not have, with the reasons.
     client_lacks: &'static [(&'static str, &'static str)],
 }
 
@@ -109,30 +110,30 @@ impl PeerName {
         }
     }
 
-    /// Whether its server is held to that case at all.
+    /// True when its server supports the case's group.
     pub(crate) fn serves(self, case: &Case) -> bool {
         self.peer().serves.contains(&case.group)
     }
 
-    /// Whether its client makes that case at all.
+    /// True when its client supports the case's group.
     pub(crate) fn calls(self, case: &Case) -> bool {
         self.peer().calls.contains(&case.group)
     }
 
-    /// Why its server cannot be held to that case, if so.
+    /// The reason for which its server does not support the case, if any.
     pub(crate) fn server_lacks(self, case: &str) -> Option<&'static str> {
         reason(self.peer().server_lacks, case)
     }
 
-    /// Why its client cannot make that case, if so.
+    /// The reason for which its client does not have the case, if any.
     pub(crate) fn client_lacks(self, case: &str) -> Option<&'static str> {
         reason(self.peer().client_lacks, case)
     }
 
-    /// Writes down what its programs read.
+    /// Writes the files that its programs read.
     ///
     /// # Errors
-    /// When that cannot be written.
+    /// When a file cannot be written.
     pub(crate) fn prepare(self, tools: &Path) -> Result<()> {
         if self != Self::Core {
             return Ok(());
@@ -141,16 +142,16 @@ impl PeerName {
         std::fs::write(&file, DESCRIPTORS).with_context(|| format!("could not write {}", file.display()))
     }
 
-    /// Starts its interop server; returns once it accepts.
+    /// Starts its interop server; returns when it accepts connections.
     ///
     /// # Errors
-    /// When it cannot be started, or does not accept in time.
-    pub(crate) async fn serve(self, tools: &Path) -> Result<Running> {
+    /// When it cannot be started, or does not accept within [`START_TIMEOUT`].
+    pub(crate) async fn serve(self, tools: &Path) -> Result<RunningServer> {
         match self.peer().server {
-            None => Running::ours().await,
+            None => RunningServer::ours().await,
             Some(words) => {
                 let port = free_port().await?;
-                Running::program(&words(tools, port), port).await
+                RunningServer::program(&words(tools, port), port).await
             }
         }
     }
@@ -158,14 +159,14 @@ impl PeerName {
     /// Runs one case of its client against `server`.
     ///
     /// # Errors
-    /// When the case failed; holds the end of what the client wrote.
+    /// When the case failed; the message has the end of the client's output.
     pub(crate) async fn call(self, tools: &Path, case: &str, server: SocketAddr) -> Result<()> {
-        let words = self.peer().client.context("our client is no program")?;
+        let words = self.peer().client.context("our client does not run as a program")?;
         let mut command = command(&words(tools, case, server))?;
         let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
         let output = timeout(CASE_TIMEOUT, output)
             .await
-            .with_context(|| format!("no end within {CASE_TIMEOUT:?}"))?
+            .with_context(|| format!("it did not end within {CASE_TIMEOUT:?}"))?
             .context("could not start the client")?;
         if output.status.success() {
             return Ok(());
@@ -178,7 +179,7 @@ impl PeerName {
     }
 }
 
-/// What a server of the whole test service is held to.
+/// The groups that a server of the whole test service supports.
 const SERVES: &[Group] = &[Group::Official, Group::Deadlines, Group::Silence];
 
 const OURS: Peer = Peer {
@@ -194,16 +195,16 @@ fn reason(lacks: &[(&str, &'static str)], case: &str) -> Option<&'static str> {
     lacks.iter().find(|(name, _)| *name == case).map(|(_, why)| *why)
 }
 
-/// A server that accepts. Dropping it ends it.
+/// A server that accepts connections. Dropping it ends the server.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct RunningServer {
     pub(crate) address: SocketAddr,
-    _owner: Owner,
+    _owner: ServerGuard,
 }
 
-/// What ends a server when it is dropped.
+/// Ends a server when it is dropped.
 #[derive(Debug)]
-enum Owner {
+enum ServerGuard {
     Task(#[expect(dead_code, reason = "held to be stopped when dropped")] AbortOnDrop),
     Process(#[expect(dead_code, reason = "held to be killed when dropped")] Child),
 }
@@ -217,56 +218,56 @@ impl Drop for AbortOnDrop {
     }
 }
 
-impl Running {
-    /// Our server.
+impl RunningServer {
+    /// Starts our server.
     ///
     /// # Errors
     /// When no port is free.
     pub(crate) async fn ours() -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no free port")?;
         let address = listener.local_addr()?;
-        let owner = Owner::Task(AbortOnDrop(tokio::spawn(server::run(listener))));
+        let owner = ServerGuard::Task(AbortOnDrop(tokio::spawn(server::run(listener))));
         Ok(Self { address, _owner: owner })
     }
 
     async fn program(words: &[OsString], port: u16) -> Result<Self> {
         let mut command = command(words)?;
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut child = child.with_context(|| missing(&words[0]))?;
+        let mut child = child.with_context(|| start_error(&words[0]))?;
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         let until = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(address).await.is_err() {
             if let Some(status) = child.try_wait()? {
-                bail!("{} ended with {status} before it served", words[0].display());
+                bail!("{} ended with {status} before it accepted connections", words[0].display());
             }
             if Instant::now() > until {
-                bail!("{} does not accept within {START_TIMEOUT:?}", words[0].display());
+                bail!("{} did not accept connections within {START_TIMEOUT:?}", words[0].display());
             }
             sleep(START_INTERVAL).await;
         }
-        Ok(Self { address, _owner: Owner::Process(child) })
+        Ok(Self { address, _owner: ServerGuard::Process(child) })
     }
 }
 
 fn command(words: &[OsString]) -> Result<Command> {
-    let (program, args) = words.split_first().context("no program was named")?;
+    let (program, args) = words.split_first().context("the command line is empty")?;
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)
 }
 
-fn missing(program: &OsString) -> String {
+fn start_error(program: &OsString) -> String {
     format!("could not start {}; `cargo xtask interop` builds it", PathBuf::from(program).display())
 }
 
-/// A port that is free now, below the range of outgoing connections: these
-/// servers cannot be handed a listener.
+/// A port that is free now, below the range of outgoing connections, because
+/// these servers cannot inherit a listener.
 async fn free_port() -> Result<u16> {
     const PORTS: std::ops::Range<u16> = 12_000..20_000;
     let first = u16::try_from(std::process::id() % 8_000)?;
     for n in 0..PORTS.end - PORTS.start {
         let port = PORTS.start + (first + n) % (PORTS.end - PORTS.start);
-        // The wildcard address, which most of them bind.
+        // Most of the servers bind the wildcard address.
         if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.is_ok() {
             return Ok(port);
         }

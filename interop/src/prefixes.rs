@@ -1,7 +1,8 @@
-//! The message prefixes in a gRPC body: whether each message is compressed.
+//! The message prefixes in a gRPC body, which have the compressed flag of each
+//! message.
 //!
-//! tonic decompresses without a word, so the compression cases read the flag
-//! bytes where the body passes by.
+//! tonic decompresses silently, so the compression cases read the flag bytes
+//! from the body.
 
 use std::{
     pin::Pin,
@@ -14,21 +15,22 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 /// The size of a prefix: one flag byte, and the message's length in four.
-const PREFIX: usize = 5;
-/// How many messages of one body are remembered; no case sends more.
+const PREFIX_BYTES: usize = 5;
+/// Messages of one body that are recorded at most; no case sends more.
 const MAX_MESSAGES: usize = 256;
 
-/// The flag of each message that has passed by, in order. Clones share it.
+/// The compressed flag of each message of a body, in order. Clones share the
+/// flags.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags(Arc<Mutex<Vec<bool>>>);
 
 impl Flags {
-    /// Whether message `n` was compressed; `None` when it has not passed by.
+    /// The flag of message `n`; `None` when it has not been read yet.
     pub(crate) fn get(&self, n: usize) -> Option<bool> {
         self.with(|flags| flags.get(n).copied())
     }
 
-    /// All that have passed by.
+    /// All flags so far.
     pub(crate) fn all(&self) -> Vec<bool> {
         self.with(|flags| flags.clone())
     }
@@ -41,22 +43,22 @@ impl Flags {
         });
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Vec<bool>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, f: impl FnOnce(&mut Vec<bool>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Where in the stream of prefixes and messages the body is.
+/// A parser of the stream of prefixes and messages.
 #[derive(Debug, Default)]
-struct Scanner {
-    prefix: [u8; PREFIX],
+struct PrefixParser {
+    prefix: [u8; PREFIX_BYTES],
     filled: usize,
-    /// The bytes of the present message that are still to come.
+    /// The bytes of the current message that have not been read yet.
     left: usize,
 }
 
-impl Scanner {
-    fn scan(&mut self, mut data: &[u8], flags: &Flags) {
+impl PrefixParser {
+    fn parse(&mut self, mut data: &[u8], flags: &Flags) {
         while !data.is_empty() {
             if self.left > 0 {
                 let skipped = self.left.min(data.len());
@@ -67,7 +69,7 @@ impl Scanner {
             self.prefix[self.filled] = data[0];
             self.filled += 1;
             data = &data[1..];
-            if self.filled == PREFIX {
+            if self.filled == PREFIX_BYTES {
                 self.filled = 0;
                 let [flag, length @ ..] = self.prefix;
                 self.left = u32::from_be_bytes(length) as usize;
@@ -78,23 +80,23 @@ impl Scanner {
 }
 
 pin_project! {
-    /// A body whose prefixes are noted as it passes by.
+    /// A body whose message flags are recorded while it is read.
     #[derive(Debug)]
-    pub(crate) struct Scanned<B> {
+    pub(crate) struct ScannedBody<B> {
         #[pin]
         body: B,
-        scanner: Scanner,
+        parser: PrefixParser,
         flags: Flags,
     }
 }
 
-impl<B> Scanned<B> {
+impl<B> ScannedBody<B> {
     pub(crate) fn new(body: B, flags: Flags) -> Self {
-        Self { body, scanner: Scanner::default(), flags }
+        Self { body, parser: PrefixParser::default(), flags }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Scanned<B> {
+impl<B: Body<Data = Bytes>> Body for ScannedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -107,7 +109,7 @@ impl<B: Body<Data = Bytes>> Body for Scanned<B> {
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            this.scanner.scan(data, this.flags);
+            this.parser.parse(data, this.flags);
         }
         polled
     }
@@ -129,9 +131,9 @@ mod tests {
     fn flags_are_read_wherever_the_body_is_cut() {
         let body = [&[1, 0, 0, 0, 3, 9, 9, 9][..], &[0, 0, 0, 0, 0], &[1, 0, 0, 0, 1, 1]].concat();
         for cut in 0..body.len() {
-            let (flags, mut scanner) = (Flags::default(), Scanner::default());
-            scanner.scan(&body[..cut], &flags);
-            scanner.scan(&body[cut..], &flags);
+            let (flags, mut parser) = (Flags::default(), PrefixParser::default());
+            parser.parse(&body[..cut], &flags);
+            parser.parse(&body[cut..], &flags);
             assert_eq!(flags.all(), [true, false, true], "cut at {cut}");
         }
     }

@@ -1,5 +1,5 @@
-//! Our side of the tests as a server: what gRPC's description of the cases
-//! asks of `grpc.testing.TestService`.
+//! Our server: `grpc.testing.TestService` as gRPC's description of the cases
+//! requires it.
 
 use std::{pin::Pin, time::Duration};
 
@@ -19,9 +19,9 @@ use crate::{
     },
 };
 
-mod wire;
+mod echo_layer;
 
-/// The largest payload that a request may ask for, in bytes.
+/// The largest payload of a response, in bytes.
 const MAX_PAYLOAD: usize = 16 << 20;
 /// The largest request, in bytes; the largest of the cases is below 1 MiB.
 const MAX_REQUEST: usize = 16 << 20;
@@ -32,8 +32,8 @@ const MAX_REQUEST: usize = 16 << 20;
 /// When the server cannot start.
 pub(crate) async fn run(listener: TcpListener) -> Result<()> {
     let mut serving = ServerConfig::default();
-    // The cases read the flag of each message, which the server's own layer
-    // removes.
+    // The cases read the flag of each message, which the server's own gzip
+    // layer removes.
     serving.gzip = false;
     let mesh = Mesh::builder().resolver(FixedResolver::with([])).descriptors(DESCRIPTORS);
     let mesh = mesh.server_config(serving).build()?;
@@ -41,11 +41,11 @@ pub(crate) async fn run(listener: TcpListener) -> Result<()> {
         .accept_compressed(Gzip)
         .send_compressed(Gzip)
         .max_decoding_message_size(MAX_REQUEST);
-    let server = mesh.serve("interop").add_service(wire::Wire::new(service));
-    server.run(listener, std::future::pending()).await.context("our server failed")
+    let server = mesh.serve("interop").add_service(echo_layer::EchoLayer::new(service));
+    server.run(listener, std::future::pending()).await.context("the test server failed")
 }
 
-/// The service.
+/// The test service.
 #[derive(Debug)]
 struct Interop;
 
@@ -58,7 +58,7 @@ impl TestService for Interop {
     }
 
     async fn unary_call(&self, request: Request<SimpleRequest>) -> Result<Response<SimpleResponse>, Status> {
-        compressed_as_expected(&request, 0, request.get_ref().expect_compressed)?;
+        check_request_flag(&request, 0, request.get_ref().expect_compressed)?;
         let SimpleRequest { response_size, response_compressed, response_status, fill_server_id, .. } =
             request.into_inner();
         echo(response_status)?;
@@ -95,7 +95,7 @@ impl TestService for Interop {
         let mut requests = request.into_inner();
         let (mut sum, mut n) = (0, 0);
         while let Some(request) = requests.message().await? {
-            as_expected(flags.as_ref(), n, request.expect_compressed)?;
+            check_flag(flags.as_ref(), n, request.expect_compressed)?;
             sum += request.payload.unwrap_or_default().body.len();
             n += 1;
         }
@@ -110,11 +110,11 @@ impl TestService for Interop {
         &self,
         request: Request<Streaming<StreamingOutputCallRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let answer = |request| match request {
+        let responses_to = |request| match request {
             Ok(request) => responses(request).left_stream(),
             Err(status) => one(Err(status)).right_stream(),
         };
-        Ok(Response::new(Box::pin(until_error(request.into_inner().flat_map(answer)))))
+        Ok(Response::new(Box::pin(until_error(request.into_inner().flat_map(responses_to)))))
     }
 
     type HalfDuplexCallStream = Responses;
@@ -126,14 +126,14 @@ impl TestService for Interop {
         // The requests of a case are few; more than these are refused.
         const MAX_REQUESTS: usize = 1_000;
         let mut requests = request.into_inner();
-        let mut held = Vec::new();
+        let mut buffered = Vec::new();
         while let Some(request) = requests.message().await? {
-            if held.len() == MAX_REQUESTS {
+            if buffered.len() == MAX_REQUESTS {
                 return Err(Status::resource_exhausted(format!("more than {MAX_REQUESTS} requests")));
             }
-            held.push(request);
+            buffered.push(request);
         }
-        Ok(Response::new(Box::pin(until_error(stream::iter(held).flat_map(responses)))))
+        Ok(Response::new(Box::pin(until_error(stream::iter(buffered).flat_map(responses)))))
     }
 
     async fn unimplemented_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
@@ -141,13 +141,13 @@ impl TestService for Interop {
     }
 }
 
-/// The responses that one request asks for; an error ends them.
+/// The responses to one request; an error ends them.
 fn responses(
     request: StreamingOutputCallRequest,
 ) -> impl Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send {
     let failed = echo(request.response_status).err().map(Err);
-    let made = stream::iter(request.response_parameters).then(response);
-    stream::iter(failed).chain(made)
+    let responses = stream::iter(request.response_parameters).then(response);
+    stream::iter(failed).chain(responses)
 }
 
 async fn response(parameters: ResponseParameters) -> Result<StreamingOutputCallResponse, Status> {
@@ -172,9 +172,9 @@ fn until_error<T: Send>(
     })
 }
 
-/// The status that the caller wants to see.
-fn echo(wanted: Option<EchoStatus>) -> Result<(), Status> {
-    match wanted {
+/// Fails with the requested status, if there is one.
+fn echo(requested: Option<EchoStatus>) -> Result<(), Status> {
+    match requested {
         Some(EchoStatus { code, message }) if code != 0 => Err(Status::new(Code::from_i32(code), message)),
         _ => Ok(()),
     }
@@ -187,22 +187,18 @@ fn payload(size: i32) -> Result<Option<Payload>, Status> {
     }
 }
 
-fn compressed_as_expected<T>(
-    request: &Request<T>,
-    n: usize,
-    expected: Option<BoolValue>,
-) -> Result<(), Status> {
-    as_expected(request.extensions().get(), n, expected)
+fn check_request_flag<T>(request: &Request<T>, n: usize, expected: Option<BoolValue>) -> Result<(), Status> {
+    check_flag(request.extensions().get(), n, expected)
 }
 
-/// Whether message `n` of the request is compressed as its sender says.
-fn as_expected(flags: Option<&Flags>, n: usize, expected: Option<BoolValue>) -> Result<(), Status> {
+/// Fails when message `n` is not compressed as the request claims.
+fn check_flag(flags: Option<&Flags>, n: usize, expected: Option<BoolValue>) -> Result<(), Status> {
     let Some(BoolValue { value: expected }) = expected else { return Ok(()) };
     match flags.and_then(|flags| flags.get(n)) {
         Some(compressed) if compressed == expected => Ok(()),
         Some(compressed) => Err(Status::invalid_argument(format!(
-            "message {n} has the compressed flag {compressed}, and says that it should be {expected}"
+            "message {n} has the compressed flag {compressed}, and its expect_compressed is {expected}"
         ))),
-        None => Err(Status::internal(format!("message {n} passed by unseen"))),
+        None => Err(Status::internal(format!("the flag of message {n} was not recorded"))),
     }
 }

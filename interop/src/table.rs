@@ -1,18 +1,18 @@
-//! What passed and what failed, as a table that INTEROP.md can hold.
+//! The results as tables in the format of INTEROP.md.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use crate::say;
+use crate::terminal::print_line;
 
-/// One case in one direction.
+/// The result of one case in one direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Cell {
     Passed,
-    /// Why.
+    /// The cause.
     Failed(String),
-    /// Not run, for that reason.
+    /// Not run, with the reason.
     Lacks(&'static str),
 }
 
@@ -33,7 +33,7 @@ impl Cell {
     }
 }
 
-/// One direction.
+/// The results of one direction.
 #[derive(Debug)]
 pub(crate) struct Column {
     head: String,
@@ -45,18 +45,18 @@ impl Column {
         Self { head, cells: BTreeMap::new() }
     }
 
-    /// Notes how a case went, and says so when it failed.
+    /// Adds the result of a case and prints it.
     pub(crate) fn push(&mut self, case: &'static str, cell: Cell) {
         match &cell {
-            Cell::Failed(why) => say(format_args!("{}: {case} FAILED: {why}", self.head)),
-            Cell::Passed => say(format_args!("{}: {case} passed", self.head)),
+            Cell::Failed(why) => print_line(format_args!("{}: {case} FAILED: {why}", self.head)),
+            Cell::Passed => print_line(format_args!("{}: {case} passed", self.head)),
             Cell::Lacks(_) => {}
         }
         self.cells.insert(case, cell);
     }
 }
 
-/// All of it.
+/// The results of all directions.
 #[derive(Debug)]
 pub(crate) struct Table {
     cases: Vec<&'static str>,
@@ -72,7 +72,7 @@ impl Table {
         self.columns.push(column);
     }
 
-    /// How many cells passed and failed.
+    /// The number of passed and of failed cells.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let cells = || self.columns.iter().flat_map(|column| column.cells.values());
         let passed = cells().filter(|cell| **cell == Cell::Passed).count();
@@ -80,11 +80,11 @@ impl Table {
         (passed, failed)
     }
 
-    /// A table for each run of cases with the same columns, and below them why
-    /// cells are empty.
+    /// A table for each run of cases with the same columns, then the reasons
+    /// for empty cells.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut present = Vec::new();
+        let mut current = Vec::new();
         for case in &self.cases {
             let columns: Vec<_> =
                 self.columns.iter().filter(|column| column.cells.contains_key(case)).collect();
@@ -92,10 +92,10 @@ impl Table {
             if heads.is_empty() {
                 continue;
             }
-            if heads != present {
+            if heads != current {
                 lines.extend([String::new(), format!("| case | {} |", heads.join(" | "))]);
                 lines.push(format!("|---|{}", "---|".repeat(heads.len())));
-                present = heads;
+                current = heads;
             }
             let words: Vec<_> = columns.iter().map(|column| column.cells[case].word()).collect();
             lines.push(format!("| {case} | {} |", words.join(" | ")));
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_that_was_not_run_counts_neither_way_and_says_why() {
+    fn a_skipped_cell_is_not_counted_and_has_its_reason() {
         let mut column = Column::new("ours→go".to_owned());
         column.push("empty_unary", Cell::Passed);
         column.push("large_unary", Cell::Failed("too short".to_owned()));

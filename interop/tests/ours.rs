@@ -1,5 +1,5 @@
-//! Our client against our own server: the cases hold before anybody else is
-//! asked. `cargo xtask interop` runs them against the others.
+//! Our client against our own server. `cargo xtask interop` runs the cases
+//! against other implementations.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -12,25 +12,25 @@ fn interop(args: &[&str]) -> Output {
 #[test]
 fn our_client_and_our_server_pass_every_case() {
     let output = interop(&["--short"]);
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.trim_end().ends_with("passed, 0 failed"), "{said}");
-    assert!(said.contains("| custom_metadata | passed |"), "{said}");
+    let output_text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output_text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output_text.trim_end().ends_with("passed, 0 failed"), "{output_text}");
+    assert!(output_text.contains("| custom_metadata | passed |"), "{output_text}");
 }
 
 #[test]
-fn a_case_that_does_not_exist_is_a_wrong_command_line() {
+fn an_unknown_case_is_a_usage_error() {
     let output = interop(&["--only", "no_such_case"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no_such_case"));
 }
 
 #[test]
-fn a_peer_that_was_not_built_says_how_to_build_it() {
+fn a_peer_that_was_not_built_is_an_error_with_the_command() {
     let empty = tempfile::tempdir().unwrap();
     let tools = empty.path().to_str().unwrap();
     let output = interop(&["--peers", "go", "--tools", tools]);
     assert_eq!(output.status.code(), Some(2));
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(complaint.contains("cargo xtask interop"), "{complaint}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("cargo xtask interop"), "{error}");
 }

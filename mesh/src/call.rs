@@ -1,4 +1,4 @@
-//! `mesh call`: one call, its answer as JSON.
+//! `mesh call`: one call, with its response as JSON.
 
 use std::io::{self, Write};
 
@@ -9,27 +9,27 @@ use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
-    Exit,
     cli::CallArgs,
-    outgoing::{Outgoing, code_name},
+    exit::Exit,
+    method_client::{MethodClient, code_name},
 };
 
-/// Makes the call and prints what came back.
+/// Makes the call and prints the response.
 ///
 /// # Errors
 /// When the method, its data or the mesh cannot be found, or nothing can be
-/// written. A failed call is printed and is [`Exit::Missed`].
+/// written. A failed call is printed and is [`Exit::Failed`].
 pub(crate) async fn run(args: CallArgs) -> Result<Exit> {
-    let outgoing = Outgoing::new(&args.request)?;
-    let request = outgoing.method().encode(&args.request.data)?;
+    let client = MethodClient::new(&args.request)?;
+    let request = client.method().encode(&args.request.data)?;
     let explain = Explain::default();
-    let ended = match outgoing.streaming(request, args.deadline, &explain).await {
-        Ok(mut answers) => loop {
-            match answers.message().await {
+    let result = match client.streaming(request, args.deadline, &explain).await {
+        Ok(mut responses) => loop {
+            match responses.message().await {
                 Ok(Some(bytes)) => {
-                    let answer = outgoing.method().decode(bytes)?;
-                    if !print(&answer, !outgoing.method().streams())? {
-                        return Ok(Exit::Fine);
+                    let response = client.method().decode(bytes)?;
+                    if !print(&response, !client.method().is_server_streaming())? {
+                        return Ok(Exit::Success);
                     }
                 }
                 Ok(None) => break Ok(()),
@@ -42,23 +42,23 @@ pub(crate) async fn run(args: CallArgs) -> Result<Exit> {
         let attempts: Vec<_> = explain.attempts().iter().map(attempt).collect();
         print(&json!({ "explain": { "attempts": attempts } }), true)?;
     }
-    match ended {
-        Ok(()) => Ok(Exit::Fine),
+    match result {
+        Ok(()) => Ok(Exit::Success),
         Err(status) => {
             io::stderr().write_all(describe(&status).as_bytes()).context("could not write")?;
-            Ok(Exit::Missed)
+            Ok(Exit::Failed)
         }
     }
 }
 
-/// Prints a JSON value; says whether anybody still reads.
+/// Prints a JSON value; returns false once the reader has closed the pipe.
 fn print(value: &Value, pretty: bool) -> Result<bool> {
     let text = if pretty { serde_json::to_string_pretty(value)? } else { value.to_string() };
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("could not write the answer"),
+        Err(error) => Err(error).context("could not write the response"),
     }
 }
 

@@ -13,12 +13,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use service_kit::config::ServiceConfig;
 
 mod ports;
+mod registry;
 
 pub(crate) use ports::PortArgs;
 
-use crate::up::registry::{USUAL_PROGRAM, Wanted};
+pub(crate) use registry::{DEFAULT_PROGRAM, RegistrySpec};
 
-/// Runs and looks into a mesh of gRPC services on Consul.
+/// Runs and inspects a mesh of gRPC services on Consul.
 ///
 /// Without a command it is `mesh up`.
 #[derive(Debug, Parser)]
@@ -35,57 +36,59 @@ pub(crate) struct Cli {
     pub(crate) up: UpArgs,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Starts a registry and the whole shop, and stays until Ctrl-C.
     Up(UpArgs),
-    /// Shows every instance and its health, as the registry says it.
+    /// Shows every instance and its health in the registry.
     ///
-    /// Exit code 0 when all are passing, 3 when not, 2 when nothing answers.
+    /// Exit code 0 when all are passing, 3 when not, 2 when the registry does
+    /// not answer.
     Status(StatusArgs),
     /// Shows where the calls to a service go, and why, as running processes see it.
     ///
-    /// Every process of the mesh that has a channel to SERVICE tells of each
-    /// instance whether calls go there, and what decided that they do not: the
+    /// Every process of the mesh with a channel to SERVICE reports for each
+    /// instance whether it receives calls and, if not, what decided that: the
     /// registry, the instance's own health, the connection, the outcome of its
-    /// calls, or damping, when the first two took it out several times within
-    /// a minute.
+    /// calls, or damping, when the first two removed it several times within a
+    /// minute.
     ///
-    /// Exit code 0 when each of them has an instance to call, 3 when one has
+    /// Exit code 0 when each process has an instance to call, 3 when one has
     /// none, 2 when no process answers.
     Explain(ExplainArgs),
     /// Runs one service in the foreground, configured by its environment.
     Serve(ServeArgs),
-    /// Sends calls at a fixed rate, however slow the answers are, and reports.
+    /// Sends calls at a fixed rate, however slow the responses are, and reports
+    /// latency.
     ///
     /// Open loop: a call starts when it is due, and its latency counts from
-    /// then, so that a slow answer delays no other call and hides nothing. In
-    /// --data, {{uuid}} is a new UUID and {{n}} the call's number, from 0.
-    /// Before the first call an instance is found, connected to and asked for
-    /// its health, which no time counts.
+    /// then, so that a slow response neither delays another call nor hides its
+    /// latency. In --data, {{uuid}} is a new UUID and {{n}} the call's number,
+    /// from 0. Finding the first instance, connecting to it and checking its
+    /// health comes before the first call and counts in no latency.
     ///
     /// With --json each call is a line: t (when it was due, in seconds since
     /// the start), ok, code, ms, endpoint (the instance that answered, or
     /// null), attempts, idempotent. The last line is the summary. Percentiles
-    /// are of every call that was sent, failed ones too. A call that is due
-    /// while --in-flight-max others are under way is not sent: it counts as
+    /// cover every call that was sent, failed ones too. A call that is due
+    /// while --in-flight-max others are in flight is not sent: it counts as
     /// failed, with the code NOT_SENT.
     Load(LoadArgs),
-    /// Makes one call and prints the answer as JSON.
+    /// Makes one call and prints the response as JSON.
     ///
     /// Fields have the names of the protocol; those with their default value
     /// are left out. A server stream prints a line per message. A failed call
     /// prints its code, message and details on standard error; exit code 1.
     Call(CallArgs),
-    /// Shows what one fault does to callers: load, fault, scoreboard, verdict.
+    /// Injects one fault under load and shows its effect on callers.
     ///
     /// Starts a shop of its own (temporary data, free ports, a registry of its
-    /// own, three instances of each service), calls GetCart 200 times a
-    /// second, injects the fault after five seconds, and stops everything
-    /// again. Exit code 1 when a target was missed.
+    /// own, three instances of each service), calls GetCart 200 times a second,
+    /// injects the fault after five seconds, prints a scoreboard, and stops
+    /// everything again. Exit code 1 when a target was missed.
     Demo(DemoArgs),
-    /// Brings the databases of the shop up to date, as starting would.
+    /// Migrates the databases of the shop, as starting the services would.
     ///
     /// With --check it changes nothing. Exit code 0 when all are up to date, 1
     /// when something would run, 2 when a database cannot be opened or is newer
@@ -96,9 +99,9 @@ pub(crate) enum Command {
     Tether(TetherArgs),
 }
 
-/// Where a running mesh is found.
+/// The location of a running mesh.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Whereabouts {
+pub(crate) struct MeshLocation {
     /// The folder that `mesh up` keeps its data, logs and `mesh.json` in
     /// [default: .consort]
     #[arg(long, env = "CONSORT_STATE_DIR", value_name = "DIR")]
@@ -108,9 +111,9 @@ pub(crate) struct Whereabouts {
     http_addr: Option<String>,
 }
 
-impl Whereabouts {
-    /// The address of a Consul that somebody named; an empty one is none, as
-    /// with Consul's own command line.
+impl MeshLocation {
+    /// The Consul address, if one is set; an empty one counts as unset, as with
+    /// Consul's own command line.
     pub(crate) fn consul(&self) -> Option<&str> {
         self.http_addr.as_deref().filter(|address| !address.is_empty())
     }
@@ -119,9 +122,9 @@ impl Whereabouts {
 /// `mesh migrate`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct MigrateArgs {
-    /// Which services [default: all].
+    /// The services to migrate [default: all].
     pub(crate) services: Vec<String>,
-    /// Only says what would run.
+    /// Only prints the migrations that would run.
     #[arg(long)]
     pub(crate) check: bool,
     /// The database of each service, with `{service}` where its name goes
@@ -136,7 +139,7 @@ pub(crate) struct MigrateArgs {
 /// `mesh up`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
-    /// Which registry: `auto` takes the running Consul at CONSUL_HTTP_ADDR or
+    /// The registry: `auto` takes the running Consul at CONSUL_HTTP_ADDR or
     /// 127.0.0.1:8500, else starts `consul agent -dev` from PATH, else the
     /// embedded one; `consul` and `embedded` name one; a URL names a running
     /// Consul.
@@ -147,18 +150,18 @@ pub(crate) struct UpArgs {
         value_name = "auto|embedded|consul|URL",
         hide_env_values = true
     )]
-    pub(crate) registry: Wanted,
-    /// How many instances of each service, 1 to 10.
+    pub(crate) registry: RegistrySpec,
+    /// The number of instances of each service, 1 to 10.
     #[arg(long, env = "CONSORT_REPLICAS", default_value_t = 2, value_name = "N",
           value_parser = clap::value_parser!(u16).range(1..=10))]
     pub(crate) replicas: u16,
     #[command(flatten)]
-    pub(crate) whereabouts: Whereabouts,
+    pub(crate) location: MeshLocation,
     /// Throws away the data of earlier runs first.
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Asks callers who they are: every call needs a token, and each may do
-    /// only what its role may. Prints a customer's token, and how to get others.
+    /// Authenticates callers: every call needs a token, and its role limits what
+    /// it may do. Prints a customer's token, and how to get others.
     #[arg(long, env = "CONSORT_AUTH", value_parser = clap::builder::BoolishValueParser::new())]
     pub(crate) auth: bool,
     #[command(flatten)]
@@ -173,11 +176,11 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "CONSORT_HOST", value_name = "IP")]
     pub(crate) host: Option<IpAddr>,
     /// The Consul that `auto` and `consul` start.
-    #[arg(long, env = "CONSUL_BIN", default_value = USUAL_PROGRAM, value_name = "PROGRAM")]
+    #[arg(long, env = "CONSUL_BIN", default_value = DEFAULT_PROGRAM, value_name = "PROGRAM")]
     pub(crate) consul_bin: PathBuf,
-    /// Whether the environment holds a token for Consul.
+    /// True if the environment holds a token for Consul.
     #[arg(skip = token_is_set())]
-    pub(crate) token: bool,
+    pub(crate) has_consul_token: bool,
 }
 
 #[allow(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
@@ -200,7 +203,7 @@ pub(crate) fn definition(first: Option<&OsStr>) -> clap::Command {
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
-    pub(crate) whereabouts: Whereabouts,
+    pub(crate) location: MeshLocation,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -212,13 +215,13 @@ pub(crate) struct ExplainArgs {
     /// The service that is called, for example cart-service.
     pub(crate) service: String,
     #[command(flatten)]
-    pub(crate) whereabouts: Whereabouts,
-    /// Only this process: `order-service-1`, an instance's id, or a service for
-    /// all its replicas.
+    pub(crate) location: MeshLocation,
+    /// Queries only this process: `order-service-1`, an instance's id, or a
+    /// service for all its replicas.
     #[arg(long, value_name = "NAME")]
     pub(crate) process: Option<String>,
-    /// Asks the process that tells of itself there (its CONSORT_ADMIN), whoever
-    /// started it; may be repeated.
+    /// Queries the process with this admin address (its CONSORT_ADMIN), also
+    /// one that `mesh up` did not start; may be repeated.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) admin: Vec<SocketAddr>,
     /// One JSON object instead of tables.
@@ -234,15 +237,15 @@ pub(crate) struct ServeArgs {
     pub(crate) service: String,
     #[command(flatten)]
     pub(crate) config: ServiceConfig,
-    /// Stops when standard input ends, as it does when the starter dies.
+    /// Stops when standard input ends, as it does when the parent process dies.
     #[arg(long, hide = true)]
     pub(crate) parent_pipe: bool,
 }
 
-/// What `load` and `call` send, and to whom.
+/// The request that `load` and `call` send.
 #[derive(Debug, Args)]
 pub(crate) struct RequestArgs {
-    /// For example shop.cart.v1.CartService/GetCart.
+    /// The method, for example shop.cart.v1.CartService/GetCart.
     pub(crate) method: String,
     /// The request as JSON, for example '{"customer_id":"ada"}'.
     #[arg(long, default_value = "{}", value_name = "JSON")]
@@ -255,7 +258,7 @@ pub(crate) struct RequestArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
     #[command(flatten)]
-    pub(crate) whereabouts: Whereabouts,
+    pub(crate) location: MeshLocation,
 }
 
 /// `mesh load`.
@@ -266,13 +269,13 @@ pub(crate) struct LoadArgs {
     /// Calls per second.
     #[arg(long, default_value = "200", value_name = "N", value_parser = rate)]
     pub(crate) rate: f64,
-    /// How long to send, for example 30s, 2m or 500ms.
+    /// The length of the run, for example 30s, 2m or 500ms.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration)]
     pub(crate) duration: Duration,
-    /// How long a call may take, all its attempts together.
+    /// The deadline of each call, all its attempts together.
     #[arg(long, default_value = "1s", value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Duration,
-    /// The most calls under way at once.
+    /// The limit on calls in flight.
     #[arg(long, default_value_t = 10_000, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) in_flight_max: u32,
@@ -289,11 +292,12 @@ pub(crate) struct LoadArgs {
 pub(crate) struct CallArgs {
     #[command(flatten)]
     pub(crate) request: RequestArgs,
-    /// How long the call may take [default: CONSORT_DEADLINE, 15s; a stream
-    /// has none unless given]
+    /// The deadline of the call [default: CONSORT_DEADLINE, 15s; a stream has
+    /// none unless given]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
-    /// Adds a last JSON object: each attempt, its instance and why.
+    /// Adds a last JSON object: each attempt, its instance and the reason for
+    /// it.
     #[arg(long)]
     pub(crate) explain: bool,
 }
@@ -301,7 +305,7 @@ pub(crate) struct CallArgs {
 /// `mesh demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// What happens.
+    /// The fault to inject.
     #[arg(value_enum)]
     pub(crate) fault: Fault,
     /// A JSON line per second and the verdict as the last one, instead of text.
@@ -312,14 +316,14 @@ pub(crate) struct DemoArgs {
     pub(crate) port_base: Option<u16>,
 }
 
-/// What a demo does to the shop.
+/// The fault that a demo injects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
     /// Kills one of three instances: `kill -9`.
     Failover,
     /// Stops one of three for six seconds without ending it: it hangs.
     Freeze,
-    /// Stops the registry for ten seconds; it forgets everything.
+    /// Stops the registry for ten seconds; it loses its state.
     RegistryDown,
     /// Lets a fourth instance answer 0.3 seconds late.
     Slow,
@@ -349,12 +353,12 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A time that is more than nothing and at most a day.
+/// A time above zero and at most a day.
 fn duration(text: &str) -> Result<Duration, String> {
     const DAY: Duration = Duration::from_secs(86_400);
     match registry_client::parse_duration(text) {
         Ok(time) if !time.is_zero() && time <= DAY => Ok(time),
-        Ok(_) => Err("not more than nothing and at most 24h".to_owned()),
+        Ok(_) => Err("must be above 0 and at most 24h".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -415,9 +419,9 @@ mod tests {
             ),
             ("call", &["data", "explain", "deadline", "metadata", "state-dir"]),
         ];
-        for (command, wanted) in contract {
+        for (command, expected_flags) in contract {
             let have = flags(command);
-            for flag in wanted {
+            for flag in expected_flags {
                 assert!(have.iter().any(|f| f == flag), "mesh {command} --{flag} is gone");
             }
         }

@@ -1,4 +1,4 @@
-//! `mesh demo`: what one fault does to those who call.
+//! `mesh demo`: one fault under load, and its effect on callers.
 
 use std::{
     ops::Range,
@@ -13,73 +13,78 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
-    Exit,
     cli::{DemoArgs, Fault},
+    discover,
     dynamic::Method,
-    found,
+    exit::Exit,
     load::{Calls, Schedule, Template},
-    out::say,
-    outgoing::Outgoing,
+    method_client::MethodClient,
     services::Service,
-    up::stop::Stop,
+    terminal::print_line,
+    up::shutdown::Shutdown,
 };
 
-mod board;
 mod proxy;
+mod scoreboard;
 mod shop;
 
-use board::{Board, Line, Target};
-use proxy::Weather;
+use proxy::NetworkFault;
+use scoreboard::{Scoreboard, ScoreboardLine, Target};
 use shop::{REPLICAS, Shop};
 
 const METHOD: &str = "shop.cart.v1.CartService/GetCart";
 const RATE: f64 = 200.0;
 const DEADLINE: Duration = Duration::from_secs(1);
-const IN_FLIGHT: u32 = 10_000;
-/// When the fault begins.
-const CALM: Duration = Duration::from_secs(5);
-/// How long calls go on after the fault.
-const AFTER: Duration = Duration::from_secs(8);
-/// How late the slow one answers; less than would make it look dead.
-const LATE: Duration = Duration::from_millis(300);
-/// How long finding the first instance may take.
-const OPENING: Duration = Duration::from_secs(10);
+const MAX_IN_FLIGHT: u32 = 10_000;
+/// The time of load before the fault.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// The time of load after the fault.
+const COOL_DOWN: Duration = Duration::from_secs(8);
+/// The delay of the slow instance's responses; short enough that it does not
+/// look dead.
+const SLOW_DELAY: Duration = Duration::from_millis(300);
+/// The limit on finding and connecting to the first instance.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was done, on the time line of the calls.
+/// The fault that was injected, on the time line of the calls.
 #[derive(Debug)]
-struct Done {
+struct InjectedFault {
     /// From the fault to its end.
     time: Range<Duration>,
-    /// The instance it was done to, where it is one.
+    /// The instance that it hit, if it was one.
     victim: Option<String>,
 }
 
-/// Starts a shop, hurts it, and says how its callers fared.
+/// Starts a shop, injects the fault, and reports what callers saw.
 ///
 /// # Errors
-/// When the shop cannot be started or hurt.
+/// When the shop cannot be started or the fault not be injected.
 pub(crate) async fn run(args: DemoArgs) -> Result<Exit> {
-    let stop = Stop::on_signals()?;
+    let shutdown = Shutdown::on_signals()?;
     if !args.json {
-        say(format!("{} This takes about {} s.", plan(args.fault), 20 + length(args.fault).as_secs()));
+        print_line(format!(
+            "{} This takes about {} s.",
+            description(args.fault),
+            20 + fault_duration(args.fault).as_secs()
+        ));
     }
     let mut shop = tokio::select! {
         shop = Shop::start(args.port_base) => shop?,
-        () = stop.asked() => return Ok(Exit::Interrupted),
+        () = shutdown.requested() => return Ok(Exit::Interrupted),
     };
-    let played = tokio::select! {
-        played = play(&mut shop, &args) => Some(played),
-        () = stop.asked() => None,
+    let measured = tokio::select! {
+        measured = measure(&mut shop, &args) => Some(measured),
+        () = shutdown.requested() => None,
     };
     shop.end().await;
-    match played {
+    match measured {
         Some(targets) => Ok(verdict(&targets?, args.json)),
         None => Ok(Exit::Interrupted),
     }
 }
 
-/// What will be done, in a sentence.
-fn plan(fault: Fault) -> &'static str {
+/// The fault in a sentence.
+fn description(fault: Fault) -> &'static str {
     match fault {
         Fault::Failover => {
             "Starts a shop, calls GetCart 200 times a second and kills one of three instances."
@@ -98,8 +103,8 @@ fn plan(fault: Fault) -> &'static str {
     }
 }
 
-/// How long the fault lasts, at most.
-fn length(fault: Fault) -> Duration {
+/// The longest time that the fault lasts.
+fn fault_duration(fault: Fault) -> Duration {
     Duration::from_secs(match fault {
         Fault::Failover => 1,
         Fault::Freeze | Fault::Blackhole => 6,
@@ -109,41 +114,45 @@ fn length(fault: Fault) -> Duration {
     })
 }
 
-/// Load, fault, scoreboard; what became of each target.
-async fn play(shop: &mut Shop, args: &DemoArgs) -> Result<Vec<Target>> {
+/// Runs load and fault, prints the scoreboard, and returns each target's
+/// result.
+async fn measure(shop: &mut Shop, args: &DemoArgs) -> Result<Vec<Target>> {
     let extra = match args.fault {
         Fault::Slow | Fault::Blackhole => Some(shop.extra().await?),
         _ => None,
     };
-    let outgoing = Outgoing::through(channel(shop)?, Method::find(METHOD)?);
-    outgoing.open(OPENING).await.map_err(|status| anyhow::anyhow!("no cart-service answers: {status}"))?;
-    let template = Template::new(outgoing.method(), r#"{"customer_id":"ada"}"#)?;
-    let schedule = Schedule::new(RATE, CALM + length(args.fault) + AFTER);
-    let mut calls = Calls::begin(outgoing, template, schedule, DEADLINE, IN_FLIGHT)?;
+    let client = MethodClient::through(channel(shop)?, Method::find(METHOD)?);
+    client
+        .wait_for_instance(CONNECT_TIMEOUT)
+        .await
+        .map_err(|status| anyhow::anyhow!("no cart-service responds: {status}"))?;
+    let template = Template::new(client.method(), r#"{"customer_id":"ada"}"#)?;
+    let schedule = Schedule::new(RATE, WARM_UP + fault_duration(args.fault) + COOL_DOWN);
+    let mut calls = Calls::start(client, template, schedule, DEADLINE, MAX_IN_FLIGHT)?;
 
-    let start = calls.start();
-    let mut board = Board::default();
-    let mut fault = pin!(hurt(shop, args, extra, start));
-    let mut done = None;
+    let start = calls.started_at();
+    let mut scoreboard = Scoreboard::default();
+    let mut fault = pin!(inject(shop, args, extra, start));
+    let mut injected = None;
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     seconds.tick().await;
     loop {
         tokio::select! {
-            record = calls.received.recv() => match record {
-                Some(record) => board.add(record),
+            record = calls.records.recv() => match record {
+                Some(record) => scoreboard.add(record),
                 None => break,
             },
-            _ = seconds.tick() => show(&board.line(start.elapsed().as_secs()), args.json),
-            hurt = &mut fault, if done.is_none() => done = Some(hurt?),
+            _ = seconds.tick() => show(&scoreboard.line(start.elapsed().as_secs()), args.json),
+            inject = &mut fault, if injected.is_none() => injected = Some(inject?),
         }
     }
-    let done = done.context("the fault took longer than the calls")?;
-    Ok(judge(args.fault, &board, &done))
+    let injected = injected.context("the fault lasted longer than the load")?;
+    Ok(evaluate(args.fault, &scoreboard, &injected))
 }
 
-/// The channel of the calls: quick to notice, as a caller with a deadline of
-/// a second should be.
+/// The channel of the calls: it detects failures fast, as a caller with a
+/// deadline of a second should.
 fn channel(shop: &Shop) -> Result<Channel> {
     let mut config = ChannelConfig::default();
     config.deadline = DEADLINE;
@@ -152,110 +161,125 @@ fn channel(shop: &Shop) -> Result<Channel> {
     config.connect_timeout = Duration::from_secs(1);
     let mesh = Mesh::builder()
         .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
-        .consul(found::client(&shop.url())?)
+        .consul(discover::client(&shop.url())?)
         .channel_config(config)
         .build()?;
     Ok(mesh.channel(Service::Cart.name()))
 }
 
-/// Does it, and undoes it where that is part of it.
-async fn hurt(shop: &mut Shop, args: &DemoArgs, extra: Option<String>, start: Instant) -> Result<Done> {
-    let tell = |what: &str| {
+/// Injects the fault, and ends it where that is part of the fault.
+async fn inject(
+    shop: &mut Shop,
+    args: &DemoArgs,
+    extra: Option<String>,
+    start: Instant,
+) -> Result<InjectedFault> {
+    let announce = |what: &str| {
         if !args.json {
-            say(format!("{:>4} s  {what}", start.elapsed().as_secs()));
+            print_line(format!("{:>4} s  {what}", start.elapsed().as_secs()));
         }
     };
-    sleep(CALM).await;
+    sleep(WARM_UP).await;
     let from = start.elapsed();
-    let time = length(args.fault);
+    let time = fault_duration(args.fault);
     let victim = match args.fault {
         Fault::Failover => {
             let id = shop.signal(0, Signal::KILL)?;
-            tell(&format!("kill -9 {id}"));
+            announce(&format!("kill -9 {id}"));
             Some(id)
         }
         Fault::Freeze => {
             let id = shop.signal(0, Signal::STOP)?;
-            tell(&format!("SIGSTOP {id}"));
+            announce(&format!("SIGSTOP {id}"));
             sleep(time).await;
             shop.signal(0, Signal::CONT)?;
-            tell("SIGCONT");
+            announce("SIGCONT");
             Some(id)
         }
         Fault::RegistryDown => {
             shop.stop_registry().await;
-            tell("the registry is gone");
+            announce("the registry is gone");
             sleep(time).await;
             shop.start_registry().await?;
-            tell("the registry is back, and empty");
+            announce("the registry is back, and empty");
             None
         }
         Fault::Slow | Fault::Blackhole => {
-            let slow = Weather::Slow(LATE);
-            let weather = if args.fault == Fault::Slow { slow } else { Weather::Hole };
-            shop.proxy()?.set(weather);
-            tell(&format!("{weather:?}: {}", extra.as_deref().unwrap_or_default()));
+            let delay = NetworkFault::Delay(SLOW_DELAY);
+            let network = if args.fault == Fault::Slow { delay } else { NetworkFault::Blackhole };
+            shop.proxy()?.set(network);
+            announce(&format!("{network:?}: {}", extra.as_deref().unwrap_or_default()));
             sleep(time).await;
-            shop.proxy()?.set(Weather::Fair);
-            tell("fair again");
+            shop.proxy()?.set(NetworkFault::None);
+            announce("the network works again");
             extra
         }
         Fault::Rolling => {
             for n in 0..usize::from(REPLICAS) {
-                tell(&format!("SIGTERM {}", shop.signal(n, Signal::TERM)?));
+                announce(&format!("SIGTERM {}", shop.signal(n, Signal::TERM)?));
                 sleep(time / u32::from(REPLICAS)).await;
             }
             None
         }
     };
-    Ok(Done { time: from..start.elapsed(), victim })
+    Ok(InjectedFault { time: from..start.elapsed(), victim })
 }
 
-fn judge(fault: Fault, board: &Board, done: &Done) -> Vec<Target> {
-    let victim = done.victim.as_deref().unwrap_or_default();
+fn evaluate(fault: Fault, scoreboard: &Scoreboard, injected: &InjectedFault) -> Vec<Target> {
+    let victim = injected.victim.as_deref().unwrap_or_default();
     let seconds = Duration::from_secs;
-    let mut targets = vec![board.no_failure()];
+    let mut targets = vec![scoreboard.no_failure()];
     match fault {
         Fault::Failover => {
-            // `mesh up` starts it again: from the kill to its first answer.
-            targets.push(board.back(
+            // `mesh up` restarts it: from the kill to its first response.
+            targets.push(scoreboard.responds_again(
                 "started again, it answers within 8 s",
                 victim,
-                done.time.end,
+                injected.time.end,
                 seconds(8),
             ));
         }
         Fault::Freeze => {
-            let out = done.time.start + seconds(2)..done.time.end;
-            targets.push(board.share("hung, it is not called after 2 s", victim, &out, 0.0));
-            targets.push(board.back("woken, it answers within 5 s", victim, done.time.end, seconds(5)));
+            let out = injected.time.start + seconds(2)..injected.time.end;
+            targets.push(scoreboard.max_share("hung, it is not called after 2 s", victim, &out, 0.0));
+            targets.push(scoreboard.responds_again(
+                "woken, it answers within 5 s",
+                victim,
+                injected.time.end,
+                seconds(5),
+            ));
         }
         Fault::RegistryDown => {
             let all = usize::from(REPLICAS);
-            targets.push(board.all_answer("every instance goes on answering", &done.time, all));
+            targets.push(scoreboard.all_respond("every instance goes on answering", &injected.time, all));
         }
         Fault::Slow => {
-            let later = done.time.start + seconds(5)..done.time.end;
-            targets.push(board.share("its share is at most 10 % after 5 s", victim, &later, 0.1));
+            let later = injected.time.start + seconds(5)..injected.time.end;
+            targets.push(scoreboard.max_share("its share is at most 10 % after 5 s", victim, &later, 0.1));
         }
         Fault::Rolling => {}
         Fault::Blackhole => {
             let late = Duration::from_millis(50);
-            targets.push(board.longest("no call outlives its deadline by 50 ms", DEADLINE + late));
-            targets.push(board.back("healed, it answers within 2 s", victim, done.time.end, seconds(2)));
+            targets.push(scoreboard.longest_call("no call outlives its deadline by 50 ms", DEADLINE + late));
+            targets.push(scoreboard.responds_again(
+                "healed, it answers within 2 s",
+                victim,
+                injected.time.end,
+                seconds(2),
+            ));
         }
     }
     targets
 }
 
-fn show(line: &Line, json: bool) {
+fn show(line: &ScoreboardLine, json: bool) {
     if json {
         // A map of numbers and names can be written.
-        return say(serde_json::to_string(line).unwrap_or_default());
+        return print_line(serde_json::to_string(line).unwrap_or_default());
     }
-    let Line { t, ok, failed, attempts, by_endpoint } = line;
+    let ScoreboardLine { t, ok, failed, attempts, by_endpoint } = line;
     let instances: Vec<_> = by_endpoint.iter().map(|(id, calls)| format!("{id} {calls}")).collect();
-    say(format!(
+    print_line(format!(
         "{t:>4} s  ok {ok:>4}  failed {failed:>3}  attempts {attempts:>4}  {}",
         instances.join("  ")
     ));
@@ -271,11 +295,11 @@ struct Verdict<'a> {
 fn verdict(targets: &[Target], json: bool) -> Exit {
     let met = targets.iter().all(|target| target.met);
     if json {
-        say(serde_json::json!({ "verdict": Verdict { met, targets } }).to_string());
+        print_line(serde_json::json!({ "verdict": Verdict { met, targets } }).to_string());
     } else {
         for Target { target, measured, met } in targets {
-            say(format!("{}  {target}: {measured}", if *met { "met   " } else { "MISSED" }));
+            print_line(format!("{}  {target}: {measured}", if *met { "met   " } else { "MISSED" }));
         }
     }
-    if met { Exit::Fine } else { Exit::Missed }
+    if met { Exit::Success } else { Exit::Failed }
 }

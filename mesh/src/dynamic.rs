@@ -23,7 +23,7 @@ impl Method {
     /// Finds `package.Service/Method`, with or without a leading slash.
     ///
     /// # Errors
-    /// When there is no such method; names those there are.
+    /// When there is no such method; the error names the methods there are.
     pub(crate) fn find(name: &str) -> Result<Self> {
         let pool = DescriptorPool::decode(mesh_proto::FILE_DESCRIPTOR_SET)
             .context("could not read the protocol's descriptors")?;
@@ -54,18 +54,18 @@ impl Method {
         self.path.path().trim_start_matches('/')
     }
 
-    /// The name its service is registered under: `shop.cart.v1.CartService`
-    /// is `cart-service`.
+    /// The name that the service is registered under:
+    /// `shop.cart.v1.CartService` is `cart-service`.
     pub(crate) fn service_name(&self) -> String {
         kebab(self.descriptor.parent_service().name())
     }
 
-    /// Whether it answers with a stream.
-    pub(crate) fn streams(&self) -> bool {
+    /// Returns whether the response is a stream.
+    pub(crate) fn is_server_streaming(&self) -> bool {
         self.descriptor.is_server_streaming()
     }
 
-    /// Whether sending it twice does what sending it once does.
+    /// Returns whether the method may be sent twice without a further effect.
     pub(crate) fn is_idempotent(&self) -> bool {
         let options = self.descriptor.method_descriptor_proto().options.as_ref();
         options.is_some_and(|o| o.idempotency_level() != IdempotencyLevel::IdempotencyUnknown)
@@ -91,17 +91,17 @@ impl Method {
         Ok(message.encode_to_vec().into())
     }
 
-    /// An answer as JSON, with the field names of the protocol.
+    /// Decodes a response into JSON, with the field names of the protocol.
     ///
     /// # Errors
-    /// When the bytes are not this method's answer.
+    /// When the bytes are not this method's response.
     pub(crate) fn decode(&self, bytes: Bytes) -> Result<serde_json::Value> {
         let message = DynamicMessage::decode(self.descriptor.output(), bytes)
-            .with_context(|| format!("the answer is not a {}", self.descriptor.output().full_name()))?;
+            .with_context(|| format!("the response is not a {}", self.descriptor.output().full_name()))?;
         let options = SerializeOptions::new().use_proto_field_name(true);
         message
             .serialize_with_options(serde_json::value::Serializer, &options)
-            .context("could not write the answer as JSON")
+            .context("could not write the response as JSON")
     }
 }
 
@@ -117,12 +117,12 @@ fn kebab(camel: &str) -> String {
     out
 }
 
-/// Passes messages as the bytes they are: what is sent is encoded once, and
-/// an answer is decoded only where somebody reads it.
+/// A codec that passes messages on as bytes: a request is encoded once, and a
+/// response is decoded only where it is read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Raw;
+pub(crate) struct BytesCodec;
 
-impl Codec for Raw {
+impl Codec for BytesCodec {
     type Encode = Bytes;
     type Decode = Bytes;
     type Encoder = Self;
@@ -137,7 +137,7 @@ impl Codec for Raw {
     }
 }
 
-impl Encoder for Raw {
+impl Encoder for BytesCodec {
     type Item = Bytes;
     type Error = Status;
 
@@ -147,7 +147,7 @@ impl Encoder for Raw {
     }
 }
 
-impl Decoder for Raw {
+impl Decoder for BytesCodec {
     type Item = Bytes;
     type Error = Status;
 
@@ -165,10 +165,10 @@ mod tests {
         let get = Method::find("shop.cart.v1.CartService/GetCart").unwrap();
         assert_eq!(get.service_name(), "cart-service");
         assert_eq!(get.path().as_str(), "/shop.cart.v1.CartService/GetCart");
-        assert!(get.is_idempotent() && !get.streams());
+        assert!(get.is_idempotent() && !get.is_server_streaming());
         let add = Method::find("/shop.cart.v1.CartService/AddItem").unwrap();
         assert!(!add.is_idempotent(), "adding twice adds twice");
-        assert!(Method::find("shop.cart.v1.CartService/WatchCart").unwrap().streams());
+        assert!(Method::find("shop.cart.v1.CartService/WatchCart").unwrap().is_server_streaming());
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! `mesh explain`: where the calls to a service go and why, as the processes
-//! that call it see it.
+//! `mesh explain`: where the calls to a service go and why, from the view of
+//! its callers.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -8,106 +8,117 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Exit, cli::ExplainArgs, found::Found, out::say, state::Process, table::table};
+use crate::{
+    cli::ExplainArgs, discover::RunningMesh, exit::Exit, state::Process, table::table, terminal::print_line,
+};
 
-mod ask;
+mod fetch;
 
-/// What `--json` prints. Its names are a contract.
+/// The output of `--json`. The field names are a contract.
 #[derive(Debug, Serialize)]
 struct Explanation {
     service: String,
     /// The processes that have a channel to it.
-    processes: Vec<View>,
-    /// Those that could not be asked, and why.
-    silent: Vec<Silent>,
+    processes: Vec<ProcessView>,
+    /// The processes that could not be queried, and why.
+    silent: Vec<UnreachableProcess>,
 }
 
-/// What one process sees.
+/// The state of one process's channel.
 #[derive(Debug, Serialize)]
-struct View {
+struct ProcessView {
     process: String,
     admin: SocketAddr,
     pid: u64,
-    /// As `/debug/mesh` has it.
+    /// The channel as `/debug/mesh` reports it.
     channel: Value,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Silent {
+struct UnreachableProcess {
     process: String,
     why: String,
 }
 
-/// A process that can be asked.
-struct Asked {
+/// A process with an admin endpoint.
+struct AdminEndpoint {
     name: String,
     admin: SocketAddr,
 }
 
-/// Asks the processes and prints what they say.
+/// Queries the processes and prints their views.
 ///
 /// # Errors
-/// When none answers, or none of them calls the service.
+/// When no process responds, or none of them calls the service.
 pub(crate) async fn run(args: ExplainArgs) -> Result<Exit> {
-    let (asked, mut silent) = processes(&args)?;
-    let answers = join_all(asked.iter().map(|process| ask::state(process.admin))).await;
+    let (endpoints, mut silent) = processes(&args)?;
+    let states = join_all(endpoints.iter().map(|process| fetch::state(process.admin))).await;
     let mut views = Vec::new();
     let mut called = BTreeSet::new();
-    let mut answered = 0;
-    for (process, answer) in asked.iter().zip(answers) {
-        match answer {
+    let mut responded = 0;
+    for (process, state) in endpoints.iter().zip(states) {
+        match state {
             Ok(state) => {
-                answered += 1;
+                responded += 1;
                 called.extend(services(&state));
                 views.extend(view(process, &state, &args.service));
             }
-            Err(why) => silent.push(Silent { process: process.name.clone(), why: format!("{why:#}") }),
+            Err(why) => {
+                silent.push(UnreachableProcess { process: process.name.clone(), why: format!("{why:#}") });
+            }
         }
     }
     if views.is_empty() {
-        return Err(nothing(&args.service, answered, &called, &silent));
+        return Err(no_channel(&args.service, responded, &called, &silent));
     }
     let explanation = Explanation { service: args.service, processes: views, silent };
     let channels = explanation.channels()?;
-    say(if args.json { serde_json::to_string_pretty(&explanation)? } else { explanation.text(&channels) });
-    Ok(if channels.iter().all(|channel| channel.ready > 0) { Exit::Fine } else { Exit::NotReady })
+    print_line(if args.json {
+        serde_json::to_string_pretty(&explanation)?
+    } else {
+        explanation.text(&channels)
+    });
+    Ok(if channels.iter().all(|channel| channel.ready > 0) { Exit::Success } else { Exit::NotReady })
 }
 
-/// Whom to ask, and who is known not to answer.
-fn processes(args: &ExplainArgs) -> Result<(Vec<Asked>, Vec<Silent>)> {
-    let named: Vec<_> = args.admin.iter().map(|&admin| Asked { name: admin.to_string(), admin }).collect();
+/// The processes to query, and those that cannot be queried.
+fn processes(args: &ExplainArgs) -> Result<(Vec<AdminEndpoint>, Vec<UnreachableProcess>)> {
+    let named: Vec<_> =
+        args.admin.iter().map(|&admin| AdminEndpoint { name: admin.to_string(), admin }).collect();
     if !named.is_empty() {
         return Ok((named, Vec::new()));
     }
-    let found = Found::find(&args.whereabouts)?;
-    let wanted = |process: &&Process| args.process.as_ref().is_none_or(|name| is(process, name));
-    let (mut asked, mut silent) = (Vec::new(), Vec::new());
-    for process in found.processes.iter().filter(wanted) {
+    let found = RunningMesh::find(&args.location)?;
+    let is_selected = |process: &&Process| args.process.as_ref().is_none_or(|name| is_named(process, name));
+    let (mut endpoints, mut silent) = (Vec::new(), Vec::new());
+    for process in found.processes.iter().filter(is_selected) {
         let name = process.name.clone();
         let admin = process.admin.as_deref().and_then(|admin| admin.parse().ok());
         match (process.pid, admin) {
-            (None, _) => silent.push(Silent { process: name, why: "it is down".to_owned() }),
-            (_, None) => silent.push(Silent { process: name, why: "it has no admin endpoint".to_owned() }),
-            (Some(_), Some(admin)) => asked.push(Asked { name, admin }),
+            (None, _) => silent.push(UnreachableProcess { process: name, why: "it is down".to_owned() }),
+            (_, None) => {
+                silent.push(UnreachableProcess { process: name, why: "it has no admin endpoint".to_owned() });
+            }
+            (Some(_), Some(admin)) => endpoints.push(AdminEndpoint { name, admin }),
         }
     }
-    if asked.is_empty() && silent.is_empty() {
+    if endpoints.is_empty() && silent.is_empty() {
         match &args.process {
             Some(name) if !found.processes.is_empty() => {
                 let known: Vec<_> = found.processes.iter().map(|p| p.name.as_str()).collect();
                 bail!("there is no process `{name}`; there are {}", known.join(", "))
             }
             _ => bail!(
-                "no `mesh up` is known to run processes on {}: name its --state-dir, or ask a process by --admin, \
-                 the address in its CONSORT_ADMIN",
+                "no `mesh up` is known to run processes on {}: name its --state-dir, or give a process's CONSORT_ADMIN \
+                 address with --admin",
                 found.registry
             ),
         }
     }
-    Ok((asked, silent))
+    Ok((endpoints, silent))
 }
 
-fn is(process: &Process, name: &str) -> bool {
+fn is_named(process: &Process, name: &str) -> bool {
     process.name == name || process.service == name || process.id.as_deref() == Some(name)
 }
 
@@ -119,29 +130,34 @@ fn services(state: &Value) -> impl Iterator<Item = String> + '_ {
     channels(state).filter_map(|channel| channel["service"].as_str().map(str::to_owned))
 }
 
-fn view(process: &Asked, state: &Value, service: &str) -> Option<View> {
+fn view(process: &AdminEndpoint, state: &Value, service: &str) -> Option<ProcessView> {
     let channel = channels(state).find(|channel| channel["service"] == service)?.clone();
     let pid = state["process"]["pid"].as_u64().unwrap_or_default();
-    Some(View { process: process.name.clone(), admin: process.admin, pid, channel })
+    Some(ProcessView { process: process.name.clone(), admin: process.admin, pid, channel })
 }
 
-fn nothing(service: &str, answered: usize, called: &BTreeSet<String>, silent: &[Silent]) -> anyhow::Error {
-    if answered == 0 {
-        let whys: Vec<_> = silent.iter().map(|s| format!("{}: {}", s.process, s.why)).collect();
+fn no_channel(
+    service: &str,
+    responded: usize,
+    called: &BTreeSet<String>,
+    silent: &[UnreachableProcess],
+) -> anyhow::Error {
+    if responded == 0 {
+        let reasons: Vec<_> = silent.iter().map(|s| format!("{}: {}", s.process, s.why)).collect();
         return anyhow::anyhow!(
-            "no process answers ({}); see whether it runs with CONSORT_ADMIN set, and what its log says",
-            whys.join("; ")
+            "no process responds ({}); check that it runs with CONSORT_ADMIN set, and read its log",
+            reasons.join("; ")
         );
     }
     let called: Vec<_> = called.iter().map(String::as_str).collect();
-    let there = if called.is_empty() { "nothing".to_owned() } else { called.join(", ") };
+    let known = if called.is_empty() { "no service".to_owned() } else { called.join(", ") };
     anyhow::anyhow!(
-        "none of {answered} processes has a channel to `{service}`; what they call is {there}; a channel is there \
-         once `mesh.channel` has been asked for it"
+        "none of {responded} processes has a channel to `{service}`, only to {known}; a process creates a channel with \
+             `mesh.channel`"
     )
 }
 
-/// A channel, as far as a table shows it.
+/// A channel, with the fields that a table shows.
 #[derive(Debug, Deserialize)]
 struct Channel {
     balancer: String,
@@ -174,12 +190,12 @@ struct Instance {
 
 impl Explanation {
     /// # Errors
-    /// When a process of another version says something else.
+    /// When a process of another version reports other fields.
     fn channels(&self) -> Result<Vec<Channel>> {
-        let read = |view: &View| {
+        let read = |view: &ProcessView| {
             Channel::deserialize(&view.channel).map_err(|why| {
                 anyhow::anyhow!(
-                    "{} tells of itself in another way than this `mesh` knows ({why}); use the same version",
+                    "{} reports its channels in a format that this `mesh` does not know ({why}); use the same version",
                     view.process
                 )
             })
@@ -195,7 +211,7 @@ impl Explanation {
             out.push('\n');
         }
         for silent in &self.silent {
-            out.push_str(&format!("{} was not asked: {}\n", silent.process, silent.why));
+            out.push_str(&format!("{} was not queried: {}\n", silent.process, silent.why));
         }
         out
     }
@@ -277,12 +293,12 @@ mod tests {
         })
     }
 
-    fn asked() -> Asked {
-        Asked { name: "order-service-1".into(), admin: "127.0.0.1:9610".parse().unwrap() }
+    fn endpoints() -> AdminEndpoint {
+        AdminEndpoint { name: "order-service-1".into(), admin: "127.0.0.1:9610".parse().unwrap() }
     }
 
     fn explanation() -> Explanation {
-        let view = view(&asked(), &state(), "cart-service").unwrap();
+        let view = view(&endpoints(), &state(), "cart-service").unwrap();
         Explanation { service: "cart-service".into(), processes: vec![view], silent: vec![] }
     }
 
@@ -314,13 +330,13 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_nobody_calls_is_answered_with_those_that_are_called() {
-        assert!(view(&asked(), &state(), "user-service").is_none());
+    fn a_service_that_is_not_called_is_answered_with_those_that_are_called() {
+        assert!(view(&endpoints(), &state(), "user-service").is_none());
         let called = services(&state()).collect();
-        let said = nothing("user-service", 1, &called, &[]).to_string();
-        assert!(said.contains("`user-service`") && said.contains("cart-service"), "{said}");
-        let down = Silent { process: "order-service-1".into(), why: "refused".into() };
-        let said = nothing("cart-service", 0, &BTreeSet::new(), &[down]).to_string();
-        assert!(said.contains("order-service-1: refused") && said.contains("CONSORT_ADMIN"), "{said}");
+        let text = no_channel("user-service", 1, &called, &[]).to_string();
+        assert!(text.contains("`user-service`") && text.contains("cart-service"), "{text}");
+        let down = UnreachableProcess { process: "order-service-1".into(), why: "refused".into() };
+        let text = no_channel("cart-service", 0, &BTreeSet::new(), &[down]).to_string();
+        assert!(text.contains("order-service-1: refused") && text.contains("CONSORT_ADMIN"), "{text}");
     }
 }

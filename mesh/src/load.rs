@@ -15,54 +15,54 @@ use anyhow::{Context, Result};
 use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
-    Exit,
     cli::LoadArgs,
-    out::complain,
-    outgoing::{Answered, Outgoing},
+    exit::Exit,
+    method_client::{CallOutcome, MethodClient},
+    terminal::print_error,
 };
 
 mod report;
 mod schedule;
 mod template;
 
-pub(crate) use report::Record;
+pub(crate) use report::CallRecord;
 use report::{Report, Summary};
 pub(crate) use schedule::Schedule;
 pub(crate) use template::Template;
 
-/// How many finished calls may wait to be written down. A call whose record
-/// does not fit waits, still under way, so that memory is bounded.
-const RECORDS: usize = 16_384;
+/// The limit on records that wait to be written. A call whose record does not
+/// fit stays in flight, so that memory is bounded.
+const MAX_QUEUED_RECORDS: usize = 16_384;
 
-/// How long finding and connecting to the first instance may take before the
-/// calls begin; it is no part of any call's time.
-const OPENING: Duration = Duration::from_secs(5);
+/// The limit on finding and connecting to the first instance before the calls
+/// begin; it counts in no call's latency.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes the run and prints what it saw.
+/// Runs the load and prints the report.
 ///
 /// # Errors
 /// When the method, its data or the mesh cannot be found, or nothing can be
 /// written. Failed calls are no error.
 pub(crate) async fn run(args: LoadArgs) -> Result<Exit> {
-    let outgoing = Outgoing::new(&args.request)?;
-    let method = outgoing.method();
-    if method.streams() {
-        anyhow::bail!("`{}` answers with a stream, which has no latency to measure", method.full_name());
+    let client = MethodClient::new(&args.request)?;
+    let method = client.method();
+    if method.is_server_streaming() {
+        anyhow::bail!("`{}` responds with a stream, which has no latency to measure", method.full_name());
     }
     let template = Template::new(method, &args.request.data)?;
-    if let Err(status) = outgoing.open(OPENING).await {
-        complain(&format!("the calls are made although no instance answers: {}", status.message()));
+    if let Err(status) = client.wait_for_instance(CONNECT_TIMEOUT).await {
+        print_error(&format!("no instance responds, calls are sent nevertheless: {}", status.message()));
     }
     let schedule = Schedule::new(args.rate, args.duration);
-    let Calls { run, received, pacer } =
-        Calls::begin(outgoing, template, schedule, args.deadline, args.in_flight_max)?;
+    let Calls { run, records, pacer } =
+        Calls::start(client, template, schedule, args.deadline, args.in_flight_max)?;
     stop_on_interrupt(run.clone());
 
     let handle = Handle::current();
     let writer = {
         let out = BufWriter::new(io::stdout());
-        let report = Report::new(out, args.json, run.outgoing.method().is_idempotent())?;
-        spawn("report", move || write(report, received, run.start, &handle))?
+        let report = Report::new(out, args.json, run.client.method().is_idempotent())?;
+        spawn("report", move || write(report, records, run.started_at, &handle))?
     };
     let summary = tokio::task::spawn_blocking(move || {
         let _ = pacer.join();
@@ -70,119 +70,125 @@ pub(crate) async fn run(args: LoadArgs) -> Result<Exit> {
     })
     .await?;
     match summary {
-        // Whoever read our lines has had enough.
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Fine),
+        // The reader closed the pipe.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Success),
         Err(e) => Err(e).context("could not write the report"),
         Ok(Summary { failed, .. }) => {
-            Ok(if args.max_failed.is_some_and(|most| failed > most) { Exit::Missed } else { Exit::Fine })
+            Ok(if args.max_failed.is_some_and(|max| failed > max) { Exit::Failed } else { Exit::Success })
         }
     }
 }
 
-/// A run under way.
+/// A running load.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    run: Arc<Run>,
-    /// What became of each call, in the order of their ends.
-    pub(crate) received: mpsc::Receiver<Record>,
+    run: Arc<LoadRun>,
+    /// The record of each call, in the order in which calls end.
+    pub(crate) records: mpsc::Receiver<CallRecord>,
     pacer: thread::JoinHandle<()>,
 }
 
 impl Calls {
-    /// Begins to send what `template` makes, each call within `deadline` and
-    /// no more than `most` at once.
+    /// Starts to send the requests of `template`, each call within `deadline`
+    /// and at most `max_in_flight` at once.
     ///
     /// # Errors
-    /// When no thread can be had.
-    pub(crate) fn begin(
-        outgoing: Outgoing,
+    /// When no thread can be started.
+    pub(crate) fn start(
+        client: MethodClient,
         template: Template,
         schedule: Schedule,
         deadline: Duration,
-        most: u32,
+        max_in_flight: u32,
     ) -> Result<Self> {
-        let run = Arc::new(Run {
+        let run = Arc::new(LoadRun {
             template,
-            start: Instant::now(),
+            started_at: Instant::now(),
             deadline,
             in_flight: AtomicU32::new(0),
             stopped: AtomicBool::new(false),
-            outgoing,
+            client,
         });
-        let (records, received) = mpsc::channel(RECORDS);
-        let (pacing, handle) = (run.clone(), Handle::current());
-        let pacer = spawn("pacer", move || pace(&pacing, schedule, most, &records, &handle))?;
-        Ok(Self { run, received, pacer })
+        let (sender, records) = mpsc::channel(MAX_QUEUED_RECORDS);
+        let (load_run, handle) = (run.clone(), Handle::current());
+        let pacer = spawn("pacer", move || send_all(&load_run, schedule, max_in_flight, &sender, &handle))?;
+        Ok(Self { run, records, pacer })
     }
 
-    /// When it began.
-    pub(crate) fn start(&self) -> Instant {
-        self.run.start
+    /// The start of the first call.
+    pub(crate) fn started_at(&self) -> Instant {
+        self.run.started_at
     }
 }
 
-/// What every call of a run shares.
+/// The state that all calls of a run share.
 #[derive(Debug)]
-struct Run {
-    outgoing: Outgoing,
+struct LoadRun {
+    client: MethodClient,
     template: Template,
-    start: Instant,
+    started_at: Instant,
     deadline: Duration,
     in_flight: AtomicU32,
     stopped: AtomicBool,
 }
 
-impl Run {
+impl LoadRun {
     /// Makes call `n`, which was due `due` after the start.
-    async fn call(&self, n: u64, due: Duration) -> Record {
-        let answered = match self.template.request(n) {
-            Ok(bytes) => self.outgoing.unary(bytes, self.left(due)).await,
-            Err(error) => Answered::never_sent(tonic::Code::InvalidArgument, &error.to_string()),
+    async fn call(&self, n: u64, due: Duration) -> CallRecord {
+        let outcome = match self.template.request(n) {
+            Ok(bytes) => self.client.unary(bytes, self.remaining_time(due)).await,
+            Err(error) => CallOutcome::not_sent(tonic::Code::InvalidArgument, &error.to_string()),
         };
-        Record {
+        CallRecord {
             due,
-            code: answered.code_name(),
-            took: self.start.elapsed().saturating_sub(due),
-            attempts: answered.attempts,
-            endpoint: answered.endpoint,
-            message: answered.message,
+            code: outcome.code_name(),
+            took: self.started_at.elapsed().saturating_sub(due),
+            attempts: outcome.attempts,
+            endpoint: outcome.endpoint,
+            message: outcome.message,
         }
     }
 
-    /// What is left of the deadline, which also counts from when the call was
-    /// due. At least a millisecond: a late call is still made.
-    fn left(&self, due: Duration) -> Duration {
-        let late = self.start.elapsed().saturating_sub(due);
+    /// The rest of the deadline, which counts from when the call was due. At
+    /// least a millisecond: a late call is still sent.
+    fn remaining_time(&self, due: Duration) -> Duration {
+        let late = self.started_at.elapsed().saturating_sub(due);
         self.deadline.saturating_sub(late).max(Duration::from_millis(1))
     }
 }
 
-/// Counts a call as under way until it is dropped.
-struct InFlight(Arc<Run>);
+/// A guard that counts a call as in flight until it is dropped.
+struct InFlightGuard(Arc<LoadRun>);
 
-impl InFlight {
-    fn begin(run: &Arc<Run>, most: u32) -> Option<Self> {
-        let free = |now: u32| (now < most).then_some(now + 1);
+impl InFlightGuard {
+    fn start(run: &Arc<LoadRun>, max_in_flight: u32) -> Option<Self> {
+        let free = |now: u32| (now < max_in_flight).then_some(now + 1);
         run.in_flight.fetch_update(Relaxed, Relaxed, free).ok()?;
         Some(Self(run.clone()))
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
-/// Starts each call when it is due. Ends when all are sent, the run is
-/// stopped or nobody takes its records.
-fn pace(run: &Arc<Run>, schedule: Schedule, most: u32, records: &mpsc::Sender<Record>, handle: &Handle) {
+/// Starts each call when it is due. Ends when all are sent, the run is stopped
+/// or the receiver of the records is gone.
+fn send_all(
+    run: &Arc<LoadRun>,
+    schedule: Schedule,
+    max_in_flight: u32,
+    records: &mpsc::Sender<CallRecord>,
+    handle: &Handle,
+) {
     schedule.run(
-        run.start,
+        run.started_at,
         || run.stopped.load(Relaxed),
         |n, due| {
-            let Some(in_flight) = InFlight::begin(run, most) else {
-                return flow(records.blocking_send(Record::not_sent(due)).is_ok());
+            let Some(in_flight) = InFlightGuard::start(run, max_in_flight) else {
+                return control_flow(records.blocking_send(CallRecord::not_sent(due)).is_ok());
             };
             let records = records.clone();
             handle.spawn(async move {
@@ -196,21 +202,21 @@ fn pace(run: &Arc<Run>, schedule: Schedule, most: u32, records: &mpsc::Sender<Re
     );
 }
 
-fn flow(go_on: bool) -> ControlFlow<()> {
-    if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+fn control_flow(can_continue: bool) -> ControlFlow<()> {
+    if can_continue { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-/// Writes records as they come and a line each second, until the last sender
-/// is gone. On a thread of its own: whoever reads our output may be slow.
+/// Writes records as they come and a line each second, until the last sender is
+/// gone. Runs on a thread of its own because writing to the terminal may block.
 fn write<W: Write>(
     mut report: Report<W>,
-    mut records: mpsc::Receiver<Record>,
-    start: Instant,
+    mut records: mpsc::Receiver<CallRecord>,
+    started_at: Instant,
     handle: &Handle,
 ) -> io::Result<Summary> {
     let mut second = 1;
     loop {
-        let until = start + Duration::from_secs(second);
+        let until = started_at + Duration::from_secs(second);
         let next = handle.block_on(async { tokio::time::timeout_at(until.into(), records.recv()).await });
         match next {
             Ok(Some(record)) => report.add(record)?,
@@ -218,7 +224,7 @@ fn write<W: Write>(
             Err(_) => {}
         }
         if Instant::now() >= until {
-            report.tick(start.elapsed())?;
+            report.tick(started_at.elapsed())?;
             second += 1;
         }
     }
@@ -231,8 +237,9 @@ fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.to_owned()).spawn(work).context("could not start a thread")
 }
 
-/// Ctrl-C ends the run early; what was sent is still waited for and shown.
-fn stop_on_interrupt(run: Arc<Run>) {
+/// Ends the run early on Ctrl-C; calls in flight are still awaited and
+/// reported.
+fn stop_on_interrupt(run: Arc<LoadRun>) {
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
             run.stopped.store(true, Relaxed);

@@ -1,5 +1,5 @@
-//! Where log lines go, which is never standard output, and how long the files
-//! become.
+//! Log files, their rotation, and logs on standard error; never on standard
+//! output.
 
 use std::{
     fs::{self, File},
@@ -15,13 +15,12 @@ use tokio::time::sleep;
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// A log that has become longer is emptied, with what was in it kept beside it.
-const MAX_SIZE: u64 = 16 << 20;
-/// How often they are looked at.
-const EVERY: Duration = Duration::from_secs(2);
+/// The size above which a log is copied to `.old` and emptied.
+const MAX_LOG_BYTES: u64 = 16 << 20;
+/// The interval between two checks of the logs.
+const ROTATE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Into a file, from `info` up unless `RUST_LOG` says otherwise: the terminal
-/// of `mesh up` is for what people look at.
+/// Logs into a file, from `info` up unless `RUST_LOG` is set.
 ///
 /// # Errors
 /// When the file cannot be written or `RUST_LOG` cannot be read.
@@ -36,26 +35,26 @@ pub(crate) fn to_file(path: &Path) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub(crate) fn open_log(path: &Path) -> io::Result<File> {
-    // Each write goes to the end, also after somebody has emptied it.
+    // Each write goes to the end, also after the file was emptied.
     File::options().create(true).append(true).open(path)
 }
 
-/// Empties every log in `folder` that has become too long, again and again,
-/// until it is dropped. The older lines are in the file of that name with
-/// `.old`, which replaces the last one.
+/// Empties every log in `folder` that has grown too long, until it is dropped.
+/// The older lines move to the file of that name with `.old`, which replaces
+/// the last one.
 pub(crate) async fn rotate(folder: PathBuf) {
     loop {
         let logs = folder.clone();
-        let looked = tokio::task::spawn_blocking(move || rotate_once(&logs, MAX_SIZE)).await;
-        if let Ok(Err(error)) = looked {
+        let rotated = tokio::task::spawn_blocking(move || rotate_once(&logs, MAX_LOG_BYTES)).await;
+        if let Ok(Err(error)) = rotated {
             warn!(%error, folder = %folder.display(), "could not shorten the logs");
         }
-        sleep(EVERY).await;
+        sleep(ROTATE_INTERVAL).await;
     }
 }
 
-/// A process keeps the file that it was given, so that a new one could not take
-/// its place: it is copied and emptied, as logrotate's `copytruncate` does.
+/// Copies and empties each long log, as logrotate's `copytruncate` does: a
+/// process keeps writing to the file that it has open.
 fn rotate_once(folder: &Path, max_size: u64) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -65,8 +64,8 @@ fn rotate_once(folder: &Path, max_size: u64) -> io::Result<()> {
         }
         let log = File::options().read(true).write(true).open(&path)?;
         let mut old = File::create(path.with_extension("log.old"))?;
-        // A log may grow faster than it is read; what is written between the
-        // last look and the end of it is lost.
+        // A log may grow faster than it is read; lines written between the last
+        // read and the truncation are lost.
         let mut size = max_size;
         while size > 0 {
             size = io::copy(&mut (&log).take(max_size), &mut old)?;
@@ -79,7 +78,7 @@ fn rotate_once(folder: &Path, max_size: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Onto standard error, errors only unless `RUST_LOG` says otherwise.
+/// Logs to standard error, errors only unless `RUST_LOG` is set.
 ///
 /// # Errors
 /// When `RUST_LOG` cannot be read.

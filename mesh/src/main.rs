@@ -1,4 +1,4 @@
-//! `mesh`: starts the whole shop on a registry, loads it, looks into it.
+//! `mesh`: starts the whole shop on a registry, sends it load and inspects it.
 
 use std::process::ExitCode;
 
@@ -6,56 +6,33 @@ use anyhow::{Context, Result};
 use clap::{ArgMatches, FromArgMatches};
 use service_kit::config::refuse_control_characters;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    exit::{Exit, USAGE_ERROR},
+};
 
 mod call;
 mod cli;
 mod demo;
+mod discover;
 mod dynamic;
+mod exit;
 mod explain;
-mod found;
 mod load;
 mod logging;
+mod method_client;
 mod migrate;
-mod out;
-mod outgoing;
 mod serve;
 mod services;
 mod state;
 mod status;
 mod table;
+mod terminal;
 mod tether;
 mod up;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// What a command ends with. Scripts rely on the numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// All is well.
-    Fine,
-    /// A verdict was missed, or a call failed.
-    Missed,
-    /// Not everything is ready.
-    NotReady,
-    /// A second Ctrl-C left no time for an orderly end.
-    Interrupted,
-}
-
-/// The exit code of a wrong command line or a set-up that does not work.
-const SET_UP: u8 = 2;
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Fine => 0,
-            Exit::Missed => 1,
-            Exit::NotReady => 3,
-            Exit::Interrupted => 130,
-        })
-    }
-}
 
 fn main() -> ExitCode {
     let command = cli::definition(std::env::args_os().nth(1).as_deref());
@@ -66,8 +43,8 @@ fn main() -> ExitCode {
     };
     run().map_or_else(
         |error| {
-            out::complain(&format!("{error:#}"));
-            SET_UP.into()
+            terminal::print_error(&format!("{error:#}"));
+            USAGE_ERROR.into()
         },
         ExitCode::from,
     )
@@ -111,7 +88,7 @@ fn run(cli: Cli, matches: &ArgMatches) -> Result<Exit> {
             Command::Tether(args) => tether::run(args).await,
         }
     });
-    // What is left in the runtime holds nothing that needs an orderly end.
+    // No task left in the runtime needs an orderly end.
     runtime.shutdown_background();
     exit
 }

@@ -1,4 +1,4 @@
-//! `mesh migrate`: the databases of the shop, brought up to date.
+//! `mesh migrate`: migrates the databases of the shop.
 
 use anyhow::Result;
 use cart_service::CartService;
@@ -11,56 +11,56 @@ use service_kit::{
 };
 use user_service::UserService;
 
-use crate::{Exit, cli::MigrateArgs, out::say, services::Service, state::Files, up};
+use crate::{cli::MigrateArgs, exit::Exit, services::Service, state::StatePaths, terminal::print_line, up};
 
-/// Brings them up to date, or only looks.
+/// Migrates the databases, or only checks them.
 ///
 /// # Errors
 /// When there is no such service, or a database cannot be opened or is newer
 /// than this program.
 pub(crate) async fn run(args: MigrateArgs) -> Result<Exit> {
-    let files = Files::of(args.state_dir.as_deref())?;
+    let files = StatePaths::of(args.state_dir.as_deref())?;
     let template = up::Database::new(args.database_url.as_deref())?;
     let services = if args.services.is_empty() {
         Service::ALL.to_vec()
     } else {
         args.services.iter().map(|name| Service::named(name)).collect::<Result<_>>()?
     };
-    let mut exit = Exit::Fine;
-    let mut refused = Vec::new();
+    let mut exit = Exit::Success;
+    let mut failures = Vec::new();
     for service in services {
         let url: DatabaseUrl = template.of(service, &files).parse()?;
-        match bring(service, &url, args.check).await {
+        match migrate(service, &url, args.check).await {
             Ok(true) => {}
-            Ok(false) => exit = Exit::Missed,
-            // The others are looked at nevertheless.
-            Err(why) => refused.push(why.to_string()),
+            Ok(false) => exit = Exit::Failed,
+            // The other databases are migrated nevertheless.
+            Err(why) => failures.push(why.to_string()),
         }
     }
-    if refused.is_empty() { Ok(exit) } else { anyhow::bail!(refused.join("\nmesh: ")) }
+    if failures.is_empty() { Ok(exit) } else { anyhow::bail!(failures.join("\nmesh: ")) }
 }
 
-/// Returns whether nothing is left to do.
-async fn bring(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool> {
+/// Migrates one database; returns whether it is up to date.
+async fn migrate(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool> {
     let migrations = migrations(service);
-    let found = Database::version(url, &migrations).await?;
-    let SchemaVersion { present, wanted, oldest } = found;
-    if found.is_too_new() {
+    let version = Database::version(url, &migrations).await?;
+    let SchemaVersion { present, wanted: latest, oldest } = version;
+    if version.is_too_new() {
         anyhow::bail!(
-            "{service}: {url} is at version {present}, for programs that know version {oldest}, and this one knows \
-             up to {wanted}; run that version or newer, or restore a copy from before it"
+            "{service}: {url} is at version {present}, which needs a program that knows version {oldest}; this one knows \
+             up to {latest}; run a newer version, or restore an older copy of the database"
         );
     }
-    if found.is_newer() {
-        say(format!(
-            "{service}: {url} is at version {present}, newer than {wanted}, and serves this program too"
+    if version.is_newer() {
+        print_line(format!(
+            "{service}: {url} is at version {present}, newer than {latest}; this program can use it"
         ));
         return Ok(true);
     }
     if check {
-        let verdict = if found.is_up_to_date() { "up to date" } else { "would be brought up to date" };
-        say(format!("{service}: {url} is at version {present} of {wanted}: {verdict}"));
-        return Ok(found.is_up_to_date());
+        let verdict = if version.is_up_to_date() { "up to date" } else { "would be migrated" };
+        print_line(format!("{service}: {url} is at version {present} of {latest}: {verdict}"));
+        return Ok(version.is_up_to_date());
     }
     if let DatabaseUrl::Sqlite(path) = url
         && let Some(folder) = path.parent()
@@ -68,11 +68,14 @@ async fn bring(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool>
         service_kit::private::make_folder(folder)?;
     }
     Database::open(url, &migrations).await?.close().await;
-    let ran = &names(url, &migrations)[usize::try_from(present)?..];
-    if ran.is_empty() {
-        say(format!("{service}: {url} is at version {wanted}: nothing to do"));
+    let applied = &names(url, &migrations)[usize::try_from(present)?..];
+    if applied.is_empty() {
+        print_line(format!("{service}: {url} is at version {latest}: nothing to do"));
     } else {
-        say(format!("{service}: {url} went from version {present} to {wanted}: {}", ran.join(", ")));
+        print_line(format!(
+            "{service}: {url} went from version {present} to {latest}: {}",
+            applied.join(", ")
+        ));
     }
     Ok(true)
 }

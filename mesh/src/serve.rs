@@ -12,9 +12,9 @@ use registry_client::server::shutdown_signal;
 use service_kit::{config, service, telemetry};
 use user_service::UserService;
 
-use crate::{Exit, cli::ServeArgs, services::Service, tether::parent_gone};
+use crate::{cli::ServeArgs, exit::Exit, services::Service, tether::watch_parent};
 
-/// Runs it until it is told to stop. `matches` is what `args` was read from.
+/// Runs the service until a shutdown signal. `args` was read from `matches`.
 ///
 /// # Errors
 /// When there is no such service or it cannot run.
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
         config::print(service.name(), &args.config, matches, &mut io::stdout().lock())
             .context("could not print the settings")?;
         args.config.check(service.name())?;
-        return Ok(Exit::Fine);
+        return Ok(Exit::Success);
     }
     telemetry::init(&args.config.log);
     let shutdown = shutdown(args.parent_pipe)?;
@@ -35,20 +35,20 @@ pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
         Service::Payment => Box::pin(service::run::<PaymentService>(args.config, shutdown)).await,
         Service::User => Box::pin(service::run::<UserService>(args.config, shutdown)).await,
     }?;
-    Ok(Exit::Fine)
+    Ok(Exit::Success)
 }
 
-/// A signal, or the end of whoever started us.
+/// Completes on a shutdown signal or when the parent process ends.
 fn shutdown(parent_pipe: bool) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let signal = shutdown_signal();
     if !parent_pipe {
         return Ok(Box::pin(signal));
     }
-    let parent = parent_gone()?;
+    let parent = watch_parent()?;
     Ok(Box::pin(async move {
         tokio::select! {
             () = signal => {}
-            () = parent.cancelled() => tracing::info!("whoever started this process is gone: shutting down"),
+            () = parent.cancelled() => tracing::info!("the parent process is gone: shutting down"),
         }
     }))
 }

@@ -16,7 +16,7 @@ impl Service {
     /// All of them, in the order they are shown.
     pub(crate) const ALL: [Self; 5] = [Self::Cart, Self::Order, Self::Product, Self::Payment, Self::User];
 
-    /// The name it is registered under.
+    /// The name that the service is registered under.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Cart => "cart-service",
@@ -30,7 +30,7 @@ impl Service {
     /// The service of that name.
     ///
     /// # Errors
-    /// When there is none; names those there are.
+    /// When there is none; the error names the services there are.
     pub(crate) fn named(name: &str) -> anyhow::Result<Self> {
         Self::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
             let known = Self::ALL.map(Self::name).join(", ");
@@ -38,8 +38,8 @@ impl Service {
         })
     }
 
-    /// Its short name, as it stands in flags, variables and file names.
-    pub(crate) fn short(self) -> &'static str {
+    /// The short name in flags, variables and file names.
+    pub(crate) fn short_name(self) -> &'static str {
         self.name().trim_end_matches("-service")
     }
 }

@@ -1,15 +1,13 @@
-//! The state directory of `mesh up`: who owns it, what lies in it, and
-//! `mesh.json`, by which every other command finds a running mesh.
+//! The state directory of `mesh up`: its owner, its files, and `mesh.json`, by
+//! which every other command finds a running mesh.
 //!
 //! ```text
-//! .consort/
-//!   consort-state   says that the folder is ours; without it nothing is deleted
-//!   lock            held by the running `mesh up`; its text is the process id
-//!   mesh.json       the running mesh; gone when it has stopped
-//!   data/           what services keep; --fresh empties it
-//!   snapshots/      what the registry last told; --fresh empties it
-//!   logs/           a file for each process
-//!   secrets/        keys and passwords of `mesh up --auth`; only this user reads it
+//! .consort/ consort-state marks the folder as a state directory; without it nothing
+//! is deleted lock held by the running `mesh up`; its text is the process id
+//! mesh.json the running mesh; gone when it has stopped data/ what services keep;
+//! --fresh empties it snapshots/ instances the registry last listed; --fresh empties
+//! it logs/ a file for each process secrets/ keys and passwords of `mesh up --auth`;
+//! only this user reads it
 //! ```
 
 use std::{
@@ -23,23 +21,23 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use service_kit::private;
 
-/// Where `mesh up` keeps its things unless told otherwise.
+/// The default state directory.
 pub(crate) const DEFAULT_DIR: &str = ".consort";
 
 const MARKER: &str = "consort-state";
 const MARKER_TEXT: &str =
     "This folder belongs to `mesh up`. `mesh up --fresh` empties data/ and snapshots/.\n";
 
-/// `mesh.json`: what a running `mesh up` says of itself.
+/// `mesh.json`: the state of a running `mesh up`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MeshFile {
     /// The registry's URL.
     pub(crate) registry: String,
     /// The process id of `mesh up`.
     pub(crate) pid: u32,
-    /// When it started, RFC 3339.
+    /// The start time, RFC 3339.
     pub(crate) started: String,
-    /// The processes it looks after.
+    /// The processes that it supervises.
     pub(crate) instances: Vec<Process>,
 }
 
@@ -50,38 +48,38 @@ pub(crate) struct Process {
     #[serde(default)]
     pub(crate) name: String,
     pub(crate) service: String,
-    /// The id it is registered under; null until it is.
+    /// The id under which the instance is registered; null until it is.
     pub(crate) id: Option<String>,
     /// Host and port.
     pub(crate) address: String,
-    /// Where it tells of itself; null where it does not.
+    /// The admin address; null if there is none.
     #[serde(default)]
     pub(crate) admin: Option<String>,
-    /// Null while it is down.
+    /// The process id; null while it is down.
     pub(crate) pid: Option<u32>,
     /// The health that the registry last showed; null before it is listed.
     pub(crate) health: Option<String>,
-    /// When that health was first seen, RFC 3339.
+    /// The time when that health was first seen, RFC 3339.
     pub(crate) since: Option<String>,
-    /// Where its output goes.
+    /// The file that its output goes to.
     pub(crate) log: PathBuf,
 }
 
 /// The files of a state directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Files {
+pub(crate) struct StatePaths {
     dir: PathBuf,
 }
 
-impl Files {
-    /// The directory itself, made absolute so that it means the same in every
+impl StatePaths {
+    /// The paths in `dir`, made absolute so that they mean the same in every
     /// process.
     ///
     /// # Errors
     /// When the current directory is gone.
     pub(crate) fn of(dir: Option<&Path>) -> Result<Self> {
         let dir = dir.unwrap_or(Path::new(DEFAULT_DIR));
-        let dir = std::path::absolute(dir).with_context(|| format!("could not tell where {dir:?} is"))?;
+        let dir = std::path::absolute(dir).with_context(|| format!("could not resolve the path {dir:?}"))?;
         Ok(Self { dir })
     }
 
@@ -93,7 +91,7 @@ impl Files {
         self.dir.join("data")
     }
 
-    /// Where the library remembers what the registry told.
+    /// The folder of the library's registry snapshots.
     fn snapshots(&self) -> PathBuf {
         self.dir.join("snapshots")
     }
@@ -102,7 +100,7 @@ impl Files {
         self.dir.join("logs")
     }
 
-    /// Where `mesh up --auth` keeps keys and passwords.
+    /// The folder of the keys and passwords of `mesh up --auth`.
     pub(crate) fn secrets(&self) -> PathBuf {
         self.dir.join("secrets")
     }
@@ -120,8 +118,8 @@ impl Files {
         self.dir.join("lock")
     }
 
-    /// What the `mesh up` that runs here says of itself; `None` when none
-    /// runs, also where one was killed and left its file.
+    /// The `mesh.json` of the `mesh up` that runs here; `None` when none runs,
+    /// also if a killed one left its file.
     ///
     /// # Errors
     /// When the file is there but cannot be read.
@@ -133,31 +131,31 @@ impl Files {
             Err(e) => return Err(e).with_context(|| format!("could not read {}", path.display())),
         };
         let file = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not what `mesh up` wrote; delete it", path.display()))?;
-        // Whoever wrote it holds the lock for as long as it lives.
+            .with_context(|| format!("{} is not a file of `mesh up`; delete it", path.display()))?;
+        // The process that wrote it holds the lock for as long as it lives.
         let lock = File::open(self.lock());
-        let alive = lock.is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)));
-        Ok(alive.then_some(file))
+        let is_alive = lock.is_ok_and(|f| matches!(f.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        Ok(is_alive.then_some(file))
     }
 }
 
 /// A state directory that this process owns until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Owned {
-    pub(crate) files: Files,
+pub(crate) struct StateDir {
+    pub(crate) files: StatePaths,
     /// Locked; the lock ends with the process, however it ends.
     _lock: File,
 }
 
-impl Owned {
-    /// Takes the directory, making it when it is not there. With `fresh` the
-    /// data in it is thrown away.
+impl StateDir {
+    /// Takes ownership of the directory, and creates it if it does not exist.
+    /// With `fresh` the data in it is deleted.
     ///
     /// # Errors
-    /// When it is somebody else's folder, another `mesh up` runs on it, or it
-    /// cannot be written.
-    pub(crate) fn take(files: Files, fresh: bool) -> Result<Self> {
-        adopt(&files.dir)?;
+    /// When the folder is not a state directory, another `mesh up` runs on it,
+    /// or it cannot be written.
+    pub(crate) fn acquire(files: StatePaths, fresh: bool) -> Result<Self> {
+        claim(&files.dir)?;
         let lock = lock(&files)?;
         if fresh {
             remove(&files.data())?;
@@ -166,7 +164,7 @@ impl Owned {
         for dir in [files.data(), files.logs()] {
             private::make_folder(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         }
-        narrow(&files).with_context(|| format!("could not make {} private", files.dir.display()))?;
+        restrict_access(&files).with_context(|| format!("could not make {} private", files.dir.display()))?;
         Ok(Self { files, _lock: lock })
     }
 
@@ -184,7 +182,7 @@ impl Owned {
             .with_context(|| format!("could not write {}", path.display()))
     }
 
-    /// Says that the mesh has stopped.
+    /// Removes `mesh.json`: the mesh has stopped.
     pub(crate) fn clear(&self) {
         if let Err(error) = fs::remove_file(self.files.mesh())
             && error.kind() != ErrorKind::NotFound
@@ -194,9 +192,9 @@ impl Owned {
     }
 }
 
-/// Keeps other users of this machine out of the directory, and out of the
+/// Denies other users of this machine access to the directory and to the
 /// databases, which services refuse to open otherwise.
-fn narrow(files: &Files) -> std::io::Result<()> {
+fn restrict_access(files: &StatePaths) -> std::io::Result<()> {
     if private::narrow_folder(&files.dir)? {
         let dir = files.dir.display();
         tracing::warn!(%dir, "other users of this machine could enter {dir} until now");
@@ -205,8 +203,8 @@ fn narrow(files: &Files) -> std::io::Result<()> {
     private::narrow_files(&files.data())
 }
 
-/// Makes the folder ours, unless it holds things that are not.
-fn adopt(dir: &Path) -> Result<()> {
+/// Marks the folder as a state directory, unless it holds other files.
+fn claim(dir: &Path) -> Result<()> {
     let marker = dir.join(MARKER);
     if marker.is_file() {
         return Ok(());
@@ -214,9 +212,9 @@ fn adopt(dir: &Path) -> Result<()> {
     private::make_folder(dir).with_context(|| {
         format!("could not make the state directory {}; choose another with --state-dir", dir.display())
     })?;
-    if !is_free(dir).with_context(|| format!("could not read {}", dir.display()))? {
+    if !can_be_claimed(dir).with_context(|| format!("could not read {}", dir.display()))? {
         bail!(
-            "{} holds things but no file `{MARKER}`, so it is not a state directory of ours; \
+            "{} is not empty and has no file `{MARKER}`, so it is not a state directory; \
              choose an empty or new one with --state-dir or CONSORT_STATE_DIR",
             dir.display()
         );
@@ -226,9 +224,9 @@ fn adopt(dir: &Path) -> Result<()> {
     })
 }
 
-/// Whether the folder is empty, or holds nothing but what `mesh serve` made
-/// in it: databases in `data/`, and `snapshots/`.
-fn is_free(dir: &Path) -> std::io::Result<bool> {
+/// Returns whether the folder is empty, or holds only files of `mesh serve`:
+/// databases in `data/`, and `snapshots/`.
+fn can_be_claimed(dir: &Path) -> std::io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let endings: &[&str] = match entry.file_name().to_str() {
@@ -250,7 +248,7 @@ fn is_free(dir: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-fn lock(files: &Files) -> Result<File> {
+fn lock(files: &StatePaths) -> Result<File> {
     let path = files.lock();
     let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.with_context(|| format!("could not open {}", path.display()))?;
@@ -268,11 +266,11 @@ fn lock(files: &Files) -> Result<File> {
     Ok(file)
 }
 
-/// Whether the lock could be had. Another command that looks whether a mesh
-/// runs holds it for a moment, so one refusal is none.
+/// Tries to take the lock. Another command that checks for a running mesh holds
+/// it for a moment, so it is tried several times.
 fn try_lock(file: &File) -> std::io::Result<bool> {
-    const TRIES: u32 = 10;
-    for _ in 0..TRIES {
+    const MAX_LOCK_ATTEMPTS: u32 = 10;
+    for _ in 0..MAX_LOCK_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => return Ok(true),
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(10)),
@@ -295,8 +293,8 @@ fn remove(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn files(dir: &tempfile::TempDir) -> Files {
-        Files::of(Some(&dir.path().join("state"))).unwrap()
+    fn files(dir: &tempfile::TempDir) -> StatePaths {
+        StatePaths::of(Some(&dir.path().join("state"))).unwrap()
     }
 
     fn file() -> MeshFile {
@@ -313,34 +311,34 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
         assert!(files.running().unwrap().is_none());
-        let owned = Owned::take(files.clone(), false).unwrap();
-        owned.write(&file()).unwrap();
+        let state_dir = StateDir::acquire(files.clone(), false).unwrap();
+        state_dir.write(&file()).unwrap();
         assert_eq!(files.running().unwrap(), Some(file()));
-        drop(owned);
+        drop(state_dir);
         assert_eq!(files.running().unwrap(), None, "its lock is free");
     }
 
     #[test]
     fn two_on_one_directory_are_refused_with_the_first_ones_pid() {
         let dir = tempfile::tempdir().unwrap();
-        let _owned = Owned::take(files(&dir), false).unwrap();
-        let text = Owned::take(files(&dir), false).unwrap_err().to_string();
+        let _owned = StateDir::acquire(files(&dir), false).unwrap();
+        let text = StateDir::acquire(files(&dir), false).unwrap_err().to_string();
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
     }
 
     #[test]
-    fn nobody_else_enters_it_whoever_made_it() {
+    fn other_users_have_no_access_whatever_the_modes_were() {
         use std::os::unix::fs::PermissionsExt;
         let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
-        drop(Owned::take(files.clone(), false).unwrap());
+        drop(StateDir::acquire(files.clone(), false).unwrap());
         let database = files.data().join("user.db");
         fs::write(&database, "x").unwrap();
         set(&database, 0o644);
         set(&files.data(), 0o755);
         set(&files.dir, 0o755);
-        drop(Owned::take(files.clone(), false).unwrap());
+        drop(StateDir::acquire(files.clone(), false).unwrap());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode(&files.dir), mode(&files.data()), mode(&database)], [0o700, 0o700, 0o600]);
     }
@@ -349,13 +347,13 @@ mod tests {
     fn fresh_empties_the_data_of_our_own_directory() {
         let dir = tempfile::tempdir().unwrap();
         let files = files(&dir);
-        drop(Owned::take(files.clone(), false).unwrap());
+        drop(StateDir::acquire(files.clone(), false).unwrap());
         fs::create_dir(files.snapshots()).unwrap();
         let kept = [files.data().join("cart.db"), files.snapshots().join("cart-service.json")];
         kept.iter().for_each(|file| fs::write(file, "x").unwrap());
-        drop(Owned::take(files.clone(), false).unwrap());
+        drop(StateDir::acquire(files.clone(), false).unwrap());
         assert!(kept.iter().all(|file| file.exists()), "data outlives a restart");
-        drop(Owned::take(files, true).unwrap());
+        drop(StateDir::acquire(files, true).unwrap());
         assert!(!kept.iter().any(|file| file.exists()));
     }
 
@@ -364,9 +362,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
         fs::write(dir.path().join("data/thesis"), "x").unwrap();
-        let files = Files::of(Some(dir.path())).unwrap();
+        let files = StatePaths::of(Some(dir.path())).unwrap();
         for fresh in [false, true] {
-            let text = Owned::take(files.clone(), fresh).unwrap_err().to_string();
+            let text = StateDir::acquire(files.clone(), fresh).unwrap_err().to_string();
             assert!(text.contains("--state-dir"), "{text}");
         }
         assert!(dir.path().join("data/thesis").exists());
@@ -379,7 +377,7 @@ mod tests {
             fs::create_dir(dir.path().join(folder)).unwrap();
             fs::write(dir.path().join(folder).join(file), "x").unwrap();
         }
-        drop(Owned::take(Files::of(Some(dir.path())).unwrap(), false).unwrap());
+        drop(StateDir::acquire(StatePaths::of(Some(dir.path())).unwrap(), false).unwrap());
         assert!(dir.path().join("data/cart.db").exists());
     }
 }

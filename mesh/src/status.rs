@@ -1,4 +1,4 @@
-//! `mesh status`: every instance and its health, as the registry says it.
+//! `mesh status`: every instance and its health in the registry.
 
 use std::time::Duration;
 
@@ -10,97 +10,97 @@ use registry_client::{
 use serde::Serialize;
 
 use crate::{
-    Exit, cli::StatusArgs, found::Found, out::say, services::Service, state::Process, table::table,
-    up::overview::health_name,
+    cli::StatusArgs, discover::RunningMesh, exit::Exit, services::Service, state::Process, table::table,
+    terminal::print_line, up::overview::health_name,
 };
 
-/// How long the registry may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The limit on the registry's response.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `--json` prints. Its names are a contract.
+/// The output of `--json`. The field names are a contract.
 #[derive(Debug, Serialize)]
-struct Status {
+struct StatusReport {
     registry: String,
-    /// Whether there are instances, and all are passing.
+    /// True if there are instances, and all are passing.
     ready: bool,
-    instances: Vec<Line>,
+    instances: Vec<StatusLine>,
 }
 
 /// One instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Line {
+struct StatusLine {
     service: String,
-    /// Null when the registry never listed it.
+    /// The instance id; null when the registry never listed it.
     id: Option<String>,
     address: String,
-    /// Null where it is not a process of a `mesh up` that is found here.
+    /// The process id; null unless it is a process of the `mesh up` found here.
     pid: Option<u32>,
     health: &'static str,
-    /// The registry's words; empty when it passes.
+    /// The registry's reason; empty when it is passing.
     reason: String,
-    /// Where the instance tells of itself, `HOST:PORT`; null when it is not known to.
+    /// The instance's admin address, `HOST:PORT`; null when none is known.
     admin: Option<String>,
-    /// When `mesh up` first saw this health; null when nobody watched.
+    /// The time when `mesh up` first saw this health; null without a `mesh up`.
     since: Option<String>,
 }
 
-/// Asks the registry and prints what it says.
+/// Queries the registry and prints the instances.
 ///
 /// # Errors
-/// When no mesh is found or its registry does not answer.
+/// When no mesh is found or its registry does not respond.
 pub(crate) async fn run(args: StatusArgs) -> Result<Exit> {
-    let found = Found::find(&args.whereabouts)?;
-    let resolver = found.resolver()?;
+    let mesh = RunningMesh::find(&args.location)?;
+    let resolver = mesh.resolver()?;
     let mut instances = Vec::new();
-    for (service, resolution) in ask(&resolver).await? {
-        instances.extend(lines(service, &resolution, &found.processes));
+    for (service, resolution) in resolve_all(&resolver).await? {
+        instances.extend(lines(service, &resolution, &mesh.processes));
     }
     let ready = !instances.is_empty() && instances.iter().all(|line| line.health == "passing");
-    let status = Status { registry: found.registry, ready, instances };
+    let status = StatusReport { registry: mesh.registry, ready, instances };
     if args.json {
-        say(serde_json::to_string_pretty(&status)?);
+        print_line(serde_json::to_string_pretty(&status)?);
     } else {
-        say(status.text());
+        print_line(status.text());
     }
-    Ok(if ready { Exit::Fine } else { Exit::NotReady })
+    Ok(if ready { Exit::Success } else { Exit::NotReady })
 }
 
-/// What the registry says of every service of the shop, all asked at once.
-async fn ask(resolver: &dyn Resolver) -> Result<Vec<(Service, Resolution)>> {
+/// Resolves every service of the shop, all at once.
+async fn resolve_all(resolver: &dyn Resolver) -> Result<Vec<(Service, Resolution)>> {
     let mut views = Vec::new();
     for service in Service::ALL {
         let name: ServiceName = service.name().parse()?;
         views.push((service, resolver.resolve(&name)));
     }
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut answers = Vec::new();
+    let deadline = tokio::time::Instant::now() + REGISTRY_TIMEOUT;
+    let mut resolved = Vec::new();
     for (service, mut view) in views {
-        let answered = |r: &Resolution| r.instances.is_some() || r.error.is_some();
-        let answer = tokio::time::timeout_at(deadline, view.wait_for(answered)).await;
-        let resolution = match answer {
+        let has_response = |r: &Resolution| r.instances.is_some() || r.error.is_some();
+        let result = tokio::time::timeout_at(deadline, view.wait_for(has_response)).await;
+        let resolution = match result {
             Ok(Ok(resolution)) => resolution.clone(),
-            Ok(Err(_)) => bail!("the look-up of {service} ended without an answer"),
-            Err(_) => bail!("the registry did not answer within {PATIENCE:?}; see whether it runs"),
+            Ok(Err(_)) => bail!("the look-up of {service} ended without a response"),
+            Err(_) => bail!("the registry did not respond within {REGISTRY_TIMEOUT:?}; check that it runs"),
         };
         match (&resolution.instances, &resolution.error) {
             (None, Some(error)) => bail!("{error}"),
-            _ => answers.push((service, resolution)),
+            _ => resolved.push((service, resolution)),
         }
     }
-    Ok(answers)
+    Ok(resolved)
 }
 
-/// A line for each instance the registry lists, and for each process of ours
-/// that it does not.
-fn lines(service: Service, resolution: &Resolution, processes: &[Process]) -> Vec<Line> {
-    let listed = resolution.instances.as_deref().unwrap_or_default();
-    let mut out: Vec<_> = listed
+/// A line for each instance that the registry lists, and for each process of
+/// `mesh up` that it does not.
+fn lines(service: Service, resolution: &Resolution, processes: &[Process]) -> Vec<StatusLine> {
+    let entry = resolution.instances.as_deref().unwrap_or_default();
+    let mut out: Vec<_> = entry
         .iter()
         .map(|instance| {
             let (id, address) = (instance.id.to_string(), instance.address.to_string());
             let ours = processes.iter().find(|p| p.service == service.name() && p.address == address);
             let health = health_name(instance.health);
-            Line {
+            StatusLine {
                 service: service.name().to_owned(),
                 pid: ours.and_then(|p| p.pid),
                 since: ours.filter(|p| p.health.as_deref() == Some(health)).and_then(|p| p.since.clone()),
@@ -113,28 +113,30 @@ fn lines(service: Service, resolution: &Resolution, processes: &[Process]) -> Ve
         })
         .collect();
     let missing = processes.iter().filter(|p| p.service == service.name());
-    out.extend(missing.filter(|p| listed.iter().all(|i| i.address.to_string() != p.address)).map(|p| Line {
-        service: p.service.clone(),
-        id: p.id.clone(),
-        address: p.address.clone(),
-        pid: p.pid,
-        health: "critical",
-        reason: "not in the registry".to_owned(),
-        admin: p.admin.clone().filter(|_| p.pid.is_some()),
-        since: None,
+    out.extend(missing.filter(|p| entry.iter().all(|i| i.address.to_string() != p.address)).map(|p| {
+        StatusLine {
+            service: p.service.clone(),
+            id: p.id.clone(),
+            address: p.address.clone(),
+            pid: p.pid,
+            health: "critical",
+            reason: "not in the registry".to_owned(),
+            admin: p.admin.clone().filter(|_| p.pid.is_some()),
+            since: None,
+        }
     }));
     out.sort_by(|a, b| a.address.cmp(&b.address));
     out
 }
 
-impl Status {
+impl StatusReport {
     fn text(&self) -> String {
         let head = ["SERVICE", "INSTANCE", "ADDRESS", "PID", "HEALTH", "SINCE", "REASON"];
         let rows: Vec<_> = self
             .instances
             .iter()
             .map(|line| {
-                let Line { service, id, address, pid, health, reason, since, .. } = line.clone();
+                let StatusLine { service, id, address, pid, health, reason, since, .. } = line.clone();
                 let pid = pid.map(|p| p.to_string()).unwrap_or_default();
                 let (id, since) = (id.unwrap_or_default(), since.unwrap_or_default());
                 [service, id, address, pid, health.to_owned(), since, first_line(&reason)]
@@ -176,11 +178,11 @@ mod tests {
     #[test]
     fn json_has_exactly_the_promised_names() {
         let passing = Instance::new("cart-a", "127.0.0.1:1".parse().unwrap());
-        let found = Resolution::found(vec![passing]);
-        let status = Status {
+        let mesh = Resolution::found(vec![passing]);
+        let status = StatusReport {
             registry: "http://127.0.0.1:8500".into(),
             ready: true,
-            instances: lines(Service::Cart, &found, &[process("127.0.0.1:1")]),
+            instances: lines(Service::Cart, &mesh, &[process("127.0.0.1:1")]),
         };
         let expected = serde_json::json!({
             "registry": "http://127.0.0.1:8500",
@@ -200,20 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_told_only_of_the_health_it_belongs_to() {
+    fn a_date_is_shown_only_with_the_health_it_belongs_to() {
         let mut critical = Instance::new("cart-a", "127.0.0.1:1".parse().unwrap());
         critical.health = Health::Critical;
         critical.reason = "refused".into();
-        let found = Resolution::found(vec![critical]);
-        let line = lines(Service::Cart, &found, &[process("127.0.0.1:1")]).remove(0);
+        let mesh = Resolution::found(vec![critical]);
+        let line = lines(Service::Cart, &mesh, &[process("127.0.0.1:1")]).remove(0);
         assert_eq!((line.health, line.reason.as_str(), line.since), ("critical", "refused", None));
     }
 
     #[test]
-    fn a_process_of_ours_that_the_registry_lost_is_shown_and_one_of_others_too() {
+    fn a_process_that_the_registry_lost_is_shown_and_a_foreign_instance_too() {
         let strange = Instance::new("cart-z", "10.0.0.9:1".parse().unwrap());
-        let found = Resolution::found(vec![strange]);
-        let lines = lines(Service::Cart, &found, &[process("127.0.0.1:1")]);
+        let mesh = Resolution::found(vec![strange]);
+        let lines = lines(Service::Cart, &mesh, &[process("127.0.0.1:1")]);
         assert_eq!(
             (lines[0].id.as_deref(), lines[0].pid, lines[0].health),
             (Some("cart-z"), None, "passing")

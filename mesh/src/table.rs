@@ -1,4 +1,4 @@
-//! Columns for people.
+//! Tables of text.
 
 /// A table with a head, each column as wide as its widest cell; without
 /// trailing blanks, each line ended.

@@ -11,23 +11,24 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Exit,
     cli::TetherArgs,
-    up::{children, stop::Stop},
+    exit::Exit,
+    up::{children, shutdown::Shutdown},
 };
 
-/// How long the program may take to stop; less than `mesh up` waits for us.
-const GRACE: Duration = Duration::from_secs(8);
+/// The limit on the program's stop; shorter than `mesh up` waits for this
+/// process.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Runs the program until it ends, standard input does, or SIGTERM arrives.
 ///
 /// # Errors
-/// When the program cannot be started, or ends by itself and not well.
+/// When the program cannot be started, or ends by itself.
 pub(crate) async fn run(args: TetherArgs) -> Result<Exit> {
-    let parent = parent_gone()?;
-    let stop = Stop::on_signals()?;
+    let parent = watch_parent()?;
+    let shutdown = Shutdown::on_signals()?;
     let mut words = args.command.into_iter();
-    let program = words.next().context("no program was named")?;
+    let program = words.next().context("no program is given")?;
     let mut child = Command::new(&program)
         .args(words)
         .stdin(std::process::Stdio::null())
@@ -38,18 +39,18 @@ pub(crate) async fn run(args: TetherArgs) -> Result<Exit> {
     tokio::select! {
         ended = child.wait() => anyhow::bail!("{name} {}", children::describe(ended)),
         () = parent.cancelled() => {}
-        () = stop.asked() => {}
+        () = shutdown.requested() => {}
     }
-    children::end(&name, &mut child, GRACE, &stop).await;
-    Ok(Exit::Fine)
+    children::end(&name, &mut child, STOP_TIMEOUT, &shutdown).await;
+    Ok(Exit::Success)
 }
 
-/// Cancelled when standard input ends: the process that holds the other end
-/// of the pipe is gone.
+/// A token that is cancelled when standard input ends: the process at the other
+/// end of the pipe is gone.
 ///
 /// # Errors
-/// When no thread can be had.
-pub(crate) fn parent_gone() -> Result<CancellationToken> {
+/// When no thread can be started.
+pub(crate) fn watch_parent() -> Result<CancellationToken> {
     let gone = CancellationToken::new();
     let cancel = gone.clone();
     // A thread and not tokio's standard input: a read that is under way would

@@ -1,6 +1,6 @@
 //! `cargo xtask interop`: gRPC's interop tests, both ways against other
-//! implementations. The cases are the crate `interop`; this builds the other
-//! implementations' programs and runs it.
+//! implementations. The cases are the crate `interop`; this command builds the
+//! other implementations' programs and runs it.
 
 use std::{
     fs,
@@ -14,7 +14,8 @@ use clap::ValueEnum;
 
 use crate::{
     machine::{Machine, remove_folder},
-    process, say, setup,
+    process, setup,
+    terminal::print_line,
 };
 
 /// The module that pins grpc-go's interop programs.
@@ -30,14 +31,15 @@ const GO_PROGRAMS: [(&str, &str); 5] = [
 
 /// The Maven project that pins grpc-java's.
 const JAVA_PROJECT: &str = "interop/foreign/java/pom.xml";
-/// Our program on grpc-java, run from source.
+/// The test program on grpc-java, run from source.
 const JAVA_PROGRAM: &str = "interop/foreign/java/StockServer.java";
-/// Our program on gRPC core's Python package, and what pins that.
+/// The test program on gRPC core's Python package, and the file that pins the
+/// package.
 const CORE_PROGRAM: &str = "interop/foreign/python/core.py";
 const CORE_PINS: &str = "interop/foreign/python/requirements.txt";
-/// How long pip may take to bring three packages.
+/// The time limit for pip to install three packages.
 const PIP_TIMEOUT: Duration = Duration::from_mins(10);
-/// How long Maven may take to bring some hundred small files.
+/// The time limit for Maven to download some hundred small files.
 const MAVEN_TIMEOUT: Duration = Duration::from_mins(15);
 
 #[derive(Debug, clap::Args)]
@@ -48,20 +50,21 @@ pub(crate) struct Arguments {
     /// Show the cases instead of running them
     #[arg(long)]
     list: bool,
-    /// What `cargo xtask test` runs: grpc-go alone, and no case that takes long
+    /// Run the short form of `cargo xtask test`: grpc-go alone, and no case
+    /// that takes long
     #[arg(long)]
     short: bool,
-    /// For how long nothing happens in `silent_connection`, such as 10m [default: 70s]
+    /// The silent time in `silent_connection`, such as 10m [default: 70s]
     #[arg(long, value_name = "TIME")]
     silence: Option<String>,
     /// Against these implementations [default: all; grpc-go with --short]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEER")]
-    peers: Vec<Peer>,
+    peers: Vec<InteropPeer>,
 }
 
 /// Another implementation of gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Peer {
+enum InteropPeer {
     /// grpc-go
     Go,
     /// grpc-java
@@ -70,7 +73,7 @@ enum Peer {
     Core,
 }
 
-/// The command itself: exits as the cases do.
+/// Builds the peers, runs the cases and returns their exit code.
 ///
 /// # Errors
 /// When a peer cannot be built; names what is missing and how to get it.
@@ -97,12 +100,12 @@ pub(crate) fn short(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// What runs the cases, once the peers are built.
+/// Builds the peers and returns the command that runs the cases.
 fn command(machine: &Machine, arguments: &Arguments) -> Result<Command> {
     let tools = machine.tools.join("interop");
     let peers = match (&arguments.peers[..], arguments.short) {
-        ([], true) => vec![Peer::Go],
-        ([], false) => Peer::value_variants().to_vec(),
+        ([], true) => vec![InteropPeer::Go],
+        ([], false) => InteropPeer::value_variants().to_vec(),
         (chosen, _) => chosen.to_vec(),
     };
     let mut cargo = machine.command("cargo");
@@ -127,8 +130,8 @@ fn command(machine: &Machine, arguments: &Arguments) -> Result<Command> {
     Ok(cargo)
 }
 
-impl Peer {
-    /// What the cases call it.
+impl InteropPeer {
+    /// The peer's columns in the crate `interop`.
     fn columns(self) -> &'static str {
         match self {
             Self::Go => "go,go-gzip,go-http,go-frames",
@@ -137,7 +140,7 @@ impl Peer {
         }
     }
 
-    /// Makes its programs in `tools`; does little when they are there.
+    /// Builds the peer's programs in `tools`, unless they are there.
     fn build(self, machine: &Machine, tools: &Path) -> Result<()> {
         match self {
             Self::Go => go(machine, tools),
@@ -149,23 +152,24 @@ impl Peer {
 
 fn go(machine: &Machine, tools: &Path) -> Result<()> {
     for (name, package) in GO_PROGRAMS {
-        let made: PathBuf = tools.join(name);
-        if !made.is_file() {
-            say(format_args!("building {name} (about a minute the first time)"));
+        let built: PathBuf = tools.join(name);
+        if !built.is_file() {
+            print_line(format_args!("building {name} (about a minute the first time)"));
         }
-        setup::compile_go(machine, GO_MODULE, package, "-ldflags=-s -w", &made, name)
+        setup::compile_go(machine, GO_MODULE, package, "-ldflags=-s -w", &built, name)
             .with_context(|| format!("could not build {name} from {GO_MODULE}/go.mod"))?;
     }
     Ok(())
 }
 
-/// Lets Maven bring the class path, and writes it down as arguments of `java`.
+/// Downloads grpc-java by Maven and writes its class path into a file of
+/// arguments for `java`.
 fn java(machine: &Machine, tools: &Path) -> Result<()> {
     for program in ["java", "mvn"] {
         if machine.on_path(program).is_none() {
             bail!(
                 "there is no `{program}` on PATH: install a JDK and Maven (Debian: apt-get install \
-                 default-jdk-headless maven), or leave grpc-java out by --peers"
+                 default-jdk-headless maven), or exclude grpc-java by --peers"
             );
         }
     }
@@ -177,15 +181,15 @@ fn java(machine: &Machine, tools: &Path) -> Result<()> {
     maven.args(["-B", "-q", "-f", JAVA_PROJECT, "dependency:build-classpath"]);
     maven.arg(format!("-Dmdep.outputFile={}", classpath.display()));
     process::run(&mut maven, &machine.tools.join("logs/grpc-java.log"), MAVEN_TIMEOUT)
-        .with_context(|| format!("could not get grpc-java by {JAVA_PROJECT}"))?;
-    let found = fs::read_to_string(&classpath).context("could not read the class path")?;
+        .with_context(|| format!("could not download grpc-java by {JAVA_PROJECT}"))?;
+    let classpath_text = fs::read_to_string(&classpath).context("could not read the class path")?;
     let arguments = tools.join("grpc-java.args");
-    fs::write(&arguments, format!("-cp \"{}\"\n", found.trim()))
+    fs::write(&arguments, format!("-cp \"{}\"\n", classpath_text.trim()))
         .with_context(|| format!("could not write {}", arguments.display()))
 }
 
-/// Lets pip install the packages into a folder of their own, once for each
-/// state of the pins.
+/// Installs the packages into their own folder by pip, again when a pin
+/// changes.
 fn core(machine: &Machine, tools: &Path) -> Result<()> {
     let (packages, stamp) = (tools.join("grpc-core"), tools.join("grpc-core.stamp"));
     let read = |file: &str| {
@@ -197,11 +201,11 @@ fn core(machine: &Machine, tools: &Path) -> Result<()> {
     if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pins) {
         return Ok(());
     }
-    say("installing gRPC core's Python package");
+    print_line("installing gRPC core's Python package");
     remove_folder(&packages).context("could not empty the folder of the Python packages")?;
     let mut pip = setup::pip(machine)?;
     pip.arg("--target").arg(&packages).args(["--requirement", CORE_PINS]);
     process::run(&mut pip, &machine.tools.join("logs/grpc-core.log"), PIP_TIMEOUT)
-        .with_context(|| format!("could not get gRPC core by {CORE_PINS}"))?;
+        .with_context(|| format!("could not install gRPC core by {CORE_PINS}"))?;
     fs::write(&stamp, pins).with_context(|| format!("could not write {}", stamp.display()))
 }

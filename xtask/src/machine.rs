@@ -1,5 +1,5 @@
-//! Where things are on this machine: the repository, the tools that `setup`
-//! keeps, and the programs on PATH.
+//! The paths on this machine: the repository, the tools that `setup` installed,
+//! and the programs on PATH.
 
 use std::{
     env,
@@ -12,14 +12,14 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
-/// What the environment says, read once at the start.
+/// The environment, read once at the start.
 #[derive(Debug)]
 pub(crate) struct Machine {
     /// The repository's root.
     pub(crate) root: PathBuf,
-    /// Where `setup` keeps what it installs: `CONSORT_TOOLS`, else
-    /// `consort/tools` in the user's cache folder. Outside `target/`, so that
-    /// `cargo clean` does not cost five minutes of building Consul.
+    /// The folder into which `setup` installs: `CONSORT_TOOLS`, else
+    /// `consort/tools` in the user's cache folder. It is outside `target/`
+    /// because Consul takes five minutes to build again after `cargo clean`.
     pub(crate) tools: PathBuf,
     /// `CONSUL_BIN`: the Consul to use, whatever else is installed.
     pub(crate) consul_bin: Option<PathBuf>,
@@ -31,8 +31,7 @@ impl Machine {
     /// Reads the environment.
     ///
     /// # Errors
-    /// When neither `CONSORT_TOOLS`, `XDG_CACHE_HOME` nor `HOME` says where to
-    /// keep tools.
+    /// When neither `CONSORT_TOOLS`, `XDG_CACHE_HOME` nor `HOME` is set.
     #[allow(clippy::disallowed_methods, reason = "the one place where xtask reads the environment")]
     pub(crate) fn from_env() -> Result<Self> {
         let set = |name| env::var_os(name).filter(|value| !value.is_empty());
@@ -43,11 +42,11 @@ impl Machine {
                 .map(|cache| cache.join("consort/tools"))
         };
         let tools = set("CONSORT_TOOLS").map(PathBuf::from).or_else(cache).ok_or_else(|| {
-            anyhow!("no place to keep tools: set CONSORT_TOOLS to a folder (HOME is not set either)")
+            anyhow!("no folder to install tools into: HOME is not set; set CONSORT_TOOLS to a folder")
         })?;
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
-            .context("xtask stands in a folder of the repository")?;
+            .context("xtask is not in a folder of the repository")?;
         Ok(Self {
             root: root.to_owned(),
             tools: std::path::absolute(tools).context("CONSORT_TOOLS is not a usable path")?,
@@ -57,14 +56,13 @@ impl Machine {
         })
     }
 
-    /// The folder of the installed programs; every test looks here for what is
-    /// not on PATH.
+    /// The folder of the installed programs, where tests look after PATH.
     pub(crate) fn bin(&self) -> PathBuf {
         self.tools.join("bin")
     }
 
-    /// The program of that name on PATH, if there is one. The tools' own folder
-    /// does not count, even when it is on PATH: what stands there has a pin to obey.
+    /// The program of that name on PATH, if there is one. The tools' own folder is
+    /// skipped even when it is on PATH, because its programs must match their pins.
     pub(crate) fn on_path(&self, program: &str) -> Option<PathBuf> {
         let bin = self.bin();
         self.path
@@ -74,7 +72,7 @@ impl Machine {
             .find(|file| is_executable(file))
     }
 
-    /// Whether a folder is on PATH.
+    /// True when the folder is on PATH.
     pub(crate) fn has_on_path(&self, folder: &Path) -> bool {
         self.path.iter().any(|entry| entry == folder)
     }
@@ -95,20 +93,27 @@ impl Machine {
     }
 }
 
-/// `cargo run` describes xtask's own package in the environment. Build scripts
-/// that watch these variables would run again each time one is built through
-/// xtask and the next time by hand.
+/// True for a variable by which `cargo run` describes xtask's own package. A
+/// build script that depends on these variables would run again whenever a
+/// build by xtask follows one by hand.
 fn set_by_cargo_run(name: &OsString) -> bool {
     let name = name.to_string_lossy();
     name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO"
 }
 
-/// Whether this is a file that may be run.
+/// True for a file with an execute permission.
 pub(crate) fn is_executable(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
-/// Removes a folder and all in it; one that is not there is removed already.
+/// Creates a folder of the tools, and its parents.
+pub(crate) fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| {
+        format!("could not create {}; set CONSORT_TOOLS to another folder", folder.display())
+    })
+}
+
+/// Removes a folder and its contents, if the folder exists.
 pub(crate) fn remove_folder(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,11 +1,11 @@
 //! The project's own tasks: `cargo xtask setup` installs what the tests need,
-//! `cargo xtask test` is everything that must hold before a change lands,
-//! `cargo xtask bench` measures, `cargo xtask chaos` shows that the promises
-//! hold under faults, `cargo xtask interop` that other implementations of gRPC
-//! understand this one, `cargo xtask fuzz` looks for inputs that break a reader.
+//! `cargo xtask test` is everything that must hold before a change lands, `cargo
+//! xtask bench` measures, `cargo xtask chaos` shows that the promises hold under
+//! faults, `cargo xtask interop` that other implementations of gRPC understand
+//! this one, `cargo xtask fuzz` searches inputs that break a parser.
 //!
-//! One file per command; what commands share stands in `machine` (where things
-//! are) and `process` (how a child is run and how its failure is told).
+//! One file per command. All commands use `machine` (paths and environment),
+//! `process` (child processes and their failures) and `terminal`.
 
 mod bench;
 mod chaos;
@@ -14,17 +14,14 @@ mod interop;
 mod machine;
 mod process;
 mod setup;
+mod terminal;
 mod test;
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::machine::Machine;
+use crate::{machine::Machine, terminal::print_line};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks", disable_help_subcommand = true)]
@@ -41,9 +38,9 @@ enum Task {
     Test(test::Arguments),
     /// Measure what a call costs our channel beside tonic's
     Bench(bench::Arguments),
-    /// Hurt a mesh of real processes and see whether every promise holds
+    /// Inject faults into a mesh of real processes and check every promise
     Chaos(chaos::Arguments),
-    /// Look for inputs that break what reads bytes of others
+    /// Search inputs that break a parser of untrusted bytes
     Fuzz(fuzz::Arguments),
     /// Run gRPC's interop tests, both ways against other implementations
     Interop(interop::Arguments),
@@ -52,9 +49,9 @@ enum Task {
 fn main() -> ExitCode {
     let task = Arguments::parse().command;
     let outcome = Machine::from_env().and_then(|machine| match task {
-        Task::Setup(arguments) => setup::run(&machine, &arguments).map(done),
-        Task::Test(arguments) => test::run(&machine, &arguments).map(done),
-        Task::Bench(arguments) => bench::run(&machine, &arguments).map(done),
+        Task::Setup(arguments) => setup::run(&machine, &arguments).map(success),
+        Task::Test(arguments) => test::run(&machine, &arguments).map(success),
+        Task::Bench(arguments) => bench::run(&machine, &arguments).map(success),
         Task::Chaos(arguments) => chaos::run(&machine, &arguments),
         Task::Fuzz(arguments) => fuzz::run(&machine, &arguments),
         Task::Interop(arguments) => interop::run(&machine, &arguments),
@@ -62,20 +59,13 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            say(format_args!("\nerror: {error:#}"));
+            print_line(format_args!("\nerror: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// How a command ends that says itself what it has to say.
-fn done((): ()) -> ExitCode {
+/// The exit code of a command that returned no error.
+fn success((): ()) -> ExitCode {
     ExitCode::SUCCESS
-}
-
-/// Writes one line for the person at the terminal. A closed pipe (`| head`) is
-/// no reason to fail, so a failed write is let go.
-fn say(line: impl Display) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

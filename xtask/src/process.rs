@@ -1,5 +1,5 @@
-//! How a child is run: bounded in time, its output kept in a file, and its
-//! failure told with the command and the last lines that it wrote.
+//! Child processes: each has a time limit and a log file; an error holds the
+//! command and the last lines of the log.
 
 use std::{
     fs::{self, File},
@@ -11,17 +11,17 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// How many of the last lines of a failed command are shown.
-const TAIL: usize = 15;
+/// Lines of a failed command's output that its error holds at most.
+const MAX_TAIL_LINES: usize = 15;
 
-/// How long a program may think about a question.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit of a command that prints a few lines, such as its version.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs a command to its end, with all that it writes going to `log`.
+/// Runs a command to its end and writes its output to `log`.
 ///
 /// # Errors
 /// When it cannot be started, fails, or takes longer than `limit` (it is then
-/// killed). The message holds the command and the end of its output.
+/// killed). The message has the command and the end of its output.
 pub(crate) fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
     let shown = show(command);
     if let Some(folder) = log.parent() {
@@ -38,15 +38,15 @@ pub(crate) fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<
         .with_context(|| format!("could not start `{shown}`"))?;
     let ended = wait(&mut child, limit).with_context(|| format!("could not wait for `{shown}`"))?;
     let seconds = started.elapsed().as_secs_f64();
-    let what = match ended {
+    let outcome = match ended {
         Some(status) if status.success() => return Ok(()),
         Some(status) => format!("failed ({status}) after {seconds:.1} s"),
         None => format!("was stopped: it took longer than {} s", limit.as_secs()),
     };
-    bail!("`{shown}` {what}\n{}    (all of it: {})", tail(log), log.display())
+    bail!("`{shown}` {outcome}\n{}    (all of it: {})", tail(log), log.display())
 }
 
-/// Runs a command to its end as [`run`] does, and gives what it wrote.
+/// Runs a command to its end as [`run`] does and returns its output.
 ///
 /// # Errors
 /// As [`run`], and when the log cannot be read.
@@ -55,13 +55,13 @@ pub(crate) fn read(command: &mut Command, log: &Path, limit: Duration) -> Result
     fs::read_to_string(log).with_context(|| format!("could not read {}", log.display()))
 }
 
-/// Runs a command to its end and gives what it wrote, standard error after
-/// standard output. For questions that a program answers at once and in a few
-/// lines, such as its version: more than a pipe holds would look like a hang.
+/// Runs a command to its end and returns its output, standard error after
+/// standard output. Only for commands that print a few lines, such as their
+/// version: more output than the pipe's buffer looks like a hang.
 ///
 /// # Errors
-/// When it cannot be started, fails, or does not answer within [`PATIENCE`].
-pub(crate) fn ask(command: &mut Command) -> Result<String> {
+/// When it cannot be started, fails, or takes longer than [`QUERY_TIMEOUT`].
+pub(crate) fn query(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let mut child = command
         .stdin(Stdio::null())
@@ -69,9 +69,9 @@ pub(crate) fn ask(command: &mut Command) -> Result<String> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("could not start `{shown}`"))?;
-    let ended = wait(&mut child, PATIENCE).with_context(|| format!("could not wait for `{shown}`"))?;
+    let ended = wait(&mut child, QUERY_TIMEOUT).with_context(|| format!("could not wait for `{shown}`"))?;
     let Some(status) = ended else {
-        bail!("`{shown}` did not answer within {} s", PATIENCE.as_secs());
+        bail!("`{shown}` did not end within {} s", QUERY_TIMEOUT.as_secs());
     };
     let output = child.wait_with_output().with_context(|| format!("could not read from `{shown}`"))?;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -110,7 +110,7 @@ fn tail(log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("    | {line}\n")).collect()
+    lines[lines.len().saturating_sub(MAX_TAIL_LINES)..].iter().map(|line| format!("    | {line}\n")).collect()
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_names_the_command_its_status_and_its_last_words() {
+    fn a_failure_names_the_command_its_status_and_its_last_lines() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("logs/x.log");
         let script = "for i in $(seq 40); do echo line $i; done; echo no space left >&2; exit 3";
@@ -145,8 +145,8 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
-        let error = ask(&mut Command::new("no-such-program")).unwrap_err();
+    fn a_missing_program_is_named() {
+        let error = query(&mut Command::new("no-such-program")).unwrap_err();
         assert!(format!("{error:#}").contains("could not start `no-such-program`"), "{error:#}");
     }
 }

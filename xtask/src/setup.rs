@@ -1,9 +1,10 @@
-//! `cargo xtask setup`: what the tests need, installed once and kept.
+//! `cargo xtask setup`: the tools of the tests, installed once and kept.
 //!
-//! A program on PATH is taken as it is. Everything else is pinned by a file of
-//! this repository, made in a staging folder, tried, and only then renamed into
-//! place beside a stamp of its pin; so an interrupted run leaves nothing behind
-//! that a later run would believe, and a changed pin installs anew.
+//! A program on PATH is used as it is. Every other program is pinned by a file
+//! of this repository, built in a staging folder, run once for its version, and
+//! then renamed into place beside a stamp of its pin. So a later run never uses
+//! the result of an interrupted one, and a changed pin installs the program
+//! again.
 
 mod apt;
 mod consul;
@@ -22,73 +23,75 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-pub(crate) use self::{go::compile as compile_go, pip::command as pip, tool::Name};
+pub(crate) use self::{go::compile as compile_go, pip::command as pip, tool::ToolName};
 use self::{
     stamp::Stamp,
     tool::{Source, Tool},
 };
 use crate::{
-    machine::{Machine, is_executable, remove_folder},
-    process, say,
+    machine::{Machine, create_folder, is_executable, remove_folder},
+    process,
+    terminal::print_line,
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only these tools [default: all that `cargo xtask test` needs]
     #[arg(value_name = "TOOL")]
-    tools: Vec<Name>,
-    /// Also what counting instructions needs (valgrind)
+    tools: Vec<ToolName>,
+    /// Also the tool that counts instructions (valgrind)
     #[arg(long)]
     bench: bool,
 }
 
-/// What `cargo xtask test` needs.
-pub(crate) const FOR_TESTS: [Name; 14] = Name::FOR_TESTS;
+/// The tools of `cargo xtask test`.
+pub(crate) const FOR_TESTS: [ToolName; 14] = ToolName::FOR_TESTS;
 
-/// A tool that is there, and where it was had.
-struct Found {
+/// An installed tool and its origin.
+struct InstalledTool {
     version: String,
     path: PathBuf,
     origin: String,
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for InstalledTool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<9} {} ({})", self.version, self.path.display(), self.origin)
     }
 }
 
-/// The command itself.
+/// Installs the tools that the arguments select.
 ///
 /// # Errors
-/// Names every tool that could not be had, why, and how to get it by hand.
+/// Names every tool that could not be installed, the cause, and the way to
+/// install it by hand.
 pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
     let mut names = arguments.tools.clone();
     if names.is_empty() {
-        names.extend(Name::FOR_TESTS);
+        names.extend(ToolName::FOR_TESTS);
     }
     if arguments.bench {
-        names.extend(Name::FOR_BENCH);
+        names.extend(ToolName::FOR_BENCH);
     }
     ensure(machine, &names)?;
     if !machine.has_on_path(&machine.bin()) {
-        say(format_args!("to use them yourself: export PATH=\"$PATH:{}\"", machine.bin().display()));
+        print_line(format_args!("to use them yourself: export PATH=\"$PATH:{}\"", machine.bin().display()));
     }
     Ok(())
 }
 
-/// Makes sure that these tools are there, printing a line for each.
+/// Installs the tools that are missing and prints a line for each tool.
 ///
 /// # Errors
-/// As [`run`]; the others are installed all the same.
-pub(crate) fn ensure(machine: &Machine, names: &[Name]) -> Result<()> {
+/// As [`run`]; a tool that fails does not stop the others.
+pub(crate) fn ensure(machine: &Machine, names: &[ToolName]) -> Result<()> {
     let mut failures = Vec::new();
     for tool in names.iter().map(|name| name.tool()) {
-        match had(machine, &tool) {
-            Ok(found) => say(format_args!("{:<14} {found}", tool.name)),
+        match ensure_tool(machine, &tool) {
+            Ok(found) => print_line(format_args!("{:<14} {found}", tool.name)),
             Err(error) => {
-                say(format_args!("{:<14} failed", tool.name));
-                failures.push(format!("{} could not be had: {error:#}\n  {}", tool.name, tool.by_hand));
+                print_line(format_args!("{:<14} failed", tool.name));
+                failures.push(format!("{} could not be installed: {error:#}\n  {}", tool.name, tool.by_hand));
             }
         }
     }
@@ -105,35 +108,35 @@ pub(crate) fn consul(machine: &Machine) -> Option<PathBuf> {
     found.or_else(|| is_executable(&kept).then_some(kept))
 }
 
-fn had(machine: &Machine, tool: &Tool) -> Result<Found> {
-    if let Some(found) = present(machine, tool)? {
+fn ensure_tool(machine: &Machine, tool: &Tool) -> Result<InstalledTool> {
+    if let Some(found) = find_installed(machine, tool)? {
         return Ok(found);
     }
     if let Source::Rustup = tool.source {
         bail!("this Rust toolchain lacks the component `{}`", tool.name);
     }
     let _lock = lock(machine)?;
-    // Another setup may have brought it while this one waited for the lock.
-    if let Some(found) = present(machine, tool)? {
+    // Another setup may have installed it while this one waited for the lock.
+    if let Some(found) = find_installed(machine, tool)? {
         return Ok(found);
     }
-    say(format_args!("{:<14} installing{}", tool.name, tool.patience));
+    print_line(format_args!("{:<14} installing{}", tool.name, tool.progress_note));
     let started = Instant::now();
     let mut found = install(machine, tool)?;
     found.origin = format!("{}, {:.1} s", found.origin, started.elapsed().as_secs_f64());
     Ok(found)
 }
 
-/// The tool, if nothing needs to be done.
-fn present(machine: &Machine, tool: &Tool) -> Result<Option<Found>> {
-    let asked = |path: PathBuf, origin: &str| {
+/// The tool, if it is installed already.
+fn find_installed(machine: &Machine, tool: &Tool) -> Result<Option<InstalledTool>> {
+    let installed = |path: PathBuf, origin: &str| {
         let version = version(machine, tool, &path)?;
-        Ok(Some(Found { version, path, origin: origin.to_owned() }))
+        Ok(Some(InstalledTool { version, path, origin: origin.to_owned() }))
     };
     if let (Source::Consul { .. }, Some(path)) = (&tool.source, &machine.consul_bin) {
-        return asked(path.clone(), "CONSUL_BIN").with_context(|| {
+        return installed(path.clone(), "CONSUL_BIN").with_context(|| {
             format!(
-                "CONSUL_BIN is `{}`, which is no Consul that runs here; unset it or name another",
+                "CONSUL_BIN is `{}`, which did not print a version of Consul; unset it or set another path",
                 path.display()
             )
         });
@@ -141,28 +144,28 @@ fn present(machine: &Machine, tool: &Tool) -> Result<Option<Found>> {
     match &tool.source {
         Source::Rustup => {
             let cargo = machine.on_path(tool.program);
-            cargo.map_or(Ok(None), |path| asked(path, "on PATH").or(Ok(None)))
+            cargo.map_or(Ok(None), |path| installed(path, "on PATH").or(Ok(None)))
         }
         Source::Postgres => match postgres::find(machine) {
-            Some(path) => asked(path, "installed"),
+            Some(path) => installed(path, "installed"),
             None => Ok(None),
         },
         _ => match machine.on_path(tool.program) {
-            Some(path) => asked(path, "on PATH"),
-            None => Ok(kept(machine, tool)?),
+            Some(path) => installed(path, "on PATH"),
+            None => Ok(find_kept(machine, tool)?),
         },
     }
 }
 
 /// The tool as an earlier run installed it, if its pin is still the same.
-fn kept(machine: &Machine, tool: &Tool) -> Result<Option<Found>> {
+fn find_kept(machine: &Machine, tool: &Tool) -> Result<Option<InstalledTool>> {
     let path = machine.bin().join(tool.program);
     let Some(stamp) = Stamp::read(machine, tool).filter(|_| is_executable(&path)) else { return Ok(None) };
     let valid = pins(machine, tool)?.contains(&stamp.pin);
-    Ok(valid.then_some(Found { version: stamp.version, path, origin: stamp.origin }))
+    Ok(valid.then_some(InstalledTool { version: stamp.version, path, origin: stamp.origin }))
 }
 
-/// The pins that a kept tool may have been installed by, the one to install by first.
+/// The valid pins of a kept tool; the first one is used to install it.
 fn pins(machine: &Machine, tool: &Tool) -> Result<Vec<String>> {
     match &tool.source {
         Source::Python { distribution } => Ok(vec![pip::pin(machine, distribution)?]),
@@ -172,49 +175,51 @@ fn pins(machine: &Machine, tool: &Tool) -> Result<Vec<String>> {
     }
 }
 
-fn install(machine: &Machine, tool: &Tool) -> Result<Found> {
+fn install(machine: &Machine, tool: &Tool) -> Result<InstalledTool> {
     match &tool.source {
         Source::Postgres | Source::Debian { .. } => {
             apt::install(machine, tool)?;
-            present(machine, tool)?.context("the package was installed, but the program is not found")
+            find_installed(machine, tool)?.context("the package was installed, but the program is not found")
         }
-        Source::Rustup => bail!("a part of the Rust toolchain is not ours to install"),
-        Source::Python { .. } | Source::Go(_) | Source::Consul { .. } => keep(machine, tool),
+        Source::Rustup => bail!("setup does not install components of the Rust toolchain"),
+        Source::Python { .. } | Source::Go(_) | Source::Consul { .. } => install_kept(machine, tool),
     }
 }
 
-/// Makes the program in a staging folder, tries it, and renames it into place.
-fn keep(machine: &Machine, tool: &Tool) -> Result<Found> {
+/// Builds the program in a staging folder, runs it for its version, and renames
+/// it into place.
+fn install_kept(machine: &Machine, tool: &Tool) -> Result<InstalledTool> {
     let staging = machine.tools.join("staging").join(tool.name);
     remove_folder(&staging).context("could not empty the staging folder")?;
-    create(&staging)?;
-    create(&machine.bin())?;
+    create_folder(&staging)?;
+    create_folder(&machine.bin())?;
 
     let pin = pins(machine, tool)?.into_iter().next().context("a kept tool has a pin")?;
-    let made = staging.join(tool.program);
+    let built = staging.join(tool.program);
     let origin = match &tool.source {
         Source::Python { distribution } => pip::install(machine, tool, distribution, &staging)?,
-        Source::Go(module) => go::build(machine, tool, module, &made)?,
-        Source::Consul { current } => consul::make(machine, tool, current, &made)?,
+        Source::Go(module) => go::build(machine, tool, module, &built)?,
+        Source::Consul { current } => consul::build(machine, tool, current, &built)?,
         Source::Rustup | Source::Postgres | Source::Debian { .. } => bail!("{} is not kept", tool.name),
     };
-    let version = version(machine, tool, &made)?;
+    let version = version(machine, tool, &built)?;
     let path = machine.bin().join(tool.program);
-    fs::rename(&made, &path).with_context(|| format!("could not put {} into place", path.display()))?;
+    fs::rename(&built, &path).with_context(|| format!("could not put {} into place", path.display()))?;
     Stamp { pin, version: version.clone(), origin: origin.clone() }.write(machine, tool)?;
     remove_folder(&staging).context("could not remove the staging folder")?;
-    Ok(Found { version, path, origin })
+    Ok(InstalledTool { version, path, origin })
 }
 
-/// Asks the program for its version, which also shows that it runs here.
+/// Runs the program for its version, which also shows that it runs on this
+/// machine.
 fn version(machine: &Machine, tool: &Tool, path: &Path) -> Result<String> {
-    let answer = process::ask(machine.command(path).args(tool.version))?;
-    version_in(&answer)
+    let output = process::query(machine.command(path).args(tool.version))?;
+    version_in(&output)
         .map(str::to_owned)
-        .with_context(|| format!("{} does not tell its version: {}", path.display(), answer.trim()))
+        .with_context(|| format!("{} did not print a version: {}", path.display(), output.trim()))
 }
 
-/// The first thing in a text that looks like `1.22` or `1.22.5`.
+/// The first `1.22` or `1.22.5` in a text.
 fn version_in(text: &str) -> Option<&str> {
     text.split(|c: char| !(c.is_ascii_digit() || c == '.'))
         .map(|word| word.trim_matches('.'))
@@ -222,19 +227,14 @@ fn version_in(text: &str) -> Option<&str> {
 }
 
 fn lock(machine: &Machine) -> Result<File> {
-    create(&machine.tools)?;
+    create_folder(&machine.tools)?;
     let path = machine.tools.join("lock");
     let file = File::create(&path).with_context(|| format!("could not write {}", path.display()))?;
     if file.try_lock().is_err() {
-        say("waiting for another `cargo xtask setup` to end");
+        print_line("waiting for another `cargo xtask setup` to end");
         file.lock().with_context(|| format!("could not lock {}", path.display()))?;
     }
     Ok(file)
-}
-
-fn create(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)
-        .with_context(|| format!("could not create {}; CONSORT_TOOLS names another folder", folder.display()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check that a change must pass, one after the
-//! other, each with its time; the first failure ends the run and says how to
-//! repeat that step alone.
+//! other, each with its time; the first failure ends the run and names the
+//! command that repeats that step.
 
 mod advisories;
 
@@ -9,11 +9,11 @@ use std::{process::Command, time::Instant};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::ValueEnum;
 
-use crate::{interop, machine::Machine, process, say, setup};
+use crate::{interop, machine::Machine, process, setup, terminal::print_line};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Do not look whether all tools are installed
+    /// Skip the check that all tools are installed
     #[arg(long)]
     no_setup: bool,
     /// Only this step; may be given more than once
@@ -21,18 +21,18 @@ pub(crate) struct Arguments {
     only: Vec<Step>,
 }
 
-/// The steps in the order in which they run: what fails in seconds first.
+/// The steps in the order in which they run, those that fail in seconds first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Step {
     /// The code is formatted
     Fmt,
-    /// The protocol obeys its style
+    /// The protocol follows buf's style
     Buf,
     /// The code has no warning
     Clippy,
     /// All tests, the tidy test among them
     Nextest,
-    /// Other implementations of gRPC understand ours, in a short form
+    /// The short form of the interop tests
     Interop,
     /// The examples in the documentation
     Doctest,
@@ -40,11 +40,12 @@ enum Step {
     Doc,
     /// The book in docs/ can be built
     Book,
-    /// Licences, bans and sources of dependencies; advisories where they can be had
+    /// Licences, bans and sources of dependencies; advisories where their database
+    /// can be fetched
     Deny,
 }
 
-/// The command itself.
+/// Runs the steps.
 ///
 /// # Errors
 /// Names the first step that failed and the command that repeats it.
@@ -61,20 +62,20 @@ pub(crate) fn run(machine: &Machine, arguments: &Arguments) -> Result<()> {
         if !arguments.only.is_empty() && !arguments.only.contains(step) {
             continue;
         }
-        let began = Instant::now();
+        let started_step = Instant::now();
         heading(step.name());
-        notices.extend(step.run(machine).map_err(|error| step.failed(began, &error))?);
-        let seconds = began.elapsed().as_secs_f64();
-        say(format_args!("-- {}: passed in {seconds:.1} s", step.name()));
+        notices.extend(step.run(machine).map_err(|error| step.failed(started_step, &error))?);
+        let seconds = started_step.elapsed().as_secs_f64();
+        print_line(format_args!("-- {}: passed in {seconds:.1} s", step.name()));
         times.push((step.name(), seconds));
     }
-    say("");
+    print_line("");
     for (name, seconds) in times {
-        say(format_args!("{name:<10} {seconds:>8.1} s"));
+        print_line(format_args!("{name:<10} {seconds:>8.1} s"));
     }
-    say(format_args!("{:<10} {:>8.1} s, all passed", "together", started.elapsed().as_secs_f64()));
+    print_line(format_args!("{:<10} {:>8.1} s, all passed", "together", started.elapsed().as_secs_f64()));
     for notice in notices {
-        say(format_args!("notice: {notice}"));
+        print_line(format_args!("notice: {notice}"));
     }
     Ok(())
 }
@@ -95,15 +96,15 @@ impl Step {
         }
     }
 
-    fn failed(self, began: Instant, error: &Error) -> Error {
-        let (name, seconds) = (self.name(), began.elapsed().as_secs_f64());
+    fn failed(self, started_step: Instant, error: &Error) -> Error {
+        let (name, seconds) = (self.name(), started_step.elapsed().as_secs_f64());
         anyhow!(
             "step `{name}` failed after {seconds:.1} s: {error:#}\n  \
              alone: cargo xtask test --no-setup --only {name}"
         )
     }
 
-    /// Runs the step; gives what was left out and must be told at the end.
+    /// Runs the step; returns a notice for the end when a part was skipped.
     fn run(self, machine: &Machine) -> Result<Option<String>> {
         match self {
             Self::Fmt => cargo(machine, "fmt --all --check")?,
@@ -145,7 +146,7 @@ fn cargo_command(machine: &Machine, arguments: &str) -> Command {
 /// Runs a command that writes to the terminal.
 fn show(command: &mut Command) -> Result<()> {
     let shown = process::show(command);
-    say(format_args!("$ {shown}"));
+    print_line(format_args!("$ {shown}"));
     let status = command.status().with_context(|| {
         format!("could not start `{shown}`; `cargo xtask setup` installs what this step needs")
     })?;
@@ -156,7 +157,7 @@ fn show(command: &mut Command) -> Result<()> {
 }
 
 fn heading(step: &str) {
-    say(format_args!("\n== {step}"));
+    print_line(format_args!("\n== {step}"));
 }
 
 #[cfg(test)]
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_is_told_by_the_name_that_repeats_it() {
+    fn a_step_has_the_name_that_the_flag_only_takes() {
         for step in Step::value_variants() {
             assert_eq!(Step::from_str(step.name(), false), Ok(*step));
         }

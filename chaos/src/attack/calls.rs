@@ -1,4 +1,4 @@
-//! Attacks by what calls bring.
+//! Attacks by the messages of calls.
 
 use std::{
     io::{self, Write},
@@ -11,18 +11,18 @@ use h2::client;
 use http::Request;
 
 use super::{
-    on_each,
-    wire::{
-        DATA, END_HEADERS, END_STREAM, HEADERS, READ, Wire, announced, asks_for, call, field, frame, head,
-        ids, prefixed, socket,
+    on_each_connection,
+    raw_connection::{
+        DATA, END_HEADERS, END_STREAM, HEADERS, READ, RawConnection, call, field, frame, head, ids,
+        message_prefix, prefixed, request_for, socket,
     },
 };
 
 const MIB: usize = 1 << 20;
-/// The most that a message may have, unless the server is set otherwise.
-const LIMIT: usize = 4 * MIB;
+/// The default message size limit of the server.
+const MAX_MESSAGE_BYTES: usize = 4 * MIB;
 
-/// Sends `body`, and no end of it, on so many streams of one connection.
+/// Sends `body` without an end on so many streams of one connection.
 async fn unfinished(to: SocketAddr, streams: usize, body: Bytes) -> io::Result<()> {
     let (send, connection) = client::handshake(socket(to).await?).await.map_err(io::Error::other)?;
     let sending = tokio::spawn(async move {
@@ -37,49 +37,49 @@ async fn unfinished(to: SocketAddr, streams: usize, body: Bytes) -> io::Result<(
             let _ = stream.send_data(body.clone(), false);
             held.push((response, stream));
         }
-        super::keep(held).await;
+        super::hold_forever(held).await;
         io::Result::Ok(())
     });
-    let ended = connection.await;
+    let result = connection.await;
     sending.abort();
-    ended.map_err(io::Error::other)
+    result.map_err(io::Error::other)
 }
 
-/// 200 messages of almost the limit, of which the last byte does not come.
+/// 200 messages of almost the limit, without their last bytes.
 pub(super) async fn endless_bodies(to: SocketAddr) {
-    let mut body = announced(LIMIT - 64);
-    body.resize(LIMIT - 64, 0);
+    let mut body = message_prefix(MAX_MESSAGE_BYTES - 64);
+    body.resize(MAX_MESSAGE_BYTES - 64, 0);
     let body = Bytes::from(body);
-    on_each(20, || unfinished(to, 10, body.clone())).await;
+    on_each_connection(20, || unfinished(to, 10, body.clone())).await;
 }
 
-/// Messages that are announced with more than there may be.
+/// Messages with a length prefix above the limit.
 pub(super) async fn beyond_the_limit(to: SocketAddr) {
-    let mut body = announced(u32::MAX as usize);
+    let mut body = message_prefix(u32::MAX as usize);
     body.resize(MIB, 0);
     let body = Bytes::from(body);
-    on_each(20, || unfinished(to, 50, body.clone())).await;
+    on_each_connection(20, || unfinished(to, 50, body.clone())).await;
 }
 
-/// A message's bytes in frames of their own: each costs the server much more
-/// than itself. Some connections first take whatever room there is.
+/// Messages in frames of one byte, which cost the server much more than their
+/// size. Other connections first use up the buffer.
 pub(super) async fn small_frames(to: SocketAddr) {
-    let small = on_each(40, || async move {
-        let mut wire = Wire::open(to, &[]).await?;
-        wire.send(&call(READ, 1)).await?;
-        wire.send(&frame(DATA, 0, 1, &announced(MIB))).await?;
+    let small = on_each_connection(40, || async move {
+        let mut raw_connection = RawConnection::open(to, &[]).await?;
+        raw_connection.send(&call(READ, 1)).await?;
+        raw_connection.send(&frame(DATA, 0, 1, &message_prefix(MIB))).await?;
         for _ in 0..1_000 {
-            wire.send(&frame(DATA, 0, 1, &[0]).repeat(1_000)).await?;
+            raw_connection.send(&frame(DATA, 0, 1, &[0]).repeat(1_000)).await?;
         }
-        wire.hold().await
+        raw_connection.hold().await
     });
     tokio::join!(endless_bodies(to), small);
 }
 
-/// Messages of 4 KiB that become 4 MiB.
+/// Messages of 4 KiB that decompress to 4 MiB.
 pub(super) async fn gzip_bombs(to: SocketAddr) {
     let Ok(bomb) = bomb() else { return };
-    let mut message = announced(bomb.len());
+    let mut message = message_prefix(bomb.len());
     message[0] = 1;
     message.extend(bomb);
     let mut head = head(READ);
@@ -92,32 +92,32 @@ async fn send_again(to: SocketAddr, head: &[u8], message: &[u8]) {
     let bytes: Vec<u8> = ids(20)
         .flat_map(|id| [frame(HEADERS, END_HEADERS, id, head), frame(DATA, END_STREAM, id, message)].concat())
         .collect();
-    on_each(10, || {
+    on_each_connection(10, || {
         let bytes = bytes.clone();
         async move {
-            let mut wire = Wire::open(to, &[]).await?;
-            wire.send(&bytes).await?;
-            // Anew once these have had their time.
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), wire.hold()).await;
+            let mut raw_connection = RawConnection::open(to, &[]).await?;
+            raw_connection.send(&bytes).await?;
+            // A new connection once the calls had time to run.
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(500), raw_connection.hold()).await;
             Ok(())
         }
     })
     .await;
 }
 
-/// Answers of 4 MiB, which the server makes little on its way.
+/// Responses of 4 MiB that the server compresses.
 pub(super) async fn to_be_compressed(to: SocketAddr) {
     let mut head = head(READ);
     head.extend(field("grpc-accept-encoding", "gzip"));
-    let message = prefixed(&asks_for(4 << 20));
+    let message = prefixed(&request_for(4 << 20));
     send_again(to, &head, &message).await;
 }
 
-/// The most that a message may become, in little.
+/// A message of the largest size, compressed.
 fn bomb() -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     // An unknown field of protobuf, as long as a message may be.
     encoder.write_all(&[0x7a, 0xf0, 0xff, 0xff, 0x01])?;
-    encoder.write_all(&vec![0; LIMIT - 16])?;
+    encoder.write_all(&vec![0; MAX_MESSAGE_BYTES - 16])?;
     encoder.finish()
 }

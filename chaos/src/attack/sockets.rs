@@ -1,4 +1,4 @@
-//! Attacks by connections alone.
+//! Attacks by connections only.
 
 use std::{io, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
@@ -6,25 +6,26 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    CLOSED, keep, on_each,
-    wire::{PREFACE, Wire, socket},
+    CLOSED, hold_forever, on_each_connection,
+    raw_connection::{PREFACE, RawConnection, socket},
 };
 
-/// How many sockets that say nothing.
-const MUTE: usize = 500;
-/// How many connections: more than the files of most servers.
-const IDLE: usize = 6_000;
-/// How many are opened at a time, below the backlog of a listener.
-const AT_ONCE: usize = 64;
+/// The number of mute sockets.
+const MUTE_SOCKETS: usize = 500;
+/// The number of connections; more than the file limit of most servers.
+const IDLE_CONNECTIONS: usize = 6_000;
+/// The number of connections that are opened concurrently, below the backlog of
+/// a listener.
+const OPEN_CONCURRENCY: usize = 64;
 
 /// Sockets that send nothing, half a preface, or the preface and no SETTINGS.
 pub(super) async fn mute(to: SocketAddr) {
-    let said = |n| [&[][..], &PREFACE[..12], PREFACE][n % 3];
-    join_all((0..MUTE).map(|n| tokio::spawn(says(to, said(n))))).await;
+    let greeting = |n| [&[][..], &PREFACE[..12], PREFACE][n % 3];
+    join_all((0..MUTE_SOCKETS).map(|n| tokio::spawn(send_and_wait(to, greeting(n))))).await;
 }
 
-/// Ends when the server has closed it.
-async fn says(to: SocketAddr, bytes: &'static [u8]) -> io::Result<()> {
+/// Sends `bytes` and waits until the server has closed the connection.
+async fn send_and_wait(to: SocketAddr, bytes: &'static [u8]) -> io::Result<()> {
     let mut stream = socket(to).await?;
     stream.write_all(bytes).await?;
     let mut scratch = [0; 1024];
@@ -33,16 +34,17 @@ async fn says(to: SocketAddr, bytes: &'static [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Connections that are well and do nothing.
+/// Valid connections without traffic.
 pub(super) async fn idle(to: SocketAddr) {
     let mut held = Vec::new();
-    for _ in 0..IDLE / AT_ONCE {
-        held.extend(join_all((0..AT_ONCE).map(|_| Wire::open(to, &[]))).await);
+    for _ in 0..IDLE_CONNECTIONS / OPEN_CONCURRENCY {
+        held.extend(join_all((0..OPEN_CONCURRENCY).map(|_| RawConnection::open(to, &[]))).await);
     }
-    keep(held).await;
+    hold_forever(held).await;
 }
 
-/// Connections that are opened and closed as fast as can be.
+/// Connections that are opened and closed as fast as possible.
 pub(super) async fn churn(to: SocketAddr) {
-    on_each(AT_ONCE, || async move { Wire::open(to, &[]).await.map(drop) }).await;
+    on_each_connection(OPEN_CONCURRENCY, || async move { RawConnection::open(to, &[]).await.map(drop) })
+        .await;
 }

@@ -1,4 +1,4 @@
-//! More calls than a recorded load could keep up with: counted, not kept.
+//! A load with more calls than can be recorded: they are only counted.
 
 use std::{
     sync::{
@@ -16,75 +16,74 @@ use tonic::{Code, Status};
 
 use super::DEADLINE;
 
-/// How often due calls are begun.
-const TICK: Duration = Duration::from_millis(1);
-/// The most calls under way; those that are due above it are not begun.
-const IN_FLIGHT: u64 = 50_000;
+/// The interval at which due calls are started.
+const TICK_INTERVAL: Duration = Duration::from_millis(1);
+/// The limit on calls in flight; those that are due above it are not sent.
+const MAX_IN_FLIGHT: u64 = 50_000;
 
-/// What became of the calls that ended in one second.
+/// The outcomes of the calls that ended in one second.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Second {
+pub(crate) struct SecondStats {
     pub(crate) served: u64,
-    /// By the server.
+    /// Rejected by the server.
     pub(crate) refused: u64,
-    /// Never sent.
+    /// Rejected by the client's throttle, never sent.
     pub(crate) throttled: u64,
     pub(crate) expired: u64,
     pub(crate) failed: u64,
 }
 
-/// What a flood saw.
+/// The outcomes of a flood.
 #[derive(Debug, Default)]
 pub(crate) struct Flood {
-    /// Each whole second of it.
-    pub(crate) seconds: Vec<Second>,
-    /// How long each call took that the server refused, in microseconds.
+    /// One entry for each whole second.
+    pub(crate) seconds: Vec<SecondStats>,
+    /// The latency of each rejected call in microseconds.
     refused_after: Vec<u32>,
-    /// Calls that were due and not begun, because too many were under way.
+    /// Calls that were due and not sent, because too many were in flight.
     pub(crate) unsent: u64,
     /// The first status of those that count as failed.
     pub(crate) failure: Option<Status>,
 }
 
 impl Flood {
-    /// Makes `rate` calls a second for so long, whatever becomes of them.
+    /// Makes `rate` calls a second for `time`, whatever their outcome.
     pub(crate) async fn of<C, F>(call: C, rate: f64, time: Duration) -> Self
     where
         C: Fn() -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<(), Status>> + Send + 'static,
     {
-        let (seen, in_flight) = (Arc::new(Mutex::new(Self::lasting(time))), Arc::new(AtomicU64::new(0)));
+        let (call_log, in_flight) = (Arc::new(Mutex::new(Self::lasting(time))), Arc::new(AtomicU64::new(0)));
         let began = Instant::now();
-        let mut ticks = interval(TICK);
+        let mut ticks = interval(TICK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut begun = 0;
+        let mut started = 0;
         while began.elapsed() < time {
             ticks.tick().await;
             let due = (began.elapsed().as_secs_f64() * rate) as u64;
-            for _ in begun..due {
-                if in_flight.fetch_add(1, Relaxed) >= IN_FLIGHT {
+            for _ in started..due {
+                if in_flight.fetch_add(1, Relaxed) >= MAX_IN_FLIGHT {
                     in_flight.fetch_sub(1, Relaxed);
-                    lock(&seen).unsent += 1;
+                    lock(&call_log).unsent += 1;
                     continue;
                 }
-                let (call, seen, in_flight) = (call.clone(), seen.clone(), in_flight.clone());
+                let (call, call_log, in_flight) = (call.clone(), call_log.clone(), in_flight.clone());
                 tokio::spawn(async move {
                     let sent = Instant::now();
                     let ended = call().await;
-                    lock(&seen).count(ended.err(), sent.elapsed(), began.elapsed());
+                    lock(&call_log).count(ended.err(), sent.elapsed(), began.elapsed());
                     in_flight.fetch_sub(1, Relaxed);
                 });
             }
-            begun = due;
+            started = due;
         }
         while in_flight.load(Relaxed) > 0 && began.elapsed() < time + DEADLINE * 10 {
-            sleep(TICK).await;
+            sleep(TICK_INTERVAL).await;
         }
-        std::mem::take(&mut *lock(&seen))
+        std::mem::take(&mut *lock(&call_log))
     }
 
-    /// How many calls a second so many callers get done, each one after the
-    /// other.
+    /// The number of calls a second that `callers` sequential callers complete.
     pub(crate) async fn capacity<C, F>(call: C, callers: usize, time: Duration) -> f64
     where
         C: Fn() -> F + Clone + Send + Sync + 'static,
@@ -107,7 +106,7 @@ impl Flood {
 
     fn lasting(time: Duration) -> Self {
         let seconds = usize::try_from(time.as_secs()).unwrap_or_default();
-        Self { seconds: vec![Second::default(); seconds], ..Self::default() }
+        Self { seconds: vec![SecondStats::default(); seconds], ..Self::default() }
     }
 
     fn count(&mut self, ended: Option<Status>, took: Duration, at: Duration) {
@@ -133,18 +132,18 @@ impl Flood {
     }
 
     /// The sum of all seconds.
-    pub(crate) fn all(&self) -> Second {
-        let add = |a: Second, b: &Second| Second {
+    pub(crate) fn all(&self) -> SecondStats {
+        let add = |a: SecondStats, b: &SecondStats| SecondStats {
             served: a.served + b.served,
             refused: a.refused + b.refused,
             throttled: a.throttled + b.throttled,
             expired: a.expired + b.expired,
             failed: a.failed + b.failed,
         };
-        self.seconds.iter().fold(Second::default(), add)
+        self.seconds.iter().fold(SecondStats::default(), add)
     }
 
-    /// The time within which that part of the refused calls was refused.
+    /// The latency quantile of the rejected calls.
     pub(crate) fn refused_within(&self, part: f64) -> Duration {
         let mut times = self.refused_after.clone();
         times.sort_unstable();
@@ -153,6 +152,6 @@ impl Flood {
     }
 }
 
-fn lock(seen: &Mutex<Flood>) -> std::sync::MutexGuard<'_, Flood> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(call_log: &Mutex<Flood>) -> std::sync::MutexGuard<'_, Flood> {
+    call_log.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,5 @@
-//! R13: who gets how much, and how soon a newcomer does.
+//! R13: the distribution of calls, and the time until a new instance gets
+//! traffic.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,32 +12,34 @@ use registry_client::{
 };
 
 use crate::{
-    bed::{Bed, Kind, Place, Replica, SERVICE, Setting, passes, ports},
-    load::{Load, Mix, Seen, ratio},
-    verdict::Outcome,
+    load::{CallLog, Load, Mix, ratio},
+    setting::ScenarioSetting,
+    testbed::{LaunchSpec, RegistryKind, Replica, SERVICE, Testbed, passes, ports},
+    verdict::ScenarioOutcome,
 };
 
-/// How long a newcomer may take to have traffic after the registry shows it.
-const NEWCOMER: Duration = Duration::from_secs(2);
-/// How long anything may take that is only waited for.
+/// The limit on the time from a new instance's registration to its first call.
+const MAX_TIME_TO_TRAFFIC: Duration = Duration::from_secs(2);
+/// The limit on other waits.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How far from its weight a share may be.
-const POINTS: f64 = 0.05;
+/// The limit on the difference between a share and its weight.
+const MAX_SHARE_ERROR: f64 = 0.05;
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let mut bed = Bed::start(&setting, Kind::Dev, 4).await?;
-    let spread = round_robin(&bed).await?;
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let mut testbed = Testbed::start(&setting, RegistryKind::Dev, 4).await?;
+    let counts_by_instance = round_robin(&testbed).await?;
 
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
-    let took = newcomer(&mut bed, &load).await?;
-    load.go_on(setting.sized(1, 40, 40) * Duration::from_secs(1)).await;
-    let seen = load.finish().await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
+    let delay = time_to_traffic(&mut testbed, &load).await?;
+    load.run_for(setting.sized(1, 40, 40) * Duration::from_secs(1)).await;
+    let call_log = load.finish().await?;
 
-    let mut outcome = Outcome::of("four instances, a fifth joins; two of weight 20 and 80", &seen);
-    outcome.detected(Some(took));
-    let exact = spread.values().all(|calls| *calls == 25) && spread.len() == 4;
-    let counts = format!("{:?}", spread.values().collect::<Vec<_>>());
+    let mut outcome =
+        ScenarioOutcome::of("four instances, a fifth joins; two of weight 20 and 80", &call_log);
+    outcome.detected(Some(delay));
+    let exact = counts_by_instance.values().all(|calls| *calls == 25) && counts_by_instance.len() == 4;
+    let counts = format!("{:?}", counts_by_instance.values().collect::<Vec<_>>());
     outcome.figure(
         "round robin: 100 calls over 4",
         counts,
@@ -44,86 +47,91 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
         exact,
         "balance/round_robin.rs",
     );
-    let share = weighted(&setting).await?;
+    let share = weighted_share(&setting).await?;
     outcome.figure(
         "weighted: share of the one of weight 20 beside 80",
         format!("{share:.3}"),
-        format!("0.2 ± {POINTS}"),
-        (share - 0.2).abs() <= POINTS,
+        format!("0.2 ± {MAX_SHARE_ERROR}"),
+        (share - 0.2).abs() <= MAX_SHARE_ERROR,
         "balance/weighted.rs",
     );
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.within(
-        "a newcomer's first answer, after the watch event",
-        Some(took),
-        NEWCOMER,
+        "a newcomer's first response, after the watch event",
+        Some(delay),
+        MAX_TIME_TO_TRAFFIC,
         "channel/pool.rs",
     );
-    outcome.at_most("failed calls", failed, 0, "channel/pool.rs: is a newcomer picked too early?");
+    outcome.at_most("failed calls", failed, 0, "channel/pool.rs: when a newcomer is picked");
     Ok(outcome)
 }
 
-/// The same as the bed's with another balancer, or with none that knows its
-/// task.
-fn balanced(setting: &Setting, balancer: Balancer) -> ChannelConfig {
+/// The testbed's channel configuration with another balancer; a random one if
+/// balancing is off.
+fn channel_config(setting: &ScenarioSetting, balancer: Balancer) -> ChannelConfig {
     let mut config = setting.channel_config();
-    config.balancer = if setting.lacks("balancing") { Balancer::Random } else { balancer };
+    config.balancer = if setting.is_disabled("balancing") { Balancer::Random } else { balancer };
     config
 }
 
-/// How many of 100 calls each instance answered.
-async fn round_robin(bed: &Bed) -> Result<BTreeMap<InstanceId, usize>> {
-    let channel = bed.channel_with(balanced(&bed.setting, Balancer::RoundRobin))?;
+/// The number of calls, of 100, on each instance.
+async fn round_robin(testbed: &Testbed) -> Result<BTreeMap<InstanceId, usize>> {
+    let channel = testbed.channel_with(channel_config(&testbed.setting, Balancer::RoundRobin))?;
     let load = Load::start(channel, Mix::Reads)?;
-    // Only once all four are connected is it round robin over four.
-    for replica in &bed.replicas {
-        load.until(Duration::ZERO, WAIT_TIMEOUT, |call| call.answered_by(&replica.id)).await?;
+    // Round robin covers all four only once all are connected.
+    for replica in &testbed.replicas {
+        load.wait_for_call(Duration::ZERO, WAIT_TIMEOUT, |call| call.succeeded_on(&replica.id)).await?;
     }
-    let from = load.now();
-    load.until(from, WAIT_TIMEOUT, |call| call.due > from + Duration::from_secs(1)).await?;
-    let seen = load.finish().await?;
-    let mut calls = seen.only(|call| call.due >= from).all().to_vec();
+    let from = load.elapsed();
+    load.wait_for_call(from, WAIT_TIMEOUT, |call| call.due > from + Duration::from_secs(1)).await?;
+    let call_log = load.finish().await?;
+    let mut calls = call_log.filter(|call| call.due >= from).all().to_vec();
     calls.sort_by_key(|call| call.due);
-    let mut spread = BTreeMap::new();
+    let mut counts_by_instance = BTreeMap::new();
     for attempt in calls.iter().take(100).flat_map(|call| &call.attempts) {
-        *spread.entry(attempt.instance.clone()).or_default() += 1;
+        *counts_by_instance.entry(attempt.instance.clone()).or_default() += 1;
     }
-    Ok(spread)
+    Ok(counts_by_instance)
 }
 
-/// How long after the registry shows another instance that one has answered.
-async fn newcomer(bed: &mut Bed, load: &Load) -> Result<Duration> {
-    let new = bed.add(&[])?;
-    let id = bed.replicas[new].id.clone();
-    let mut view = bed.view();
+/// The time from a new instance's registration to its first response.
+async fn time_to_traffic(testbed: &mut Testbed, load: &Load) -> Result<Duration> {
+    let new = testbed.add(&[])?;
+    let id = testbed.replicas[new].id.clone();
+    let mut view = testbed.view();
     view.wait_for(|now| passes(now, &id)).await?;
-    let listed = load.now();
-    let first = load.until(Duration::ZERO, NEWCOMER * 5, |call| call.answered_by(&id)).await?;
+    let listed = load.elapsed();
+    let first =
+        load.wait_for_call(Duration::ZERO, MAX_TIME_TO_TRAFFIC * 5, |call| call.succeeded_on(&id)).await?;
     Ok(first.end().saturating_sub(listed))
 }
 
 /// The share of the calls that goes to an instance of weight 20 beside one of
 /// 80.
-async fn weighted(setting: &Setting) -> Result<f64> {
-    let mut bed = Bed::start(setting, Kind::Dev, 0).await?;
-    let mut small = None;
+async fn weighted_share(setting: &ScenarioSetting) -> Result<f64> {
+    let mut testbed = Testbed::start(setting, RegistryKind::Dev, 0).await?;
+    let mut small_instance = None;
     for (n, weight) in [20, 80].into_iter().enumerate() {
         let listen = ports::free()?;
-        let place = Place { listen, through: Vec::new() };
+        let place = LaunchSpec { listen, wrapper: Vec::new() };
         let replica = Replica::start(&format!("weighted-{n}"), SERVICE, place, None, &[], setting)?;
         let check = CheckSpec::grpc(&listen.into(), "");
         let mut spec = ServiceSpec::new(SERVICE.parse()?, listen.into(), check);
         spec.weights = Weights { passing: weight, warning: weight };
-        bed.consul.register(&spec).await?;
-        small.get_or_insert(replica.id.clone());
-        bed.replicas.push(replica);
+        testbed.consul.register(&spec).await?;
+        small_instance.get_or_insert(replica.id.clone());
+        testbed.replicas.push(replica);
     }
-    bed.all_passing().await?;
-    let load = Load::start(bed.channel_with(balanced(setting, Balancer::Weighted))?, Mix::Reads)?;
-    load.go_on(Duration::from_secs(1)).await;
-    let from = load.now();
-    load.go_on(WAIT_TIMEOUT / 2).await;
-    let seen: Seen = load.finish().await?.only(|call| call.due >= from);
-    let went = seen.all().iter().filter(|call| small.as_ref().is_some_and(|id| call.went_to(id))).count();
-    Ok(ratio(went, seen.calls()))
+    testbed.all_passing().await?;
+    let load = Load::start(testbed.channel_with(channel_config(setting, Balancer::Weighted))?, Mix::Reads)?;
+    load.run_for(Duration::from_secs(1)).await;
+    let from = load.elapsed();
+    load.run_for(WAIT_TIMEOUT / 2).await;
+    let call_log: CallLog = load.finish().await?.filter(|call| call.due >= from);
+    let small_calls = call_log
+        .all()
+        .iter()
+        .filter(|call| small_instance.as_ref().is_some_and(|id| call.was_sent_to(id)))
+        .count();
+    Ok(ratio(small_calls, call_log.calls()))
 }

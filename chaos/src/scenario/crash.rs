@@ -1,29 +1,27 @@
-//! R22: order-service is killed at one write after the other of a checkout,
-//! and the checkout still happens once, whole or not at all.
+//! R22: order-service is killed at each write of a checkout, and the checkout
+//! still happens once, completely or not at all.
 //!
 //! Each crash is a real SIGKILL, which strace sends at the n-th time that a
 //! thread of the process makes a system call, before the call has any effect.
-//! So the points are all states in which a crash can leave what is durable and
-//! what others were told: after the writes before this one, and none of it.
+//! The crash points cover all states that a crash can leave on disk and at other
+//! processes: all writes before the point, and none from there on.
 //!
-//! The calls are those by which something leaves the process: `pwrite64` (and
-//! its vectors) is how SQLite writes log and pages, `fdatasync` and `fsync` what
-//! makes them durable, `sendto`, `sendmsg` and `writev` how PostgreSQL, other
-//! services and callers are told. `write` is not among them: it wakes threads
-//! and writes the log, and no peer and no file of a database is written by it.
-//! Each is counted by itself, because strace can count no other way, and in
-//! each thread, which is why the process runs its tasks in one: what the
-//! database and what the network is sent then has one order. One run of each
-//! checkout without a crash counts them first: its points are those that are
-//! struck, all or so many evenly spread.
+//! The system calls are those that leave the process: SQLite writes log and
+//! pages with `pwrite64` (and its vector forms) and makes them durable with
+//! `fdatasync` and `fsync`; PostgreSQL, other services and callers are sent to
+//! with `sendto`, `sendmsg` and `writev`. `write` is left out: it wakes threads
+//! and writes the log, but reaches no peer and no database file. strace counts
+//! each call separately and in each thread, so the process runs its tasks in one
+//! thread, which gives writes and sends one order. A run of each checkout
+//! without a crash counts the calls first; all its points, or an evenly spread
+//! part of them, are then crash points.
 //!
-//! What a replica was working on is carried on when its lease has run out, after
-//! ten seconds. So that a point does not cost as much, each of several replicas
-//! has a database of its own, and they are killed independently: what one has
-//! left is carried on by the next process on the same database, and nobody else.
-//! At every other point the customer stays away until all is at rest, so that
-//! only [`RECOVERY`] can have brought it there; at the others they repeat their
-//! call at once, as a client does.
+//! The work of a replica is resumed when its lease expires, after ten seconds.
+//! To save time, several replicas, each with a database of its own, are killed
+//! independently: only the next process on the same database resumes the work.
+//! At every second point the customer waits until all is settled, so that only
+//! [`RECOVERY`] can have settled it; at the others they retry immediately, as a
+//! client does.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
@@ -33,99 +31,102 @@ use tokio::time::{Instant, sleep};
 use tonic::Response;
 
 use crate::{
-    bed::{
-        Replica, Setting,
-        shop::{Books, Clients, Plan, RECOVERY, Service, Shop, insist},
+    setting::ScenarioSetting,
+    testbed::{
+        Replica,
+        shop::{Audit, Clients, Plan, RECOVERY, Service, Shop, retry_until_definite},
     },
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
 mod buyer;
 mod tracer;
 
-use buyer::{Buyer, CALLS, End, Seen};
-use tracer::{Point, Tracer};
+use buyer::{Buyer, CALLS, CheckoutEnd, CustomerState};
+use tracer::{CrashPoint, Tracer};
 
-/// After how long after the restart nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(30);
-/// How long the writes that follow the last answer may take.
-const FALLS: Duration = Duration::from_secs(2);
-/// How often it is looked whether all is at rest.
+/// The limit on the time from a restart until no order is in progress.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The limit on the writes that follow the last response.
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The interval between two reads until all is settled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A crash to come.
+/// A planned crash.
 #[derive(Debug)]
-struct Strike {
-    end: End,
-    at: Point,
-    /// Whether the customer comes back only when all is at rest.
-    alone: bool,
+struct CrashPlan {
+    end: CheckoutEnd,
+    at: CrashPoint,
+    /// True if the customer waits until all is settled before they retry.
+    waits_for_recovery: bool,
 }
 
 /// A replica on a database of its own, and its customers.
-struct Lane<'a> {
+struct CrashWorker<'a> {
     replica: &'a mut Replica,
     clients: Clients,
     customers: Vec<String>,
-    setting: &'a Setting,
+    setting: &'a ScenarioSetting,
 }
 
-/// What the crashes came to.
+/// The totals of all crashes.
 #[derive(Debug, Default)]
-struct Sum {
-    /// In which call: those before it were answered.
-    struck: [usize; CALLS + 1],
-    unreached: usize,
+struct CrashTotals {
+    /// The number of crashes in each call of the checkout.
+    crashed: [usize; CALLS + 1],
+    not_reached: usize,
     calls: usize,
     lost: usize,
-    not_one: usize,
-    unpaired: usize,
-    astray: usize,
-    stuck: usize,
-    refused: usize,
+    wrong_order_count: usize,
+    unmatched_charges: usize,
+    unmatched_reservations: usize,
+    unsettled: usize,
+    rejected: usize,
     longest: Duration,
-    notes: Vec<String>,
+    errors: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let (lanes, most, least) = setting.sized((14, 7, 10), (20, 60, 100), (24, usize::MAX, 100));
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let (workers, max_points, min_points) = setting.sized((14, 7, 10), (20, 60, 100), (24, usize::MAX, 100));
     let plan = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
-    let plan = plan.replicas(Service::Order, lanes).apart(Service::Order);
+    let plan = plan.replicas(Service::Order, workers).with_own_databases(Service::Order);
     let plan = plan.env(Service::Order, "TOKIO_WORKER_THREADS", "1");
     let mut shop = Shop::start(plan).await?;
-    shop.sell("tea", 499, 1_000_000).await?;
-    let clients = shop.of(Service::Order).into_iter().map(|n| shop.clients_of(&shop.replicas[n].1));
+    shop.add_product("tea", 499, 1_000_000).await?;
+    let clients = shop.indices_of(Service::Order).into_iter().map(|n| shop.clients_of(&shop.replicas[n].1));
     let clients: Vec<_> = clients.collect::<Result<_>>()?;
     let replicas = shop.replicas.iter_mut().filter(|(service, _)| *service == Service::Order);
-    let mut lanes: Vec<_> = replicas
+    let mut workers: Vec<_> = replicas
         .zip(&clients)
-        .map(|((_, replica), clients)| Lane {
+        .map(|((_, replica), clients)| CrashWorker {
             replica,
             clients: clients.clone(),
             customers: Vec::new(),
             setting: &setting,
         })
         .collect();
-    // Connections are made once, and not counted.
-    try_join_all(lanes.iter_mut().map(|lane| lane.whole(End::Shipped))).await?;
-    let first = lanes.first_mut().context("no replica")?;
-    let (strikes, found) = first.strikes(most).await?;
-    let strikes = Mutex::new(strikes);
-    let sums = try_join_all(lanes.iter_mut().map(|lane| lane.strike_all(&strikes))).await?;
-    let sum = sums.into_iter().reduce(Sum::add).unwrap_or_default();
-    let customers = lanes.into_iter().map(|lane| lane.customers);
-    let whose: Vec<_> = clients.iter().cloned().zip(customers).collect();
-    let books = shop.settled_at(&whose, SETTLED).await?;
-    Ok(judge(sum, &books, found, least))
+    // A first checkout opens all connections, which are not counted.
+    try_join_all(workers.iter_mut().map(|worker| worker.run_checkout(CheckoutEnd::Shipped))).await?;
+    let first = workers.first_mut().context("no replica")?;
+    let (plan_crashes, point_count) = first.plan_crashes(max_points).await?;
+    let plan_crashes = Mutex::new(plan_crashes);
+    let sums = try_join_all(workers.iter_mut().map(|worker| worker.run_crashes(&plan_crashes))).await?;
+    let sum = sums.into_iter().reduce(CrashTotals::add).unwrap_or_default();
+    let customers = workers.into_iter().map(|worker| worker.customers);
+    let customers_of: Vec<_> = clients.iter().cloned().zip(customers).collect();
+    let audit = shop.settled_audit_of(&customers_of, SETTLE_TIMEOUT).await?;
+    Ok(evaluate(sum, &audit, point_count, min_points))
 }
 
-impl Lane<'_> {
-    /// Another customer with two pieces in their cart.
-    async fn buyer(&mut self, end: End) -> Result<Buyer> {
+impl CrashWorker<'_> {
+    /// Creates another customer with two pieces in their cart.
+    async fn buyer(&mut self, end: CheckoutEnd) -> Result<Buyer> {
         let customer = format!("{}-customer-{}", self.name(), self.customers.len());
-        // Twice as many do as well.
-        let filled = insist(|| async { self.clients.fill(&customer, "tea", 2).await.map(Response::new) });
-        filled.await.answer.context("could not fill a cart")?;
+        // A repeated call that adds twice as many does no harm.
+        let filled = retry_until_definite(|| async {
+            self.clients.fill(&customer, "tea", 2).await.map(Response::new)
+        });
+        filled.await.response.context("could not fill a cart")?;
         self.customers.push(customer.clone());
         Ok(Buyer::new(customer, end))
     }
@@ -134,159 +135,176 @@ impl Lane<'_> {
         format!("lane-{}", self.replica.listen.port())
     }
 
-    /// A checkout without a crash.
-    async fn whole(&mut self, end: End) -> Result<()> {
+    /// Runs a checkout without a crash.
+    async fn run_checkout(&mut self, end: CheckoutEnd) -> Result<()> {
         let mut buyer = self.buyer(end).await?;
-        buyer.come_back(&self.clients).await.context("a checkout without a crash failed").map(drop)
+        buyer.resume(&self.clients).await.context("a checkout without a crash failed").map(drop)
     }
 
-    /// Counts the points of both checkouts; up to `most` of each, evenly
+    /// Counts the points of both checkouts; up to `max_points` of each, evenly
     /// spread, and how many there are.
-    async fn strikes(&mut self, most: usize) -> Result<(VecDeque<Strike>, usize)> {
-        let (mut strikes, mut found) = (VecDeque::new(), 0);
-        for end in [End::Shipped, End::Cancelled] {
+    async fn plan_crashes(&mut self, max_points: usize) -> Result<(VecDeque<CrashPlan>, usize)> {
+        let (mut plan_crashes, mut point_count) = (VecDeque::new(), 0);
+        for end in [CheckoutEnd::Shipped, CheckoutEnd::Cancelled] {
             let mut buyer = self.buyer(end).await?;
-            let tracer = Tracer::note(self.replica.process()?, &self.name(), &self.setting.logs).await?;
-            buyer.come_back(&self.clients).await.context("a traced checkout failed")?;
-            let points = tracer.let_go().await?;
-            found += points.len();
-            let chosen = most.min(points.len());
-            strikes.extend((0..chosen).map(|n| {
+            let tracer =
+                Tracer::trace_writes(self.replica.process()?, &self.name(), &self.setting.logs).await?;
+            buyer.resume(&self.clients).await.context("a traced checkout failed")?;
+            let points = tracer.detach().await?;
+            point_count += points.len();
+            let chosen = max_points.min(points.len());
+            plan_crashes.extend((0..chosen).map(|n| {
                 let at = points[n * points.len() / chosen].clone();
-                Strike { end, at, alone: n % 2 == 1 }
+                CrashPlan { end, at, waits_for_recovery: n % 2 == 1 }
             }));
         }
-        Ok((strikes, found))
+        Ok((plan_crashes, point_count))
     }
 
-    async fn strike_all(&mut self, strikes: &Mutex<VecDeque<Strike>>) -> Result<Sum> {
-        let mut sum = Sum::default();
+    async fn run_crashes(&mut self, plan_crashes: &Mutex<VecDeque<CrashPlan>>) -> Result<CrashTotals> {
+        let mut sum = CrashTotals::default();
         loop {
-            let next = strikes.lock().ok().and_then(|mut strikes| strikes.pop_front());
-            let Some(strike) = next else { return Ok(sum) };
-            self.strike(&strike, &mut sum).await.with_context(|| format!("at {strike:?}"))?;
+            let next = plan_crashes.lock().ok().and_then(|mut plan_crashes| plan_crashes.pop_front());
+            let Some(crash) = next else { return Ok(sum) };
+            self.crash(&crash, &mut sum).await.with_context(|| format!("at {crash:?}"))?;
         }
     }
 
-    async fn strike(&mut self, strike: &Strike, sum: &mut Sum) -> Result<()> {
-        let mut buyer = self.buyer(strike.end).await?;
+    async fn crash(&mut self, crash: &CrashPlan, sum: &mut CrashTotals) -> Result<()> {
+        let mut buyer = self.buyer(crash.end).await?;
         let (name, logs) = (self.name(), &self.setting.logs);
-        let tracer = Tracer::kill(self.replica.process()?, &strike.at, &name, logs).await?;
-        // Why there is no answer does not matter: the customer comes back.
+        let tracer = Tracer::kill_at(self.replica.process()?, &crash.at, &name, logs).await?;
+        // The error does not matter: the customer retries.
         let _ = buyer.try_once(&self.clients).await;
-        let fell = self.replica.falls(FALLS).await;
-        tracer.let_go().await?;
-        if fell {
-            sum.struck[buyer.answered()] += 1;
-            self.replica.begin()?;
+        let was_killed = self.replica.was_killed_within(KILL_TIMEOUT).await;
+        tracer.detach().await?;
+        if was_killed {
+            sum.crashed[buyer.responded()] += 1;
+            self.replica.restart()?;
         } else {
-            sum.unreached += 1;
+            sum.not_reached += 1;
         }
         let began = Instant::now();
-        if strike.alone {
-            let seen = self.wait_for_rest(&buyer, began).await?;
-            sum.weigh(strike, &buyer, seen);
+        if crash.waits_for_recovery {
+            let state = self.wait_until_settled(&buyer, began).await?;
+            sum.count_errors(crash, &buyer, state);
         }
-        match buyer.come_back(&self.clients).await {
-            Ok(same) => sum.lost += usize::from(!same),
+        match buyer.resume(&self.clients).await {
+            Ok(is_same) => sum.lost += usize::from(!is_same),
             Err(status) => {
-                sum.refused += 1;
-                sum.notes.push(format!("{strike:?}: {status}"));
+                sum.rejected += 1;
+                sum.errors.push(format!("{crash:?}: {status}"));
             }
         }
         sum.longest = sum.longest.max(began.elapsed());
         sum.calls += buyer.calls;
-        let seen = buyer.look(&self.clients).await?;
-        sum.not_one += usize::from(seen.orders != 1);
-        sum.weigh(strike, &buyer, seen);
+        let state = buyer.read_state(&self.clients).await?;
+        sum.wrong_order_count += usize::from(state.orders != 1);
+        sum.count_errors(crash, &buyer, state);
         Ok(())
     }
 
-    /// Nobody asks for anything: what was left is carried on all the same.
-    async fn wait_for_rest(&self, buyer: &Buyer, began: Instant) -> Result<Seen> {
+    /// Waits without any call until the service has resumed the work that was
+    /// left.
+    async fn wait_until_settled(&self, buyer: &Buyer, began: Instant) -> Result<CustomerState> {
         loop {
-            let seen = buyer.look(&self.clients).await?;
-            if seen.rests() || began.elapsed() > SETTLED {
-                return Ok(seen);
+            let state = buyer.read_state(&self.clients).await?;
+            if state.is_settled() || began.elapsed() > SETTLE_TIMEOUT {
+                return Ok(state);
             }
-            // What happens by itself is only seen by looking.
+            // What happens by itself is only state by looking.
             sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-impl Sum {
-    /// Counts what is wrong with what the shop has after a crash.
-    fn weigh(&mut self, strike: &Strike, buyer: &Buyer, seen: Seen) {
-        let wrong = if seen.rests() {
-            [false, !buyer.keeps(seen), !seen.is_paid_right(), !seen.has_goods_right()]
+impl CrashTotals {
+    /// Counts the errors in the shop's state after a crash.
+    fn count_errors(&mut self, crash: &CrashPlan, buyer: &Buyer, state: CustomerState) {
+        let wrong = if state.is_settled() {
+            [
+                false,
+                !buyer.matches_responses(state),
+                !state.has_correct_charge(),
+                !state.has_correct_reservation(),
+            ]
         } else {
             [true, false, false, false]
         };
-        let counts = [&mut self.stuck, &mut self.lost, &mut self.unpaired, &mut self.astray];
+        let counts = [
+            &mut self.unsettled,
+            &mut self.lost,
+            &mut self.unmatched_charges,
+            &mut self.unmatched_reservations,
+        ];
         for (count, wrong) in counts.into_iter().zip(wrong) {
             *count += usize::from(wrong);
         }
         if wrong.contains(&true) {
-            self.notes.push(format!("{strike:?}, {} calls answered: {seen:?}", buyer.answered()));
+            self.errors.push(format!("{crash:?}, {} calls answered: {state:?}", buyer.responded()));
         }
     }
 
     fn add(mut self, other: Self) -> Self {
-        for (mine, others) in self.struck.iter_mut().zip(other.struck) {
-            *mine += others;
+        for (own, other) in self.crashed.iter_mut().zip(other.crashed) {
+            *own += other;
         }
-        self.unreached += other.unreached;
+        self.not_reached += other.not_reached;
         self.calls += other.calls;
         self.lost += other.lost;
-        self.not_one += other.not_one;
-        self.unpaired += other.unpaired;
-        self.astray += other.astray;
-        self.stuck += other.stuck;
-        self.refused += other.refused;
+        self.wrong_order_count += other.wrong_order_count;
+        self.unmatched_charges += other.unmatched_charges;
+        self.unmatched_reservations += other.unmatched_reservations;
+        self.unsettled += other.unsettled;
+        self.rejected += other.rejected;
         self.longest = self.longest.max(other.longest);
-        self.notes.extend(other.notes);
+        self.errors.extend(other.errors);
         self
     }
 }
 
-fn judge(sum: Sum, books: &Books, found: usize, least: usize) -> Outcome {
-    let struck: usize = sum.struck.iter().sum();
-    let [create, pay, end, after] = sum.struck;
-    let mut outcome = Outcome {
+fn evaluate(sum: CrashTotals, audit: &Audit, point_count: usize, min_points: usize) -> ScenarioOutcome {
+    let crashed: usize = sum.crashed.iter().sum();
+    let [create, pay, end, after] = sum.crashed;
+    let mut outcome = ScenarioOutcome {
         fault: format!(
-            "order-service killed at {struck} of the {found} writes of two checkouts ({create} creating, {pay} \
+            "order-service killed at {crashed} of the {point_count} writes of two checkouts ({create} creating, {pay} \
              paying, {end} shipping or cancelling, {after} after), {} not reached",
-            sum.unreached
+            sum.not_reached
         ),
         calls: sum.calls,
-        failed_idempotent: sum.refused,
+        failed_idempotent: sum.rejected,
         attempts_per_call: 1.0,
-        failures: sum.notes.into_iter().take(8).collect(),
-        ..Outcome::default()
+        failures: sum.errors.into_iter().take(8).collect(),
+        ..ScenarioOutcome::default()
     };
-    let enough = struck >= least;
-    outcome.figure("crash points", struck.to_string(), format!("≥ {least}"), enough, "crash/tracer.rs");
+    let enough = crashed >= min_points;
+    outcome.figure("crash points", crashed.to_string(), format!("≥ {min_points}"), enough, "crash/tracer.rs");
     outcome.at_most(
-        "answers that did not hold",
+        "responses that did not hold",
         sum.lost,
         0,
-        "order-service: what is durable when it answers?",
+        "order-service: durable state before a response",
     );
-    outcome.at_most("keys without just one order", sum.not_one, 0, "service-kit/idempotency.rs");
-    outcome.at_most("charges without order or refund", sum.unpaired, 0, "order-service/saga.rs");
-    outcome.at_most("reservations that their orders do not go with", sum.astray, 0, "order-service/saga.rs");
-    outcome.at_most("orders left under way", sum.stuck, 0, "order-service/recovery.rs");
-    let look = "order-service: the lease, and who looks for what is due";
-    outcome.within("settled after the restart", Some(sum.longest), SETTLED, look);
-    outcome.at_most("refused calls", outcome.failed_idempotent, 0, "order-service: what was answered?");
+    outcome.at_most("keys without just one order", sum.wrong_order_count, 0, "service-kit/idempotency.rs");
+    outcome.at_most("charges without order or refund", sum.unmatched_charges, 0, "order-service/saga.rs");
+    outcome.at_most(
+        "reservations that do not match their orders",
+        sum.unmatched_reservations,
+        0,
+        "order-service/saga.rs",
+    );
+    outcome.at_most("orders left in progress", sum.unsettled, 0, "order-service/recovery.rs");
+    let read_state = "order-service: the lease, and the look-up of due work";
+    outcome.within("settled after the restart", Some(sum.longest), SETTLE_TIMEOUT, read_state);
+    outcome.at_most("rejected calls", outcome.failed_idempotent, 0, "order-service: the response");
     outcome.recovered(Some(sum.longest));
-    books.judge(&mut outcome);
-    let reserved = books.stock.iter().map(|(stock, _)| stock.reserved).sum::<i64>();
-    let what = "pieces still set aside";
+    audit.evaluate(&mut outcome);
+    let reserved = audit.stock.iter().map(|(stock, _)| stock.reserved).sum::<i64>();
+    let what = "pieces still reserved";
     outcome.at_most(what, usize::try_from(reserved).unwrap_or(usize::MAX), 0, "order-service/stock.rs");
     outcome
 }
 
 /// The mechanism that is guarded.
-pub(super) const OFF: &str = RECOVERY;
+pub(super) const MECHANISM: &str = RECOVERY;

@@ -1,5 +1,5 @@
-//! R26: whatever a service needs of its machine fails, one thing after the
-//! other, while it is called: disk, file descriptors, database server.
+//! R26: the resources of a service fail under load, one after the other: disk,
+//! file descriptors, database server.
 
 use std::time::Duration;
 
@@ -9,206 +9,235 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Plan, Service, Shop, insist},
-    },
-    cli::Database,
-    say,
-    verdict::Outcome,
+    setting::{Database, ScenarioSetting},
+    terminal::print_line,
+    testbed::shop::{Plan, Service, Shop, retry_until_definite},
+    verdict::ScenarioOutcome,
 };
 
+mod cart_load;
 mod fault;
-mod witness;
 
+use cart_load::{Call, CartLoad, time_until_serving};
 use fault::Fault;
-use witness::{Call, Witness, until};
 
 /// The mechanism that is guarded.
-const TOLD: &str = "errors that the disk tells";
+const DISK_ERRORS: &str = "errors that the disk reports";
 const FAULTS: [(&str, Fault); 3] = [
     ("fsync fails", Fault::Calls("fsync,fdatasync", "error=EIO")),
     ("the disk is full", Fault::Calls("pwrite64", "error=ENOSPC")),
     ("no file descriptors", Fault::Files),
 ];
-/// A disk that fails as well, and says nothing.
-const LIE: (&str, Fault) = ("fsync lies", Fault::Calls("fsync,fdatasync", "retval=0"));
-/// How long it may take until a service says that it does not serve, and, once
-/// the fault is over, that it does.
-const NOTICED: Duration = Duration::from_secs(5);
-const RECOVERED: Duration = Duration::from_secs(5);
-/// How long a call may take to be refused.
-const REFUSED: Duration = Duration::from_secs(2);
-/// How much longer than promised is waited, so that a miss has its number.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Acknowledged calls before a fault, and after it.
+/// A disk that fails without an error.
+const IGNORED_FSYNC: (&str, Fault) = ("fsync lies", Fault::Calls("fsync,fdatasync", "retval=0"));
+/// The limits on the time until a service reports `NOT_SERVING`, and, after the
+/// fault, SERVING.
+const MAX_DETECTION: Duration = Duration::from_secs(5);
+const MAX_RECOVERY: Duration = Duration::from_secs(5);
+/// The limit on a rejection.
+const MAX_REJECTION: Duration = Duration::from_secs(2);
+/// The extra waiting time, so that a missed limit is measured.
+const WAIT_MARGIN: Duration = Duration::from_secs(10);
+/// The number of acknowledged calls before a fault, and after it.
 const CALLS: usize = 20;
 
-/// What was seen of all faults.
+/// The results of all faults.
 #[derive(Debug, Default)]
-struct Seen {
+struct FaultResults {
     faults: Vec<&'static str>,
     calls: usize,
-    refused: usize,
-    /// Acknowledged although nothing could be written.
-    falsely: usize,
-    /// Refused with anything but UNAVAILABLE.
-    unclear: usize,
-    slowest: Duration,
-    /// The longest each; `None` for one that did not come.
+    rejected: usize,
+    /// Calls that were acknowledged although nothing could be written.
+    false_acknowledgements: usize,
+    /// Calls that failed with another code than UNAVAILABLE.
+    other_errors: usize,
+    slowest_rejection: Duration,
+    /// The detection and recovery time of each fault; `None` if it did not
+    /// happen.
     noticed: Vec<Option<Duration>>,
     recovered: Vec<Option<Duration>>,
     acknowledged: Vec<String>,
-    lost: Vec<String>,
+    lost_carts: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let lasting = setting.sized(Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(30));
-    let lies = setting.lacks(TOLD);
-    let faults = if lies { vec![LIE] } else { FAULTS.to_vec() };
-    let mut seen = Seen::default();
-    hurt(&mut seen, Setting { db: Database::Sqlite, ..setting.clone() }, &faults, lasting).await?;
-    if !lies {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let fault_time = setting.sized(Duration::from_secs(2), Duration::from_secs(8), Duration::from_secs(30));
+    let has_ignored_fsync = setting.is_disabled(DISK_ERRORS);
+    let faults = if has_ignored_fsync { vec![IGNORED_FSYNC] } else { FAULTS.to_vec() };
+    let mut results = FaultResults::default();
+    run_faults(
+        &mut results,
+        ScenarioSetting { db: Database::Sqlite, ..setting.clone() },
+        &faults,
+        fault_time,
+    )
+    .await?;
+    if !has_ignored_fsync {
         let server = [("the database server is killed", Fault::Server)];
-        hurt(&mut seen, Setting { db: Database::Postgres, ..setting }, &server, lasting).await?;
+        run_faults(&mut results, ScenarioSetting { db: Database::Postgres, ..setting }, &server, fault_time)
+            .await?;
     }
-    Ok(judge(seen))
+    Ok(evaluate(results))
 }
 
-/// Has a shop of its own suffer one fault after the other.
-async fn hurt(
-    seen: &mut Seen,
-    setting: Setting,
+/// Runs faults one after the other against a new shop.
+async fn run_faults(
+    results: &mut FaultResults,
+    setting: ScenarioSetting,
     faults: &[(&'static str, Fault)],
-    lasting: Duration,
+    fault_time: Duration,
 ) -> Result<()> {
-    let one = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
-    let mut shop = Shop::start(one).await?;
-    shop.sell("tea", 499, 1_000_000).await?;
+    let plan = Service::ALL.into_iter().fold(Plan::new(&setting), |plan, service| plan.replicas(service, 1));
+    let mut shop = Shop::start(plan).await?;
+    shop.add_product("tea", 499, 1_000_000).await?;
     for (n, (name, fault)) in faults.iter().enumerate() {
-        suffer(seen, &mut shop, &setting, (&format!("customer-{n}"), name, *fault), lasting)
+        run_fault(results, &mut shop, &setting, (&format!("customer-{n}"), name, *fault), fault_time)
             .await
             .with_context(|| format!("while {name}"))?;
     }
-    seen.lost.extend(lost(&shop, &std::mem::take(&mut seen.acknowledged)).await?);
+    results.lost_carts.extend(lost_carts(&shop, &std::mem::take(&mut results.acknowledged)).await?);
     Ok(())
 }
 
-async fn suffer(
-    seen: &mut Seen,
+async fn run_fault(
+    results: &mut FaultResults,
     shop: &mut Shop,
-    setting: &Setting,
+    setting: &ScenarioSetting,
     (customers, name, fault): (&str, &'static str, Fault),
-    lasting: Duration,
+    fault_time: Duration,
 ) -> Result<()> {
-    let victim = *shop.of(Service::Cart).first().context("no cart-service")?;
+    let victim = *shop.indices_of(Service::Cart).first().context("no cart-service")?;
     let (listen, process) = (shop.replicas[victim].1.listen, shop.replicas[victim].1.process()?);
-    // Nobody calls it: it must notice by itself what everybody shares.
-    let idle = shop.replicas[*shop.of(Service::User).first().context("no user-service")?].1.listen;
-    let witness = Witness::start(listen, customers)?;
-    witness.acknowledged(CALLS, PATIENCE).await?;
+    // It gets no calls and must detect by itself that the shared server fails.
+    let idle = shop.replicas[*shop.indices_of(Service::User).first().context("no user-service")?].1.listen;
+    let load = CartLoad::start(listen, customers)?;
+    load.acknowledged(CALLS, WAIT_MARGIN).await?;
 
-    let fault_lasts = fault.begin(process, shop, setting).await?;
+    let active_fault = fault.inject(process, shop, setting).await?;
     let began = Instant::now();
     let mut noticed = None;
     if fault.is_total() {
-        noticed = until(listen, false, NOTICED + PATIENCE).await?;
+        noticed = time_until_serving(listen, false, MAX_DETECTION + WAIT_MARGIN).await?;
         if fault == Fault::Server {
-            let idle = until(idle, false, NOTICED + PATIENCE).await?.map(|_| began.elapsed());
-            noticed = noticed.zip(idle).map(|(one, other)| one.max(other));
+            let idle =
+                time_until_serving(idle, false, MAX_DETECTION + WAIT_MARGIN).await?.map(|_| began.elapsed());
+            noticed = noticed.zip(idle).map(|(plan, other)| plan.max(other));
         }
-        seen.noticed.push(noticed);
+        results.noticed.push(noticed);
     }
-    let known = Instant::now();
-    sleep(lasting).await;
-    let over = Instant::now();
-    fault_lasts.end(shop).await?;
+    let noticed_at = Instant::now();
+    sleep(fault_time).await;
+    let fault_end = Instant::now();
+    active_fault.end(shop).await?;
     let ended = Instant::now();
-    let mut recovered = until(listen, true, RECOVERED + PATIENCE).await?;
+    let mut recovered = time_until_serving(listen, true, MAX_RECOVERY + WAIT_MARGIN).await?;
     if fault == Fault::Server {
-        recovered = until(idle, true, RECOVERED + PATIENCE).await?.and(recovered).map(|_| ended.elapsed());
+        recovered = time_until_serving(idle, true, MAX_RECOVERY + WAIT_MARGIN)
+            .await?
+            .and(recovered)
+            .map(|_| ended.elapsed());
     }
-    witness.acknowledged(CALLS, PATIENCE).await?;
-    let calls = witness.end().await;
+    load.acknowledged(CALLS, WAIT_MARGIN).await?;
+    let calls = load.end().await;
 
-    // Of a server that is killed, what it was doing may still be done.
-    let from = if fault == Fault::Server { known } else { began };
-    let before = (seen.falsely, seen.unclear, seen.refused);
-    seen.faults.push(name);
-    seen.recovered.push(recovered);
-    seen.note(calls, fault, (from, known, over));
-    say(format_args!(
-        "    {name}: noticed {noticed:.3?}, recovered {recovered:.3?}, {} refused, {} otherwise, {} falsely acknowledged",
-        seen.refused - before.2,
-        seen.unclear - before.1,
-        seen.falsely - before.0
+    // Calls in flight at a kill of the server may still succeed.
+    let from = if fault == Fault::Server { noticed_at } else { began };
+    let before = (results.false_acknowledgements, results.other_errors, results.rejected);
+    results.faults.push(name);
+    results.recovered.push(recovered);
+    results.count(calls, fault, (from, noticed_at, fault_end));
+    print_line(format_args!(
+        "    {name}: noticed {noticed:.3?}, recovered {recovered:.3?}, {} rejected, {} with another code, {} falsely acknowledged",
+        results.rejected - before.2,
+        results.other_errors - before.1,
+        results.false_acknowledgements - before.0
     ));
     Ok(())
 }
 
-impl Seen {
-    fn note(&mut self, calls: Vec<Call>, fault: Fault, (from, known, over): (Instant, Instant, Instant)) {
+impl FaultResults {
+    fn count(
+        &mut self,
+        calls: Vec<Call>,
+        fault: Fault,
+        (from, noticed_at, fault_end): (Instant, Instant, Instant),
+    ) {
         self.calls += calls.len();
         for Call { customer, began, ended, code } in calls {
-            let during = |from| began >= from && ended <= over;
+            let during = |from| began >= from && ended <= fault_end;
             if code == Code::Ok {
-                self.falsely += usize::from(fault.is_total() && during(from));
+                self.false_acknowledgements += usize::from(fault.is_total() && during(from));
                 self.acknowledged.push(customer);
                 continue;
             }
-            self.refused += 1;
-            if during(known) && fault.is_total() {
-                self.unclear += usize::from(code != Code::Unavailable);
-                self.slowest = self.slowest.max(ended - began);
+            self.rejected += 1;
+            if during(noticed_at) && fault.is_total() {
+                self.other_errors += usize::from(code != Code::Unavailable);
+                self.slowest_rejection = self.slowest_rejection.max(ended - began);
             }
         }
     }
 }
 
-/// Customers that were told of their cart, and have none.
-async fn lost(shop: &Shop, acknowledged: &[String]) -> Result<Vec<String>> {
+/// Customers whose cart was acknowledged and is empty.
+async fn lost_carts(shop: &Shop, acknowledged: &[String]) -> Result<Vec<String>> {
     let clients = shop.clients()?;
-    let mut lost = Vec::new();
+    let mut lost_carts = Vec::new();
     for customer in acknowledged {
-        let cart = insist(|| {
+        let cart = retry_until_definite(|| {
             let (mut carts, customer_id) = (clients.carts.clone(), customer.clone());
             async move { carts.get_cart(GetCartRequest { customer_id }).await }
         });
-        let cart = cart.await.answer.context("a cart cannot be read")?;
+        let cart = cart.await.response.context("a cart cannot be read")?;
         if cart.items.is_empty() {
-            lost.push(customer.clone());
+            lost_carts.push(customer.clone());
         }
     }
-    Ok(lost)
+    Ok(lost_carts)
 }
 
-fn judge(seen: Seen) -> Outcome {
+fn evaluate(results: FaultResults) -> ScenarioOutcome {
     let longest = |all: &[Option<Duration>]| {
         let all: Option<Vec<Duration>> = all.iter().copied().collect();
         all.and_then(|all| all.into_iter().max())
     };
-    let (noticed, recovered) = (longest(&seen.noticed), longest(&seen.recovered));
-    let mut outcome = Outcome {
-        fault: seen.faults.join("; "),
-        calls: seen.calls,
-        failed_other: seen.refused,
+    let (noticed, recovered) = (longest(&results.noticed), longest(&results.recovered));
+    let mut outcome = ScenarioOutcome {
+        fault: results.faults.join("; "),
+        calls: results.calls,
+        failed_other: results.rejected,
         attempts_per_call: 1.0,
-        failures: seen.lost.iter().take(8).map(|customer| format!("lost the cart of {customer}")).collect(),
-        ..Outcome::default()
+        failures: results
+            .lost_carts
+            .iter()
+            .take(8)
+            .map(|customer| format!("lost the cart of {customer}"))
+            .collect(),
+        ..ScenarioOutcome::default()
     };
     outcome.detected(noticed);
     outcome.recovered(recovered);
-    outcome.at_most("acknowledged and not there afterwards", seen.lost.len(), 0, "service-kit/database");
+    outcome.at_most("acknowledged and lost", results.lost_carts.len(), 0, "service-kit/database");
     let look = "service-kit/database/sqlite/group.rs";
-    outcome.at_most("acknowledged although nothing could be written", seen.falsely, 0, look);
     outcome.at_most(
-        "refused otherwise than by UNAVAILABLE",
-        seen.unclear,
+        "acknowledged although nothing could be written",
+        results.false_acknowledgements,
+        0,
+        look,
+    );
+    outcome.at_most(
+        "rejected with another code than UNAVAILABLE",
+        results.other_errors,
         0,
         "service-kit/database/error.rs",
     );
-    outcome.within("slowest refusal", Some(seen.slowest), REFUSED, "service-kit/database.rs: what waits?");
-    outcome.within("NOT_SERVING after", noticed, NOTICED, "service-kit/database: who probes?");
-    outcome.within("SERVING again after", recovered, RECOVERED, "service-kit/database: who probes?");
+    outcome.within(
+        "slowest refusal",
+        Some(results.slowest_rejection),
+        MAX_REJECTION,
+        "service-kit/database.rs: the waits",
+    );
+    outcome.within("NOT_SERVING after", noticed, MAX_DETECTION, "service-kit/database: the probe");
+    outcome.within("SERVING again after", recovered, MAX_RECOVERY, "service-kit/database: the probe");
     outcome
 }

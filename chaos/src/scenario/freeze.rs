@@ -1,4 +1,4 @@
-//! R3: an instance hangs: it accepts, and says nothing.
+//! R3: an instance hangs: it accepts connections and does not respond.
 
 use std::{ops::Range, time::Duration};
 
@@ -7,64 +7,73 @@ use registry_client::instance::InstanceId;
 use rustix::process::Signal;
 
 use crate::{
-    bed::{Bed, Kind, Setting},
-    load::{Load, Mix, Seen},
-    verdict::Outcome,
+    load::{CallLog, Load, Mix},
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, Testbed},
+    verdict::ScenarioOutcome,
 };
 
-/// How long it may still be sent to.
-const OUT: Duration = Duration::from_secs(2);
-/// How long it may take to have traffic again.
-const BACK: Duration = Duration::from_secs(5);
+/// The limit on the time until no call is sent to it.
+const MAX_DETECTION: Duration = Duration::from_secs(2);
+/// The limit on the time from SIGCONT to traffic.
+const MAX_RECOVERY: Duration = Duration::from_secs(5);
 
-/// One freeze: whom, from the signal to the next, and when it answered again.
+/// One freeze: its victim, its time, and the time until the victim responded
+/// again.
 struct Freeze {
     victim: InstanceId,
     time: Range<Duration>,
-    back: Option<Duration>,
+    recovery: Option<Duration>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let times = setting.sized(1, 4, 4);
     let frozen = Duration::from_secs(setting.sized(4, 8, 8));
-    let bed = Bed::start(&setting, Kind::Dev, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
+    let testbed = Testbed::start(&setting, RegistryKind::Dev, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
     let mut freezes = Vec::new();
     for n in 0..times {
-        let replica = &bed.replicas[n % 3];
+        let replica = &testbed.replicas[n % 3];
         let victim = replica.id.clone();
-        let from = load.now();
+        let from = load.elapsed();
         replica.signal(Signal::STOP)?;
-        load.go_on(frozen).await;
-        let until = load.now();
+        load.run_for(frozen).await;
+        let until = load.elapsed();
         replica.signal(Signal::CONT)?;
-        let back = load.until(until, BACK * 2, |call| call.answered_by(&victim)).await.ok();
-        freezes.push(Freeze { victim, time: from..until, back: back.map(|call| call.end() - until) });
-        load.go_on(Duration::from_secs(1)).await;
+        let recovery =
+            load.wait_for_call(until, MAX_RECOVERY * 2, |call| call.succeeded_on(&victim)).await.ok();
+        freezes.push(Freeze { victim, time: from..until, recovery: recovery.map(|call| call.end() - until) });
+        load.run_for(Duration::from_secs(1)).await;
     }
-    let seen = load.finish().await?;
-    Ok(judge(&seen, &freezes))
+    let call_log = load.finish().await?;
+    Ok(evaluate(&call_log, &freezes))
 }
 
-fn judge(seen: &Seen, freezes: &[Freeze]) -> Outcome {
-    let mut outcome = Outcome::of(format!("SIGSTOP of one of three, {} times", freezes.len()), seen);
-    let mut back = Some(Duration::ZERO);
-    let mut out = Duration::ZERO;
-    for Freeze { victim, time, back: this } in freezes {
-        let last = seen.due(time.clone()).last_sent_to(victim).unwrap_or(time.start);
-        out = out.max(last - time.start);
-        back = back.zip(*this).map(|(a, b)| a.max(b));
+fn evaluate(call_log: &CallLog, freezes: &[Freeze]) -> ScenarioOutcome {
+    let mut outcome =
+        ScenarioOutcome::of(format!("SIGSTOP of one of three, {} times", freezes.len()), call_log);
+    let mut recovery = Some(Duration::ZERO);
+    let mut detection = Duration::ZERO;
+    for Freeze { victim, time, recovery: time_to_recover } in freezes {
+        let last = call_log.due(time.clone()).last_sent_to(victim).unwrap_or(time.start);
+        detection = detection.max(last - time.start);
+        recovery = recovery.zip(*time_to_recover).map(|(a, b)| a.max(b));
     }
-    outcome.detected(Some(out));
-    outcome.recovered(back);
+    outcome.detected(Some(detection));
+    outcome.recovered(recovery);
     outcome.at_most(
         "failed idempotent calls",
         outcome.failed_idempotent,
         0,
         "channel/connection.rs: keep-alive; channel/call.rs: retries",
     );
-    outcome.within("out after", Some(out), OUT, "channel/connection.rs: keep-alive");
-    outcome.within("back after SIGCONT", back, BACK, "backoff.rs: the wait before connecting again");
+    outcome.within("out after", Some(detection), MAX_DETECTION, "channel/connection.rs: keep-alive");
+    outcome.within(
+        "back after SIGCONT",
+        recovery,
+        MAX_RECOVERY,
+        "backoff.rs: the wait before connecting again",
+    );
     outcome
 }

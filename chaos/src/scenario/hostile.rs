@@ -11,61 +11,64 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use tonic::{Request, transport::Endpoint};
 
 use crate::{
-    attack::{Attack, Report, all},
-    bed::{
-        Place, Replica, SERVICE, Setting,
-        child::{Child, this},
-        memory, ports,
-    },
-    cli::Size,
-    load::{Load, Mix, Seen},
+    attack::{Attack, AttackReport, all},
+    load::{CallLog, Load, Mix},
+    process_stats::memory,
     proto::{ReadRequest, target_service_client::TargetServiceClient},
-    say,
-    verdict::Outcome,
+    setting::{ScenarioSetting, Size},
+    terminal::print_line,
+    testbed::{
+        LaunchSpec, Replica, SERVICE,
+        child::{ChildProcess, this_program},
+        ports,
+    },
+    verdict::ScenarioOutcome,
 };
 
-/// By how many MiB memory may grow.
-pub(super) const MEMORY: usize = 64;
-/// How many times the quiet p99 the neighbour's may be.
-pub(super) const SLOWER: u32 = 2;
-/// Below it a p99 says more of the machine than of what was called: on two cores, a
-/// call is handed over between threads six times, each of which may wait for a core
-/// while two others have their slice of 4 ms.
-pub(super) const FLOOR: Duration = Duration::from_millis(50);
-/// How long a socket may stay that says nothing.
-pub(super) const MUTE: Duration = Duration::from_secs(15);
-/// How long after an attack something may still be held.
-const FREE: Duration = Duration::from_secs(5);
-/// The time of the neighbour's first calls, which count for nothing.
+/// The limit on memory growth in MiB.
+pub(super) const MAX_MEMORY_GROWTH_MIB: usize = 64;
+/// The limit on the neighbour's p99 as a multiple of the quiet one.
+pub(super) const MAX_P99_FACTOR: u32 = 2;
+/// The smallest limit on a p99; below it a p99 depends more on the machine than on
+/// the server: on two cores, a call is handed over between threads six times, each
+/// of which may wait for a core while two others have their slice of 4 ms.
+pub(super) const MIN_P99_LIMIT: Duration = Duration::from_millis(50);
+/// The limit on the time that a mute socket stays open.
+pub(super) const MAX_MUTE_TIME: Duration = Duration::from_secs(15);
+/// The limit on the time until the server has released everything after an
+/// attack.
+const MAX_RELEASE_TIME: Duration = Duration::from_secs(5);
+/// The time of the neighbour's first calls, which are not counted.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// How often memory is looked at, and a newcomer calls.
+/// The interval between two samples of memory, and between two calls on new
+/// connections.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long an attacker may take to end above its time.
+/// The limit on an attacker's end after its time.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What one attack did to a server.
-struct Attacked {
-    report: Report,
-    /// When it was, on the load's time line.
+/// The measurements of one attack.
+struct AttackResult {
+    report: AttackReport,
+    /// The time of the attack after the load's start.
     time: Range<Duration>,
-    /// The memory before, and the most during the attack, in KiB.
+    /// The memory before, and the largest during the attack, in KiB.
     memory: (usize, usize),
-    /// New connections that the neighbour could not call on, of how many.
+    /// The failed and all calls of the neighbour on new connections.
     newcomers: (usize, usize),
-    /// After how long nothing was held any more.
+    /// The time until the server had released everything.
     free: Option<Duration>,
 }
 
-/// What a server holds for its peers.
+/// The resources that a server holds for its peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Held {
+struct HeldResources {
     connections: u64,
     streams: u64,
     bytes: u64,
-    under_way: u64,
+    in_progress: u64,
 }
 
-impl Held {
+impl HeldResources {
     async fn by(server: &mut Replica) -> Result<Self> {
         let state = server.state().await?;
         let number = |name: &str| state[name].as_u64().with_context(|| format!("no {name} in {state}"));
@@ -74,57 +77,65 @@ impl Held {
             connections: number("connections")?,
             streams: number("streams")?,
             bytes: number("buffered_bytes")?,
-            under_way: methods.filter_map(|method: &Value| method["under_way"].as_u64()).sum(),
+            in_progress: methods.filter_map(|method: &Value| method["in_progress"].as_u64()).sum(),
         })
     }
 
-    /// Whether it is no more than the neighbour's, who has calls under way.
+    /// Returns whether it holds no more than for the neighbour alone, which has
+    /// calls in flight.
     fn is_as_quiet_as(&self, quiet: &Self) -> bool {
         self.connections <= quiet.connections + 2
             && self.streams <= quiet.streams + 2
-            && self.under_way <= quiet.under_way + 2
+            && self.in_progress <= quiet.in_progress + 2
             && self.bytes == 0
     }
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let attacks = if setting.attacks.is_empty() { all().collect() } else { setting.attacks.clone() };
-    let mut outcome =
-        Outcome { fault: format!("{} attacks, each on a new server", attacks.len()), ..Outcome::default() };
-    // Among a machine's other tests, a second.
-    let floor = setting.sized(Duration::from_secs(1), FLOOR, FLOOR);
+    let mut outcome = ScenarioOutcome {
+        fault: format!("{} attacks, each on a new server", attacks.len()),
+        ..ScenarioOutcome::default()
+    };
+    // Other tests run on this machine, so the limit is a second.
+    let floor = setting.sized(Duration::from_secs(1), MIN_P99_LIMIT, MIN_P99_LIMIT);
     for attack in attacks {
-        let mut part = judged(&setting, attack, floor).await?;
+        let mut part = run_and_evaluate(&setting, attack, floor).await?;
         if setting.size == Size::Quick && !part.held() {
-            // Among a machine's other tests, once more: what is wrong is so twice.
-            part = judged(&setting, attack, floor).await?;
+            // Other tests run on this machine, so a miss is repeated once.
+            part = run_and_evaluate(&setting, attack, floor).await?;
         }
         outcome.add(attack.name, part);
     }
     Ok(outcome)
 }
 
-async fn judged(setting: &Setting, attack: &Attack, floor: Duration) -> Result<Outcome> {
-    let (seen, attacked) = one(setting, attack).await?;
-    say(format_args!("    {:<33} {}", attack.name, attacked.text(&seen)));
-    Ok(judge(&seen, &attacked, attack, floor))
+async fn run_and_evaluate(
+    setting: &ScenarioSetting,
+    attack: &Attack,
+    floor: Duration,
+) -> Result<ScenarioOutcome> {
+    let (call_log, attacked) = one(setting, attack).await?;
+    print_line(format_args!("    {:<33} {}", attack.name, attacked.text(&call_log)));
+    Ok(evaluate(&call_log, &attacked, attack, floor))
 }
 
-/// Runs one attack on a server of its own, and waits until that holds nothing
-/// of it.
-async fn one(setting: &Setting, attack: &Attack) -> Result<(Seen, Attacked)> {
+/// Runs one attack on a server of its own, and waits until the server has
+/// released everything.
+async fn one(setting: &ScenarioSetting, attack: &Attack) -> Result<(CallLog, AttackResult)> {
     let name = attack.name.replace([' ', ','], "-");
-    let place = Place { listen: ports::free()?, through: Vec::new() };
+    let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
     let mut server = Replica::start(&name, SERVICE, place, None, &["--work", "1ms"], setting)?;
     let (to, pid) = (server.listen, server.process()?);
     up(to).await?;
     let load = Load::start(neighbour(to)?, Mix::Both)?;
-    load.go_on(Duration::from_millis(setting.sized(800, 3_000, 5_000))).await;
-    let (quiet, before, from) = (Held::by(&mut server).await?, memory(pid)?, load.now());
-    let time = if attack.is_mute { MUTE } else { Duration::from_millis(setting.sized(800, 3_000, 40_000)) };
+    load.run_for(Duration::from_millis(setting.sized(800, 3_000, 5_000))).await;
+    let (quiet, before, from) = (HeldResources::by(&mut server).await?, memory(pid)?, load.elapsed());
+    let time =
+        if attack.is_mute { MAX_MUTE_TIME } else { Duration::from_millis(setting.sized(800, 3_000, 40_000)) };
     let (target, millis) = (to.to_string(), format!("{}ms", time.as_millis()));
-    let words = this(&["attack", attack.name, "--target", &target, "--time", &millis])?;
-    let mut attacker = Child::start(&format!("{name}-attack"), &words, &setting.logs)?;
+    let words = this_program(&["attack", attack.name, "--target", &target, "--time", &millis])?;
+    let mut attacker = ChildProcess::start(&format!("{name}-attack"), &words, &setting.logs)?;
     let (mut most, mut newcomers) = (before, (0, 0));
     let watch = async {
         let mut ticks = interval(SAMPLE_INTERVAL);
@@ -136,31 +147,30 @@ async fn one(setting: &Setting, attack: &Attack) -> Result<(Seen, Attacked)> {
         }
     };
     let report = tokio::select! {
-        report = timeout(time + END_TIMEOUT, attacker.hear("attacked ")) => report.context("the attack does not end")??,
+        report = timeout(time + END_TIMEOUT, attacker.wait_for_line("attacked ")) => report.context("the attack does not end")??,
         () = watch => String::new(),
     };
-    attacker.ended(END_TIMEOUT).await?;
-    let time = from..load.now();
+    attacker.wait_exit(END_TIMEOUT).await?;
+    let time = from..load.elapsed();
     let free = until_free(&mut server, &quiet).await?;
-    let seen = load.finish().await?;
-    let report = serde_json::from_str(&report).context("a report that cannot be read")?;
-    Ok((seen, Attacked { report, time, memory: (before, most), newcomers, free }))
+    let call_log = load.finish().await?;
+    let report = serde_json::from_str(&report).context("could not parse the report")?;
+    Ok((call_log, AttackResult { report, time, memory: (before, most), newcomers, free }))
 }
 
-/// Waits until the server takes calls.
+/// Waits until the server accepts calls.
 pub(super) async fn up(to: SocketAddr) -> Result<()> {
     let began = Instant::now();
     while let Err(why) = newcomer(to).await {
         if began.elapsed() > END_TIMEOUT {
-            return Err(why.context("the server does not come up"));
+            return Err(why.context("the server does not start"));
         }
         sleep(SAMPLE_INTERVAL / 4).await;
     }
     Ok(())
 }
 
-/// The neighbour's channel, which sends nothing twice: what is refused has
-/// failed.
+/// The neighbour's channel, without retries: a rejected call has failed.
 fn neighbour(to: SocketAddr) -> Result<Channel> {
     let mut config = ChannelConfig::default();
     config.outlier = None;
@@ -169,21 +179,21 @@ fn neighbour(to: SocketAddr) -> Result<Channel> {
     Ok(Mesh::builder().resolver(resolver).channel_config(config).build()?.channel(SERVICE))
 }
 
-/// How long it takes until the server holds no more than before.
-async fn until_free(server: &mut Replica, quiet: &Held) -> Result<Option<Duration>> {
+/// The time until the server holds no more than before.
+async fn until_free(server: &mut Replica, quiet: &HeldResources) -> Result<Option<Duration>> {
     let began = Instant::now();
-    while began.elapsed() < 2 * FREE {
-        if Held::by(server).await?.is_as_quiet_as(quiet) {
+    while began.elapsed() < 2 * MAX_RELEASE_TIME {
+        if HeldResources::by(server).await?.is_as_quiet_as(quiet) {
             return Ok(Some(began.elapsed()));
         }
         sleep(SAMPLE_INTERVAL / 4).await;
     }
-    let held = Held::by(server).await?;
-    say(format_args!("    still held: {held:?}, and {quiet:?} before"));
+    let held = HeldResources::by(server).await?;
+    print_line(format_args!("    still held: {held:?}, and {quiet:?} before"));
     Ok(None)
 }
 
-/// One call on a connection of its own, as Consul's check makes it.
+/// Makes a call on a new connection, as Consul's check does.
 async fn newcomer(to: SocketAddr) -> Result<()> {
     let call = async {
         let channel = Endpoint::new(format!("http://{to}"))?.connect().await?;
@@ -193,21 +203,21 @@ async fn newcomer(to: SocketAddr) -> Result<()> {
     timeout(Duration::from_secs(2), call).await?
 }
 
-impl Attacked {
-    /// By how many MiB the server has grown.
+impl AttackResult {
+    /// The growth of the server's memory in MiB.
     fn grown(&self) -> usize {
         self.memory.1.saturating_sub(self.memory.0) >> 10
     }
 
-    /// What the neighbour called before it, and meanwhile.
-    fn calls(&self, seen: &Seen) -> (Seen, Seen) {
-        (seen.due(WARM_UP..self.time.start), seen.due(self.time.clone()))
+    /// The neighbour's calls before and during the attack.
+    fn calls(&self, call_log: &CallLog) -> (CallLog, CallLog) {
+        (call_log.due(WARM_UP..self.time.start), call_log.due(self.time.clone()))
     }
 
-    fn text(&self, seen: &Seen) -> String {
-        let Report { opened, closed, sent, took_ms, .. } = self.report;
-        let (before, meanwhile) = self.calls(seen);
-        let p99 = |calls: &Seen| calls.percentile(0.99).as_millis();
+    fn text(&self, call_log: &CallLog) -> String {
+        let AttackReport { opened, closed, sent, took_ms, .. } = self.report;
+        let (before, meanwhile) = self.calls(call_log);
+        let p99 = |calls: &CallLog| calls.percentile(0.99).as_millis();
         format!(
             "+{:>3} MiB; p99 {} ms, quiet {} ms; {} of {} calls failed; opened {opened}, closed {closed}, sent {} KiB \
              in {took_ms} ms",
@@ -221,23 +231,33 @@ impl Attacked {
     }
 }
 
-fn judge(seen: &Seen, attacked: &Attacked, attack: &Attack, floor: Duration) -> Outcome {
-    let (before, calls) = attacked.calls(seen);
-    let mut outcome = Outcome::of("", seen);
+fn evaluate(
+    call_log: &CallLog,
+    attacked: &AttackResult,
+    attack: &Attack,
+    floor: Duration,
+) -> ScenarioOutcome {
+    let (before, calls) = attacked.calls(call_log);
+    let mut outcome = ScenarioOutcome::of("", call_log);
     outcome.recovered(attacked.free);
-    let again = calls.only(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
+    let again = calls.filter(|call| call.failure.is_none() && call.attempts.len() > 1).calls();
     let failed = calls.failed(true) + calls.failed(false) + again;
     outcome.at_most("calls failed or sent again", failed, 0, "server/peers.rs");
     outcome.at_most("new connections failed", attacked.newcomers.0, 0, "server/accept.rs; server/peers.rs");
-    let most = (before.percentile(0.99) * SLOWER).max(floor);
+    let most = (before.percentile(0.99) * MAX_P99_FACTOR).max(floor);
     let p99 = Some(calls.percentile(0.99));
     outcome.within("p99", p99, most, "server/peers/turns.rs: what is ready before another peer's");
-    outcome.at_most("MiB more memory", attacked.grown(), MEMORY, "server/peers.rs: what is not counted");
+    outcome.at_most(
+        "MiB more memory",
+        attacked.grown(),
+        MAX_MEMORY_GROWTH_MIB,
+        "server/peers.rs: what is not counted",
+    );
     if attack.is_mute {
         let closed = Duration::from_millis(attacked.report.took_ms);
         let closed = Some(closed).filter(|_| attacked.report.is_over);
-        outcome.within("sockets closed", closed, MUTE, "server/socket.rs: the wait for the preface");
+        outcome.within("sockets closed", closed, MAX_MUTE_TIME, "server/socket.rs: the wait for the preface");
     }
-    outcome.within("nothing held", attacked.free, FREE, "server/connection/exchange.rs");
+    outcome.within("nothing held", attacked.free, MAX_RELEASE_TIME, "server/connection/exchange.rs");
     outcome
 }

@@ -1,5 +1,5 @@
-//! R29, the other way round: hostile servers, and a client that calls each of
-//! them beside a well one.
+//! R29b: hostile servers, and a client that calls each of them beside a normal
+//! one.
 
 use std::time::Duration;
 
@@ -8,40 +8,44 @@ use futures_util::future::try_join_all;
 use tokio::time::timeout;
 
 use crate::{
-    attack::{HOSTILE, Hostile, Report, Suffered},
-    bed::{
-        Place, Replica, SERVICE, Setting,
-        child::{Child, this},
+    attack::{AttackReport, HOSTILE_SERVERS, HostileServer, VictimReport},
+    scenario::hostile::{MAX_MEMORY_GROWTH_MIB, MAX_MUTE_TIME, MAX_P99_FACTOR, MIN_P99_LIMIT},
+    setting::{ScenarioSetting, Size},
+    terminal::print_line,
+    testbed::{
+        LaunchSpec, Replica, SERVICE,
+        child::{ChildProcess, this_program},
         ports,
     },
-    cli::Size,
-    say,
-    scenario::hostile::{FLOOR, MEMORY, MUTE, SLOWER},
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
-/// How long a mute server is called: longer than a channel may keep it.
-const MUTE_TIME: Duration = Duration::from_secs(16);
-/// How long a process may take above its time.
+/// The time for which a mute server is called: longer than a channel may keep
+/// its connection.
+const MUTE_CALL_TIME: Duration = Duration::from_secs(16);
+/// The limit on a process's end after its time.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// By how much a call may outlive its deadline of a second, which the caller's
-/// machine has to notice.
-const LATE: Duration = Duration::from_millis(1_500);
+/// The limit on a call with a deadline of a second.
+const MAX_OVERRUN: Duration = Duration::from_millis(1_500);
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let mut outcome = Outcome { fault: format!("{} hostile servers", HOSTILE.len()), ..Outcome::default() };
-    let place = Place { listen: ports::free()?, through: Vec::new() };
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let mut outcome = ScenarioOutcome {
+        fault: format!("{} hostile servers", HOSTILE_SERVERS.len()),
+        ..ScenarioOutcome::default()
+    };
+    let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
     let neighbour = Replica::start("neighbour", SERVICE, place, None, &["--work", "1ms"], &setting)?;
     super::hostile::up(neighbour.listen).await?;
-    // Those that say nothing cost nothing: all at once.
-    let (mute, others): (Vec<_>, Vec<_>) = HOSTILE.iter().partition(|server| server.is_mute);
-    let parts = try_join_all(mute.iter().map(|server| judged(&setting, server, &neighbour))).await?;
+    // Mute servers use no resources, so all run at the same time.
+    let (mute, others): (Vec<_>, Vec<_>) = HOSTILE_SERVERS.iter().partition(|server| server.is_mute);
+    let parts =
+        try_join_all(mute.iter().map(|server| run_and_evaluate(&setting, server, &neighbour))).await?;
     let mut parts: Vec<_> = mute.into_iter().zip(parts).collect();
     for server in others {
-        let mut part = judged(&setting, server, &neighbour).await?;
+        let mut part = run_and_evaluate(&setting, server, &neighbour).await?;
         if setting.size == Size::Quick && !part.held() {
-            // Among a machine's other tests, once more: what is wrong is so twice.
-            part = judged(&setting, server, &neighbour).await?;
+            // Other tests run on this machine, so a miss is repeated once.
+            part = run_and_evaluate(&setting, server, &neighbour).await?;
         }
         parts.push((server, part));
     }
@@ -51,48 +55,60 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-async fn judged(setting: &Setting, server: &Hostile, neighbour: &Replica) -> Result<Outcome> {
-    let (report, suffered) = one(setting, server, neighbour).await?;
-    say(format_args!("    {:<36} {}", server.name, text(&report, &suffered)));
-    Ok(judge(&report, &suffered, server, setting))
+async fn run_and_evaluate(
+    setting: &ScenarioSetting,
+    server: &HostileServer,
+    neighbour: &Replica,
+) -> Result<ScenarioOutcome> {
+    let (report, victim_report) = one(setting, server, neighbour).await?;
+    print_line(format_args!("    {:<36} {}", server.name, text(&report, &victim_report)));
+    Ok(evaluate(&report, &victim_report, server, setting))
 }
 
-async fn one(setting: &Setting, server: &Hostile, neighbour: &Replica) -> Result<(Report, Suffered)> {
+async fn one(
+    setting: &ScenarioSetting,
+    server: &HostileServer,
+    neighbour: &Replica,
+) -> Result<(AttackReport, VictimReport)> {
     let name = server.name.replace([' ', ',', '/', '\''], "-");
     let quiet = Duration::from_millis(setting.sized(500, 2_000, 5_000));
-    let usual = Duration::from_millis(setting.sized(500, 2_000, 20_000));
-    let time = if server.is_mute { MUTE_TIME } else { usual };
+    let attack_time = Duration::from_millis(setting.sized(500, 2_000, 20_000));
+    let time = if server.is_mute { MUTE_CALL_TIME } else { attack_time };
     let listen = ports::free()?.to_string();
     let millis = |time: Duration| format!("{}ms", time.as_millis());
     let whole = millis(quiet + time + END_TIMEOUT);
-    let words = this(&["hostile-server", server.name, "--listen", &listen, "--time", &whole])?;
-    let mut hostile = Child::start(&format!("{name}-server"), &words, &setting.logs)?;
-    hostile.hear("listens").await?;
-    let (well, quiet, length) = (neighbour.listen.to_string(), millis(quiet), millis(time));
-    let mut words = vec!["victim", "--hostile", &listen, "--neighbour", &well];
+    let words = this_program(&["hostile-server", server.name, "--listen", &listen, "--time", &whole])?;
+    let mut hostile = ChildProcess::start(&format!("{name}-server"), &words, &setting.logs)?;
+    hostile.wait_for_line("listens").await?;
+    let (neighbour_address, quiet, length) = (neighbour.listen.to_string(), millis(quiet), millis(time));
+    let mut words = vec!["victim", "--hostile", &listen, "--neighbour", &neighbour_address];
     words.extend(["--quiet", &quiet, "--time", &length]);
     words.extend(setting.without.into_iter().flat_map(|without| ["--without", without]));
-    let mut victim = Child::start(&name, &this(&words)?, &setting.logs)?;
-    let suffered = timeout(time + END_TIMEOUT, victim.hear("suffered ")).await;
-    let suffered = suffered.with_context(|| format!("the caller of `{}` does not end", server.name))??;
-    hostile.tell("report").await?;
-    let report = hostile.hear("attacked ").await?;
-    victim.ended(END_TIMEOUT).await?;
-    hostile.ended(END_TIMEOUT).await?;
-    let unread = "a report that cannot be read";
-    Ok((serde_json::from_str(&report).context(unread)?, serde_json::from_str(&suffered).context(unread)?))
+    let mut victim = ChildProcess::start(&name, &this_program(&words)?, &setting.logs)?;
+    let victim_report = timeout(time + END_TIMEOUT, victim.wait_for_line("victim ")).await;
+    let victim_report =
+        victim_report.with_context(|| format!("the client of `{}` does not end", server.name))??;
+    hostile.send_line("report").await?;
+    let report = hostile.wait_for_line("attacked ").await?;
+    victim.wait_exit(END_TIMEOUT).await?;
+    hostile.wait_exit(END_TIMEOUT).await?;
+    let unread = "could not parse a report";
+    Ok((
+        serde_json::from_str(&report).context(unread)?,
+        serde_json::from_str(&victim_report).context(unread)?,
+    ))
 }
 
-fn grown(suffered: &Suffered) -> usize {
-    suffered.most_kib.saturating_sub(suffered.before_kib) >> 10
+fn grown(victim_report: &VictimReport) -> usize {
+    victim_report.max_kib.saturating_sub(victim_report.before_kib) >> 10
 }
 
-fn text(report: &Report, suffered: &Suffered) -> String {
-    let Suffered { quiet_us, p99_us, calls, failed, hostile_calls, longest_ms, .. } = suffered;
+fn text(report: &AttackReport, victim_report: &VictimReport) -> String {
+    let VictimReport { quiet_us, p99_us, calls, failed, hostile_calls, longest_ms, .. } = victim_report;
     format!(
         "+{:>3} MiB; p99 {:.1} ms, quiet {:.1} ms; {failed} of {calls} calls failed; called {hostile_calls} times, \
          longest {longest_ms} ms; {} connections, longest {} ms; sent {} KiB",
-        grown(suffered),
+        grown(victim_report),
         *p99_us as f64 / 1e3,
         *quiet_us as f64 / 1e3,
         report.opened,
@@ -101,20 +117,35 @@ fn text(report: &Report, suffered: &Suffered) -> String {
     )
 }
 
-fn judge(report: &Report, suffered: &Suffered, server: &Hostile, setting: &Setting) -> Outcome {
-    let mut outcome = Outcome { calls: suffered.calls, ..Outcome::default() };
-    outcome.at_most("calls failed or sent again", suffered.failed, 0, "channel/pool.rs");
-    let p99 = Some(Duration::from_micros(suffered.p99_us));
-    let most = (Duration::from_micros(suffered.quiet_us) * SLOWER).max(FLOOR);
-    let most = if setting.size == Size::Quick { most.max(Duration::from_secs(1)) } else { most };
-    outcome.within("p99", p99, most, "channel/keepalive/received.rs");
-    outcome.at_most("MiB more memory", grown(suffered), MEMORY, "channel/connection.rs: the windows");
-    let longest = Some(Duration::from_millis(suffered.longest_ms));
-    let late = setting.sized(2 * LATE, LATE, LATE);
+fn evaluate(
+    report: &AttackReport,
+    victim_report: &VictimReport,
+    server: &HostileServer,
+    setting: &ScenarioSetting,
+) -> ScenarioOutcome {
+    let mut outcome = ScenarioOutcome { calls: victim_report.calls, ..ScenarioOutcome::default() };
+    outcome.at_most("calls failed or sent again", victim_report.failed, 0, "channel/pool.rs");
+    let p99 = Some(Duration::from_micros(victim_report.p99_us));
+    let max = (Duration::from_micros(victim_report.quiet_us) * MAX_P99_FACTOR).max(MIN_P99_LIMIT);
+    let max = if setting.size == Size::Quick { max.max(Duration::from_secs(1)) } else { max };
+    outcome.within("p99", p99, max, "channel/keepalive/received.rs");
+    outcome.at_most(
+        "MiB more memory",
+        grown(victim_report),
+        MAX_MEMORY_GROWTH_MIB,
+        "channel/connection.rs: the windows",
+    );
+    let longest = Some(Duration::from_millis(victim_report.longest_ms));
+    let late = setting.sized(2 * MAX_OVERRUN, MAX_OVERRUN, MAX_OVERRUN);
     outcome.within("longest call of it", longest, late, "channel/call/deadline.rs");
     if server.is_mute {
         let longest = Some(Duration::from_millis(report.longest_ms)).filter(|_| report.opened > 0);
-        outcome.within("sockets closed", longest, MUTE, "channel/connection.rs: the wait for an answer");
+        outcome.within(
+            "sockets closed",
+            longest,
+            MAX_MUTE_TIME,
+            "channel/connection.rs: the wait for an answer",
+        );
     }
     outcome
 }

@@ -1,5 +1,5 @@
-//! R20: the same key again and again, through whichever replica, while replicas
-//! are killed.
+//! R20: requests with the same key, repeated through random replicas, while
+//! replicas are killed.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -10,44 +10,42 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Books, Clients, Plan, Service, Shop},
-    },
-    verdict::Outcome,
+    setting::ScenarioSetting,
+    testbed::shop::{Audit, Clients, Plan, Service, Shop},
+    verdict::ScenarioOutcome,
 };
 
 /// The mechanism that is guarded.
-const KEY: &str = "one request id for all repetitions";
-/// Who may be killed.
+const ONE_REQUEST_ID: &str = "one request id for all repetitions";
+/// The services whose replicas are killed.
 const VICTIMS: [Service; 4] = [Service::Order, Service::Product, Service::Cart, Service::Payment];
-/// Keys that are worked on at once, each with all its repetitions.
-const AT_ONCE: usize = 4;
-/// How often each order is paid at once.
-const PAYMENTS: usize = 10;
-/// Half of the repetitions come at once, the others somewhen in this time, in
-/// milliseconds: many of them after the first answer, or the first crash.
-const LATER: std::ops::Range<u64> = 0..1_000;
-/// How many replicas are killed at least.
-const KILLS: usize = 5;
-/// After how long nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(60);
+/// The number of concurrent keys, each with all its repetitions.
+const CONCURRENCY: usize = 4;
+/// The number of concurrent payments of each order.
+const PAYMENTS_PER_ORDER: usize = 10;
+/// The random delay of every second repetition in milliseconds, so that many
+/// come after the first response or the first crash.
+const DELAY_MS: std::ops::Range<u64> = 0..1_000;
+/// The smallest number of kills.
+const MIN_KILLS: usize = 5;
+/// The limit on the time until no order is in progress.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What became of one key.
-struct Bought {
-    /// Answers that differ.
+/// The result of one key.
+struct KeyResult {
+    /// The number of distinct responses.
     orders: usize,
-    /// Calls that were made for it.
+    /// The number of calls.
     calls: usize,
-    /// What callers were told instead of an order.
-    refusals: Vec<String>,
+    /// The errors that callers got instead of an order.
+    rejections: Vec<String>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (keys, times) = setting.sized((28, 25), (100, 100), (200, 100));
     let plan = Plan::new(&setting).replicas(Service::Order, setting.sized(2, 3, 3));
     let mut shop = Shop::start(plan).await?;
-    shop.sell("tea", 499, 10_000_000).await?;
+    shop.add_product("tea", 499, 10_000_000).await?;
     let customers: Vec<_> = (0..keys).map(|n| format!("customer-{n}")).collect();
     let clients = shop.clients()?;
     let filling = stream::iter(customers.clone()).map(|customer| {
@@ -55,79 +53,95 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
         async move { clients.fill(&customer, "tea", 2).await }
     });
     let _carts: Vec<_> =
-        filling.buffer_unordered(AT_ONCE).try_collect().await.context("could not fill the carts")?;
+        filling.buffer_unordered(CONCURRENCY).try_collect().await.context("could not fill the carts")?;
 
-    let same_key = !setting.lacks(KEY);
+    let same_key = !setting.is_disabled(ONE_REQUEST_ID);
     let buying = async {
         let buying = stream::iter(customers.clone()).map(|customer| {
             let clients = clients.clone();
             async move { buy(&clients, &customer, times, same_key).await }
         });
-        buying.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await
+        buying.buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await
     };
-    let (bought, kills) = shop.under_fire(&VICTIMS, buying).await?;
-    let books = shop.settled(&customers, SETTLED).await?;
-    Ok(judge(&bought, &books, (keys, times, kills)))
+    let (results, kills) = shop.while_killing(&VICTIMS, buying).await?;
+    let audit = shop.settled_audit(&customers, SETTLE_TIMEOUT).await?;
+    Ok(evaluate(&results, &audit, (keys, times, kills)))
 }
 
-/// Orders a cart `times` times, then pays for what came of it.
-async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) -> Bought {
+/// Orders a cart `times` times, then pays the resulting orders.
+async fn buy(clients: &Clients, customer: &str, times: usize, same_key: bool) -> KeyResult {
     let key = Uuid::now_v7().to_string();
     let order = |n| {
         let key = if same_key { key.clone() } else { Uuid::now_v7().to_string() };
         async move {
-            let later = if n % 2 == 0 { 0 } else { fastrand::u64(LATER) };
-            sleep(Duration::from_millis(later)).await;
+            let delay = if n % 2 == 0 { 0 } else { fastrand::u64(DELAY_MS) };
+            sleep(Duration::from_millis(delay)).await;
             clients.order(customer, &key).await
         }
     };
-    let ordered = join_all((0..times).map(order)).await;
-    let mut bought = Bought { orders: 0, calls: 0, refusals: Vec::new() };
-    let mut answers: Vec<Order> = Vec::new();
-    for insisted in ordered {
-        bought.calls += insisted.asked;
-        match insisted.answer {
-            Ok(order) if answers.contains(&order) => {}
-            Ok(order) => answers.push(order),
-            Err(status) => bought.refusals.push(format!("CreateOrder: {status}")),
+    let calls = join_all((0..times).map(order)).await;
+    let mut results = KeyResult { orders: 0, calls: 0, rejections: Vec::new() };
+    let mut distinct_orders: Vec<Order> = Vec::new();
+    for call in calls {
+        results.calls += call.attempts;
+        match call.response {
+            Ok(order) if distinct_orders.contains(&order) => {}
+            Ok(order) => distinct_orders.push(order),
+            Err(status) => results.rejections.push(format!("CreateOrder: {status}")),
         }
     }
-    bought.orders = answers.len();
-    for id in answers.iter().map(|order| &order.order_id).collect::<HashSet<_>>() {
-        for insisted in join_all((0..PAYMENTS).map(|_| clients.pay(id, "pm_card"))).await {
-            bought.calls += insisted.asked;
-            bought.refusals.extend(insisted.answer.err().map(|status| format!("PayOrder: {status}")));
+    results.orders = distinct_orders.len();
+    for id in distinct_orders.iter().map(|order| &order.order_id).collect::<HashSet<_>>() {
+        for call in join_all((0..PAYMENTS_PER_ORDER).map(|_| clients.pay(id, "pm_card"))).await {
+            results.calls += call.attempts;
+            results.rejections.extend(call.response.err().map(|status| format!("PayOrder: {status}")));
         }
     }
-    bought
+    results
 }
 
-fn judge(bought: &[Bought], books: &Books, (keys, times, kills): (usize, usize, usize)) -> Outcome {
-    let refusals: Vec<_> = bought.iter().flat_map(|bought| &bought.refusals).collect();
-    let mut outcome = Outcome {
+fn evaluate(
+    results: &[KeyResult],
+    audit: &Audit,
+    (keys, times, kills): (usize, usize, usize),
+) -> ScenarioOutcome {
+    let rejections: Vec<_> = results.iter().flat_map(|results| &results.rejections).collect();
+    let mut outcome = ScenarioOutcome {
         fault: format!("{keys} keys, each {times} times within a second, {kills} replicas killed"),
-        calls: bought.iter().map(|bought| bought.calls).sum(),
-        failed_idempotent: refusals.len(),
+        calls: results.iter().map(|results| results.calls).sum(),
+        failed_idempotent: rejections.len(),
         attempts_per_call: 1.0,
-        failures: refusals.into_iter().take(8).cloned().collect(),
-        ..Outcome::default()
+        failures: rejections.into_iter().take(8).cloned().collect(),
+        ..ScenarioOutcome::default()
     };
-    let differ = bought.iter().filter(|bought| bought.orders != 1).count();
-    exactly(&mut outcome, "orders", books.orders.len(), keys, "service-kit/idempotency.rs");
-    exactly(&mut outcome, "charges", books.charges.len(), keys, "payment-service: one charge for each key");
+    let differing = results.iter().filter(|results| results.orders != 1).count();
+    add_exact_figure(&mut outcome, "orders", audit.orders.len(), keys, "service-kit/idempotency.rs");
+    add_exact_figure(
+        &mut outcome,
+        "charges",
+        audit.charges.len(),
+        keys,
+        "payment-service: one charge for each key",
+    );
     outcome.at_most(
         "keys without one same answer",
-        differ,
+        differing,
         0,
         "service-kit/idempotency.rs: the stored answer",
     );
-    outcome.at_most("refused calls", outcome.failed_idempotent, 0, "order-service: what was answered?");
-    books.judge(&mut outcome);
-    let (killed, least) = (kills.to_string(), format!("≥ {KILLS}"));
-    outcome.figure("replicas killed", killed, least, kills >= KILLS, "the keys: are there too few?");
+    outcome.at_most("rejected calls", outcome.failed_idempotent, 0, "order-service: the response");
+    audit.evaluate(&mut outcome);
+    let (killed, least) = (kills.to_string(), format!("≥ {MIN_KILLS}"));
+    outcome.figure("replicas killed", killed, least, kills >= MIN_KILLS, "too few keys");
     outcome
 }
 
-fn exactly(outcome: &mut Outcome, what: &'static str, is: usize, promised: usize, look: &'static str) {
+fn add_exact_figure(
+    outcome: &mut ScenarioOutcome,
+    what: &'static str,
+    is: usize,
+    promised: usize,
+    look: &'static str,
+) {
     outcome.figure(what, is.to_string(), format!("= {promised}"), is == promised, look);
 }

@@ -1,8 +1,8 @@
 //! R11: three times as many calls as a server can serve.
 //!
-//! What refusing costs, beside what serving costs, is processor time of the same
-//! server, so it says the same on a busy machine. Rates do not; they are judged in
-//! the longer sizes only, each side on a core of its own.
+//! The costs of a rejection and of a served call are processor times of the same
+//! server, so their ratio is the same on a busy machine. Rates are not; they are
+//! evaluated in the longer sizes only, each side on a core of its own.
 
 use std::time::Duration;
 
@@ -18,51 +18,55 @@ use tonic::{Code, Request, Status};
 
 use super::hostile::up;
 use crate::{
-    bed::{
-        ADMISSION, Place, Replica, SERVICE, Setting, cores, memory, ports,
+    load::{Flood, ratio},
+    mechanism::ADMISSION,
+    process_stats::{self, memory},
+    proto::{DESCRIPTORS, ReadRequest, target_service_client::TargetServiceClient},
+    setting::{ScenarioSetting, Size},
+    terminal::print_line,
+    testbed::{
+        LaunchSpec, Replica, SERVICE, ports,
         shop::{Plan, Service, Shop},
     },
-    cli::Size,
-    load::{Flood, ratio},
-    proto::{DESCRIPTORS, ReadRequest, target_service_client::TargetServiceClient},
-    say,
-    verdict::Outcome,
+    verdict::ScenarioOutcome,
 };
 
-/// The part of what serving costs that refusing may.
-const REFUSAL_COST: f64 = 0.5;
-/// How many of them are made at a time.
+/// The limit on the cost of a rejection as a share of that of a served call.
+const MAX_REJECTION_COST: f64 = 0.5;
+/// The number of concurrent callers.
 const CALLERS: usize = 8;
-/// How many calls the full server has under way.
-const PLACES: usize = 16;
-/// How long these are held, which is longer than anything here takes.
-const HELD: Duration = Duration::from_secs(300);
-/// What any other may take.
-const LIMIT: Duration = Duration::from_secs(10);
-/// The part of its calls that a channel may still send to who refuses all.
-const STILL_SENT: f64 = 0.2;
+/// The number of calls in flight on the full server.
+const SERVER_CONCURRENCY: usize = 16;
+/// The deadline of the calls that fill the server; longer than the scenario.
+const HELD_CALL_DEADLINE: Duration = Duration::from_secs(300);
+/// The deadline of all other calls.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// The limit on the share of calls that a throttled channel sends to a server
+/// that rejects all.
+const MAX_SENT_SHARE: f64 = 0.2;
 
-/// The products of the page that is asked for: serving it takes the server ten times as long as
-/// asking for it takes the generator.
-const PRODUCTS: usize = 30;
+/// The number of products on the requested page. Serving the page costs ten times as much as
+/// requesting it.
+const PRODUCT_COUNT: usize = 30;
 
-/// How the peak is measured.
+/// The callers and the time of a measurement of the peak.
 const PEAK_CALLERS: usize = 64;
 const PEAK_TIME: Duration = Duration::from_secs(3);
-/// By how much the peak after a flood may differ from that before it.
-const STEADY: f64 = 0.15;
+/// The limit on the relative change of the peak from before a flood to after
+/// it.
+const MAX_PEAK_DRIFT: f64 = 0.15;
 
 const SERVER_CORE: usize = 0;
 const GENERATOR_CORE: usize = 1;
-/// How many times what can be served is asked for.
-const TIMES: f64 = 3.0;
-const GOODPUT: f64 = 0.8;
-const WORST_SECOND: f64 = 0.6;
-const REFUSED_WITHIN: Duration = Duration::from_millis(20);
-const MEMORY_TIMES: f64 = 2.0;
+/// The load as a multiple of the peak rate.
+const LOAD_FACTOR: f64 = 3.0;
+const MIN_GOODPUT: f64 = 0.8;
+const MIN_WORST_SECOND: f64 = 0.6;
+const MAX_REJECTION_P99: Duration = Duration::from_millis(20);
+const MAX_MEMORY_FACTOR: f64 = 2.0;
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
+    let mut outcome = ScenarioOutcome::default();
     costs(&setting, &mut outcome).await?;
     if setting.size > Size::Quick {
         rates(&setting, &mut outcome).await?;
@@ -70,11 +74,12 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What refusing costs, and how many calls are still sent to who refuses all.
-async fn costs(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
+/// Measures the cost of a rejection, and the calls that a throttled channel
+/// sends to a server that rejects all.
+async fn costs(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Result<()> {
     let calls = setting.sized(3_000, 10_000, 20_000);
-    let place = Place { listen: ports::free()?, through: Vec::new() };
-    let places = PLACES.to_string();
+    let place = LaunchSpec { listen: ports::free()?, wrapper: Vec::new() };
+    let places = SERVER_CONCURRENCY.to_string();
     let args = ["--work", "0s", "--max-concurrency", &places];
     let mut server = Replica::start("full", SERVICE, place, None, &args, setting)?;
     let process = server.process()?;
@@ -87,10 +92,10 @@ async fn costs(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
     let eager = direct().channel_config(config).build()?.channel(SERVICE);
 
     let (served, serving) = cost(&eager, process, calls, |ended| ended.is_ok()).await?;
-    server.behave("hang").await?;
+    server.set_behaviour("hang").await?;
     let _held = fill(setting, &eager).await?;
-    // Without admission each of them takes as long as it may.
-    let calls_of_full = if setting.lacks(ADMISSION) { CALLERS } else { calls };
+    // Without admission each call takes until its deadline.
+    let calls_of_full = if setting.is_disabled(ADMISSION) { CALLERS } else { calls };
     let (refused, refusing) = cost(&eager, process, calls_of_full, is_refused).await?;
     cost(&restrained, process, calls_of_full, is_refused).await?;
     let counters = restrained.counters().context("a broken channel")?;
@@ -110,35 +115,35 @@ async fn costs(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
     outcome.below(
         "processor time of refusing, as part of that of serving",
         cost,
-        REFUSAL_COST,
+        MAX_REJECTION_COST,
         "server/admission.rs: reject",
     );
-    outcome.below("calls sent to who refuses all", ratio(sent, calls), STILL_SENT, "policy/throttle.rs");
+    outcome.below("calls sent to who refuses all", ratio(sent, calls), MAX_SENT_SHARE, "policy/throttle.rs");
     Ok(())
 }
 
-/// Makes so many calls, eight at a time; how many ended as `wanted`, and the
-/// processor time that the server took for all.
+/// Makes so many calls, eight at a time; returns the number of expected results,
+/// and the processor time of the server.
 async fn cost(
     channel: &Channel,
     server: Pid,
     calls: usize,
-    wanted: fn(&Result<(), Status>) -> bool,
+    is_expected: fn(&Result<(), Status>) -> bool,
 ) -> Result<(usize, Duration)> {
-    let before = cores::used(Some(server))?;
+    let before = process_stats::time_used(Some(server))?;
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
         let channel = channel.clone();
         callers.spawn(async move {
             let mut counted = 0;
             for _ in 0..calls / CALLERS {
-                counted += usize::from(wanted(&read(channel.clone(), LIMIT).await));
+                counted += usize::from(is_expected(&read(channel.clone(), CALL_DEADLINE).await));
             }
             counted
         });
     }
     let counted = callers.join_all().await.iter().sum();
-    Ok((counted, cores::used(Some(server))?.saturating_sub(before)))
+    Ok((counted, process_stats::time_used(Some(server))?.saturating_sub(before)))
 }
 
 async fn read(channel: Channel, limit: Duration) -> Result<(), Status> {
@@ -151,39 +156,39 @@ fn is_refused(ended: &Result<(), Status>) -> bool {
     ended.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted)
 }
 
-/// Takes every place of the server with calls that do not end.
-async fn fill(setting: &Setting, channel: &Channel) -> Result<JoinSet<Result<(), Status>>> {
+/// Fills the server up to its limit with calls that do not end.
+async fn fill(setting: &ScenarioSetting, channel: &Channel) -> Result<JoinSet<Result<(), Status>>> {
     let mut held = JoinSet::new();
-    for _ in 0..2 * PLACES {
+    for _ in 0..2 * SERVER_CONCURRENCY {
         let channel = channel.clone();
-        held.spawn(async move { read(channel, HELD).await });
+        held.spawn(async move { read(channel, HELD_CALL_DEADLINE).await });
     }
-    // Without admission there is room for all of them.
-    if !setting.lacks(ADMISSION) {
-        let refused = timeout(LIMIT, held.join_next()).await;
-        refused.context("the server refuses nothing")?;
+    // Without admission all of them are accepted.
+    if !setting.is_disabled(ADMISSION) {
+        let refused = timeout(CALL_DEADLINE, held.join_next()).await;
+        refused.context("the server rejects nothing")?;
     }
     Ok(held)
 }
 
-/// How much gets done of three times what can be.
-async fn rates(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
+/// Measures goodput at three times the peak rate.
+async fn rates(setting: &ScenarioSetting, outcome: &mut ScenarioOutcome) -> Result<()> {
     let time = Duration::from_secs(setting.sized(5, 20, 60));
     let mut plan = Plan::new(setting);
     for service in Service::ALL {
         plan = plan.replicas(service, usize::from(service == Service::Product));
     }
-    if setting.lacks(ADMISSION) {
+    if setting.is_disabled(ADMISSION) {
         plan = plan.env(Service::Product, "CONSORT_ADMISSION", "off");
     }
     let mut shop = Shop::start(plan).await?;
-    for n in 0..PRODUCTS {
-        shop.sell(&format!("tea-{n}"), 250, 1_000).await?;
+    for n in 0..PRODUCT_COUNT {
+        shop.add_product(&format!("tea-{n}"), 250, 1_000).await?;
     }
     let (_, product) = shop.replicas.first().context("no product-service")?;
     let server = product.process()?;
-    cores::pin(Some(server), SERVER_CORE)?;
-    cores::pin(None, GENERATOR_CORE)?;
+    process_stats::pin(Some(server), SERVER_CORE)?;
+    process_stats::pin(None, GENERATOR_CORE)?;
 
     let channel = |throttled: bool| {
         let mut config = setting.channel_config();
@@ -196,59 +201,60 @@ async fn rates(setting: &Setting, outcome: &mut Outcome) -> Result<()> {
             mesh.descriptors(mesh_proto::FILE_DESCRIPTOR_SET).build()?.channel(Service::Product.name()),
         )
     };
-    // The first calls find nothing warm.
-    Flood::capacity(pages(channel(false)?), CALLERS, PEAK_TIME).await;
-    for (callers, is_judged) in [("callers that hold back", true), ("callers that do not", false)] {
+    // Warms up the server.
+    Flood::capacity(page_calls(channel(false)?), CALLERS, PEAK_TIME).await;
+    for (callers, is_evaluated) in [("callers that hold back", true), ("callers that do not", false)] {
         let before = memory(server)?;
-        let (flood, peak, most, cost) = steadily(&channel, is_judged, time, server).await?;
-        if is_judged {
+        let (flood, peak, peak_memory, cost) =
+            flood_at_steady_speed(&channel, is_evaluated, time, server).await?;
+        if is_evaluated {
             outcome.fault += &format!(
-                "; {TIMES} times the {peak:.0} calls a second that product-service can serve, for {} s",
+                "; {LOAD_FACTOR} times the {peak:.0} calls a second that product-service can serve, for {} s",
                 time.as_secs()
             );
-            judge(&flood, peak, outcome);
-            let grown = ratio(most, before);
-            outcome.below("memory, times that before", grown, MEMORY_TIMES, "server/admission.rs");
+            evaluate(&flood, peak, outcome);
+            let grown = ratio(peak_memory, before);
+            outcome.below("memory, times that before", grown, MAX_MEMORY_FACTOR, "server/admission.rs");
         }
-        say(format_args!(
+        print_line(format_args!(
             "    {callers}: {}; memory {} → {} MiB; the generator used {:.2} of its core",
             text(&flood, peak),
             before >> 10,
-            most >> 10,
+            peak_memory >> 10,
             cost
         ));
         if let Some(status) = flood.failure {
-            say(format_args!("      {:?}: {}", status.code(), status.message()));
+            print_line(format_args!("      {:?}: {}", status.code(), status.message()));
         }
     }
     Ok(())
 }
 
-/// Floods the server; repeats it, three times at the most, when the machine was not
-/// as fast after it as before it, for then a rate says nothing.
-async fn steadily(
+/// Floods the server. A flood is repeated, at most three times, when the machine's
+/// speed changed meanwhile, because the rate is not comparable then.
+async fn flood_at_steady_speed(
     channel: &impl Fn(bool) -> Result<Channel>,
     throttled: bool,
     time: Duration,
     server: Pid,
 ) -> Result<(Flood, f64, usize, f64)> {
-    let mut peak = Flood::capacity(pages(channel(false)?), PEAK_CALLERS, PEAK_TIME).await;
+    let mut peak = Flood::capacity(page_calls(channel(false)?), PEAK_CALLERS, PEAK_TIME).await;
     for _ in 0..3 {
-        let (flood, most, cost) = flooded(channel(throttled)?, peak, time, server).await?;
-        let after = Flood::capacity(pages(channel(false)?), PEAK_CALLERS, PEAK_TIME).await;
-        if (after / peak - 1.0).abs() <= STEADY {
-            return Ok((flood, f64::midpoint(peak, after), most, cost));
+        let (flood, peak_memory, cost) = flooded(channel(throttled)?, peak, time, server).await?;
+        let after = Flood::capacity(page_calls(channel(false)?), PEAK_CALLERS, PEAK_TIME).await;
+        if (after / peak - 1.0).abs() <= MAX_PEAK_DRIFT {
+            return Ok((flood, f64::midpoint(peak, after), peak_memory, cost));
         }
-        say(format_args!(
+        print_line(format_args!(
             "    not counted: the server served {peak:.0} calls a second before it, {after:.0} after it"
         ));
         peak = after;
     }
-    bail!("the machine's speed is not steady enough for a rate to say something")
+    bail!("the machine's speed changed during each of three floods; run it on a quiet machine")
 }
 
-/// Calls for a page of products.
-fn pages(
+/// Returns a function that reads a page of products.
+fn page_calls(
     channel: Channel,
 ) -> impl Fn() -> futures_util::future::BoxFuture<'static, Result<(), Status>> + Clone + Send + Sync {
     let client = ProductServiceClient::new(channel);
@@ -258,27 +264,27 @@ fn pages(
     }
 }
 
-/// Floods the server; what was seen, the most memory that it had in KiB, and the
-/// part of a core that the generator used.
+/// Floods the server; returns the outcomes, the server's largest memory in KiB,
+/// and the share of a core that the generator used.
 async fn flooded(channel: Channel, peak: f64, time: Duration, server: Pid) -> Result<(Flood, usize, f64)> {
-    let used = cores::used(None)?;
-    let mut most = 0;
+    let used = process_stats::time_used(None)?;
+    let mut peak_memory = 0;
     let watch = async {
         let mut ticks = interval(Duration::from_millis(250));
         loop {
             ticks.tick().await;
-            most = most.max(memory(server).unwrap_or(0));
+            peak_memory = peak_memory.max(memory(server).unwrap_or(0));
         }
     };
     let flood = tokio::select! {
-        flood = Flood::of(pages(channel), peak * TIMES, time) => flood,
+        flood = Flood::of(page_calls(channel), peak * LOAD_FACTOR, time) => flood,
         () = watch => Flood::default(),
     };
-    let cost = cores::used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
-    Ok((flood, most, cost))
+    let cost = process_stats::time_used(None)?.saturating_sub(used).as_secs_f64() / time.as_secs_f64();
+    Ok((flood, peak_memory, cost))
 }
 
-fn judge(flood: &Flood, peak: f64, outcome: &mut Outcome) {
+fn evaluate(flood: &Flood, peak: f64, outcome: &mut ScenarioOutcome) {
     let all = flood.all();
     outcome.calls +=
         usize::try_from(all.served + all.refused + all.throttled + all.expired).unwrap_or(usize::MAX);
@@ -286,13 +292,13 @@ fn judge(flood: &Flood, peak: f64, outcome: &mut Outcome) {
     outcome.above(
         "goodput, as part of the peak's",
         goodput,
-        GOODPUT,
+        MIN_GOODPUT,
         "server/admission.rs; policy/throttle.rs",
     );
     let worst = worst(flood) / peak;
-    outcome.above("goodput of the worst second", worst, WORST_SECOND, "server/admission/gradient.rs");
+    outcome.above("goodput of the worst second", worst, MIN_WORST_SECOND, "server/admission/gradient.rs");
     let refused = Some(flood.refused_within(0.99));
-    outcome.within("rejections, p99", refused, REFUSED_WITHIN, "server/connection.rs: begin");
+    outcome.within("rejections, p99", refused, MAX_REJECTION_P99, "server/connection.rs: begin");
 }
 
 fn worst(flood: &Flood) -> f64 {

@@ -10,90 +10,93 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    bed::{Bed, Liar, Lie, Registry, Servers, Setting, passes},
     load::{Load, Mix},
-    verdict::Outcome,
+    setting::ScenarioSetting,
+    testbed::{ConsulCluster, FakeRegistry, FakeResponse, Registry, Testbed, passes},
+    verdict::ScenarioOutcome,
 };
 
-/// A time without a send that means that an endpoint was dropped.
-const DROPPED: Duration = Duration::from_secs(1);
+/// The shortest gap without a call that counts as a dropped endpoint.
+const MIN_DROPPED_GAP: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let kills = setting.sized(1, 5, 5);
-    let lost = Duration::from_secs(setting.sized(5, 15, 30));
-    let mut servers = Servers::start(&setting).await?;
-    // A surviving server is asked: what an agent asks of a dead one is Consul's to mend.
-    let liar = Liar::before(servers.first()).await?;
-    if setting.lacks("stale reads") {
-        liar.tell(Lie::Consistent);
+    let quorum_loss = Duration::from_secs(setting.sized(5, 15, 30));
+    let mut consul_cluster = ConsulCluster::start(&setting).await?;
+    // Queries go to a surviving server: recovering from a dead one is the agent's task.
+    let fake_registry = FakeRegistry::in_front_of(consul_cluster.first()).await?;
+    if setting.is_disabled("stale reads") {
+        fake_registry.respond_with(FakeResponse::Consistent);
     }
-    let registry = Registry::elsewhere(liar.address(), &setting)?;
-    let bed = Bed::around(&setting, registry, servers.hosts.gateway(), 3).await?;
-    let reads = Reads::watch(&bed);
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
-    let from = load.now();
+    let registry = Registry::running_at(fake_registry.address(), &setting)?;
+    let testbed = Testbed::with_registry(&setting, registry, consul_cluster.hosts.gateway(), 3).await?;
+    let lookup_failures = LookupFailures::watch(&testbed);
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
+    let from = load.elapsed();
     let mut elections = Duration::ZERO;
     for _ in 0..kills {
-        let leader = servers.other_leader().await?;
+        let leader = consul_cluster.other_leader().await?;
         let began = Instant::now();
-        servers.kill(leader).await?;
-        servers.leader().await?;
+        consul_cluster.kill(leader).await?;
+        consul_cluster.leader().await?;
         elections = elections.max(began.elapsed());
-        servers.begin(leader)?;
-        load.go_on(setting.warm_up()).await;
+        consul_cluster.restart(leader)?;
+        load.run_for(setting.warm_up()).await;
     }
     for n in [1, 2] {
-        servers.kill(n).await?;
+        consul_cluster.kill(n).await?;
     }
-    load.go_on(lost).await;
+    load.run_for(quorum_loss).await;
     for n in [1, 2] {
-        servers.begin(n)?;
+        consul_cluster.restart(n)?;
     }
-    servers.leader().await?;
-    load.go_on(setting.warm_up()).await;
-    let until = load.now();
-    let seen = load.finish().await?;
+    consul_cluster.leader().await?;
+    load.run_for(setting.warm_up()).await;
+    let until = load.elapsed();
+    let call_log = load.finish().await?;
 
-    let fault =
-        format!("leader of three Consul servers killed {kills} times, quorum lost for {} s", lost.as_secs());
-    let mut outcome = Outcome::of(fault, &seen);
+    let fault = format!(
+        "leader of three Consul servers killed {kills} times, quorum lost for {} s",
+        quorum_loss.as_secs()
+    );
+    let mut outcome = ScenarioOutcome::of(fault, &call_log);
     outcome.recovered(Some(elections));
-    let gaps = bed.replicas.iter().flat_map(|r| seen.gaps(&r.id, from..until, DROPPED));
+    let gaps = testbed.replicas.iter().flat_map(|r| call_log.gaps(&r.id, from..until, MIN_DROPPED_GAP));
     outcome.at_most("dropped endpoints", gaps.count(), 0, "consul/resolver.rs: the last good set");
-    let reads = reads.failed();
-    outcome.at_most("failed reads", reads.len(), 0, "consul/resolver.rs");
-    outcome.failures.extend(reads.into_iter().take(5));
+    let lookup_failures = lookup_failures.failed();
+    outcome.at_most("failed reads", lookup_failures.len(), 0, "consul/resolver.rs");
+    outcome.failures.extend(lookup_failures.into_iter().take(5));
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls", failed, 0, "channel/pool.rs");
     Ok(outcome)
 }
 
-/// Counts how often a look-up failed or said less than all.
-struct Reads {
+/// Records look-ups that failed or were incomplete.
+struct LookupFailures {
     failed: Arc<Mutex<Vec<String>>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Reads {
-    fn watch(bed: &Bed) -> Self {
+impl LookupFailures {
+    fn watch(testbed: &Testbed) -> Self {
         let failed = Arc::<Mutex<Vec<String>>>::default();
-        let (mut view, counting) = (bed.view(), failed.clone());
-        let ids: Vec<_> = bed.replicas.iter().map(|r| r.id.clone()).collect();
+        let (mut view, failures) = (testbed.view(), failed.clone());
+        let ids: Vec<_> = testbed.replicas.iter().map(|r| r.id.clone()).collect();
         let task = tokio::spawn(async move {
             while view.changed().await.is_ok() {
                 let now = view.borrow_and_update();
                 let missing =
                     || ids.iter().find(|id| !passes(&now, id)).map(|id| format!("{id} is not passing"));
                 if let Some(why) = now.error.as_ref().map(ToString::to_string).or_else(missing) {
-                    counting.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).push(why);
                 }
             }
         });
         Self { failed, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Why, of each.
+    /// The reason of each failure.
     fn failed(&self) -> Vec<String> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! R14: the registry is gone; what is known goes on being used.
+//! R14: the registry is down; the last known instances stay in use.
 
 use std::{
     net::SocketAddr,
@@ -14,48 +14,49 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    bed::{Bed, Kind, SERVICE, Setting, passes},
-    load::{Load, Mix, Seen},
-    verdict::Outcome,
+    load::{CallLog, Load, Mix},
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, SERVICE, Testbed, passes},
+    verdict::ScenarioOutcome,
 };
 
-/// The processes that want the registry: three replicas and the load.
+/// The processes that connect to the registry: three replicas and the load.
 const PROCESSES: usize = 4;
-/// How long after its return everything must be as before.
-const CONVERGED: Duration = Duration::from_secs(5);
-/// A time without a send that means that an endpoint was dropped.
-const DROPPED: Duration = Duration::from_secs(1);
+/// The limit on the time from its return to the previous state.
+const MAX_TIME_TO_CONVERGED: Duration = Duration::from_secs(5);
+/// The shortest gap without a call that counts as a dropped endpoint.
+const MIN_DROPPED_GAP: Duration = Duration::from_secs(1);
 
-/// What came of one outage.
+/// The measurements of one outage.
 struct Outage {
-    seen: Seen,
-    cold: Seen,
+    call_log: CallLog,
+    cold: CallLog,
     dropped: usize,
-    /// Connections that were tried, per process and second.
+    /// Connection attempts per process and second.
     reconnects: f64,
-    converged: Option<Duration>,
+    time_to_converged: Option<Duration>,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (dev, real) = setting.sized((12, 0), (60, 45), (600, 60));
-    let mut outages = vec![outage(&setting, Kind::Dev, dev).await?];
+    let mut outages = vec![outage(&setting, RegistryKind::Dev, dev).await?];
     if real > 0 {
-        outages.push(outage(&setting, Kind::Consul, real).await?);
+        outages.push(outage(&setting, RegistryKind::Consul, real).await?);
     }
-    let all = outages.iter().flat_map(|outage| outage.seen.all()).cloned().collect();
+    let all = outages.iter().flat_map(|outage| outage.call_log.all()).cloned().collect();
     let fault = format!("the registry is down: {dev} s of consul-dev, {real} s of a real Consul");
-    let mut outcome = Outcome::of(fault, &Seen::new(all));
-    for Outage { cold, dropped, reconnects, converged, .. } in &outages {
-        outcome.recovered(*converged);
+    let mut outcome = ScenarioOutcome::of(fault, &CallLog::new(all));
+    for Outage { cold, dropped, reconnects, time_to_converged, .. } in &outages {
+        outcome.recovered(*time_to_converged);
         outcome.at_most("dropped endpoints", *dropped, 0, "consul/resolver.rs: the last good set");
         outcome.below("reconnects per process and second", *reconnects, 1.0, "consul/watch/pace.rs");
         let failed = cold.failed(true) + cold.failed(false);
         let what = "failed calls of a cold start without the registry";
-        outcome.at_most(what, failed, 0, "snapshot.rs: was the set written and read?");
+        outcome.at_most(what, failed, 0, "snapshot.rs: writing and reading the set");
         outcome.within(
             "converged after its return",
-            *converged,
-            CONVERGED,
+            *time_to_converged,
+            MAX_TIME_TO_CONVERGED,
             "consul/registration.rs; consul/watch.rs",
         );
     }
@@ -64,65 +65,66 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     Ok(outcome)
 }
 
-async fn outage(setting: &Setting, kind: Kind, seconds: u64) -> Result<Outage> {
+async fn outage(setting: &ScenarioSetting, kind: RegistryKind, seconds: u64) -> Result<Outage> {
     let time = Duration::from_secs(seconds);
-    let mut bed = Bed::start(setting, kind, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
-    let from = load.now();
-    bed.registry.kill().await?;
-    let cold = cold_start(&bed).await?;
-    load.go_on((time / 2).saturating_sub(setting.warm_up())).await;
-    // Half of the time it refuses, half of it it hangs up, which can be counted.
-    let door = Door::open(bed.registry.address()).await?;
-    load.go_on(time / 2).await;
-    let reconnects = door.close() as f64 / (time / 2).as_secs_f64() / PROCESSES as f64;
-    bed.registry.wipe()?;
-    bed.registry.begin().await?;
-    let converged = converged(&bed, &load).await;
-    load.go_on(setting.warm_up()).await;
-    let until = load.now();
-    let seen = load.finish().await?;
-    let gaps = bed.replicas.iter().flat_map(|r| seen.gaps(&r.id, from..until, DROPPED));
+    let mut testbed = Testbed::start(setting, kind, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
+    let from = load.elapsed();
+    testbed.registry.kill().await?;
+    let cold = cold_start(&testbed).await?;
+    load.run_for((time / 2).saturating_sub(setting.warm_up())).await;
+    // Connections are refused for half of the time; then they are accepted,
+    // counted and closed.
+    let counter = ConnectionCounter::open(testbed.registry.address()).await?;
+    load.run_for(time / 2).await;
+    let reconnects = counter.close() as f64 / (time / 2).as_secs_f64() / PROCESSES as f64;
+    testbed.registry.wipe()?;
+    testbed.registry.restart().await?;
+    let time_to_converged = time_to_converged(&testbed, &load).await;
+    load.run_for(setting.warm_up()).await;
+    let until = load.elapsed();
+    let call_log = load.finish().await?;
+    let gaps = testbed.replicas.iter().flat_map(|r| call_log.gaps(&r.id, from..until, MIN_DROPPED_GAP));
     let dropped = gaps.count();
-    Ok(Outage { dropped, seen, cold, reconnects, converged })
+    Ok(Outage { dropped, call_log, cold, reconnects, time_to_converged })
 }
 
-/// Another client begins, as a process that starts now would: with a registry
-/// that does not answer, and what an earlier one left on disk.
-async fn cold_start(bed: &Bed) -> Result<Seen> {
-    let setting = &bed.setting;
-    let client = bed.registry.client()?;
+/// Starts another client, as a new process would, without a registry and with
+/// the snapshot of an earlier process.
+async fn cold_start(testbed: &Testbed) -> Result<CallLog> {
+    let setting = &testbed.setting;
+    let client = testbed.registry.client()?;
     let channel = setting.mesh(client, setting.channel_config())?.channel(SERVICE);
     let load = Load::start(channel, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
+    load.run_for(setting.warm_up()).await;
     load.finish().await
 }
 
-/// How long until all are registered and passing again and the load's own
-/// view says so without an error.
-async fn converged(bed: &Bed, load: &Load) -> Option<Duration> {
-    let began = load.now();
-    let mut view = bed.view();
+/// The time until all are registered and passing again and the load's own view
+/// shows that without an error.
+async fn time_to_converged(testbed: &Testbed, load: &Load) -> Option<Duration> {
+    let began = load.elapsed();
+    let mut view = testbed.view();
     let all = async {
-        bed.until_listed(3, CONVERGED * 4).await[1]?;
+        testbed.time_until_listed(3, MAX_TIME_TO_CONVERGED * 4).await[1]?;
         let known =
-            view.wait_for(|now| now.error.is_none() && bed.replicas.iter().all(|r| passes(now, &r.id)));
+            view.wait_for(|now| now.error.is_none() && testbed.replicas.iter().all(|r| passes(now, &r.id)));
         known.await.ok().map(drop)
     };
-    let all = tokio::time::timeout(CONVERGED * 4, all).await.ok().flatten();
-    all.map(|()| load.now() - began)
+    let all = tokio::time::timeout(MAX_TIME_TO_CONVERGED * 4, all).await.ok().flatten();
+    all.map(|()| load.elapsed() - began)
 }
 
-/// Takes connections where the registry was, hangs up, and counts.
-struct Door {
+/// A listener at the registry's address that counts and closes connections.
+struct ConnectionCounter {
     count: Arc<AtomicUsize>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Door {
+impl ConnectionCounter {
     async fn open(at: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(at).await.context("the registry's port cannot be had")?;
+        let listener = TcpListener::bind(at).await.context("could not listen on the registry's port")?;
         let count = Arc::new(AtomicUsize::new(0));
         let counting = count.clone();
         let task = tokio::spawn(async move {

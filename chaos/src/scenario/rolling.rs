@@ -5,38 +5,41 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::{
-    bed::{Bed, Kind, Setting},
     load::{Load, Mix},
-    verdict::Outcome,
+    setting::ScenarioSetting,
+    testbed::{RegistryKind, Testbed},
+    verdict::ScenarioOutcome,
 };
 
-/// How long a restarted one may take to have traffic again.
-const BACK: Duration = Duration::from_secs(20);
-/// How long one may take to stop.
-const EXIT: Duration = Duration::from_secs(10);
+/// The limit on the time from a restart to traffic.
+const MAX_RECOVERY: Duration = Duration::from_secs(20);
+/// The limit on an instance's stop.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let rounds = setting.sized(1, 5, 5);
-    let mut bed = Bed::start(&setting, Kind::Dev, 3).await?;
-    let load = Load::start(bed.channel()?, Mix::Both)?;
-    load.go_on(setting.warm_up()).await;
+    let mut testbed = Testbed::start(&setting, RegistryKind::Dev, 3).await?;
+    let load = Load::start(testbed.channel()?, Mix::Both)?;
+    load.run_for(setting.warm_up()).await;
     let mut slowest = Duration::ZERO;
-    let mut back = Duration::ZERO;
+    let mut recovery = Duration::ZERO;
     for _ in 0..rounds {
-        for replica in &mut bed.replicas {
+        for replica in &mut testbed.replicas {
             slowest = slowest.max(replica.stop().await?);
-            replica.begin()?;
-            let begun = load.now();
+            replica.restart()?;
+            let restarted = load.elapsed();
             let id = replica.id.clone();
-            let answered = load.until(begun, BACK, |call| call.answered_by(&id)).await?;
-            back = back.max(answered.end() - begun);
+            let first_response =
+                load.wait_for_call(restarted, MAX_RECOVERY, |call| call.succeeded_on(&id)).await?;
+            recovery = recovery.max(first_response.end() - restarted);
         }
     }
-    let seen = load.finish().await?;
-    let mut outcome = Outcome::of(format!("{rounds} rolling restarts of three by SIGTERM"), &seen);
-    outcome.recovered(Some(back));
+    let call_log = load.finish().await?;
+    let mut outcome =
+        ScenarioOutcome::of(format!("{rounds} rolling restarts of three by SIGTERM"), &call_log);
+    outcome.recovered(Some(recovery));
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls of any kind", failed, 0, "server.rs: the order of the drain");
-    outcome.within("slowest exit", Some(slowest), EXIT, "server.rs: what is waited for at the end?");
+    outcome.within("slowest exit", Some(slowest), EXIT_TIMEOUT, "server.rs: the waits of the drain");
     Ok(outcome)
 }

@@ -1,23 +1,22 @@
-//! R21: more buyers than pieces, each of two products at once and in opposite
-//! orders, while a replica is killed in every round.
+//! R21: more buyers than pieces, each of two products in opposite orders, while
+//! a replica is killed in every round.
 //!
-//! # Whether the answers could have been given one after the other
+//! # The check that the responses are serializable
 //!
 //! Both products are only sold together, so their stock is one number. A round
-//! has three acts, each begun when all of the one before was answered:
+//! has three acts, each started when all calls of the one before have ended:
 //!
-//! 1. Everybody buys. Nothing is returned, so the number only falls: it falls to
-//!    nothing by as many buyers as there were pieces, and who is refused is
-//!    refused after that. Such an order of the answers exists if and only if no
-//!    more have bought than there were pieces, and, where anybody was refused,
-//!    as many, the last of whom began before the first refusal was answered. So
-//!    this is exact: let each who has bought do so when they began, and each
-//!    refusal be when it ended.
-//! 2. Some who have bought cancel, while everybody who was refused buys again.
-//!    At no time may more have bought than had begun to cancel.
-//! 3. Everybody who was refused again buys, with what the second act has left
-//!    over. As the first act; and as there are more buyers than pieces, all is
-//!    sold in the end.
+//! 1. All buy. Nothing is returned, so the number only falls: it reaches zero
+//!    after as many buyers as there were pieces, and rejections come after that.
+//!    Such an order of the responses exists if and only if no more have bought
+//!    than there were pieces, and, if there was a rejection, exactly as many, the
+//!    last of whom started before the first rejection ended. The check is exact:
+//!    place each purchase at its start, and each rejection at its end.
+//! 2. Some buyers cancel, while all rejected ones buy again. At no time may more
+//!    have bought than had started to cancel.
+//! 3. All that were rejected again buy the pieces that the second act has left.
+//!    The check is that of the first act; and as there are more buyers than
+//!    pieces, all is sold in the end.
 
 use std::time::Duration;
 
@@ -37,88 +36,88 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 use crate::{
-    bed::{
-        Setting,
-        shop::{Books, Clients, Plan, Service, Shop, insist},
-    },
-    verdict::Outcome,
+    setting::ScenarioSetting,
+    testbed::shop::{Audit, Clients, Plan, Service, Shop, retry_until_definite},
+    verdict::ScenarioOutcome,
 };
 
 /// The mechanism that is guarded.
 pub(super) const ONE_STEP: &str = "looking for pieces and taking them in one step";
-/// Who may be killed.
+/// The services whose replicas are killed.
 const VICTIMS: [Service; 2] = [Service::Product, Service::Order];
-/// When in a round that is, and how long it stays away, in milliseconds.
-const STRIKE: std::ops::Range<u64> = 50..500;
-const AWAY: std::ops::Range<u64> = 20..400;
-/// How many carts are filled at once.
-const AT_ONCE: usize = 16;
-/// Of those who have bought, how many cancel: one of so many.
-const CANCEL: usize = 5;
-/// How long a round may take: longer than a killed replica's orders are held.
-const ROUND: Duration = Duration::from_secs(60);
-/// After how long nothing may be under way any more.
-const SETTLED: Duration = Duration::from_secs(60);
+/// The random time of a kill in its round, and the random downtime, in
+/// milliseconds.
+const KILL_DELAY_MS: std::ops::Range<u64> = 50..500;
+const DOWNTIME_MS: std::ops::Range<u64> = 20..400;
+/// The number of carts that are filled concurrently.
+const CONCURRENCY: usize = 16;
+/// The share of buyers that cancel: one in this many.
+const CANCEL_ONE_IN: usize = 5;
+/// The limit on a round: longer than the lease of a killed replica's orders.
+const MAX_ROUND: Duration = Duration::from_secs(60);
+/// The limit on the time until no order is in progress.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One round: its products, and who wants them.
+/// One round: its products and their buyers.
 struct Round {
     skus: [String; 2],
     buyers: Vec<String>,
     pieces: usize,
 }
 
-/// What one buyer was told, and when.
-struct Asked {
+/// One purchase, its time and its result.
+struct PurchaseAttempt {
     buyer: String,
     began: Instant,
     ended: Instant,
-    /// The order that they have; empty for who takes without ordering.
-    had: Option<String>,
-    unclear: Option<Status>,
+    /// The id of the order; empty if pieces were taken without an order.
+    order_id: Option<String>,
+    error: Option<Status>,
 }
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Default)]
-struct Seen {
+struct RoundResult {
     calls: usize,
-    refused: usize,
-    /// Answers that no stock gives one after the other.
-    torn: usize,
-    unclear: Vec<String>,
+    rejected: usize,
+    /// The number of responses that are not serializable.
+    not_serializable: usize,
+    failures: Vec<String>,
     took: Duration,
 }
 
-pub(super) async fn run(setting: Setting) -> Result<Outcome> {
+pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     let (buyers, pieces, rounds) = setting.sized((100, 20, 1), (500, 100, 5), (500, 100, 20));
     let mut shop = Shop::start(Plan::new(&setting)).await?;
     let rounds: Vec<_> = (0..rounds).map(|n| Round::new(n, buyers, pieces)).collect();
     let clients = shop.clients()?;
     for round in &rounds {
         for sku in &round.skus {
-            shop.sell(sku, 499, i64::try_from(pieces)?).await?;
+            shop.add_product(sku, 499, i64::try_from(pieces)?).await?;
         }
         round.fill(&clients).await.context("could not fill the carts")?;
     }
-    let one_step = !setting.lacks(ONE_STEP);
-    let mut seen = Vec::new();
+    let one_step = !setting.is_disabled(ONE_STEP);
+    let mut results = Vec::new();
     for round in &rounds {
-        let victims: Vec<_> = VICTIMS.iter().flat_map(|service| shop.of(*service)).collect();
-        let victim = *fastrand::choice(&victims).context("nobody to kill")?;
-        let (told, struck) = join(round.play(&clients, one_step), strike(&mut shop, victim)).await;
-        struck?;
+        let victims: Vec<_> = VICTIMS.iter().flat_map(|service| shop.indices_of(*service)).collect();
+        let victim = *fastrand::choice(&victims).context("no replica to kill")?;
+        let (round_result, restarted) =
+            join(round.run_acts(&clients, one_step), kill_and_restart(&mut shop, victim)).await;
+        restarted?;
         shop.all_passing().await?;
-        seen.push(told);
+        results.push(round_result);
     }
     let customers = rounds.iter().flat_map(|round| round.buyers.clone()).collect::<Vec<_>>();
-    let books = shop.settled(&customers, SETTLED).await?;
-    Ok(judge(&seen, &books, (buyers, pieces)))
+    let audit = shop.settled_audit(&customers, SETTLE_TIMEOUT).await?;
+    Ok(evaluate(&results, &audit, (buyers, pieces)))
 }
 
-async fn strike(shop: &mut Shop, victim: usize) -> Result<()> {
-    sleep(Duration::from_millis(fastrand::u64(STRIKE))).await;
+async fn kill_and_restart(shop: &mut Shop, victim: usize) -> Result<()> {
+    sleep(Duration::from_millis(fastrand::u64(KILL_DELAY_MS))).await;
     shop.kill(victim).await?;
-    sleep(Duration::from_millis(fastrand::u64(AWAY))).await;
-    shop.begin(victim)
+    sleep(Duration::from_millis(fastrand::u64(DOWNTIME_MS))).await;
+    shop.restart(victim)
 }
 
 impl Round {
@@ -128,10 +127,10 @@ impl Round {
         Self { skus, buyers, pieces }
     }
 
-    /// One piece of each product into each cart, in this order or the other.
+    /// Adds one piece of each product to each cart, in alternating order.
     async fn fill(&self, clients: &Clients) -> Result<(), Status> {
         let filling = stream::iter(self.buyers.iter().enumerate()).map(Ok);
-        let filling = filling.try_for_each_concurrent(AT_ONCE, |(n, buyer)| async move {
+        let filling = filling.try_for_each_concurrent(CONCURRENCY, |(n, buyer)| async move {
             let [first, second] = &self.skus;
             let skus = if n % 2 == 0 { [first, second] } else { [second, first] };
             for sku in skus {
@@ -142,63 +141,66 @@ impl Round {
         filling.await
     }
 
-    async fn play(&self, clients: &Clients, one_step: bool) -> Seen {
+    async fn run_acts(&self, clients: &Clients, one_step: bool) -> RoundResult {
         let began = Instant::now();
-        let mut seen = Seen::default();
+        let mut result = RoundResult::default();
         let first = self.all_buy(clients, self.buyers.clone(), one_step).await;
-        seen.torn += torn(&first, self.pieces);
-        let orders = first.iter().filter_map(|asked| asked.had.clone()).filter(|id| !id.is_empty());
-        let cancelled = join_all(orders.step_by(CANCEL).map(|id| cancel(clients, id)));
-        let again = self.all_buy(clients, refused(&first), one_step);
+        result.not_serializable += not_serializable(&first, self.pieces);
+        let orders = first.iter().filter_map(|attempt| attempt.order_id.clone()).filter(|id| !id.is_empty());
+        let cancelled = join_all(orders.step_by(CANCEL_ONE_IN).map(|id| cancel(clients, id)));
+        let again = self.all_buy(clients, rejected(&first), one_step);
         let (cancelled, second) = join(cancelled, again).await;
-        let back: Vec<_> = cancelled.iter().filter(|(_, why)| why.is_none()).map(|(at, _)| *at).collect();
-        seen.torn += too_early(&second, &back);
-        let left = back.len().saturating_sub(had(&second));
-        let third = self.all_buy(clients, refused(&second), one_step).await;
-        seen.torn += torn(&third, left);
-        for asked in [&first, &second, &third] {
-            seen.hear(asked);
+        let cancelled_at: Vec<_> =
+            cancelled.iter().filter(|(_, error)| error.is_none()).map(|(at, _)| *at).collect();
+        result.not_serializable += bought_too_early(&second, &cancelled_at);
+        let left = cancelled_at.len().saturating_sub(count_bought(&second));
+        let third = self.all_buy(clients, rejected(&second), one_step).await;
+        result.not_serializable += not_serializable(&third, left);
+        for attempts in [&first, &second, &third] {
+            result.add(attempts);
         }
-        seen.calls += cancelled.len();
-        seen.unclear.extend(cancelled.into_iter().filter_map(|(_, why)| why));
-        seen.took = began.elapsed();
-        seen
+        result.calls += cancelled.len();
+        result.failures.extend(cancelled.into_iter().filter_map(|(_, error)| error));
+        result.took = began.elapsed();
+        result
     }
 
-    async fn all_buy(&self, clients: &Clients, buyers: Vec<String>, one_step: bool) -> Vec<Asked> {
+    async fn all_buy(&self, clients: &Clients, buyers: Vec<String>, one_step: bool) -> Vec<PurchaseAttempt> {
         join_all(buyers.into_iter().map(|buyer| async move {
             let began = Instant::now();
-            let answer = if one_step { order(clients, &buyer).await } else { self.take(clients).await };
-            let (had, unclear) = match answer {
-                Ok(had) => (had, None),
+            let response =
+                if one_step { order(clients, &buyer).await } else { self.look_and_take(clients).await };
+            let (order_id, error) = match response {
+                Ok(order_id) => (order_id, None),
                 Err(status) => (None, Some(status)),
             };
-            Asked { buyer, began, ended: Instant::now(), had, unclear }
+            PurchaseAttempt { buyer, began, ended: Instant::now(), order_id, error }
         }))
         .await
     }
 
-    /// What a shop without the mechanism does: it looks, and then it takes.
-    async fn take(&self, clients: &Clients) -> Result<Option<String>, Status> {
+    /// Buys as a shop without the mechanism would: reads the stock, and then
+    /// sets it.
+    async fn look_and_take(&self, clients: &Clients) -> Result<Option<String>, Status> {
         for product_id in &self.skus {
             let request = GetStockRequest { product_id: product_id.clone() };
-            let Stock { available, .. } = insist(|| {
+            let Stock { available, .. } = retry_until_definite(|| {
                 let (mut products, request) = (clients.products.clone(), request.clone());
                 async move { products.get_stock(request).await }
             })
             .await
-            .answer?;
+            .response?;
             if available == 0 {
                 return Ok(None);
             }
             let (product_id, available) = (product_id.clone(), available - 1);
             let request = SetStockRequest { product_id, available, etag: String::new() };
-            insist(|| {
+            retry_until_definite(|| {
                 let (mut products, request) = (clients.products.clone(), request.clone());
                 async move { products.set_stock(request).await }
             })
             .await
-            .answer?;
+            .response?;
         }
         Ok(Some(String::new()))
     }
@@ -206,7 +208,7 @@ impl Round {
 
 /// Orders a cart; `None` when there are too few pieces.
 async fn order(clients: &Clients, buyer: &str) -> Result<Option<String>, Status> {
-    match clients.order(buyer, &Uuid::now_v7().to_string()).await.answer {
+    match clients.order(buyer, &Uuid::now_v7().to_string()).await.response {
         Ok(order) => Ok(Some(order.order_id)),
         Err(status) if is_sold_out(&status) => Ok(None),
         Err(status) => Err(status),
@@ -218,76 +220,77 @@ fn is_sold_out(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && reason.as_deref() == Some("OUT_OF_STOCK")
 }
 
-/// Cancels an order: when that began, and what was told instead of that it is
+/// Cancels an order; returns the start time, and the error if it was not
 /// cancelled.
 async fn cancel(clients: &Clients, order_id: String) -> (Instant, Option<String>) {
     let began = Instant::now();
     let request = CancelOrderRequest { order_id };
-    let insisted = insist(|| {
+    let call = retry_until_definite(|| {
         let (mut orders, request) = (clients.orders.clone(), request.clone());
         async move { orders.cancel_order(request).await }
     });
-    let why = match insisted.await.answer {
+    let error = match call.await.response {
         Ok(order) if order.state() == OrderState::Cancelled => None,
         Ok(order) => Some(format!("CancelOrder: the order is {}", order.state().as_str_name())),
         Err(status) => Some(format!("CancelOrder: {status}")),
     };
-    (began, why)
+    (began, error)
 }
 
-fn had(asked: &[Asked]) -> usize {
-    asked.iter().filter(|asked| asked.had.is_some()).count()
+fn count_bought(attempts: &[PurchaseAttempt]) -> usize {
+    attempts.iter().filter(|attempt| attempt.order_id.is_some()).count()
 }
 
-fn refused(asked: &[Asked]) -> Vec<String> {
-    let refused = asked.iter().filter(|asked| asked.had.is_none() && asked.unclear.is_none());
-    refused.map(|asked| asked.buyer.clone()).collect()
+fn rejected(attempts: &[PurchaseAttempt]) -> Vec<String> {
+    let rejected = attempts.iter().filter(|attempt| attempt.order_id.is_none() && attempt.error.is_none());
+    rejected.map(|attempt| attempt.buyer.clone()).collect()
 }
 
-/// Answers of a stock that had so many pieces, and got none back, that cannot
-/// have been given one after the other.
-fn torn(asked: &[Asked], pieces: usize) -> usize {
-    let had = had(asked);
-    let last = asked.iter().filter(|asked| asked.had.is_some()).map(|asked| asked.began).max();
-    let refused = asked.iter().filter(|asked| asked.had.is_none() && asked.unclear.is_none());
-    let early = refused.filter(|asked| had < pieces || last.is_some_and(|last| asked.ended < last));
-    had.saturating_sub(pieces) + early.count()
+/// The number of responses that are not serializable, for a stock with so many
+/// pieces and no returns.
+fn not_serializable(attempts: &[PurchaseAttempt], pieces: usize) -> usize {
+    let bought = count_bought(attempts);
+    let last =
+        attempts.iter().filter(|attempt| attempt.order_id.is_some()).map(|attempt| attempt.began).max();
+    let rejected = attempts.iter().filter(|attempt| attempt.order_id.is_none() && attempt.error.is_none());
+    let early = rejected.filter(|attempt| bought < pieces || last.is_some_and(|last| attempt.ended < last));
+    bought.saturating_sub(pieces) + early.count()
 }
 
-/// Who had bought when fewer had begun to give back.
-fn too_early(asked: &[Asked], back: &[Instant]) -> usize {
+/// The number of purchases before as many cancellations had started.
+fn bought_too_early(attempts: &[PurchaseAttempt], cancelled_at: &[Instant]) -> usize {
     let mut bought: Vec<_> =
-        asked.iter().filter(|asked| asked.had.is_some()).map(|asked| asked.ended).collect();
+        attempts.iter().filter(|attempt| attempt.order_id.is_some()).map(|attempt| attempt.ended).collect();
     bought.sort();
-    let begun = |at: Instant| back.iter().filter(|began| **began <= at).count();
-    bought.into_iter().enumerate().filter(|(before, at)| begun(*at) <= *before).count()
+    let started = |at: Instant| cancelled_at.iter().filter(|began| **began <= at).count();
+    bought.into_iter().enumerate().filter(|(before, at)| started(*at) <= *before).count()
 }
 
-impl Seen {
-    fn hear(&mut self, asked: &[Asked]) {
-        self.calls += asked.len();
-        self.refused += refused(asked).len();
-        let unclear = asked.iter().filter_map(|asked| asked.unclear.as_ref());
-        self.unclear.extend(unclear.map(|status| format!("CreateOrder: {status}")));
+impl RoundResult {
+    fn add(&mut self, attempts: &[PurchaseAttempt]) {
+        self.calls += attempts.len();
+        self.rejected += rejected(attempts).len();
+        let failures = attempts.iter().filter_map(|attempt| attempt.error.as_ref());
+        self.failures.extend(failures.map(|status| format!("CreateOrder: {status}")));
     }
 }
 
-fn judge(seen: &[Seen], books: &Books, (buyers, pieces): (usize, usize)) -> Outcome {
-    let rounds = seen.len();
-    let unclear: Vec<_> = seen.iter().flat_map(|seen| &seen.unclear).collect();
-    let refused: usize = seen.iter().map(|seen| seen.refused).sum();
-    let mut outcome = Outcome {
+fn evaluate(results: &[RoundResult], audit: &Audit, (buyers, pieces): (usize, usize)) -> ScenarioOutcome {
+    let rounds = results.len();
+    let failures: Vec<_> = results.iter().flat_map(|result| &result.failures).collect();
+    let rejected: usize = results.iter().map(|result| result.rejected).sum();
+    let mut outcome = ScenarioOutcome {
         fault: format!(
-            "{rounds} rounds of {buyers} buyers for {pieces} pieces, refused {refused} times, a replica \
+            "{rounds} rounds of {buyers} buyers for {pieces} pieces, rejected {rejected} times, a replica \
              killed in each"
         ),
-        calls: seen.iter().map(|seen| seen.calls).sum(),
-        failed_idempotent: unclear.len(),
+        calls: results.iter().map(|result| result.calls).sum(),
+        failed_idempotent: failures.len(),
         attempts_per_call: 1.0,
-        failures: unclear.into_iter().take(8).cloned().collect(),
-        ..Outcome::default()
+        failures: failures.into_iter().take(8).cloned().collect(),
+        ..ScenarioOutcome::default()
     };
-    let astray = books.stock.iter().filter(|(now, first)| now.sold != *first || now.available != 0);
+    let astray = audit.stock.iter().filter(|(now, first)| now.sold != *first || now.available != 0);
     outcome.at_most(
         "products of which not exactly all was sold",
         astray.count(),
@@ -295,24 +298,24 @@ fn judge(seen: &[Seen], books: &Books, (buyers, pieces): (usize, usize)) -> Outc
         "product-service/store/reservations.rs",
     );
     let (live, promised) =
-        (books.orders.iter().filter(|order| order.state() != OrderState::Cancelled).count(), rounds * pieces);
-    let look = "order-service/checkout.rs: who was told that they have it?";
+        (audit.orders.iter().filter(|order| order.state() != OrderState::Cancelled).count(), rounds * pieces);
+    let look = "order-service/checkout.rs: the response to a buyer";
     outcome.figure("orders", live.to_string(), format!("= {promised}"), live == promised, look);
     outcome.at_most(
-        "answers that no stock gives one after the other",
-        seen.iter().map(|seen| seen.torn).sum(),
+        "responses that are not serializable",
+        results.iter().map(|result| result.not_serializable).sum(),
         0,
-        "product-service/store/stock.rs: pieces are looked for and taken in one statement",
+        "product-service/store/stock.rs: pieces are checked and taken in one statement",
     );
     outcome.at_most(
-        "calls without a clear answer within a minute",
+        "calls without a definite response within a minute",
         outcome.failed_idempotent,
         0,
         "order-service/checkout.rs",
     );
-    let longest = seen.iter().map(|seen| seen.took).max();
-    outcome.within("the longest round", longest, ROUND, "product-service/store.rs: the order of locks");
-    books.judge(&mut outcome);
+    let longest = results.iter().map(|result| result.took).max();
+    outcome.within("the longest round", longest, MAX_ROUND, "product-service/store.rs: the order of locks");
+    audit.evaluate(&mut outcome);
     outcome
 }
 
@@ -320,28 +323,41 @@ fn judge(seen: &[Seen], books: &Books, (buyers, pieces): (usize, usize)) -> Outc
 mod tests {
     use super::*;
 
-    fn asked(began: u64, ended: u64, had: bool) -> Asked {
+    fn attempt(began: u64, ended: u64, has_bought: bool) -> PurchaseAttempt {
         let at = |later| *START + Duration::from_secs(later);
-        let had = had.then(String::new);
-        Asked { buyer: String::new(), began: at(began), ended: at(ended), had, unclear: None }
+        PurchaseAttempt {
+            buyer: String::new(),
+            began: at(began),
+            ended: at(ended),
+            order_id: has_bought.then(String::new),
+            error: None,
+        }
     }
 
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 
     #[test]
-    fn who_is_refused_while_there_is_some_is_found() {
-        assert_eq!(torn(&[asked(0, 9, true), asked(1, 2, false)], 1), 0, "at the same time");
-        assert_eq!(torn(&[asked(3, 9, true), asked(1, 2, false)], 1), 1, "refused, and then there was one");
-        assert_eq!(torn(&[asked(0, 1, true), asked(2, 3, false)], 2), 1, "one is left");
-        assert_eq!(torn(&[asked(0, 1, true), asked(0, 1, true), asked(2, 3, false)], 1), 1, "oversold");
+    fn a_rejection_while_pieces_are_left_is_found() {
+        assert_eq!(not_serializable(&[attempt(0, 9, true), attempt(1, 2, false)], 1), 0, "at the same time");
+        assert_eq!(
+            not_serializable(&[attempt(3, 9, true), attempt(1, 2, false)], 1),
+            1,
+            "rejected, and then there was one"
+        );
+        assert_eq!(not_serializable(&[attempt(0, 1, true), attempt(2, 3, false)], 2), 1, "one is left");
+        assert_eq!(
+            not_serializable(&[attempt(0, 1, true), attempt(0, 1, true), attempt(2, 3, false)], 1),
+            1,
+            "oversold"
+        );
     }
 
     #[test]
-    fn who_has_what_nobody_has_given_back_is_found() {
-        let back = [*START + Duration::from_secs(2), *START + Duration::from_secs(5)];
-        assert_eq!(too_early(&[asked(0, 3, true), asked(0, 6, true)], &back), 0);
-        assert_eq!(too_early(&[asked(0, 1, true), asked(0, 6, true)], &back), 1);
-        assert_eq!(too_early(&[asked(0, 3, true), asked(0, 4, true)], &back), 1);
-        assert_eq!(too_early(&[asked(0, 1, false)], &[]), 0);
+    fn a_purchase_before_a_cancellation_is_found() {
+        let cancelled_at = [*START + Duration::from_secs(2), *START + Duration::from_secs(5)];
+        assert_eq!(bought_too_early(&[attempt(0, 3, true), attempt(0, 6, true)], &cancelled_at), 0);
+        assert_eq!(bought_too_early(&[attempt(0, 1, true), attempt(0, 6, true)], &cancelled_at), 1);
+        assert_eq!(bought_too_early(&[attempt(0, 3, true), attempt(0, 4, true)], &cancelled_at), 1);
+        assert_eq!(bought_too_early(&[attempt(0, 1, false)], &[]), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! How a replica answers for now.
+//! The behaviour of a replica.
 
 use std::{
     str::FromStr,
@@ -9,34 +9,34 @@ use std::{
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
-/// What a replica is told.
+/// A command to a replica.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Order {
-    /// To tell what it has counted.
+pub(super) enum Command {
+    /// Prints the counters.
     Report,
-    /// To tell what `/debug/mesh` would.
+    /// Prints the state that `/debug/mesh` serves.
     State,
-    /// To say whether it is healthy.
-    Healthy(bool),
-    /// To answer so from now on.
-    Behave(Act),
+    /// Sets the health that it reports.
+    SetHealthy(bool),
+    /// Sets the behaviour.
+    SetBehaviour(Behaviour),
 }
 
-/// How calls are answered.
+/// The response to calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) enum Act {
-    /// As they should be.
+pub(super) enum Behaviour {
+    /// Normal responses.
     #[default]
-    Well,
-    /// That much later.
-    Slow(Duration),
-    /// At once with this code; each with this probability.
+    Normal,
+    /// Responses that much later.
+    Delay(Duration),
+    /// Immediate failures with this code and this probability.
     Fail(Code, f64),
-    /// Never.
+    /// No responses.
     Hang,
 }
 
-impl FromStr for Order {
+impl FromStr for Command {
     type Err = String;
 
     fn from_str(line: &str) -> Result<Self, String> {
@@ -44,16 +44,16 @@ impl FromStr for Order {
         Ok(match words[..] {
             ["report"] => Self::Report,
             ["state"] => Self::State,
-            ["healthy"] => Self::Healthy(true),
-            ["unhealthy"] => Self::Healthy(false),
-            ["well"] => Self::Behave(Act::Well),
-            ["hang"] => Self::Behave(Act::Hang),
-            ["slow", time] => {
-                Self::Behave(Act::Slow(registry_client::parse_duration(time).map_err(|e| e.to_string())?))
-            }
-            ["fail", code] => Self::Behave(Act::Fail(parse(code)?, 1.0)),
-            ["half", code] => Self::Behave(Act::Fail(parse(code)?, 0.5)),
-            _ => return Err(format!("`{line}` is no order")),
+            ["healthy"] => Self::SetHealthy(true),
+            ["unhealthy"] => Self::SetHealthy(false),
+            ["well"] => Self::SetBehaviour(Behaviour::Normal),
+            ["hang"] => Self::SetBehaviour(Behaviour::Hang),
+            ["slow", time] => Self::SetBehaviour(Behaviour::Delay(
+                registry_client::parse_duration(time).map_err(|e| e.to_string())?,
+            )),
+            ["fail", code] => Self::SetBehaviour(Behaviour::Fail(parse(code)?, 1.0)),
+            ["half", code] => Self::SetBehaviour(Behaviour::Fail(parse(code)?, 0.5)),
+            _ => return Err(format!("unknown command `{line}`")),
         })
     }
 }
@@ -62,29 +62,29 @@ fn parse(code: &str) -> Result<Code, String> {
     match code {
         "UNAVAILABLE" => Ok(Code::Unavailable),
         "INTERNAL" => Ok(Code::Internal),
-        other => Err(format!("`{other}` is no code to fail with")),
+        other => Err(format!("unsupported code `{other}`")),
     }
 }
 
-/// The present act.
+/// The current behaviour.
 #[derive(Debug, Default)]
-pub(super) struct Behaviour(Mutex<Act>);
+pub(super) struct CurrentBehaviour(Mutex<Behaviour>);
 
-impl Behaviour {
-    pub(super) fn set(&self, act: Act) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = act;
+impl CurrentBehaviour {
+    pub(super) fn set(&self, behaviour: Behaviour) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
     }
 
-    /// Takes `work`, or does as it was told.
-    pub(super) async fn act(&self, work: Duration) -> Result<(), Status> {
-        let act = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match act {
-            Act::Slow(more) => sleep(work + more).await,
-            Act::Fail(code, share) if fastrand::f64() < share => {
-                return Err(Status::new(code, "told to fail"));
+    /// Takes `work`, or applies the fault.
+    pub(super) async fn apply(&self, work: Duration) -> Result<(), Status> {
+        let behaviour = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match behaviour {
+            Behaviour::Delay(more) => sleep(work + more).await,
+            Behaviour::Fail(code, share) if fastrand::f64() < share => {
+                return Err(Status::new(code, "failed on command"));
             }
-            Act::Hang => std::future::pending().await,
-            Act::Well | Act::Fail(..) => sleep(work).await,
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Normal | Behaviour::Fail(..) => sleep(work).await,
         }
         Ok(())
     }
@@ -96,9 +96,12 @@ mod tests {
 
     #[test]
     fn an_order_is_a_line() {
-        assert_eq!("slow 500ms".parse(), Ok(Order::Behave(Act::Slow(Duration::from_millis(500)))));
-        assert_eq!("half INTERNAL".parse(), Ok(Order::Behave(Act::Fail(Code::Internal, 0.5))));
-        assert_eq!("unhealthy".parse(), Ok(Order::Healthy(false)));
-        assert!("fail OK".parse::<Order>().is_err() && "dance".parse::<Order>().is_err());
+        assert_eq!(
+            "slow 500ms".parse(),
+            Ok(Command::SetBehaviour(Behaviour::Delay(Duration::from_millis(500))))
+        );
+        assert_eq!("half INTERNAL".parse(), Ok(Command::SetBehaviour(Behaviour::Fail(Code::Internal, 0.5))));
+        assert_eq!("unhealthy".parse(), Ok(Command::SetHealthy(false)));
+        assert!("fail OK".parse::<Command>().is_err() && "dance".parse::<Command>().is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! What a replica counts of its calls, above all of those whose time is up.
+//! The counters of a replica's calls, above all of those past their deadline.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -9,42 +9,41 @@ use registry_client::policy::deadline;
 use serde::{Deserialize, Serialize};
 use tonic::metadata::MetadataMap;
 
-/// The most calls whose lateness is kept between two reports.
-const MOST: usize = 100_000;
+/// The limit on late calls that are kept between two reports.
+const MAX_LATE_CALLS: usize = 100_000;
 
-/// What a replica tells of its calls since it was last asked.
+/// The counters since the last report.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// Calls that began.
+    /// Calls that started.
     pub(crate) calls: u64,
-    /// Of every handler that was still there when its time was up: how long
-    /// after that it was dropped, in milliseconds.
+    /// For every handler that outlived its deadline: the time from the deadline
+    /// until it was dropped, in milliseconds.
     pub(crate) late_ms: Vec<u64>,
-    /// The longest and the shortest time that a call came with, in
-    /// milliseconds.
+    /// The longest and the shortest deadline of a call, in milliseconds.
     pub(crate) granted_ms: Option<(u64, u64)>,
-    /// Handlers that are still there although their time is up.
+    /// Handlers that still run past their deadline.
     pub(crate) running: u64,
 }
 
 /// Counts calls.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(Mutex<State>);
+pub(super) struct CallLedger(Mutex<LedgerState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct LedgerState {
     report: Report,
-    /// When the calls under way must end.
+    /// The deadlines of the calls in flight.
     open: Vec<(u64, Instant)>,
     entries: u64,
 }
 
-impl Ledger {
-    /// A call begins; it ends with what is returned.
-    pub(super) fn enter(&self, metadata: &MetadataMap) -> Entry<'_> {
+impl CallLedger {
+    /// Records the start of a call, and its end when the guard is dropped.
+    pub(super) fn enter(&self, metadata: &MetadataMap) -> LedgerEntry<'_> {
         let granted = metadata.get("grpc-timeout").and_then(|value| deadline::parse(value.as_bytes()));
         let expiry = granted.map(|granted| Instant::now() + granted);
-        let entry = self.with(|state| {
+        let entry = self.with_state(|state| {
             state.report.calls += 1;
             state.entries += 1;
             if let Some(granted) = granted.map(millis) {
@@ -54,38 +53,38 @@ impl Ledger {
             state.open.extend(expiry.map(|expiry| (state.entries, expiry)));
             state.entries
         });
-        Entry { ledger: self, entry, expiry }
+        LedgerEntry { ledger: self, entry, expiry }
     }
 
-    /// What was counted since the last time.
+    /// Takes the counters since the last report.
     pub(super) fn take(&self) -> Report {
         let now = Instant::now();
-        self.with(|state| {
+        self.with_state(|state| {
             let running = state.open.iter().filter(|(_, expiry)| *expiry < now).count();
             Report { running: running as u64, ..std::mem::take(&mut state.report) }
         })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    fn with_state<T>(&self, act: impl FnOnce(&mut LedgerState) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A call under way.
-pub(super) struct Entry<'a> {
-    ledger: &'a Ledger,
+/// A guard for a call in flight.
+pub(super) struct LedgerEntry<'a> {
+    ledger: &'a CallLedger,
     entry: u64,
     expiry: Option<Instant>,
 }
 
-impl Drop for Entry<'_> {
+impl Drop for LedgerEntry<'_> {
     fn drop(&mut self) {
         let Some(expiry) = self.expiry else { return };
         let late = Instant::now().checked_duration_since(expiry);
-        self.ledger.with(|state| {
+        self.ledger.with_state(|state| {
             state.open.retain(|(entry, _)| *entry != self.entry);
             if let Some(late) = late
-                && state.report.late_ms.len() < MOST
+                && state.report.late_ms.len() < MAX_LATE_CALLS
             {
                 state.report.late_ms.push(millis(late));
             }

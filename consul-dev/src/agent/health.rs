@@ -1,24 +1,25 @@
-//! `/v1/agent/health`: the verdict over a service's checks, for load balancers that ask the agent itself.
+//! `/v1/agent/health`: the aggregated health of a service, for load balancers that query the agent
+//! itself.
 
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::Context;
-use crate::answer::{self, Answer, Failure};
-use crate::model::{Check, NODE_MAINTENANCE, Node, SERVICE_MAINTENANCE, Service, Status};
+use crate::context::Context;
+use crate::model::{Check, CheckStatus, NODE_MAINTENANCE, Node, SERVICE_MAINTENANCE, Service};
 use crate::request::Request;
-use crate::store::State;
+use crate::response::{self, ErrorResponse, HttpResponse};
+use crate::store::AgentState;
 use crate::wire::AgentService;
 
-/// The worst of a service's checks; maintenance is worse than critical.
+/// The worst status of a service's checks; maintenance is worse than critical.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
-    Checks(Status),
+enum AggregatedHealth {
+    Checks(CheckStatus),
     Maintenance,
 }
 
-impl Verdict {
+impl AggregatedHealth {
     fn of(check: &Check) -> Self {
         if check.id == NODE_MAINTENANCE || check.id.starts_with(SERVICE_MAINTENANCE) {
             return Self::Maintenance;
@@ -35,9 +36,9 @@ impl Verdict {
 
     fn code(self) -> StatusCode {
         match self {
-            Self::Checks(Status::Passing) => StatusCode::OK,
-            Self::Checks(Status::Warning) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Checks(Status::Critical) | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Checks(CheckStatus::Passing) => StatusCode::OK,
+            Self::Checks(CheckStatus::Warning) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Checks(CheckStatus::Critical) | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -50,7 +51,7 @@ struct Info {
     checks: Option<Vec<AgentCheck>>,
 }
 
-/// A check as only these endpoints show it: without its type, with a definition of zeros.
+/// A check in these endpoints: without its type, with an empty definition.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct AgentCheck {
@@ -58,7 +59,7 @@ struct AgentCheck {
     #[serde(rename = "CheckID")]
     check_id: String,
     name: String,
-    status: Status,
+    status: CheckStatus,
     notes: String,
     output: String,
     #[serde(rename = "ServiceID")]
@@ -102,44 +103,53 @@ fn empty_definition() -> Value {
     })
 }
 
-/// `GET /v1/agent/health/service/name/:name`: all instances of this agent, and the worst verdict of them.
-pub(crate) fn by_name(context: &Context, request: &Request) -> Result<Answer, Failure> {
+/// `GET /v1/agent/health/service/name/:name`: all instances on this agent, and their worst health.
+pub(crate) fn by_name(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
     let name = request.rest.as_str();
     if name.is_empty() {
-        return Err(Failure::bad_request("Missing service Name"));
+        return Err(ErrorResponse::bad_request("Missing service Name"));
     }
-    request.refuse_enterprise()?;
-    let found: Vec<(Verdict, Info)> = context.store.read(|state| {
+    request.reject_enterprise()?;
+    let found: Vec<(AggregatedHealth, Info)> = context.store.read(|state| {
         let named = |service: &&Service| service.name == name;
-        state.local.services.values().filter(named).map(|service| judge(state, service)).collect()
+        state.local.services.values().filter(named).map(|service| aggregate(state, service)).collect()
     });
-    let (code, reason) = match found.iter().map(|(verdict, _)| *verdict).max() {
+    let (code, reason) = match found.iter().map(|(health, _)| *health).max() {
         Some(worst) => (worst.code(), worst.name().to_owned()),
         None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
     };
     let infos: Vec<Info> = found.into_iter().map(|(_, info)| info).collect();
-    Ok(respond(request, code, &reason, &infos))
+    Ok(response_for(request, code, &reason, &infos))
 }
 
 /// `GET /v1/agent/health/service/id/:id`: one instance.
-pub(crate) fn by_id(context: &Context, request: &Request) -> Result<Answer, Failure> {
+pub(crate) fn by_id(context: &Context, request: &Request) -> Result<HttpResponse, ErrorResponse> {
     let id = request.rest.as_str();
     if id.is_empty() {
-        return Err(Failure::bad_request("Missing serviceID"));
+        return Err(ErrorResponse::bad_request("Missing serviceID"));
     }
-    request.refuse_enterprise()?;
-    let found = context.store.read(|state| state.local.services.get(id).map(|service| judge(state, service)));
-    let Some((verdict, info)) = found else {
-        let nobody = Info { aggregated_status: Status::Critical.name(), service: None, checks: None };
-        return Ok(respond(request, StatusCode::NOT_FOUND, &format!("ServiceId {id} not found"), &nobody));
+    request.reject_enterprise()?;
+    let found =
+        context.store.read(|state| state.local.services.get(id).map(|service| aggregate(state, service)));
+    let Some((health, info)) = found else {
+        let not_found = Info { aggregated_status: CheckStatus::Critical.name(), service: None, checks: None };
+        return Ok(response_for(
+            request,
+            StatusCode::NOT_FOUND,
+            &format!("ServiceId {id} not found"),
+            &not_found,
+        ));
     };
-    Ok(respond(request, verdict.code(), verdict.name(), &info))
+    Ok(response_for(request, health.code(), health.name(), &info))
 }
 
-fn judge(state: &State, service: &Service) -> (Verdict, Info) {
+fn aggregate(state: &AgentState, service: &Service) -> (AggregatedHealth, Info) {
     let checks: Vec<&Check> = state.local.checks_of(&service.id).collect();
-    let worst =
-        checks.iter().map(|check| Verdict::of(check)).max().unwrap_or(Verdict::Checks(Status::Passing));
+    let worst = checks
+        .iter()
+        .map(|check| AggregatedHealth::of(check))
+        .max()
+        .unwrap_or(AggregatedHealth::Checks(CheckStatus::Passing));
     let info = Info {
         aggregated_status: worst.name(),
         service: Some(AgentService::new(service, &state.node)),
@@ -148,12 +158,12 @@ fn judge(state: &State, service: &Service) -> (Verdict, Info) {
     (worst, info)
 }
 
-fn respond(request: &Request, code: StatusCode, reason: &str, body: &impl Serialize) -> Answer {
+fn response_for(request: &Request, code: StatusCode, reason: &str, body: &impl Serialize) -> HttpResponse {
     let mut answer = if request.query.get("format") == "text" {
-        answer::with_type(code, "text/plain", reason.to_owned().into())
+        response::with_type(code, "text/plain", reason.to_owned().into())
     } else {
-        answer::json(code, body, request.pretty())
+        response::json(code, body, request.pretty())
     };
-    answer::set(&mut answer, "x-consul-reason", reason);
+    response::set(&mut answer, "x-consul-reason", reason);
     answer
 }

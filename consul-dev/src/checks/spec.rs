@@ -1,6 +1,6 @@
-//! A check as a request describes it.
+//! The definition of a check in a request.
 
-use crate::decode::{DecodeError, Field, Json, fill};
+use crate::decode::{DecodeError, Field, Json, read_into};
 use crate::duration::GoDuration;
 
 /// The definition of a check, decoded but not yet valid.
@@ -10,7 +10,7 @@ pub(crate) struct CheckSpec {
     pub(crate) name: String,
     pub(crate) status: String,
     pub(crate) notes: String,
-    /// Of `check/register` only; within a service it is read and passed over.
+    /// The service of a check in `check/register`; ignored within a service.
     pub(crate) service_id: String,
     pub(crate) ttl: GoDuration,
     pub(crate) interval: GoDuration,
@@ -25,11 +25,12 @@ pub(crate) struct CheckSpec {
     pub(crate) failures_before_warning: i64,
     pub(crate) failures_before_critical: i64,
     pub(crate) output_max_size: i64,
-    /// What only checks that this agent does not run have.
+    /// The fields of check types that this agent does not run.
     pub(crate) other: OtherKinds,
 }
 
-/// The fields of check types that are decoded so that they can be refused by name.
+/// The fields of check types that are decoded so that they can be rejected by
+/// name.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct OtherKinds {
     script_args: Vec<String>,
@@ -42,9 +43,9 @@ pub(crate) struct OtherKinds {
     ignored: bool,
 }
 
-/// In which request a check stands; its id is called differently in each.
+/// The request that contains a check; the name of its id depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Within {
+pub(crate) enum CheckContext {
     Service,
     CheckRegister,
 }
@@ -54,7 +55,11 @@ impl CheckSpec {
     ///
     /// # Errors
     /// In Consul's words: an unknown field, or a value of the wrong type. `at` names the object (`.Alias.Check`).
-    pub(crate) fn read(members: Vec<(String, Json)>, at: &str, within: Within) -> Result<Self, DecodeError> {
+    pub(crate) fn read(
+        members: Vec<(String, Json)>,
+        at: &str,
+        within: CheckContext,
+    ) -> Result<Self, DecodeError> {
         let mut spec = Self::default();
         for (key, value) in members {
             spec.set(&key, value, at, within)?;
@@ -62,47 +67,53 @@ impl CheckSpec {
         Ok(spec)
     }
 
-    fn set(&mut self, key: &str, value: Json, at: &str, within: Within) -> Result<(), DecodeError> {
-        let named = |name: &str| format!("{at}.Alias.{name}");
+    fn set(&mut self, key: &str, value: Json, at: &str, within: CheckContext) -> Result<(), DecodeError> {
+        let field_name = |name: &str| format!("{at}.Alias.{name}");
         match key.to_ascii_lowercase().as_str() {
-            "id" if within == Within::CheckRegister => fill(&mut self.id, value, &named("ID")),
-            "checkid" if within == Within::Service => fill(&mut self.id, value, &named("CheckID")),
-            "serviceid" | "service_id" => fill(&mut self.service_id, value, &named("ServiceID")),
-            "name" => fill(&mut self.name, value, &named("Name")),
-            "status" => fill(&mut self.status, value, &named("Status")),
-            "notes" => fill(&mut self.notes, value, &named("Notes")),
-            "ttl" => fill(&mut self.ttl, value, ""),
-            "interval" => fill(&mut self.interval, value, ""),
-            "timeout" => fill(&mut self.timeout, value, ""),
-            "deregistercriticalserviceafter" | "deregister_critical_service_after" => {
-                fill(&mut self.reap_after, value, "")
+            "id" if within == CheckContext::CheckRegister => {
+                read_into(&mut self.id, value, &field_name("ID"))
             }
-            "grpc" => fill(&mut self.grpc, value, &named("GRPC")),
-            "grpcusetls" | "grpc_use_tls" => fill(&mut self.grpc_use_tls, value, &named("GRPCUseTLS")),
-            "tcp" => fill(&mut self.tcp, value, &named("TCP")),
-            "tcpusetls" | "tcp_use_tls" => fill(&mut self.tcp_use_tls, value, &named("TCPUseTLS")),
-            "http" => fill(&mut self.http, value, &named("HTTP")),
+            "checkid" if within == CheckContext::Service => {
+                read_into(&mut self.id, value, &field_name("CheckID"))
+            }
+            "serviceid" | "service_id" => read_into(&mut self.service_id, value, &field_name("ServiceID")),
+            "name" => read_into(&mut self.name, value, &field_name("Name")),
+            "status" => read_into(&mut self.status, value, &field_name("Status")),
+            "notes" => read_into(&mut self.notes, value, &field_name("Notes")),
+            "ttl" => read_into(&mut self.ttl, value, ""),
+            "interval" => read_into(&mut self.interval, value, ""),
+            "timeout" => read_into(&mut self.timeout, value, ""),
+            "deregistercriticalserviceafter" | "deregister_critical_service_after" => {
+                read_into(&mut self.reap_after, value, "")
+            }
+            "grpc" => read_into(&mut self.grpc, value, &field_name("GRPC")),
+            "grpcusetls" | "grpc_use_tls" => {
+                read_into(&mut self.grpc_use_tls, value, &field_name("GRPCUseTLS"))
+            }
+            "tcp" => read_into(&mut self.tcp, value, &field_name("TCP")),
+            "tcpusetls" | "tcp_use_tls" => read_into(&mut self.tcp_use_tls, value, &field_name("TCPUseTLS")),
+            "http" => read_into(&mut self.http, value, &field_name("HTTP")),
             "successbeforepassing" => {
-                fill(&mut self.success_before_passing, value, &named("SuccessBeforePassing"))
+                read_into(&mut self.success_before_passing, value, &field_name("SuccessBeforePassing"))
             }
             "failuresbeforewarning" => {
-                fill(&mut self.failures_before_warning, value, &named("FailuresBeforeWarning"))
+                read_into(&mut self.failures_before_warning, value, &field_name("FailuresBeforeWarning"))
             }
             "failuresbeforecritical" => {
-                fill(&mut self.failures_before_critical, value, &named("FailuresBeforeCritical"))
+                read_into(&mut self.failures_before_critical, value, &field_name("FailuresBeforeCritical"))
             }
-            "outputmaxsize" => fill(&mut self.output_max_size, value, &named("OutputMaxSize")),
-            _ => self.other.set(key, value, &named, within),
+            "outputmaxsize" => read_into(&mut self.output_max_size, value, &field_name("OutputMaxSize")),
+            _ => self.other.set(key, value, &field_name, within),
         }
     }
 
-    /// Whether the request said nothing at all about the check.
+    /// Returns whether the request has no field of the check.
     pub(crate) fn is_empty(&self) -> bool {
         let nothing = Self { service_id: self.service_id.clone(), ..Self::default() };
         *self == nothing
     }
 
-    /// Says what is wrong with the check, in Consul's words.
+    /// Validates the check, with Consul's error texts.
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
         let other = &self.other;
         let probes = [&self.grpc, &self.tcp, &self.http, &other.h2ping, &other.udp, &other.os_service]
@@ -154,7 +165,7 @@ impl CheckSpec {
     /// The longest output to keep, in bytes.
     pub(super) fn max_output(&self) -> usize {
         match usize::try_from(self.output_max_size) {
-            Ok(asked @ 1..) => asked.min(super::MAX_OUTPUT),
+            Ok(requested @ 1..) => requested.min(super::MAX_OUTPUT),
             _ => super::MAX_OUTPUT,
         }
     }
@@ -165,38 +176,50 @@ impl OtherKinds {
         &mut self,
         key: &str,
         value: Json,
-        named: &dyn Fn(&str) -> String,
-        within: Within,
+        field_name: &dyn Fn(&str) -> String,
+        within: CheckContext,
     ) -> Result<(), DecodeError> {
         let mut text = String::new();
         let mut headers = Headers;
         match key.to_ascii_lowercase().as_str() {
-            "scriptargs" | "script_args" | "args" => fill(&mut self.script_args, value, &named("ScriptArgs")),
-            "dockercontainerid" | "docker_container_id" => {
-                fill(&mut self.docker, value, &named("DockerContainerID"))
+            "scriptargs" | "script_args" | "args" => {
+                read_into(&mut self.script_args, value, &field_name("ScriptArgs"))
             }
-            "h2ping" => fill(&mut self.h2ping, value, &named("H2PING")),
-            "udp" => fill(&mut self.udp, value, &named("UDP")),
-            "osservice" => fill(&mut self.os_service, value, &named("OSService")),
-            "aliasnode" => fill(&mut self.alias_node, value, &named("AliasNode")),
-            "aliasservice" => fill(&mut self.alias_service, value, &named("AliasService")),
-            "h2pingusetls" | "h2ping_use_tls" => fill(&mut self.ignored, value, &named("H2PingUseTLS")),
-            "tlsskipverify" | "tls_skip_verify" => fill(&mut self.ignored, value, &named("TLSSkipVerify")),
-            "disableredirects" => fill(&mut self.ignored, value, &named("DisableRedirects")),
-            "tlsservername" | "tls_server_name" => fill(&mut text, value, &named("TLSServerName")),
-            "shell" => fill(&mut text, value, &named("Shell")),
-            "method" => fill(&mut text, value, &named("Method")),
-            "body" => fill(&mut text, value, &named("Body")),
-            "proxyhttp" if within == Within::Service => fill(&mut text, value, &named("ProxyHTTP")),
-            "proxygrpc" if within == Within::Service => fill(&mut text, value, &named("ProxyGRPC")),
-            "token" if within == Within::CheckRegister => fill(&mut text, value, &named("Token")),
-            "header" => fill(&mut headers, value, &named("Header")),
+            "dockercontainerid" | "docker_container_id" => {
+                read_into(&mut self.docker, value, &field_name("DockerContainerID"))
+            }
+            "h2ping" => read_into(&mut self.h2ping, value, &field_name("H2PING")),
+            "udp" => read_into(&mut self.udp, value, &field_name("UDP")),
+            "osservice" => read_into(&mut self.os_service, value, &field_name("OSService")),
+            "aliasnode" => read_into(&mut self.alias_node, value, &field_name("AliasNode")),
+            "aliasservice" => read_into(&mut self.alias_service, value, &field_name("AliasService")),
+            "h2pingusetls" | "h2ping_use_tls" => {
+                read_into(&mut self.ignored, value, &field_name("H2PingUseTLS"))
+            }
+            "tlsskipverify" | "tls_skip_verify" => {
+                read_into(&mut self.ignored, value, &field_name("TLSSkipVerify"))
+            }
+            "disableredirects" => read_into(&mut self.ignored, value, &field_name("DisableRedirects")),
+            "tlsservername" | "tls_server_name" => read_into(&mut text, value, &field_name("TLSServerName")),
+            "shell" => read_into(&mut text, value, &field_name("Shell")),
+            "method" => read_into(&mut text, value, &field_name("Method")),
+            "body" => read_into(&mut text, value, &field_name("Body")),
+            "proxyhttp" if within == CheckContext::Service => {
+                read_into(&mut text, value, &field_name("ProxyHTTP"))
+            }
+            "proxygrpc" if within == CheckContext::Service => {
+                read_into(&mut text, value, &field_name("ProxyGRPC"))
+            }
+            "token" if within == CheckContext::CheckRegister => {
+                read_into(&mut text, value, &field_name("Token"))
+            }
+            "header" => read_into(&mut headers, value, &field_name("Header")),
             _ => Err(DecodeError::unknown_field(key)),
         }
     }
 }
 
-/// HTTP headers of a check, each name with its values; read for their form only.
+/// The HTTP headers of a check, each name with its values; only validated.
 #[derive(Debug)]
 struct Headers;
 

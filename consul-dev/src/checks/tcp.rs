@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::CheckSpec;
 
-/// Why a connection could not be made, in the words of Go's network library.
+/// The text of a failed connection in the format of Go's network library.
 pub(super) fn dial_error(address: &str, error: &io::Error) -> String {
     let cause = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
@@ -22,7 +22,7 @@ pub(super) fn dial_error(address: &str, error: &io::Error) -> String {
 /// Connects to `host:port`.
 ///
 /// # Errors
-/// Says why not, or that it took longer than `limit`.
+/// When it cannot connect within `limit`.
 pub(super) async fn dial(address: &str, limit: Duration) -> Result<TcpStream, String> {
     let timed_out = || io::Error::from(io::ErrorKind::TimedOut);
     timeout(limit, TcpStream::connect(address))

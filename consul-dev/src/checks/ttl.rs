@@ -1,4 +1,4 @@
-//! Checks that are passing only as long as their application says so.
+//! Checks that are passing as long as their application sends heartbeats.
 
 use std::time::Duration;
 
@@ -7,24 +7,25 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::Reporter;
-use crate::model::Status;
+use crate::model::CheckStatus;
 
 /// Sets the check critical whenever `ttl` passes without a heartbeat; ends when the heartbeats' sender is gone.
-pub(super) async fn expire(reporter: Reporter, ttl: Duration, mut beats: watch::Receiver<String>) {
+pub(super) async fn expire(reporter: Reporter, ttl: Duration, mut heartbeats: watch::Receiver<String>) {
     let mut expired = false;
     loop {
-        // Once expired it stays so until the next heartbeat.
-        let beat = if expired { Ok(beats.changed().await) } else { timeout(ttl, beats.changed()).await };
-        match beat {
+        // Once expired it stays expired until the next heartbeat.
+        let heartbeat =
+            if expired { Ok(heartbeats.changed().await) } else { timeout(ttl, heartbeats.changed()).await };
+        match heartbeat {
             Ok(Ok(())) => expired = false,
             Ok(Err(_)) => return,
-            // It came at the last moment.
-            Err(_) if beats.has_changed().unwrap_or(false) => {}
+            // The heartbeat came just in time.
+            Err(_) if heartbeats.has_changed().unwrap_or(false) => {}
             Err(_) => {
                 expired = true;
                 warn!(check = %reporter.check_id, "the check missed its TTL and is critical now");
-                let last = beats.borrow_and_update().clone();
-                reporter.report(Status::Critical, expired_output(&last));
+                let last = heartbeats.borrow_and_update().clone();
+                reporter.report(CheckStatus::Critical, expired_output(&last));
             }
         }
     }

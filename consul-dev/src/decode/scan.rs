@@ -1,8 +1,8 @@
-//! A JSON reader that says what is wrong in the words of Consul's own decoder.
+//! A JSON parser with the error texts of Consul's decoder.
 
 use super::DecodeError;
 
-/// The deepest nesting that is read; deeper input is refused.
+/// The limit on nesting; deeper input is rejected.
 const MAX_DEPTH: usize = 128;
 
 /// A JSON value; object members keep their order, numbers their text.
@@ -17,7 +17,7 @@ pub(crate) enum Json {
 }
 
 impl Json {
-    /// What the decoder calls this kind of value.
+    /// The decoder's name for this kind of value.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "null",
@@ -30,10 +30,10 @@ impl Json {
     }
 }
 
-/// Reads the first value of `text`; what follows it is not looked at, as in Consul.
+/// Parses the first value of `text`; the rest is ignored, as in Consul.
 ///
 /// # Errors
-/// Says which character was wrong where, or that the input ended early.
+/// When a character is invalid, or the input ends early.
 pub(crate) fn parse(text: &[u8]) -> Result<Json, DecodeError> {
     let mut scanner = Scanner { rest: text, depth: 0 };
     scanner.skip_space();
@@ -157,9 +157,9 @@ impl Scanner<'_> {
         Ok(Json::Number(text))
     }
 
-    fn take(&mut self, wanted: u8, text: &mut String) -> bool {
+    fn take(&mut self, expected_byte: u8, text: &mut String) -> bool {
         match self.rest.split_first() {
-            Some((&first, rest)) if first == wanted => {
+            Some((&first, rest)) if first == expected_byte => {
                 self.rest = rest;
                 text.push(char::from(first));
                 true

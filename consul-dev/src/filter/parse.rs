@@ -1,16 +1,16 @@
-//! From text to expression, with the positions and expectations that the real parser names.
+//! The parser of expressions, with the positions and expectations of Consul's error texts.
 
 use super::{Expr, Operator};
-use crate::answer::Failure;
+use crate::response::ErrorResponse;
 
-/// The deepest nesting of parentheses and `not`.
+/// The limit on nested parentheses and `not`.
 const MAX_DEPTH: usize = 64;
 
-/// The most comparisons in one filter. Consul has no such limit: it answers 5,000 of them, and is busy for minutes with
-/// ten parentheses. Here a filter's cost is bounded instead.
+/// The limit on comparisons in one filter. Consul has no such limit: it evaluates 5,000 of them, and takes minutes for
+/// ten nested parentheses.
 const MAX_TERMS: usize = 64;
 
-/// The reason why a text is no expression.
+/// The error of an invalid expression.
 #[derive(Debug)]
 pub(super) enum ParseError {
     /// The text does not follow the grammar; in Consul's words.
@@ -19,10 +19,10 @@ pub(super) enum ParseError {
     Limit(String),
 }
 
-impl From<ParseError> for Failure {
+impl From<ParseError> for ErrorResponse {
     fn from(error: ParseError) -> Self {
         match error {
-            ParseError::Syntax(why) => super::refuse(why),
+            ParseError::Syntax(why) => super::invalid_filter(why),
             ParseError::Limit(why) => Self::bad_request(why),
         }
     }
@@ -48,7 +48,7 @@ pub(super) fn expression(text: &str) -> Result<Expr, ParseError> {
     if parser.rest().is_empty() {
         return Ok(expr);
     }
-    // The last word could have gone on where it ended.
+    // The last word could have continued.
     if after == parser.at {
         let ends_with_quote = text[..after].ends_with(['"', '`', ')']);
         return Err(parser.expected(if ends_with_quote { AFTER_LITERAL } else { AFTER_WORD }));
@@ -85,12 +85,12 @@ impl<'a> Parser<'a> {
 
     fn exceeds(&self, limit: &str) -> ParseError {
         ParseError::Limit(format!(
-            "{}: the filter has more than {limit}, the most that this development agent takes",
+            "{}: the filter has more than {limit}, the limit of this development agent",
             self.position()
         ))
     }
 
-    /// Passes over blanks; says whether there were any.
+    /// Skips blanks; returns whether there were any.
     fn space(&mut self) -> bool {
         let rest = self.rest();
         let trimmed = rest.trim_start_matches([' ', '\t', '\r', '\n']);
@@ -106,7 +106,7 @@ impl<'a> Parser<'a> {
         found
     }
 
-    /// Takes `word` if it stands alone, that is, before a blank.
+    /// Takes `word` if a blank follows.
     fn word(&mut self, word: &str) -> bool {
         let start = self.at;
         if self.take(word) && self.space() {
@@ -221,7 +221,7 @@ impl<'a> Parser<'a> {
             self.at = start;
         }
         if self.rest().starts_with("matches") || self.rest().starts_with("not matches") {
-            return Err(self.broken("match", "this development agent does not know regular expressions"));
+            return Err(self.broken("match", "this development agent does not support regular expressions"));
         }
         if self.rest().starts_with("in") || self.rest().starts_with("not") {
             return self.value_in(selector.join("."));
@@ -353,7 +353,7 @@ mod tests {
             format!("{}{}{}", "(".repeat(63), many(64, " or "), ")".repeat(63)),
         ] {
             let item = serde_json::json!({"Service": {"ID": "b"}});
-            Filter::parse(&text, INSTANCE).unwrap().keeps(&item);
+            Filter::parse(&text, INSTANCE).unwrap().matches(&item);
         }
         for (text, limit) in [
             (many(65, " or "), "64 comparisons"),
@@ -363,7 +363,7 @@ mod tests {
             (nested(20_000), "64 parentheses"),
             (format!("{}Service.ID == a", "not ".repeat(20_000)), "64 parentheses"),
         ] {
-            let answer = Filter::parse(&text, INSTANCE).unwrap_err().into_answer();
+            let answer = Filter::parse(&text, INSTANCE).unwrap_err().into_response();
             assert_eq!(answer.status(), 400);
             let got = failure(&text);
             assert!(got.contains(&format!("more than {limit}")), "{got}");
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_as_the_real_parser_names_them() {
-        for (text, said) in [
+        for (text, message) in [
             ("foo", r#"1:4 (3): no match found, expected: \"!=\", \".\", \"==\""#),
             ("Service.ID = a", r#"1:12 (11): no match found, expected: \"!=\", \"==\", \"contains\""#),
             ("Service.Meta.x ==", r#"1:18 (17): no match found, expected: \"-\", \"0\""#),
@@ -389,7 +389,7 @@ mod tests {
             ("Service.Port == abc", r#"strconv.ParseInt: parsing \"abc\": invalid syntax"#),
         ] {
             let got = failure(text).replace("\\\\\"", "\\\"");
-            assert!(got.contains(said), "{text}: {got}");
+            assert!(got.contains(message), "{text}: {got}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The fields of what can be filtered.
+//! The fields of filterable records.
 
-/// The fields that can be asked for, with `*` for any key of a map.
-pub(crate) type Schema = &'static [(&'static str, Kind)];
+/// The filterable fields, with `*` for any key of a map.
+pub(crate) type Schema = &'static [(&'static str, FieldKind)];
 
-/// What a field holds, and so what can be asked of it.
+/// The type of a field, which determines its operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FieldKind {
     Text,
     Int,
     Bool,
@@ -13,13 +13,13 @@ pub(crate) enum Kind {
     List,
     /// Texts or structures by their keys.
     Map,
-    /// A structure: only its fields can be asked for.
+    /// A structure: only its fields are filterable.
     Struct,
-    /// A list of structures: a field of it is asked of every one, and one that fits is enough.
+    /// A list of structures: it matches if a field of any of them does.
     Structs,
 }
 
-use Kind::{Bool, Int, List, Map, Struct, Structs, Text};
+use FieldKind::{Bool, Int, List, Map, Struct, Structs, Text};
 
 /// Fields of an instance in `/v1/health/service`.
 pub(crate) const INSTANCE: Schema = &[

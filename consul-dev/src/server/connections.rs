@@ -1,4 +1,4 @@
-//! The open connections, which of them makes room for a new one, and which is closed for being slow.
+//! The open connections: evicting one for a new one, and closing slow ones.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -8,55 +8,55 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-/// How many connections all clients together may hold; most systems give a process 1,024 open files.
+/// The limit on open connections; most systems give a process 1,024 open files.
 const MAX_CONNECTIONS: usize = 600;
 
-/// How many connections one client address may hold; Consul's own. A blocked query holds one.
+/// The limit on connections of one client address; Consul's own. A blocked query holds one.
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 200;
 
-/// How many connections are being refused at once; further ones are closed without an answer.
-const MAX_REFUSALS: usize = 20;
+/// The limit on concurrent rejections; further connections are closed without a response.
+const MAX_REJECTIONS: usize = 20;
 
-/// How long a client may take to send the head of a request.
+/// The limit on receiving the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The state of a connection, and since when.
+/// The state of a connection, with the time of its start.
 #[derive(Debug, Clone, Copy)]
-enum Phase {
+enum ConnectionPhase {
     /// The head of a request is expected: the connection is new, or the head has begun to arrive.
     Head(Instant),
-    /// The client has not begun another request.
+    /// The client has not started another request.
     Idle(Instant),
-    /// A request is answered, or a blocking query waits.
-    Answering,
+    /// A request is served, or a blocking query waits.
+    Serving,
 }
 
-/// What a connection is doing. Cheap to update from its task.
+/// The current phase of a connection. Cheap to update from its task.
 #[derive(Debug)]
-pub(super) struct Activity(Mutex<Phase>);
+pub(super) struct ConnectionActivity(Mutex<ConnectionPhase>);
 
-impl Activity {
-    /// Takes note of bytes from the client.
+impl ConnectionActivity {
+    /// Records bytes from the client.
     pub(super) fn received(&self, bytes: &[u8]) {
         let mut phase = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Phase::Idle(_), false) = (*phase, bytes.is_empty()) {
-            *phase = Phase::Head(Instant::now());
+        if let (ConnectionPhase::Idle(_), false) = (*phase, bytes.is_empty()) {
+            *phase = ConnectionPhase::Head(Instant::now());
         }
     }
 
-    /// Runs `answer`, during which the connection is not closed.
-    pub(super) async fn answering<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.set(Phase::Answering);
-        let answer = answer.await;
-        self.set(Phase::Idle(Instant::now()));
-        answer
+    /// Runs `response`; the connection is not closed meanwhile.
+    pub(super) async fn run_request<T>(&self, response: impl Future<Output = T>) -> T {
+        self.set(ConnectionPhase::Serving);
+        let response = response.await;
+        self.set(ConnectionPhase::Idle(Instant::now()));
+        response
     }
 
-    fn set(&self, phase: Phase) {
+    fn set(&self, phase: ConnectionPhase) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
-    fn phase(&self) -> Phase {
+    fn phase(&self) -> ConnectionPhase {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -66,21 +66,21 @@ impl Activity {
 pub(super) struct Connections {
     tasks: JoinSet<()>,
     open: Vec<Connection>,
-    refusals: JoinSet<()>,
+    rejections: JoinSet<()>,
 }
 
 #[derive(Debug)]
 struct Connection {
     peer: IpAddr,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     task: AbortHandle,
 }
 
 impl Connections {
-    /// Whether a connection from `peer` can be served. When there are too many, the one that has waited longest for its
-    /// client is closed for it; those that answer are not.
+    /// Returns whether a connection from `peer` can be served. At the limit, the connection that has waited longest for
+    /// its client is closed; those that serve a request are not.
     pub(super) fn make_room(&mut self, peer: IpAddr) -> bool {
-        self.forget_closed();
+        self.remove_closed();
         let from_peer = self.open.iter().filter(|connection| connection.peer == peer).count();
         if from_peer >= MAX_CONNECTIONS_PER_ADDRESS {
             return self.close_longest_waiting(|connection| connection.peer == peer);
@@ -89,28 +89,28 @@ impl Connections {
     }
 
     /// Serves a connection for which there is room.
-    pub(super) fn spawn<F>(&mut self, peer: IpAddr, serve: impl FnOnce(Arc<Activity>) -> F)
+    pub(super) fn spawn<F>(&mut self, peer: IpAddr, serve: impl FnOnce(Arc<ConnectionActivity>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let activity = Arc::new(Activity(Mutex::new(Phase::Head(Instant::now()))));
+        let activity = Arc::new(ConnectionActivity(Mutex::new(ConnectionPhase::Head(Instant::now()))));
         let task = self.tasks.spawn(serve(Arc::clone(&activity)));
         self.open.push(Connection { peer, activity, task });
     }
 
-    /// Answers a connection for which there is no room.
-    pub(super) fn spawn_refusal(&mut self, refuse: impl Future<Output = ()> + Send + 'static) {
-        while self.refusals.try_join_next().is_some() {}
-        if self.refusals.len() < MAX_REFUSALS {
-            self.refusals.spawn(refuse);
+    /// Rejects a connection for which there is no room.
+    pub(super) fn spawn_rejection(&mut self, reject: impl Future<Output = ()> + Send + 'static) {
+        while self.rejections.try_join_next().is_some() {}
+        if self.rejections.len() < MAX_REJECTIONS {
+            self.rejections.spawn(reject);
         }
     }
 
     /// Closes the connections whose client takes too long to send the head of a request.
     pub(super) fn close_late(&mut self) {
-        self.forget_closed();
+        self.remove_closed();
         for connection in &self.open {
-            if let Phase::Head(since) = connection.activity.phase()
+            if let ConnectionPhase::Head(since) = connection.activity.phase()
                 && since.elapsed() >= HEAD_TIMEOUT
             {
                 connection.task.abort();
@@ -118,17 +118,18 @@ impl Connections {
         }
     }
 
-    fn forget_closed(&mut self) {
+    fn remove_closed(&mut self) {
         while self.tasks.try_join_next().is_some() {}
         self.open.retain(|connection| !connection.task.is_finished());
     }
 
-    /// Returns whether there was one to close.
-    fn close_longest_waiting(&mut self, of: impl Fn(&Connection) -> bool) -> bool {
-        let among = self.open.iter().enumerate().filter(|(_, connection)| of(connection));
-        let waiting = among.filter_map(|(at, connection)| match connection.activity.phase() {
-            Phase::Head(since) | Phase::Idle(since) => Some((since, at)),
-            Phase::Answering => None,
+    /// Closes the matching connection that has waited longest; returns false if
+    /// none waits.
+    fn close_longest_waiting(&mut self, matches: impl Fn(&Connection) -> bool) -> bool {
+        let candidates = self.open.iter().enumerate().filter(|(_, connection)| matches(connection));
+        let waiting = candidates.filter_map(|(at, connection)| match connection.activity.phase() {
+            ConnectionPhase::Head(since) | ConnectionPhase::Idle(since) => Some((since, at)),
+            ConnectionPhase::Serving => None,
         });
         let Some((_, at)) = waiting.min() else { return false };
         self.open.swap_remove(at).task.abort();
@@ -148,7 +149,7 @@ mod tests {
             if room {
                 self.spawn(address.into(), |activity| async move {
                     if busy {
-                        activity.answering(pending::<()>()).await;
+                        activity.run_request(pending::<()>()).await;
                     }
                     pending::<()>().await;
                 });
@@ -170,7 +171,7 @@ mod tests {
             for _ in 0..200 {
                 assert!(open.open_from([127, 0, 0, host], true));
             }
-            let is_busy = |open: &&Connection| matches!(open.activity.phase(), Phase::Answering);
+            let is_busy = |open: &&Connection| matches!(open.activity.phase(), ConnectionPhase::Serving);
             while open.open.iter().filter(is_busy).count() < (usize::from(host) - 10) * 200 {
                 tokio::task::yield_now().await;
             }
@@ -185,22 +186,22 @@ mod tests {
         let mut open = Connections::default();
         assert!(open.open_from([127, 0, 0, 1], false));
         assert!(open.open_from([127, 0, 0, 2], false));
-        let kept = Arc::clone(&open.open[1].activity);
-        kept.answering(async {}).await;
+        let filtered = Arc::clone(&open.open[1].activity);
+        filtered.run_request(async {}).await;
         tokio::time::sleep(Duration::from_secs(6)).await;
         open.close_late();
         tokio::task::yield_now().await;
-        open.forget_closed();
+        open.remove_closed();
         assert_eq!(open.open.iter().map(|open| open.peer.to_string()).collect::<Vec<_>>(), ["127.0.0.2"]);
-        kept.received(b"");
-        kept.received(b"G");
+        filtered.received(b"");
+        filtered.received(b"G");
         tokio::time::sleep(Duration::from_secs(3)).await;
-        kept.received(b"E");
+        filtered.received(b"E");
         open.close_late();
         tokio::time::sleep(Duration::from_secs(2)).await;
         open.close_late();
         tokio::task::yield_now().await;
-        open.forget_closed();
+        open.remove_closed();
         assert!(open.open.is_empty(), "a head that trickles is late too");
     }
 }

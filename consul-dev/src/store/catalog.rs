@@ -1,11 +1,11 @@
-//! The catalog: services and checks as discovery sees them, with the indexes that blocking queries wait on.
+//! The catalog: services and checks for discovery, with the indexes that blocking queries wait on.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use crate::model::{CONSUL_VERSION, Check, Node, SERF_CHECK, Service, Status, TaggedAddress};
+use crate::model::{CONSUL_VERSION, Check, CheckStatus, Node, SERF_CHECK, Service, TaggedAddress};
 
-/// How many names of vanished services are remembered for the watchers that still wait on them.
-const REMEMBERED_GONE: usize = 4096;
+/// The limit on names of removed services that are kept for their watchers.
+const MAX_REMOVED_NAMES: usize = 4096;
 
 /// A record with the indexes of its creation and of its last change.
 #[derive(Debug, Clone)]
@@ -22,13 +22,13 @@ pub(crate) struct Catalog {
     checks: BTreeMap<String, Indexed<Check>>,
     /// The last change of any instance of a service that exists, by its name in ASCII lower case.
     by_name: HashMap<String, u64>,
-    /// The last change of services that are gone, oldest first.
-    gone: VecDeque<(String, u64)>,
+    /// The last change of removed services, oldest first.
+    removed_names: VecDeque<(String, u64)>,
     nodes_index: u64,
     services_index: u64,
     checks_index: u64,
-    /// When last a service lost its last instance.
-    extinction: Option<u64>,
+    /// The index at which a service last lost its last instance.
+    last_removal: Option<u64>,
     /// The virtual address of each Connect-native service, by its name in ASCII lower case.
     virtual_ips: BTreeMap<String, u32>,
     pub(crate) node_create: u64,
@@ -41,11 +41,11 @@ impl Catalog {
             services: BTreeMap::new(),
             checks: BTreeMap::new(),
             by_name: HashMap::new(),
-            gone: VecDeque::new(),
+            removed_names: VecDeque::new(),
             nodes_index: index,
             services_index: index,
             checks_index: index,
-            extinction: None,
+            last_removal: None,
             virtual_ips: BTreeMap::new(),
             node_create: index,
         };
@@ -65,7 +65,7 @@ impl Catalog {
             Check {
                 id: SERF_CHECK.into(),
                 name: "Serf Health Status".into(),
-                status: Status::Passing,
+                status: CheckStatus::Passing,
                 output: "Agent alive and reachable".into(),
                 ..Check::default()
             },
@@ -78,7 +78,7 @@ impl Catalog {
         self.services.values()
     }
 
-    /// The instances of the service called `name`, whatever its case.
+    /// The instances of the service called `name`, ignoring case.
     pub(crate) fn instances(&self, name: &str) -> impl Iterator<Item = &Indexed<Service>> {
         self.services.values().filter(move |service| service.value.name.eq_ignore_ascii_case(name))
     }
@@ -103,21 +103,26 @@ impl Catalog {
         self.checks.get(id).map(|found| &found.value)
     }
 
-    /// The index of a read of one service: its own where it exists, else that of the last service to vanish.
+    /// The index of a read of one service: its own if it exists, else that of the last removal of a service.
     pub(crate) fn service_index(&self, name: &str) -> u64 {
         match self.by_name.get(&name.to_ascii_lowercase()) {
             Some(&index) => index,
             None => self
-                .extinction
+                .last_removal
                 .unwrap_or_else(|| self.nodes_index.max(self.services_index).max(self.checks_index)),
         }
     }
 
-    /// When anything last happened to the service called `name`; 0 if nothing ever did.
-    pub(crate) fn last_event(&self, name: &str) -> u64 {
+    /// The index of the last change of the service called `name`; 0 if there was none.
+    pub(crate) fn last_change(&self, name: &str) -> u64 {
         let name = name.to_ascii_lowercase();
-        let gone = || self.gone.iter().find(|(gone, _)| *gone == name).map(|&(_, index)| index);
-        self.by_name.get(&name).copied().or_else(gone).unwrap_or(0)
+        let removed_names = || {
+            self.removed_names
+                .iter()
+                .find(|(removed_names, _)| *removed_names == name)
+                .map(|&(_, index)| index)
+        };
+        self.by_name.get(&name).copied().or_else(removed_names).unwrap_or(0)
     }
 
     pub(crate) fn services_index(&self) -> u64 {
@@ -199,7 +204,7 @@ impl Catalog {
 
     fn touch(&mut self, name: &str, index: u64) {
         let name = name.to_ascii_lowercase();
-        self.gone.retain(|(gone, _)| *gone != name);
+        self.removed_names.retain(|(removed_names, _)| *removed_names != name);
         self.by_name.insert(name, index);
     }
 
@@ -211,11 +216,11 @@ impl Catalog {
         let name = name.to_ascii_lowercase();
         self.by_name.remove(&name);
         self.virtual_ips.remove(&name);
-        if self.gone.len() == REMEMBERED_GONE {
-            self.gone.pop_front();
+        if self.removed_names.len() == MAX_REMOVED_NAMES {
+            self.removed_names.pop_front();
         }
-        self.gone.push_back((name, index));
-        self.extinction = Some(index);
+        self.removed_names.push_back((name, index));
+        self.last_removal = Some(index);
     }
 
     fn virtual_ip(&mut self, name: &str) -> String {

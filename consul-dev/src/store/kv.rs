@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{AgentFull, MAX_KEYS, State};
+use super::{AgentState, CapacityExceeded, MAX_KEYS};
 
-/// The most bytes of all keys and values together. Consul bounds each value only; here a listing of everything is made
-/// in memory.
+/// The limit on the bytes of all keys and values. Consul limits only each value; here a listing of all is built in
+/// memory.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// How many deleted keys are remembered, so that a watcher of a prefix sees a deletion as a higher index.
+/// The limit on deleted keys that are kept, so that a watcher of a prefix sees a deletion as a higher
+/// index.
 const MAX_TOMBSTONES: usize = 16_384;
 
-/// The most bytes of all deleted keys that are remembered.
+/// The limit on the bytes of all deleted keys that are kept.
 const MAX_TOMBSTONE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The value of a key.
@@ -89,12 +90,12 @@ impl Kv {
         if prefix.is_empty() {
             return self.index;
         }
-        let live = self.under(prefix).map(|(_, entry)| entry.modify).max();
-        let dead = self.tombstones.index_under(prefix);
-        live.max(dead).unwrap_or(0)
+        let live_index = self.under(prefix).map(|(_, entry)| entry.modify).max();
+        let deleted_index = self.tombstones.index_under(prefix);
+        live_index.max(deleted_index).unwrap_or(0)
     }
 
-    /// Takes a key away, which was there, and remembers that.
+    /// Removes an existing key and adds a tombstone.
     fn remove(&mut self, key: &str, index: u64) {
         if let Some(entry) = self.entries.remove(key) {
             self.bytes -= key.len() + entry.value.len();
@@ -104,24 +105,24 @@ impl Kv {
     }
 }
 
-impl State {
+impl AgentState {
     /// Sets a key; an equal value and flags change nothing.
     ///
     /// # Errors
-    /// When the agent has no room for the key or for the value.
-    pub(crate) fn kv_put(&mut self, key: &str, value: &[u8], flags: u64) -> Result<(), AgentFull> {
+    /// When a limit on keys or bytes is reached.
+    pub(crate) fn kv_put(&mut self, key: &str, value: &[u8], flags: u64) -> Result<(), CapacityExceeded> {
         let previous = self.kv.get(key);
         if previous.is_some_and(|entry| entry.value == value && entry.flags == flags) {
             return Ok(());
         }
         if previous.is_none() && self.kv.entries.len() >= MAX_KEYS {
-            return Err(AgentFull { most: MAX_KEYS, of: "keys" });
+            return Err(CapacityExceeded { max: MAX_KEYS, resource: "keys" });
         }
         let replaced = previous.map_or(0, |entry| key.len() + entry.value.len());
         let bytes = self.kv.bytes - replaced + key.len() + value.len();
-        // What makes it smaller is taken even when it is full.
+        // A write that reduces the size is accepted even at the limit.
         if bytes > MAX_BYTES && bytes > self.kv.bytes {
-            return Err(AgentFull { most: MAX_BYTES, of: "bytes of keys and values" });
+            return Err(CapacityExceeded { max: MAX_BYTES, resource: "bytes of keys and values" });
         }
         let create = previous.map(|entry| entry.create);
         let index = self.next_index();
@@ -134,7 +135,8 @@ impl State {
         Ok(())
     }
 
-    /// Whether a check-and-set against `expected` may go ahead: 0 means that the key must not exist.
+    /// Returns whether a check-and-set against `expected` succeeds: 0 means that the key must not
+    /// exist.
     pub(crate) fn kv_matches(&self, key: &str, expected: u64) -> bool {
         self.kv.get(key).map_or(0, |entry| entry.modify) == expected
     }
@@ -164,9 +166,9 @@ impl State {
 mod tests {
     use super::*;
 
-    fn state() -> State {
+    fn state() -> AgentState {
         let [id, name, datacenter, address] = ["n", "n", "dc1", "127.0.0.1"].map(str::to_owned);
-        State::new(crate::model::Node { id, name, datacenter, address, port: 1 })
+        AgentState::new(crate::model::Node { id, name, datacenter, address, port: 1 })
     }
 
     #[test]

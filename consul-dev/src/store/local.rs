@@ -1,32 +1,34 @@
-//! What was registered with this agent, and how its changes reach the catalog.
+//! The registrations of this agent, and the writes of their changes to the
+//! catalog.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{AgentFull, MAX_REGISTERED, State};
-use crate::checks::{Probe, TaskGuard};
-use crate::model::{Check, Service, Status};
+use super::{AgentState, CapacityExceeded, MAX_REGISTERED};
+use crate::model::{Check, CheckStatus, Service};
+use crate::probe::{Probe, TaskGuard};
 
 /// The services and checks of this agent, by id.
 #[derive(Debug, Default)]
-pub(crate) struct Local {
+pub(crate) struct LocalState {
     pub(crate) services: BTreeMap<String, Service>,
     pub(crate) checks: BTreeMap<String, LocalCheck>,
 }
 
-/// A check with what keeps it going.
+/// A check with its probe and timers.
 #[derive(Debug)]
 pub(crate) struct LocalCheck {
     pub(crate) check: Check,
-    /// Since when it has been critical without a break.
+    /// The time since which it has been critical.
     critical_since: Option<Instant>,
-    /// After how long of that its service is removed.
+    /// The time in the critical state after which its service is removed.
     reap_after: Option<Duration>,
-    /// Writes changed output to the catalog after a while; see [`State::update_check`].
+    /// The task that writes changed output to the catalog later; see
+    /// [`AgentState::update_check`].
     deferred: Option<TaskGuard>,
-    /// `None` for maintenance, which nothing probes.
+    /// The probe; `None` for maintenance.
     pub(crate) probe: Option<Probe>,
 }
 
@@ -38,7 +40,7 @@ pub(crate) struct NewCheck {
     pub(crate) probe: Option<Probe>,
 }
 
-impl Local {
+impl LocalState {
     /// The checks of the node and of the service with this id.
     pub(crate) fn checks_of<'a>(&'a self, service_id: &'a str) -> impl Iterator<Item = &'a Check> {
         self.checks
@@ -48,24 +50,24 @@ impl Local {
     }
 }
 
-impl State {
-    /// Registers a service with its checks. Those that were known keep their status and output.
+impl AgentState {
+    /// Registers a service with its checks. Known checks keep their status and output.
     ///
     /// With `replace`, the service's other checks are removed, an operator's maintenance among them.
     ///
     /// # Errors
-    /// When the agent is full; then nothing has changed.
+    /// When a limit is reached; then nothing has changed.
     pub(crate) fn register_service(
         &mut self,
         service: Service,
         checks: Vec<NewCheck>,
         replace: bool,
-    ) -> Result<(), AgentFull> {
+    ) -> Result<(), CapacityExceeded> {
         let id = service.id.clone();
         if self.local.services.len() >= MAX_REGISTERED && !self.local.services.contains_key(&id) {
-            return Err(AgentFull { most: MAX_REGISTERED, of: "services" });
+            return Err(CapacityExceeded { max: MAX_REGISTERED, resource: "services" });
         }
-        self.room_for(&checks)?;
+        self.ensure_capacity(&checks)?;
         let known: Vec<String> = checks.iter().map(|new| new.check.id.clone()).collect();
         self.local.services.insert(id.clone(), service);
         for new in checks {
@@ -90,24 +92,24 @@ impl State {
     /// Registers one check; if its id is known it keeps its status and output.
     ///
     /// # Errors
-    /// When the agent is full; then nothing has changed.
-    pub(crate) fn register_check(&mut self, new: NewCheck) -> Result<(), AgentFull> {
+    /// When a limit is reached; then nothing has changed.
+    pub(crate) fn register_check(&mut self, new: NewCheck) -> Result<(), CapacityExceeded> {
         let id = new.check.id.clone();
-        self.room_for(std::slice::from_ref(&new))?;
+        self.ensure_capacity(std::slice::from_ref(&new))?;
         self.insert_check(new);
         self.push_check(&id);
         Ok(())
     }
 
-    fn room_for(&self, checks: &[NewCheck]) -> Result<(), AgentFull> {
+    fn ensure_capacity(&self, checks: &[NewCheck]) -> Result<(), CapacityExceeded> {
         let unknown = checks.iter().filter(|new| !self.local.checks.contains_key(&new.check.id)).count();
         if self.local.checks.len() + unknown > MAX_REGISTERED {
-            return Err(AgentFull { most: MAX_REGISTERED, of: "checks" });
+            return Err(CapacityExceeded { max: MAX_REGISTERED, resource: "checks" });
         }
         Ok(())
     }
 
-    /// Removes a service and its checks; says whether there was one.
+    /// Removes a service and its checks; returns whether there was one.
     pub(crate) fn remove_service(&mut self, id: &str) -> bool {
         if self.local.services.remove(id).is_none() {
             return false;
@@ -119,7 +121,7 @@ impl State {
         true
     }
 
-    /// Removes a check and ends its probe; says whether there was one.
+    /// Removes a check and ends its probe; returns whether there was one.
     pub(crate) fn remove_check(&mut self, id: &str) -> bool {
         if self.local.checks.remove(id).is_none() {
             return false;
@@ -131,17 +133,17 @@ impl State {
 
     /// Sets a check's status and output.
     ///
-    /// A new status is in the catalog at once. Output alone is not: it would wake every watcher for nothing. It
-    /// stays here, and `defer` makes the task that calls [`State::push_check`] some minutes later.
+    /// A new status is written to the catalog immediately. Output alone would wake every watcher for nothing:
+    /// it stays here, and `defer` creates the task that calls [`AgentState::push_check`] some minutes later.
     pub(crate) fn update_check(
         &mut self,
         id: &str,
-        status: Status,
+        status: CheckStatus,
         output: String,
         defer: impl FnOnce() -> TaskGuard,
     ) {
         let Some(local) = self.local.checks.get_mut(id) else { return };
-        if status == Status::Critical {
+        if status == CheckStatus::Critical {
             local.critical_since.get_or_insert_with(Instant::now);
         } else {
             local.critical_since = None;
@@ -159,7 +161,7 @@ impl State {
         }
     }
 
-    /// The services that some check has declared dead for long enough.
+    /// The services with a check that has been critical for long enough.
     pub(crate) fn services_to_reap(&self) -> BTreeSet<String> {
         let due = |local: &&LocalCheck| match (local.critical_since, local.reap_after) {
             (Some(since), Some(after)) => !local.check.service_id.is_empty() && since.elapsed() > after,
@@ -168,7 +170,7 @@ impl State {
         self.local.checks.values().filter(due).map(|local| local.check.service_id.clone()).collect()
     }
 
-    /// Writes a check to the catalog if that has another state of it.
+    /// Writes a check to the catalog if it differs there.
     pub(crate) fn push_check(&mut self, id: &str) {
         let Some(local) = self.local.checks.get_mut(id) else { return };
         local.deferred = None;
@@ -187,7 +189,7 @@ impl State {
             new.check.output = previous.check.output;
             critical_since = previous.critical_since;
         }
-        if new.check.status == Status::Critical {
+        if new.check.status == CheckStatus::Critical {
             critical_since.get_or_insert_with(Instant::now);
         }
         let local = LocalCheck {
@@ -211,7 +213,7 @@ impl State {
             .filter(|local| of_service(local))
             .map(|local| local.check.id.clone())
             .collect();
-        if self.catalog.service(id).is_none_or(|known| !same_registration(known, &service)) {
+        if self.catalog.service(id).is_none_or(|known| !is_same_registration(known, &service)) {
             let index = self.next_index();
             self.catalog.put_service(index, service);
             for check in self.local.checks.values_mut().filter(|local| of_service(local)) {
@@ -228,9 +230,9 @@ impl State {
     }
 }
 
-/// Whether the catalog's record says what was registered, as Consul's servers compare it: the catalog adds
-/// addresses of its own, and a locality that differs alone is no difference, so the catalog keeps the one it has.
-fn same_registration(known: &Service, registered: &Service) -> bool {
+/// Returns whether the catalog's record equals the registration, as Consul's servers compare them: the catalog
+/// adds addresses of its own, and a different locality alone is ignored.
+fn is_same_registration(known: &Service, registered: &Service) -> bool {
     let mut known = known.clone();
     known.locality.clone_from(&registered.locality);
     if registered.native {

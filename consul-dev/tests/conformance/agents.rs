@@ -8,53 +8,53 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::http::{Client, Reply, Request};
+use crate::http::{Client, Request, Response};
 
-/// An agent with what the cases need to know of it.
+/// An agent under test, with its version.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     client: Client,
-    pub(crate) described: String,
-    /// The version of Consul that it is, or claims.
+    pub(crate) description: String,
+    /// The version of Consul that it reports.
     pub(crate) version: (u64, u64, u64),
 }
 
 impl Target {
-    pub(crate) async fn new(url: String, described: &str) -> Self {
+    pub(crate) async fn new(url: String, description: &str) -> Self {
         let client = Client::new(&url);
-        let answer = client.send(Request::get("/v1/agent/self")).await;
+        let response = client.send(Request::get("/v1/agent/self")).await;
         let version =
-            answer.json()["Config"]["Version"].as_str().expect("an agent without a version").to_owned();
+            response.json()["Config"]["Version"].as_str().expect("an agent without a version").to_owned();
         let mut parts = version.split('.').map(|part| part.parse::<u64>().expect("not a plain version"));
         let mut part = || parts.next().expect("a version has three parts");
         let numbers = (part(), part(), part());
-        println!("conformance: running on {described} at {url}, Consul {version}");
+        println!("conformance: running on {description} at {url}, Consul {version}");
         let client = if numbers < (1, 22, 0) { client.of_an_old_agent() } else { client };
-        Self { client, described: format!("{described} (Consul {version})"), version: numbers }
+        Self { client, description: format!("{description} (Consul {version})"), version: numbers }
     }
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
-    pub(crate) async fn get(&self, path: impl Into<String>) -> Reply {
+    pub(crate) async fn get(&self, path: impl Into<String>) -> Response {
         self.client.send(Request::get(path)).await
     }
 
-    pub(crate) async fn put(&self, path: impl Into<String>, body: impl Into<Vec<u8>>) -> Reply {
+    pub(crate) async fn put(&self, path: impl Into<String>, body: impl Into<Vec<u8>>) -> Response {
         self.client.send(Request::put(path, body)).await
     }
 
-    pub(crate) async fn delete(&self, path: impl Into<String>) -> Reply {
+    pub(crate) async fn delete(&self, path: impl Into<String>) -> Response {
         self.client.send(Request::new("DELETE", path)).await
     }
 
-    /// Registers a service; it must be accepted.
+    /// Registers a service, which must succeed.
     pub(crate) async fn register(&self, definition: serde_json::Value) {
         self.put("/v1/agent/service/register", definition.to_string()).await.is_done();
     }
 
-    /// Deregisters a service; it must be there.
+    /// Deregisters a service, which must succeed.
     pub(crate) async fn deregister(&self, id: &str) {
         self.put(format!("/v1/agent/service/deregister/{id}"), "").await.is_done();
     }
@@ -64,7 +64,7 @@ impl Target {
     }
 }
 
-/// A `consul agent -dev` of our own, which ends with this value.
+/// A `consul agent -dev` that ends with this value.
 #[derive(Debug)]
 pub(crate) struct RealConsul {
     process: Child,
@@ -75,11 +75,11 @@ pub(crate) struct RealConsul {
 }
 
 impl RealConsul {
-    /// Starts one on free ports and waits until it leads.
+    /// Starts an agent on free ports and waits until it is the leader.
     pub(crate) async fn start() -> Self {
         let binary = find_consul();
         let version = version_of(&binary);
-        // Another process may take a port between our look and Consul's start; then it is tried with others.
+        // Another process may take a port before Consul starts; then other ports are tried.
         for _ in 0..5 {
             if let Some(started) = Self::try_start(&binary, &version).await {
                 return started;
@@ -111,7 +111,7 @@ impl RealConsul {
             .unwrap_or_else(|error| panic!("could not run {}: {error}", binary.display()));
         let mut started =
             Self { process, http, version: version.to_owned(), binary: binary.to_owned(), _dir: dir };
-        if started.leads().await {
+        if started.wait_for_leader().await {
             return Some(started);
         }
         let log = std::fs::read_to_string(&log_path).unwrap_or_default();
@@ -119,16 +119,16 @@ impl RealConsul {
         None
     }
 
-    async fn leads(&mut self) -> bool {
+    async fn wait_for_leader(&mut self) -> bool {
         let client = Client::new(&self.url());
         for _ in 0..300 {
             if self.process.try_wait().expect("our own child").is_some() {
                 return false;
             }
             let leader = client.try_send(Request::get("/v1/status/leader")).await;
-            let leads = leader.is_some_and(|reply| reply.status == 200 && reply.text().len() > 2);
+            let wait_for_leader = leader.is_some_and(|reply| reply.status == 200 && reply.text().len() > 2);
             // The leader's own node is registered a moment after its election.
-            if leads {
+            if wait_for_leader {
                 let nodes = client.try_send(Request::get("/v1/health/node/conformance")).await;
                 if nodes.is_some_and(|reply| reply.text().contains("serfHealth")) {
                     return true;
@@ -143,14 +143,14 @@ impl RealConsul {
         format!("http://127.0.0.1:{}", self.http)
     }
 
-    pub(crate) fn described(&self) -> String {
+    pub(crate) fn description(&self) -> String {
         format!("{} ({})", self.version, self.binary.display())
     }
 }
 
 impl Drop for RealConsul {
     fn drop(&mut self) {
-        // It may be gone already, and nothing could be done about an error anyway.
+        // The process may be gone already, and an error has no consequence.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -191,7 +191,7 @@ fn help_of(binary: &Path) -> String {
     output_of(binary, &["agent", "-help"])
 }
 
-/// Ports that nobody uses, below those that the system hands out by itself.
+/// Free ports below the range of outgoing connections.
 fn free_ports<const N: usize>() -> [u16; N] {
     let mut found = Vec::new();
     while found.len() < N {

@@ -1,4 +1,4 @@
-//! The cases, by the part of the API they are about.
+//! The cases, by the part of the API.
 
 mod blocking;
 mod catalog;
@@ -22,13 +22,14 @@ use crate::agents::Target;
 
 type Run = Box<dyn FnOnce(Target) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
-/// One thing that both agents must do alike.
+/// A behaviour that both agents must share.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) run: Run,
-    /// It would be disturbed by the others, or disturb them.
+    /// True if it must not run beside other cases.
     pub(crate) alone: bool,
-    /// From which Consul on it holds, and what was different before.
+    /// The first Consul version with this behaviour, and the earlier
+    /// difference.
     pub(crate) since: Option<((u64, u64, u64), &'static str)>,
 }
 
@@ -49,7 +50,7 @@ impl Case {
     }
 }
 
-/// Makes cases of functions, each named as its function is.
+/// Makes cases of functions, each with the name of its function.
 macro_rules! cases {
     ($($case:ident $(. $modifier:ident($($argument:expr),*))*),* $(,)?) => {
         vec![$($crate::cases::Case::new(
@@ -59,7 +60,7 @@ macro_rules! cases {
 }
 use cases;
 
-/// Every case.
+/// All cases.
 pub(crate) fn all() -> Vec<Case> {
     [
         general::cases(),
@@ -81,7 +82,7 @@ pub(crate) fn all() -> Vec<Case> {
     .collect()
 }
 
-/// The headers of an answer that no index belongs to.
+/// The headers of a response without an index.
 const PLAIN: &[&str] = &["content-type", "x-consul-default-acl-policy"];
 
 /// The headers of a read of health or the catalog.
@@ -95,7 +96,7 @@ const QUERY: &[&str] = &[
     "x-consul-query-backend",
 ];
 
-/// The node as health and catalog reads show it.
+/// The node in health and catalog reads.
 fn node(target: &Target) -> Value {
     let mut node = json!({
         "ID": "<uuid>", "Node": "conformance", "Address": "127.0.0.1", "Datacenter": "dc1",
@@ -114,7 +115,7 @@ fn node(target: &Target) -> Value {
     node
 }
 
-/// A check as the agent (`indexed` false) or the catalog shows it, in which `overrides` replace the defaults.
+/// A check of the agent (`indexed` false) or the catalog, in which `overrides` replace the defaults.
 fn check(target: &Target, indexed: bool, overrides: Value) -> Value {
     let index = if indexed { json!("<index>") } else { json!(0) };
     let mut check = json!({
@@ -127,14 +128,14 @@ fn check(target: &Target, indexed: bool, overrides: Value) -> Value {
     }
     merge(&mut check, overrides);
     if let (false, Value::Object(members)) = (target.since(1, 22), &mut check) {
-        // Older agents do not show these.
+        // Older agents do not have these.
         members.retain(|key, _| !["Interval", "Timeout", "ExposedPort"].contains(&key.as_str()));
         members.insert("<more>".to_owned(), json!(true));
     }
     check
 }
 
-/// The check that says whether the agent lives.
+/// The check of the agent's liveness.
 fn serf_health(target: &Target) -> Value {
     let overrides = json!({
         "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": "passing",

@@ -1,4 +1,4 @@
-//! A plain HTTP client that shows everything of an answer.
+//! A plain HTTP client that returns complete responses.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use serde_json::Value;
 
 use crate::pattern;
 
-/// Headers that say nothing of Consul.
+/// Headers that are not specific to Consul.
 const TRANSPORT: [&str; 4] = ["date", "content-length", "transfer-encoding", "connection"];
 
 /// Headers that agents before 1.22 do not send, or not all of them.
 const NEWER: [&str; 3] =
     ["x-consul-default-acl-policy", "x-consul-effective-consistency", "x-consul-query-backend"];
 
-/// What to ask.
+/// A request to an agent.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     method: String,
@@ -41,7 +41,7 @@ impl Request {
     }
 }
 
-/// Asks one agent; follows no redirection.
+/// A client of one agent; follows no redirection.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     base: String,
@@ -58,23 +58,23 @@ impl Client {
         }
     }
 
-    /// The same for an agent before 1.22: its answers lack some headers, its JSON ends with a newline, and some of its
-    /// refusals begin with "Bad request".
+    /// The same for an agent before 1.22: its responses lack some headers, its JSON ends with a newline, and some of
+    /// its errors begin with "Bad request".
     pub(crate) fn of_an_old_agent(self) -> Self {
         Self { old: true, ..self }
     }
 
-    /// The `host:port` that it asks.
+    /// The `host:port` of the agent.
     pub(crate) fn address(&self) -> &str {
         self.base.trim_start_matches("http://")
     }
 
-    pub(crate) async fn send(&self, request: Request) -> Reply {
+    pub(crate) async fn send(&self, request: Request) -> Response {
         let shown = format!("{} {}", request.method, request.path);
         self.try_send(request).await.unwrap_or_else(|| panic!("{shown}: no answer"))
     }
 
-    pub(crate) async fn try_send(&self, request: Request) -> Option<Reply> {
+    pub(crate) async fn try_send(&self, request: Request) -> Option<Response> {
         let shown = format!("{} {} {}", request.method, request.path, String::from_utf8_lossy(&request.body));
         let message = hyper::Request::builder()
             .method(request.method.as_str())
@@ -82,13 +82,13 @@ impl Client {
             .body(Full::new(Bytes::from(request.body)))
             .unwrap_or_else(|error| panic!("{shown}: {error}"));
         let started = Instant::now();
-        let answer = self.hyper.request(message).await.ok()?;
-        let (head, body) = answer.into_parts();
+        let response = self.hyper.request(message).await.ok()?;
+        let (head, body) = response.into_parts();
         let body = body.collect().await.ok()?.to_bytes();
         let shorter = body.strip_suffix(b"\n").filter(|_| self.old).map(Bytes::copy_from_slice);
         let text =
             |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        Some(Reply {
+        Some(Response {
             request: shown.chars().take(300).collect(),
             status: head.status.as_u16(),
             headers: head.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
@@ -99,9 +99,9 @@ impl Client {
     }
 }
 
-/// An answer, with assertions that name the request when they fail.
+/// A response, with assertions that name the request when they fail.
 #[derive(Debug, Clone)]
-pub(crate) struct Reply {
+pub(crate) struct Response {
     request: String,
     pub(crate) status: u16,
     pub(crate) headers: BTreeMap<String, String>,
@@ -110,7 +110,7 @@ pub(crate) struct Reply {
     old: bool,
 }
 
-impl Reply {
+impl Response {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -140,7 +140,7 @@ impl Reply {
         self
     }
 
-    /// The answer of an accepted change.
+    /// The response to an accepted change.
     #[track_caller]
     pub(crate) fn is_done(&self) -> &Self {
         self.is_status(200).has_text("")
@@ -155,8 +155,8 @@ impl Reply {
 
     /// Compares the body with a pattern; see [`pattern::compare`].
     #[track_caller]
-    pub(crate) fn has_json(&self, wanted: &Value) -> &Self {
-        if let Err(difference) = pattern::compare(wanted, &self.json()) {
+    pub(crate) fn has_json(&self, expected: &Value) -> &Self {
+        if let Err(difference) = pattern::compare(expected, &self.json()) {
             let shown: String =
                 self.text().split_whitespace().collect::<Vec<_>>().join(" ").chars().take(600).collect();
             panic!("{}: {difference}\n    in {shown}", self.request);
@@ -164,9 +164,9 @@ impl Reply {
         self
     }
 
-    /// A refusal: its status, its text, and exactly the headers of one.
+    /// An error: its status, its text, and exactly the headers of an error.
     #[track_caller]
-    pub(crate) fn is_refusal(&self, status: u16, text: &str) -> &Self {
+    pub(crate) fn is_error(&self, status: u16, text: &str) -> &Self {
         if self.old {
             let own = self.text();
             assert_eq!(
@@ -192,9 +192,9 @@ impl Reply {
             .filter(|name| !TRANSPORT.contains(name) && *name != "vary")
             .collect();
         let known = |name: &&&str| !self.old || !NEWER.contains(*name);
-        let mut wanted: Vec<&str> = names.iter().filter(known).copied().collect();
-        wanted.sort_unstable();
-        assert_eq!(own, wanted, "{}", self.request);
+        let mut expected: Vec<&str> = names.iter().filter(known).copied().collect();
+        expected.sort_unstable();
+        assert_eq!(own, expected, "{}", self.request);
         self
     }
 

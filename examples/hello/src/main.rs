@@ -2,9 +2,9 @@
 //! found through it.
 //!
 //! `cargo run -p hello` uses the Consul agent at `CONSUL_HTTP_ADDR`
-//! (127.0.0.1:8500 unless set) or, where none runs, one of its own. It shows
-//! both greeters answering in turn, then stops everything. With
-//! `RUST_LOG=info` it tells what happens meanwhile.
+//! (127.0.0.1:8500 unless set) or, where none runs, an agent in this process.
+//! Both greeters respond in turn; then everything stops. `RUST_LOG=info` shows
+//! the registrations and connections.
 
 use std::{io::Write, time::Duration};
 
@@ -65,8 +65,8 @@ async fn main() -> anyhow::Result<()> {
     let mut front = FrontClient::new(mesh.channel("front"));
     for visitor in ["Ada", "Grace", "Barbara", "Frances", "Jean", "Margaret"] {
         let request = WelcomeRequest { visitor: visitor.to_owned() };
-        let answer = front.welcome(request).await.context("could not call the front")?;
-        writeln!(std::io::stdout(), "{}", answer.into_inner().text)?;
+        let response = front.welcome(request).await.context("could not call the front")?;
+        writeln!(std::io::stdout(), "{}", response.into_inner().text)?;
     }
 
     stop.cancel();
@@ -76,9 +76,9 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The agent that the environment names if it answers, else one in this process.
+/// The agent at `CONSUL_HTTP_ADDR` if it responds, else one in this process.
 async fn registry() -> anyhow::Result<(consul::Client, Option<consul_dev::Agent>)> {
-    let client = consul::Client::from_env().context("could not understand the CONSUL_ variables")?;
+    let client = consul::Client::from_env().context("could not read the CONSUL_ variables")?;
     if client.leader().await.is_ok() {
         return Ok((client, None));
     }
@@ -90,7 +90,8 @@ async fn registry() -> anyhow::Result<(consul::Client, Option<consul_dev::Agent>
 fn mesh(consul: consul::Client) -> Result<Mesh, Error> {
     let mut calls = ChannelConfig::default();
     calls.balancer = Balancer::RoundRobin;
-    // Nobody else calls these, so nobody needs time to hear that they stop.
+    // No other process calls these, so no client needs time to notice that they
+    // stop.
     let mut serving = ServerConfig::default();
     serving.drain = Duration::ZERO;
     Mesh::builder()
@@ -101,16 +102,16 @@ fn mesh(consul: consul::Client) -> Result<Mesh, Error> {
         .build()
 }
 
-/// Waits until so many instances of `service` pass their health check. A call
-/// waits for the first one by itself, but this example wants to show two.
-async fn wait_for(consul: &consul::Client, service: &str, wanted: usize) -> anyhow::Result<()> {
+/// Waits until `count` instances of `service` pass their health check. A call
+/// waits for the first one itself, but this example shows two.
+async fn wait_for(consul: &consul::Client, service: &str, count: usize) -> anyhow::Result<()> {
     let mut view = ConsulResolver::new(consul.clone()).resolve(&service.parse()?);
     let enough = |now: &Resolution| {
         let passing = |instance: &&Instance| instance.health == Health::Passing;
-        now.instances.as_ref().is_some_and(|all| all.iter().filter(passing).count() >= wanted)
+        now.instances.as_ref().is_some_and(|all| all.iter().filter(passing).count() >= count)
     };
     let waited = tokio::time::timeout(Duration::from_secs(30), view.wait_for(enough)).await;
-    waited.with_context(|| format!("{wanted} instances of `{service}` did not pass within 30 s"))??;
+    waited.with_context(|| format!("{count} instances of `{service}` did not pass within 30 s"))??;
     Ok(())
 }
 

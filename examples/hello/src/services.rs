@@ -1,4 +1,5 @@
-//! The two services: ordinary tonic, but for where the channel comes from.
+//! The two services: ordinary tonic, except that the channel comes from the
+//! mesh.
 
 use registry_client::{Channel, Mesh};
 use tonic::{Request, Response, Status};
@@ -8,7 +9,7 @@ use crate::proto::{
     greeter_client::GreeterClient, greeter_server::Greeter,
 };
 
-/// Greets, and says which instance it is.
+/// The service `Greeter`, which returns its instance's name too.
 pub(crate) struct Greetings {
     pub(crate) instance: String,
 }
@@ -21,7 +22,7 @@ impl Greeter for Greetings {
     }
 }
 
-/// Welcomes visitors with a greeter's words.
+/// The service `Front`, which calls a greeter.
 pub(crate) struct Welcomes {
     greeter: GreeterClient<Channel>,
 }
@@ -38,6 +39,6 @@ impl Front for Welcomes {
         let name = request.into_inner().visitor;
         let GreetResponse { greeting, instance } =
             self.greeter.clone().greet(GreetRequest { name }).await?.into_inner();
-        Ok(Response::new(WelcomeResponse { text: format!("{greeting} (says {instance})") }))
+        Ok(Response::new(WelcomeResponse { text: format!("{greeting} (from {instance})") }))
     }
 }

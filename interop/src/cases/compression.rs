@@ -1,8 +1,8 @@
 //! Compressed requests and responses, by gzip.
 //!
-//! Whether a message is compressed is read where it passes by; a mix within
-//! one request stream is framed by hand, for tonic compresses all of a stream
-//! or nothing.
+//! The flags are read from the body. A stream with compressed and uncompressed
+//! requests is framed by hand, because tonic compresses all messages of a
+//! stream or none.
 
 use std::io::Write;
 
@@ -29,11 +29,11 @@ use crate::{
     },
 };
 
-const fn yes(value: bool) -> Option<BoolValue> {
+const fn bool_value(value: bool) -> Option<BoolValue> {
     Some(BoolValue { value })
 }
 
-/// Makes a call with requests and responses compressed.
+/// Makes a call with compressed requests and responses.
 pub(super) async fn both_ways(
     client: Client,
     call: fn(Client) -> BoxFuture<'static, Result<()>>,
@@ -45,12 +45,13 @@ pub(super) async fn both_ways(
     Ok(())
 }
 
-/// A request that lies is refused; those that tell the truth are not.
+/// A request with a false `expect_compressed` is refused; requests with a true
+/// one are not.
 pub(super) async fn client_unary(client: Client) -> Result<()> {
-    let probe = SimpleRequest { expect_compressed: yes(true), ..large_request() };
+    let probe = SimpleRequest { expect_compressed: bool_value(true), ..large_request() };
     must_fail(client.test().unary_call(probe).await, Code::InvalidArgument)?;
     for compressed in [true, false] {
-        let request = SimpleRequest { expect_compressed: yes(compressed), ..large_request() };
+        let request = SimpleRequest { expect_compressed: bool_value(compressed), ..large_request() };
         let mut test = client.test();
         if compressed {
             test = test.send_compressed(Gzip);
@@ -64,45 +65,46 @@ pub(super) async fn client_unary(client: Client) -> Result<()> {
 
 pub(super) async fn server_unary(client: Client) -> Result<()> {
     for compressed in [true, false] {
-        let client = client.afresh();
-        let request = SimpleRequest { response_compressed: yes(compressed), ..large_request() };
+        let client = client.with_new_flags();
+        let request = SimpleRequest { response_compressed: bool_value(compressed), ..large_request() };
         let response = client.test().accept_compressed(Gzip).unary_call(request).await?.into_inner();
         let size = response.payload.unwrap_or_default().body.len();
         ensure!(i32::try_from(size)? == LARGE_RESPONSE, "the response has {size} bytes");
         let flags = client.compressed();
         ensure!(
             flags == [compressed],
-            "asked for compressed = {compressed}, the responses' flags are {flags:?}"
+            "requested compressed = {compressed}, the responses' flags are {flags:?}"
         );
     }
     Ok(())
 }
 
 pub(super) async fn server_streaming(client: Client) -> Result<()> {
-    let asked = [(true, 31_415), (false, 92_653)];
-    let parameters = asked.map(|(compressed, size)| ResponseParameters {
+    let requested = [(true, 31_415), (false, 92_653)];
+    let parameters = requested.map(|(compressed, size)| ResponseParameters {
         size,
-        compressed: yes(compressed),
+        compressed: bool_value(compressed),
         ..ResponseParameters::default()
     });
     let request = StreamingOutputCallRequest {
         response_parameters: parameters.into(),
         ..StreamingOutputCallRequest::default()
     };
-    let client = client.afresh();
+    let client = client.with_new_flags();
     let mut responses =
         client.test().accept_compressed(Gzip).streaming_output_call(request).await?.into_inner();
-    for (_, size) in asked {
+    for (_, size) in requested {
         let is = responses.message().await?.unwrap_or_default().payload.unwrap_or_default().body.len();
         ensure!(i32::try_from(is)? == size, "a response has {is} bytes, not {size}");
     }
-    let (flags, wanted) = (client.compressed(), asked.map(|(compressed, _)| compressed));
-    ensure!(flags == wanted, "the responses' flags are {flags:?}, not {wanted:?}");
+    let (flags, expected) = (client.compressed(), requested.map(|(compressed, _)| compressed));
+    ensure!(flags == expected, "the responses' flags are {flags:?}, not {expected:?}");
     Ok(())
 }
 
 pub(super) async fn client_streaming(client: Client) -> Result<()> {
-    let probe = StreamingInputCallRequest { payload: Some(payload(27_182)), expect_compressed: yes(true) };
+    let probe =
+        StreamingInputCallRequest { payload: Some(payload(27_182)), expect_compressed: bool_value(true) };
     must_fail(client.test().streaming_input_call(stream::iter([probe])).await, Code::InvalidArgument)?;
 
     let sizes = [(true, 27_182), (false, 45_904)];
@@ -114,7 +116,7 @@ pub(super) async fn client_streaming(client: Client) -> Result<()> {
         .header("te", "trailers")
         .header("grpc-encoding", "gzip")
         .body(Body::new(body))?;
-    let mut client = client.afresh();
+    let mut client = client.with_new_flags();
     let response = client.call(request).await?;
     let body = response.into_body().collect().await?;
     let status = body.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned();
@@ -126,10 +128,10 @@ pub(super) async fn client_streaming(client: Client) -> Result<()> {
     Ok(())
 }
 
-/// One message of that size, with its prefix.
+/// A message of that size with its prefix.
 fn frame(compressed: bool, size: usize) -> Result<Frame<bytes::Bytes>> {
     let message =
-        StreamingInputCallRequest { payload: Some(payload(size)), expect_compressed: yes(compressed) };
+        StreamingInputCallRequest { payload: Some(payload(size)), expect_compressed: bool_value(compressed) };
     let mut message = message.encode_to_vec();
     if compressed {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());

@@ -1,4 +1,4 @@
-//! Calls that end as no gRPC server ends them.
+//! Calls that end in ways in which no gRPC server ends them.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::stream;
@@ -7,11 +7,10 @@ use tonic::{Code, Request, metadata::MetadataValue};
 use super::{must_fail, unary};
 use crate::{client::Client, proto::Empty};
 
-/// The metadata that names the end.
+/// The metadata that selects the end.
 const METADATA: &str = "x-interop-end";
 
-/// The call has that code, and what comes after it on the same connection is
-/// not hurt.
+/// The call has that code, and later calls on the same connection succeed.
 pub(super) async fn run(client: Client, end: &'static str, code: Code) -> Result<()> {
     unary::empty(client.clone()).await?;
     let before = client.connections()?;
@@ -28,8 +27,8 @@ pub(super) async fn run(client: Client, end: &'static str, code: Code) -> Result
     Ok(())
 }
 
-/// A response that comes before the requests have ended is one all the same,
-/// although `RST_STREAM` follows.
+/// A response that arrives before the end of the requests counts, although
+/// `RST_STREAM` follows.
 pub(super) async fn answered_early(client: Client) -> Result<()> {
     let call = client.test().streaming_input_call(stream::pending()).await;
     call.context("the response was lost")?;

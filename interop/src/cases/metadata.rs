@@ -1,4 +1,4 @@
-//! Metadata and statuses, there and back.
+//! Metadata and statuses in both directions.
 
 use anyhow::{Context, Result, ensure};
 use futures_util::stream;
@@ -7,7 +7,7 @@ use tonic::{
     metadata::{MetadataMap, MetadataValue},
 };
 
-use super::{must_fail, stream::asks_for};
+use super::{must_fail, stream::request_for};
 use crate::{
     client::{Client, payload},
     proto::{EchoStatus, SimpleRequest, StreamingOutputCallRequest},
@@ -19,7 +19,7 @@ const TRAILING: &str = "x-grpc-test-echo-trailing-bin";
 const TRAILING_VALUE: &[u8] = &[0x0a, 0x0b, 0x0a, 0x0b, 0x0a, 0x0b];
 
 const MESSAGE: &str = "test status message";
-const SPECIAL: &str = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n";
+const SPECIAL_MESSAGE: &str = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n";
 
 fn with_metadata<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
@@ -33,24 +33,24 @@ pub(super) async fn custom(client: Client) -> Result<()> {
     let message = SimpleRequest { response_size: 1, payload: Some(payload(1)), ..SimpleRequest::default() };
     let response = client.test().unary_call(with_metadata(message)).await?;
     // A unary response has its trailers among its metadata.
-    initial(response.metadata())?;
-    trailing(response.metadata())?;
+    check_initial(response.metadata())?;
+    check_trailing(response.metadata())?;
 
-    let requests = stream::iter([asks_for(&[1], 1)]);
+    let requests = stream::iter([request_for(&[1], 1)]);
     let call = client.test().full_duplex_call(with_metadata(requests)).await?;
-    initial(call.metadata())?;
+    check_initial(call.metadata())?;
     let mut responses = call.into_inner();
     while responses.message().await?.is_some() {}
-    trailing(&responses.trailers().await?.context("the stream ended without trailers")?)
+    check_trailing(&responses.trailers().await?.context("the stream ended without trailers")?)
 }
 
-fn initial(metadata: &MetadataMap) -> Result<()> {
+fn check_initial(metadata: &MetadataMap) -> Result<()> {
     let value = metadata.get(INITIAL).with_context(|| format!("no {INITIAL} in the headers"))?;
     ensure!(value == INITIAL_VALUE, "{INITIAL} came back as {value:?}");
     Ok(())
 }
 
-fn trailing(metadata: &MetadataMap) -> Result<()> {
+fn check_trailing(metadata: &MetadataMap) -> Result<()> {
     let value = metadata.get_bin(TRAILING).with_context(|| format!("no {TRAILING} in the trailers"))?;
     let value = value.to_bytes()?;
     ensure!(value == TRAILING_VALUE, "{TRAILING} came back as {value:?}");
@@ -84,5 +84,5 @@ pub(super) async fn status(client: Client) -> Result<()> {
 }
 
 pub(super) async fn special_message(client: Client) -> Result<()> {
-    unary_status(&client, SPECIAL).await
+    unary_status(&client, SPECIAL_MESSAGE).await
 }

@@ -1,4 +1,4 @@
-//! Streams in one and in both directions, cancelled and timed out ones.
+//! Streams in one and in both directions, also cancelled and timed out.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::{
 
 const REQUESTS: [usize; 4] = [27_182, 8, 1_828, 45_904];
 const RESPONSES: [i32; 4] = [31_415, 9, 2_653, 58_979];
-/// How long a response may take that nothing delays.
+/// The time limit of a response without a delay.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) async fn client_streaming(client: Client) -> Result<()> {
@@ -33,7 +33,7 @@ pub(super) async fn client_streaming(client: Client) -> Result<()> {
 }
 
 /// A request for responses of these sizes.
-pub(super) fn asks_for(sizes: &[i32], payload_size: usize) -> StreamingOutputCallRequest {
+pub(super) fn request_for(sizes: &[i32], payload_size: usize) -> StreamingOutputCallRequest {
     let parameters = |&size: &i32| ResponseParameters { size, ..ResponseParameters::default() };
     StreamingOutputCallRequest {
         response_parameters: sizes.iter().map(parameters).collect(),
@@ -43,34 +43,34 @@ pub(super) fn asks_for(sizes: &[i32], payload_size: usize) -> StreamingOutputCal
 }
 
 pub(super) async fn server_streaming(client: Client) -> Result<()> {
-    let mut responses = client.test().streaming_output_call(asks_for(&RESPONSES, 0)).await?.into_inner();
+    let mut responses = client.test().streaming_output_call(request_for(&RESPONSES, 0)).await?.into_inner();
     for size in RESPONSES {
         expect(&mut responses, size).await?;
     }
-    ends(&mut responses).await
+    expect_end(&mut responses).await
 }
 
 pub(super) async fn ping_pong(client: Client) -> Result<()> {
     let (sender, requests) = mpsc::channel(1);
-    sender.send(asks_for(&RESPONSES[..1], REQUESTS[0])).await?;
+    sender.send(request_for(&RESPONSES[..1], REQUESTS[0])).await?;
     let call = client.test().full_duplex_call(ReceiverStream::new(requests)).await?;
     let mut responses = call.into_inner();
     expect(&mut responses, RESPONSES[0]).await?;
     for (request, response) in REQUESTS.into_iter().zip(RESPONSES).skip(1) {
-        sender.send(asks_for(&[response], request)).await?;
+        sender.send(request_for(&[response], request)).await?;
         expect(&mut responses, response).await?;
     }
     drop(sender);
-    ends(&mut responses).await
+    expect_end(&mut responses).await
 }
 
 pub(super) async fn empty(client: Client) -> Result<()> {
     let call = client.test().full_duplex_call(stream::empty()).await?;
-    ends(&mut call.into_inner()).await
+    expect_end(&mut call.into_inner()).await
 }
 
-/// In Rust, dropping a call cancels it; what can be seen is that the call has
-/// not ended by itself, and that the connection goes on.
+/// In Rust, dropping a call cancels it. The case checks that the call did not
+/// end by itself and that the connection stays open.
 pub(super) async fn cancel_after_begin(client: Client) -> Result<()> {
     let (sender, requests) = mpsc::channel::<StreamingInputCallRequest>(1);
     let before = client.connections()?;
@@ -86,12 +86,12 @@ pub(super) async fn cancel_after_begin(client: Client) -> Result<()> {
 pub(super) async fn cancel_after_first_response(client: Client) -> Result<()> {
     let (sender, requests) = mpsc::channel(1);
     let before = client.connections()?;
-    sender.send(asks_for(&RESPONSES[..1], REQUESTS[0])).await?;
+    sender.send(request_for(&RESPONSES[..1], REQUESTS[0])).await?;
     let call = client.test().full_duplex_call(ReceiverStream::new(requests)).await?;
     let mut responses = call.into_inner();
     expect(&mut responses, RESPONSES[0]).await?;
     drop(responses);
-    // What cancels the call also ends its requests.
+    // The cancellation also ends the requests.
     time::timeout(RESPONSE_TIMEOUT, sender.closed())
         .await
         .context("the requests did not end with the call")?;
@@ -100,15 +100,17 @@ pub(super) async fn cancel_after_first_response(client: Client) -> Result<()> {
 }
 
 pub(super) async fn timeout(client: Client) -> Result<()> {
-    let limit = Duration::from_millis(1);
+    let deadline = Duration::from_millis(1);
     let (sender, requests) = mpsc::channel(1);
-    sender.send(asks_for(&[], REQUESTS[0])).await?;
+    sender.send(request_for(&[], REQUESTS[0])).await?;
     let mut request = Request::new(ReceiverStream::new(requests));
-    request.set_timeout(limit);
+    request.set_timeout(deadline);
     let result = match client.test().full_duplex_call(request).await {
-        Ok(call) => time::timeout(RESPONSE_TIMEOUT, call.into_inner().message())
-            .await
-            .with_context(|| format!("no end within {RESPONSE_TIMEOUT:?} of a call with {limit:?}"))?,
+        Ok(call) => {
+            time::timeout(RESPONSE_TIMEOUT, call.into_inner().message()).await.with_context(|| {
+                format!("a call with the deadline {deadline:?} did not end within {RESPONSE_TIMEOUT:?}")
+            })?
+        }
         Err(status) => Err(status),
     };
     must_fail(result, Code::DeadlineExceeded)?;
@@ -123,9 +125,9 @@ async fn expect(responses: &mut Streaming<StreamingOutputCallResponse>, size: i3
     Ok(())
 }
 
-async fn ends(responses: &mut Streaming<StreamingOutputCallResponse>) -> Result<()> {
+async fn expect_end(responses: &mut Streaming<StreamingOutputCallResponse>) -> Result<()> {
     let message = next(responses).await?;
-    ensure!(message.is_none(), "the stream goes on after its last response");
+    ensure!(message.is_none(), "the stream continues after its last response");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! One request, one response.
+//! Calls with one request and one response.
 
 use anyhow::{Result, ensure};
 use tonic::{Code, Request};
@@ -12,7 +12,7 @@ use crate::{
 /// The payloads of a large call, in bytes.
 pub(super) const LARGE_REQUEST: usize = 271_828;
 pub(super) const LARGE_RESPONSE: i32 = 314_159;
-/// How many calls must reach the same server.
+/// The number of calls that must reach the same server.
 const CALLS: usize = 100;
 
 pub(super) async fn empty(client: Client) -> Result<()> {
@@ -47,11 +47,11 @@ pub(super) async fn unimplemented_service(client: Client) -> Result<()> {
 }
 
 pub(super) async fn pick_first(client: Client) -> Result<()> {
-    let mut seen: Option<String> = None;
+    let mut first_id: Option<String> = None;
     for n in 0..CALLS {
         let request = SimpleRequest { fill_server_id: true, response_size: 1, ..SimpleRequest::default() };
         let id = client.test().unary_call(request).await?.into_inner().server_id;
-        let first = seen.get_or_insert_with(|| id.clone());
+        let first = first_id.get_or_insert_with(|| id.clone());
         ensure!(*first == id, "call {n} reached `{id}`, and the first one `{first}`");
     }
     Ok(())

@@ -1,14 +1,14 @@
-//! gRPC core, by a program of ours on its Python package.
+//! gRPC core, by our program on its Python package.
 
 use std::{ffi::OsString, path::Path};
 
 use super::{Peer, SERVES};
 use crate::cases::Group;
 
-/// The file that the program makes its messages from.
+/// The file from which the program builds its messages.
 pub(crate) const DESCRIPTORS: &str = "grpc-testing.descriptors";
 
-const UNSEEN: &str = "gRPC core's Python package does not show whether a message is compressed";
+const NO_FLAG: &str = "gRPC core's Python package does not show whether a message is compressed";
 
 pub(super) const PEER: Peer = Peer {
     serves: SERVES,
@@ -17,15 +17,15 @@ pub(super) const PEER: Peer = Peer {
     client: Some(|tools, case, server| {
         python(tools, &["call", case, &server.ip().to_string(), &server.port().to_string()])
     }),
-    server_lacks: &[("client_compressed_unary", UNSEEN), ("client_compressed_streaming", UNSEEN)],
+    server_lacks: &[("client_compressed_unary", NO_FLAG), ("client_compressed_streaming", NO_FLAG)],
     client_lacks: &[(
         "client_compressed_streaming",
         "gRPC core's Python package compresses all requests of a stream, or none",
     )],
 };
 
-/// The program with these arguments, and the packages that
-/// `cargo xtask interop` has installed.
+/// The command line of the program, with the packages that `cargo xtask
+/// interop` installed.
 fn python(tools: &Path, arguments: &[&str]) -> Vec<OsString> {
     let mut packages = OsString::from("PYTHONPATH=");
     packages.push(tools.join("grpc-core"));

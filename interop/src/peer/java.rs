@@ -6,7 +6,7 @@ use super::{Peer, SERVES};
 use crate::cases::Group;
 
 const PACKAGE: &str = "io.grpc.testing.integration";
-const NO_PROBE: &str = "grpc-java's server does not see whether a message is compressed";
+const NO_FLAG: &str = "grpc-java's server does not see whether a message is compressed";
 
 pub(super) const PEER: Peer = Peer {
     serves: SERVES,
@@ -14,9 +14,9 @@ pub(super) const PEER: Peer = Peer {
     server: Some(server),
     client: Some(client),
     server_lacks: &[
-        ("client_compressed_unary", NO_PROBE),
-        ("client_compressed_streaming", NO_PROBE),
-        ("server_compressed_streaming", "grpc-java's server compresses no stream"),
+        ("client_compressed_unary", NO_FLAG),
+        ("client_compressed_streaming", NO_FLAG),
+        ("server_compressed_streaming", "grpc-java's server does not compress streams"),
     ],
     client_lacks: &[],
 };
@@ -35,8 +35,8 @@ pub(super) const HEALTH: Peer = Peer {
     client_lacks: &[],
 };
 
-/// `java` with the class path that `cargo xtask interop` has written, made to
-/// start quickly rather than to run long.
+/// `java` with the class path that `cargo xtask interop` wrote, and a flag for
+/// a quick start.
 fn java(tools: &Path) -> Vec<OsString> {
     let mut arguments = OsString::from("@");
     arguments.push(tools.join("grpc-java.args"));

@@ -5,7 +5,7 @@
 use anyhow::Context;
 use clap::Args;
 
-/// Which ports `mesh up` opens.
+/// The ports that `mesh up` opens.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct PortArgs {
     /// Puts every port into P..P+200, fixed by service and replica.
@@ -36,8 +36,8 @@ pub(crate) struct PortArgs {
     #[arg(long, env = "CONSORT_PORT_USER", value_name = "P",
           value_parser = clap::value_parser!(u16).range(1..=65525))]
     pub(crate) user_port: Option<u16>,
-    /// The first port on which processes tell of themselves, see `mesh
-    /// explain`; the others follow, ten for each service [default: 9600]
+    /// The first admin port, which `mesh explain` queries; the others follow,
+    /// ten for each service [default: 9600]
     #[arg(long, env = "CONSORT_PORT_ADMIN", value_name = "P",
           value_parser = clap::value_parser!(u16).range(1..=65486))]
     pub(crate) admin_port: Option<u16>,
@@ -57,8 +57,8 @@ const FORMER_NAMES: [(&str, &str); 7] = [
 ];
 
 impl PortArgs {
-    /// Reads the variables of earlier versions for what is not set otherwise.
-    /// Returns those that hold a link and are ignored.
+    /// Reads the variables of earlier versions for ports that are not set
+    /// otherwise. Returns those that hold a service link and are ignored.
     ///
     /// # Errors
     /// When one holds neither a port nor a link.
@@ -83,7 +83,7 @@ impl PortArgs {
             } else if port.is_none() {
                 let read = value.parse().ok().filter(|read| (1..=65_486).contains(read));
                 *port = Some(read.with_context(|| {
-                    format!("{former} is no port from 1 to 65486; correct it, or set {present} instead")
+                    format!("{former} is not a port from 1 to 65486; correct it, or set {present} instead")
                 })?);
             }
         }
@@ -91,7 +91,7 @@ impl PortArgs {
     }
 }
 
-/// Whether a container platform wrote `value`: `tcp://10.0.0.1:80`.
+/// Returns whether a container platform wrote `value`: `tcp://10.0.0.1:80`.
 fn is_link(value: &str) -> bool {
     value.split_once("://").is_some_and(|(scheme, _)| matches!(scheme, "tcp" | "udp" | "sctp"))
 }

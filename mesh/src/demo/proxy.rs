@@ -1,4 +1,4 @@
-//! A network that can be hurt: connections to an instance go through here.
+//! A TCP proxy in front of an instance that injects network faults.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -11,100 +11,104 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// How much is passed on at once.
-const PIECE: usize = 16 << 10;
-/// How many pieces may be on their way.
-const PIECES: usize = 1024;
+/// The size of a chunk that is forwarded at once.
+const CHUNK_BYTES: usize = 16 << 10;
+/// The limit on chunks in flight per direction.
+const MAX_CHUNKS_IN_FLIGHT: usize = 1024;
 
-/// What happens to what comes.
+/// The fault on the connections of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Weather {
-    /// It is passed on.
-    Fair,
-    /// It is passed on that much later.
-    Slow(Duration),
-    /// It vanishes, and nobody is told.
-    Hole,
+pub(crate) enum NetworkFault {
+    /// Bytes are forwarded at once.
+    None,
+    /// Bytes of responses are forwarded that much later.
+    Delay(Duration),
+    /// Bytes are lost, and neither peer is notified.
+    Blackhole,
 }
 
-/// The proxy. Dropping it ends it.
+/// The proxy. It ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    weather: watch::Sender<Weather>,
+    fault: watch::Sender<NetworkFault>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Proxy {
-    /// Passes connections to `listener` on to `instance`.
+    /// Forwards connections to `listener` to `instance`.
     ///
     /// # Errors
-    /// When the listener's address cannot be told.
+    /// When the listener has no address.
     pub(crate) fn start(listener: TcpListener, instance: SocketAddr) -> Result<Self> {
         let address = listener.local_addr().context("a listener without an address")?;
-        let (weather, told) = watch::channel(Weather::Fair);
+        let (fault, faults) = watch::channel(NetworkFault::None);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let told = told.clone();
+                let faults = faults.clone();
                 // Ends with either peer: both are processes of this demo.
-                tokio::spawn(async move { join(client, instance, told).await });
+                tokio::spawn(async move { forward(client, instance, faults).await });
             }
         });
-        Ok(Self { address, weather, _task: AbortOnDropHandle::new(task) })
+        Ok(Self { address, fault, _task: AbortOnDropHandle::new(task) })
     }
 
-    /// So it is from now on, for open connections too.
-    pub(crate) fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+    /// Sets the fault, for open connections too.
+    pub(crate) fn set(&self, fault: NetworkFault) {
+        self.fault.send_replace(fault);
     }
 }
 
-async fn join(client: TcpStream, instance: SocketAddr, told: watch::Receiver<Weather>) -> io::Result<()> {
+async fn forward(
+    client: TcpStream,
+    instance: SocketAddr,
+    faults: watch::Receiver<NetworkFault>,
+) -> io::Result<()> {
     client.set_nodelay(true)?;
     let server = TcpStream::connect(instance).await?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // What is lost in between stays lost: when one way ends, both do.
+    // When one direction ends, both do.
     tokio::select! {
-        ended = pass(from_client, to_server, told.clone(), false) => ended,
-        ended = pass(from_server, to_client, told, true) => ended,
+        ended = copy(from_client, to_server, faults.clone(), false) => ended,
+        ended = copy(from_server, to_client, faults, true) => ended,
     }
 }
 
-/// Passes bytes on, each piece as late as the weather was when it came. Only
-/// answers are slowed, so that a call is late once. In a hole bytes wait, as
-/// those that TCP sends again would, and no end is told.
-async fn pass(
+/// Copies bytes, each chunk with the delay of the fault when it came. Only
+/// answers are slowed, so that a call is delayed once. In a blackhole bytes wait, as
+/// those that TCP sends again would, and no end is passed on.
+async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    told: watch::Receiver<Weather>,
-    answers: bool,
+    faults: watch::Receiver<NetworkFault>,
+    delays: bool,
 ) -> io::Result<()> {
-    let (pieces, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
-    let mut hole = told.clone();
+    let (chunks, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_CHUNKS_IN_FLIGHT);
+    let mut blackhole = faults.clone();
     let read = async move {
-        let mut piece = vec![0; PIECE];
+        let mut chunk = vec![0; CHUNK_BYTES];
         loop {
-            let length = from.read(&mut piece).await?;
-            let late = match *told.borrow() {
-                Weather::Slow(late) if answers => late,
+            let length = from.read(&mut chunk).await?;
+            let delay = match *faults.borrow() {
+                NetworkFault::Delay(delay) if delays => delay,
                 _ => Duration::ZERO,
             };
-            let sent = pieces.send((Instant::now() + late, piece[..length].to_vec())).await;
+            let sent = chunks.send((Instant::now() + delay, chunk[..length].to_vec())).await;
             if length == 0 || sent.is_err() {
                 return Ok(());
             }
         }
     };
     let write = async move {
-        while let Some((due, piece)) = waiting.recv().await {
+        while let Some((due, chunk)) = waiting.recv().await {
             sleep_until(due).await;
             // Fails only when the proxy is gone.
-            if hole.wait_for(|now| *now != Weather::Hole).await.is_err() {
+            if blackhole.wait_for(|now| *now != NetworkFault::Blackhole).await.is_err() {
                 break;
             }
-            to.write_all(&piece).await?;
+            to.write_all(&chunk).await?;
         }
         Ok(())
     };
@@ -128,10 +132,10 @@ mod tests {
 
         client.write_all(b"a").await.unwrap();
         server.read_exact(&mut byte).await.unwrap();
-        proxy.set(Weather::Hole);
+        proxy.set(NetworkFault::Blackhole);
         client.write_all(b"b").await.unwrap();
         assert!(timeout(Duration::from_millis(100), server.read_exact(&mut byte)).await.is_err());
-        proxy.set(Weather::Fair);
+        proxy.set(NetworkFault::None);
         server.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"b");
     }

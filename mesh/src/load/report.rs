@@ -1,4 +1,4 @@
-//! What a load run saw: a line per call, a line per second, a summary.
+//! The report of a load run: a line per call, a line per second, a summary.
 
 use std::{
     collections::BTreeMap,
@@ -10,39 +10,39 @@ use std::{
 use hdrhistogram::{CreationError, Histogram};
 use serde::Serialize;
 
-/// The code of a call that was due while too many others were under way.
+/// The code of a call that was due while too many others were in flight.
 const NOT_SENT: &str = "NOT_SENT";
 
-/// To how many decimal digits times are kept.
-const DIGITS: u8 = 3;
-const DAY: Duration = Duration::from_secs(86_400);
+/// The precision of the latency histogram in decimal digits.
+const SIGNIFICANT_DIGITS: u8 = 3;
+const MAX_LATENCY: Duration = Duration::from_secs(86_400);
 
-/// What became of one call.
+/// The outcome of one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    /// When it was due, after the start.
+pub(crate) struct CallRecord {
+    /// The due time, after the start.
     pub(crate) due: Duration,
     /// The gRPC code as it is written, or [`NOT_SENT`].
     pub(crate) code: &'static str,
-    /// From when it was due until its end.
+    /// The latency, from the due time to the end.
     pub(crate) took: Duration,
-    /// The instance that answered.
+    /// The instance that responded.
     pub(crate) endpoint: Option<String>,
-    /// How often it was sent.
+    /// The number of attempts.
     pub(crate) attempts: u32,
-    /// What was said when it failed.
+    /// The message of a failed call.
     pub(crate) message: Option<Box<str>>,
 }
 
-impl Record {
-    /// A call that was due while too many others were under way.
+impl CallRecord {
+    /// The record of a call that was due while too many others were in flight.
     pub(crate) fn not_sent(due: Duration) -> Self {
-        let message = Some("too many calls were under way: see --in-flight-max".into());
+        let message = Some("too many calls were in flight; raise --in-flight-max".into());
         Self { due, code: NOT_SENT, took: Duration::ZERO, endpoint: None, attempts: 0, message }
     }
 
-    /// Whether the call did what it should.
-    pub(crate) fn ok(&self) -> bool {
+    /// Returns whether the call succeeded.
+    pub(crate) fn is_ok(&self) -> bool {
         self.code == "OK"
     }
 }
@@ -61,11 +61,11 @@ struct CallLine<'a> {
 
 /// The last line under `--json`.
 #[derive(Serialize)]
-struct LastLine<'a> {
+struct SummaryLine<'a> {
     summary: &'a Summary,
 }
 
-/// What a run comes to.
+/// The totals of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Summary {
     pub(crate) calls: u64,
@@ -82,7 +82,7 @@ pub(crate) struct Summary {
     pub(crate) by_code: BTreeMap<&'static str, u64>,
 }
 
-/// Counts and times.
+/// Counts and latencies of calls.
 #[derive(Debug)]
 struct Tally {
     calls: u64,
@@ -95,7 +95,13 @@ struct Tally {
 
 impl Tally {
     fn new() -> Result<Self, CreationError> {
-        Ok(Self { calls: 0, failed: 0, attempts: 0, times: Histogram::new(DIGITS)?, max: Duration::ZERO })
+        Ok(Self {
+            calls: 0,
+            failed: 0,
+            attempts: 0,
+            times: Histogram::new(SIGNIFICANT_DIGITS)?,
+            max: Duration::ZERO,
+        })
     }
 
     fn reset(&mut self) {
@@ -103,14 +109,14 @@ impl Tally {
         self.times.reset();
     }
 
-    fn add(&mut self, record: &Record) {
+    fn add(&mut self, record: &CallRecord) {
         self.calls += 1;
-        self.failed += u64::from(!record.ok());
+        self.failed += u64::from(!record.is_ok());
         self.attempts += u64::from(record.attempts);
         if record.code != NOT_SENT {
             self.max = self.max.max(record.took);
             // The histogram grows to hold it, up to a day: no more is measured.
-            let micros = record.took.min(DAY).as_micros();
+            let micros = record.took.min(MAX_LATENCY).as_micros();
             self.times += u64::try_from(micros).unwrap_or(u64::MAX);
         }
     }
@@ -125,7 +131,7 @@ impl Tally {
     }
 }
 
-/// Collects records and writes what is asked for.
+/// Collects records and writes lines in the chosen format.
 pub(crate) struct Report<W> {
     out: W,
     json: bool,
@@ -135,8 +141,8 @@ pub(crate) struct Report<W> {
     second: Tally,
     by_endpoint: BTreeMap<String, u64>,
     by_code: BTreeMap<&'static str, u64>,
-    /// What was said last, by code.
-    said: BTreeMap<&'static str, Box<str>>,
+    /// The last message, by code.
+    last_messages: BTreeMap<&'static str, Box<str>>,
 }
 
 impl<W: Write> Report<W> {
@@ -153,15 +159,15 @@ impl<W: Write> Report<W> {
             second: Tally::new()?,
             by_endpoint: BTreeMap::new(),
             by_code: BTreeMap::new(),
-            said: BTreeMap::new(),
+            last_messages: BTreeMap::new(),
         })
     }
 
-    /// Takes one call in.
+    /// Adds one call.
     ///
     /// # Errors
     /// When the line cannot be written.
-    pub(crate) fn add(&mut self, record: Record) -> io::Result<()> {
+    pub(crate) fn add(&mut self, record: CallRecord) -> io::Result<()> {
         self.all.add(&record);
         *self.by_code.entry(record.code).or_default() += 1;
         if self.json {
@@ -169,7 +175,7 @@ impl<W: Write> Report<W> {
                 &mut self.out,
                 &CallLine {
                     t: rounded(record.due.as_secs_f64(), 1e6),
-                    ok: record.ok(),
+                    ok: record.is_ok(),
                     code: record.code,
                     ms: millis(record.took),
                     endpoint: record.endpoint.as_deref(),
@@ -182,7 +188,7 @@ impl<W: Write> Report<W> {
             self.second.add(&record);
         }
         if let Some(message) = record.message {
-            self.said.insert(record.code, message);
+            self.last_messages.insert(record.code, message);
         }
         if let Some(endpoint) = record.endpoint {
             *self.by_endpoint.entry(endpoint).or_default() += 1;
@@ -190,7 +196,7 @@ impl<W: Write> Report<W> {
         Ok(())
     }
 
-    /// A second has passed, `elapsed` since the start: says what it held.
+    /// Writes the line of the last second, `elapsed` after the start.
     ///
     /// # Errors
     /// When the line cannot be written.
@@ -212,7 +218,7 @@ impl<W: Write> Report<W> {
         self.out.flush()
     }
 
-    /// The end: writes the summary.
+    /// Writes the summary.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -230,11 +236,11 @@ impl<W: Write> Report<W> {
             by_code: self.by_code,
         };
         if self.json {
-            serde_json::to_writer(&mut self.out, &LastLine { summary: &summary })?;
+            serde_json::to_writer(&mut self.out, &SummaryLine { summary: &summary })?;
             self.out.write_all(b"\n")?;
         } else {
             write!(self.out, "{summary}")?;
-            for (code, message) in self.said.iter().filter(|(_, message)| !message.is_empty()) {
+            for (code, message) in self.last_messages.iter().filter(|(_, message)| !message.is_empty()) {
                 writeln!(self.out, "\nlast {code}: {message}")?;
             }
         }
@@ -271,7 +277,7 @@ fn millis(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3, 1e3)
 }
 
-/// `value` with as many parts to the unit as `parts`.
+/// Rounds `value` to the nearest 1/`parts`.
 fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
@@ -280,14 +286,14 @@ fn rounded(value: f64, parts: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn record(code: &'static str, ms: u64, endpoint: Option<&str>) -> Record {
-        Record {
+    fn record(code: &'static str, ms: u64, endpoint: Option<&str>) -> CallRecord {
+        CallRecord {
             due: Duration::from_millis(1500),
             code,
             took: Duration::from_millis(ms),
             endpoint: endpoint.map(str::to_owned),
             attempts: u32::from(code != NOT_SENT),
-            message: (code != "OK").then(|| "said so".into()),
+            message: (code != "OK").then(|| "no reason".into()),
         }
     }
 
@@ -352,6 +358,6 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[0].contains("2 calls") && lines[1].contains("0 calls"), "{text}");
         assert!(text.contains("cart-1") && text.contains("100.0%"), "{text}");
-        assert!(text.ends_with("last NOT_FOUND: said so\n"), "{text}");
+        assert!(text.ends_with("last NOT_FOUND: no reason\n"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! When each call is due, and the thread that keeps to it.
+//! The due time of each call, and the loop that keeps to it.
 
 use std::{
     ops::ControlFlow,
@@ -23,7 +23,7 @@ impl Schedule {
         Self { rate, calls: calls.max(1) }
     }
 
-    /// When call `n`, counted from 0, is due after the start.
+    /// The due time of call `n`, counted from 0, after the start.
     pub(crate) fn due(&self, n: u64) -> Duration {
         #[allow(clippy::cast_precision_loss)]
         let n = n as f64;
@@ -31,29 +31,29 @@ impl Schedule {
     }
 
     /// Calls `send` with the number and due time of each call when it is due,
-    /// late ones at once, until all are sent or it breaks. Blocks: a thread's
-    /// sleep is off by some 60 µs, a runtime's timer by a millisecond, which
-    /// would count as latency.
+    /// late ones without delay, until all are sent or `send` breaks. Blocks: a
+    /// thread's sleep is off by some 60 µs, a runtime's timer by a millisecond,
+    /// which would count as latency.
     ///
-    /// Sleeps at most 20 ms at a stretch between calls to `stopped`.
+    /// Sleeps at most 20 ms at a stretch between calls to `is_stopped`.
     pub(crate) fn run(
         &self,
         start: Instant,
-        mut stopped: impl FnMut() -> bool,
+        mut is_stopped: impl FnMut() -> bool,
         mut send: impl FnMut(u64, Duration) -> ControlFlow<()>,
     ) {
-        const STRETCH: Duration = Duration::from_millis(20);
+        const MAX_SLEEP: Duration = Duration::from_millis(20);
         for n in 0..self.calls {
             let due = self.due(n);
             loop {
-                if stopped() {
+                if is_stopped() {
                     return;
                 }
                 let early = due.saturating_sub(start.elapsed());
                 if early.is_zero() {
                     break;
                 }
-                thread::sleep(early.min(STRETCH));
+                thread::sleep(early.min(MAX_SLEEP));
             }
             if send(n, due).is_break() {
                 return;
@@ -90,8 +90,8 @@ mod tests {
                 ControlFlow::Continue(())
             },
         );
-        let wanted: Vec<_> = (0..5).map(Duration::from_millis).collect();
-        assert_eq!(dues, wanted);
+        let expected: Vec<_> = (0..5).map(Duration::from_millis).collect();
+        assert_eq!(dues, expected);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use bytes::Bytes;
 
 use crate::dynamic::Method;
 
-/// A request in which `{{uuid}}` and `{{n}}` stand for something new in each
-/// call. One without them is encoded once.
+/// A request in which `{{uuid}}` and `{{n}}` get a new value in each call. A
+/// request without them is encoded once.
 #[derive(Clone, Debug)]
 pub(crate) enum Template {
     Fixed(Bytes),
@@ -22,10 +22,10 @@ pub(crate) enum Part {
 }
 
 impl Template {
-    /// Reads `data`, and makes a request of it to see that it is one.
+    /// Parses `data`, and encodes a first request to validate it.
     ///
     /// # Errors
-    /// When it is no request of `method`.
+    /// When `data` is not a request of `method`.
     pub(crate) fn new(method: &Method, data: &str) -> Result<Self> {
         let parts = split(data);
         let first = method.encode(&render(&parts, 0))?;
@@ -38,7 +38,7 @@ impl Template {
     /// The request of call `n`.
     ///
     /// # Errors
-    /// When what stands for a placeholder does not fit where it stands.
+    /// When the value of a placeholder does not fit where it stands.
     pub(crate) fn request(&self, n: u64) -> Result<Bytes> {
         match self {
             Self::Fixed(bytes) => Ok(bytes.clone()),

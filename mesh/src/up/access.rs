@@ -1,4 +1,4 @@
-//! Who may call the shop: nobody is asked, or everybody shows a token.
+//! The authentication of callers: none, or by token.
 
 use std::{
     ffi::OsString,
@@ -14,26 +14,26 @@ use secrecy::ExposeSecret;
 use service_kit::auth::Seed;
 use uuid::Uuid;
 
-use crate::{services::Service, state::Files};
+use crate::{services::Service, state::StatePaths};
 
 /// The account that may do everything.
 const ADMIN: &str = "admin@shop.example";
 /// The account that the printed lines buy with.
 const CUSTOMER: &str = "ada@shop.example";
-/// What only this user may read, and only this user may enter.
-const OWN_FILE: u32 = 0o600;
-const OWN_FOLDER: u32 = 0o700;
+/// The modes of files and folders that only this user may access.
+const PRIVATE_FILE_MODE: u32 = 0o600;
+const PRIVATE_FOLDER_MODE: u32 = 0o700;
 
-/// Whether callers are asked who they are.
+/// The authentication of callers.
 #[derive(Clone, Debug)]
 pub(crate) enum Access {
-    /// They are not.
+    /// None: every call is accepted.
     Open,
-    /// They are, and this is what the shop begins with.
-    Guarded(Secrets),
+    /// By token, with the secrets that the shop begins with.
+    Authenticated(Secrets),
 }
 
-/// Keys and passwords, made once, in files that only this user reads.
+/// Keys and passwords, generated once, in files that only this user reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Secrets {
     folder: PathBuf,
@@ -41,37 +41,37 @@ pub(crate) struct Secrets {
     pub(crate) customer: Account,
 }
 
-/// Somebody who can log in.
+/// An account that can log in.
 #[derive(Clone)]
 pub(crate) struct Account {
     pub(crate) email: &'static str,
     pub(crate) password: String,
-    /// Holds the request that logs in, as JSON.
+    /// The file with the login request as JSON.
     pub(crate) login: PathBuf,
 }
 
 impl Access {
-    /// With `guarded`, makes what is not there yet.
+    /// With `auth`, generates the secrets that do not exist yet.
     ///
     /// # Errors
-    /// When it cannot be written or read, or nobody would be asked on an
-    /// address that others reach.
-    pub(crate) fn new(guarded: bool, host: IpAddr, files: &Files) -> Result<Self> {
-        if guarded {
-            return Secrets::of(files.secrets()).map(Self::Guarded);
+    /// When a secret cannot be written or read, or if unauthenticated callers
+    /// could reach `host` from other machines.
+    pub(crate) fn new(auth: bool, host: IpAddr, files: &StatePaths) -> Result<Self> {
+        if auth {
+            return Secrets::of(files.secrets()).map(Self::Authenticated);
         }
         if !host.is_loopback() {
             bail!(
-                "{host} is reached by others, and callers are not asked who they are: turn that on with --auth, \
+                "{host} can be reached from other machines, and callers are not authenticated: turn that on with --auth, \
                  or stay on this machine with --host 127.0.0.1"
             );
         }
         Ok(Self::Open)
     }
 
-    /// What a process of `service` is told of it.
+    /// The environment of a process of `service`.
     pub(crate) fn env(&self, service: Service) -> Vec<(&'static str, OsString)> {
-        let Self::Guarded(secrets) = self else { return vec![("AUTH", "off".into())] };
+        let Self::Authenticated(secrets) = self else { return vec![("AUTH", "off".into())] };
         let mut env = vec![("AUTH", "on".into()), ("AUTH_SERVICE_KEY_FILE", secrets.service_key().into())];
         if service == Service::User {
             env.push(("AUTH_ENCRYPTION_KEYS_FILE", secrets.encryption_keys().into()));
@@ -85,14 +85,16 @@ impl Access {
 impl Secrets {
     fn of(folder: PathBuf) -> Result<Self> {
         let made = fs::create_dir_all(&folder)
-            .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(OWN_FOLDER)));
+            .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(PRIVATE_FOLDER_MODE)));
         made.with_context(|| format!("could not make {}", folder.display()))?;
-        kept(&folder.join("service-key"), || Ok(Seed::generate()?.to_base64().expose_secret().to_owned()))?;
+        read_or_create(&folder.join("service-key"), || {
+            Ok(Seed::generate()?.to_base64().expose_secret().to_owned())
+        })?;
         // `none` reads what an older version has stored.
         let encryption_keys = || Ok(format!("{}\nnone", Seed::generate()?.to_base64().expose_secret()));
-        kept(&folder.join("encryption-keys"), encryption_keys)?;
+        read_or_create(&folder.join("encryption-keys"), encryption_keys)?;
         let account = |name: &str, email| {
-            let password = kept(&folder.join(format!("{name}-password")), || Ok(password()))?;
+            let password = read_or_create(&folder.join(format!("{name}-password")), || Ok(password()))?;
             let login = folder.join(format!("{name}.json"));
             let request = serde_json::json!({ "email": email, "password": &password });
             write(&login, &format!("{request}\n"))?;
@@ -102,13 +104,13 @@ impl Secrets {
         Ok(Self { folder, admin, customer })
     }
 
-    /// With what services prove to each other who they are.
+    /// The key with which services authenticate to each other.
     fn service_key(&self) -> PathBuf {
         self.folder.join("service-key")
     }
 
-    /// Under which user-service encrypts the keys that sign tokens: beside the
-    /// data, so that a copy of the data alone signs nothing.
+    /// The keys with which user-service encrypts its signing keys: in a file
+    /// beside the data, so that a copy of the data alone signs nothing.
     fn encryption_keys(&self) -> PathBuf {
         self.folder.join("encryption-keys")
     }
@@ -118,20 +120,20 @@ impl Secrets {
     }
 }
 
-/// Its password is nobody's business.
+/// The password is left out.
 impl std::fmt::Debug for Account {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Account").field("email", &self.email).finish_non_exhaustive()
     }
 }
 
-/// One that nobody can guess: 244 bits.
+/// A random password of 244 bits.
 fn password() -> String {
     format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 
-/// The secret in that file, which is made when it is not there.
-fn kept(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
+/// Reads the secret in that file, or creates it.
+fn read_or_create(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().to_owned()),
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -143,13 +145,13 @@ fn kept(path: &Path, make: impl FnOnce() -> Result<String>) -> Result<String> {
     }
 }
 
-/// Replaces a file as a whole; nobody else can read it at any time.
+/// Replaces a file as a whole; other users can read it at no time.
 fn write(path: &Path, text: &str) -> Result<()> {
     let new = path.with_extension("new");
     let written = || {
         let mut options = File::options();
-        let mut file = options.create(true).write(true).truncate(true).mode(OWN_FILE).open(&new)?;
-        file.set_permissions(Permissions::from_mode(OWN_FILE))?;
+        let mut file = options.create(true).write(true).truncate(true).mode(PRIVATE_FILE_MODE).open(&new)?;
+        file.set_permissions(Permissions::from_mode(PRIVATE_FILE_MODE))?;
         file.write_all(text.as_bytes())?;
         fs::rename(&new, path)
     };
@@ -173,7 +175,7 @@ mod tests {
     #[test]
     fn secrets_are_made_once_and_only_their_owner_reads_them() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::of(Some(dir.path())).unwrap();
+        let files = StatePaths::of(Some(dir.path())).unwrap();
         let keys = || {
             let env = Access::new(true, LOOPBACK, &files).unwrap().env(Service::User);
             ["AUTH_SERVICE_KEY_FILE", "ADMIN_PASSWORD_FILE", "AUTH_ENCRYPTION_KEYS_FILE"]
@@ -187,15 +189,15 @@ mod tests {
         for entry in fs::read_dir(files.secrets()).unwrap() {
             let entry = entry.unwrap();
             let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
-            assert_eq!(mode, OWN_FILE, "{:?}", entry.path());
+            assert_eq!(mode, PRIVATE_FILE_MODE, "{:?}", entry.path());
         }
-        assert_eq!(fs::metadata(files.secrets()).unwrap().permissions().mode() & 0o777, OWN_FOLDER);
+        assert_eq!(fs::metadata(files.secrets()).unwrap().permissions().mode() & 0o777, PRIVATE_FOLDER_MODE);
     }
 
     #[test]
-    fn only_user_service_is_told_of_the_admin_and_of_what_encrypts_its_keys() {
+    fn only_user_service_gets_the_admin_password_and_the_encryption_keys() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::of(Some(dir.path())).unwrap();
+        let files = StatePaths::of(Some(dir.path())).unwrap();
         let access = Access::new(true, LOOPBACK, &files).unwrap();
         for service in Service::ALL {
             let env = access.env(service);
@@ -209,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn where_others_reach_it_somebody_must_be_asked() {
+    fn a_host_that_other_machines_reach_needs_authentication() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::of(Some(dir.path())).unwrap();
+        let files = StatePaths::of(Some(dir.path())).unwrap();
         let host = "10.0.0.1".parse().unwrap();
         assert!(Access::new(false, host, &files).unwrap_err().to_string().contains("--auth"));
         Access::new(true, host, &files).unwrap();
@@ -220,8 +222,8 @@ mod tests {
     #[test]
     fn a_password_is_in_no_log() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::of(Some(dir.path())).unwrap();
-        let Access::Guarded(secrets) = Access::new(true, LOOPBACK, &files).unwrap() else { panic!() };
+        let files = StatePaths::of(Some(dir.path())).unwrap();
+        let Access::Authenticated(secrets) = Access::new(true, LOOPBACK, &files).unwrap() else { panic!() };
         assert!(!format!("{secrets:?}").contains(&secrets.admin.password));
     }
 }

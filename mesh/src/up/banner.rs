@@ -1,40 +1,40 @@
-//! What `mesh up` prints when everything runs.
+//! The banner that `mesh up` prints when everything runs.
 
 use std::time::Duration;
 
 use crate::{
     services::Service,
-    state::Files,
+    state::StatePaths,
     table::table,
     up::{
         access::{Access, Secrets},
-        overview::{Overview, Seen},
+        overview::{Overview, ProcessStatus},
         seed::Customer,
     },
 };
 
-/// What the banner tells besides the instances.
+/// The content of the banner besides the instances.
 #[derive(Debug)]
 pub(crate) struct Banner<'a> {
     /// The registry's URL.
     pub(crate) registry: &'a str,
-    /// What kind it is, for people.
+    /// The kind of registry, for people.
     pub(crate) kind: &'a str,
-    /// Its web pages.
+    /// The URL of its web UI.
     pub(crate) ui: String,
-    /// The port on loopback where it answers DNS, if it does.
+    /// The DNS port on loopback, if it serves DNS.
     pub(crate) dns: Option<u16>,
-    pub(crate) files: &'a Files,
+    pub(crate) files: &'a StatePaths,
     /// The SKU that the example adds to a cart.
     pub(crate) product: String,
     /// The id of the example's order: the same line pasted twice is the same
     /// order.
     pub(crate) request_id: String,
-    /// Whether the registry is asked with a token.
-    pub(crate) token: bool,
-    /// Whether callers are asked who they are.
+    /// True if requests to the registry carry a token.
+    pub(crate) has_consul_token: bool,
+    /// The authentication of callers.
     pub(crate) access: &'a Access,
-    /// Who buys in the examples, where somebody must be somebody.
+    /// The customer of the examples, if callers are authenticated.
     pub(crate) customer: Option<&'a Customer>,
     pub(crate) took: Duration,
 }
@@ -59,29 +59,30 @@ impl Banner<'_> {
         )
     }
 
-    /// Whether callers are asked who they are, and how somebody becomes
-    /// somebody.
+    /// The lines on the authentication of callers, and how to log in.
     fn callers(&self) -> String {
         match (self.access, self.customer) {
-            (Access::Guarded(Secrets { admin, customer, .. }), Some(Customer { token, .. })) => format!(
-                "show a token; this one is {}'s\n\n{token}\n\nFor another log in, below; {} logs in the admin, {}",
-                customer.email,
-                admin.login.display(),
-                admin.email,
-            ),
-            _ => "are not asked who they are; `mesh up --auth` turns that on".to_owned(),
+            (Access::Authenticated(Secrets { admin, customer, .. }), Some(Customer { token, .. })) => {
+                format!(
+                    "need a token; this one is {}'s\n\n{token}\n\nFor another, log in as below; {} logs in the admin, {}",
+                    customer.email,
+                    admin.login.display(),
+                    admin.email,
+                )
+            }
+            _ => "are not authenticated; `mesh up --auth` turns that on".to_owned(),
         }
     }
 
     /// Lines that work when pasted.
     fn examples(&self, overview: &Overview) -> String {
         let at = |service| {
-            let first = overview.instances.iter().find(|seen| seen.service == service);
-            first.map(|seen| seen.address.to_string()).unwrap_or_default()
+            let first = overview.instances.iter().find(|process| process.service == service);
+            first.map(|process| process.address.to_string()).unwrap_or_default()
         };
         let (cart, order) = (at(Service::Cart), at(Service::Order));
         let Self { registry, product, request_id, .. } = self;
-        let token = if self.token { " -H \"X-Consul-Token: $CONSUL_HTTP_TOKEN\"" } else { "" };
+        let token = if self.has_consul_token { " -H \"X-Consul-Token: $CONSUL_HTTP_TOKEN\"" } else { "" };
         let customer = self.customer.map_or("ada", |customer| &customer.id);
         let bearer = self.customer.map(|customer| format!(" -H 'authorization: Bearer {}'", customer.token));
         let bearer = bearer.unwrap_or_default();
@@ -103,7 +104,7 @@ impl Banner<'_> {
         if let Some(port) = self.dns {
             lines.push(format!("dig @127.0.0.1 -p {port} {}.service.consul SRV", Service::Cart));
         }
-        if let Access::Guarded(secrets) = self.access {
+        if let Access::Authenticated(secrets) = self.access {
             let login = secrets.customer.login.display();
             lines.push(format!(
                 "grpcurl -plaintext -d @ {} shop.user.v1.UserService/Login < '{login}'",
@@ -114,12 +115,12 @@ impl Banner<'_> {
     }
 }
 
-fn row(seen: &Seen) -> [String; 5] {
+fn row(process: &ProcessStatus) -> [String; 5] {
     [
-        seen.service.name().to_owned(),
-        seen.id.as_ref().map(ToString::to_string).unwrap_or_default(),
-        seen.address.to_string(),
-        seen.pid.map(|pid| pid.to_string()).unwrap_or_default(),
-        seen.health().to_owned(),
+        process.service.name().to_owned(),
+        process.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        process.address.to_string(),
+        process.pid.map(|pid| pid.to_string()).unwrap_or_default(),
+        process.health().to_owned(),
     ]
 }

@@ -18,24 +18,24 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{logging::open_log, up::stop::Stop};
+use crate::{logging::open_log, up::shutdown::Shutdown};
 
-/// How long a process may take to drain before it is killed.
-pub(crate) const GRACE: Duration = Duration::from_secs(15);
-/// The first wait before a crashed process is started again; doubles up to
-/// [`LONGEST_WAIT`], and starts over after [`STEADY`] without a crash.
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
-const STEADY: Duration = Duration::from_secs(30);
+/// The limit on a process's drain before it is killed.
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// The first backoff before a crashed process is restarted; doubles up to
+/// [`MAX_BACKOFF`], and is reset after [`BACKOFF_RESET_AFTER`] without a crash.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(30);
 
-/// A process that shall run.
+/// The command line and the log of a process.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     /// For people and for the log's name: `cart-service-1`.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) args: Vec<OsString>,
-    /// Added to, or in place of, what this process has.
+    /// Variables that are added to, or replace, those of this process.
     pub(crate) env: Vec<(&'static str, OsString)>,
     pub(crate) log: PathBuf,
 }
@@ -51,8 +51,8 @@ impl Program {
     pub(crate) fn start(&self) -> Result<(Child, Option<ChildStdin>)> {
         let log =
             open_log(&self.log).with_context(|| format!("could not open the log {}", self.log.display()))?;
-        // Not killed on drop: a tether must live to end what it holds, and
-        // every process of ours ends with the pipe.
+        // Not killed on drop: a tether must live to end its program, and every
+        // other process ends with the pipe.
         let mut child = Command::new(&self.path)
             .args(&self.args)
             .envs(self.env.iter().map(|(key, value)| (key, value)))
@@ -62,7 +62,7 @@ impl Program {
             .process_group(0)
             .spawn()
             .with_context(|| format!("could not start {}", self.path.display()))?;
-        // Taken out, because waiting for a child closes what is left in it.
+        // Taken out, because waiting for a child closes its pipes.
         let pipe = child.stdin.take();
         Ok((child, pipe))
     }
@@ -70,53 +70,53 @@ impl Program {
 
 /// The last lines of a log, for a process that did not come up.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
-    const MOST: u64 = 16 << 10;
+    const MAX_TAIL_BYTES: u64 = 16 << 10;
     let mut text = Vec::new();
-    // A log that cannot be read has no last words.
+    // A log that cannot be read has no last lines.
     let _ = File::open(path).and_then(|mut file| {
         let length = file.seek(SeekFrom::End(0))?;
-        file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
-        file.take(MOST).read_to_end(&mut text)
+        file.seek(SeekFrom::Start(length.saturating_sub(MAX_TAIL_BYTES)))?;
+        file.take(MAX_TAIL_BYTES).read_to_end(&mut text)
     });
     let text = String::from_utf8_lossy(&text);
-    let kept: Vec<_> = text.lines().rev().take(lines).collect();
-    kept.into_iter().rev().map(|l| format!("  {l}\n")).collect()
+    let last: Vec<_> = text.lines().rev().take(lines).collect();
+    last.into_iter().rev().map(|l| format!("  {l}\n")).collect()
 }
 
-/// What happened to the process of that name.
+/// The start or end of the process of that name.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// It runs.
     Started { name: String, pid: u32 },
-    /// It ended, in words, and is started again after `wait`.
-    Ended { name: String, how: String, wait: Duration },
+    /// It ended, in words, and is restarted after `backoff`.
+    Ended { name: String, how: String, backoff: Duration },
 }
 
-/// Processes that are kept running until they are stopped.
+/// Processes that are restarted until they are stopped.
 #[derive(Debug)]
 pub(crate) struct Children {
     tasks: JoinSet<()>,
 }
 
 impl Children {
-    /// Starts all at once and tells `events` of them.
-    pub(crate) fn start(programs: Vec<Program>, events: &mpsc::Sender<Event>, stop: &Stop) -> Self {
+    /// Starts all at once and reports to `events`.
+    pub(crate) fn start(programs: Vec<Program>, events: &mpsc::Sender<Event>, shutdown: &Shutdown) -> Self {
         let mut tasks = JoinSet::new();
         for program in programs {
-            tasks.spawn(keep(program, events.clone(), stop.clone()));
+            tasks.spawn(supervise(program, events.clone(), shutdown.clone()));
         }
         Self { tasks }
     }
 
-    /// Waits until all have ended, which they do once it is time to stop.
-    pub(crate) async fn ended(&mut self) {
+    /// Waits until all have ended, which they do on shutdown.
+    pub(crate) async fn wait_all(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
 }
 
-/// Keeps one process running until `stop`.
-async fn keep(program: Program, events: mpsc::Sender<Event>, stop: Stop) {
-    let mut wait = FIRST_WAIT;
+/// Runs one process, and restarts it, until shutdown.
+async fn supervise(program: Program, events: mpsc::Sender<Event>, shutdown: Shutdown) {
+    let mut backoff = INITIAL_BACKOFF;
     let name = || program.name.clone();
     loop {
         let started = Instant::now();
@@ -128,43 +128,43 @@ async fn keep(program: Program, events: mpsc::Sender<Event>, stop: Stop) {
                 }
                 tokio::select! {
                     ended = child.wait() => describe(ended),
-                    () = stop.asked() => return end(&program.name, &mut child, GRACE, &stop).await,
+                    () = shutdown.requested() => return end(&program.name, &mut child, STOP_TIMEOUT, &shutdown).await,
                 }
             }
         };
-        if started.elapsed() > STEADY {
-            wait = FIRST_WAIT;
+        if started.elapsed() > BACKOFF_RESET_AFTER {
+            backoff = INITIAL_BACKOFF;
         }
-        let _ = events.send(Event::Ended { name: name(), how, wait }).await;
+        let _ = events.send(Event::Ended { name: name(), how, backoff }).await;
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = stop.asked() => return,
+            () = tokio::time::sleep(backoff) => {}
+            () = shutdown.requested() => return,
         }
-        wait = (wait * 2).min(LONGEST_WAIT);
+        backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
 
-/// Asks a process to stop and waits for it; kills it after `grace`, or when
-/// there is no more time.
-pub(crate) async fn end(name: &str, child: &mut Child, grace: Duration, stop: &Stop) {
+/// Sends SIGTERM to a process and waits for it; kills it after `timeout`, or on
+/// a forced shutdown.
+pub(crate) async fn end(name: &str, child: &mut Child, timeout: Duration, shutdown: &Shutdown) {
     // The id is there until the process was waited for, so it is still ours.
     if let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
         let _ = kill_process(pid, Signal::TERM);
     }
     tokio::select! {
         _ = child.wait() => return,
-        () = tokio::time::sleep(grace) => {
-            tracing::warn!("{name} did not stop within {grace:?} and is killed");
+        () = tokio::time::sleep(timeout) => {
+            tracing::warn!("{name} did not stop within {timeout:?} and is killed");
         }
-        () = stop.at_once() => {}
+        () = shutdown.forced() => {}
     }
     let _ = child.kill().await;
 }
 
-/// How a process ended, in words.
-pub(crate) fn describe(ended: io::Result<ExitStatus>) -> String {
+/// Describes the end of a process in words.
+pub(crate) fn describe(wait_all: io::Result<ExitStatus>) -> String {
     use std::os::unix::process::ExitStatusExt;
-    match ended {
+    match wait_all {
         Err(error) => format!("could not be waited for: {error}"),
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => format!("ended with exit code {code}"),
@@ -204,39 +204,39 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_ends_is_started_again_after_a_growing_wait() {
+    async fn a_process_that_ends_is_restarted_after_a_growing_backoff() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, mut events) = mpsc::channel(8);
-        let stop = Stop::default();
+        let shutdown = Shutdown::default();
         let program = shell(&dir, "echo $GREETING; exit 3");
-        let mut children = Children::start(vec![program], &sender, &stop);
+        let mut children = Children::start(vec![program], &sender, &shutdown);
         let mut waits = Vec::new();
         while waits.len() < 2 {
-            if let Event::Ended { how, wait, .. } = next(&mut events).await {
+            if let Event::Ended { how, backoff, .. } = next(&mut events).await {
                 assert_eq!(how, "ended with exit code 3");
-                waits.push(wait);
+                waits.push(backoff);
             }
         }
-        assert_eq!(waits, [FIRST_WAIT, FIRST_WAIT * 2]);
-        stop.begin();
-        children.ended().await;
+        assert_eq!(waits, [INITIAL_BACKOFF, INITIAL_BACKOFF * 2]);
+        shutdown.begin();
+        children.wait_all().await;
         assert!(tail(&dir.path().join("test.log"), 1).contains("hello"));
     }
 
     #[tokio::test]
-    async fn stopping_asks_first_and_waits() {
+    async fn stopping_sends_sigterm_first_and_waits() {
         let dir = tempfile::tempdir().unwrap();
         let (sender, mut events) = mpsc::channel(8);
         let script = "trap 'echo drained; exit 0' TERM; echo up; while :; do sleep 0.05; done";
-        let stop = Stop::default();
-        let mut children = Children::start(vec![shell(&dir, script)], &sender, &stop);
+        let shutdown = Shutdown::default();
+        let mut children = Children::start(vec![shell(&dir, script)], &sender, &shutdown);
         assert!(matches!(next(&mut events).await, Event::Started { .. }));
         let log = dir.path().join("test.log");
         while !tail(&log, 9).contains("up") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        stop.begin();
-        children.ended().await;
+        shutdown.begin();
+        children.wait_all().await;
         assert!(tail(&log, 1).contains("drained"));
     }
 

@@ -1,5 +1,4 @@
-//! What `mesh up` knows of its processes: what it started, and what the
-//! registry shows.
+//! The processes of `mesh up` and their entries in the registry.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -14,35 +13,35 @@ use crate::{
     state::{MeshFile, Process},
 };
 
-/// One process and what is known of it.
+/// The state of one process.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ProcessStatus {
     /// `cart-service-1`.
     pub(crate) name: String,
     pub(crate) service: Service,
     pub(crate) address: Address,
-    /// Where it tells of itself.
+    /// The admin address.
     pub(crate) admin: SocketAddr,
     pub(crate) log: PathBuf,
     /// `None` while it is down.
     pub(crate) pid: Option<u32>,
-    /// The id it was last listed under.
+    /// The id under which it was last listed.
     pub(crate) id: Option<InstanceId>,
     /// `None` while the registry does not list it.
-    pub(crate) listed: Option<Listed>,
+    pub(crate) entry: Option<RegistryEntry>,
 }
 
-/// What the registry shows of an instance.
+/// An instance's entry in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(crate) struct RegistryEntry {
     pub(crate) health: Health,
     pub(crate) reason: String,
-    /// When this health was first seen, RFC 3339.
+    /// The time when this health was first seen, RFC 3339.
     pub(crate) since: String,
 }
 
-impl Seen {
-    /// A process that is to listen at `address`, and to tell of itself at
+impl ProcessStatus {
+    /// A process that will listen at `address`, with its admin endpoint at
     /// `admin`.
     pub(crate) fn new(
         service: Service,
@@ -51,60 +50,60 @@ impl Seen {
         log: PathBuf,
     ) -> Self {
         let name = format!("{service}-{replica}");
-        Self { name, service, address: address.into(), admin, log, pid: None, id: None, listed: None }
+        Self { name, service, address: address.into(), admin, log, pid: None, id: None, entry: None }
     }
 
-    /// Whether it may be called.
+    /// Returns whether the registry lists it as passing.
     pub(crate) fn is_passing(&self) -> bool {
-        self.listed.as_ref().is_some_and(|l| l.health == Health::Passing)
+        self.entry.as_ref().is_some_and(|l| l.health == Health::Passing)
     }
 
-    /// Its health in a word.
+    /// The health in a word.
     pub(crate) fn health(&self) -> &'static str {
-        self.listed.as_ref().map_or("unlisted", |l| health_name(l.health))
+        self.entry.as_ref().map_or("unlisted", |l| health_name(l.health))
     }
 
-    /// Why it is not passing, in words.
-    pub(crate) fn why_not(&self) -> String {
-        match &self.listed {
+    /// The reason why it is not passing.
+    pub(crate) fn not_passing_reason(&self) -> String {
+        match &self.entry {
             None => "not in the registry".to_owned(),
-            Some(listed) if listed.reason.is_empty() => health_name(listed.health).to_owned(),
-            Some(listed) => format!("{}: {}", health_name(listed.health), listed.reason),
+            Some(entry) if entry.reason.is_empty() => health_name(entry.health).to_owned(),
+            Some(entry) => format!("{}: {}", health_name(entry.health), entry.reason),
         }
     }
 }
 
-/// All of them.
+/// The state of all processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Overview {
-    /// In the order they are shown.
-    pub(crate) instances: Vec<Seen>,
-    /// Why the registry was last not understood; `None` once it is.
-    pub(crate) trouble: Option<Arc<str>>,
+    /// The processes in the order in which they are shown.
+    pub(crate) instances: Vec<ProcessStatus>,
+    /// The last error of the registry; `None` once it responds again.
+    pub(crate) registry_error: Option<Arc<str>>,
 }
 
 impl Overview {
-    /// Processes that nothing is known of yet.
-    pub(crate) fn new(instances: Vec<Seen>) -> Self {
-        Self { instances, trouble: None }
+    /// Processes that are not started yet.
+    pub(crate) fn new(instances: Vec<ProcessStatus>) -> Self {
+        Self { instances, registry_error: None }
     }
 
-    /// Takes in what the registry says of a service; returns which instances'
-    /// health differs from before.
-    pub(crate) fn resolved(&mut self, service: Service, resolution: &Resolution) -> Vec<usize> {
-        self.trouble.clone_from(&resolution.error);
-        // No answer yet, or none that is new: what was known stays known.
-        let Some(found) = &resolution.instances else { return Vec::new() };
+    /// Applies a new resolution of a service; returns the indices of the
+    /// instances whose health changed.
+    pub(crate) fn apply(&mut self, service: Service, resolution: &Resolution) -> Vec<usize> {
+        self.registry_error.clone_from(&resolution.error);
+        // No response yet: the last state stays.
+        let Some(listed) = &resolution.instances else { return Vec::new() };
         let mut changed = Vec::new();
-        for (index, seen) in self.instances.iter_mut().enumerate().filter(|(_, s)| s.service == service) {
-            let now = found.iter().find(|i| i.address == seen.address);
-            let before = seen.listed.take();
+        for (index, process) in self.instances.iter_mut().enumerate().filter(|(_, s)| s.service == service) {
+            let now = listed.iter().find(|i| i.address == process.address);
+            let before = process.entry.take();
             let same = before.as_ref().map(|l| l.health) == now.map(|i| i.health);
             if !same {
                 changed.push(index);
             }
-            seen.id = now.map(|i| i.id.clone()).or(seen.id.take());
-            seen.listed = now.map(|instance| Listed {
+            process.id = now.map(|i| i.id.clone()).or(process.id.take());
+            process.entry = now.map(|instance| RegistryEntry {
                 health: instance.health,
                 reason: instance.reason.clone(),
                 since: before.filter(|_| same).map_or_else(rfc3339_now, |l| l.since),
@@ -113,28 +112,28 @@ impl Overview {
         changed
     }
 
-    /// Whether every process is there and passing.
+    /// Returns whether every process runs and is passing.
     pub(crate) fn is_ready(&self) -> bool {
-        self.instances.iter().all(|seen| seen.pid.is_some() && seen.is_passing())
+        self.instances.iter().all(|process| process.pid.is_some() && process.is_passing())
     }
 
     /// The process of that name.
-    pub(crate) fn named(&mut self, name: &str) -> Option<&mut Seen> {
-        self.instances.iter_mut().find(|seen| seen.name == name)
+    pub(crate) fn named(&mut self, name: &str) -> Option<&mut ProcessStatus> {
+        self.instances.iter_mut().find(|process| process.name == name)
     }
 
-    /// As `mesh.json` tells it.
+    /// The content of `mesh.json`.
     pub(crate) fn file(&self, registry: &str, started: &str) -> MeshFile {
-        let process = |seen: &Seen| Process {
-            name: seen.name.clone(),
-            admin: Some(seen.admin.to_string()),
-            service: seen.service.name().to_owned(),
-            id: seen.id.as_ref().map(ToString::to_string),
-            address: seen.address.to_string(),
-            pid: seen.pid,
-            health: seen.listed.as_ref().map(|l| health_name(l.health).to_owned()),
-            since: seen.listed.as_ref().map(|l| l.since.clone()),
-            log: seen.log.clone(),
+        let process = |process: &ProcessStatus| Process {
+            name: process.name.clone(),
+            admin: Some(process.admin.to_string()),
+            service: process.service.name().to_owned(),
+            id: process.id.as_ref().map(ToString::to_string),
+            address: process.address.to_string(),
+            pid: process.pid,
+            health: process.entry.as_ref().map(|l| health_name(l.health).to_owned()),
+            since: process.entry.as_ref().map(|l| l.since.clone()),
+            log: process.log.clone(),
         };
         MeshFile {
             registry: registry.to_owned(),
@@ -145,7 +144,7 @@ impl Overview {
     }
 }
 
-/// A health as scripts read it.
+/// The name of a health in outputs that scripts read.
 pub(crate) fn health_name(health: Health) -> &'static str {
     match health {
         Health::Passing => "passing",
@@ -170,11 +169,11 @@ mod tests {
     use super::*;
 
     fn overview() -> Overview {
-        let seen = |service, port| {
+        let process = |service, port| {
             let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-            Seen::new(service, 1, (at(port), at(port + 100)), PathBuf::from("x.log"))
+            ProcessStatus::new(service, 1, (at(port), at(port + 100)), PathBuf::from("x.log"))
         };
-        Overview::new(vec![seen(Service::Cart, 50051), seen(Service::Order, 50061)])
+        Overview::new(vec![process(Service::Cart, 50051), process(Service::Order, 50061)])
     }
 
     fn resolution(health: Health) -> Resolution {
@@ -187,12 +186,12 @@ mod tests {
     #[test]
     fn an_instance_is_known_by_its_address_and_its_health_keeps_its_date() {
         let mut overview = overview();
-        assert_eq!(overview.resolved(Service::Cart, &resolution(Health::Critical)), [0]);
-        let first = overview.instances[0].listed.clone().unwrap();
+        assert_eq!(overview.apply(Service::Cart, &resolution(Health::Critical)), [0]);
+        let first = overview.instances[0].entry.clone().unwrap();
         assert_eq!(overview.instances[0].id.as_ref().unwrap().as_str(), "cart-a");
-        assert!(overview.resolved(Service::Cart, &resolution(Health::Critical)).is_empty());
-        assert_eq!(overview.instances[0].listed.as_ref().unwrap().since, first.since);
-        assert_eq!(overview.resolved(Service::Cart, &resolution(Health::Passing)), [0]);
+        assert!(overview.apply(Service::Cart, &resolution(Health::Critical)).is_empty());
+        assert_eq!(overview.instances[0].entry.as_ref().unwrap().since, first.since);
+        assert_eq!(overview.apply(Service::Cart, &resolution(Health::Passing)), [0]);
         assert_eq!(overview.instances[1].health(), "unlisted");
     }
 
@@ -200,14 +199,14 @@ mod tests {
     fn it_is_ready_when_every_process_runs_and_passes() {
         let mut overview = overview();
         overview.instances.truncate(1);
-        overview.resolved(Service::Cart, &resolution(Health::Passing));
+        overview.apply(Service::Cart, &resolution(Health::Passing));
         assert!(!overview.is_ready(), "its process is not there");
         overview.named("cart-service-1").unwrap().pid = Some(1);
         assert!(overview.is_ready());
-        overview.resolved(Service::Cart, &Resolution::default());
+        overview.apply(Service::Cart, &Resolution::default());
         assert!(overview.is_ready(), "no answer is no news");
-        overview.resolved(Service::Cart, &Resolution::found(vec![]));
+        overview.apply(Service::Cart, &Resolution::found(vec![]));
         assert!(!overview.is_ready());
-        assert_eq!(overview.instances[0].why_not(), "not in the registry");
+        assert_eq!(overview.instances[0].not_passing_reason(), "not in the registry");
     }
 }

@@ -1,4 +1,5 @@
-//! Which port each process gets, and that it is free before anything starts.
+//! The port of each process, and the check that it is free before anything
+//! starts.
 //!
 //! | process | default | with `--port-base P` |
 //! |---|---|---|
@@ -9,7 +10,7 @@
 //! | product-service 1, 2, … | 50071, 50072, … | P+30, P+31, … |
 //! | payment-service 1, 2, … | 50081, 50082, … | P+40, P+41, … |
 //! | user-service 1, 2, … | 50091, 50092, … | P+50, P+51, … |
-//! | what each of these tells of itself | 9600, …, 9610, … up to 9640, … | P+110, …, P+120, … up to P+150, … |
+//! | admin endpoint of each of these | 9600, …, 9610, … up to 9640, … | P+110, …, P+120, … up to P+150, … |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
@@ -17,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{cli::PortArgs, services::Service};
 
-/// The ports that a Consul of ours opens besides HTTP.
+/// The ports of the Consul that `mesh up` starts, besides HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConsulPorts {
     pub(crate) grpc: u16,
@@ -28,7 +29,7 @@ pub(crate) struct ConsulPorts {
     pub(crate) dns: u16,
 }
 
-/// The whole plan.
+/// The ports of all processes.
 #[derive(Clone, Debug)]
 pub(crate) struct Ports {
     base: Option<u16>,
@@ -40,12 +41,12 @@ impl Ports {
         Self { base: args.port_base, args: args.clone() }
     }
 
-    /// Where a registry of ours answers HTTP.
+    /// The HTTP port of the registry that `mesh up` starts.
     pub(crate) fn registry(&self) -> u16 {
         self.args.registry_port.or(self.base).unwrap_or(8500)
     }
 
-    /// What a Consul of ours opens besides.
+    /// The other ports of the Consul that `mesh up` starts.
     pub(crate) fn consul(&self) -> ConsulPorts {
         match self.base {
             Some(base) => ConsulPorts {
@@ -67,7 +68,7 @@ impl Ports {
         }
     }
 
-    /// Where replica `replica`, counted from 1, of `service` listens.
+    /// The port of replica `replica`, counted from 1, of `service`.
     pub(crate) fn service(&self, service: Service, replica: u16) -> u16 {
         let (own, offset, default) = match service {
             Service::Cart => (self.args.cart_port, 10, 50051),
@@ -79,8 +80,8 @@ impl Ports {
         own.or(self.base.map(|base| base + offset)).unwrap_or(default) + replica - 1
     }
 
-    /// Where replica `replica`, counted from 1, of `service` tells of itself, on
-    /// loopback.
+    /// The admin address, on loopback, of replica `replica`, counted from 1, of
+    /// `service`.
     pub(crate) fn admin(&self, service: Service, replica: u16) -> SocketAddr {
         let offset = match service {
             Service::Cart => 0,
@@ -93,40 +94,48 @@ impl Ports {
         SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first + offset + replica - 1)
     }
 
-    /// Sees whether every service's port, and no port twice, can be had.
+    /// Checks that every service's port is free and used once.
     ///
     /// # Errors
-    /// When one cannot; names the port, whose it is, and what changes it.
+    /// When one is not; the error names the port, its process, and the flag
+    /// that changes it.
     pub(crate) fn check_services(&self, host: IpAddr, replicas: u16) -> Result<()> {
         let mut seen = std::collections::HashMap::new();
         for service in Service::ALL {
             for replica in 1..=replicas {
                 let port = self.service(service, replica);
-                let who = format!("{service} {replica}");
-                if let Some(other) = seen.insert(port, who.clone()) {
-                    bail!("port {port} is meant for {other} and for {who}; {}", mend(service.short()));
+                let owner = format!("{service} {replica}");
+                if let Some(other) = seen.insert(port, owner.clone()) {
+                    bail!(
+                        "port {port} is assigned to {other} and to {owner}; {}",
+                        port_hint(service.short_name())
+                    );
                 }
-                check(SocketAddr::new(host, port), &who, service.short())?;
-                check(self.admin(service, replica), &format!("what {who} tells of itself"), "admin")?;
+                ensure_free(SocketAddr::new(host, port), &owner, service.short_name())?;
+                ensure_free(
+                    self.admin(service, replica),
+                    &format!("the admin endpoint of {owner}"),
+                    "admin",
+                )?;
             }
         }
         Ok(())
     }
 
-    /// Sees whether the ports of a registry of ours can be had: with `consul`
-    /// all of a Consul, otherwise only HTTP.
+    /// Checks that the registry's ports are free: with `consul` all of a
+    /// Consul, otherwise only HTTP.
     ///
     /// # Errors
     /// As [`Self::check_services`].
     pub(crate) fn check_registry(&self, consul: bool) -> Result<()> {
-        check(local(self.registry()), "the registry", "registry")?;
+        ensure_free(local(self.registry()), "the registry", "registry")?;
         if consul {
             let ConsulPorts { grpc, grpc_tls, serf_lan, serf_wan, server, dns } = self.consul();
             for (port, purpose) in [(grpc, "gRPC"), (grpc_tls, "gRPC with TLS"), (server, "servers")] {
-                check_consul(port, purpose, free)?;
+                check_consul(port, purpose, check_free)?;
             }
             for (port, purpose) in [(serf_lan, "LAN"), (serf_wan, "WAN"), (dns, "DNS")] {
-                check_consul(port, purpose, free_for_datagrams_too)?;
+                check_consul(port, purpose, check_free_udp_too)?;
             }
         }
         Ok(())
@@ -137,30 +146,31 @@ fn local(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
 }
 
-fn check_consul(port: u16, purpose: &str, free: fn(SocketAddr) -> std::io::Result<()>) -> Result<()> {
-    free(local(port)).with_context(|| {
+fn check_consul(port: u16, purpose: &str, check_free: fn(SocketAddr) -> std::io::Result<()>) -> Result<()> {
+    check_free(local(port)).with_context(|| {
         format!(
-            "port {port} (Consul: {purpose}) cannot be had; move every port with --port-base or \
+            "port {port} (Consul: {purpose}) cannot be opened; move every port with --port-base or \
              CONSORT_PORT_BASE, or use --registry embedded"
         )
     })
 }
 
-fn check(at: SocketAddr, who: &str, flag: &str) -> Result<()> {
-    free(at).with_context(|| format!("port {} ({who}) cannot be had; {}", at.port(), mend(flag)))
+fn ensure_free(at: SocketAddr, owner: &str, flag: &str) -> Result<()> {
+    check_free(at)
+        .with_context(|| format!("port {} ({owner}) cannot be opened; {}", at.port(), port_hint(flag)))
 }
 
-fn free(at: SocketAddr) -> std::io::Result<()> {
+fn check_free(at: SocketAddr) -> std::io::Result<()> {
     TcpListener::bind(at).map(drop)
 }
 
-/// The same for what listens by TCP and by UDP.
-fn free_for_datagrams_too(at: SocketAddr) -> std::io::Result<()> {
-    free(at)?;
+/// The same for a port that is used by TCP and by UDP.
+fn check_free_udp_too(at: SocketAddr) -> std::io::Result<()> {
+    check_free(at)?;
     UdpSocket::bind(at).map(drop)
 }
 
-fn mend(flag: &str) -> String {
+fn port_hint(flag: &str) -> String {
     format!(
         "choose another with --{flag}-port or CONSORT_PORT_{}, or move every port with --port-base or \
          CONSORT_PORT_BASE",
@@ -238,7 +248,7 @@ mod tests {
     fn a_port_of_consuls_that_is_taken_for_datagrams_only_is_named_with_its_purpose() {
         let taken = UdpSocket::bind((LOOPBACK, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let text = check_consul(port, "DNS", free_for_datagrams_too).unwrap_err().to_string();
+        let text = check_consul(port, "DNS", check_free_udp_too).unwrap_err().to_string();
         assert!(text.contains(&format!("port {port} (Consul: DNS)")), "{text}");
         assert!(text.contains("--port-base") && text.contains("--registry embedded"), "{text}");
     }

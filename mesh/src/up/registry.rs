@@ -1,4 +1,4 @@
-//! Which registry `mesh up` uses, and the one it starts.
+//! The choice of the registry, and the start of a new one.
 
 use std::{
     ffi::OsString,
@@ -19,64 +19,36 @@ use tokio::{
 };
 
 use crate::{
-    found::{client, url},
+    cli::{DEFAULT_PROGRAM, RegistrySpec},
+    discover::{client, url},
     services::Service,
-    state::Files,
+    state::StatePaths,
     up::{
         children::{Children, Event, Program, tail},
         ports::Ports,
-        stop::Stop,
+        shutdown::Shutdown,
     },
 };
 
 /// The name of a registry's process, for people and for its log.
 pub(crate) const NAME: &str = "consul";
 /// The node names of registries that a `mesh up` started begin with this.
-const OURS: &str = "consort-up-";
-/// Where a Consul on this machine answers unless told otherwise.
-const USUAL: &str = "http://127.0.0.1:8500";
-/// The Consul that is started unless another is named.
-pub(crate) const USUAL_PROGRAM: &str = "consul";
-/// How long whatever listens at the usual address may take to say what it is.
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
-/// How long a Consul of ours may take until it leads; it takes two seconds.
-const START_LIMIT: Duration = Duration::from_secs(30);
+const NODE_PREFIX: &str = "consort-up-";
+/// The default address of a Consul on this machine.
+const DEFAULT_URL: &str = "http://127.0.0.1:8500";
+/// The limit on the response of the process at the default address.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The limit on a new Consul's leader election; it takes two seconds.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Which registry is wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// A running Consul, else one of ours.
-    Auto,
-    /// The embedded one.
-    Embedded,
-    /// `consul agent -dev`, started by us.
-    Consul,
-    /// The Consul that runs there.
-    At(String),
-}
-
-impl FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "embedded" => Ok(Self::Embedded),
-            "consul" => Ok(Self::Consul),
-            url if url.contains("://") => Ok(Self::At(url.trim_end_matches('/').to_owned())),
-            _ => Err("not auto, embedded, consul or a URL such as http://127.0.0.1:8500".to_owned()),
-        }
-    }
-}
-
-/// Which registry it will be; nothing is started yet.
+/// The chosen registry; nothing is started yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// One that runs.
+    /// A running Consul.
     Running {
         url: String,
     },
-    /// The program to start.
+    /// A Consul to start.
     Consul {
         program: PathBuf,
         version: Version,
@@ -85,35 +57,35 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    /// Chooses. `address` is `CONSUL_HTTP_ADDR`, `program` the Consul that could
-    /// be started.
+    /// Chooses the registry. `address` is `CONSUL_HTTP_ADDR`, `program` the
+    /// Consul that could be started.
     ///
     /// # Errors
-    /// When the one that is wanted cannot be had. A registry that somebody
-    /// names is never replaced by another in silence.
-    pub(crate) async fn make(wanted: &Wanted, address: Option<&str>, program: &Path) -> Result<Self> {
-        match (wanted, address) {
-            (Wanted::Embedded, _) => Ok(Self::Embedded),
-            (Wanted::At(url), _) => Self::running(url, "--registry").await,
-            (Wanted::Auto, Some(address)) => Self::running(&url(address), "CONSUL_HTTP_ADDR").await,
-            (Wanted::Auto, None) if foreign_consul(USUAL).await => {
-                Ok(Self::Running { url: USUAL.to_owned() })
+    /// When the specified registry is not available. It is never silently
+    /// replaced by another.
+    pub(crate) async fn make(spec: &RegistrySpec, address: Option<&str>, program: &Path) -> Result<Self> {
+        match (spec, address) {
+            (RegistrySpec::Embedded, _) => Ok(Self::Embedded),
+            (RegistrySpec::At(url), _) => Self::running(url, "--registry").await,
+            (RegistrySpec::Auto, Some(address)) => Self::running(&url(address), "CONSUL_HTTP_ADDR").await,
+            (RegistrySpec::Auto, None) if foreign_consul(DEFAULT_URL).await => {
+                Ok(Self::Running { url: DEFAULT_URL.to_owned() })
             }
-            (Wanted::Auto, None) => match Self::program(program).await {
-                Err(_) if program == Path::new(USUAL_PROGRAM) => Ok(Self::Embedded),
+            (RegistrySpec::Auto, None) => match Self::program(program).await {
+                Err(_) if program == Path::new(DEFAULT_PROGRAM) => Ok(Self::Embedded),
                 chosen => chosen.context("the Consul that CONSUL_BIN names cannot be started"),
             },
-            (Wanted::Consul, _) => Self::program(program).await.context(
+            (RegistrySpec::Consul, _) => Self::program(program).await.context(
                 "no Consul can be started: put one on PATH, name it in CONSUL_BIN, or use --registry embedded",
             ),
         }
     }
 
     async fn running(url: &str, named_by: &str) -> Result<Self> {
-        // Asked for what every service will ask, so that a token without the
-        // right to it is refused here and not by each of them.
-        let answer = client(url)?.health(Service::Cart.name(), &HealthQuery::default()).await;
-        answer.with_context(|| format!("the registry that {named_by} names cannot be used"))?;
+        // The same query as every service makes, so that a token without that
+        // permission is rejected here and not in each of them.
+        let response = client(url)?.health(Service::Cart.name(), &HealthQuery::default()).await;
+        response.with_context(|| format!("the registry that {named_by} names cannot be used"))?;
         Ok(Self::Running { url: url.to_owned() })
     }
 
@@ -121,41 +93,44 @@ impl Choice {
         Ok(Self::Consul { program: program.to_owned(), version: Version::of(program).await? })
     }
 
-    /// Starts it, if it is to be started, and waits until it answers. Its
-    /// restarts are told to `events` under the name [`NAME`].
+    /// Starts the registry, unless it runs already, and waits until it
+    /// responds. Restarts are reported to `events` under the name [`NAME`].
     ///
     /// # Errors
-    /// When it does not come up; says what it wrote last.
+    /// When it does not start; the error quotes its last log lines.
     pub(crate) async fn start(
         self,
         ports: &Ports,
-        files: &Files,
+        files: &StatePaths,
         events: &mpsc::Sender<Event>,
-        stop: &Stop,
+        shutdown: &Shutdown,
     ) -> Result<Registry> {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.registry()));
-        let node = format!("{OURS}{}", std::process::id());
+        let node = format!("{NODE_PREFIX}{}", std::process::id());
         match self {
-            Self::Running { url } => {
-                Ok(Registry { kind: "ran before".into(), url, dns: None, process: Running::Elsewhere })
-            }
+            Self::Running { url } => Ok(Registry {
+                kind: "was already running".into(),
+                url,
+                dns: None,
+                process: RegistryProcess::Elsewhere,
+            }),
             Self::Embedded => {
                 let agent = Agent::bind(local, Options::default().node_name(node)).await;
                 let agent =
                     agent.with_context(|| format!("could not start the embedded registry on {local}"))?;
                 let kind = "embedded, for development only".into();
-                Ok(Registry { url: agent.url(), kind, dns: None, process: Running::Embedded(agent) })
+                Ok(Registry { url: agent.url(), kind, dns: None, process: RegistryProcess::Embedded(agent) })
             }
             Self::Consul { program, version } => {
                 let log = files.log(NAME);
                 let tethered = Program {
                     name: NAME.to_owned(),
-                    path: std::env::current_exe().context("could not tell which program this is")?,
+                    path: std::env::current_exe().context("could not find this program's path")?,
                     args: arguments(&program, ports, &node, version),
                     env: Vec::new(),
                     log,
                 };
-                start_consul(tethered, (local, ports.consul().dns), version, events, stop).await
+                start_consul(tethered, (local, ports.consul().dns), version, events, shutdown).await
             }
         }
     }
@@ -167,25 +142,26 @@ async fn start_consul(
     (local, dns): (SocketAddr, u16),
     version: Version,
     events: &mpsc::Sender<Event>,
-    stop: &Stop,
+    shutdown: &Shutdown,
 ) -> Result<Registry> {
     let log = program.log.clone();
-    // Its own, because it ends after everything that deregisters from it.
-    let own_stop = Stop::default();
+    // A shutdown of its own, because it ends after every process that
+    // deregisters from it.
+    let own_shutdown = Shutdown::default();
     let registry = Registry {
         url: format!("http://{local}"),
         kind: format!("consul agent -dev, {version}"),
         dns: Some(dns),
-        process: Running::Child {
-            children: Children::start(vec![program], events, &own_stop),
-            stop: own_stop,
+        process: RegistryProcess::Child {
+            children: Children::start(vec![program], events, &own_shutdown),
+            shutdown: own_shutdown,
         },
     };
-    let led = tokio::select! {
-        led = leads(&registry.url) => led,
-        () = stop.asked() => Ok(()),
+    let leader = tokio::select! {
+        leader = wait_for_leader(&registry.url) => leader,
+        () = shutdown.requested() => Ok(()),
     };
-    if let Err(error) = led {
+    if let Err(error) = leader {
         registry.stop().await;
         bail!("{error:#}; its last lines ({}):\n{}", log.display(), tail(&log, 8));
     }
@@ -196,63 +172,63 @@ async fn start_consul(
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) url: String,
-    /// What it is, for people.
+    /// The kind of registry, for people.
     pub(crate) kind: String,
-    /// The port on loopback where it answers DNS; `None` when it is not known to.
+    /// The DNS port on loopback; `None` when none is known.
     pub(crate) dns: Option<u16>,
-    process: Running,
+    process: RegistryProcess,
 }
 
 #[derive(Debug)]
-enum Running {
+enum RegistryProcess {
     Elsewhere,
     Embedded(Agent),
-    Child { children: Children, stop: Stop },
+    Child { children: Children, shutdown: Shutdown },
 }
 
 impl Registry {
-    /// Its web pages.
+    /// The URL of the web UI.
     pub(crate) fn ui(&self) -> String {
         format!("{}/ui/", self.url)
     }
 
-    /// Stops it, if it is ours.
+    /// Stops the registry, if `mesh up` started it.
     pub(crate) async fn stop(self) {
         match self.process {
-            Running::Elsewhere => {}
-            Running::Embedded(agent) => agent.stop().await,
-            Running::Child { mut children, stop } => {
-                stop.begin();
-                children.ended().await;
+            RegistryProcess::Elsewhere => {}
+            RegistryProcess::Embedded(agent) => agent.stop().await,
+            RegistryProcess::Child { mut children, shutdown } => {
+                shutdown.begin();
+                children.wait_all().await;
             }
         }
     }
 }
 
-/// Whether a Consul answers there that is not the registry of another `mesh
-/// up`: sharing that one would mix two shops.
+/// Returns whether a Consul responds there that is not the registry of another
+/// `mesh up`: sharing that one would mix two shops.
 async fn foreign_consul(url: &str) -> bool {
     let Ok(client) = client(url) else { return false };
-    match timeout(ANSWER_LIMIT, client.agent_self()).await {
-        Ok(Ok(agent)) => !agent.config.node_name.starts_with(OURS),
-        // It has access control: surely not one of ours.
+    match timeout(PROBE_TIMEOUT, client.agent_self()).await {
+        Ok(Ok(agent)) => !agent.config.node_name.starts_with(NODE_PREFIX),
+        // It has ACLs, so `mesh up` did not start it.
         Ok(Err(consul::Error::Denied { .. })) => true,
         Ok(Err(_)) | Err(_) => false,
     }
 }
 
 /// Waits until the Consul at `url` has a leader.
-async fn leads(url: &str) -> Result<()> {
+async fn wait_for_leader(url: &str) -> Result<()> {
     let client = client(url)?;
-    let deadline = Instant::now() + START_LIMIT;
+    let deadline = Instant::now() + START_TIMEOUT;
     loop {
-        // An agent tells nobody when it is ready, so it is asked.
+        // An agent sends no event when it is ready, so it is polled.
         match client.leader().await {
             Ok(Some(_)) => return Ok(()),
             Ok(None) | Err(_) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
-            Ok(None) => bail!("Consul at {url} has no leader after {START_LIMIT:?}"),
+            Ok(None) => bail!("Consul at {url} has no leader after {START_TIMEOUT:?}"),
             Err(error) => return Err(error).context("Consul did not come up"),
         }
     }
@@ -263,7 +239,7 @@ async fn leads(url: &str) -> Result<()> {
 pub(crate) struct Version(u32, u32, u32);
 
 impl Version {
-    /// What `program` says it is.
+    /// The version that `program` prints.
     async fn of(program: &Path) -> Result<Self> {
         let output = Command::new(program).arg("version").output().await;
         let output = output.with_context(|| format!("could not run {}", program.display()))?;
@@ -284,8 +260,9 @@ impl FromStr for Version {
             let mut parts = text.strip_prefix("Consul v")?.split('.').map(number);
             Some(Self(parts.next()??, parts.next()??, parts.next()??))
         };
-        parse()
-            .ok_or_else(|| format!("`{}` is not what a Consul says", text.lines().next().unwrap_or_default()))
+        parse().ok_or_else(|| {
+            format!("`{}` is not the output of `consul version`", text.lines().next().unwrap_or_default())
+        })
     }
 }
 
@@ -295,7 +272,8 @@ impl fmt::Display for Version {
     }
 }
 
-/// `mesh tether -- consul agent -dev …`: the agent must not outlive us.
+/// The arguments `tether -- consul agent -dev …`: the agent must not outlive
+/// this process.
 fn arguments(program: &Path, ports: &Ports, node: &str, version: Version) -> Vec<OsString> {
     let consul = ports.consul();
     let mut args: Vec<OsString> = vec!["tether".into(), "--".into(), program.into()];
@@ -329,9 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_is_a_word_or_a_url() {
-        assert_eq!("auto".parse(), Ok(Wanted::Auto));
-        assert_eq!("http://10.0.0.1:8500/".parse(), Ok(Wanted::At("http://10.0.0.1:8500".into())));
-        assert!("cosul".parse::<Wanted>().unwrap_err().contains("embedded"));
+    fn a_registry_spec_is_a_word_or_a_url() {
+        assert_eq!("auto".parse(), Ok(RegistrySpec::Auto));
+        assert_eq!("http://10.0.0.1:8500/".parse(), Ok(RegistrySpec::At("http://10.0.0.1:8500".into())));
+        assert!("cosul".parse::<RegistrySpec>().unwrap_err().contains("embedded"));
     }
 }

@@ -1,4 +1,4 @@
-//! What a new shop begins with: products, pieces of them, and a customer.
+//! The first data of a new shop: products, their stock, and a customer.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use tonic::{
 
 use super::access::{Access, Account, Secrets};
 
-/// How many pieces of each product there are.
-const PIECES: i64 = 1_000_000;
+/// The initial stock of each product.
+const INITIAL_STOCK: i64 = 1_000_000;
 /// The etag of a stock that was never set.
-const NEVER_SET: &str = "0";
-/// How long to wait before a service that is just starting is asked again.
-const AGAIN: Duration = Duration::from_millis(100);
+const UNSET_ETAG: &str = "0";
+/// The interval between two calls to a service that is not available yet.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Somebody who can buy, where callers are asked who they are.
+/// A logged-in customer, if callers are authenticated.
 #[derive(Clone)]
 pub(crate) struct Customer {
     pub(crate) id: String,
@@ -33,66 +33,70 @@ pub(crate) struct Customer {
     pub(crate) token: String,
 }
 
-/// Its token is nobody's business.
+/// The token is left out.
 impl std::fmt::Debug for Customer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Customer").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-/// Makes `products` and their stock through the mesh, as any caller would, and
-/// a customer where one must be somebody. Waits for the services to be there,
-/// at most `patience`. A product that exists and differs was changed by
-/// somebody and stays as it is, and so does stock that was ever set.
+/// Creates `products` and their stock through the mesh, and a customer if
+/// callers are authenticated. Waits for the services for at most `timeout`. A
+/// product that exists and differs stays as it is, and so does stock that was
+/// ever set.
 ///
 /// # Errors
-/// What the first call that failed was answered.
+/// The status of the first call that failed.
 pub(crate) async fn seed(
     mesh: &Mesh,
     access: &Access,
     products: Vec<Product>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Option<Customer>, Status> {
-    let until = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let (customer, bearer) = match access {
         Access::Open => (None, None),
-        Access::Guarded(secrets) => {
-            let (customer, bearer) = log_in(mesh, secrets, until).await?;
+        Access::Authenticated(secrets) => {
+            let (customer, bearer) = log_in_all(mesh, secrets, deadline).await?;
             (Some(customer), Some(bearer))
         }
     };
-    let stock = Stock { client: ProductServiceClient::new(mesh.channel("product-service")), bearer, until };
+    let stock = CatalogSeeder {
+        client: ProductServiceClient::new(mesh.channel("product-service")),
+        bearer,
+        deadline,
+    };
     try_join_all(products.into_iter().map(|product| stock.add(product))).await?;
     Ok(customer)
 }
 
-/// The catalogue, as somebody who keeps it sees it.
-struct Stock {
+/// Creates products and sets their stock, with an admin's token.
+struct CatalogSeeder {
     client: ProductServiceClient<Channel>,
     bearer: Option<MetadataValue<Ascii>>,
-    until: Instant,
+    deadline: Instant,
 }
 
-impl Stock {
+impl CatalogSeeder {
     async fn add(&self, product: Product) -> Result<(), Status> {
         let product_id = product.product_id.clone();
         let create = CreateProductRequest { product: Some(product) };
-        let created = persist(self.until, || {
+        let created = retry_until_available(self.deadline, || {
             let (mut client, request) = (self.client.clone(), self.request(create.clone()));
             async move { client.create_product(request).await }
         });
-        unless(created.await, Code::AlreadyExists)?;
-        let set = SetStockRequest { product_id, available: PIECES, etag: NEVER_SET.to_owned() };
-        let set = persist(self.until, || {
+        ok_or(created.await, Code::AlreadyExists)?;
+        let set = SetStockRequest { product_id, available: INITIAL_STOCK, etag: UNSET_ETAG.to_owned() };
+        let set = retry_until_available(self.deadline, || {
             let (mut client, request) = (self.client.clone(), self.request(set.clone()));
             async move { client.set_stock(request).await }
         });
-        unless(set.await, Code::Aborted)
+        ok_or(set.await, Code::Aborted)
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.set_timeout(self.until.saturating_duration_since(Instant::now()));
+        request.set_timeout(self.deadline.saturating_duration_since(Instant::now()));
         if let Some(bearer) = &self.bearer {
             request.metadata_mut().insert("authorization", bearer.clone());
         }
@@ -100,11 +104,12 @@ impl Stock {
     }
 }
 
-/// A customer, and what an admin's calls carry.
-async fn log_in(
+/// Logs the customer and the admin in; returns the customer and the admin's
+/// bearer token.
+async fn log_in_all(
     mesh: &Mesh,
     Secrets { admin, customer, .. }: &Secrets,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<(Customer, MetadataValue<Ascii>), Status> {
     let users = UserServiceClient::new(mesh.channel("user-service"));
     let register = RegisterRequest {
@@ -112,56 +117,59 @@ async fn log_in(
         password: customer.password.clone(),
         display_name: "Ada".to_owned(),
     };
-    let registered = persist(until, || {
+    let registered = retry_until_available(deadline, || {
         let (mut users, mut request) = (users.clone(), Request::new(register.clone()));
-        request.set_timeout(until.saturating_duration_since(Instant::now()));
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         async move { users.register(request).await }
     });
-    unless(registered.await, Code::AlreadyExists)?;
-    let (customer, admin) = tokio::try_join!(tokens(&users, customer, until), tokens(&users, admin, until))?;
+    ok_or(registered.await, Code::AlreadyExists)?;
+    let (customer, admin) =
+        tokio::try_join!(log_in_as(&users, customer, deadline), log_in_as(&users, admin, deadline))?;
     let bearer = format!("Bearer {}", admin.access_token).parse();
-    let bearer = bearer.map_err(|_| Status::internal("user-service sent a token that is none"))?;
+    let bearer = bearer.map_err(|_| Status::internal("user-service sent a malformed token"))?;
     let id = customer.user.map(|user| user.user_id).unwrap_or_default();
     Ok((Customer { id, token: customer.access_token }, bearer))
 }
 
-async fn tokens(
+async fn log_in_as(
     users: &UserServiceClient<Channel>,
     account: &Account,
-    until: Instant,
+    deadline: Instant,
 ) -> Result<Tokens, Status> {
     let login = LoginRequest { email: account.email.to_owned(), password: account.password.clone() };
-    let tokens = persist(until, || {
+    let log_in_as = retry_until_available(deadline, || {
         let (mut users, mut request) = (users.clone(), Request::new(login.clone()));
-        request.set_timeout(until.saturating_duration_since(Instant::now()));
+        request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         async move { users.login(request).await }
     });
-    let answer = tokens.await.map_err(|status| {
-        let words = format!("{} cannot log in: {}", account.email, status.message());
-        Status::new(status.code(), words)
+    let response = log_in_as.await.map_err(|status| {
+        let message = format!("{} cannot log in: {}", account.email, status.message());
+        Status::new(status.code(), message)
     })?;
-    Ok(answer.into_inner())
+    Ok(response.into_inner())
 }
 
-/// Asks again for as long as a service is not there: it may be starting, or
-/// wait for another that is. What is asked so may be asked twice.
-async fn persist<T, F>(until: Instant, mut ask: impl FnMut() -> F) -> Result<T, Status>
+/// Repeats an idempotent call while the service is unavailable: it may be
+/// starting, or wait for another that is.
+async fn retry_until_available<T, F>(deadline: Instant, mut call: impl FnMut() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,
 {
     loop {
-        match ask().await {
-            Err(status) if status.code() == Code::Unavailable && Instant::now() + AGAIN < until => {
-                sleep(AGAIN).await;
+        match call().await {
+            Err(status)
+                if status.code() == Code::Unavailable && Instant::now() + RETRY_INTERVAL < deadline =>
+            {
+                sleep(RETRY_INTERVAL).await;
             }
-            answer => return answer,
+            response => return response,
         }
     }
 }
 
-/// Fine, also when it is as it shall be already.
-fn unless<T>(answer: Result<T, Status>, done: Code) -> Result<(), Status> {
-    match answer {
+/// Treats the code `done` as success: the data is there already.
+fn ok_or<T>(response: Result<T, Status>, done: Code) -> Result<(), Status> {
+    match response {
         Err(status) if status.code() != done => Err(status),
         _ => Ok(()),
     }

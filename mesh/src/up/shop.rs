@@ -1,5 +1,5 @@
-//! The running shop: waits until it is ready, shows it, and says what happens
-//! to it until it is told to stop.
+//! The running shop: waits until it is ready, prints it, and reports its events
+//! until shutdown.
 
 use std::{
     pin::pin,
@@ -18,169 +18,193 @@ use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::WatchStream;
 
 use crate::{
-    found,
-    out::say,
+    discover,
     services::Service,
-    state::{MeshFile, Owned},
+    state::{MeshFile, StateDir},
+    terminal::print_line,
     up::{
         access::Access,
         banner::Banner,
         children::{Event, tail},
-        overview::{Overview, Seen},
+        overview::{Overview, ProcessStatus},
         registry::{self, Registry},
         seed::{Customer, seed},
-        stop::Stop,
+        shutdown::Shutdown,
     },
 };
 
-/// How long everything may take to come up.
-const START_LIMIT: Duration = Duration::from_secs(60);
-/// After how long of waiting it is said what is waited for.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How much of a log is shown when its process does not come up.
-const TAIL: usize = 8;
+/// The limit on the start of the shop.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// The interval between two progress lines during the start.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// The lines of a log that are shown when its process does not start.
+const LOG_TAIL_LINES: usize = 8;
 
 /// The shop that one `mesh up` runs.
 #[derive(Debug)]
 pub(crate) struct Shop<'a> {
-    pub(crate) owned: &'a Owned,
+    pub(crate) state_dir: &'a StateDir,
     pub(crate) registry: &'a Registry,
     pub(crate) overview: Overview,
-    /// When `mesh up` began, to tell how long it took, and as a date.
+    /// The start of `mesh up`, as an instant and as a date.
     pub(crate) began: Instant,
     pub(crate) started: String,
-    /// Whether callers are asked who they are.
+    /// The authentication of callers.
     access: Access,
-    /// Whether the registry is asked with a token.
-    token: bool,
-    seeded: bool,
-    /// Who can buy, once it is seeded.
+    /// True if requests to the registry carry a token.
+    has_consul_token: bool,
+    is_seeded: bool,
+    /// The customer of the examples, once the shop is seeded.
     customer: Option<Customer>,
-    ready: bool,
-    /// What mesh.json says now.
+    is_ready: bool,
+    /// The content of `mesh.json`.
     written: Option<MeshFile>,
 }
 
 impl<'a> Shop<'a> {
     /// A shop whose processes are being started.
     pub(crate) fn new(
-        owned: &'a Owned,
+        state_dir: &'a StateDir,
         registry: &'a Registry,
         overview: Overview,
         (began, started): (Instant, String),
-        (access, token): (Access, bool),
+        (access, has_consul_token): (Access, bool),
     ) -> Self {
-        let (seeded, ready) = (false, false);
+        let (is_seeded, is_ready) = (false, false);
         let (customer, written) = (None, None);
-        Self { owned, registry, overview, began, started, access, token, seeded, customer, ready, written }
+        Self {
+            state_dir,
+            registry,
+            overview,
+            began,
+            started,
+            access,
+            has_consul_token,
+            is_seeded,
+            customer,
+            is_ready,
+            written,
+        }
     }
 
-    /// Goes on until `stop`.
+    /// Runs until `shutdown`.
     ///
     /// # Errors
     /// When a process does not come up.
-    pub(crate) async fn watch(mut self, mut events: mpsc::Receiver<Event>, stop: &Stop) -> Result<()> {
-        let mesh = found::mesh(&self.registry.url)?;
+    pub(crate) async fn watch(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
+        let mesh = discover::mesh(&self.registry.url)?;
         // The mesh's own client, so that both look through the same watches.
         let consul = mesh.consul().context("a mesh without a registry")?.clone();
         let resolver = ConsulResolver::new(consul);
         let mut views = pin!(views(&resolver)?);
         let access = self.access.clone();
-        let mut seeding = pin!(seed(&mesh, &access, sample_products(), START_LIMIT));
-        let mut impatient = pin!(sleep(SILENCE));
+        let mut seeding = pin!(seed(&mesh, &access, sample_products(), START_TIMEOUT));
+        let mut progress = pin!(sleep(PROGRESS_INTERVAL));
         loop {
             self.write()?;
-            if !self.ready && self.seeded && self.overview.is_ready() {
-                self.ready = true;
-                say(self.banner().text(&self.overview));
+            if !self.is_ready && self.is_seeded && self.overview.is_ready() {
+                self.is_ready = true;
+                print_line(self.banner().text(&self.overview));
             }
             tokio::select! {
-                () = stop.asked() => return Ok(()),
-                Some(event) = events.recv() => self.happened(event)?,
-                Some((service, resolution)) = views.next() => self.resolved(service, &resolution),
-                seeded = &mut seeding, if !self.seeded => {
+                () = shutdown.requested() => return Ok(()),
+                Some(event) = events.recv() => self.on_event(event)?,
+                Some((service, resolution)) = views.next() => self.on_resolution(service, &resolution),
+                seeded = &mut seeding, if !self.is_seeded => {
                     self.customer = seeded.map_err(|status| self.not_seeded(&status))?;
-                    self.seeded = true;
+                    self.is_seeded = true;
                 }
-                () = &mut impatient, if !self.ready => {
-                    self.still_waiting()?;
-                    impatient.set(sleep(SILENCE));
+                () = &mut progress, if !self.is_ready => {
+                    self.report_progress()?;
+                    progress.set(sleep(PROGRESS_INTERVAL));
                 }
             }
         }
     }
 
-    /// A process started or ended.
-    fn happened(&mut self, event: Event) -> Result<()> {
+    /// Handles the start or the end of a process.
+    fn on_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Started { name, pid } => {
-                if let Some(seen) = self.overview.named(&name) {
-                    seen.pid = Some(pid);
+                if let Some(process) = self.overview.named(&name) {
+                    process.pid = Some(pid);
                 }
-                if self.ready {
-                    say(format!("{name} runs again as process {pid}"));
+                if self.is_ready {
+                    print_line(format!("{name} restarted as process {pid}"));
                 }
             }
-            Event::Ended { name, how, wait } => {
-                let seen = self.overview.named(&name);
-                if !self.ready
-                    && let Some(seen) = seen
+            Event::Ended { name, how, backoff } => {
+                let process = self.overview.named(&name);
+                if !self.is_ready
+                    && let Some(process) = process
                 {
-                    bail!("{name} {how} while it started; {}", last_words(seen));
+                    bail!("{name} {how} while it started; {}", log_tail(process));
                 }
                 let pid =
-                    seen.and_then(|s| s.pid.take()).map(|p| format!(" (process {p})")).unwrap_or_default();
+                    process.and_then(|s| s.pid.take()).map(|p| format!(" (process {p})")).unwrap_or_default();
                 let lost =
                     if name == registry::NAME { "; services register again when it is back" } else { "" };
-                say(format!("{name}{pid} {how}; it is started again in {wait:?}{lost}"));
+                print_line(format!("{name}{pid} {how}; restarting it in {backoff:?}{lost}"));
             }
         }
         Ok(())
     }
 
-    /// The registry says something new.
-    fn resolved(&mut self, service: Service, resolution: &Resolution) {
-        let changed = self.overview.resolved(service, resolution);
-        if self.ready {
-            for seen in changed.into_iter().map(|index| &self.overview.instances[index]) {
-                let health = if seen.is_passing() { "passing again".to_owned() } else { seen.why_not() };
-                say(format!("{} is {health}", seen.name));
+    /// Handles a new resolution of `service`.
+    fn on_resolution(&mut self, service: Service, resolution: &Resolution) {
+        let changed = self.overview.apply(service, resolution);
+        if self.is_ready {
+            for process in changed.into_iter().map(|index| &self.overview.instances[index]) {
+                let health = if process.is_passing() {
+                    "passing again".to_owned()
+                } else {
+                    process.not_passing_reason()
+                };
+                print_line(format!("{} is {health}", process.name));
             }
         }
     }
 
-    /// Says what is not there yet, and gives up after [`START_LIMIT`].
-    fn still_waiting(&self) -> Result<()> {
-        let late: Vec<_> =
+    /// Prints what is not ready yet, and fails after [`START_TIMEOUT`].
+    fn report_progress(&self) -> Result<()> {
+        let not_ready: Vec<_> =
             self.overview.instances.iter().filter(|s| s.pid.is_none() || !s.is_passing()).collect();
-        let list: Vec<_> = late.iter().map(|seen| format!("{} ({})", seen.name, seen.why_not())).collect();
-        let list = if list.is_empty() { "the first products".to_owned() } else { list.join(", ") };
-        let trouble = self.overview.trouble.as_deref().map(|t| format!("; the registry: {t}"));
-        let list = list + &trouble.unwrap_or_default();
-        if self.began.elapsed() > START_LIMIT {
-            let words = late.first().map(|seen| format!("; {}", last_words(seen))).unwrap_or_default();
-            bail!("after {START_LIMIT:?} these are not ready: {list}{words}");
+        let missing: Vec<_> = not_ready
+            .iter()
+            .map(|process| format!("{} ({})", process.name, process.not_passing_reason()))
+            .collect();
+        let missing = if missing.is_empty() { "the first products".to_owned() } else { missing.join(", ") };
+        let trouble = self.overview.registry_error.as_deref().map(|t| format!("; the registry: {t}"));
+        let missing = missing + &trouble.unwrap_or_default();
+        if self.began.elapsed() > START_TIMEOUT {
+            let tail_text =
+                not_ready.first().map(|process| format!("; {}", log_tail(process))).unwrap_or_default();
+            bail!("after {START_TIMEOUT:?} these are not ready: {missing}{tail_text}");
         }
-        let logs = self.owned.files.logs();
-        say(format!("still waiting for {list}; the logs are in {}", logs.display()));
+        let logs = self.state_dir.files.logs();
+        print_line(format!("still waiting for {missing}; the logs are in {}", logs.display()));
         Ok(())
     }
 
     fn not_seeded(&self, status: &tonic::Status) -> anyhow::Error {
-        let service = self.overview.instances.iter().find(|seen| seen.service == Service::Product);
-        let words = service.map(last_words).unwrap_or_default();
-        anyhow::anyhow!("could not create the first products: {}; {words}", status.message())
+        let service = self.overview.instances.iter().find(|process| process.service == Service::Product);
+        let tail_text = service.map(log_tail).unwrap_or_default();
+        anyhow::anyhow!("could not create the first products: {}; {tail_text}", status.message())
     }
 
-    /// Tells other commands of this mesh, when there is something new.
+    /// Writes `mesh.json` for other commands, if it changed.
     fn write(&mut self) -> Result<()> {
         let file = self.overview.file(&self.registry.url, &self.started);
         if self.written.as_ref() == Some(&file) {
             return Ok(());
         }
-        match self.owned.write(&file) {
-            // What runs goes on running; only what others see of it is old.
-            Err(error) if self.ready => tracing::warn!("{error:#}"),
+        match self.state_dir.write(&file) {
+            // The shop keeps running; only the file is out of date.
+            Err(error) if self.is_ready => tracing::warn!("{error:#}"),
             other => other?,
         }
         self.written = Some(file);
@@ -193,10 +217,10 @@ impl<'a> Shop<'a> {
             kind: &self.registry.kind,
             ui: self.registry.ui(),
             dns: self.registry.dns,
-            files: &self.owned.files,
+            files: &self.state_dir.files,
             product: sample_products().first().map(|p| p.product_id.clone()).unwrap_or_default(),
             request_id: uuid::Uuid::new_v4().to_string(),
-            token: self.token,
+            has_consul_token: self.has_consul_token,
             access: &self.access,
             customer: self.customer.as_ref(),
             took: self.began.elapsed(),
@@ -204,12 +228,12 @@ impl<'a> Shop<'a> {
     }
 }
 
-/// The end of a process's log, for whoever must mend it.
-fn last_words(seen: &Seen) -> String {
-    format!("its last lines ({}):\n{}", seen.log.display(), tail(&seen.log, TAIL))
+/// The end of a process's log, for an error message.
+fn log_tail(process: &ProcessStatus) -> String {
+    format!("its last lines ({}):\n{}", process.log.display(), tail(&process.log, LOG_TAIL_LINES))
 }
 
-/// What the registry says of every service, from now on.
+/// The stream of resolutions of every service.
 fn views(resolver: &ConsulResolver) -> Result<impl Stream<Item = (Service, Resolution)> + use<>> {
     let mut views = Vec::new();
     for service in Service::ALL {

@@ -1,4 +1,4 @@
-//! A question to a DNS server by UDP, as RFC 1035 and RFC 2782 have it.
+//! A DNS query by UDP (RFC 1035, RFC 2782).
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
@@ -23,18 +23,18 @@ pub(crate) fn srv_ports(port: u16, name: &str) -> Vec<u16> {
     query.push(0);
     query.extend([SRV, INTERNET].iter().flat_map(|number| number.to_be_bytes()));
     socket.send(&query).unwrap();
-    let mut answer = [0; 4096];
-    let length = socket.recv(&mut answer).unwrap();
-    let answer = &answer[..length];
-    assert_eq!(answer[..2], query[..2], "the answer to another question");
-    assert_eq!(answer[3] & 0x0f, 0, "{name}: an error, {answer:?}");
+    let mut response = [0; 4096];
+    let length = socket.recv(&mut response).unwrap();
+    let response = &response[..length];
+    assert_eq!(response[..2], query[..2], "the answer to another question");
+    assert_eq!(response[3] & 0x0f, 0, "{name}: an error, {response:?}");
 
-    let number = |at: usize| u16::from_be_bytes([answer[at], answer[at + 1]]);
-    // The question stands before the answers again, as it was asked.
+    let number = |at: usize| u16::from_be_bytes([response[at], response[at + 1]]);
+    // The response repeats the question before the answers.
     let mut at = query.len();
     let mut ports = Vec::new();
     for _ in 0..number(6) {
-        at = after_name(answer, at);
+        at = skip_name(response, at);
         let (kind, length) = (number(at), usize::from(number(at + 8)));
         at += 10;
         // Priority, weight, port, target.
@@ -47,11 +47,11 @@ pub(crate) fn srv_ports(port: u16, name: &str) -> Vec<u16> {
     ports
 }
 
-/// Where the name that begins at `at` has ended: by the root, or by a reference
-/// to another place.
-fn after_name(answer: &[u8], mut at: usize) -> usize {
+/// The offset behind the name at `at`, which ends with the root label or a
+/// pointer.
+fn skip_name(response: &[u8], mut at: usize) -> usize {
     loop {
-        match answer[at] {
+        match response[at] {
             0 => return at + 1,
             reference if reference >= 0xc0 => return at + 2,
             label => at += 1 + usize::from(label),

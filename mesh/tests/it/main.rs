@@ -6,10 +6,10 @@
     reason = "tests, and the tools they need are found by the environment"
 )]
 
-mod complaints;
 mod demo;
 mod dns;
 mod migrate;
 mod running;
+mod setup_errors;
 mod shop;
 mod walk;

@@ -17,11 +17,11 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The longest that anything here is waited for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// The limit on every wait here.
+pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the names of our settings begin with.
-const OURS: [&str; 12] = [
+/// The prefixes of the variables that `mesh` reads.
+const SETTING_PREFIXES: [&str; 12] = [
     "CONSUL_",
     "CONSORT_",
     "OTEL_",
@@ -36,12 +36,12 @@ const OURS: [&str; 12] = [
     "CARRIER_FAULTS",
 ];
 
-/// `mesh` with no setting of whoever runs the tests.
+/// `mesh` without the settings in the environment of the test run.
 pub(crate) fn mesh<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if OURS.iter().any(|ours| name.starts_with(ours)) {
+        if SETTING_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(name);
         }
     }
@@ -56,7 +56,7 @@ pub(crate) fn run(mut command: Command) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
-/// Where a tool is: on PATH, else where `cargo xtask setup` puts it.
+/// Finds a tool on PATH, else in the folder of `cargo xtask setup`.
 pub(crate) fn tool(name: &str) -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -86,23 +86,23 @@ pub(crate) fn port_base() -> u16 {
         .expect("a range of free ports")
 }
 
-/// A running `mesh up`. Dropping it kills it, and its processes go with it.
-pub(crate) struct Up {
+/// A running `mesh up`. Dropping it kills it and its processes.
+pub(crate) struct RunningMesh {
     child: Child,
     lines: Receiver<String>,
-    /// Everything it printed so far.
+    /// The output so far.
     pub(crate) printed: String,
 }
 
-impl Up {
-    /// Starts one on `state` and waits until it says that it is ready.
+impl RunningMesh {
+    /// Starts `mesh up` on `state` and waits for its ready line.
     pub(crate) fn start(state: &Path, base: u16, args: &[&str]) -> Self {
         let mut command = mesh(["up", "--port-base", &base.to_string(), "--state-dir"]);
         command.arg(state).args(args);
         Self::run(command)
     }
 
-    /// Starts `command` and waits until it says that it is ready.
+    /// Starts `command` and waits for its ready line.
     pub(crate) fn run(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
@@ -115,7 +115,7 @@ impl Up {
 
     /// Waits for a line with these words.
     pub(crate) fn line(&mut self, words: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
@@ -132,33 +132,33 @@ impl Up {
         }
     }
 
-    /// Its process, and those of the shop that it has started.
+    /// The ids of its own process and of the shop's.
     pub(crate) fn processes(&self, status: &Value) -> Vec<u32> {
         [self.child.id()].into_iter().chain(pids(status, "")).collect()
     }
 
-    /// Asks it to stop; its exit code.
+    /// Sends SIGTERM and returns the exit code.
     pub(crate) fn stop(mut self) -> i32 {
         signal(self.child.id(), Signal::TERM);
         let code = self.child.wait().unwrap().code();
         code.unwrap_or(-1)
     }
 
-    /// Kills it without a word.
+    /// Sends SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Up {
+impl Drop for RunningMesh {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A mesh's state directory, and what is asked of the mesh that runs on it.
+/// A state directory, and commands to the mesh that runs on it.
 pub(crate) struct State(TempDir);
 
 impl State {
@@ -176,7 +176,7 @@ impl State {
         command
     }
 
-    /// `mesh status --json`: its exit code and what it printed.
+    /// Runs `mesh status --json`; returns the exit code and the output.
     pub(crate) fn status(&self) -> (i32, Value) {
         let (code, out, err) = run(self.command(["status", "--json"]));
         assert!(code != 2, "{err}");
@@ -185,11 +185,11 @@ impl State {
 
     /// Waits until every instance is passing.
     pub(crate) fn all_passing(&self) -> Value {
-        until(|| Some(self.status()).filter(|(code, _)| *code == 0).map(|(_, status)| status))
+        wait_until(|| Some(self.status()).filter(|(code, _)| *code == 0).map(|(_, status)| status))
     }
 
-    /// `mesh load` at `rate` calls a second, of which none may fail. The
-    /// deadline leaves room for whatever else the machine does.
+    /// Starts `mesh load` at `rate` calls a second, of which none may fail. The
+    /// deadline leaves room for other load on the machine.
     pub(crate) fn load(&self, method: &str, data: &str, (rate, seconds): (u32, u32)) -> Load {
         let (rate, duration) = (rate.to_string(), format!("{seconds}s"));
         let flags = ["--rate", &rate, "--deadline", "5s", "--max-failed", "0", "--json"];
@@ -199,7 +199,7 @@ impl State {
         Load { child, lines, calls: Vec::new() }
     }
 
-    /// `mesh call`: the answer.
+    /// Runs `mesh call` and returns the response.
     pub(crate) fn call(&self, method: &str, data: &str) -> Value {
         let (code, out, err) = run(self.command(["call", method, "--data", data]));
         assert_eq!(code, 0, "{method}: {err}");
@@ -207,7 +207,7 @@ impl State {
     }
 }
 
-/// A `mesh load` under way.
+/// A running `mesh load`.
 pub(crate) struct Load {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -223,8 +223,8 @@ impl Load {
         }
     }
 
-    /// Waits for its end: all calls, and the summary of a run that kept what
-    /// its flags ask for.
+    /// Waits for the end; returns all calls, and the summary of a run that met
+    /// its targets.
     pub(crate) fn finish(mut self) -> (Vec<Value>, Value) {
         for line in &mut self.lines {
             self.calls.push(serde_json::from_str(&line.unwrap()).unwrap());
@@ -242,24 +242,24 @@ pub(crate) fn pids(status: &Value, service: &str) -> Vec<u32> {
     of_service.map(|i| u32::try_from(i["pid"].as_u64().unwrap()).unwrap()).collect()
 }
 
-/// What these processes have in memory, in MiB; what several of them share
-/// counts once, as the kernel divides it among them.
+/// The memory of these processes in MiB; pages that they share count once, as
+/// the kernel divides them among the processes.
 pub(crate) fn memory(processes: &[u32]) -> u64 {
     let of_one = |pid: &u32| -> u64 {
-        let told = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        let share = told.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+        let share = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
         let share = share.and_then(|share| share.split_whitespace().next());
-        share.unwrap_or_else(|| panic!("no Pss in:\n{told}")).parse().unwrap()
+        share.unwrap_or_else(|| panic!("no Pss in:\n{rollup}")).parse().unwrap()
     };
     processes.iter().map(of_one).sum::<u64>() / 1_024
 }
 
-/// Asks again and again, for what tells nobody when it changes.
-pub(crate) fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+/// Polls for a state that sends no event when it changes.
+pub(crate) fn wait_until<T>(mut poll: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
-        if let Some(answer) = ask() {
-            return answer;
+        if let Some(value) = poll() {
+            return value;
         }
         assert!(Instant::now() < deadline, "it did not come");
         thread::sleep(Duration::from_millis(50));
@@ -270,7 +270,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
 }
 
-/// Whether a process with that id is there.
+/// Returns whether a process with that id exists.
 pub(crate) fn is_alive(pid: u32) -> bool {
     test_kill_process(Pid::from_raw(pid.cast_signed()).unwrap()).is_ok()
 }

@@ -1,4 +1,4 @@
-//! The whole shop, started, used, hurt and stopped.
+//! The whole shop: started, used, with faults, and stopped.
 
 use std::{process::Command, time::Instant};
 
@@ -7,33 +7,33 @@ use serde_json::{Value, json};
 
 use crate::{
     dns::srv_ports,
-    running::{State, Up, consul, is_alive, pids, port_base, run, signal, tool, until},
+    running::{RunningMesh, State, consul, is_alive, pids, port_base, run, signal, tool, wait_until},
 };
 
 const GET_CART: &str = "shop.cart.v1.CartService/GetCart";
 const SERVICES: [&str; 5] =
     ["cart-service", "order-service", "product-service", "payment-service", "user-service"];
 
-/// Everything that one running mesh must do; one test, because starting it is
-/// the dear part.
+/// Everything that one running mesh must do; one test, because the start is
+/// expensive.
 #[test]
 fn the_embedded_mesh_sells_survives_and_remembers() {
     let (state, base) = (State::new(), port_base());
-    let mut up = Up::start(&state.dir(), base, &["--registry", "embedded"]);
+    let mut up = RunningMesh::start(&state.dir(), base, &["--registry", "embedded"]);
     let status = state.all_passing();
     assert_eq!(status["instances"].as_array().unwrap().len(), 10);
     for service in SERVICES {
         assert_eq!(pids(&status, service).len(), 2, "{service}: {status}");
     }
-    assert!(up.printed.contains("callers   are not asked who they are; `mesh up --auth`"), "{}", up.printed);
+    assert!(up.printed.contains("callers   are not authenticated; `mesh up --auth`"), "{}", up.printed);
     assert!(up.printed.contains(status["registry"].as_str().unwrap()), "{}", up.printed);
 
     let order = buy(&state);
-    metrics_tell_of_events_and_calls(&status);
+    metrics_show_events_and_calls(&status);
     assert!(!up.printed.contains("dig "), "the embedded registry answers no DNS: {}", up.printed);
     pasted_lines_work(&up.printed);
     a_second_mesh_on_the_same_directory_is_refused(&state, base);
-    a_bad_call_tells_its_details(&state);
+    a_bad_call_prints_its_details(&state);
     explain_shows_why_calls_go_where_they_go(&state, &status);
     a_killed_instance_costs_no_call_and_comes_back(&state, &mut up, &status);
     a_stopped_instance_costs_no_call_of_any_kind(&state, &mut up);
@@ -43,17 +43,17 @@ fn the_embedded_mesh_sells_survives_and_remembers() {
     assert!(all.iter().all(|pid| !is_alive(*pid)), "a process outlived an orderly stop");
 
     let began = Instant::now();
-    let up = Up::start(&state.dir(), base, &["--registry", "embedded"]);
+    let up = RunningMesh::start(&state.dir(), base, &["--registry", "embedded"]);
     eprintln!("the second start took {:?}", began.elapsed());
     let again = state.call("shop.order.v1.OrderService/GetOrder", &json!({"order_id": order}).to_string());
     assert_eq!(again["order_id"], order, "an order outlives a restart");
 
     let all = pids(&state.all_passing(), "");
     up.kill();
-    until(|| all.iter().all(|pid| !is_alive(*pid)).then_some(()));
+    wait_until(|| all.iter().all(|pid| !is_alive(*pid)).then_some(()));
 }
 
-/// A cart, an order; the order's id.
+/// Fills a cart and orders it; returns the order's id.
 fn buy(state: &State) -> Value {
     let customer = json!({"customer_id": "ada"});
     let products = state.call("shop.product.v1.ProductService/ListProducts", "{}");
@@ -70,9 +70,9 @@ fn buy(state: &State) -> Value {
     order["order_id"].clone()
 }
 
-/// Every process shows what it measures, and those of order-service that the
-/// order made them call, and what they have to tell others.
-fn metrics_tell_of_events_and_calls(status: &Value) {
+/// Every process serves its metrics; those of order-service include the calls
+/// of the order and the events that wait for delivery.
+fn metrics_show_events_and_calls(status: &Value) {
     let mut cart_calls = 0.0;
     for instance in status["instances"].as_array().unwrap() {
         let (_, page, err) = run(curl(&format!("http://{}/metrics", instance["admin"].as_str().unwrap())));
@@ -105,7 +105,7 @@ fn pasted_lines_work(printed: &str) {
     let path = std::env::var_os("PATH").unwrap();
     let places = std::iter::once(tools.parent().unwrap().to_owned()).chain(std::env::split_paths(&path));
     let path = std::env::join_paths(places).unwrap();
-    let answers: Vec<_> = lines
+    let outputs: Vec<_> = lines
         .iter()
         .map(|line| {
             let mut shell = Command::new("sh");
@@ -115,10 +115,10 @@ fn pasted_lines_work(printed: &str) {
             out
         })
         .collect();
-    assert!(answers[0].contains("shop.cart.v1.CartService"), "{}", answers[0]);
-    assert!(answers[2].contains("orderId"), "{}", answers[2]);
-    assert!(answers[3].contains("ServiceID"), "{}", answers[3]);
-    assert!(answers[4].contains("product-service"), "{}", answers[4]);
+    assert!(outputs[0].contains("shop.cart.v1.CartService"), "{}", outputs[0]);
+    assert!(outputs[2].contains("orderId"), "{}", outputs[2]);
+    assert!(outputs[3].contains("ServiceID"), "{}", outputs[3]);
+    assert!(outputs[4].contains("product-service"), "{}", outputs[4]);
 }
 
 fn a_second_mesh_on_the_same_directory_is_refused(state: &State, base: u16) {
@@ -127,7 +127,7 @@ fn a_second_mesh_on_the_same_directory_is_refused(state: &State, base: u16) {
     assert!(err.contains("already runs") && err.contains("process"), "{err}");
 }
 
-fn a_bad_call_tells_its_details(state: &State) {
+fn a_bad_call_prints_its_details(state: &State) {
     let data = r#"{"customer_id":"ada","product_id":"none","quantity":-1}"#;
     let command = state.command(["call", "shop.cart.v1.CartService/AddItem", "--data", data, "--explain"]);
     let (code, out, err) = run(command);
@@ -164,44 +164,44 @@ fn explain_shows_why_calls_go_where_they_go(state: &State, status: &Value) {
     }
     let (code, _, err) = run(state.command(["explain", "courier-service"]));
     assert!(code == 2 && err.contains("cart-service") && err.contains("product-service"), "{err}");
-    let (code, _, err) = run(state.command(["explain", "cart-service", "--process", "nobody"]));
+    let (code, _, err) = run(state.command(["explain", "cart-service", "--process", "unknown"]));
     assert!(code == 2 && err.contains("order-service-1"), "{err}");
 }
 
-fn a_killed_instance_costs_no_call_and_comes_back(state: &State, up: &mut Up, status: &Value) {
+fn a_killed_instance_costs_no_call_and_comes_back(state: &State, up: &mut RunningMesh, status: &Value) {
     let victim = pids(status, "cart-service")[0];
     let mut load = state.load(GET_CART, r#"{"customer_id":"ada"}"#, (200, 7));
     load.after(200);
     signal(victim, Signal::KILL);
-    up.line(&format!("(process {victim}) was ended by signal 9 (SIGKILL); it is started again"));
-    up.line("runs again as process");
+    up.line(&format!("(process {victim}) was ended by signal 9 (SIGKILL); restarting it"));
+    up.line("restarted as process");
     assert!(!pids(&state.all_passing(), "cart-service").contains(&victim));
 
     let (calls, summary) = load.finish();
     assert_eq!((&summary["failed"], &summary["calls"]), (&json!(0), &json!(1400)), "{summary}");
-    assert_eq!(answering(&calls[..200]), 2, "both answer before");
-    assert_eq!(answering(&calls[calls.len() - 200..]), 2, "both answer after");
+    assert_eq!(responding_instances(&calls[..200]), 2, "both answer before");
+    assert_eq!(responding_instances(&calls[calls.len() - 200..]), 2, "both answer after");
 }
 
-fn a_stopped_instance_costs_no_call_of_any_kind(state: &State, up: &mut Up) {
+fn a_stopped_instance_costs_no_call_of_any_kind(state: &State, up: &mut RunningMesh) {
     let victim = pids(&state.all_passing(), "cart-service")[1];
     let data = r#"{"customer_id":"c{{n}}","product_id":"espresso-beans-1kg","quantity":1}"#;
     let mut load = state.load("shop.cart.v1.CartService/AddItem", data, (40, 5));
     load.after(40);
     signal(victim, Signal::TERM);
-    up.line(&format!("(process {victim}) ended with exit code 0; it is started again"));
+    up.line(&format!("(process {victim}) ended with exit code 0; restarting it"));
     let (calls, summary) = load.finish();
     assert_eq!(summary["failed"], 0, "{summary}");
     assert!(calls.iter().all(|call| call["idempotent"] == false), "adding twice adds twice");
 }
 
-/// How many instances answered these calls.
-fn answering(calls: &[Value]) -> usize {
+/// The number of instances that responded to these calls.
+fn responding_instances(calls: &[Value]) -> usize {
     let endpoints = calls.iter().filter_map(|call| call["endpoint"].as_str());
     endpoints.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// The same shop on the Consul that everybody else runs.
+/// The same shop on a real Consul.
 #[test]
 fn the_mesh_on_a_real_consul_shows_in_its_pages_and_leaves_nothing() {
     let (state, base) = (State::new(), port_base());
@@ -209,7 +209,7 @@ fn the_mesh_on_a_real_consul_shows_in_its_pages_and_leaves_nothing() {
     eprintln!("on {}", run(version(&consul)).1.lines().next().unwrap_or_default());
     let mut command = state.command(["up", "--registry", "consul", "--port-base", &base.to_string()]);
     command.env("CONSUL_BIN", &consul);
-    let up = Up::run(command);
+    let up = RunningMesh::run(command);
     state.all_passing();
 
     let registry = format!("http://127.0.0.1:{base}");
@@ -229,14 +229,14 @@ fn the_mesh_on_a_real_consul_shows_in_its_pages_and_leaves_nothing() {
         }
     }
     pasted_lines_work(&up.printed);
-    dns_tells_where_carts_are(&up.printed, base);
+    dns_lists_the_cart_instances(&up.printed, base);
     assert_eq!(up.stop(), 0);
-    until(|| (run(curl(&format!("{registry}/v1/status/leader"))).0 != 0).then_some(()));
+    wait_until(|| (run(curl(&format!("{registry}/v1/status/leader"))).0 != 0).then_some(()));
 }
 
-/// The line with `dig` is right: Consul answers there, with the ports of both
-/// instances.
-fn dns_tells_where_carts_are(printed: &str, base: u16) {
+/// The printed `dig` command works: Consul responds there with the ports of
+/// both instances.
+fn dns_lists_the_cart_instances(printed: &str, base: u16) {
     let line = printed.lines().map(str::trim).find(|line| line.starts_with("dig "));
     let words: Vec<_> = line.unwrap_or_else(|| panic!("no dig in {printed}")).split(' ').collect();
     let ["dig", "@127.0.0.1", "-p", port, name, "SRV"] = words[..] else { panic!("{words:?}") };

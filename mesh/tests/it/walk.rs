@@ -5,10 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::running::{State, Up, memory, port_base, tool};
+use crate::running::{RunningMesh, State, memory, port_base, tool};
 
-/// How much memory the whole shop may take, in MiB.
-const MEMORY_MAX: u64 = 250;
+/// The limit on the memory of the whole shop, in MiB.
+const MAX_MEMORY_MIB: u64 = 250;
 
 /// A fenced block.
 struct Block {
@@ -45,7 +45,7 @@ fn the_tutorial_works_when_pasted_and_takes_little_memory() {
     assert!(pasted.len() > 5, "the tutorial has lost its commands");
 
     let (state, base) = (State::new(), port_base());
-    let up = Up::start(&state.dir(), base, &["--registry", "embedded", "--auth"]);
+    let up = RunningMesh::start(&state.dir(), base, &["--registry", "embedded", "--auth"]);
     let printed = paste(&state, base, &pasted);
     let mut sections = printed.split(MARK).skip(1);
     let mut output = "";
@@ -54,7 +54,8 @@ fn the_tutorial_works_when_pasted_and_takes_little_memory() {
             output = sections.next().unwrap_or_else(|| panic!("it ended before\n{text}\n{printed}"));
             continue;
         }
-        // What is shown is there, in that order; … stands for what differs.
+        // The lines shown are in the output, in that order; … stands for text
+        // that varies.
         let mut rest = output;
         for shown in text.lines().map(str::trim_end).filter(|line| !line.contains('…')) {
             let found = rest.find(shown);
@@ -63,20 +64,20 @@ fn the_tutorial_works_when_pasted_and_takes_little_memory() {
         }
     }
 
-    // All of it has been used now.
-    let taken = memory(&up.processes(&state.all_passing()));
-    eprintln!("the whole shop takes {taken} MiB");
-    assert!(taken <= MEMORY_MAX, "{taken} MiB");
+    // Every service has been used now.
+    let used = memory(&up.processes(&state.all_passing()));
+    eprintln!("the whole shop takes {used} MiB");
+    assert!(used <= MAX_MEMORY_MIB, "{used} MiB");
 }
 
-/// Stands between what one block printed and what the next did.
+/// The separator between the outputs of two blocks.
 const MARK: &str = "---- pasted ----\n";
 
-/// What one shell prints that the blocks are pasted into.
+/// The output of one shell that the blocks are pasted into.
 fn paste(state: &State, base: u16, blocks: &[&Block]) -> String {
     let script: String = blocks.iter().map(|block| format!("printf -- '{MARK}'\n{}", block.text)).collect();
     let script = script.replace(MARK, &MARK.replace('\n', "\\n"));
-    // What it leaves running would hold the test up.
+    // A process that it leaves running would block the test.
     let script = format!("trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{script}");
     let places = [tool("grpcurl").parent().unwrap().to_owned()];
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Bytes that are no request at all.
+//! Bytes that are not a request.
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -12,12 +12,12 @@ use crate::{
     dynamic::Method,
     hostile::good,
     rows::ROWS,
-    shop::{Who, outcome, serving},
+    shop::{Caller, outcome, serving_service},
     stage::Stage,
 };
 use prost::Message as _;
 
-/// What no message of the protocol is.
+/// Bytes that are no message of the protocol.
 fn malformed() -> Vec<(&'static str, Vec<u8>, &'static [Code])> {
     let decode: &[Code] = &[Code::InvalidArgument];
     vec![
@@ -36,21 +36,21 @@ async fn bytes_that_are_no_request_are_refused_by_every_method() {
     let stage = Stage::open(&TestDatabase::sqlite()).await;
     let before = stage.all_of(&stage.ada).await;
     for row in ROWS {
-        let who = stage.whoever_may(row);
+        let who = stage.authorized_caller(row);
         for (what, bytes, codes) in malformed() {
-            let answer = stage.shop.send(&who, row.path, bytes.into()).await;
-            assert!(codes.contains(&outcome(&answer).0), "{} {what}: {answer:?}", row.path);
+            let response = stage.shop.send(&who, row.path, bytes.into()).await;
+            assert!(codes.contains(&outcome(&response).0), "{} {what}: {response:?}", row.path);
         }
         // Text that is none: not UTF-8.
         let request = good(row, &stage.ada);
         if request.fields().any(|(field, _)| field.number() == 1) && has_text_first(row.path) {
-            let answer = stage.shop.send(&who, row.path, vec![0x0a, 2, 0xff, 0xfe].into()).await;
-            assert_eq!(outcome(&answer).0, Code::InvalidArgument, "{}: {answer:?}", row.path);
+            let response = stage.shop.send(&who, row.path, vec![0x0a, 2, 0xff, 0xfe].into()).await;
+            assert_eq!(outcome(&response).0, Code::InvalidArgument, "{}: {response:?}", row.path);
         }
         let cut: Vec<u8> = request.encode_to_vec();
         if let Some((_, cut)) = cut.split_last() {
-            let answer = stage.shop.send(&Who::Nobody, row.path, cut.to_vec().into()).await;
-            assert_ne!(outcome(&answer).0, Code::Ok, "{}, cut short", row.path);
+            let response = stage.shop.send(&Caller::Nobody, row.path, cut.to_vec().into()).await;
+            assert_ne!(outcome(&response).0, Code::Ok, "{}, cut short", row.path);
         }
     }
     assert_eq!(stage.all_of(&stage.ada).await, before, "what was no request has changed something");
@@ -78,7 +78,7 @@ async fn what_is_not_grpc_is_refused_and_the_service_answers_on() {
     ];
     for row in ROWS {
         let method = Method::find(row.path).unwrap();
-        let address = stage.shop.address(&serving(&method));
+        let address = stage.shop.address(&serving_service(&method));
         for (what, frame) in frames {
             let (status, code) = raw(address, row.path, frame, &stage).await;
             assert!(status != StatusCode::OK || code != Some("0".into()), "{} {what}", row.path);
@@ -87,7 +87,7 @@ async fn what_is_not_grpc_is_refused_and_the_service_answers_on() {
     stage.all_of(&stage.ada).await;
 }
 
-/// Posts `frame` as an admin; the answer's status, and that of gRPC.
+/// Posts `frame` as an admin; returns the HTTP status and the gRPC status.
 async fn raw(
     address: std::net::SocketAddr,
     path: &str,
@@ -104,13 +104,14 @@ async fn raw(
         .header("authorization", format!("Bearer {}", stage.admin.access))
         .body(Full::new(Bytes::from_static(frame)))
         .unwrap();
-    let answer = sender.send_request(request).await.unwrap();
-    let (head, body) = answer.into_parts();
-    let told = |map: &http::HeaderMap| map.get("grpc-status").map(|code| code.to_str().unwrap().to_owned());
-    let mut code = told(&head.headers);
+    let response = sender.send_request(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let grpc_status =
+        |map: &http::HeaderMap| map.get("grpc-status").map(|code| code.to_str().unwrap().to_owned());
+    let mut code = grpc_status(&head.headers);
     if code.is_none() {
         let body = body.collect().await;
-        code = body.ok().and_then(|body| body.trailers().and_then(told));
+        code = body.ok().and_then(|body| body.trailers().and_then(grpc_status));
     }
     serving.abort();
     (head.status, code)

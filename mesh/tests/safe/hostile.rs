@@ -1,4 +1,4 @@
-//! Every field of every method, filled with what nobody honest sends.
+//! Every field of every method, filled with hostile values.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,26 +10,26 @@ use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, ReflectMess
 use service_kit::{on_both_databases, testing::TestDatabase};
 
 use crate::{
-    rows::{For, ROWS, Row},
-    shop::{Who, outcome},
+    rows::{AllowedCallers, ROWS, Row},
+    shop::{Caller, outcome},
     stage::{Bundle, ORDER, Stage},
-    values::{Malice, bad, named, places, put},
+    values::{Malice, bad_values, field_paths, path_name, put},
 };
 
 impl Stage {
-    /// Who may call it about anybody's things, so that the request itself is
-    /// what is judged.
-    pub(crate) fn whoever_may(&self, row: &Row) -> Who {
-        match row.who {
-            For::Everybody => Who::Nobody,
-            For::Service => Who::Service(ORDER),
-            For::Account | For::Admin => self.admin(),
+    /// A caller that may call the method for every customer, so that only the
+    /// request can be rejected.
+    pub(crate) fn authorized_caller(&self, row: &Row) -> Caller {
+        match row.allowed {
+            AllowedCallers::Everybody => Caller::Nobody,
+            AllowedCallers::Service => Caller::Service(ORDER),
+            AllowedCallers::Account | AllowedCallers::Admin => self.admin(),
             _ => self.staff(),
         }
     }
 }
 
-/// A good request of a row.
+/// A valid request of a row.
 pub(crate) fn good(row: &Row, of: &Bundle) -> DynamicMessage {
     static POOL: LazyLock<DescriptorPool> =
         LazyLock::new(|| DescriptorPool::decode(mesh_proto::FILE_DESCRIPTOR_SET).unwrap());
@@ -40,12 +40,12 @@ pub(crate) fn good(row: &Row, of: &Bundle) -> DynamicMessage {
     DynamicMessage::deserialize(method.input(), &mut serde_json::Deserializer::from_str(&text)).unwrap()
 }
 
-/// Has the mask of a change of an account name what is tried, so that it is
+/// Adds the tried field to the update mask of an account change, so that it is
 /// read.
-fn unmask(request: &mut DynamicMessage, place: &[FieldDescriptor]) {
-    let tried = place.last().unwrap().name();
+fn set_update_mask(request: &mut DynamicMessage, path: &[FieldDescriptor]) {
+    let tried = path.last().unwrap().name();
     if let Some(mask) = request.get_field_by_name_mut("update_mask")
-        && request_is_of_user(place)
+        && request_is_of_user(path)
         && ["email", "password", "roles"].contains(&tried)
     {
         let mask = mask.as_message_mut().unwrap();
@@ -53,71 +53,75 @@ fn unmask(request: &mut DynamicMessage, place: &[FieldDescriptor]) {
     }
 }
 
-/// Where the answer has the field that was tried, its text is as it came.
-fn stays(answer: &serde_json::Value, place: &[FieldDescriptor], text: &str) {
-    let name = place.last().unwrap().name();
-    if let Some(told) = answer.get(name).and_then(|told| told.as_str()).filter(|_| name != "etag") {
-        assert_eq!(told, text, "{}", named(place));
+/// Asserts that the text of the tried field is unchanged, if the response has
+/// it.
+fn assert_unchanged(response: &serde_json::Value, path: &[FieldDescriptor], text: &str) {
+    let name = path.last().unwrap().name();
+    if let Some(outcome_text) =
+        response.get(name).and_then(|outcome_text| outcome_text.as_str()).filter(|_| name != "etag")
+    {
+        assert_eq!(outcome_text, text, "{}", path_name(path));
     }
 }
 
-fn request_is_of_user(place: &[FieldDescriptor]) -> bool {
-    place.first().unwrap().parent_message().full_name() == "shop.user.v1.UpdateUserRequest"
+fn request_is_of_user(path: &[FieldDescriptor]) -> bool {
+    path.first().unwrap().parent_message().full_name() == "shop.user.v1.UpdateUserRequest"
 }
 
-/// What is answered otherwise than by `INVALID_FIELD`: the
-/// method, the field, what is bad about its value, and every answer that there
-/// may be, of which OK means that it stayed text.
-const ANSWERS: &str = include_str!("answers.txt");
+/// The cases whose outcome is not `INVALID_FIELD`: the method, the field, the
+/// kind of bad value, and every accepted outcome; OK means that the text was
+/// stored unchanged.
+const EXPECTED_OUTCOMES: &str = include_str!("answers.txt");
 
-fn answers() -> BTreeMap<String, BTreeSet<String>> {
-    let lines = ANSWERS.lines().filter(|line| !line.is_empty());
+fn expected_outcomes() -> BTreeMap<String, BTreeSet<String>> {
+    let lines = EXPECTED_OUTCOMES.lines().filter(|line| !line.is_empty());
     let split = lines.map(|line| line.split_once(": ").unwrap());
     split.map(|(case, may)| (case.to_owned(), may.split(" or ").map(str::to_owned).collect())).collect()
 }
 
-/// Bob's things are what is tried; whatever becomes of them, Ada's stay.
-async fn what_nobody_honest_sends_is_refused_or_stays_text(database: TestDatabase) {
+/// Tries every value on Bob's data; Ada's must not change.
+async fn hostile_values_are_refused_or_stay_text(database: TestDatabase) {
     let stage = Stage::open(&database).await;
     let before = stage.all_of(&stage.ada).await;
-    let mut answered: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut outcomes: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut tried = 0;
     for row in ROWS {
-        let who = stage.whoever_may(row);
-        for place in places(&good(row, &stage.bob).descriptor()) {
-            for (malice, value) in bad(place.last().unwrap()) {
+        let who = stage.authorized_caller(row);
+        for path in field_paths(&good(row, &stage.bob).descriptor()) {
+            for (malice, value) in bad_values(path.last().unwrap()) {
                 let mut hostile = good(row, &stage.bob);
-                put(&mut hostile, &place, value.clone());
-                unmask(&mut hostile, &place);
-                let answer = stage.shop.send(&who, row.path, hostile.encode_to_vec().into()).await;
-                if let (Ok(answer), Some(text)) = (&answer, value.as_str().filter(|_| malice == Malice::Sql))
+                put(&mut hostile, &path, value.clone());
+                set_update_mask(&mut hostile, &path);
+                let response = stage.shop.send(&who, row.path, hostile.encode_to_vec().into()).await;
+                if let (Ok(response), Some(text)) =
+                    (&response, value.as_str().filter(|_| malice == Malice::Sql))
                 {
-                    stays(answer, &place, text);
+                    assert_unchanged(response, &path, text);
                 }
-                let (code, reason) = outcome(&answer);
-                let case = format!("{} {} {malice:?}", row.path, named(&place));
-                let told = format!("{code:?} {reason}").trim_end().to_owned();
-                answered.entry(case).or_default().insert(told);
+                let (code, reason) = outcome(&response);
+                let case = format!("{} {} {malice:?}", row.path, path_name(&path));
+                let outcome_text = format!("{code:?} {reason}").trim_end().to_owned();
+                outcomes.entry(case).or_default().insert(outcome_text);
                 tried += 1;
             }
         }
     }
     assert!(tried > 1_500, "{tried} requests were tried");
-    assert_eq!(stage.all_of(&stage.ada).await, before, "what is another's has changed");
+    assert_eq!(stage.all_of(&stage.ada).await, before, "another customer's data has changed");
     let refused = BTreeSet::from(["InvalidArgument INVALID_FIELD".to_owned()]);
-    answered.retain(|_, told| *told != refused);
-    let expected = answers();
-    let line = |(case, told): (&String, &BTreeSet<String>)| {
-        format!("{case}: {}", told.iter().cloned().collect::<Vec<_>>().join(" or "))
+    outcomes.retain(|_, outcome_text| *outcome_text != refused);
+    let expected = expected_outcomes();
+    let line = |(case, outcome_text): (&String, &BTreeSet<String>)| {
+        format!("{case}: {}", outcome_text.iter().cloned().collect::<Vec<_>>().join(" or "))
     };
-    let other: Vec<_> = answered
+    let other: Vec<_> = outcomes
         .iter()
-        .filter(|(case, told)| !expected.get(*case).is_some_and(|may| told.is_subset(may)))
+        .filter(|(case, outcome_text)| !expected.get(*case).is_some_and(|may| outcome_text.is_subset(may)))
         .map(line)
         .collect();
     assert!(other.is_empty(), "answered otherwise than expected:\n{}", other.join("\n"));
-    let gone: Vec<_> = expected.keys().filter(|case| !answered.contains_key(*case)).collect();
+    let gone: Vec<_> = expected.keys().filter(|case| !outcomes.contains_key(*case)).collect();
     assert!(gone.is_empty(), "all refused as INVALID_FIELD now: {gone:?}");
 }
 
-on_both_databases!(what_nobody_honest_sends_is_refused_or_stays_text);
+on_both_databases!(hostile_values_are_refused_or_stay_text);

@@ -1,5 +1,5 @@
-//! What customers do from their first login on, and what services do for that
-//! among themselves.
+//! The actions of customers from their first login, and the calls between
+//! services behind them.
 
 use std::time::Duration;
 
@@ -9,26 +9,26 @@ use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::{
-    shop::{PASSWORD, Who, outcome},
+    shop::{Caller, PASSWORD, outcome},
     stage::Stage,
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Asks again and again, for what happens by itself.
-async fn until(mut ask: impl AsyncFnMut() -> Option<Value>) -> Value {
-    let deadline = Instant::now() + PATIENCE;
+/// Polls for a change that happens asynchronously.
+async fn wait_until(mut poll: impl AsyncFnMut() -> Option<Value>) -> Value {
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        if let Some(response) = poll().await {
+            return response;
         }
         assert!(Instant::now() < deadline, "it did not come");
         sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Order-service asks cart, stock and payment for it; the relays of orders and
-/// products tell users and carts.
+/// Order-service calls cart, product and payment; the relays of orders and
+/// products notify users and carts.
 async fn an_order_goes_through_all_five_services(database: TestDatabase) {
     let stage = Stage::open(&database).await;
     let (shop, ada, staff) = (&stage.shop, stage.ada.who(), stage.staff());
@@ -45,11 +45,11 @@ async fn an_order_goes_through_all_five_services(database: TestDatabase) {
     assert_eq!(charge["charge"]["customer_id"], Value::from(stage.ada.person.id.clone()));
 
     let own = json!({"customer_id": stage.ada.person.id});
-    until(async || {
-        let told = shop.must(&ada, "shop.user.v1.UserService/ListNotifications", own.clone()).await;
-        let told = told["notifications"].as_array().cloned().unwrap_or_default();
+    wait_until(async || {
+        let notifications = shop.must(&ada, "shop.user.v1.UserService/ListNotifications", own.clone()).await;
+        let notifications = notifications["notifications"].as_array().cloned().unwrap_or_default();
         // Confirmed, paid, shipped, completed; the other confirmed and cancelled.
-        (told.len() >= 6).then(|| Value::from(told.len()))
+        (notifications.len() >= 6).then(|| Value::from(notifications.len()))
     })
     .await;
 
@@ -59,12 +59,12 @@ async fn an_order_goes_through_all_five_services(database: TestDatabase) {
     let cart = shop.must(&ada, "shop.cart.v1.CartService/GetCart", own).await;
     assert_eq!(cart["items"][0]["unit_price"]["units"], "9");
     for service in ["order-service", "product-service"] {
-        let backlog = until(async || {
+        let backlog = wait_until(async || {
             let path = "shop.events.v1.EventLogService/GetBacklog";
-            let answer = shop.call_at(service, &stage.admin(), path, &json!({})).await.unwrap();
-            let backlogs = answer["backlogs"].as_array().cloned().unwrap_or_default();
+            let response = shop.call_at(service, &stage.admin(), path, &json!({})).await.unwrap();
+            let backlogs = response["backlogs"].as_array().cloned().unwrap_or_default();
             let waits = |backlog: &Value| !backlog["waiting"].is_null() && backlog["waiting"] != "0";
-            (!backlogs.iter().any(waits)).then_some(answer)
+            (!backlogs.iter().any(waits)).then_some(response)
         })
         .await;
         let backlogs = backlog["backlogs"].as_array().unwrap();
@@ -73,7 +73,7 @@ async fn an_order_goes_through_all_five_services(database: TestDatabase) {
     }
 }
 
-/// Who was let in stays so; nobody new comes in; afterwards all is as before.
+/// Tokens stay valid, no one can log in, and afterwards all works as before.
 async fn while_user_service_is_away_others_still_know_who_calls(database: TestDatabase) {
     let mut stage = Stage::open(&database).await;
     let ada = stage.ada.who();
@@ -88,18 +88,18 @@ async fn while_user_service_is_away_others_still_know_who_calls(database: TestDa
     stage.shop.must(&ada, "shop.order.v1.OrderService/CreateOrder", create).await;
 
     stage.shop.start_users().await;
-    let again = until(async || {
+    let again = wait_until(async || {
         let login = json!({"email": stage.ada.person.email, "password": PASSWORD});
-        stage.shop.call(&Who::Nobody, "shop.user.v1.UserService/Login", &login).await.ok()
+        stage.shop.call(&Caller::Nobody, "shop.user.v1.UserService/Login", &login).await.ok()
     })
     .await;
     let mut person = stage.ada.person.clone();
     person.access = again["access_token"].as_str().unwrap().to_owned();
-    stage.shop.must(&Who::Person(person), get, own.clone()).await;
+    stage.shop.must(&Caller::Person(person), get, own.clone()).await;
     stage.shop.must(&ada, get, own).await;
 }
 
-/// The present password, or none and nobody else's.
+/// A change needs the current password, and works only on the own account.
 async fn one_changes_the_own_password_by_knowing_it(database: TestDatabase) {
     let stage = Stage::open(&database).await;
     let (ada, path) = (stage.ada.who(), "shop.user.v1.UserService/UpdateUser");
@@ -116,8 +116,8 @@ async fn one_changes_the_own_password_by_knowing_it(database: TestDatabase) {
         (own, "not-the-password", "CURRENT_PASSWORD_WRONG"),
         (other, PASSWORD, "NOT_OWNER"),
     ] {
-        let answer = stage.shop.call(&ada, path, &body(whose, current)).await;
-        assert_eq!(outcome(&answer), denied(reason), "{current}");
+        let response = stage.shop.call(&ada, path, &body(whose, current)).await;
+        assert_eq!(outcome(&response), denied(reason), "{current}");
     }
     stage.shop.must(&ada, path, body(own, PASSWORD)).await;
     stage.shop.log_in(&stage.ada.person.email, "another-password-9").await;

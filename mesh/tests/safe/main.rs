@@ -1,5 +1,5 @@
-//! The whole shop in one process, where every service asks who calls: whether
-//! its parts believe one another, and whom and what it refuses.
+//! The whole shop in one process, with authentication: services accept each
+//! other, and reject other callers and bad requests.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bytes;

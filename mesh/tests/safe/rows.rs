@@ -1,5 +1,5 @@
-//! Every method of the protocol, who may call it, and a request of it that is
-//! good. What tests do to every method they do by these rows.
+//! One row for every method of the protocol: its allowed callers and a valid
+//! request. Tests of every method go through these rows.
 
 use std::collections::BTreeSet;
 
@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use crate::stage::{Bundle, ORDER, uuid};
 
-/// Who may call a method, and about whose things.
+/// The allowed callers of a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum For {
+pub(crate) enum AllowedCallers {
     Everybody,
-    /// Whose it is, the staff, and admins.
+    /// The owner, staff and admins.
     Owner,
-    /// And services.
+    /// The same and services.
     OwnerOrService,
-    /// As owner; who is not learns not even that it is there.
+    /// As `Owner`; others do not even learn that the resource exists.
     Hidden,
-    /// Whose account it is, and admins.
+    /// The account's owner and admins.
     Account,
     Staff,
     StaffOrService,
@@ -30,24 +30,32 @@ pub(crate) enum For {
 /// One method.
 pub(crate) struct Row {
     pub(crate) path: &'static str,
-    pub(crate) who: For,
-    /// A good request, about what is this customer's.
+    pub(crate) allowed: AllowedCallers,
+    /// A valid request on this customer's data.
     pub(crate) body: fn(&Bundle) -> Value,
 }
 
-/// In an order in which all of them succeed.
+/// All methods, in an order in which all of them succeed.
 pub(crate) const ROWS: &[Row] = &[
-    row("shop.cart.v1.CartService/GetCart", For::OwnerOrService, |b| json!({"customer_id": b.person.id})),
-    row("shop.cart.v1.CartService/AddItem", For::Owner, item),
-    row("shop.cart.v1.CartService/UpdateItem", For::Owner, item),
-    row("shop.cart.v1.CartService/WatchCart", For::Owner, |b| json!({"customer_id": b.person.id})),
+    row(
+        "shop.cart.v1.CartService/GetCart",
+        AllowedCallers::OwnerOrService,
+        |b| json!({"customer_id": b.person.id}),
+    ),
+    row("shop.cart.v1.CartService/AddItem", AllowedCallers::Owner, item),
+    row("shop.cart.v1.CartService/UpdateItem", AllowedCallers::Owner, item),
+    row("shop.cart.v1.CartService/WatchCart", AllowedCallers::Owner, |b| json!({"customer_id": b.person.id})),
     row(
         "shop.cart.v1.CartService/RemoveItem",
-        For::Owner,
+        AllowedCallers::Owner,
         |b| json!({"customer_id": b.person.id, "product_id": b.sku}),
     ),
-    row("shop.cart.v1.CartService/ClearCart", For::OwnerOrService, |b| json!({"customer_id": b.person.id})),
-    row("shop.events.v1.EventSinkService/Deliver", For::Service, |b| {
+    row(
+        "shop.cart.v1.CartService/ClearCart",
+        AllowedCallers::OwnerOrService,
+        |b| json!({"customer_id": b.person.id}),
+    ),
+    row("shop.events.v1.EventSinkService/Deliver", AllowedCallers::Service, |b| {
         let gone = json!({"product_id": b.sku});
         let event = json!({
             "event_id": uuid(), "source": ORDER, "aggregate_id": "gone", "sequence": 1,
@@ -55,30 +63,38 @@ pub(crate) const ROWS: &[Row] = &[
         });
         json!({"events": [event]})
     }),
-    row("shop.events.v1.EventLogService/GetBacklog", For::Admin, |_| json!({})),
-    row("shop.events.v1.EventLogService/ListParkedEvents", For::Admin, |_| json!({})),
+    row("shop.events.v1.EventLogService/GetBacklog", AllowedCallers::Admin, |_| json!({})),
+    row("shop.events.v1.EventLogService/ListParkedEvents", AllowedCallers::Admin, |_| json!({})),
     row(
         "shop.events.v1.EventLogService/RetryParkedEvent",
-        For::Admin,
+        AllowedCallers::Admin,
         |_| json!({"event_id": uuid(), "subscriber": "cart-service"}),
     ),
     row(
         "shop.order.v1.OrderService/CreateOrder",
-        For::Owner,
+        AllowedCallers::Owner,
         |b| json!({"customer_id": b.person.id, "request_id": uuid()}),
     ),
-    row("shop.order.v1.OrderService/GetOrder", For::Hidden, order),
-    row("shop.order.v1.OrderService/ListOrders", For::Owner, |b| json!({"customer_id": b.person.id})),
-    row("shop.order.v1.OrderService/WatchOrder", For::Hidden, order),
+    row("shop.order.v1.OrderService/GetOrder", AllowedCallers::Hidden, order),
+    row(
+        "shop.order.v1.OrderService/ListOrders",
+        AllowedCallers::Owner,
+        |b| json!({"customer_id": b.person.id}),
+    ),
+    row("shop.order.v1.OrderService/WatchOrder", AllowedCallers::Hidden, order),
     row(
         "shop.order.v1.OrderService/PayOrder",
-        For::Hidden,
+        AllowedCallers::Hidden,
         |b| json!({"order_id": b.order, "payment_method": "pm_card_visa"}),
     ),
-    row("shop.order.v1.OrderService/ShipOrder", For::Staff, order),
-    row("shop.order.v1.OrderService/CompleteOrder", For::Staff, order),
-    row("shop.order.v1.OrderService/CancelOrder", For::Hidden, |b| json!({"order_id": b.other_order})),
-    row("shop.payment.v1.PaymentService/Charge", For::Service, |b| {
+    row("shop.order.v1.OrderService/ShipOrder", AllowedCallers::Staff, order),
+    row("shop.order.v1.OrderService/CompleteOrder", AllowedCallers::Staff, order),
+    row(
+        "shop.order.v1.OrderService/CancelOrder",
+        AllowedCallers::Hidden,
+        |b| json!({"order_id": b.other_order}),
+    ),
+    row("shop.payment.v1.PaymentService/Charge", AllowedCallers::Service, |b| {
         let amount = json!({"currency_code": "EUR", "units": 4});
         json!({
             "idempotency_key": uuid(), "customer_id": b.person.id, "amount": amount,
@@ -87,72 +103,88 @@ pub(crate) const ROWS: &[Row] = &[
     }),
     row(
         "shop.payment.v1.PaymentService/GetCharge",
-        For::StaffOrService,
+        AllowedCallers::StaffOrService,
         |b| json!({"idempotency_key": b.charge}),
     ),
-    row("shop.payment.v1.PaymentService/Refund", For::Service, |b| json!({"idempotency_key": b.charge})),
-    row("shop.payment.v1.PaymentService/ListCharges", For::Staff, |b| json!({"customer_id": b.person.id})),
-    row("shop.payment.v1.PaymentService/GetBalance", For::Staff, |_| json!({"currency_code": "EUR"})),
-    row("shop.product.v1.ProductService/CreateProduct", For::Staff, |_| {
+    row(
+        "shop.payment.v1.PaymentService/Refund",
+        AllowedCallers::Service,
+        |b| json!({"idempotency_key": b.charge}),
+    ),
+    row(
+        "shop.payment.v1.PaymentService/ListCharges",
+        AllowedCallers::Staff,
+        |b| json!({"customer_id": b.person.id}),
+    ),
+    row(
+        "shop.payment.v1.PaymentService/GetBalance",
+        AllowedCallers::Staff,
+        |_| json!({"currency_code": "EUR"}),
+    ),
+    row("shop.product.v1.ProductService/CreateProduct", AllowedCallers::Staff, |_| {
         let sku = format!("new-{}", uuid());
         json!({"product": {"product_id": sku, "title": "New", "description": "New.", "price": price()}})
     }),
-    row("shop.product.v1.ProductService/GetProduct", For::Everybody, product),
+    row("shop.product.v1.ProductService/GetProduct", AllowedCallers::Everybody, product),
     row(
         "shop.product.v1.ProductService/BatchGetProducts",
-        For::Everybody,
+        AllowedCallers::Everybody,
         |b| json!({"product_ids": [b.sku]}),
     ),
-    row("shop.product.v1.ProductService/ListProducts", For::Everybody, |_| json!({})),
-    row("shop.product.v1.ProductService/UpdateProduct", For::Staff, |b| {
+    row("shop.product.v1.ProductService/ListProducts", AllowedCallers::Everybody, |_| json!({})),
+    row("shop.product.v1.ProductService/UpdateProduct", AllowedCallers::Staff, |b| {
         let product = json!({"product_id": b.sku, "title": "Tea", "description": "", "price": price()});
         json!({"product": product, "update_mask": "title,description,price"})
     }),
-    row("shop.product.v1.ProductService/GetStock", For::Everybody, product),
+    row("shop.product.v1.ProductService/GetStock", AllowedCallers::Everybody, product),
     row(
         "shop.product.v1.ProductService/SetStock",
-        For::Staff,
+        AllowedCallers::Staff,
         |b| json!({"product_id": b.sku, "available": 500}),
     ),
-    row("shop.product.v1.ProductService/ReserveStock", For::Service, |b| {
+    row("shop.product.v1.ProductService/ReserveStock", AllowedCallers::Service, |b| {
         let items = json!([{"product_id": b.sku, "quantity": 1}]);
         json!({"reservation_id": uuid(), "items": items, "lease": "3600s"})
     }),
-    row("shop.product.v1.ProductService/GetReservation", For::Service, reservation),
-    row("shop.product.v1.ProductService/CommitReservation", For::Service, reservation),
-    row("shop.product.v1.ProductService/ReleaseReservation", For::Service, reservation),
+    row("shop.product.v1.ProductService/GetReservation", AllowedCallers::Service, reservation),
+    row("shop.product.v1.ProductService/CommitReservation", AllowedCallers::Service, reservation),
+    row("shop.product.v1.ProductService/ReleaseReservation", AllowedCallers::Service, reservation),
     row(
         "shop.product.v1.ProductService/DeleteProduct",
-        For::Staff,
+        AllowedCallers::Staff,
         |_| json!({"product_id": format!("old-{}", uuid())}),
     ),
-    row("shop.user.v1.UserService/Register", For::Everybody, |_| {
+    row("shop.user.v1.UserService/Register", AllowedCallers::Everybody, |_| {
         let email = format!("{}@shop.example", uuid());
         json!({"email": email, "password": crate::shop::PASSWORD, "display_name": "New"})
     }),
     row(
         "shop.user.v1.UserService/Login",
-        For::Everybody,
+        AllowedCallers::Everybody,
         |b| json!({"email": b.person.email, "password": crate::shop::PASSWORD}),
     ),
     row(
         "shop.user.v1.UserService/RefreshToken",
-        For::Everybody,
+        AllowedCallers::Everybody,
         |b| json!({"refresh_token": b.person.refresh}),
     ),
-    row("shop.user.v1.UserService/GetUser", For::Owner, |b| json!({"user_id": b.person.id})),
+    row("shop.user.v1.UserService/GetUser", AllowedCallers::Owner, |b| json!({"user_id": b.person.id})),
     row(
         "shop.user.v1.UserService/UpdateUser",
-        For::Account,
+        AllowedCallers::Account,
         |b| json!({"user": {"user_id": b.person.id, "display_name": "Somebody"}, "update_mask": "displayName"}),
     ),
-    row("shop.user.v1.UserService/ListNotifications", For::Owner, |b| json!({"customer_id": b.person.id})),
-    row("shop.user.v1.UserService/GetJwks", For::Everybody, |_| json!({})),
-    row("shop.user.v1.UserService/DeleteUser", For::Account, |b| json!({"user_id": b.person.id})),
+    row(
+        "shop.user.v1.UserService/ListNotifications",
+        AllowedCallers::Owner,
+        |b| json!({"customer_id": b.person.id}),
+    ),
+    row("shop.user.v1.UserService/GetJwks", AllowedCallers::Everybody, |_| json!({})),
+    row("shop.user.v1.UserService/DeleteUser", AllowedCallers::Account, |b| json!({"user_id": b.person.id})),
 ];
 
-const fn row(path: &'static str, who: For, body: fn(&Bundle) -> Value) -> Row {
-    Row { path, who, body }
+const fn row(path: &'static str, allowed: AllowedCallers, body: fn(&Bundle) -> Value) -> Row {
+    Row { path, allowed, body }
 }
 
 fn item(b: &Bundle) -> Value {
@@ -188,7 +220,7 @@ fn every_method_has_one_row() {
     let without: Vec<_> = methods.difference(&rows).collect();
     assert!(
         without.is_empty(),
-        "say in ROWS what a good request of {without:?} is, so that bad ones are tried"
+        "add a row with a valid request for {without:?}, so that invalid ones are tested"
     );
     assert_eq!(rows, methods);
 }

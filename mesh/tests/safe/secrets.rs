@@ -1,5 +1,4 @@
-//! What is secret is in no log line, no answer and no error, however much is
-//! logged.
+//! No secret is in a log line, a response or an error, at any log level.
 
 use std::{
     io::{self, Write},
@@ -14,11 +13,11 @@ use tracing_subscriber::{filter::LevelFilter, fmt::MakeWriter};
 
 use crate::{
     rows::ROWS,
-    shop::{ADMIN_PASSWORD, PASSWORD, Who},
+    shop::{ADMIN_PASSWORD, Caller, PASSWORD},
     stage::{ORDER, Stage, uuid},
 };
 
-/// Everything that is logged.
+/// The captured log.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -41,29 +40,35 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-const METHOD: &str = "pm_canary_5519";
+const PAYMENT_METHOD: &str = "pm_canary_5519";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_secret_of_a_whole_shop_is_logged_or_told() {
+async fn no_secret_of_a_whole_shop_is_in_logs_or_errors() {
     let lines = Lines::default();
     let writer = lines.clone();
-    // Others of this process may log there too, which makes it no less true.
+    // Other tests of this process may log there too, which does no harm.
     tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(writer).with_ansi(false).init();
-    let mut secrets = vec![PASSWORD.to_owned(), ADMIN_PASSWORD.to_owned(), METHOD.to_owned()];
-    let mut told = String::new();
+    let mut secrets = vec![PASSWORD.to_owned(), ADMIN_PASSWORD.to_owned(), PAYMENT_METHOD.to_owned()];
+    let mut errors = String::new();
     for database in [TestDatabase::sqlite(), TestDatabase::postgres().await] {
         let stage = Stage::open(&database).await;
         let shop = &stage.shop;
         for row in ROWS {
-            for who in [Who::Nobody, stage.ada.who(), stage.admin(), Who::Service(ORDER)] {
-                let answer = shop.call(&who, row.path, &(row.body)(&stage.ada)).await;
-                told += &answer.err().map(|why| format!("{why:?}\n")).unwrap_or_default();
+            for who in [Caller::Nobody, stage.ada.who(), stage.admin(), Caller::Service(ORDER)] {
+                let response = shop.call(&who, row.path, &(row.body)(&stage.ada)).await;
+                errors += &response.err().map(|why| format!("{why:?}\n")).unwrap_or_default();
             }
         }
         let bob = &stage.bob;
         for (path, body) in [
-            ("shop.order.v1.OrderService/PayOrder", json!({"order_id": bob.order, "payment_method": METHOD})),
-            ("shop.order.v1.OrderService/PayOrder", json!({"order_id": uuid(), "payment_method": METHOD})),
+            (
+                "shop.order.v1.OrderService/PayOrder",
+                json!({"order_id": bob.order, "payment_method": PAYMENT_METHOD}),
+            ),
+            (
+                "shop.order.v1.OrderService/PayOrder",
+                json!({"order_id": uuid(), "payment_method": PAYMENT_METHOD}),
+            ),
             ("shop.user.v1.UserService/Register", json!({"email": bob.person.email, "password": PASSWORD})),
             ("shop.user.v1.UserService/Login", json!({"email": "x@shop.example", "password": PASSWORD})),
             (
@@ -76,11 +81,11 @@ async fn no_secret_of_a_whole_shop_is_logged_or_told() {
             ("shop.user.v1.UserService/RefreshToken", json!({"refresh_token": bob.person.refresh})),
             ("shop.user.v1.UserService/RefreshToken", json!({"refresh_token": bob.person.refresh})),
         ] {
-            let answer = shop.call(&bob.who(), path, &body).await;
-            told += &answer.err().map(|why| format!("{why:?}\n")).unwrap_or_default();
+            let response = shop.call(&bob.who(), path, &body).await;
+            errors += &response.err().map(|why| format!("{why:?}\n")).unwrap_or_default();
         }
         for person in [&stage.ada.person, &stage.bob.person, &stage.staff, &stage.admin] {
-            // The header of a token names a key, which is public; so is who it is of.
+            // The header and the claims of a token are public; the signature is not.
             secrets.push(person.access.rsplit('.').next().unwrap().to_owned());
             secrets.push(person.refresh.clone());
         }
@@ -89,16 +94,17 @@ async fn no_secret_of_a_whole_shop_is_logged_or_told() {
     }
     let logged = String::from_utf8_lossy(&lines.0.lock().unwrap()).into_owned();
     assert!(logged.contains("TRACE") && logged.contains("h2::") && logged.len() > 100_000);
-    assert!(told.len() > 10_000, "failures were told");
+    assert!(errors.len() > 10_000, "failures were recorded");
     for secret in secrets {
-        for (place, text) in [("logged", &logged), ("told", &told)] {
+        for (place, text) in [("logged", &logged), ("in an error", &errors)] {
             let line = text.lines().find(|line| line.contains(&secret));
             assert_eq!(line, None, "a secret was {place}");
         }
     }
 }
 
-/// A process that shows its settings, and one that cannot start with them.
+/// Runs a process that prints its settings, and one that cannot start with
+/// them.
 #[test]
 fn no_secret_setting_is_shown_by_a_process() {
     let folder = tempfile::tempdir().unwrap();
@@ -116,9 +122,11 @@ fn no_secret_setting_is_shown_by_a_process() {
             .env("CONSORT_STATE_DIR", folder.path())
             .output()
             .unwrap();
-        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
-        assert!(!said.is_empty());
-        let line = said.lines().find(|line| line.contains("canary"));
+        let output_text = [output.stdout, output.stderr]
+            .map(|output_text| String::from_utf8(output_text).unwrap())
+            .concat();
+        assert!(!output_text.is_empty());
+        let line = output_text.lines().find(|line| line.contains("canary"));
         assert_eq!(line, None, "{arguments:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The five services, behind the guard, and those who call them.
+//! The five services with authentication, and their callers.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,17 +27,17 @@ use tonic::{Code, Request, Status, client::Grpc};
 use tonic_types::StatusExt;
 use user_service::UserService;
 
-use crate::dynamic::{Method, Raw};
+use crate::dynamic::{BytesCodec, Method};
 
 pub(crate) const ADMIN: &str = "root@shop.example";
 pub(crate) const ADMIN_PASSWORD: &str = "canary-admin-password-7713";
-/// The password of everybody else.
+/// The password of all other accounts.
 pub(crate) const PASSWORD: &str = "canary-password-2291";
 
 const NAMES: [&str; 5] =
     ["cart-service", "order-service", "payment-service", "product-service", "user-service"];
 
-/// Somebody with an account.
+/// An account.
 #[derive(Clone)]
 pub(crate) struct Person {
     pub(crate) id: String,
@@ -46,31 +46,31 @@ pub(crate) struct Person {
     pub(crate) refresh: String,
 }
 
-/// Who calls.
+/// The caller of a method.
 #[derive(Clone)]
-pub(crate) enum Who {
+pub(crate) enum Caller {
     Nobody,
     Person(Person),
     Service(&'static str),
 }
 
-/// A service that runs.
-struct Running {
+/// A running service.
+struct RunningService {
     stop: oneshot::Sender<()>,
     done: JoinHandle<anyhow::Result<()>>,
 }
 
-/// The five, on databases of their own, finding one another by name.
+/// The five services, on databases of their own, resolving each other by name.
 pub(crate) struct Shop {
     mesh: Mesh,
     pub(crate) seed: Seed,
     addresses: HashMap<&'static str, SocketAddr>,
-    running: HashMap<&'static str, Running>,
+    running: HashMap<&'static str, RunningService>,
     databases: HashMap<&'static str, TestDatabase>,
 }
 
 impl Shop {
-    /// Starts it. `like` says on which kind of database.
+    /// Starts the shop on databases of the same kind as `like`.
     pub(crate) async fn open(like: &TestDatabase) -> Self {
         let mut addresses = HashMap::new();
         let mut listeners = HashMap::new();
@@ -101,17 +101,17 @@ impl Shop {
         let done = tokio::spawn(service::serve::<S>(base, listener, async move {
             let _ = stopped.await;
         }));
-        self.running.insert(S::NAME, Running { stop, done });
+        self.running.insert(S::NAME, RunningService { stop, done });
     }
 
     /// Stops user-service, as SIGTERM would.
     pub(crate) async fn stop_users(&mut self) {
-        let Running { stop, done } = self.running.remove("user-service").unwrap();
+        let RunningService { stop, done } = self.running.remove("user-service").unwrap();
         drop(stop);
         done.await.unwrap().unwrap();
     }
 
-    /// Starts it where it was.
+    /// Starts user-service again on its address.
     pub(crate) async fn start_users(&mut self) {
         let listener = TcpListener::bind(self.addresses["user-service"]).await.unwrap();
         self.start::<UserService>(listener).await;
@@ -121,60 +121,60 @@ impl Shop {
         self.addresses[service]
     }
 
-    /// What `service` asks callers by, and shows who it is.
+    /// The authentication of `service`, for its callers and its own calls.
     pub(crate) fn auth(&self, service: &'static str) -> Auth {
         Auth::on(service, Seed::of(self.seed.expose()).unwrap()).unwrap()
     }
 
     /// A channel to `service`, for `who`.
-    fn channel(&self, service: &str, who: &Who) -> Outgoing {
+    fn channel(&self, service: &str, who: &Caller) -> Outgoing {
         let channel = self.mesh.channel(service);
         match who {
-            Who::Nobody => Auth::off().client(channel),
-            Who::Person(person) => {
+            Caller::Nobody => Auth::off().client(channel),
+            Caller::Person(person) => {
                 Outgoing::bearing(channel, &SecretString::from(person.access.as_str())).unwrap()
             }
-            Who::Service(name) => self.auth(name).client(channel),
+            Caller::Service(name) => self.auth(name).client(channel),
         }
     }
 
-    /// Sends these bytes as the request of `path`; of a stream, the first
-    /// answer.
-    pub(crate) async fn send(&self, who: &Who, path: &str, bytes: Bytes) -> Result<Value, Status> {
+    /// Sends these bytes as the request of `path`; returns the first message of
+    /// a stream.
+    pub(crate) async fn send(&self, who: &Caller, path: &str, bytes: Bytes) -> Result<Value, Status> {
         let method = method(path);
-        self.send_to(&serving(&method), who, &method, bytes).await
+        self.send_to(&serving_service(&method), who, &method, bytes).await
     }
 
     async fn send_to(
         &self,
         service: &str,
-        who: &Who,
+        who: &Caller,
         method: &Method,
         bytes: Bytes,
     ) -> Result<Value, Status> {
         let mut client = Grpc::new(self.channel(service, who));
         client.ready().await?;
         let (path, request): (PathAndQuery, _) = (method.path(), Request::new(bytes));
-        let answer = if method.streams() {
-            let mut answers = client.server_streaming(request, path, Raw).await?.into_inner();
-            answers.message().await?.expect("a stream that is accepted begins")
+        let response = if method.is_server_streaming() {
+            let mut messages = client.server_streaming(request, path, BytesCodec).await?.into_inner();
+            messages.message().await?.expect("a stream that is accepted begins")
         } else {
-            client.unary(request, path, Raw).await?.into_inner()
+            client.unary(request, path, BytesCodec).await?.into_inner()
         };
-        Ok(method.decode(answer).unwrap())
+        Ok(method.decode(response).unwrap())
     }
 
-    /// As [`send`](Self::send), of a request in JSON.
-    pub(crate) async fn call(&self, who: &Who, path: &str, body: &Value) -> Result<Value, Status> {
+    /// The same as [`send`](Self::send), with a request in JSON.
+    pub(crate) async fn call(&self, who: &Caller, path: &str, body: &Value) -> Result<Value, Status> {
         let bytes = method(path).encode(&body.to_string()).unwrap();
         self.send(who, path, bytes).await
     }
 
-    /// As [`call`](Self::call), of one of the services that serve it.
+    /// The same as [`call`](Self::call), to the given service.
     pub(crate) async fn call_at(
         &self,
         service: &str,
-        who: &Who,
+        who: &Caller,
         path: &str,
         body: &Value,
     ) -> Result<Value, Status> {
@@ -183,22 +183,22 @@ impl Shop {
         self.send_to(service, who, &method, bytes).await
     }
 
-    /// As [`call`](Self::call), which must succeed.
-    pub(crate) async fn must(&self, who: &Who, path: &str, body: Value) -> Value {
-        let answer = self.call(who, path, &body).await;
-        answer.unwrap_or_else(|why| panic!("{path} {body}: {why:?}"))
+    /// The same as [`call`](Self::call), which must succeed.
+    pub(crate) async fn must(&self, who: &Caller, path: &str, body: Value) -> Value {
+        let response = self.call(who, path, &body).await;
+        response.unwrap_or_else(|why| panic!("{path} {body}: {why:?}"))
     }
 
-    /// Makes an account and logs in.
+    /// Registers an account and logs in.
     pub(crate) async fn join(&self, email: &str) -> Person {
         let body = json!({"email": email, "password": PASSWORD});
-        self.must(&Who::Nobody, "shop.user.v1.UserService/Register", body).await;
+        self.must(&Caller::Nobody, "shop.user.v1.UserService/Register", body).await;
         self.log_in(email, PASSWORD).await
     }
 
     pub(crate) async fn log_in(&self, email: &str, password: &str) -> Person {
         let body = json!({"email": email, "password": password});
-        let tokens = self.must(&Who::Nobody, "shop.user.v1.UserService/Login", body).await;
+        let tokens = self.must(&Caller::Nobody, "shop.user.v1.UserService/Login", body).await;
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Person {
             id: text(&tokens["user"]["user_id"]),
@@ -208,18 +208,18 @@ impl Shop {
         }
     }
 
-    /// Makes somebody staff, as an admin does, and lets them log in again.
+    /// Registers an account, gives it the staff role as an admin, and logs in
+    /// again.
     pub(crate) async fn hire(&self, email: &str) -> Person {
         let (admin, person) = (self.log_in(ADMIN, ADMIN_PASSWORD).await, self.join(email).await);
         let user = json!({"user_id": person.id, "roles": ["ROLE_CUSTOMER", "ROLE_STAFF"]});
         let body = json!({"user": user, "update_mask": "roles"});
-        self.must(&Who::Person(admin), "shop.user.v1.UserService/UpdateUser", body).await;
+        self.must(&Caller::Person(admin), "shop.user.v1.UserService/UpdateUser", body).await;
         self.log_in(email, PASSWORD).await
     }
 }
 
-/// The method at `path`. Reading the protocol is what takes long, so each is
-/// found once.
+/// The method at `path`, cached because parsing the protocol is slow.
 fn method(path: &str) -> Method {
     static FOUND: Mutex<BTreeMap<String, Method>> = Mutex::new(BTreeMap::new());
     let mut found = FOUND.lock().unwrap();
@@ -230,8 +230,8 @@ fn mesh_between(addresses: &HashMap<&'static str, SocketAddr>) -> Mesh {
     mesh_of(addresses.iter().map(|(name, address)| (*name, vec![*address])))
 }
 
-/// The service that answers `method`; of those that all serve, one that does.
-pub(crate) fn serving(method: &Method) -> String {
+/// The service that serves `method`; one of them if several do.
+pub(crate) fn serving_service(method: &Method) -> String {
     match method.service_name().as_str() {
         "event-sink-service" => "cart-service".to_owned(),
         "event-log-service" => "order-service".to_owned(),
@@ -240,8 +240,8 @@ pub(crate) fn serving(method: &Method) -> String {
 }
 
 /// The code and the reason of a failure; OK of what succeeded.
-pub(crate) fn outcome<T>(answer: &Result<T, Status>) -> (Code, String) {
-    match answer {
+pub(crate) fn outcome<T>(response: &Result<T, Status>) -> (Code, String) {
+    match response {
         Ok(_) => (Code::Ok, String::new()),
         Err(status) => {
             let info = status.get_details_error_info();

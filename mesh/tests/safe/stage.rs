@@ -1,40 +1,40 @@
-//! A shop in the middle of its day: people, products, carts, orders.
+//! A shop with data: people, products, carts, orders.
 
 use serde_json::{Value, json};
 use service_kit::testing::TestDatabase;
 use uuid::Uuid;
 
-use crate::shop::{ADMIN, ADMIN_PASSWORD, Person, Shop, Who};
+use crate::shop::{ADMIN, ADMIN_PASSWORD, Caller, Person, Shop};
 
-/// The shop with those who call it.
+/// The shop and its callers.
 pub(crate) struct Stage {
     pub(crate) shop: Shop,
     pub(crate) staff: Person,
     pub(crate) admin: Person,
-    /// A customer with everything a customer can have.
+    /// A customer with data of every kind.
     pub(crate) ada: Bundle,
-    /// Another one.
+    /// Another customer.
     pub(crate) bob: Bundle,
 }
 
-/// A customer, and what is theirs.
+/// A customer with their data.
 #[derive(Clone)]
 pub(crate) struct Bundle {
     pub(crate) person: Person,
     pub(crate) sku: String,
-    /// To be paid, shipped and completed.
+    /// An order to be paid, shipped and completed.
     pub(crate) order: String,
-    /// To be cancelled.
+    /// An order to be cancelled.
     pub(crate) other_order: String,
-    /// Charged.
+    /// The key of a charge.
     pub(crate) charge: String,
-    /// Held.
+    /// The id of a reservation.
     pub(crate) reservation: String,
 }
 
 impl Bundle {
-    pub(crate) fn who(&self) -> Who {
-        Who::Person(self.person.clone())
+    pub(crate) fn who(&self) -> Caller {
+        Caller::Person(self.person.clone())
     }
 }
 
@@ -50,25 +50,25 @@ impl Stage {
         Self { shop, staff, admin, ada, bob }
     }
 
-    pub(crate) fn staff(&self) -> Who {
-        Who::Person(self.staff.clone())
+    pub(crate) fn staff(&self) -> Caller {
+        Caller::Person(self.staff.clone())
     }
 
-    pub(crate) fn admin(&self) -> Who {
-        Who::Person(self.admin.clone())
+    pub(crate) fn admin(&self) -> Caller {
+        Caller::Person(self.admin.clone())
     }
 
-    /// Everything that belongs to one customer, as it is now.
-    pub(crate) async fn all_of(&self, whose: &Bundle) -> Value {
-        let (staff, own) = (self.staff(), json!({"customer_id": whose.person.id}));
-        let ask = async |path: &str, body: &Value| self.shop.must(&staff, path, body.clone()).await;
+    /// Fetches everything that belongs to one customer.
+    pub(crate) async fn all_of(&self, bundle: &Bundle) -> Value {
+        let (staff, own) = (self.staff(), json!({"customer_id": bundle.person.id}));
+        let call = async |path: &str, body: &Value| self.shop.must(&staff, path, body.clone()).await;
         json!({
-            "cart": ask("shop.cart.v1.CartService/GetCart", &own).await,
-            "orders": ask("shop.order.v1.OrderService/ListOrders", &own).await,
-            "charges": ask("shop.payment.v1.PaymentService/ListCharges", &own).await,
-            "account": ask("shop.user.v1.UserService/GetUser", &json!({"user_id": whose.person.id})).await,
-            "product": ask("shop.product.v1.ProductService/GetProduct", &json!({"product_id": whose.sku})).await,
-            "stock": ask("shop.product.v1.ProductService/GetStock", &json!({"product_id": whose.sku})).await,
+            "cart": call("shop.cart.v1.CartService/GetCart", &own).await,
+            "orders": call("shop.order.v1.OrderService/ListOrders", &own).await,
+            "charges": call("shop.payment.v1.PaymentService/ListCharges", &own).await,
+            "account": call("shop.user.v1.UserService/GetUser", &json!({"user_id": bundle.person.id})).await,
+            "product": call("shop.product.v1.ProductService/GetProduct", &json!({"product_id": bundle.sku})).await,
+            "stock": call("shop.product.v1.ProductService/GetStock", &json!({"product_id": bundle.sku})).await,
         })
     }
 }
@@ -80,7 +80,7 @@ pub(crate) fn uuid() -> String {
 async fn bundle(shop: &Shop, staff: &Person, name: &str) -> Bundle {
     let person = shop.join(&format!("{name}@shop.example")).await;
     let (staff, who, sku) =
-        (Who::Person(staff.clone()), Who::Person(person.clone()), format!("tea-of-{name}"));
+        (Caller::Person(staff.clone()), Caller::Person(person.clone()), format!("tea-of-{name}"));
     let price = json!({"currency_code": "EUR", "units": 4, "nanos": 500_000_000});
     let product = json!({"product": {"product_id": sku, "title": "Tea", "price": price}});
     shop.must(&staff, "shop.product.v1.ProductService/CreateProduct", product).await;
@@ -95,7 +95,7 @@ async fn bundle(shop: &Shop, staff: &Person, name: &str) -> Bundle {
     }
     fill(shop, &who, &person.id, &sku).await;
     let (charge, reservation) = (uuid(), uuid());
-    let service = Who::Service(ORDER);
+    let service = Caller::Service(ORDER);
     let body = json!({
         "idempotency_key": charge, "customer_id": person.id, "amount": price, "payment_method": "pm_card_visa",
     });
@@ -107,8 +107,8 @@ async fn bundle(shop: &Shop, staff: &Person, name: &str) -> Bundle {
     Bundle { person, sku, order, other_order, charge, reservation }
 }
 
-/// Puts something into a cart.
-pub(crate) async fn fill(shop: &Shop, who: &Who, customer: &str, sku: &str) {
+/// Adds an item to a cart.
+pub(crate) async fn fill(shop: &Shop, who: &Caller, customer: &str, sku: &str) {
     let body = json!({"customer_id": customer, "product_id": sku, "quantity": 1});
     shop.must(who, "shop.cart.v1.CartService/AddItem", body).await;
 }

@@ -1,19 +1,19 @@
-//! Values that nobody honest sends, for every field of a request.
+//! Hostile values for every field of a request.
 
 use std::iter::once;
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
 
 /// A field of a request, by the fields that lead to it.
-pub(crate) type Place = Vec<FieldDescriptor>;
+pub(crate) type FieldPath = Vec<FieldDescriptor>;
 
-/// How deep messages are entered.
-const DEEPEST: usize = 4;
+/// The limit on the depth of nested messages.
+const MAX_DEPTH: usize = 4;
 
-/// What a value is meant to break.
+/// The kinds of hostile values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Malice {
-    /// Text that is SQL where somebody pastes it into a statement.
+    /// Text that is SQL if it is pasted into a statement.
     Sql,
     /// NUL and other control characters.
     Control,
@@ -21,45 +21,45 @@ pub(crate) enum Malice {
     Huge,
     /// No text.
     Empty,
-    /// Text that names nothing: no UUID, or the UUID of nobody.
+    /// Text that names nothing: no UUID, or an unknown one.
     Nobody,
     /// A number at the end of its range.
     Extreme,
-    /// An enum's value that there is not.
+    /// An undefined enum value.
     Unknown,
-    /// An amount that is none.
+    /// An invalid amount.
     Money,
     /// Ten thousand of them.
     Many,
 }
 
-/// Every place of `message` that holds a value of its own.
-pub(crate) fn places(message: &MessageDescriptor) -> Vec<Place> {
+/// The paths of all fields of `message` that hold a value of their own.
+pub(crate) fn field_paths(message: &MessageDescriptor) -> Vec<FieldPath> {
     below(message, &[])
 }
 
-fn below(message: &MessageDescriptor, above: &[FieldDescriptor]) -> Vec<Place> {
+fn below(message: &MessageDescriptor, above: &[FieldDescriptor]) -> Vec<FieldPath> {
     let mut found = Vec::new();
     for field in message.fields() {
-        let place: Place = above.iter().cloned().chain(once(field.clone())).collect();
+        let path: FieldPath = above.iter().cloned().chain(once(field.clone())).collect();
         match field.kind() {
             Kind::Message(inner) if !is_money(&inner) => {
                 if field.is_list() {
-                    found.push(place.clone());
+                    found.push(path.clone());
                 }
-                if place.len() < DEEPEST {
-                    found.extend(below(&inner, &place));
+                if path.len() < MAX_DEPTH {
+                    found.extend(below(&inner, &path));
                 }
             }
-            _ => found.push(place),
+            _ => found.push(path),
         }
     }
     found
 }
 
 /// The field's name as the protocol spells it, with those that lead to it.
-pub(crate) fn named(place: &[FieldDescriptor]) -> String {
-    place.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(".")
+pub(crate) fn path_name(path: &[FieldDescriptor]) -> String {
+    path.iter().map(FieldDescriptor::name).collect::<Vec<_>>().join(".")
 }
 
 fn is_money(message: &MessageDescriptor) -> bool {
@@ -67,7 +67,7 @@ fn is_money(message: &MessageDescriptor) -> bool {
 }
 
 /// The bad values of a field.
-pub(crate) fn bad(field: &FieldDescriptor) -> Vec<(Malice, Value)> {
+pub(crate) fn bad_values(field: &FieldDescriptor) -> Vec<(Malice, Value)> {
     let one = |(malice, value): (Malice, Value)| {
         let is_one = !field.is_list() || malice == Malice::Many;
         (malice, if is_one { value } else { Value::List(vec![value]) })
@@ -104,7 +104,7 @@ fn singles(field: &FieldDescriptor) -> Vec<(Malice, Value)> {
             MONEY.iter().map(|amount| (Malice::Money, Value::Message(money(&inner, *amount)))).collect()
         }
         Kind::Message(_) => Vec::new(),
-        kind => panic!("say what is a bad {kind:?}"),
+        kind => panic!("add bad values of the kind {kind:?}"),
     }
 }
 
@@ -118,7 +118,7 @@ const SQL: [&str; 7] = [
     "\\'; SELECT pg_sleep(9); --",
 ];
 
-/// None of which is an amount that a shop takes.
+/// Amounts that the shop rejects.
 const MONEY: [(&str, i64, i32); 12] = [
     ("EUR", -1, 0),
     ("EUR", 0, -10_000_000),
@@ -142,24 +142,24 @@ fn money(message: &MessageDescriptor, (currency, units, nanos): (&str, i64, i32)
     amount
 }
 
-/// Puts `value` at `place`, making what leads to it.
-pub(crate) fn put(message: &mut DynamicMessage, place: &[FieldDescriptor], value: Value) {
-    let [field, rest @ ..] = place else { return };
+/// Sets the field at `path`, and creates the messages on the way.
+pub(crate) fn put(message: &mut DynamicMessage, path: &[FieldDescriptor], value: Value) {
+    let [field, rest @ ..] = path else { return };
     if rest.is_empty() {
         message.set_field(field, value);
         return;
     }
     let Kind::Message(inner) = field.kind() else { panic!("{field:?} holds no fields") };
     let missing = || Value::Message(DynamicMessage::new(inner.clone()));
-    let held = message.get_field_mut(field);
-    match held {
-        Value::Message(inside) => put(inside, rest, value),
+    let current = message.get_field_mut(field);
+    match current {
+        Value::Message(nested) => put(nested, rest, value),
         Value::List(all) => {
             if all.is_empty() {
                 all.push(missing());
             }
-            let Some(Value::Message(inside)) = all.first_mut() else { panic!("{field:?} is no message") };
-            put(inside, rest, value);
+            let Some(Value::Message(nested)) = all.first_mut() else { panic!("{field:?} is no message") };
+            put(nested, rest, value);
         }
         other => panic!("{field:?} holds {other:?}"),
     }

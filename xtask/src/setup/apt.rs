@@ -1,5 +1,5 @@
-//! Debian's package client: packages of the machine's own release, installed,
-//! and one program of an older release, only unpacked.
+//! Debian's package client: installs packages of the machine's own release, and
+//! unpacks one program of an older release.
 
 use std::{
     fs,
@@ -10,48 +10,49 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{
-    create,
-    tool::{Source, Tool},
+use super::tool::{Source, Tool};
+use crate::{
+    machine::{Machine, create_folder},
+    process,
 };
-use crate::{machine::Machine, process};
 
-const LIMIT: Duration = Duration::from_mins(15);
+const APT_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Installs the package that has this tool.
 pub(crate) fn install(machine: &Machine, tool: &Tool) -> Result<()> {
     let package = match &tool.source {
         Source::Debian { package } => package,
         Source::Postgres => "postgresql",
-        _ => bail!("{} is no Debian package", tool.name),
+        _ => bail!("{} is not a Debian package", tool.name),
     };
     install_package(machine, package)
 }
 
-/// Installs a package as root, or through `sudo` where that needs no password.
+/// Installs a package as root, or by `sudo` where that needs no password.
 ///
 /// # Errors
-/// Without apt-get or the right to use it, with the command for the person to type.
+/// Without apt-get or the permission to use it; the message has the command to run
+/// by hand.
 pub(crate) fn install_package(machine: &Machine, package: &str) -> Result<()> {
     if machine.on_path("apt-get").is_none() {
         bail!("`{package}` is a Debian package, and there is no apt-get on this machine");
     }
     let log = |what: &str| machine.tools.join("logs").join(format!("apt-{what}.log"));
-    // The lists may be old, and one broken source of the person's must not
-    // stop this: whether the package can be had, the installation says.
-    let update = process::run(as_root(machine, package)?.arg("update"), &log("update"), LIMIT);
+    // The lists may be old. A source that cannot be updated is not an error
+    // yet: the package may come from another one.
+    let update = process::run(as_root(machine, package)?.arg("update"), &log("update"), APT_TIMEOUT);
     let mut command = as_root(machine, package)?;
     command.args(["install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", package]);
-    process::run(&mut command, &log(package), LIMIT).map_err(|error| match update {
+    process::run(&mut command, &log(package), APT_TIMEOUT).map_err(|error| match update {
         Ok(()) => error,
         Err(update) => error.context(update),
     })
 }
 
 fn as_root(machine: &Machine, package: &str) -> Result<Command> {
-    let mut command = if process::ask(machine.command("id").arg("-u"))?.trim() == "0" {
+    let mut command = if process::query(machine.command("id").arg("-u"))?.trim() == "0" {
         machine.command("apt-get")
-    } else if process::ask(machine.command("sudo").args(["-n", "true"])).is_ok() {
+    } else if process::query(machine.command("sudo").args(["-n", "true"])).is_ok() {
         let mut sudo = machine.command("sudo");
         sudo.args(["-n", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         sudo
@@ -62,39 +63,40 @@ fn as_root(machine: &Machine, package: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Unpacks a package of another of Debian's releases into `folder`, installing
-/// nothing and needing no root: apt is given lists and a cache of its own, and
-/// the mirror that this machine has for its own release.
+/// Unpacks a package of another Debian release into `folder`. It installs
+/// nothing and needs no root: apt gets its own lists and cache, and the mirror
+/// that this machine uses for its own release.
 ///
 /// # Errors
-/// Where the machine has no such mirror, or the mirror no such release.
+/// When the machine has no mirror of Debian's main archive, or the mirror does
+/// not have the release.
 pub(crate) fn unpack(machine: &Machine, suite: &str, package: &str, folder: &Path) -> Result<()> {
     if machine.on_path("apt-get").is_none() || machine.on_path("dpkg-deb").is_none() {
         bail!("Debian's `{package}` cannot be unpacked: there is no apt-get or dpkg-deb on this machine");
     }
-    let mirrors = process::ask(machine.command("apt-get").args([
+    let mirrors = process::query(machine.command("apt-get").args([
         "indextargets",
         "--format",
         "$(ORIGIN) $(LABEL) $(REPO_URI)",
         "Created-By: Packages",
     ]))?;
     let mirror = debian_mirror(&mirrors)
-        .context("apt knows no mirror of Debian's main archive; run `apt-get update` as root first")?;
+        .context("apt has no mirror of Debian's main archive; run `apt-get update` as root first")?;
 
     let home = folder.join("apt");
-    create(&home.join("lists/partial"))?;
-    create(&home.join("cache/archives/partial"))?;
+    create_folder(&home.join("lists/partial"))?;
+    create_folder(&home.join("cache/archives/partial"))?;
     let sources = home.join("sources.list");
     fs::write(&sources, format!("deb {mirror} {suite} main\n")).context("could not write sources.list")?;
 
     let log = machine.tools.join("logs").join(format!("apt-{package}.log"));
-    process::run(apt_of(machine, &home).arg("update"), &log, LIMIT)?;
-    process::run(apt_of(machine, &home).args(["download", package]), &log, LIMIT)?;
+    process::run(apt_of(machine, &home).arg("update"), &log, APT_TIMEOUT)?;
+    process::run(apt_of(machine, &home).args(["download", package]), &log, APT_TIMEOUT)?;
     let archive = archive_in(&home)?;
-    process::run(machine.command("dpkg-deb").arg("--extract").arg(archive).arg(folder), &log, LIMIT)
+    process::run(machine.command("dpkg-deb").arg("--extract").arg(archive).arg(folder), &log, APT_TIMEOUT)
 }
 
-/// An apt-get that sees only the sources, lists and cache under `home`.
+/// An apt-get that uses only the sources, lists and cache under `home`.
 fn apt_of(machine: &Machine, home: &Path) -> Command {
     let mut command = machine.command("apt-get");
     command.current_dir(home);
@@ -111,7 +113,7 @@ fn apt_of(machine: &Machine, home: &Path) -> Command {
 }
 
 fn archive_in(folder: &Path) -> Result<PathBuf> {
-    let entries = fs::read_dir(folder).context("could not look for the downloaded package")?;
+    let entries = fs::read_dir(folder).context("could not read the folder of the downloaded package")?;
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))

@@ -1,4 +1,4 @@
-//! Programs that Go builds, each pinned by a `go.mod` of its own.
+//! Go programs, each pinned by its own `go.mod`.
 
 use std::{
     fs,
@@ -15,12 +15,12 @@ use super::{
 use crate::{machine::Machine, process};
 
 /// Consul takes five minutes on two idle cores; this is six times that.
-const LIMIT: Duration = Duration::from_mins(30);
+const BUILD_TIMEOUT: Duration = Duration::from_mins(30);
 
-/// No paths of this machine, no symbols, and the flags of the person's own Go left out.
+/// Flags for a build without paths and without a version-control stamp.
 const FLAGS: [&str; 2] = ["-trimpath", "-buildvcs=false"];
 
-/// What the build follows from: both module files, the folder's own code and the flags.
+/// The fingerprint of both module files, the folder's own code and the flags.
 pub(crate) fn pin(machine: &Machine, module: &Module) -> Result<String> {
     let read = |name: &str| {
         let file = machine.root.join(module.folder).join(name);
@@ -33,7 +33,7 @@ pub(crate) fn pin(machine: &Machine, module: &Module) -> Result<String> {
     Ok(fingerprint(&parts))
 }
 
-/// The code that stands in the module's own folder, in the order of its names.
+/// The Go files of the module's own folder, in the order of their names.
 fn sources(folder: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(folder).with_context(|| format!("could not read {}", folder.display()))?;
     let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -45,27 +45,27 @@ fn sources(folder: &Path) -> Result<Vec<String>> {
     files.into_iter().map(read).collect()
 }
 
-/// Whether there is a Go to build with.
+/// True when `go` is on PATH.
 pub(crate) fn is_installed(machine: &Machine) -> bool {
     machine.on_path("go").is_some()
 }
 
-/// Builds the module's program as the file `made`; says where it came from.
+/// Builds the module's program as the file `built`; returns its origin.
 ///
 /// # Errors
 /// When there is no Go, or it fails; the message has its last lines.
-pub(crate) fn build(machine: &Machine, tool: &Tool, module: &Module, made: &Path) -> Result<String> {
+pub(crate) fn build(machine: &Machine, tool: &Tool, module: &Module, built: &Path) -> Result<String> {
     let requirements = fs::read_to_string(machine.root.join(module.folder).join("go.mod"))?;
     let version = required(&requirements, module.path)
         .with_context(|| format!("{}/go.mod does not require {}", module.folder, module.path))?;
 
     let flags = format!("-ldflags=-s -w -X main.version={version}");
-    compile(machine, module.folder, module.package, &flags, made, tool.name)?;
+    compile(machine, module.folder, module.package, &flags, built, tool.name)?;
     Ok(format!("built from {}/go.mod", module.folder))
 }
 
-/// Builds a package in the module of that folder as the file `made`; at once
-/// when Go's cache shows that nothing has changed. The log is kept as `name`.
+/// Builds a package in the module of that folder as the file `built`, or reuses
+/// it from Go's cache. The log's name is `name`.
 ///
 /// # Errors
 /// When there is no Go, or it fails; the message has its last lines.
@@ -74,19 +74,19 @@ pub(crate) fn compile(
     folder: &str,
     package: &str,
     flags: &str,
-    made: &Path,
+    built: &Path,
     name: &str,
 ) -> Result<()> {
     if !is_installed(machine) {
         bail!(
-            "Go builds it, and there is no `go` on PATH: install Go (the version in {folder}/go.mod or newer)"
+            "building it needs Go, and there is no `go` on PATH: install Go (the version in {folder}/go.mod or newer)"
         );
     }
     let mut go = machine.command("go");
-    go.arg("build").args(FLAGS).arg(flags).arg("-o").arg(made).arg(package);
+    go.arg("build").args(FLAGS).arg(flags).arg("-o").arg(built).arg(package);
     go.current_dir(machine.root.join(folder));
     go.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOWORK", "off");
-    process::run(&mut go, &machine.tools.join("logs").join(name).with_extension("log"), LIMIT)
+    process::run(&mut go, &machine.tools.join("logs").join(name).with_extension("log"), BUILD_TIMEOUT)
 }
 
 /// The version of a module in the text of a `go.mod`.

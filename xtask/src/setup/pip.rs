@@ -1,5 +1,5 @@
-//! Native programs that Python distributions carry, pinned with their
-//! checksums in `deploy/tools/requirements.txt`.
+//! Native programs in Python distributions, pinned with their checksums in
+//! `deploy/tools/requirements.txt`.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -9,14 +9,14 @@ use super::{apt, stamp::fingerprint, tool::Tool};
 use crate::{machine::Machine, process};
 
 const PINS: &str = "deploy/tools/requirements.txt";
-const LIMIT: Duration = Duration::from_mins(10);
+const PIP_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// What the installation follows from: the distribution's version and checksums.
+/// The fingerprint of the distribution's version and checksums.
 pub(crate) fn pin(machine: &Machine, distribution: &str) -> Result<String> {
     Ok(fingerprint(&[&requirement(machine, distribution)?]))
 }
 
-/// Installs the distribution's program into `staging`; says where it came from.
+/// Installs the distribution's program into `staging`; returns its origin.
 ///
 /// # Errors
 /// When Python has no pip and none can be installed, or pip fails.
@@ -27,7 +27,7 @@ pub(crate) fn install(machine: &Machine, tool: &Tool, distribution: &str, stagin
 
     let mut pip = command(machine)?;
     pip.arg("--target").arg(&tree).arg("--requirement").arg(&pins);
-    process::run(&mut pip, &machine.tools.join("logs").join(tool.name).with_extension("log"), LIMIT)?;
+    process::run(&mut pip, &machine.tools.join("logs").join(tool.name).with_extension("log"), PIP_TIMEOUT)?;
 
     let program = tree.join("bin").join(tool.program);
     fs::rename(&program, staging.join(tool.program))
@@ -35,8 +35,8 @@ pub(crate) fn install(machine: &Machine, tool: &Tool, distribution: &str, stagin
     Ok(format!("pinned in {PINS}"))
 }
 
-/// A `pip install` of pinned packages, to which the target and the requirements
-/// are still to be added.
+/// A `pip install` of pinned packages; the caller adds the target and the
+/// requirements.
 ///
 /// # Errors
 /// When there is no Python with pip.
@@ -44,22 +44,23 @@ pub(crate) fn command(machine: &Machine) -> Result<Command> {
     let mut pip = machine.command(python(machine)?);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]);
     pip.args(["--no-deps", "--require-hashes", "--only-binary", ":all:"]);
-    // A person's own settings that `--target` cannot be combined with.
+    // These settings of the user conflict with `--target`.
     pip.env("PIP_USER", "0").env("PIP_REQUIRE_VIRTUALENV", "0").env("PIP_ROOT_USER_ACTION", "ignore");
     Ok(pip)
 }
 
-/// A Python that has pip, bringing pip by apt-get where Debian left it out.
+/// A Python that has pip; installs pip by apt-get where it is missing.
 fn python(machine: &Machine) -> Result<&'static str> {
     const PYTHON: &str = "python3";
     if machine.on_path(PYTHON).is_none() {
-        bail!("pip brings it, and there is no `{PYTHON}` on PATH (Debian: apt-get install python3-pip)");
+        bail!("pip installs it, and there is no `{PYTHON}` on PATH (Debian: apt-get install python3-pip)");
     }
     let has_pip = || {
-        process::ask(machine.command(PYTHON).args(["-m", "pip", "--version"])).context("Python has no pip")
+        process::query(machine.command(PYTHON).args(["-m", "pip", "--version"])).context("Python has no pip")
     };
     if has_pip().is_err() {
-        apt::install_package(machine, "python3-pip").context("pip brings it, and this Python has no pip")?;
+        apt::install_package(machine, "python3-pip")
+            .context("pip installs it, and this Python has no pip")?;
         has_pip()?;
     }
     Ok(PYTHON)
@@ -71,7 +72,7 @@ fn requirement(machine: &Machine, distribution: &str) -> Result<String> {
     requirement_in(&text, distribution).with_context(|| format!("{PINS} does not pin `{distribution}`"))
 }
 
-/// One requirement out of a requirements file, with the lines that continue it.
+/// One requirement of a requirements file, with its continuation lines.
 fn requirement_in(text: &str, distribution: &str) -> Option<String> {
     let start = format!("{distribution}==");
     let mut found = String::new();

@@ -9,8 +9,8 @@ use crate::machine::{Machine, is_executable};
 
 const DEBIAN: &str = "/usr/lib/postgresql";
 
-/// The `postgres` that tests will start: on PATH, else Debian's newest. It
-/// counts only with its `initdb` beside it.
+/// The `postgres` that tests start: on PATH, else Debian's newest, in both
+/// cases only with `initdb` beside it.
 pub(crate) fn find(machine: &Machine) -> Option<PathBuf> {
     let on_path = machine.on_path("postgres").filter(|_| machine.on_path("initdb").is_some());
     on_path.or_else(|| newest(Path::new(DEBIAN)))
@@ -23,8 +23,8 @@ fn newest(folder: &Path) -> Option<PathBuf> {
             let entry = entry.ok()?;
             let version: u32 = entry.file_name().to_str()?.parse().ok()?;
             let bin = entry.path().join("bin");
-            let whole = ["postgres", "initdb"].iter().all(|program| is_executable(&bin.join(program)));
-            whole.then(|| (version, bin.join("postgres")))
+            let is_complete = ["postgres", "initdb"].iter().all(|program| is_executable(&bin.join(program)));
+            is_complete.then(|| (version, bin.join("postgres")))
         })
         .max()
         .map(|(_, postgres)| postgres)
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_whole_server_is_found() {
+    fn the_newest_complete_server_is_found() {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(newest(root.path()), None);
         install(&root.path().join("9/bin"), &["postgres", "initdb"]);

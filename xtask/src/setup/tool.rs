@@ -1,11 +1,11 @@
-//! The list of tools: what each is called, where it comes from, and what to do
-//! by hand when that fails. A new tool is a variant here and a pin in `deploy/`.
+//! The list of tools: the name of each, its source, and the way to install it by
+//! hand. A new tool is a variant here and a pin in `deploy/`.
 
 use clap::ValueEnum;
 
 /// The tools by the names that the command line takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Name {
+pub(crate) enum ToolName {
     /// Formats the code
     Rustfmt,
     /// Lints the code
@@ -20,55 +20,55 @@ pub(crate) enum Name {
     Mdbook,
     /// Calls services by reflection
     Grpcurl,
-    /// Brings events from service to service
+    /// Delivers events between services
     NatsServer,
-    /// Asks Consul, as the lines that `mesh up` prints do
+    /// Queries Consul, as in the lines that `mesh up` prints
     Curl,
     /// The services' other database
     Postgres,
-    /// What some put in front of it
+    /// A connection pooler in front of PostgreSQL
     Pgbouncer,
     /// The target of the scenarios, on grpc-go
     ChaosGrpcGo,
     /// The registry
     Consul,
-    /// Makes a disk fail
+    /// Injects disk errors
     Strace,
     /// Counts instructions
     Valgrind,
-    /// Makes hosts out of network namespaces
+    /// Creates network namespaces
     Ip,
     /// Drops packets between them
     Nft,
 }
 
-/// One tool.
+/// A tool, its source and its instructions.
 #[derive(Debug)]
 pub(crate) struct Tool {
-    /// What it is called in messages and in the cache.
+    /// The name in messages and in the cache.
     pub(crate) name: &'static str,
-    /// The file that is run.
+    /// The executable's file name.
     pub(crate) program: &'static str,
-    /// The arguments that make it tell its version.
+    /// The arguments that print its version.
     pub(crate) version: &'static [&'static str],
     pub(crate) source: Source,
-    /// What a person can do where `setup` cannot.
+    /// The instructions for an installation by hand.
     pub(crate) by_hand: &'static str,
-    /// Said while it is installed, where that takes long.
-    pub(crate) patience: &'static str,
+    /// Printed during an installation that takes long.
+    pub(crate) progress_note: &'static str,
 }
 
-/// Where a tool comes from.
+/// The source of a tool.
 #[derive(Debug)]
 pub(crate) enum Source {
     /// A component of the Rust toolchain: checked, never installed.
     Rustup,
-    /// A Python distribution that carries a native program, pinned in
+    /// A Python distribution that contains a native program, pinned in
     /// `deploy/tools/requirements.txt`.
     Python { distribution: &'static str },
     /// Built by Go, pinned by a `tool` line in a `go.mod`.
     Go(Module),
-    /// Built by Go, or Debian's old one where there is no Go.
+    /// Built by Go, or Debian's older one where there is no Go.
     Consul { current: Module },
     /// Debian's server package, or any other that is installed.
     Postgres,
@@ -87,9 +87,9 @@ pub(crate) struct Module {
     pub(crate) package: &'static str,
 }
 
-impl Name {
-    /// What `cargo xtask test` needs; the quick ones first, so that what
-    /// cannot be had is known before Consul is built.
+impl ToolName {
+    /// The tools of `cargo xtask test`, the quick ones first, so that a missing
+    /// one is reported before Consul is built.
     pub(crate) const FOR_TESTS: [Self; 14] = [
         Self::Rustfmt,
         Self::Clippy,
@@ -106,9 +106,9 @@ impl Name {
         Self::ChaosGrpcGo,
         Self::Consul,
     ];
-    /// What counting instructions needs besides.
+    /// The tools that count instructions.
     pub(crate) const FOR_BENCH: [Self; 1] = [Self::Valgrind];
-    /// What the scenarios of `cargo xtask chaos` need.
+    /// The tools of `cargo xtask chaos`.
     pub(crate) const FOR_CHAOS: [Self; 7] = [
         Self::Ip,
         Self::Nft,
@@ -143,7 +143,7 @@ impl Name {
                 source: Source::Postgres,
                 by_hand: "by hand: install PostgreSQL's server (Debian: apt-get install postgresql); its \
                           `initdb` and `postgres` must be on PATH or in /usr/lib/postgresql/*/bin",
-                patience: "",
+                progress_note: "",
             },
             Self::Pgbouncer => debian(
                 "pgbouncer",
@@ -179,7 +179,7 @@ fn rustup(component: &'static str, by_hand: &'static str) -> Tool {
         version: &["--version"],
         source: Source::Rustup,
         by_hand,
-        patience: "",
+        progress_note: "",
     }
 }
 
@@ -190,8 +190,8 @@ fn python(program: &'static str, distribution: &'static str) -> Tool {
         version: &["--version"],
         source: Source::Python { distribution },
         by_hand: "by hand: put the program on PATH (its release page, a package manager or `cargo install` \
-                  has it), or mend Python's pip (Debian: apt-get install python3-pip)",
-        patience: "",
+                  has it), or repair Python's pip (Debian: apt-get install python3-pip)",
+        progress_note: "",
     }
 }
 
@@ -203,7 +203,7 @@ fn debian(name: &'static str, by_hand: &'static str) -> Tool {
         version: &["--version"],
         source: Source::Debian { package: name },
         by_hand,
-        patience: "",
+        progress_note: "",
     }
 }
 
@@ -218,7 +218,7 @@ fn grpcurl() -> Tool {
             package: "github.com/fullstorydev/grpcurl/cmd/grpcurl",
         }),
         by_hand: "by hand: put grpcurl on PATH, or install Go (the version in deploy/tools/go.mod or newer)",
-        patience: " (about a minute the first time)",
+        progress_note: " (about a minute the first time)",
     }
 }
 
@@ -234,7 +234,7 @@ fn nats_server() -> Tool {
         }),
         by_hand: "by hand: put nats-server on PATH (Debian: apt-get install nats-server), or install Go (the \
                   version in deploy/tools/go.mod or newer)",
-        patience: " (about a minute the first time)",
+        progress_note: " (about a minute the first time)",
     }
 }
 
@@ -249,7 +249,7 @@ fn chaos_grpc_go() -> Tool {
             package: "consort/chaos/foreign",
         }),
         by_hand: "by hand: install Go (the version in chaos/foreign/go.mod or newer)",
-        patience: " (half a minute the first time)",
+        progress_note: " (half a minute the first time)",
     }
 }
 
@@ -267,6 +267,6 @@ fn consul() -> Tool {
         },
         by_hand: "by hand: put consul on PATH or its file in CONSUL_BIN, or install Go (the version in \
                   deploy/consul/go.mod or newer)",
-        patience: " (about five minutes the first time)",
+        progress_note: " (about five minutes the first time)",
     }
 }

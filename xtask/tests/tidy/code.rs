@@ -21,8 +21,9 @@ pub(crate) fn blank(text: &str) -> String {
     out
 }
 
-/// How many bytes of comment or literal `text` begins with; `in_word` when the
-/// character before belongs to a word, so that `r"` cannot begin here.
+/// The length of the comment or literal at the start of `text`, in bytes.
+/// `in_word`: the character before belongs to a word, so that `r"` cannot begin
+/// here.
 fn literal(text: &str, in_word: bool) -> usize {
     if text.starts_with("//") {
         return text.find('\n').unwrap_or(text.len());
@@ -80,7 +81,7 @@ fn quoted(text: &str) -> usize {
     text.len()
 }
 
-/// A character literal; a lifetime is none.
+/// The length of a character literal; 0 for a lifetime.
 fn character(text: &str) -> usize {
     let mut chars = text.char_indices().skip(1);
     match (chars.next(), chars.next()) {
@@ -90,7 +91,7 @@ fn character(text: &str) -> usize {
     }
 }
 
-/// Blanked code with every item blanked too that only tests see.
+/// Blanked code in which every item of `#[cfg(test)]` is blanked too.
 pub(crate) fn without_tests(blanked: &str) -> String {
     let mut out = String::with_capacity(blanked.len());
     let mut from = 0;
@@ -103,14 +104,15 @@ pub(crate) fn without_tests(blanked: &str) -> String {
     out
 }
 
-/// How many lines a file has, those of its tests left out.
+/// The number of lines of a file without its tests.
 pub(crate) fn lines_without_tests(text: &str) -> usize {
     let blanked = blank(text);
     let lines = |item: Range<usize>| blanked[item].lines().count();
     text.lines().count() - test_items(&blanked).into_iter().map(lines).sum::<usize>()
 }
 
-/// Where `#[cfg(test)]` stands and the item behind it, to its `;` or closing brace.
+/// The ranges of `#[cfg(test)]` with the item behind it, to its `;` or closing
+/// brace.
 fn test_items(blanked: &str) -> Vec<Range<usize>> {
     const ATTRIBUTE: &str = "#[cfg(test)]";
     let mut found = Vec::new();

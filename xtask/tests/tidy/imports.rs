@@ -1,11 +1,12 @@
-//! Which modules of the library may name which: paths are read out of `use`
-//! items and out of the code, and resolved as far as a rule needs it.
+//! The modules of the library that a module may name: paths are read from `use`
+//! items and from the code, and resolved as far as a rule needs it.
 
 use crate::{Violation, code, tree::Tree};
 
 const SOURCE: &str = "registry-client/src/";
 
-/// What some modules of the library may not name.
+/// A rule: the modules and crates that some modules of the library must not
+/// name.
 pub(crate) struct Rule {
     /// Top-level modules, with everything below them.
     pub(crate) modules: &'static [&'static str],
@@ -16,35 +17,35 @@ pub(crate) struct Rule {
     pub(crate) why: &'static str,
 }
 
-/// What `consul` may not know.
+/// The rule for `consul`.
 pub(crate) const CONSUL: Rule = Rule {
     modules: &["consul"],
     not_modules: &["channel"],
     not_crates: &["tonic", "h2"],
-    why: "the registry is followed by any resolver's user: `consul` speaks HTTP to Consul, knows no gRPC call, \
-          and meets `channel` only in `resolve`'s vocabulary",
+    why: "`consul` speaks HTTP to Consul, does not use gRPC, \
+          and shares only `resolve` with `channel`",
 };
 
-/// What `channel` may not know.
+/// The rule for `channel`.
 pub(crate) const CHANNEL: Rule = Rule {
     modules: &["channel"],
     not_modules: &["consul"],
     not_crates: &[],
-    why: "a channel balances over what any resolver says; one that knows Consul works with nothing else",
+    why: "a channel works with any resolver; one that uses `consul` would work with Consul only",
 };
 
-/// What the decisions about a call may not know.
+/// The rule for the modules that decide about a call.
 pub(crate) const CORE: Rule = Rule {
     modules: &["balance", "health", "policy", "route"],
     not_modules: &[],
     not_crates: &["tonic", "hyper", "h2"],
-    why: "picking, health, policy and routing are the core that outlives the transport: tonic is being \
-          succeeded, and only `channel` and `server` adapt to it",
+    why: "picking, health, policy and routing do not depend on the transport: tonic will be \
+          replaced, and only `channel` and `server` adapt to it",
 };
 
-/// Every place that breaks the rule. A rule whose modules are all gone is
-/// broken too, or a renamed module would be free of it.
-pub(crate) fn broken(rule: &Rule, tree: &Tree) -> Vec<Violation> {
+/// Every violation of the rule. A rule without any existing module is a
+/// violation too, so that a renamed module does not escape it.
+pub(crate) fn violations(rule: &Rule, tree: &Tree) -> Vec<Violation> {
     let exports = exports(tree);
     let mut found = Vec::new();
     let mut files = 0;
@@ -66,7 +67,7 @@ pub(crate) fn broken(rule: &Rule, tree: &Tree) -> Vec<Violation> {
     found
 }
 
-/// What the rule forbids in this path, in words.
+/// The module or crate in this path that the rule forbids, for the message.
 fn forbidden(rule: &Rule, exports: &[(String, String)], module: &[&str], path: &[String]) -> Option<String> {
     if let Some(inner) = resolve(module, path) {
         let first = inner.first()?;
@@ -105,7 +106,7 @@ fn module_path(file: &str) -> Vec<&str> {
     file.trim_end_matches(".rs").split('/').collect()
 }
 
-/// The names that the library's root lends from its modules.
+/// The names that the library's root exports from its modules.
 fn exports(tree: &Tree) -> Vec<(String, String)> {
     let Some(root) = tree.file("registry-client/src/lib.rs") else { return Vec::new() };
     paths(&code::blank(&root.text))
@@ -117,8 +118,8 @@ fn exports(tree: &Tree) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Every path in blanked code with its line, groups in `use` items spread out.
-/// One-word names are left out except in `use`: they say nothing about crates.
+/// Every path in blanked code with its line; groups in `use` items are
+/// expanded. One-word names count only in `use`.
 fn paths(code: &str) -> Vec<(usize, Vec<String>)> {
     let tokens = tokens(code);
     let mut found = Vec::new();
@@ -126,7 +127,7 @@ fn paths(code: &str) -> Vec<(usize, Vec<String>)> {
     while at < tokens.len() {
         let (line, token) = tokens[at];
         if token == "use" {
-            at = spread(&tokens, at + 1, &[], &mut found);
+            at = expand(&tokens, at + 1, &[], &mut found);
         } else if is_word(token) {
             let mut path = vec![token.to_owned()];
             while tokens.get(at + 1).is_some_and(|t| t.1 == "::")
@@ -144,8 +145,9 @@ fn paths(code: &str) -> Vec<(usize, Vec<String>)> {
     found
 }
 
-/// Reads one use tree, from behind `use`, `{` or `,` to its end; gives where it ended.
-fn spread(
+/// Reads one use tree, from behind `use`, `{` or `,` to its end; returns the index of
+/// its end.
+fn expand(
     tokens: &[(usize, &str)],
     mut at: usize,
     prefix: &[String],
@@ -156,7 +158,7 @@ fn spread(
         match token {
             "{" => {
                 loop {
-                    at = spread(tokens, at + 1, &path, found);
+                    at = expand(tokens, at + 1, &path, found);
                     if tokens.get(at).is_none_or(|t| t.1 != ",") {
                         break;
                     }
@@ -210,8 +212,8 @@ mod tests {
 
     const RULES: [Rule; 3] = [CONSUL, CHANNEL, CORE];
 
-    /// What the rules say of one file of the library.
-    fn said(path: &str, text: &str) -> Vec<String> {
+    /// The messages of the rules for one file of the library.
+    fn messages(path: &str, text: &str) -> Vec<String> {
         let root = "mod channel;\nmod consul;\npub use channel::{Channel, config::ChannelConfig};\n";
         let others = [("consul", "consul.rs"), ("channel", "channel.rs"), ("balance", "balance.rs")];
         let mut files =
@@ -219,7 +221,7 @@ mod tests {
         files.extend(others.iter().map(|(_, file)| (format!("{SOURCE}{file}"), "")));
         let files: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
         let tree = Tree::of(&files);
-        RULES.iter().flat_map(|rule| broken(rule, &tree)).map(|violation| violation.to_string()).collect()
+        RULES.iter().flat_map(|rule| violations(rule, &tree)).map(|violation| violation.to_string()).collect()
     }
 
     #[test]
@@ -232,7 +234,7 @@ mod tests {
             "use crate::{resolve, ChannelConfig as Settings};",
             "fn f() -> crate::channel::Channel { todo!() }",
         ] {
-            let found = said("consul/watch.rs", text);
+            let found = messages("consul/watch.rs", text);
             assert_eq!(found.len(), 1, "{text}: {found:?}");
             assert!(found[0].contains("consul/watch.rs:1:"), "{found:?}");
             assert!(found[0].ends_with("names the module `channel`"), "{found:?}");
@@ -242,21 +244,21 @@ mod tests {
     #[test]
     fn consul_importing_tonic_or_h2_is_found() {
         for text in ["use tonic::Status;", "fn f(e: h2::Error) {}", "use tonic_health::pb;", "use tonic;"] {
-            assert_eq!(said("consul.rs", text).len(), 1, "{text}");
+            assert_eq!(messages("consul.rs", text).len(), 1, "{text}");
         }
-        assert_eq!(said("consul.rs", "use hyper::Request;\nuse hyper_util::rt::TokioIo;"), [""; 0]);
+        assert_eq!(messages("consul.rs", "use hyper::Request;\nuse hyper_util::rt::TokioIo;"), [""; 0]);
     }
 
     #[test]
     fn channel_importing_consul_is_found() {
-        assert_eq!(said("channel/pool.rs", "use crate::consul::Client;").len(), 1);
-        assert_eq!(said("channel/pool.rs", "use tonic::Status;\nuse h2::client;"), [""; 0]);
+        assert_eq!(messages("channel/pool.rs", "use crate::consul::Client;").len(), 1);
+        assert_eq!(messages("channel/pool.rs", "use tonic::Status;\nuse h2::client;"), [""; 0]);
     }
 
     #[test]
     fn balance_importing_tonic_is_found_on_its_line() {
         let text = "//! Picks.\n\nuse std::sync::Arc;\n\nuse tonic::{Code, Status};\n";
-        let found = said("balance/random.rs", text);
+        let found = messages("balance/random.rs", text);
         assert_eq!(found.len(), 2, "{found:?}");
         let line = "registry-client/src/balance/random.rs:5: `tonic::Code` names the crate `tonic`";
         assert_eq!(found[0], line);
@@ -266,12 +268,12 @@ mod tests {
     fn comments_strings_tests_and_lookalikes_are_free() {
         let text = "//! Unlike tonic::Status.\nlet a = \"h2::x\"; let tonic = hyperbole::x();\n\
                     #[cfg(test)]\nmod tests { use tonic::Status; }\n";
-        assert_eq!(said("policy/retry.rs", text), [""; 0]);
+        assert_eq!(messages("policy/retry.rs", text), [""; 0]);
     }
 
     #[test]
     fn a_rule_without_a_module_left_is_broken() {
         let tree = Tree::of(&[("registry-client/src/lib.rs", "")]);
-        assert!(RULES.iter().all(|rule| broken(rule, &tree).len() == 1));
+        assert!(RULES.iter().all(|rule| violations(rule, &tree).len() == 1));
     }
 }

@@ -14,15 +14,15 @@ pub(crate) fn crates(tree: &Tree) -> Vec<String> {
         .collect()
 }
 
-/// The crates that do not take the workspace's lints.
+/// The crates without the workspace's lints.
 pub(crate) fn without_lints(tree: &Tree) -> Vec<Violation> {
     let manifest =
         |folder: String| if folder.is_empty() { folder } else { format!("{folder}/") } + "Cargo.toml";
-    let wanting = |path: &String| {
+    let lacks_lints = |path: &String| {
         let lines: Vec<&str> = tree.file(path).map_or("", |file| &file.text).lines().map(str::trim).collect();
         !lines.windows(2).any(|pair| pair == ["[lints]", "workspace = true"])
     };
-    let paths = crates(tree).into_iter().map(manifest).filter(wanting);
+    let paths = crates(tree).into_iter().map(manifest).filter(lacks_lints);
     paths.map(|path| Violation::new(&path, 0, "has no `[lints]` with `workspace = true`")).collect()
 }
 

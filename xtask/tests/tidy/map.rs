@@ -1,5 +1,5 @@
-//! ARCHITECTURE.md's code map against the tree: every crate and every module
-//! at the library's top is in it, and nothing that does not exist.
+//! ARCHITECTURE.md's code map against the tree: it names every crate and every
+//! top-level module of the library, and no path that does not exist.
 
 use crate::{Violation, manifests, tree::Tree};
 
@@ -7,23 +7,23 @@ const FILE: &str = "ARCHITECTURE.md";
 const HEADING: &str = "## Code map";
 const LIBRARY: &str = "registry-client/src/";
 
-/// What the map lacks, and what it names that is not there.
-pub(crate) fn untrue(tree: &Tree) -> Vec<Violation> {
+/// The paths that the map lacks, and those that it names and that do not exist.
+pub(crate) fn differences(tree: &Tree) -> Vec<Violation> {
     let Some(file) = tree.file(FILE) else { return vec![Violation::new(FILE, 0, "is missing")] };
-    let named = named(&file.text);
-    let lacking = wanted(tree)
+    let named_paths = named_paths(&file.text);
+    let missing = required_paths(tree)
         .into_iter()
-        .filter(|path| !named.iter().any(|(_, name)| name == path))
+        .filter(|path| !named_paths.iter().any(|(_, name)| name == path))
         .map(|path| Violation::new(FILE, 0, format!("`{path}` is not in the section `{HEADING}`")));
-    let invented = named
+    let unknown = named_paths
         .iter()
         .filter(|(_, path)| !exists(tree, path))
         .map(|(line, path)| Violation::new(FILE, *line, format!("`{path}` does not exist")));
-    lacking.chain(invented).collect()
+    missing.chain(unknown).collect()
 }
 
 /// The folders of crates and the files of the library's top-level modules.
-fn wanted(tree: &Tree) -> Vec<String> {
+fn required_paths(tree: &Tree) -> Vec<String> {
     let crates = manifests::crates(tree).into_iter().map(|folder| match folder.as_str() {
         "" => "proto/".to_owned(),
         folder => format!("{folder}/"),
@@ -35,8 +35,9 @@ fn wanted(tree: &Tree) -> Vec<String> {
     crates.chain(modules.map(|file| file.path.clone())).collect()
 }
 
-/// What stands in backticks in the section and has a slash, with its line.
-fn named(text: &str) -> Vec<(usize, String)> {
+/// The words in backticks in the section that contain a slash, with their
+/// lines.
+fn named_paths(text: &str) -> Vec<(usize, String)> {
     let section = text
         .lines()
         .enumerate()
@@ -76,13 +77,13 @@ mod tests {
     fn a_true_map_is_accepted() {
         let map = "# A\n`gone/`\n## Code map\n`proto/` `registry-client/`, `registry-client/src/balance.rs` \
                    and `Picker`\n## Then\n`gone/`\n";
-        assert_eq!(untrue(&tree(map)), []);
+        assert_eq!(differences(&tree(map)), []);
     }
 
     #[test]
-    fn a_missing_module_and_an_invented_path_are_told() {
+    fn a_missing_module_and_an_unknown_path_are_reported() {
         let map = "## Code map\n- `proto/`, `registry-client/`\n- `registry-client/src/gone.rs`\n";
-        let found: Vec<String> = untrue(&tree(map)).iter().map(ToString::to_string).collect();
+        let found: Vec<String> = differences(&tree(map)).iter().map(ToString::to_string).collect();
         assert_eq!(
             found,
             [
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn no_map_at_all_is_told() {
-        assert_eq!(untrue(&Tree::of(&[])), [Violation::new("ARCHITECTURE.md", 0, "is missing")]);
+    fn a_missing_map_is_reported() {
+        assert_eq!(differences(&Tree::of(&[])), [Violation::new("ARCHITECTURE.md", 0, "is missing")]);
     }
 }

@@ -1,8 +1,8 @@
-//! What may not be written: looked for as plain text.
+//! Forbidden text: unwraps, marks of open work, paths of one machine.
 
 use crate::{Violation, code, tree::File};
 
-/// Written apart, so that this file does not hold them.
+/// Split by `concat!`, so that this file does not contain them.
 const REMINDERS: [&str; 4] =
     [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("HA", "CK"), concat!("unimple", "mented!")];
 
@@ -22,10 +22,10 @@ const PLACES: [&str; 13] = [
     concat!("repo1.mav", "en.org"),
 ];
 
-/// Written by Cargo, which names the registry in it.
+/// Files that contain the addresses of a package registry.
 const WRITTEN_BY_TOOLS: [&str; 1] = ["Cargo.lock"];
 
-/// `.unwrap()` in code that is no test.
+/// `.unwrap()` outside tests.
 pub(crate) fn unwraps(file: &File) -> Vec<Violation> {
     let code = code::without_tests(&code::blank(&file.text));
     lines_with(&code, |line| line.contains(".unwrap()"))
@@ -40,7 +40,7 @@ pub(crate) fn silent_ignores(file: &File) -> Vec<Violation> {
         .collect()
 }
 
-/// Marks of work left undone, as whole words.
+/// Marks of open work, as whole words.
 pub(crate) fn reminders(file: &File) -> Vec<Violation> {
     let marked = |line: &str| {
         let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '!' || c == '_'));
@@ -49,9 +49,7 @@ pub(crate) fn reminders(file: &File) -> Vec<Violation> {
     if is_written_by_tool(file) {
         return Vec::new();
     }
-    lines_with(&file.text, marked)
-        .map(|line| Violation::new(&file.path, line, "marks something as not done"))
-        .collect()
+    lines_with(&file.text, marked).map(|line| Violation::new(&file.path, line, "marks open work")).collect()
 }
 
 /// Paths of one machine, and hosts of package registries.
@@ -61,8 +59,8 @@ pub(crate) fn places(file: &File) -> Vec<Violation> {
     }
     let mut found = Vec::new();
     for place in PLACES {
-        let at = lines_with(&file.text, |line| line.contains(place));
-        found.extend(at.map(|line| Violation::new(&file.path, line, format!("names `{place}`"))));
+        let line_number = lines_with(&file.text, |line| line.contains(place));
+        found.extend(line_number.map(|line| Violation::new(&file.path, line, format!("names `{place}`"))));
     }
     found
 }
@@ -71,8 +69,8 @@ fn is_written_by_tool(file: &File) -> bool {
     WRITTEN_BY_TOOLS.contains(&file.path.as_str()) || file.path.ends_with("go.sum")
 }
 
-fn lines_with(text: &str, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = usize> {
-    text.lines().enumerate().filter(move |(_, line)| wanted(line)).map(|(at, _)| at + 1)
+fn lines_with(text: &str, matches: impl Fn(&str) -> bool) -> impl Iterator<Item = usize> {
+    text.lines().enumerate().filter(move |(_, line)| matches(line)).map(|(line_number, _)| line_number + 1)
 }
 
 #[cfg(test)]

@@ -5,20 +5,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a person's own work leaves in the tree, never committed.
-const NOT_OURS: [&str; 3] = ["target", "node_modules", "shared"];
+/// Folders that are never committed.
+const IGNORED_FOLDERS: [&str; 3] = ["target", "node_modules", "shared"];
 /// Folders with a leading dot that belong to the project.
-const DOTTED: [&str; 3] = [".cargo", ".ci", ".config"];
+const DOT_FOLDERS: [&str; 3] = [".cargo", ".ci", ".config"];
 
 /// A text file.
 #[derive(Debug, Clone)]
 pub(crate) struct File {
-    /// From the repository's root, with `/`.
+    /// The path from the repository's root, with `/`.
     pub(crate) path: String,
     pub(crate) text: String,
 }
 
-/// All files that the project consists of.
+/// All files of the project.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     pub(crate) files: Vec<File>,
@@ -29,7 +29,7 @@ pub(crate) struct Tree {
 impl Tree {
     /// Reads the repository that this test was built from.
     pub(crate) fn load() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask stands in the repository");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the repository");
         let mut tree = Self::default();
         tree.read(root, root);
         tree.files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -37,13 +37,13 @@ impl Tree {
         tree
     }
 
-    /// A tree of made-up files, for the tests of the rules.
+    /// A tree of the given files, for the tests of the rules.
     pub(crate) fn of(files: &[(&str, &str)]) -> Self {
         let file = |&(path, text): &(&str, &str)| File { path: path.to_owned(), text: text.to_owned() };
         Self { files: files.iter().map(file).collect(), binaries: Vec::new() }
     }
 
-    /// The file of that path.
+    /// The file at that path.
     pub(crate) fn file(&self, path: &str) -> Option<&File> {
         self.files.iter().find(|file| file.path == path)
     }
@@ -53,7 +53,8 @@ impl Tree {
         self.files.iter().filter(|file| file.path.ends_with(".rs"))
     }
 
-    /// The Rust files that are part of what is built for use.
+    /// The Rust files of the programs and libraries, without tests and
+    /// benchmarks.
     pub(crate) fn shipped_rust(&self) -> impl Iterator<Item = &File> {
         const TESTS: [&str; 3] = ["tests", "benches", "tests.rs"];
         self.rust().filter(|file| !file.path.split('/').any(|part| TESTS.contains(&part)))
@@ -64,8 +65,8 @@ impl Tree {
         for path in entries.map(|entry| entry.expect("a readable folder").path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if path.is_dir() {
-                let hidden = name.starts_with('.') && !DOTTED.contains(&name.as_ref());
-                if !hidden && !NOT_OURS.contains(&name.as_ref()) {
+                let hidden = name.starts_with('.') && !DOT_FOLDERS.contains(&name.as_ref());
+                if !hidden && !IGNORED_FOLDERS.contains(&name.as_ref()) {
                     self.read(root, &path);
                 }
             } else if !name.starts_with('.') && !name.ends_with(".log") {
@@ -79,7 +80,7 @@ impl Tree {
         match fs::read(&file).map(String::from_utf8) {
             Ok(Ok(text)) => self.files.push(File { path, text }),
             Ok(Err(_)) => self.binaries.push(path),
-            // A file that another test has just removed is no part of the project.
+            // Another test may have removed the file meanwhile.
             Err(_) => {}
         }
     }

@@ -1,4 +1,5 @@
-//! strace on a process that runs: it notes its writes, or kills it at one.
+//! strace attached to a running process: it traces its writes, or kills it at
+//! one.
 
 use std::{
     collections::HashMap,
@@ -11,88 +12,89 @@ use std::{
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
 
-use crate::bed::child::Child;
+use crate::testbed::child::ChildProcess;
 
-/// What a process is killed at; why these, the module above tells.
-const WRITES: [&str; 8] =
+/// The system calls at which a process is killed; the parent module gives the
+/// reason.
+const TRACED_CALLS: [&str; 8] =
     ["pwrite64", "pwritev", "pwritev2", "fdatasync", "fsync", "sendto", "sendmsg", "writev"];
-/// How long strace may take to let a process go.
-const LET_GO: Duration = Duration::from_secs(10);
+/// The limit on detaching strace.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The `nth` time, from 1, that a thread makes this system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Point {
+pub(super) struct CrashPoint {
     pub(super) call: String,
     pub(super) nth: usize,
 }
 
-/// strace, attached.
+/// An attached strace.
 #[derive(Debug)]
 pub(super) struct Tracer {
-    child: Child,
+    child: ChildProcess,
     trace: PathBuf,
 }
 
 impl Tracer {
-    /// Notes the writes of that process, from when this returns.
+    /// Traces the writes of that process; it is attached when this returns.
     ///
     /// # Errors
-    /// When there is no strace, or it may not.
-    pub(super) async fn note(pid: Pid, name: &str, logs: &Path) -> Result<Self> {
-        Self::attach(pid, &WRITES.join(","), None, name, logs).await
+    /// When strace is missing or may not attach.
+    pub(super) async fn trace_writes(pid: Pid, name: &str, logs: &Path) -> Result<Self> {
+        Self::attach(pid, &TRACED_CALLS.join(","), None, name, logs).await
     }
 
-    /// Kills that process at a point, before the call has any effect; counts
-    /// from when this returns.
+    /// Kills that process at a point, before the call has any effect; calls are
+    /// counted from when this returns.
     ///
     /// # Errors
-    /// When there is no strace, or it may not.
-    pub(super) async fn kill(pid: Pid, at: &Point, name: &str, logs: &Path) -> Result<Self> {
+    /// When strace is missing or may not attach.
+    pub(super) async fn kill_at(pid: Pid, at: &CrashPoint, name: &str, logs: &Path) -> Result<Self> {
         let inject = format!("inject={}:signal=KILL:when={}", at.call, at.nth);
         Self::attach(pid, &at.call, Some(&inject), name, logs).await
     }
 
     async fn attach(pid: Pid, calls: &str, inject: Option<&str>, name: &str, logs: &Path) -> Result<Self> {
         let trace = logs.join(format!("{name}.trace"));
-        let what = format!("trace={calls}");
+        let filter = format!("trace={calls}");
         let pid = pid.as_raw_nonzero().to_string();
-        let mut words = ["sh", "-c", "exec strace \"$@\" 2>&1", "sh", "-f", "-s", "0", "-e", "signal=none"]
+        let mut command = ["sh", "-c", "exec strace \"$@\" 2>&1", "sh", "-f", "-s", "0", "-e", "signal=none"]
             .map(OsString::from)
             .to_vec();
-        words.extend(["-p", &pid, "-e", &what].map(OsString::from));
-        words.extend(inject.into_iter().flat_map(|inject| ["-e", inject]).map(OsString::from));
-        words.extend(["-o".into(), trace.clone().into_os_string()]);
-        let mut child = Child::start(&format!("{name}-strace"), &words, logs)?;
-        child.hear("strace: Process").await.context("strace cannot attach (`cargo xtask setup`)")?;
+        command.extend(["-p", &pid, "-e", &filter].map(OsString::from));
+        command.extend(inject.into_iter().flat_map(|inject| ["-e", inject]).map(OsString::from));
+        command.extend(["-o".into(), trace.clone().into_os_string()]);
+        let mut child = ChildProcess::start(&format!("{name}-strace"), &command, logs)?;
+        child.wait_for_line("strace: Process").await.context("strace cannot attach (`cargo xtask setup`)")?;
         Ok(Self { child, trace })
     }
 
-    /// Lets the process go; what was noted, in its order, each point once.
+    /// Detaches strace; returns the traced points in order, each once.
     ///
     /// # Errors
     /// When strace does not end.
-    pub(super) async fn let_go(mut self) -> Result<Vec<Point>> {
-        // It may have ended with what it traced.
+    pub(super) async fn detach(mut self) -> Result<Vec<CrashPoint>> {
+        // strace may have ended with its process.
         let _ = self.child.signal(Signal::TERM);
-        self.child.ended(LET_GO).await?;
+        self.child.wait_exit(DETACH_TIMEOUT).await?;
         Ok(points(&fs::read_to_string(&self.trace).context("could not read the trace")?))
     }
 }
 
-/// The points of a trace. strace counts for each thread by itself: the first
-/// thread that gets as far as a point is killed there, and all others with it.
-fn points(trace: &str) -> Vec<Point> {
+/// The points of a trace. strace counts for each thread separately: the first
+/// thread that reaches a point is killed there, and all others with it.
+fn points(trace: &str) -> Vec<CrashPoint> {
     let mut counts: HashMap<(&str, &str), usize> = HashMap::new();
-    let mut points: Vec<Point> = Vec::new();
+    let mut points: Vec<CrashPoint> = Vec::new();
     for line in trace.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
-        if !WRITES.contains(&call) {
+        if !TRACED_CALLS.contains(&call) {
             continue;
         }
         let nth = counts.entry((thread, call)).or_default();
         *nth += 1;
-        let point = Point { call: call.to_owned(), nth: *nth };
+        let point = CrashPoint { call: call.to_owned(), nth: *nth };
         if !points.contains(&point) {
             points.push(point);
         }
@@ -115,8 +117,8 @@ mod tests {
 7     pwrite64(5, \"\"..., 24, 0) = 24
 7     +++ killed by SIGKILL +++
 ";
-        let said: Vec<_> = points(trace).into_iter().map(|point| (point.call, point.nth)).collect();
-        let as_said = [("pwrite64", 1), ("fdatasync", 1), ("pwrite64", 2)];
-        assert_eq!(said, as_said.map(|(call, nth)| (call.to_owned(), nth)));
+        let found: Vec<_> = points(trace).into_iter().map(|point| (point.call, point.nth)).collect();
+        let expected = [("pwrite64", 1), ("fdatasync", 1), ("pwrite64", 2)];
+        assert_eq!(found, expected.map(|(call, nth)| (call.to_owned(), nth)));
     }
 }

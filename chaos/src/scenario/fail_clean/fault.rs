@@ -1,4 +1,4 @@
-//! What a process cannot do without, taken away while it runs.
+//! Faults in the resources of a running process.
 
 use std::{fs, time::Duration};
 
@@ -6,18 +6,22 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tokio::time::{Instant, sleep};
 
-use crate::bed::{Setting, child::Child, shop::Shop};
+use crate::{
+    setting::ScenarioSetting,
+    testbed::{child::ChildProcess, shop::Shop},
+};
 
-/// How long strace may take to come and to go.
-const STRACE: Duration = Duration::from_secs(20);
-/// Standard input, output and error: no further file can be opened.
-const NO_FILES: u64 = 3;
+/// The limit on attaching and detaching strace.
+const STRACE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The file limit: standard input, output and error, so that no further file
+/// can be opened.
+const FILE_LIMIT: u64 = 3;
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// System calls, as strace's `trace` has them, that end as its `inject` has
-    /// it.
+    /// System calls in the syntax of strace's `trace`, with an end in that of its
+    /// `inject`.
     Calls(&'static str, &'static str),
     /// No file descriptor is left.
     Files,
@@ -25,69 +29,74 @@ pub(super) enum Fault {
     Server,
 }
 
-/// One that lasts.
+/// A fault that is active.
 #[derive(Debug)]
-pub(super) enum Lasting {
-    Calls(Box<Child>),
+pub(super) enum ActiveFault {
+    Calls(Box<ChildProcess>),
     Files(Pid, Rlimit),
     Server,
 }
 
 impl Fault {
-    /// Begins it; returns once it holds for the whole process.
-    pub(super) async fn begin(self, victim: Pid, shop: &mut Shop, setting: &Setting) -> Result<Lasting> {
+    /// Injects the fault; returns once it holds for the whole process.
+    pub(super) async fn inject(
+        self,
+        victim: Pid,
+        shop: &mut Shop,
+        setting: &ScenarioSetting,
+    ) -> Result<ActiveFault> {
         match self {
-            Self::Calls(calls, ends) => {
-                let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{ends}"));
+            Self::Calls(calls, inject) => {
+                let (trace, injection) = (format!("trace={calls}"), format!("inject={calls}:{inject}"));
                 let pid = victim.as_raw_nonzero().to_string();
-                let words =
-                    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject, "-p", &pid];
-                let child = Child::start("strace", &words.map(Into::into), &setting.logs)?;
-                attached(victim, &child).await?;
-                Ok(Lasting::Calls(Box::new(child)))
+                let message =
+                    ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &injection, "-p", &pid];
+                let child = ChildProcess::start("strace", &message.map(Into::into), &setting.logs)?;
+                wait_attached(victim, &child).await?;
+                Ok(ActiveFault::Calls(Box::new(child)))
             }
             Self::Files => {
-                let few = Rlimit { current: Some(NO_FILES), ..getrlimit(Resource::Nofile) };
+                let few = Rlimit { current: Some(FILE_LIMIT), ..getrlimit(Resource::Nofile) };
                 let before =
-                    prlimit(Some(victim), Resource::Nofile, few).context("could not take its files")?;
-                Ok(Lasting::Files(victim, before))
+                    prlimit(Some(victim), Resource::Nofile, few).context("could not lower the file limit")?;
+                Ok(ActiveFault::Files(victim, before))
             }
             Self::Server => {
                 shop.postgres()?.kill().await?;
-                Ok(Lasting::Server)
+                Ok(ActiveFault::Server)
             }
         }
     }
 
-    /// Whether it leaves nothing that can be written.
+    /// Returns whether nothing can be written during the fault.
     pub(super) fn is_total(self) -> bool {
         self != Self::Files
     }
 }
 
-impl Lasting {
+impl ActiveFault {
     pub(super) async fn end(self, shop: &mut Shop) -> Result<()> {
         match self {
             Self::Calls(mut strace) => {
-                // On SIGTERM it lets go of the process; on SIGKILL it might not.
+                // strace detaches on SIGTERM; on SIGKILL it might not.
                 strace.signal(Signal::TERM)?;
-                strace.ended(STRACE).await.map(drop)
+                strace.wait_exit(STRACE_TIMEOUT).await.map(drop)
             }
             Self::Files(victim, before) => {
                 let restored = prlimit(Some(victim), Resource::Nofile, before);
-                restored.map(drop).context("could not give its files back")
+                restored.map(drop).context("could not restore the file limit")
             }
-            Self::Server => shop.postgres()?.begin().await,
+            Self::Server => shop.postgres()?.restart().await,
         }
     }
 }
 
 /// Waits until every thread is traced.
-async fn attached(victim: Pid, strace: &Child) -> Result<()> {
-    let until = Instant::now() + STRACE;
+async fn wait_attached(victim: Pid, strace: &ChildProcess) -> Result<()> {
+    let until = Instant::now() + STRACE_TIMEOUT;
     while !is_traced(victim).unwrap_or(false) {
-        let words = || format!("strace could not attach; run this as root:\n{}", strace.last_words());
-        ensure!(Instant::now() < until, words());
+        let message = || format!("strace could not attach; run this as root:\n{}", strace.log_tail());
+        ensure!(Instant::now() < until, message());
         sleep(Duration::from_millis(10)).await;
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! A disk that can lose its power: what was written to it, and what of that is
-//! there afterwards.
+//! A model of a disk: the writes to it, and the data that a loss of power
+//! leaves.
 
 use std::{
     collections::HashMap,
@@ -15,19 +15,19 @@ use super::trace::Event;
 pub(super) struct Disk {
     folder: PathBuf,
     files: Vec<File>,
-    /// Which file a name stands for.
+    /// The file of each name.
     names: HashMap<PathBuf, usize>,
-    /// The same after a loss of power.
+    /// The file of each name after a loss of power.
     durable: HashMap<PathBuf, usize>,
-    /// What syncs that are under way will make durable, by thread.
-    syncing: HashMap<u32, (Synced, usize)>,
-    /// A sync of a log that was only for a commit, with `lax`.
-    held: Option<(usize, usize)>,
+    /// The data that running syncs will make durable, by thread.
+    running_syncs: HashMap<u32, (Synced, usize)>,
+    /// The last sync of a write-ahead log, with `skips_commit_syncs`.
+    pending_log_sync: Option<(usize, usize)>,
     /// Syncs of a write-ahead log count only when the database file is written
     /// next: those are all that SQLite makes with `synchronous=NORMAL`.
-    lax: bool,
+    skips_commit_syncs: bool,
     /// Raised whenever anything becomes durable.
-    pub(super) age: u64,
+    pub(super) version: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ enum Synced {
 struct File {
     is_log: bool,
     durable: Vec<u8>,
-    /// How many changes that holds.
+    /// The number of changes in `durable`.
     synced: usize,
     /// All later ones, in the order in which they were made.
     changes: Vec<Change>,
@@ -49,51 +49,51 @@ struct File {
 #[derive(Debug)]
 enum Change {
     Write { at: usize, bytes: Vec<u8> },
-    Cut(usize),
+    Truncate(usize),
 }
 
-/// What a loss of power does to what was written and not synced.
+/// The effect of a loss of power on unsynced writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
-    /// All of it is gone.
+    /// All are lost.
     Everything,
-    /// Any part of it is gone, and any other is not.
+    /// A random part is lost.
     Some,
-    /// It is all there: the power was not lost.
+    /// None are lost: the power did not fail.
     Nothing,
 }
 
 impl Disk {
-    /// An empty folder. `lax` leaves out what `synchronous=NORMAL` would.
-    pub(super) fn new(folder: &Path, lax: bool) -> Self {
-        Self { folder: folder.to_owned(), lax, ..Self::default() }
+    /// An empty folder. `skips_commit_syncs` leaves out what `synchronous=NORMAL` would.
+    pub(super) fn new(folder: &Path, skips_commit_syncs: bool) -> Self {
+        Self { folder: folder.to_owned(), skips_commit_syncs, ..Self::default() }
     }
 
-    /// Does what the event says, where it is about a file of this folder.
-    pub(super) fn does(&mut self, event: Event) {
+    /// Applies an event, if it concerns a file of this folder.
+    pub(super) fn apply_event(&mut self, event: Event) {
         match event {
-            Event::Opened(path) if self.has(&path) && !self.names.contains_key(&path) => {
+            Event::Opened(path) if self.contains(&path) && !self.names.contains_key(&path) => {
                 let is_log = path.to_string_lossy().ends_with("-wal");
                 self.names.insert(path, self.files.len());
                 self.files.push(File { is_log, ..File::default() });
             }
             Event::Removed(path) => drop(self.names.remove(&path)),
             Event::Wrote { path, at, bytes } => self.change(&path, Change::Write { at, bytes }),
-            Event::Cut { path, length } => self.change(&path, Change::Cut(length)),
+            Event::Truncated { path, length } => self.change(&path, Change::Truncate(length)),
             Event::SyncBegun { thread, path } => self.begin_sync(thread, &path),
             Event::Synced { thread, .. } => self.end_sync(thread),
-            Event::Opened(_) | Event::Said { .. } => {}
+            Event::Opened(_) | Event::Sent { .. } => {}
         }
     }
 
-    fn has(&self, path: &Path) -> bool {
+    fn contains(&self, path: &Path) -> bool {
         path.parent() == Some(&self.folder)
     }
 
     fn change(&mut self, path: &Path, change: Change) {
         let Some(index) = self.names.get(path).copied() else { return };
         if !self.files[index].is_log
-            && let Some((log, until)) = self.held.take()
+            && let Some((log, until)) = self.pending_log_sync.take()
         {
             self.sync(log, until);
         }
@@ -102,38 +102,38 @@ impl Disk {
 
     fn begin_sync(&mut self, thread: u32, path: &Path) {
         if path == self.folder {
-            self.syncing.insert(thread, (Synced::Folder, 0));
+            self.running_syncs.insert(thread, (Synced::Folder, 0));
         } else if let Some(index) = self.names.get(path) {
             let File { synced, changes, .. } = &self.files[*index];
-            self.syncing.insert(thread, (Synced::File(*index), synced + changes.len()));
+            self.running_syncs.insert(thread, (Synced::File(*index), synced + changes.len()));
         }
     }
 
     fn end_sync(&mut self, thread: u32) {
-        match self.syncing.remove(&thread) {
+        match self.running_syncs.remove(&thread) {
             None => {}
             Some((Synced::Folder, _)) => {
                 self.durable.clone_from(&self.names);
-                self.age += 1;
+                self.version += 1;
             }
-            Some((Synced::File(log), until)) if self.lax && self.files[log].is_log => {
-                self.held = Some((log, until));
+            Some((Synced::File(log), until)) if self.skips_commit_syncs && self.files[log].is_log => {
+                self.pending_log_sync = Some((log, until));
             }
             Some((Synced::File(index), until)) => self.sync(index, until),
         }
     }
 
-    /// Makes a file's changes durable up to that one.
+    /// Makes a file's changes durable up to `until`.
     fn sync(&mut self, index: usize, until: usize) {
         let File { durable, synced, changes, .. } = &mut self.files[index];
         // Another thread's sync may have been done since.
         let covered = until.saturating_sub(*synced);
         changes.drain(..covered).for_each(|change| change.apply(durable));
         *synced += covered;
-        self.age += 1;
+        self.version += 1;
     }
 
-    /// Writes the files to `folder`, as they are after that loss.
+    /// Writes the files to `folder` as they are after that loss.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -141,26 +141,27 @@ impl Disk {
         let names = if loss == Loss::Nothing { &self.names } else { &self.durable };
         for (path, index) in names {
             let Some(name) = path.file_name() else { continue };
-            fs::write(folder.join(name), self.files[*index].after(loss))?;
+            fs::write(folder.join(name), self.files[*index].content_after(loss))?;
         }
         Ok(())
     }
 
-    /// Whether the real files are as this disk has them, which is so when no
+    /// Returns whether the real files equal those of this model, so that no
     /// event was missed.
-    pub(super) fn is_real(&self) -> bool {
+    pub(super) fn matches_real_files(&self) -> bool {
         self.names
             .iter()
-            // Written by mapping it, and made anew after a loss of power.
+            // The shared memory file is mapped, and created again after a loss
+            // of power.
             .filter(|(path, _)| !path.to_string_lossy().ends_with("-shm"))
             .all(|(path, index)| {
-                fs::read(path).is_ok_and(|real| real == self.files[*index].after(Loss::Nothing))
+                fs::read(path).is_ok_and(|real| real == self.files[*index].content_after(Loss::Nothing))
             })
     }
 }
 
 impl File {
-    fn after(&self, loss: Loss) -> Vec<u8> {
+    fn content_after(&self, loss: Loss) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         let survives = |_: &&Change| match loss {
             Loss::Everything => false,
@@ -182,7 +183,7 @@ impl Change {
                 }
                 file[*at..end].copy_from_slice(bytes);
             }
-            Self::Cut(length) => file.resize(*length, 0),
+            Self::Truncate(length) => file.resize(*length, 0),
         }
     }
 }
@@ -213,19 +214,19 @@ mod tests {
     #[test]
     fn only_what_was_synced_is_left() {
         let mut disk = Disk::new(Path::new("/data"), false);
-        disk.does(Event::Opened(path("a")));
-        disk.does(wrote(b"one"));
-        synced(&path("a")).into_iter().for_each(|event| disk.does(event));
+        disk.apply_event(Event::Opened(path("a")));
+        disk.apply_event(wrote(b"one"));
+        synced(&path("a")).into_iter().for_each(|event| disk.apply_event(event));
         assert_eq!(left(&disk, Loss::Everything), None, "a name that was not synced");
-        synced(Path::new("/data")).into_iter().for_each(|event| disk.does(event));
+        synced(Path::new("/data")).into_iter().for_each(|event| disk.apply_event(event));
         let [begun, done] = synced(&path("a"));
-        disk.does(begun);
-        disk.does(wrote(b"two"));
-        disk.does(done);
+        disk.apply_event(begun);
+        disk.apply_event(wrote(b"two"));
+        disk.apply_event(done);
         assert_eq!(left(&disk, Loss::Everything).unwrap(), b"one");
         assert_eq!(left(&disk, Loss::Nothing).unwrap(), b"two");
-        synced(&path("a")).into_iter().for_each(|event| disk.does(event));
-        disk.does(Event::Removed(path("a")));
+        synced(&path("a")).into_iter().for_each(|event| disk.apply_event(event));
+        disk.apply_event(Event::Removed(path("a")));
         assert_eq!(left(&disk, Loss::Everything).unwrap(), b"two");
         assert_eq!(left(&disk, Loss::Nothing), None);
     }
@@ -235,13 +236,13 @@ mod tests {
         let mut disk = Disk::new(Path::new("/data"), true);
         let log = path("a-wal");
         let write = |path: &Path| Event::Wrote { path: path.to_owned(), at: 0, bytes: b"one".to_vec() };
-        disk.does(Event::Opened(path("a")));
-        disk.does(Event::Opened(log.clone()));
-        disk.does(write(&log));
-        synced(&log).into_iter().for_each(|event| disk.does(event));
-        let of_log = |disk: &Disk| disk.files[1].after(Loss::Everything);
+        disk.apply_event(Event::Opened(path("a")));
+        disk.apply_event(Event::Opened(log.clone()));
+        disk.apply_event(write(&log));
+        synced(&log).into_iter().for_each(|event| disk.apply_event(event));
+        let of_log = |disk: &Disk| disk.files[1].content_after(Loss::Everything);
         assert_eq!(of_log(&disk), b"");
-        disk.does(write(&path("a")));
+        disk.apply_event(write(&path("a")));
         assert_eq!(of_log(&disk), b"one");
     }
 }

@@ -1,14 +1,14 @@
-//! What a process asked of its disk and said to its callers, in the order in
-//! which strace saw it.
+//! The disk writes and network sends of a process, in the order of strace's
+//! log.
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
-/// The words that start a program so that its system calls are written to
-/// `log`. It stays the child of its starter; strace is aside.
-pub(super) fn words(log: &str) -> Vec<&str> {
+/// The command prefix that writes a program's system calls to `log`. The
+/// program stays a child of its starter; strace is detached.
+pub(super) fn command(log: &str) -> Vec<&str> {
     let calls = "trace=openat,pwrite64,ftruncate,fsync,fdatasync,unlink,sendto,sendmsg,writev";
     vec!["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-yy", "-xx", "-s", "1000000", "-e", calls, "-o", log]
 }
@@ -24,12 +24,11 @@ pub(super) enum Event {
         at: usize,
         bytes: Vec<u8>,
     },
-    Cut {
+    Truncated {
         path: PathBuf,
         length: usize,
     },
-    /// What was written until now will be durable once the same thread's sync
-    /// is done.
+    /// A sync has started; once it is done, all earlier writes are durable.
     SyncBegun {
         thread: u32,
         path: PathBuf,
@@ -38,9 +37,9 @@ pub(super) enum Event {
         thread: u32,
         path: PathBuf,
     },
-    /// From now on a peer may know these bytes.
-    Said {
-        /// As `[local->remote]`.
+    /// Bytes were sent to a peer.
+    Sent {
+        /// The socket in the form `[local->remote]`.
         socket: String,
         bytes: Vec<u8>,
     },
@@ -49,30 +48,30 @@ pub(super) enum Event {
 /// Reads a log, line by line.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    /// Calls that were seen to begin and not to end, by thread.
-    begun: HashMap<u32, String>,
+    /// The calls that have started and not finished, by thread.
+    unfinished: HashMap<u32, String>,
 }
 
 impl Reader {
-    /// What a line tells. A call that failed tells nothing.
+    /// The events of a line; none for a failed call.
     pub(super) fn read(&mut self, line: &str) -> Vec<Event> {
         let Some((thread, call)) = line.split_once(char::is_whitespace) else { return Vec::new() };
         let (Ok(thread), call) = (thread.parse(), call.trim()) else { return Vec::new() };
-        if let Some(begun) = call.strip_suffix("<unfinished ...>") {
-            self.begun.insert(thread, begun.trim_end().to_owned());
-            return begin(thread, begun).into_iter().collect();
+        if let Some(unfinished) = call.strip_suffix("<unfinished ...>") {
+            self.unfinished.insert(thread, unfinished.trim_end().to_owned());
+            return started(thread, unfinished).into_iter().collect();
         }
         if call.starts_with("<... ") {
             let Some((_, rest)) = call.split_once(" resumed>") else { return Vec::new() };
-            let begun = self.begun.remove(&thread).unwrap_or_default();
-            return end(thread, &format!("{begun}{rest}")).into_iter().collect();
+            let unfinished = self.unfinished.remove(&thread).unwrap_or_default();
+            return finished(thread, &format!("{unfinished}{rest}")).into_iter().collect();
         }
-        begin(thread, call).into_iter().chain(end(thread, call)).collect()
+        started(thread, call).into_iter().chain(finished(thread, call)).collect()
     }
 }
 
-/// What counts from the beginning of a call.
-fn begin(thread: u32, call: &str) -> Option<Event> {
+/// The event at the start of a call.
+fn started(thread: u32, call: &str) -> Option<Event> {
     let (name, args) = call.split_once('(')?;
     match name {
         "fsync" | "fdatasync" => Some(Event::SyncBegun { thread, path: file(args)? }),
@@ -81,16 +80,16 @@ fn begin(thread: u32, call: &str) -> Option<Event> {
             // An arrow is within the brackets.
             let (remote, rest) = socket.1.split_once('>')?;
             let bytes = strings(rest).concat();
-            Some(Event::Said { socket: format!("{}>{remote}", socket.0), bytes })
+            Some(Event::Sent { socket: format!("{}>{remote}", socket.0), bytes })
         }
         _ => None,
     }
 }
 
-/// What counts once a call has succeeded.
-fn end(thread: u32, call: &str) -> Option<Event> {
-    let (call, answer) = call.rsplit_once(" = ")?;
-    if answer.starts_with('-') || answer.starts_with('?') {
+/// The event once a call has succeeded.
+fn finished(thread: u32, call: &str) -> Option<Event> {
+    let (call, result) = call.rsplit_once(" = ")?;
+    if result.starts_with('-') || result.starts_with('?') {
         return None;
     }
     let (name, args) = call.split_once('(')?;
@@ -98,24 +97,24 @@ fn end(thread: u32, call: &str) -> Option<Event> {
         "openat" if args.contains("O_CREAT") => path(args).map(Event::Opened),
         "unlink" => path(args).map(Event::Removed),
         "pwrite64" => {
-            let wrote: usize = answer.trim().parse().ok()?;
+            let wrote: usize = result.trim().parse().ok()?;
             let mut bytes = strings(args).into_iter().next()?;
             bytes.truncate(wrote);
             Some(Event::Wrote { path: file(args)?, at: last_number(args)?, bytes })
         }
-        "ftruncate" => Some(Event::Cut { path: file(args)?, length: last_number(args)? }),
+        "ftruncate" => Some(Event::Truncated { path: file(args)?, length: last_number(args)? }),
         "fsync" | "fdatasync" => Some(Event::Synced { thread, path: file(args)? }),
         _ => None,
     }
 }
 
-/// The file of the descriptor that comes first.
+/// The file of the first descriptor.
 fn file(args: &str) -> Option<PathBuf> {
     let path = args.split_once('<')?.1.split_once('>')?.0;
     Some(PathBuf::from(String::from_utf8(unescaped(path)).ok()?))
 }
 
-/// The path in quotation marks; all that we look at are absolute.
+/// The quoted path; all paths of interest are absolute.
 fn path(args: &str) -> Option<PathBuf> {
     let path = strings(args).into_iter().next()?;
     Some(Path::new(std::str::from_utf8(&path).ok()?).to_owned())
@@ -125,12 +124,12 @@ fn last_number(args: &str) -> Option<usize> {
     args.rsplit_once(", ")?.1.trim_end_matches([')', ' ']).parse().ok()
 }
 
-/// What stands in quotation marks; escaped bytes hold none.
+/// The quoted strings; escaped bytes contain no quotation marks.
 fn strings(args: &str) -> Vec<Vec<u8>> {
     args.split('"').skip(1).step_by(2).map(unescaped).collect()
 }
 
-/// Bytes as `-xx` writes them, each as `\x` and two digits.
+/// Decodes bytes in the format of `-xx`, each as `\x` and two digits.
 fn unescaped(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() / 4);
     let mut rest = text.as_bytes();
@@ -177,17 +176,17 @@ mod tests {
             r#"7  sendto(8<TCP:[127.0.0.1:1->127.0.0.1:2]>, "\x68", 1, 0, NULL, 0) = 1"#,
             r#"7  writev(8<TCP:[127.0.0.1:1->127.0.0.1:2]>, [{iov_base="\x68", iov_len=1}, {iov_base="\x69", iov_len=1}], 2) = 2"#,
         ];
-        let said =
-            |bytes: &[u8]| Event::Said { socket: "[127.0.0.1:1->127.0.0.1:2]".into(), bytes: bytes.to_vec() };
-        let wanted = vec![
+        let sent =
+            |bytes: &[u8]| Event::Sent { socket: "[127.0.0.1:1->127.0.0.1:2]".into(), bytes: bytes.to_vec() };
+        let expected = vec![
             Event::Opened(a.clone()),
             Event::Wrote { path: a.clone(), at: 4096, bytes: vec![0x22, 0] },
-            Event::Cut { path: a, length: 12 },
+            Event::Truncated { path: a, length: 12 },
             Event::Removed(b),
-            said(b"h"),
-            said(b"hi"),
+            sent(b"h"),
+            sent(b"hi"),
         ];
-        assert_eq!(read(&lines), wanted);
+        assert_eq!(read(&lines), expected);
     }
 
     #[test]
@@ -199,12 +198,12 @@ mod tests {
             r"7  <... fdatasync resumed>) = 0",
             r"8  <... pwrite64 resumed>) = 1",
         ];
-        let wanted = vec![
+        let expected = vec![
             Event::SyncBegun { thread: 7, path: path.clone() },
             Event::Synced { thread: 7, path: path.clone() },
             Event::Wrote { path, at: 0, bytes: vec![1] },
         ];
-        assert_eq!(read(&lines), wanted);
+        assert_eq!(read(&lines), expected);
     }
 
     #[test]

@@ -2,35 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use crate::checks::{CheckSpec, Within};
-use crate::decode::{DecodeError, Field, Json, fill, members, object};
+use crate::checks::{CheckContext, CheckSpec};
+use crate::decode::{DecodeError, Field, Json, members, object, read_into};
 use crate::model::{Locality, NamedPort, Service, TaggedAddress, Weights};
 
-/// What the real decoder calls the type it reads a registration into.
-const TARGET: &str = "struct { EnableTagOverrideSnake bool \"json:\\\"enable_tag_override\\\"\"; TaggedAddressesSnake map[string]structs.ServiceAddress \"json:\\\"tagged_addresses\\\"\"; *structs.Alias }";
+/// The Go type of a registration in the error texts of a real agent.
+const GO_TYPE_NAME: &str = "struct { EnableTagOverrideSnake bool \"json:\\\"enable_tag_override\\\"\"; TaggedAddressesSnake map[string]structs.ServiceAddress \"json:\\\"tagged_addresses\\\"\"; *structs.Alias }";
 
-/// A registration as it came, decoded but not yet valid.
+/// A registration that is decoded but not yet validated.
 #[derive(Debug, Default)]
 pub(super) struct Definition {
     pub(super) service: Service,
     pub(super) kind: String,
-    /// Present if the request had any.
+    /// The weights, if the request had any.
     pub(super) weights: Option<Weights>,
     /// `Check` first, then `Checks`; an empty `Check` is none.
     pub(super) checks: Vec<CheckSpec>,
-    /// The request asked for more than this agent can register, by the name of the field.
-    pub(super) unserved: Option<&'static str>,
+    /// The name of a field that this agent does not support.
+    pub(super) unsupported_field: Option<&'static str>,
 }
 
 impl Definition {
     pub(super) fn decode(body: &[u8]) -> Result<Self, DecodeError> {
         let mut definition = Self::default();
         let (mut check, mut checks) = (CheckSpec::default(), Vec::new());
-        for (key, value) in object(body, TARGET)? {
+        for (key, value) in object(body, GO_TYPE_NAME)? {
             match key.to_ascii_lowercase().as_str() {
                 "check" if value != Json::Null => {
                     let at = ".Alias.Check";
-                    check = CheckSpec::read(nested(value, at, "structs.CheckType")?, at, Within::Service)?;
+                    check =
+                        CheckSpec::read(nested(value, at, "structs.CheckType")?, at, CheckContext::Service)?;
                 }
                 "checks" if value != Json::Null => checks = read_checks(value)?,
                 "check" | "checks" => {}
@@ -49,28 +50,28 @@ impl Definition {
         let service = &mut self.service;
         let mut token = String::new();
         match key.to_ascii_lowercase().as_str() {
-            "kind" => fill(&mut self.kind, value, ".Alias.Kind"),
-            "id" => fill(&mut service.id, value, ".Alias.ID"),
-            "name" => fill(&mut service.name, value, ".Alias.Name"),
-            "tags" => fill(&mut service.tags, value, ".Alias.Tags"),
-            "address" => fill(&mut service.address, value, ".Alias.Address"),
+            "kind" => read_into(&mut self.kind, value, ".Alias.Kind"),
+            "id" => read_into(&mut service.id, value, ".Alias.ID"),
+            "name" => read_into(&mut service.name, value, ".Alias.Name"),
+            "tags" => read_into(&mut service.tags, value, ".Alias.Tags"),
+            "address" => read_into(&mut service.address, value, ".Alias.Address"),
             "taggedaddresses" | "tagged_addresses" => {
-                fill(&mut service.tagged_addresses, value, ".Alias.TaggedAddresses")
+                read_into(&mut service.tagged_addresses, value, ".Alias.TaggedAddresses")
             }
-            "meta" => fill(&mut service.meta, value, ".Alias.Meta"),
-            "port" => fill(&mut service.port, value, ".Alias.Port"),
-            "ports" => fill(&mut service.ports, value, ".Alias.Ports"),
-            "socketpath" => fill(&mut service.socket_path, value, ".Alias.SocketPath"),
-            "weights" => fill(&mut self.weights, value, ".Alias.Weights"),
-            "token" => fill(&mut token, value, ".Alias.Token"),
+            "meta" => read_into(&mut service.meta, value, ".Alias.Meta"),
+            "port" => read_into(&mut service.port, value, ".Alias.Port"),
+            "ports" => read_into(&mut service.ports, value, ".Alias.Ports"),
+            "socketpath" => read_into(&mut service.socket_path, value, ".Alias.SocketPath"),
+            "weights" => read_into(&mut self.weights, value, ".Alias.Weights"),
+            "token" => read_into(&mut token, value, ".Alias.Token"),
             "enabletagoverride" | "enable_tag_override" => {
-                fill(&mut service.enable_tag_override, value, ".Alias.EnableTagOverride")
+                read_into(&mut service.enable_tag_override, value, ".Alias.EnableTagOverride")
             }
-            "locality" => fill(&mut service.locality, value, ".Alias.Locality"),
+            "locality" => read_into(&mut service.locality, value, ".Alias.Locality"),
             "connect" => self.read_connect(value),
             "proxy" => {
                 if value != Json::Null {
-                    self.unserved = Some("Proxy");
+                    self.unsupported_field = Some("Proxy");
                 }
                 Ok(())
             }
@@ -81,10 +82,10 @@ impl Definition {
     fn read_connect(&mut self, value: Json) -> Result<(), DecodeError> {
         for (key, value) in nested(value, ".Alias.Connect", "structs.ServiceConnect")? {
             match key.to_ascii_lowercase().as_str() {
-                "native" => fill(&mut self.service.native, value, ".Alias.Connect.Alias.Native")?,
+                "native" => read_into(&mut self.service.native, value, ".Alias.Connect.Alias.Native")?,
                 "sidecarservice" | "sidecar_service" => {
                     if value != Json::Null {
-                        self.unserved = Some("Connect.SidecarService");
+                        self.unsupported_field = Some("Connect.SidecarService");
                     }
                 }
                 "peermeta" => {}
@@ -95,10 +96,10 @@ impl Definition {
     }
 }
 
-fn nested(value: Json, at: &str, wanted: &str) -> Result<Vec<(String, Json)>, DecodeError> {
+fn nested(value: Json, at: &str, type_name: &str) -> Result<Vec<(String, Json)>, DecodeError> {
     match value {
-        Json::Object(_) | Json::Null => members(value, wanted),
-        other => Err(DecodeError::mismatch(&other, at, wanted)),
+        Json::Object(_) | Json::Null => members(value, type_name),
+        other => Err(DecodeError::mismatch(&other, at, type_name)),
     }
 }
 
@@ -107,7 +108,7 @@ fn read_checks(value: Json) -> Result<Vec<CheckSpec>, DecodeError> {
     let Json::Array(items) = value else {
         return Err(DecodeError::mismatch(&value, at, "structs.CheckTypes"));
     };
-    let read = |item| CheckSpec::read(nested(item, at, "structs.CheckType")?, at, Within::Service);
+    let read = |item| CheckSpec::read(nested(item, at, "structs.CheckType")?, at, CheckContext::Service);
     items.into_iter().map(read).collect()
 }
 
@@ -116,8 +117,8 @@ impl Field for Weights {
         let mut weights = Self { passing: 0, warning: 0 };
         for (key, value) in nested(value, at, "structs.Weights")? {
             match key.to_ascii_lowercase().as_str() {
-                "passing" => fill(&mut weights.passing, value, &format!("Weights{at}.Passing"))?,
-                "warning" => fill(&mut weights.warning, value, &format!("Weights{at}.Warning"))?,
+                "passing" => read_into(&mut weights.passing, value, &format!("Weights{at}.Passing"))?,
+                "warning" => read_into(&mut weights.warning, value, &format!("Weights{at}.Warning"))?,
                 _ => return Err(DecodeError::unknown_field(&key)),
             }
         }
@@ -130,8 +131,8 @@ impl Field for Locality {
         let mut locality = Self::default();
         for (key, value) in nested(value, at, "structs.Locality")? {
             match key.to_ascii_lowercase().as_str() {
-                "region" => fill(&mut locality.region, value, &format!("Locality{at}.Region"))?,
-                "zone" => fill(&mut locality.zone, value, &format!("Locality{at}.Zone"))?,
+                "region" => read_into(&mut locality.region, value, &format!("Locality{at}.Region"))?,
+                "zone" => read_into(&mut locality.zone, value, &format!("Locality{at}.Zone"))?,
                 _ => return Err(DecodeError::unknown_field(&key)),
             }
         }
@@ -144,8 +145,8 @@ impl Field for TaggedAddress {
         let mut address = Self::default();
         for (key, value) in nested(value, at, "structs.ServiceAddress")? {
             match key.to_ascii_lowercase().as_str() {
-                "address" => fill(&mut address.address, value, &format!("ServiceAddress{at}.Address"))?,
-                "port" => fill(&mut address.port, value, &format!("ServiceAddress{at}.Port"))?,
+                "address" => read_into(&mut address.address, value, &format!("ServiceAddress{at}.Address"))?,
+                "port" => read_into(&mut address.port, value, &format!("ServiceAddress{at}.Port"))?,
                 _ => return Err(DecodeError::unknown_field(&key)),
             }
         }
@@ -168,9 +169,9 @@ impl Field for NamedPort {
         let mut port = Self::default();
         for (key, value) in nested(value, at, "structs.ServicePort")? {
             match key.to_ascii_lowercase().as_str() {
-                "name" => fill(&mut port.name, value, &format!("ServicePort{at}.Name"))?,
-                "port" => fill(&mut port.port, value, &format!("ServicePort{at}.Port"))?,
-                "default" => fill(&mut port.default, value, &format!("ServicePort{at}.Default"))?,
+                "name" => read_into(&mut port.name, value, &format!("ServicePort{at}.Name"))?,
+                "port" => read_into(&mut port.port, value, &format!("ServicePort{at}.Port"))?,
+                "default" => read_into(&mut port.default, value, &format!("ServicePort{at}.Default"))?,
                 _ => return Err(DecodeError::unknown_field(&key)),
             }
         }

@@ -1,55 +1,59 @@
-//! What a registration must fulfil, with the texts of the real agent and in its order.
+//! The validation of a registration, with the error texts and in the order of a real
+//! agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::definition::Definition;
-use crate::agent::listed;
-use crate::answer::Failure;
-use crate::model::{Locality, NamedPort, Status, Weights};
+use crate::agent::error_list;
+use crate::model::{CheckStatus, Locality, NamedPort, Weights};
+use crate::response::ErrorResponse;
 
 const MAX_META_PAIRS: usize = 64;
 const MAX_META_KEY: usize = 128;
 const MAX_META_VALUE: usize = 512;
 const RESERVED_META_PREFIX: &str = "consul-";
 
-/// Refuses what cannot be registered.
-pub(super) fn definition(definition: &Definition) -> Result<(), Failure> {
+/// Rejects an invalid registration.
+pub(super) fn definition(definition: &Definition) -> Result<(), ErrorResponse> {
     let service = &definition.service;
     if service.name.is_empty() {
-        return Err(Failure::bad_request("Missing service name"));
+        return Err(ErrorResponse::bad_request("Missing service name"));
     }
     if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
-        return Err(Failure::bad_request("Invalid service address"));
+        return Err(ErrorResponse::bad_request("Invalid service address"));
     }
-    let refuse = |what: &str, why: String| Failure::bad_request(format!("{what}: {why}"));
-    weights(definition.weights).map_err(|why| refuse("Invalid Weights", why.to_owned()))?;
-    meta(service.meta.as_ref()).map_err(|why| refuse("Invalid Service Meta", why))?;
-    let mut faults = Vec::new();
-    faults.extend(locality(service.locality.as_ref()).map(str::to_owned));
+    let invalid = |what: &str, why: String| ErrorResponse::bad_request(format!("{what}: {why}"));
+    weights(definition.weights).map_err(|why| invalid("Invalid Weights", why.to_owned()))?;
+    meta(service.meta.as_ref()).map_err(|why| invalid("Invalid Service Meta", why))?;
+    let mut errors = Vec::new();
+    errors.extend(locality(service.locality.as_ref()).map(str::to_owned));
     if definition.kind == "connect-proxy" && service.port == 0 && service.socket_path.is_empty() {
-        faults.push("Port or SocketPath must be set for a connect-proxy".to_owned());
+        errors.push("Port or SocketPath must be set for a connect-proxy".to_owned());
     }
     if service.native && service.port == 0 && service.socket_path.is_empty() {
-        faults.push("Port or SocketPath must be set for a Connect native service.".to_owned());
+        errors.push("Port or SocketPath must be set for a Connect native service.".to_owned());
     }
     if !service.ports.is_empty() && service.port != 0 {
-        faults.push("Cannot set both Port and Ports".to_owned());
+        errors.push("Cannot set both Port and Ports".to_owned());
     }
-    faults.extend(ports(&service.ports));
-    if !faults.is_empty() {
-        return Err(refuse("Validation failed", listed(&faults)));
-    }
-    for check in &definition.checks {
-        check.validate().map_err(|why| refuse("Invalid check", why.to_owned()))?;
+    errors.extend(ports(&service.ports));
+    if !errors.is_empty() {
+        return Err(invalid("Validation failed", error_list(&errors)));
     }
     for check in &definition.checks {
-        if !check.status.is_empty() && Status::from_name(&check.status).is_none() {
-            return Err(Failure::bad_request("Status for checks must 'passing', 'warning', 'critical'"));
+        check.validate().map_err(|why| invalid("Invalid check", why.to_owned()))?;
+    }
+    for check in &definition.checks {
+        if !check.status.is_empty() && CheckStatus::from_name(&check.status).is_none() {
+            return Err(ErrorResponse::bad_request(
+                "Status for checks must 'passing', 'warning', 'critical'",
+            ));
         }
     }
-    let unserved = if definition.kind.is_empty() { definition.unserved } else { Some("Kind") };
-    match unserved {
-        Some(field) => Err(Failure::bad_request(format!(
+    let unsupported_field =
+        if definition.kind.is_empty() { definition.unsupported_field } else { Some("Kind") };
+    match unsupported_field {
+        Some(field) => Err(ErrorResponse::bad_request(format!(
             "this development agent registers services without a sidecar or gateway only; `{field}` needs a real Consul agent"
         ))),
         None => Ok(()),
@@ -107,8 +111,8 @@ fn ports(ports: &[NamedPort]) -> Option<String> {
     if ports.is_empty() {
         return None;
     }
-    let mut seen = BTreeSet::new();
-    let mut default_seen = false;
+    let mut names = BTreeSet::new();
+    let mut has_default = false;
     for port in ports {
         if port.name.trim().is_empty() {
             return Some("Ports.Name cannot be empty".to_owned());
@@ -116,13 +120,13 @@ fn ports(ports: &[NamedPort]) -> Option<String> {
         if port.port <= 0 {
             return Some("Ports.Port must be greater than zero".to_owned());
         }
-        if !seen.insert(port.name.as_str()) {
+        if !names.insert(port.name.as_str()) {
             return Some(format!("Ports.Name {:?} has to be unique", port.name));
         }
-        if default_seen && port.default {
+        if has_default && port.default {
             return Some("Only one port can be marked as default".to_owned());
         }
-        default_seen |= port.default;
+        has_default |= port.default;
     }
-    (!default_seen).then(|| "One of the Ports must be marked as Default".to_owned())
+    (!has_default).then(|| "One of the Ports must be marked as Default".to_owned())
 }

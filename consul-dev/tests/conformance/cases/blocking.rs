@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{Case, QUERY, cases};
 use crate::agents::Target;
-use crate::http::Reply;
+use crate::http::Response;
 
 const SOON: Duration = Duration::from_secs(3);
 
@@ -15,15 +15,15 @@ pub(super) fn cases() -> Vec<Case> {
     cases![
         a_read_with_an_index_is_streamed.since((1, 10, 0), "the streaming backend was not the default"),
         near_is_not_streamed.since((1, 10, 0), "the streaming backend was not the default"),
-        an_old_index_answers_at_once,
+        an_old_index_returns_immediately,
         a_query_without_news_returns_when_the_time_is_up,
         an_index_from_the_future_waits_and_returns_the_present,
         a_registration_wakes,
         a_deregistration_wakes,
         a_checks_new_status_wakes,
-        output_alone_wakes_nobody,
+        output_alone_does_not_wake,
         a_changed_definition_wakes,
-        what_a_filter_hides_wakes_all_the_same,
+        a_filtered_change_wakes_too,
         another_service_does_not_wake,
         a_missing_service_is_not_woken_by_another_that_disappears
             .alone()
@@ -43,8 +43,14 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Asks with the index of `before` and makes `change` a moment later.
-async fn woken_by(target: &Target, path: &str, before: &Reply, change: impl Future<Output = ()>) -> Reply {
+/// Makes a blocking read with the index of `before`, and `change` a moment
+/// later.
+async fn woken_by(
+    target: &Target,
+    path: &str,
+    before: &Response,
+    change: impl Future<Output = ()>,
+) -> Response {
     let separator = if path.contains('?') { '&' } else { '?' };
     let waiting = target.get(format!("{path}{separator}index={}&wait=20s", before.index()));
     let later = async {
@@ -58,13 +64,14 @@ async fn woken_by(target: &Target, path: &str, before: &Reply, change: impl Futu
     reply
 }
 
-/// Asks with the index of `before` and makes `change`, which must not wake.
+/// Makes a blocking read with the index of `before`, and `change`, which must
+/// not wake it.
 async fn not_woken_by(
     target: &Target,
     path: &str,
-    before: &Reply,
+    before: &Response,
     change: impl Future<Output = ()>,
-) -> Reply {
+) -> Response {
     let separator = if path.contains('?') { '&' } else { '?' };
     let waiting = target.get(format!("{path}{separator}index={}&wait=900ms", before.index()));
     let later = async {
@@ -82,7 +89,7 @@ async fn a_read_with_an_index_is_streamed(target: Target) {
         "/v1/health/service/block-stream?index=1",
         "/v1/health/service/block-stream?index=1&passing&stale",
         "/v1/health/connect/block-stream?index=1",
-        "/v1/health/service/block-nobody?index=1",
+        "/v1/health/service/block-unknown?index=1",
     ] {
         let reply = target.get(path).await;
         reply.is_status(200).has_headers(QUERY);
@@ -103,7 +110,7 @@ async fn near_is_not_streamed(target: Target) {
     }
 }
 
-async fn an_old_index_answers_at_once(target: Target) {
+async fn an_old_index_returns_immediately(target: Target) {
     target.register(json!({"Name": "block-old", "Check": {"TTL": "10m"}})).await;
     for path in ["health/service/block-old", "catalog/service/block-old", "health/checks/block-old"] {
         let before = target.get(format!("/v1/{path}")).await;
@@ -147,7 +154,8 @@ async fn a_registration_wakes(target: Target) {
     {
         let before = target.get(path).await;
         let woken = loop {
-            // A blocking read of what is missing may be woken by other cases' services; then it asks again.
+            // A blocking read of a missing service may be woken by other cases' services; then it is
+            // repeated.
             let woken = target.get(format!("{path}?index={}&wait=300ms", before.index())).await;
             if woken.text() != "[]" {
                 break woken;
@@ -193,7 +201,7 @@ async fn a_checks_new_status_wakes(target: Target) {
     }
 }
 
-async fn output_alone_wakes_nobody(target: Target) {
+async fn output_alone_does_not_wake(target: Target) {
     let definition = json!({"CheckID": "block-output", "TTL": "10m", "Status": "passing"});
     target.register(json!({"Name": "block-output", "Check": definition})).await;
     let path = "/v1/health/service/block-output";
@@ -215,7 +223,7 @@ async fn a_changed_definition_wakes(target: Target) {
     assert_eq!(after.json()[0]["Service"]["Tags"], json!(["v2"]));
 }
 
-async fn what_a_filter_hides_wakes_all_the_same(target: Target) {
+async fn a_filtered_change_wakes_too(target: Target) {
     let definition = json!({"CheckID": "block-hidden", "TTL": "10m", "Status": "critical"});
     target.register(json!({"Name": "block-hidden", "Check": definition})).await;
     let path = "/v1/health/service/block-hidden?passing";
@@ -261,7 +269,8 @@ async fn a_missing_service_of_the_blocking_backend_may_be_woken_by_any_that_disa
     target.register(json!({"Name": "block-extinct"})).await;
     let path = "/v1/catalog/service/block-none";
     let before = target.get(path).await.index();
-    // Whether a real one wakes depends on where the two names lie in its tree; the index moves in any case.
+    // A real agent may wake or not, depending on where the two names lie in its tree; the index changes in
+    // any case.
     let waiting = target.get(format!("{path}?index={before}&wait=1s"));
     let (reply, ()) = tokio::join!(waiting, target.deregister("block-extinct"));
     reply.is_status(200).has_text("[]");
@@ -300,7 +309,8 @@ async fn the_checks_of_a_service_wake(target: Target) {
         .await;
     let mut seen = target.get("/v1/health/checks/block-checks").await;
     target.put("/v1/agent/check/pass/block-checks", "").await.is_done();
-    // Other cases' checks wake it as well, so it is asked until it shows ours.
+    // Other cases' checks wake it as well, so it is repeated until it shows
+    // this one.
     while seen.json()[0]["Status"] != "passing" {
         let path = format!("/v1/health/checks/block-checks?index={}&wait=20s", seen.index());
         let next = target.get(path).await;

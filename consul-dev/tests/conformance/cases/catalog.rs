@@ -10,12 +10,12 @@ pub(super) fn cases() -> Vec<Case> {
         services_are_listed_with_all_their_tags,
         a_service_has_this_shape,
         an_empty_service_has_this_shape,
-        nobody_is_an_empty_list,
+        no_instance_is_an_empty_list,
         nodes_have_this_shape,
         a_node_has_its_services,
         an_unknown_node_is_null,
         the_datacenters_are_listed,
-        the_leader_and_the_peers_are_told,
+        the_leader_and_the_peers_are_returned,
     ]
 }
 
@@ -62,7 +62,7 @@ async fn a_service_has_this_shape(target: Target) {
         }))
         .await;
     let at = json!({"Address": "10.0.0.7", "Port": 9});
-    let wanted = shape(
+    let expected = shape(
         &target,
         json!({
             "ServiceID": "cat-full-1", "ServiceName": "cat-full", "ServiceTags": ["a"], "ServiceMeta": {"k": "v"},
@@ -71,20 +71,20 @@ async fn a_service_has_this_shape(target: Target) {
         }),
     );
     let reply = target.get("/v1/catalog/service/cat-full").await;
-    reply.is_status(200).has_json(&json!([wanted]));
+    reply.is_status(200).has_json(&json!([expected]));
     assert_eq!(reply.json()[0]["ModifyIndex"], reply.index());
-    target.get("/v1/catalog/service/cat-full?tag=A").await.has_json(&json!([wanted]));
+    target.get("/v1/catalog/service/cat-full?tag=A").await.has_json(&json!([expected]));
     target.get("/v1/catalog/service/cat-full?tag=b").await.has_json(&json!([]));
 }
 
 async fn an_empty_service_has_this_shape(target: Target) {
     target.register(json!({"Name": "cat-empty"})).await;
-    let wanted = shape(&target, json!({"ServiceID": "cat-empty", "ServiceName": "cat-empty"}));
-    target.get("/v1/catalog/service/cat-empty").await.has_json(&json!([wanted]));
+    let expected = shape(&target, json!({"ServiceID": "cat-empty", "ServiceName": "cat-empty"}));
+    target.get("/v1/catalog/service/cat-empty").await.has_json(&json!([expected]));
 }
 
-async fn nobody_is_an_empty_list(target: Target) {
-    target.get("/v1/catalog/service/cat-nobody").await.is_status(200).has_text("[]");
+async fn no_instance_is_an_empty_list(target: Target) {
+    target.get("/v1/catalog/service/cat-unknown").await.is_status(200).has_text("[]");
 }
 
 async fn nodes_have_this_shape(target: Target) {
@@ -98,14 +98,14 @@ async fn a_node_has_its_services(target: Target) {
     reply.is_status(200);
     let body = reply.json();
     crate::pattern::compare(&node(&target), &body["Node"]).unwrap();
-    let wanted =
+    let expected =
         json!({"<more>": true, "ID": "cat-node", "Service": "cat-node", "Tags": ["t"], "Meta": null});
-    crate::pattern::compare(&wanted, &body["Services"]["cat-node"]).unwrap();
+    crate::pattern::compare(&expected, &body["Services"]["cat-node"]).unwrap();
     assert!(body["Services"]["consul"].is_object());
 }
 
 async fn an_unknown_node_is_null(target: Target) {
-    let reply = target.get("/v1/catalog/node/nobody").await;
+    let reply = target.get("/v1/catalog/node/unknown").await;
     reply.is_status(200).has_text("null");
 }
 
@@ -113,7 +113,7 @@ async fn the_datacenters_are_listed(target: Target) {
     target.get("/v1/catalog/datacenters").await.is_status(200).has_json(&json!(["dc1"])).has_headers(PLAIN);
 }
 
-async fn the_leader_and_the_peers_are_told(target: Target) {
+async fn the_leader_and_the_peers_are_returned(target: Target) {
     let leader = target.get("/v1/status/leader").await;
     leader.is_status(200).has_headers(PLAIN);
     let address = leader.json().as_str().unwrap().to_owned();

@@ -20,12 +20,12 @@ pub(super) fn cases() -> Vec<Case> {
         a_ttl_check_takes_every_status,
         a_ttl_check_takes_an_update,
         a_bad_update_is_refused,
-        a_ttl_expires_and_a_beat_revives_it,
-        an_expired_ttl_remembers_the_last_output,
+        a_ttl_expires_and_a_heartbeat_revives_it,
+        an_expired_ttl_keeps_the_last_output,
         a_long_output_is_cut,
         registering_again_restarts_the_ttl,
-        beating_an_unknown_check_is_404.since((1, 22, 0), "500 with another text before"),
-        beating_another_kind_of_check_is_500,
+        a_heartbeat_of_an_unknown_check_is_404.since((1, 22, 0), "500 with another text before"),
+        a_heartbeat_of_another_kind_of_check_is_500,
         output_alone_stays_out_of_the_catalog_until_the_next_registration,
         a_check_of_the_node_is_registered_and_removed.alone(),
         a_check_joins_a_service,
@@ -43,7 +43,7 @@ pub(super) async fn agent_check(target: &Target, id: &str) -> Value {
     target.get("/v1/agent/checks").await.json()[id].clone()
 }
 
-/// Waits until the agent's check is as wanted.
+/// Waits until the agent's check has that status and output.
 pub(super) async fn becomes(target: &Target, id: &str, status: &str, output: &str) {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
@@ -92,20 +92,20 @@ async fn a_bad_update_is_refused(target: Target) {
         ("", "Request decode failed: EOF"),
         (r#"{"Status":"passing","Bogus":1}"#, r#"Request decode failed: json: unknown field "Bogus""#),
     ] {
-        target.put("/v1/agent/check/update/ttl-bad", body).await.is_refusal(400, text);
+        target.put("/v1/agent/check/update/ttl-bad", body).await.is_error(400, text);
     }
     if target.since(1, 22) {
         let text = "Request decode failed: json: cannot unmarshal number into Go struct field checkUpdate.Status of type string";
-        target.put("/v1/agent/check/update/ttl-bad", r#"{"Status":1}"#).await.is_refusal(400, text);
+        target.put("/v1/agent/check/update/ttl-bad", r#"{"Status":1}"#).await.is_error(400, text);
     }
 }
 
-async fn a_ttl_expires_and_a_beat_revives_it(target: Target) {
+async fn a_ttl_expires_and_a_heartbeat_revives_it(target: Target) {
     let definition = json!({"CheckID": "ttl-short", "TTL": "700ms", "Status": "passing"});
     target.register(json!({"Name": "ttl-short", "Check": definition})).await;
     assert_eq!(agent_check(&target, "ttl-short").await["Status"], "passing");
     becomes(&target, "ttl-short", "critical", "TTL expired").await;
-    // What the agent finds out by itself reaches the catalog a moment later.
+    // Changes that the agent finds reach the catalog a moment later.
     let started = Instant::now();
     while target.get("/v1/health/checks/ttl-short").await.json()[0]["Status"] != "critical" {
         assert!(started.elapsed() < Duration::from_secs(5), "not in the catalog");
@@ -116,7 +116,7 @@ async fn a_ttl_expires_and_a_beat_revives_it(target: Target) {
     becomes(&target, "ttl-short", "critical", "TTL expired").await;
 }
 
-async fn an_expired_ttl_remembers_the_last_output(target: Target) {
+async fn an_expired_ttl_keeps_the_last_output(target: Target) {
     target.register(json!({"Name": "ttl-last", "Check": {"CheckID": "ttl-last", "TTL": "500ms"}})).await;
     target.put("/v1/agent/check/pass/ttl-last?note=all%20well", "").await.is_done();
     let output = "TTL expired (last output before timeout follows): all well";
@@ -139,7 +139,7 @@ async fn registering_again_restarts_the_ttl(target: Target) {
     let definition =
         json!({"Name": "ttl-again", "Check": {"CheckID": "ttl-again", "TTL": "1500ms", "Status": "passing"}});
     target.register(definition.clone()).await;
-    // Longer than the TTL in all, but never that long without a registration.
+    // Longer than the TTL in total, but never that long without a registration.
     for _ in 0..6 {
         sleep(Duration::from_millis(400)).await;
         assert_eq!(agent_check(&target, "ttl-again").await["Status"], "passing");
@@ -147,20 +147,20 @@ async fn registering_again_restarts_the_ttl(target: Target) {
     }
 }
 
-async fn beating_an_unknown_check_is_404(target: Target) {
-    let text = r#"Unknown check ID "nobody". Ensure that the check ID is passed, not the check name."#;
+async fn a_heartbeat_of_an_unknown_check_is_404(target: Target) {
+    let text = r#"Unknown check ID "unknown". Ensure that the check ID is passed, not the check name."#;
     for verb in ["pass", "warn", "fail"] {
-        target.put(format!("/v1/agent/check/{verb}/nobody"), "").await.is_refusal(404, text);
+        target.put(format!("/v1/agent/check/{verb}/unknown"), "").await.is_error(404, text);
     }
     let body = r#"{"Status":"passing"}"#;
-    target.put("/v1/agent/check/update/nobody", body).await.is_refusal(404, text);
+    target.put("/v1/agent/check/update/unknown", body).await.is_error(404, text);
 }
 
-async fn beating_another_kind_of_check_is_500(target: Target) {
+async fn a_heartbeat_of_another_kind_of_check_is_500(target: Target) {
     let definition = json!({"CheckID": "no-ttl", "TCP": "127.0.0.1:1", "Interval": "10m"});
     target.register(json!({"Name": "no-ttl", "Check": definition})).await;
     let text = r#"CheckID "no-ttl" does not have associated TTL"#;
-    target.put("/v1/agent/check/pass/no-ttl", "").await.is_refusal(500, text);
+    target.put("/v1/agent/check/pass/no-ttl", "").await.is_error(500, text);
 }
 
 async fn output_alone_stays_out_of_the_catalog_until_the_next_registration(target: Target) {
@@ -191,7 +191,7 @@ async fn a_check_of_the_node_is_registered_and_removed(target: Target) {
     crate::pattern::compare(&check(&target, true, shape), &found.expect("not in the catalog")).unwrap();
     target.put("/v1/agent/check/deregister/node-check", "").await.is_done();
     assert_eq!(agent_check(&target, "node-check").await, Value::Null);
-    // The id is the name unless given.
+    // The default id is the name.
     target
         .put("/v1/agent/check/register", r#"{"Name":"node-check-2","TTL":"10m","Status":"passing"}"#)
         .await
@@ -222,17 +222,17 @@ async fn a_bad_check_registration_is_refused(target: Target) {
         (400, json!({"Name": "x"}), "Invalid check: TTL must be > 0 for TTL checks"),
         (400, json!({"CheckID": "x"}), r#"Request decode failed: json: unknown field "CheckID""#),
     ] {
-        target.put(path, body.to_string()).await.is_refusal(status, text);
+        target.put(path, body.to_string()).await.is_error(status, text);
     }
     if target.since(1, 22) {
         let body = json!({"Name": "x", "TTL": "10s", "ServiceID": "nope"});
-        target.put(path, body.to_string()).await.is_refusal(404, r#"ServiceID "nope" does not exist"#);
+        target.put(path, body.to_string()).await.is_error(404, r#"ServiceID "nope" does not exist"#);
     }
 }
 
 async fn deregistering_an_unknown_check_is_404(target: Target) {
-    let text = r#"Unknown check ID "nobody". Ensure that the check ID is passed, not the check name."#;
-    target.put("/v1/agent/check/deregister/nobody", "").await.is_refusal(404, text);
+    let text = r#"Unknown check ID "unknown". Ensure that the check ID is passed, not the check name."#;
+    target.put("/v1/agent/check/deregister/unknown", "").await.is_error(404, text);
 }
 
 async fn a_tcp_check_follows_the_port(target: Target) {
@@ -303,7 +303,7 @@ async fn a_grpc_check_follows_the_health_service(target: Target) {
     }
     server.set(ServingStatus::Serving).await;
     becomes(&target, "grpc", "passing", &format!("gRPC check {checked}: success")).await;
-    // Without a service it asks for the server as a whole.
+    // Without a service it checks the whole server.
     watch_grpc(&target, "grpc-whole", server.address.to_string()).await;
     becomes(&target, "grpc-whole", "passing", &format!("gRPC check {}: success", server.address)).await;
 }
@@ -333,7 +333,7 @@ async fn a_grpc_check_says_what_is_wrong(target: Target) {
 }
 
 async fn a_grpc_check_gives_up_after_its_timeout(target: Target) {
-    // Accepts nothing: the connection stands in the backlog and nobody answers.
+    // Accepts nothing: the connection stays in the backlog without a response.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let definition = json!({
         "CheckID": "grpc-silent", "Interval": "1s", "Timeout": "300ms",

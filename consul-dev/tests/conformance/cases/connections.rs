@@ -20,27 +20,27 @@ async fn more_than_200_connections_of_a_client_are_429(target: Target) {
     let address = target.client().address().to_owned();
     let request = format!("GET /v1/health/service/many?index={index}&wait=60s HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut blocked = Vec::new();
-    let refused = loop {
+    let rejection = loop {
         assert!(blocked.len() <= 200, "{} blocked queries and no refusal", blocked.len());
         let mut stream = TcpStream::connect(&address).await.expect("no connection");
         stream.write_all(request.as_bytes()).await.expect("not sent");
-        let mut answer = Vec::new();
-        // The refusal comes before the request is read; a reset may come behind it and take it away.
-        match timeout(Duration::from_millis(30), stream.read_to_end(&mut answer)).await {
+        let mut response = Vec::new();
+        // The error comes before the request is read; a reset behind it may discard it.
+        match timeout(Duration::from_millis(30), stream.read_to_end(&mut response)).await {
             Err(_) => blocked.push(stream),
-            Ok(_) => break String::from_utf8_lossy(&answer).into_owned(),
+            Ok(_) => break String::from_utf8_lossy(&response).into_owned(),
         }
     };
     // The client of the cases holds a few of the 200 itself.
     assert!(blocked.len() > 150, "refused after {}", blocked.len());
-    if !refused.is_empty() {
-        assert!(refused.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{refused}");
-        assert!(refused.contains("Connection: close\r\n"), "{refused}");
+    if !rejection.is_empty() {
+        assert!(rejection.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{rejection}");
+        assert!(rejection.contains("Connection: close\r\n"), "{rejection}");
         let text = "Your IP is issuing too many concurrent connections, please rate limit your calls\n";
-        assert!(refused.ends_with(text), "{refused}");
+        assert!(rejection.ends_with(text), "{rejection}");
     }
     drop(blocked);
-    // Given back, the places are free again.
+    // After they are closed, new connections are accepted again.
     for _ in 0..100 {
         if let Some(reply) = target.client().try_send(crate::http::Request::get("/v1/status/leader")).await
             && reply.status == 200

@@ -11,12 +11,12 @@ pub(super) fn cases() -> Vec<Case> {
         a_filter_also_holds_for_the_agent_and_the_catalog,
         a_wrong_filter_is_500_and_says_where,
         an_unknown_field_is_500,
-        an_impossible_question_is_500,
+        an_impossible_operator_is_500,
         a_wrong_filter_of_the_catalog_comes_with_a_meaningless_index.since((1, 22, 0), "it came without"),
     ]
 }
 
-/// Encodes everything that could mean something in a query.
+/// Encodes all special characters of a query.
 fn encoded(filter: &str) -> String {
     filter.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
@@ -116,7 +116,7 @@ async fn a_wrong_filter_is_500_and_says_where(target: Target) {
         ("Service.ID == 3a", r#"1:16 (15): rule "number": Invalid number literal"#.to_owned()),
     ] {
         let text = format!("Failed to create boolean expression evaluator: {text}");
-        target.get(format!("/v1/health/service/filter?filter={}", encoded(filter))).await.is_refusal(500, &text);
+        target.get(format!("/v1/health/service/filter?filter={}", encoded(filter))).await.is_error(500, &text);
     }
 }
 
@@ -129,16 +129,16 @@ async fn an_unknown_field_is_500(target: Target) {
     ] {
         let text =
             format!("Failed to create boolean expression evaluator: Selector \"{field}\" is not valid");
-        target.get(format!("{path}?filter={}", encoded(filter))).await.is_refusal(500, &text);
+        target.get(format!("{path}?filter={}", encoded(filter))).await.is_error(500, &text);
     }
-    // This one only notices when it filters.
+    // This endpoint detects the error only when it filters.
     let definition = json!({"Name": "filter-noticed", "Check": {"TTL": "10m"}});
     target.register(definition).await;
     let path = format!("/v1/agent/checks?filter={}", encoded("Foo == a"));
-    target.get(path).await.is_refusal(500, r#"Selector "Foo" is not valid"#);
+    target.get(path).await.is_error(500, r#"Selector "Foo" is not valid"#);
 }
 
-async fn an_impossible_question_is_500(target: Target) {
+async fn an_impossible_operator_is_500(target: Target) {
     for (filter, text) in [
         ("Service.Tags == a", r#"Invalid match operator "Equal" for selector "Service.Tags""#),
         ("Service.Tags != a", r#"Invalid match operator "Not Equal" for selector "Service.Tags""#),
@@ -160,7 +160,7 @@ async fn an_impossible_question_is_500(target: Target) {
         target
             .get(format!("/v1/health/service/filter?filter={}", encoded(filter)))
             .await
-            .is_refusal(500, &text);
+            .is_error(500, &text);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What holds for every endpoint.
+//! The behaviour of all endpoints.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,7 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
         options_names_the_methods,
         the_root_leads_to_the_user_interface,
         an_unclean_path_leads_to_the_clean_one.since((1, 22, 0), "older ones redirect with 301"),
-        a_path_with_control_characters_is_refused_without_a_word,
+        a_path_with_control_characters_is_rejected_without_a_body,
         a_broken_escape_in_the_query_is_500,
         a_missing_name_is_400,
         bad_query_options_are_400,
@@ -77,7 +77,7 @@ async fn an_unclean_path_leads_to_the_clean_one(target: Target) {
     }
 }
 
-async fn a_path_with_control_characters_is_refused_without_a_word(target: Target) {
+async fn a_path_with_control_characters_is_rejected_without_a_body(target: Target) {
     target.get("/v1/kv/general/a%0Ab").await.is_status(400).has_text("").has_headers(&[]);
 }
 
@@ -109,33 +109,30 @@ async fn bad_query_options_are_400(target: Target) {
         ("stale&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
     ] {
         for path in ["/v1/health/service/general", "/v1/catalog/services", "/v1/kv/general"] {
-            target.get(format!("{path}?{query}")).await.is_refusal(400, text);
+            target.get(format!("{path}?{query}")).await.is_error(400, text);
         }
     }
-    target
-        .get("/v1/health/service/general?passing=maybe")
-        .await
-        .is_refusal(400, "Invalid value for ?passing");
+    target.get("/v1/health/service/general?passing=maybe").await.is_error(400, "Invalid value for ?passing");
 }
 
 async fn enterprise_parameters_are_400(target: Target) {
     for path in ["/v1/health/service/general", "/v1/agent/services", "/v1/kv/general", "/v1/catalog/services"]
     {
         let ns = r#"Invalid query parameter: "ns" - Namespaces are a Consul Enterprise feature"#;
-        target.get(format!("{path}?ns=default")).await.is_refusal(400, ns);
+        target.get(format!("{path}?ns=default")).await.is_error(400, ns);
         if target.since(1, 11) {
             let partition =
                 r#"Invalid query parameter: "partition" - Partitions are a Consul Enterprise feature"#;
-            target.get(format!("{path}?partition=default")).await.is_refusal(400, partition);
+            target.get(format!("{path}?partition=default")).await.is_error(400, partition);
         }
     }
 }
 
 async fn another_datacenter_is_500(target: Target) {
     for path in ["/v1/health/service/general", "/v1/health/connect/general", "/v1/kv/general"] {
-        target.get(format!("{path}?dc=elsewhere")).await.is_refusal(500, "No path to datacenter");
+        target.get(format!("{path}?dc=elsewhere")).await.is_error(500, "No path to datacenter");
     }
-    // These say so together with an index that means nothing.
+    // These return the error with a meaningless index.
     for path in ["/v1/catalog/services", "/v1/catalog/service/general", "/v1/health/state/any"] {
         let reply = target.get(format!("{path}?dc=elsewhere")).await;
         reply.is_status(500).has_text("No path to datacenter");

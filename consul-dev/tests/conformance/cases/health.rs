@@ -11,19 +11,19 @@ pub(super) fn cases() -> Vec<Case> {
         an_empty_instance_has_this_shape,
         given_but_empty_meta_is_no_null.since((1, 22, 0), "older catalogs make null of it"),
         named_ports_and_locality_have_this_shape.since((1, 22, 0), "there were none"),
-        a_locality_is_told_as_it_was_given.since((1, 16, 0), "there were none"),
+        a_locality_is_returned_as_given.since((1, 16, 0), "there were none"),
         a_locality_that_changes_alone_does_not_reach_the_catalog
-            .since((1, 22, 0), "it was not looked at before"),
+            .since((1, 22, 0), "it was not checked before"),
         a_native_service_gets_a_virtual_address.since((1, 22, 0), "there were none"),
         connect_reads_give_native_instances_only,
-        nobody_is_an_empty_list,
+        no_instance_is_an_empty_list,
         a_service_is_found_whatever_its_case,
         passing_leaves_out_what_is_not,
         tags_must_all_be_there,
         checks_of_a_service,
         checks_by_state,
         checks_of_a_node,
-        the_consistency_is_told.since((1, 10, 0), "it was not"),
+        the_consistency_is_returned.since((1, 10, 0), "it was not"),
         a_cached_read_is_streamed_and_says_so.since((1, 10, 0), "the streaming backend was not the default"),
     ]
 }
@@ -79,8 +79,8 @@ async fn an_empty_instance_has_this_shape(target: Target) {
     if !target.since(1, 10) {
         service["Port"] = json!(0);
     }
-    let wanted = instance(&target, service, json!([serf_health(&target)]));
-    target.get("/v1/health/service/health-empty").await.has_json(&json!([wanted]));
+    let expected = instance(&target, service, json!([serf_health(&target)]));
+    target.get("/v1/health/service/health-empty").await.has_json(&json!([expected]));
 }
 
 async fn given_but_empty_meta_is_no_null(target: Target) {
@@ -95,11 +95,11 @@ async fn named_ports_and_locality_have_this_shape(target: Target) {
     let service = json!({
         "ID": "health-ports", "Service": "health-ports", "Port": 80, "Ports": ports, "Locality": {"Region": "eu"},
     });
-    let wanted = instance(&target, service, json!([serf_health(&target)]));
-    target.get("/v1/health/service/health-ports").await.has_json(&json!([wanted]));
+    let expected = instance(&target, service, json!([serf_health(&target)]));
+    target.get("/v1/health/service/health-ports").await.has_json(&json!([expected]));
 }
 
-async fn a_locality_is_told_as_it_was_given(target: Target) {
+async fn a_locality_is_returned_as_given(target: Target) {
     for (id, locality) in
         [("health-zone", json!({"Region": "eu", "Zone": "a"})), ("health-region", json!({"Region": "eu"}))]
     {
@@ -137,9 +137,9 @@ async fn a_native_service_gets_a_virtual_address(target: Target) {
         "ID": "health-native", "Service": "health-native", "Port": 5, "Connect": {"Native": true},
         "TaggedAddresses": {"consul-virtual": {"Address": "<text>", "Port": 5}},
     });
-    let wanted = json!([instance(&target, service, json!([serf_health(&target)]))]);
-    target.get("/v1/health/service/health-native").await.has_json(&wanted);
-    target.get("/v1/health/connect/health-native").await.has_json(&wanted);
+    let expected = json!([instance(&target, service, json!([serf_health(&target)]))]);
+    target.get("/v1/health/service/health-native").await.has_json(&expected);
+    target.get("/v1/health/connect/health-native").await.has_json(&expected);
 }
 
 async fn connect_reads_give_native_instances_only(target: Target) {
@@ -155,9 +155,9 @@ async fn connect_reads_give_native_instances_only(target: Target) {
     assert_eq!(seen[0]["Service"]["ID"], "health-mixed-2");
 }
 
-async fn nobody_is_an_empty_list(target: Target) {
+async fn no_instance_is_an_empty_list(target: Target) {
     for path in ["service", "connect", "checks"] {
-        let reply = target.get(format!("/v1/health/{path}/health-nobody")).await;
+        let reply = target.get(format!("/v1/health/{path}/health-unknown")).await;
         reply.is_status(200).has_text("[]");
         if target.since(1, 10) {
             reply.has_headers(QUERY);
@@ -233,14 +233,14 @@ async fn checks_of_a_node(target: Target) {
     let checks = target.get("/v1/health/node/conformance").await.json();
     let serf = checks.as_array().unwrap().iter().find(|check| check["CheckID"] == "serfHealth").cloned();
     crate::pattern::compare(&serf_health(&target), &serf.expect("no serfHealth")).unwrap();
-    target.get("/v1/health/node/nobody").await.is_status(200).has_text("[]");
+    target.get("/v1/health/node/unknown").await.is_status(200).has_text("[]");
 }
 
-async fn the_consistency_is_told(target: Target) {
-    for (query, told) in [("", "leader"), ("?stale", "stale"), ("?consistent", "consistent")] {
+async fn the_consistency_is_returned(target: Target) {
+    for (query, consistency) in [("", "leader"), ("?stale", "stale"), ("?consistent", "consistent")] {
         for path in ["/v1/health/service/consul", "/v1/health/state/any", "/v1/catalog/service/consul"] {
             let reply = target.get(format!("{path}{query}")).await;
-            reply.is_status(200).has_header("x-consul-effective-consistency", told);
+            reply.is_status(200).has_header("x-consul-effective-consistency", consistency);
             reply.has_header("x-consul-query-backend", "blocking-query");
         }
     }
@@ -248,11 +248,11 @@ async fn the_consistency_is_told(target: Target) {
 
 async fn a_cached_read_is_streamed_and_says_so(target: Target) {
     target.register(json!({"Name": "health-cached"})).await;
-    // The first one may fill the cache.
+    // The first read may fill the cache.
     target.get("/v1/health/service/health-cached?cached").await.is_status(200);
     let reply = target.get("/v1/health/service/health-cached?cached").await;
     reply.is_status(200).has_header("x-consul-query-backend", "streaming");
     reply.has_header("x-cache", "HIT").has_header("age", "0");
     let text = "Cannot specify ?cached with ?consistent, conflicting semantics.";
-    target.get("/v1/health/service/health-cached?cached&consistent").await.is_refusal(400, text);
+    target.get("/v1/health/service/health-cached?cached&consistent").await.is_error(400, text);
 }

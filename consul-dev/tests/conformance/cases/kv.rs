@@ -71,7 +71,7 @@ async fn a_value_is_written_and_read(target: Target) {
     let again = target.get("/v1/kv/kv/a").await;
     assert!(again.index() > read.index());
     assert_eq!(again.json()[0]["CreateIndex"], read.json()[0]["CreateIndex"]);
-    // A key may hold anything that a path can.
+    // A key may contain any character of a path.
     put(&target, "kv/a%2Fb%20c%C3%A9", "x").await;
     assert_eq!(target.get("/v1/kv/kv/a/b%20c%C3%A9").await.json()[0]["Key"], "kv/a/b cé");
 }
@@ -147,10 +147,10 @@ async fn a_bad_number_is_500(target: Target) {
             r#"strconv.ParseUint: parsing "18446744073709551616": value out of range"#,
         ),
     ] {
-        target.put(format!("/v1/kv/kv-number?{query}"), "x").await.is_refusal(500, text);
+        target.put(format!("/v1/kv/kv-number?{query}"), "x").await.is_error(500, text);
     }
     let text = r#"strconv.ParseUint: parsing "x": invalid syntax"#;
-    target.delete("/v1/kv/kv-number?cas=x").await.is_refusal(500, text);
+    target.delete("/v1/kv/kv-number?cas=x").await.is_error(500, text);
 }
 
 async fn conflicting_flags_are_400(target: Target) {
@@ -180,9 +180,9 @@ async fn keys_are_grouped_by_a_separator(target: Target) {
     for key in ["kv-group/a/1", "kv-group/a/2", "kv-group/b", "kv-group/c/1"] {
         put(&target, key, "x").await;
     }
-    let wanted = json!(["kv-group/a/", "kv-group/b", "kv-group/c/"]);
-    target.get("/v1/kv/kv-group/?keys&separator=/").await.has_json(&wanted);
-    target.get("/v1/kv/kv-group/?keys&seperator=/").await.has_json(&wanted);
+    let expected = json!(["kv-group/a/", "kv-group/b", "kv-group/c/"]);
+    target.get("/v1/kv/kv-group/?keys&separator=/").await.has_json(&expected);
+    target.get("/v1/kv/kv-group/?keys&seperator=/").await.has_json(&expected);
     target.get("/v1/kv/kv-group?keys&separator=/").await.has_json(&json!(["kv-group/"]));
 }
 
@@ -220,7 +220,8 @@ async fn a_large_value_is_413(target: Target) {
     target.put("/v1/kv/kv-large", vec![b'x'; most]).await.is_status(200);
     assert_eq!(target.get("/v1/kv/kv-large?raw").await.body.len(), most);
     let reply = target.client().try_send(Request::put("/v1/kv/kv-larger", vec![b'x'; most + 1])).await;
-    // The connection is closed while the body is still on its way, so the answer may be lost.
+    // The connection is closed while the body is still being sent, so the response may be
+    // lost.
     if let Some(reply) = reply {
         reply.is_status(413);
         if target.since(1, 10) {
@@ -233,18 +234,19 @@ async fn a_large_value_is_413(target: Target) {
 async fn a_key_has_no_spaces_at_its_ends(target: Target) {
     let text = "invalid key name, leading/trailing spaces are not allowed";
     for key in ["%20kv-space", "kv-space%20"] {
-        target.put(format!("/v1/kv/{key}"), "x").await.is_refusal(500, text);
-        target.get(format!("/v1/kv/{key}")).await.is_refusal(500, text);
+        target.put(format!("/v1/kv/{key}"), "x").await.is_error(500, text);
+        target.get(format!("/v1/kv/{key}")).await.is_error(500, text);
     }
 }
 
-/// Asks with `index` and makes `change` a moment later; the answer and whether it came early.
-async fn asked(
+/// Makes a blocking read with `index`, and `change` a moment later; returns the response and
+/// whether it came early.
+async fn read_during_change(
     target: &Target,
     path: &str,
     index: u64,
     change: impl Future<Output = ()>,
-) -> (crate::http::Reply, bool) {
+) -> (crate::http::Response, bool) {
     let separator = if path.contains('?') { '&' } else { '?' };
     let waiting = target.get(format!("/v1/kv/{path}{separator}index={index}&wait=1s"));
     let later = async {
@@ -259,13 +261,13 @@ async fn asked(
 async fn a_change_of_the_key_wakes(target: Target) {
     put(&target, "kv-wake", "1").await;
     let before = target.get("/v1/kv/kv-wake").await.index();
-    let (reply, early) = asked(&target, "kv-wake", before, put(&target, "kv-wake", "2")).await;
+    let (reply, early) = read_during_change(&target, "kv-wake", before, put(&target, "kv-wake", "2")).await;
     assert!(early && reply.index() > before);
     assert_eq!(reply.json()[0]["Value"], "Mg==");
     let delete = async {
         target.delete("/v1/kv/kv-wake").await.is_status(200);
     };
-    let (gone, early) = asked(&target, "kv-wake", reply.index(), delete).await;
+    let (gone, early) = read_during_change(&target, "kv-wake", reply.index(), delete).await;
     assert!(early && gone.index() > reply.index());
     gone.is_status(404).has_text("");
 }
@@ -274,9 +276,10 @@ async fn another_key_wakes_neither_a_present_nor_a_missing_one(target: Target) {
     put(&target, "kv-mine", "1").await;
     for key in ["kv-mine", "kv-mine-missing"] {
         let before = target.get(format!("/v1/kv/{key}")).await.index();
-        // Whatever moved the index of a missing key between the two reads was another case's key.
+        // Another case's key may have changed the index of a missing key between the two reads.
         let before = if key == "kv-mine" { before } else { before + 50 };
-        let (reply, early) = asked(&target, key, before, put(&target, "kv-mine-other", key)).await;
+        let (reply, early) =
+            read_during_change(&target, key, before, put(&target, "kv-mine-other", key)).await;
         assert!(!early, "{key}: {:?}", reply.took);
     }
 }
@@ -285,7 +288,7 @@ async fn a_missing_key_wakes_when_it_appears(target: Target) {
     let before = target.get("/v1/kv/kv-appears").await;
     before.is_status(404);
     let (reply, early) =
-        asked(&target, "kv-appears", before.index(), put(&target, "kv-appears", "here")).await;
+        read_during_change(&target, "kv-appears", before.index(), put(&target, "kv-appears", "here")).await;
     assert!(early && reply.index() > before.index(), "{:?}", reply.took);
     reply.is_status(200);
 }
@@ -294,9 +297,11 @@ async fn a_prefix_wakes_for_what_is_under_it_only(target: Target) {
     put(&target, "kv-prefix/a", "1").await;
     for query in ["kv-prefix/?recurse", "kv-prefix/?keys"] {
         let before = target.get(format!("/v1/kv/{query}")).await.index();
-        let (_, early) = asked(&target, query, before, put(&target, "kv-prefixless", query)).await;
+        let (_, early) =
+            read_during_change(&target, query, before, put(&target, "kv-prefixless", query)).await;
         assert!(!early, "{query}");
-        let (reply, early) = asked(&target, query, before, put(&target, "kv-prefix/b", query)).await;
+        let (reply, early) =
+            read_during_change(&target, query, before, put(&target, "kv-prefix/b", query)).await;
         assert!(early && reply.index() > before, "{query}");
     }
 }
@@ -307,9 +312,10 @@ async fn the_index_of_a_missing_key_moves_with_others(target: Target) {
     let after = target.get("/v1/kv/kv-absent").await.index();
     assert!(after > before);
     assert_eq!(after, target.get("/v1/kv/kv-absent-other").await.index());
-    let (reply, early) = asked(&target, "kv-absent", after, put(&target, "kv-absent-other", "y")).await;
+    let (reply, early) =
+        read_during_change(&target, "kv-absent", after, put(&target, "kv-absent-other", "y")).await;
     assert!(!early);
-    assert!(reply.index() > after, "it did not wake, but tells the new index in the end");
+    assert!(reply.index() > after, "it did not wake, but returns the new index in the end");
 }
 
 async fn the_delete_of_a_key_wakes_a_prefix(target: Target) {
@@ -319,7 +325,7 @@ async fn the_delete_of_a_key_wakes_a_prefix(target: Target) {
     let delete = async {
         target.delete("/v1/kv/kv-bury/a").await.is_status(200);
     };
-    let (reply, early) = asked(&target, "kv-bury/?keys", before, delete).await;
+    let (reply, early) = read_during_change(&target, "kv-bury/?keys", before, delete).await;
     assert!(early && reply.index() > before);
     reply.has_json(&json!(["kv-bury/b"]));
 }

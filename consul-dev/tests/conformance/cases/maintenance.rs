@@ -12,7 +12,7 @@ pub(super) fn cases() -> Vec<Case> {
         setting_maintenance_again_changes_nothing,
         lifting_maintenance_is_always_fine,
         bad_maintenance_requests_are_refused,
-        maintenance_of_nobody_is_404.since((1, 22, 0), "older ones word it differently"),
+        maintenance_of_an_unknown_service_is_404.since((1, 22, 0), "older ones word it differently"),
         maintenance_of_the_node_touches_every_service.alone(),
     ]
 }
@@ -89,9 +89,9 @@ async fn bad_maintenance_requests_are_refused(target: Target) {
     }
 }
 
-async fn maintenance_of_nobody_is_404(target: Target) {
-    let text = r#"Unknown service ID "nobody". Ensure that the service ID is passed, not the service name."#;
-    target.put("/v1/agent/service/maintenance/nobody?enable=true", "").await.is_refusal(404, text);
+async fn maintenance_of_an_unknown_service_is_404(target: Target) {
+    let text = r#"Unknown service ID "unknown". Ensure that the service ID is passed, not the service name."#;
+    target.put("/v1/agent/service/maintenance/unknown?enable=true", "").await.is_error(404, text);
 }
 
 async fn maintenance_of_the_node_touches_every_service(target: Target) {

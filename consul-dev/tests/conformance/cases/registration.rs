@@ -33,7 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 async fn refused(target: &Target, body: impl Into<Vec<u8>>, text: &str) {
-    target.put(REGISTER, body).await.is_refusal(400, text);
+    target.put(REGISTER, body).await.is_error(400, text);
 }
 
 async fn an_accepted_registration_is_an_empty_200(target: Target) {
@@ -61,7 +61,7 @@ async fn a_body_that_is_no_json_is_refused_in_the_decoders_words(target: Target)
         refused(&target, body, &format!("Request decode failed: {text}")).await;
     }
     refused(&target, "null", "Missing service name").await;
-    // What follows the first value is not looked at.
+    // The rest after the first value is ignored.
     target.put(REGISTER, r#"{"Name": "reg-trailing"} trailing"#).await.is_done();
 }
 
@@ -79,7 +79,7 @@ async fn an_unknown_field_is_refused(target: Target) {
 }
 
 async fn a_value_of_the_wrong_type_is_refused(target: Target) {
-    for (member, got, field, wanted) in [
+    for (member, got, field, expected) in [
         (r#""Port":"x""#, "string", ".Alias.Port", "int"),
         (r#""Port":1.5"#, "number 1.5", ".Alias.Port", "int"),
         (r#""Port":99999999999999999999"#, "number 99999999999999999999", ".Alias.Port", "int"),
@@ -100,7 +100,7 @@ async fn a_value_of_the_wrong_type_is_refused(target: Target) {
         (r#""Check":{"Header":{"a":"b"}}"#, "string", ".Alias.Check.Alias.Header", "[]string"),
     ] {
         let text = format!(
-            "Request decode failed: json: cannot unmarshal {got} into Go struct field {field} of type {wanted}"
+            "Request decode failed: json: cannot unmarshal {got} into Go struct field {field} of type {expected}"
         );
         refused(&target, format!(r#"{{"Name":"reg-typed",{member}}}"#), &text).await;
     }
@@ -210,15 +210,15 @@ async fn invalid_meta_is_refused(target: Target) {
 async fn scripts_are_refused(target: Target) {
     let body = json!({"Name": "reg-script", "Check": {"Args": ["true"], "Interval": "10s"}});
     let text = "Scripts are disabled on this agent from remote calls; to enable, configure 'enable_script_checks' to true";
-    target.put(REGISTER, body.to_string()).await.is_refusal(500, text);
+    target.put(REGISTER, body.to_string()).await.is_error(500, text);
     target.get("/v1/agent/service/reg-script").await.is_status(404);
 }
 
 async fn the_field_names_may_have_any_case(target: Target) {
     let body = r#"{"name":"reg-case","TAGS":["a"],"enable_tag_override":true,"check":{"ttl":"10s","deregister_critical_service_after":"5m"}}"#;
     target.put(REGISTER, body).await.is_done();
-    let wanted = json!({"<more>": true, "Tags": ["a"], "EnableTagOverride": true});
-    target.get("/v1/agent/service/reg-case").await.has_json(&wanted);
+    let expected = json!({"<more>": true, "Tags": ["a"], "EnableTagOverride": true});
+    target.get("/v1/agent/service/reg-case").await.has_json(&expected);
 }
 
 async fn the_id_is_the_name_unless_given(target: Target) {
@@ -251,7 +251,7 @@ async fn checks_get_ids_and_names(target: Target) {
         )
     };
     let default_name = "Service 'reg-ids' check";
-    for (id, wanted) in [
+    for (id, expected) in [
         ("service:reg-ids", of("service:reg-ids", "reg-ids", json!([]), default_name, "critical", "")),
         (
             "service:reg-ids-2:1",
@@ -263,27 +263,27 @@ async fn checks_get_ids_and_names(target: Target) {
         ),
         ("reg-own-id", of("reg-own-id", "reg-ids-2", json!(["t"]), default_name, "warning", "")),
     ] {
-        crate::pattern::compare(&wanted, &checks[id]).unwrap_or_else(|error| panic!("{id}: {error}"));
+        crate::pattern::compare(&expected, &checks[id]).unwrap_or_else(|error| panic!("{id}: {error}"));
     }
 }
 
 async fn an_ip_address_becomes_tagged_addresses(target: Target) {
     let at = |address: &str| json!({"Address": address, "Port": 7});
-    for (address, wanted) in [
+    for (address, expected) in [
         ("10.1.2.3", json!({"lan_ipv4": at("10.1.2.3"), "wan_ipv4": at("10.1.2.3")})),
         ("fd00::1", json!({"lan_ipv6": at("fd00::1"), "wan_ipv6": at("fd00::1")})),
     ] {
         target.register(json!({"Name": "reg-tagged", "Address": address, "Port": 7})).await;
-        let wanted = json!({"<more>": true, "Address": address, "TaggedAddresses": wanted});
-        target.get("/v1/agent/service/reg-tagged").await.has_json(&wanted);
+        let expected = json!({"<more>": true, "Address": address, "TaggedAddresses": expected});
+        target.get("/v1/agent/service/reg-tagged").await.has_json(&expected);
     }
     let own = json!({"lan_ipv4": at("10.9.9.9")});
     target
         .register(json!({"Name": "reg-tagged", "Address": "10.1.2.3", "Port": 7, "TaggedAddresses": own}))
         .await;
-    let wanted =
+    let expected =
         json!({"<more>": true, "TaggedAddresses": {"lan_ipv4": at("10.9.9.9"), "wan_ipv4": at("10.1.2.3")}});
-    target.get("/v1/agent/service/reg-tagged").await.has_json(&wanted);
+    target.get("/v1/agent/service/reg-tagged").await.has_json(&expected);
     target.register(json!({"Name": "reg-tagged", "Address": "host.example", "Port": 7})).await;
     let reply = target.get("/v1/agent/service/reg-tagged").await.json();
     assert_eq!(reply.get("TaggedAddresses"), None);
@@ -340,10 +340,10 @@ async fn other_checks_stay_without_replacing(target: Target) {
     target.register(json!({"Name": "reg-stay", "Check": {"CheckID": "reg-stay-old", "TTL": "10m"}})).await;
     target.put("/v1/agent/service/maintenance/reg-stay?enable=true", "").await.is_done();
     target.register(json!({"Name": "reg-stay", "Check": {"CheckID": "reg-stay-new", "TTL": "10m"}})).await;
-    let wanted = ["_service_maintenance:reg-stay", "reg-stay-new", "reg-stay-old"];
+    let expected = ["_service_maintenance:reg-stay", "reg-stay-new", "reg-stay-old"];
     let mut ids = check_ids_of(&target, "reg-stay").await;
     ids.sort();
-    assert_eq!(ids, wanted);
+    assert_eq!(ids, expected);
 }
 
 async fn a_check_id_moves_to_the_service_that_registers_it(target: Target) {
@@ -362,17 +362,17 @@ async fn weights_default_to_one_and_an_absent_warning_to_zero(target: Target) {
         [(json!(null), 1, 1), (json!({"Passing": 5}), 5, 0), (json!({"Passing": 5, "Warning": 2}), 5, 2)]
     {
         target.register(json!({"Name": "reg-weights", "Weights": weights})).await;
-        let wanted = json!({"<more>": true, "Weights": {"Passing": passing, "Warning": warning}});
-        target.get("/v1/agent/service/reg-weights").await.has_json(&wanted);
+        let expected = json!({"<more>": true, "Weights": {"Passing": passing, "Warning": warning}});
+        target.get("/v1/agent/service/reg-weights").await.has_json(&expected);
     }
 }
 
 async fn deregistering_what_is_not_there_is_404(target: Target) {
-    for id in ["reg-nobody", ""] {
+    for id in ["reg-unknown", ""] {
         let text = format!(
             "Unknown service ID \"{id}\". Ensure that the service ID is passed, not the service name."
         );
-        target.put(format!("/v1/agent/service/deregister/{id}"), "").await.is_refusal(404, &text);
+        target.put(format!("/v1/agent/service/deregister/{id}"), "").await.is_error(404, &text);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the agent says of itself and of its services.
+//! `/v1/agent`: the agent itself and its services.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
         a_deregistration_wakes_a_hash_query_with_404,
         another_hash_answers_at_once,
         agent_health_gives_the_worst_verdict,
-        agent_health_of_nobody_is_404,
+        agent_health_of_an_unknown_service_is_404,
         agent_health_answers_in_plain_text.since((1, 22, 0), "the text of a 404 was in quotes"),
     ]
 }
@@ -46,8 +46,9 @@ async fn the_agent_describes_itself(target: Target) {
 
 async fn the_version_needs_no_more_than_a_get(target: Target) {
     let reply = target.get("/v1/agent/version").await;
-    let wanted = json!({"SHA": "<text>", "BuildDate": "<text>", "HumanVersion": "<text>", "FIPS": "<text>"});
-    reply.is_status(200).has_headers(PLAIN).has_json(&wanted);
+    let expected =
+        json!({"SHA": "<text>", "BuildDate": "<text>", "HumanVersion": "<text>", "FIPS": "<text>"});
+    reply.is_status(200).has_headers(PLAIN).has_json(&expected);
 }
 
 async fn a_service_has_this_shape(target: Target) {
@@ -58,24 +59,24 @@ async fn a_service_has_this_shape(target: Target) {
         }))
         .await;
     let at = json!({"Address": "127.0.0.1", "Port": 9001});
-    let mut wanted = json!({
+    let mut expected = json!({
         "ID": "svc-1", "Service": "svc", "Tags": ["a", "b"], "Meta": {"version": "v2", "markup": "<&>"},
         "Port": 9001, "Address": "127.0.0.1", "TaggedAddresses": {"lan_ipv4": at, "wan_ipv4": at},
         "Weights": {"Passing": 10, "Warning": 1}, "EnableTagOverride": false, "Datacenter": "dc1",
     });
     if !target.since(1, 10) {
-        wanted["<more>"] = json!(true);
-        wanted.as_object_mut().unwrap().remove("Datacenter");
+        expected["<more>"] = json!(true);
+        expected.as_object_mut().unwrap().remove("Datacenter");
     }
     let all = target.get("/v1/agent/services").await;
     all.is_status(200).has_headers(PLAIN);
-    crate::pattern::compare(&wanted, &all.json()["svc-1"]).unwrap();
+    crate::pattern::compare(&expected, &all.json()["svc-1"]).unwrap();
     assert!(all.text().contains(r"\u003c\u0026\u003e"), "markup is escaped in JSON");
 
-    wanted["ContentHash"] = json!("<text>");
+    expected["ContentHash"] = json!("<text>");
     let one = target.get("/v1/agent/service/svc-1").await;
     one.is_status(200).has_headers(&["content-type", "x-consul-contenthash", "x-consul-default-acl-policy"]);
-    one.has_json(&wanted);
+    one.has_json(&expected);
     let hash = one.json()["ContentHash"].as_str().unwrap().to_owned();
     one.has_header("x-consul-contenthash", &hash);
     assert!(hash.len() <= 16 && hash.chars().all(|c| c.is_ascii_hexdigit()), "{hash}");
@@ -83,15 +84,15 @@ async fn a_service_has_this_shape(target: Target) {
 
 async fn an_empty_service_has_this_shape(target: Target) {
     target.register(json!({"Name": "svc-empty"})).await;
-    let mut wanted = json!({
+    let mut expected = json!({
         "ID": "svc-empty", "Service": "svc-empty", "Tags": [], "Meta": {}, "Port": 0, "Address": "",
         "Weights": {"Passing": 1, "Warning": 1}, "EnableTagOverride": false, "ContentHash": "<text>",
         "Datacenter": "dc1",
     });
     if !target.since(1, 10) {
-        wanted.as_object_mut().unwrap().remove("Datacenter");
+        expected.as_object_mut().unwrap().remove("Datacenter");
     }
-    target.get("/v1/agent/service/svc-empty").await.has_json(&wanted);
+    target.get("/v1/agent/service/svc-empty").await.has_json(&expected);
 }
 
 async fn a_placed_service_with_named_ports_has_this_shape(target: Target) {
@@ -114,13 +115,13 @@ async fn a_placed_service_with_named_ports_has_this_shape(target: Target) {
 
 async fn a_native_service_has_this_shape(target: Target) {
     target.register(json!({"Name": "svc-native", "Port": 5, "Connect": {"Native": true}})).await;
-    let wanted = json!({"<more>": true, "Port": 5, "Connect": {"Native": true}});
-    target.get("/v1/agent/service/svc-native").await.has_json(&wanted);
+    let expected = json!({"<more>": true, "Port": 5, "Connect": {"Native": true}});
+    target.get("/v1/agent/service/svc-native").await.has_json(&expected);
 }
 
 async fn an_unknown_service_is_404(target: Target) {
-    let reply = target.get("/v1/agent/service/svc-nobody").await;
-    reply.is_status(404).has_text("unknown service ID: svc-nobody");
+    let reply = target.get("/v1/agent/service/svc-unknown").await;
+    reply.is_status(404).has_text("unknown service ID: svc-unknown");
 }
 
 async fn hash_of(target: &Target, id: &str) -> String {
@@ -228,11 +229,11 @@ async fn agent_health_gives_the_worst_verdict(target: Target) {
     reply.is_status(503).has_header("x-consul-reason", "maintenance");
 }
 
-async fn agent_health_of_nobody_is_404(target: Target) {
-    let reply = target.get("/v1/agent/health/service/name/svc-nobody").await;
-    reply.is_status(404).has_text("[]").has_header("x-consul-reason", "ServiceName svc-nobody Not Found");
-    let reply = target.get("/v1/agent/health/service/id/svc-nobody").await;
-    reply.is_status(404).has_header("x-consul-reason", "ServiceId svc-nobody not found");
+async fn agent_health_of_an_unknown_service_is_404(target: Target) {
+    let reply = target.get("/v1/agent/health/service/name/svc-unknown").await;
+    reply.is_status(404).has_text("[]").has_header("x-consul-reason", "ServiceName svc-unknown Not Found");
+    let reply = target.get("/v1/agent/health/service/id/svc-unknown").await;
+    reply.is_status(404).has_header("x-consul-reason", "ServiceId svc-unknown not found");
     reply.has_json(&json!({"AggregatedStatus": "critical", "Service": null, "Checks": null}));
 }
 
@@ -241,8 +242,8 @@ async fn agent_health_answers_in_plain_text(target: Target) {
     for (path, status, text) in [
         ("id/svc-plain", 200, "passing"),
         ("name/svc-plain", 200, "passing"),
-        ("id/svc-nobody", 404, "ServiceId svc-nobody not found"),
-        ("name/svc-nobody", 404, "ServiceName svc-nobody Not Found"),
+        ("id/svc-unknown", 404, "ServiceId svc-unknown not found"),
+        ("name/svc-unknown", 404, "ServiceName svc-unknown Not Found"),
     ] {
         let reply = target.get(format!("/v1/agent/health/service/{path}?format=text")).await;
         reply.is_status(status).has_text(text).has_header("content-type", "text/plain");

@@ -1,4 +1,4 @@
-//! How many results in a row turn a check's verdict.
+//! The number of consecutive results that change a check's status.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -25,12 +25,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A health service that counts how often it gave its present answer.
+/// A health service that counts its responses with the current status.
 #[derive(Clone)]
 struct Counted(Arc<Mutex<(bool, usize)>>);
 
 impl Counted {
-    /// One that listens until the test ends.
+    /// Starts a server that listens until the test ends.
     async fn start(serving: bool) -> (Self, SocketAddr) {
         let counted = Self(Arc::new(Mutex::new((serving, 0))));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -65,7 +65,7 @@ impl Health for Counted {
     }
 }
 
-/// How many results it took until the check is as wanted.
+/// The number of results until the check has the expected status.
 async fn results_until(target: &Target, id: &str, status: &str, server: &Counted) -> usize {
     let started = Instant::now();
     while agent_check(target, id).await["Status"] != status {
@@ -80,8 +80,8 @@ async fn a_threshold_is_a_number_of_results_in_a_row(target: Target) {
     join_all(checks.map(|(threshold, serving)| turned_by(&target, threshold, serving))).await;
 }
 
-/// A check that first hears `serving` turns after `threshold` results, of which 0 is 1. The first result after each
-/// registration counts at once.
+/// A check that first receives `serving` turns after `threshold` results, of which 0 is 1. The first result after
+/// each registration counts.
 async fn turned_by(target: &Target, threshold: usize, serving: bool) {
     let (server, address) = Counted::start(serving).await;
     let id = format!("threshold-{threshold}-{serving}");
@@ -120,6 +120,6 @@ async fn failures_warn_before_they_are_critical(target: Target) {
     let refused = format!("dial tcp {address}: connect: connection refused");
     let started = Instant::now();
     becomes(&target, "threshold", "warning", &refused).await;
-    assert!(started.elapsed() > Duration::from_millis(900), "the first failure says nothing yet");
+    assert!(started.elapsed() > Duration::from_millis(900), "the first failure does not change the status");
     becomes(&target, "threshold", "critical", &refused).await;
 }
