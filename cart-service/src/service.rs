@@ -7,7 +7,7 @@ use mesh_proto::shop::cart::v1::{
 use registry_client::server::Drain;
 use service_kit::{
     auth::Caller,
-    follow::{Following, follow},
+    follow::{UpdateStream, follow},
     value::{CustomerId, Etag, Sku},
 };
 use tonic::{Request, Response, Status};
@@ -151,7 +151,7 @@ fn permitted<T>(request: &Request<T>, customer: impl FnOnce(&T) -> &String) -> R
 
 #[tonic::async_trait]
 impl CartService for Carts {
-    type WatchCartStream = Following<wire::Cart>;
+    type WatchCartStream = UpdateStream<wire::Cart>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<wire::Cart>, Status> {
         let customer = permitted(&request, |get| &get.customer_id)?;

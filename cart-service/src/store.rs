@@ -138,7 +138,7 @@ async fn change(
     let rows = open.rows(CART, &[customer.as_str().into()]).await?;
     let cart = read(customer, &rows)?;
     let Some(change) = cart.decide(seen, decide)? else {
-        open.undo();
+        open.set_rollback_only();
         return Ok(cart);
     };
     let cart = cart.changed(&change, Timestamp::now());

@@ -44,7 +44,7 @@ pub(crate) async fn run(args: MigrateArgs) -> Result<Exit> {
 async fn bring(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool> {
     let migrations = migrations(service);
     let found = Database::version(url, &migrations).await?;
-    let SchemaVersion { present, wanted, oldest } = found;
+    let SchemaVersion { current: present, target: wanted, oldest_compatible: oldest } = found;
     if found.is_too_new() {
         anyhow::bail!(
             "{service}: {url} is at version {present}, for programs that know version {oldest}, and this one knows \

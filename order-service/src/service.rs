@@ -9,7 +9,7 @@ use prost::Message;
 use registry_client::server::Drain;
 use service_kit::{
     auth::Caller,
-    follow::{Following, follow},
+    follow::{UpdateStream, follow},
     value::Etag,
 };
 use tonic::{Request, Response, Status};
@@ -96,7 +96,7 @@ fn may_see(caller: &Caller, order: &Order) -> Result<(), Error> {
 
 #[tonic::async_trait]
 impl OrderService for Orders {
-    type WatchOrderStream = Following<wire::Order>;
+    type WatchOrderStream = UpdateStream<wire::Order>;
 
     async fn create_order(
         &self,

@@ -307,7 +307,7 @@ impl Store {
         let present = Present::read(order, &lock)?;
         match decide(&present, Timestamp::now())? {
             Verdict::Leave => {
-                open.undo();
+                open.set_rollback_only();
                 Ok(Changed::Left(Box::new(present)))
             }
             Verdict::Take(order) => {

@@ -182,7 +182,7 @@ async fn charge(
     match kept.classify(token) {
         Attempt::New => {}
         Attempt::Declined => {
-            open.undo();
+            open.set_rollback_only();
             return Ok(kept);
         }
         Attempt::Superseded => return Err(Error::Superseded(key)),
@@ -191,7 +191,7 @@ async fn charge(
     if kept.state == State::Succeeded {
         let differ = kept.terms.iter().zip(&terms).flat_map(|(kept, asked)| kept.differences(asked));
         let differ: Vec<_> = differ.collect();
-        open.undo();
+        open.set_rollback_only();
         return if differ.is_empty() { Ok(kept) } else { Err(Error::Reused(key, differ)) };
     }
     let charge =
@@ -218,7 +218,7 @@ async fn refund(open: &mut Transaction, key: Key) -> Result<Charge, Error> {
     };
     let (state, posting) = State::after(Some(kept.state), Event::Refund).map_err(|_| Error::Voided(key))?;
     if state == kept.state {
-        open.undo();
+        open.set_rollback_only();
         return Ok(kept);
     }
     let charge = Charge { state, updated: now.max(kept.updated), ..kept };

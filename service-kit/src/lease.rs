@@ -88,7 +88,7 @@ impl Leases {
             let values = [name.into(), owner.as_str().into(), micros(time).into()];
             let row = open.row(TAKE, &values).await;
             if matches!(row, Ok(None)) {
-                open.undo();
+                open.set_rollback_only();
             }
             if let Some(row) = unit.end(open, row).await {
                 let Some(row) = row? else { return Ok(None) };

@@ -71,7 +71,7 @@ mod tests {
                 match times.len() {
                     1 | 2 => Ok(10),
                     3 => Ok(9),
-                    4 => Err(Error::GivenUp),
+                    4 => Err(Error::Aborted),
                     _ => Ok(0),
                 }
             }

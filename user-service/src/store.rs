@@ -240,7 +240,7 @@ async fn update(
         return Err(Error::Changed);
     }
     if is_done {
-        open.undo();
+        open.set_rollback_only();
         return Ok(before);
     }
     user.etag = before.etag.next();
@@ -313,7 +313,7 @@ async fn delete(
     now: Timestamp,
 ) -> Result<(), Error> {
     let Some(account) = lock_for(open, by, user).await? else {
-        open.undo();
+        open.set_rollback_only();
         return Ok(());
     };
     let id: Value = user.to_string().into();

@@ -32,7 +32,7 @@ pub(super) async fn create(
     product: &Product,
 ) -> Result<Stored, Error> {
     if open.execute(INSERT, &columns(product)).await? == 0 {
-        open.undo();
+        open.set_rollback_only();
         return match get(open, &product.sku).await? {
             Some(stored) if stored.product == *product => Ok(stored),
             _ => Err(Error::Taken(product.sku.clone())),
@@ -66,7 +66,7 @@ pub(super) async fn update(
         return Err(Error::ProductChanged(change.sku.clone()));
     }
     if same {
-        open.undo();
+        open.set_rollback_only();
         return Ok(before);
     }
     open.execute(UPDATE, &columns(&after)).await?;
@@ -83,7 +83,7 @@ pub(super) async fn delete(
 ) -> Result<(), Error> {
     lock_product(open, sku).await?;
     let Some(stored) = get(open, sku).await? else {
-        open.undo();
+        open.set_rollback_only();
         return Ok(());
     };
     if etag.is_some_and(|seen| seen != stored.etag) {

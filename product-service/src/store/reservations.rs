@@ -292,7 +292,7 @@ async fn change_kept(
         state = next;
     }
     if state == kept.state && !kept.is_overdue() {
-        open.undo();
+        open.set_rollback_only();
         return Ok(kept.standing(id, state));
     }
     let expires = match (state, change) {

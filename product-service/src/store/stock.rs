@@ -103,7 +103,7 @@ async fn set(
         let same = row.get::<i64>("counted")? == available.get();
         // Another sending of this request may have come through unheard.
         if same && etag.is_some_and(|seen| stock.etag.follows(seen)) {
-            open.undo();
+            open.set_rollback_only();
             return Ok(stock);
         }
         return Err(Error::StockChanged(sku.clone()));

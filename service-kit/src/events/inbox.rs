@@ -195,7 +195,7 @@ impl Inbox {
                 Err(_) => return Err(again(format!("it was not taken within {TAKE_LIMIT:?}"))),
             };
             if matches!(done, Ok(0)) {
-                open.undo();
+                open.set_rollback_only();
             }
             if let Some(done) = unit.end(open, done).await {
                 let new = done?;
@@ -327,7 +327,7 @@ impl From<Error> for Failed {
     fn from(why: Error) -> Self {
         match why {
             Error::Unavailable(_) | Error::Slow(_) | Error::Failing(_) | Error::Undurable(_) => away(why),
-            Error::Unexpected(_) | Error::Corrupt { .. } | Error::GivenUp | Error::Missed => {
+            Error::Unexpected(_) | Error::Corrupt { .. } | Error::Aborted | Error::Missed => {
                 again(why.to_string())
             }
         }

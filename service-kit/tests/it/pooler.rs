@@ -40,7 +40,7 @@ async fn is_refused(settings: &str) {
     let refused = refusals(settings, TIMES).await;
     assert_eq!(refused.len(), TIMES, "{refused:?}");
     for why in refused {
-        assert!(why.contains("no sessions of their own") && why.contains("pool_mode = session"), "{why}");
+        assert!(why.contains("share server sessions") && why.contains("pool_mode = session"), "{why}");
     }
 }
 

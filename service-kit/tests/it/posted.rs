@@ -167,7 +167,7 @@ async fn nothing_is_kept_after_a_required_row_was_missed(database: TestDatabase)
     };
     assert!(matches!(missed, Err(Error::Missed)), "{missed:?}");
     let committed = open.commit().await;
-    assert!(matches!(committed, Err(Error::GivenUp)), "{committed:?}");
+    assert!(matches!(committed, Err(Error::Aborted)), "{committed:?}");
     assert_eq!(value(&database, "a").await, None);
 }
 

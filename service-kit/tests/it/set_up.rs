@@ -23,7 +23,9 @@ async fn a_folder_that_is_not_there_is_named_with_how_to_mend_it() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let why = refusal(&format!("sqlite:{}/a.db", missing.display()), &MIGRATIONS).await;
-    assert!(why.contains("No such file") && why.contains(&format!("make the folder {}", missing.display())));
+    assert!(
+        why.contains("No such file") && why.contains(&format!("create the folder {}", missing.display()))
+    );
 }
 
 #[tokio::test]
@@ -33,7 +35,7 @@ async fn a_file_that_is_no_database_is_not_touched() {
     let text = "chapter one ".repeat(1_000);
     fs::write(&file, &text).unwrap();
     let why = refusal(&format!("sqlite:{}", file.display()), &MIGRATIONS).await;
-    assert!(why.contains("it is not a database"), "{why}");
+    assert!(why.contains("the file is not a database"), "{why}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
@@ -79,7 +81,7 @@ async fn a_newer_schema_and_a_changed_one_are_refused(database: TestDatabase) {
     drop(open(&database).await);
     let older = Migrations { sqlite: &[], postgres: &[] };
     let why = Database::open(database.url(), &older).await.unwrap_err().to_string();
-    assert!(why.contains("a newer version has been here"), "{why}");
+    assert!(why.contains("run the newer program"), "{why}");
     const CHANGED: &[Migration] = &[Migration { name: "counters", sql: "CREATE TABLE other (name TEXT)" }];
     let changed = Migrations { sqlite: CHANGED, postgres: CHANGED };
     let why = Database::open(database.url(), &changed).await.unwrap_err().to_string();
@@ -174,7 +176,7 @@ async fn a_program_runs_on_what_the_next_has_expanded_and_not_on_what_it_has_con
     Database::open(database.url(), &release(1)).await.unwrap();
     let why = Database::open(database.url(), &release(0)).await.unwrap_err().to_string();
     assert!(why.contains("version 3, for programs that know version 2"), "{why}");
-    assert!(why.contains("knows up to 1; a newer version has been here: run that version"), "{why}");
+    assert!(why.contains("knows versions up to 1; run the newer program"), "{why}");
     assert!(Database::version(database.url(), &release(0)).await.unwrap().is_too_new());
 }
 

@@ -130,7 +130,7 @@ async fn begin(
     let id: Value = account.user.id.to_string().into();
     let confirm = [id.clone(), account.password.as_str().into(), kept.as_str().into()];
     if open.execute(CONFIRM, &confirm).await? == 0 {
-        open.undo();
+        open.set_rollback_only();
         return Ok(None);
     }
     open.execute(MAKE_ROOM, &[id.clone(), (MOST - 1).into()]).await?;
@@ -165,7 +165,7 @@ async fn refresh(
         return user(open, id.to_string().into()).await;
     }
     if open.execute(END, &[token.session().into()]).await? == 0 {
-        open.undo();
+        open.set_rollback_only();
     }
     Ok(None)
 }

@@ -12,7 +12,7 @@ use mesh_proto::{
         UpdateItemRequest, WatchCartRequest, cart_service_server::CartService,
     },
 };
-use service_kit::follow::Following;
+use service_kit::follow::UpdateStream;
 use tonic::{Request, Response, Status};
 
 use super::mood::Temper;
@@ -108,7 +108,7 @@ pub(crate) fn money(currency: &str, units: i64, nanos: i32) -> Money {
 
 #[tonic::async_trait]
 impl CartService for PlayedCarts {
-    type WatchCartStream = Following<Cart>;
+    type WatchCartStream = UpdateStream<Cart>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<Cart>, Status> {
         self.reading.play(|| Ok(self.shared().read(&request.get_ref().customer_id))).await

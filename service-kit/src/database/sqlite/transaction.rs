@@ -1,36 +1,36 @@
-//! A unit of work, from its first statement to its end.
+//! A transaction on SQLite, from its first statement to its end.
 
 use std::mem;
 
 use futures_util::future::BoxFuture;
 
 use super::{
-    statement::{Answers, Statement},
-    writer::{Turn, Writer},
+    statement::{Statement, StatementResults},
+    writer::{WriteTurn, Writer},
 };
 use crate::database::{Error, Row, Value};
 
-/// How many statements travel together at most: as many as a unit of work has,
-/// and few enough that their text is short.
-const TOGETHER: usize = 16;
+/// The most statements in one round trip: as many as a unit of work has, and few
+/// enough that their text is short.
+const MAX_POSTED: usize = 16;
 
-/// A unit of work. It takes a turn to write when it first needs an answer; one
-/// that needs none is written by the task that gives turns, as a whole.
+/// A transaction. It takes a turn to write when it first needs a result; one
+/// that needs none goes to the writer as a batch.
 #[derive(Debug)]
-pub(in crate::database) struct Work {
+pub(in crate::database) struct SqliteTransaction {
     writer: Writer,
-    turn: Option<Turn>,
-    /// What is to be run before whatever comes next.
+    turn: Option<WriteTurn>,
+    /// Statements to run before the next one.
     posted: Vec<Statement>,
 }
 
-impl Work {
+impl SqliteTransaction {
     pub(in crate::database) fn new(writer: &Writer) -> Self {
         Self { writer: writer.clone(), turn: None, posted: Vec::new() }
     }
 
-    /// Has a statement run with the next one; with `must_touch` it fails when
-    /// it touches no row.
+    /// Enqueues a statement, to run with the next one. With `must_touch` it fails
+    /// when it touches no row.
     pub(in crate::database) async fn post(
         &mut self,
         sql: &'static str,
@@ -38,7 +38,7 @@ impl Work {
         must_touch: bool,
     ) -> Result<(), Error> {
         self.posted.push(Statement { sql, values: values.to_vec(), must_touch });
-        if self.posted.len() < TOGETHER { Ok(()) } else { self.send(false).await.map(drop) }
+        if self.posted.len() < MAX_POSTED { Ok(()) } else { self.send(false).await.map(drop) }
     }
 
     pub(in crate::database) async fn execute(
@@ -46,7 +46,7 @@ impl Work {
         sql: &'static str,
         values: &[Value],
     ) -> Result<u64, Error> {
-        Ok(self.ask(sql, values, false).await?.count())
+        Ok(self.run(sql, values, false).await?.count())
     }
 
     pub(in crate::database) async fn row(
@@ -54,7 +54,7 @@ impl Work {
         sql: &'static str,
         values: &[Value],
     ) -> Result<Option<Row>, Error> {
-        Ok(self.ask(sql, values, true).await?.into_rows().next())
+        Ok(self.run(sql, values, true).await?.into_rows().next())
     }
 
     pub(in crate::database) async fn rows(
@@ -62,11 +62,10 @@ impl Work {
         sql: &'static str,
         values: &[Value],
     ) -> Result<Vec<Row>, Error> {
-        Ok(self.ask(sql, values, false).await?.into_rows().collect())
+        Ok(self.run(sql, values, false).await?.into_rows().collect())
     }
 
-    /// Completes when what it wrote is durable; then whoever subscribed to
-    /// `keys` hears of it.
+    /// Completes when the writes are durable; `keys` are announced then.
     pub(in crate::database) async fn commit(mut self, keys: Vec<String>) -> Result<(), Error> {
         if self.turn.is_some() && !self.posted.is_empty() {
             let sent = self.send(false).await;
@@ -82,7 +81,7 @@ impl Work {
         }
     }
 
-    /// Completes when what it has read is durable, and what it wrote is gone.
+    /// Completes when the writes are undone and everything read is durable.
     pub(in crate::database) async fn rollback(self) -> Result<(), Error> {
         match self.turn {
             Some(turn) => turn.end(None).await,
@@ -90,13 +89,18 @@ impl Work {
         }
     }
 
-    async fn ask(&mut self, sql: &'static str, values: &[Value], first_only: bool) -> Result<Answers, Error> {
+    async fn run(
+        &mut self,
+        sql: &'static str,
+        values: &[Value],
+        first_only: bool,
+    ) -> Result<StatementResults, Error> {
         self.posted.push(Statement { sql, values: values.to_vec(), must_touch: false });
         self.send(first_only).await
     }
 
-    /// Boxed, or all that writes would be as large.
-    fn send(&mut self, first_only: bool) -> BoxFuture<'_, Result<Answers, Error>> {
+    /// Sends all posted statements. Boxed to keep the callers' futures small.
+    fn send(&mut self, first_only: bool) -> BoxFuture<'_, Result<StatementResults, Error>> {
         Box::pin(async move {
             let turn = match &mut self.turn {
                 Some(turn) => turn,
