@@ -60,6 +60,6 @@ impl Service for CartService {
             serving.drain(),
         );
         let serving = serving.serve(CartServiceServer::new(carts));
-        Ok(Events::of(base, NAME).take(news::SOURCES, News).add_to(serving))
+        Ok(Events::of(base, NAME).receive(news::SOURCES, News).add_to(serving))
     }
 }

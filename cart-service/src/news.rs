@@ -3,7 +3,7 @@
 use mesh_proto::shop::events::v1::{Event, ProductChanged, ProductDeleted, UserDeleted, event::Payload};
 use service_kit::{
     database::Transaction,
-    events::{Subscriber, Untaken},
+    events::{HandleError, Subscriber},
     value::{CustomerId, InvalidValue, Sku},
 };
 use tonic::async_trait;
@@ -20,7 +20,7 @@ pub(crate) struct News;
 
 #[async_trait]
 impl Subscriber for News {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         match &event.payload {
             Some(Payload::ProductChanged(ProductChanged { product: Some(product) })) => {
                 Ok(store::hear_of(open, &sku(&product.product_id)?).await?)
@@ -37,10 +37,10 @@ impl Subscriber for News {
     }
 }
 
-fn sku(text: &str) -> Result<Sku, Untaken> {
+fn sku(text: &str) -> Result<Sku, HandleError> {
     Sku::parse(text).map_err(|why| malformed("product_id", &why))
 }
 
-fn malformed(field: &str, why: &InvalidValue) -> Untaken {
-    Untaken::Never(format!("{field} {why}"))
+fn malformed(field: &str, why: &InvalidValue) -> HandleError {
+    HandleError::Permanent(format!("{field} {why}"))
 }

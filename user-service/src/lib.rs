@@ -103,7 +103,7 @@ impl Service for UserService {
             admin::ensure(&accounts, admin).await?;
         }
         let users = Users::new(store.clone(), hasher, keys.clone(), clock.clone());
-        let events = Events::of(base, NAME).send(outbox).take(&["order-service"], Notifier);
+        let events = Events::of(base, NAME).send(outbox).receive(&["order-service"], Notifier);
         let serving = serving.serve(UserServiceServer::new(users));
         Ok(events.add_to(serving).work(keys.tend()).work(clean::tend(store, clock)))
     }

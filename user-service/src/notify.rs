@@ -7,7 +7,7 @@ use mesh_proto::shop::{
 };
 use service_kit::{
     database::Transaction,
-    events::{Subscriber, Untaken},
+    events::{HandleError, Subscriber},
     money::Money,
     timestamp::Timestamp,
     value::{CustomerId, line},
@@ -22,11 +22,12 @@ pub struct Notifier;
 
 #[tonic::async_trait]
 impl Subscriber for Notifier {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         let Some(Payload::OrderChanged(changed)) = &event.payload else { return Ok(()) };
-        let order = changed.order.as_ref().ok_or_else(|| Untaken::Never("the event has no order".into()))?;
+        let order =
+            changed.order.as_ref().ok_or_else(|| HandleError::Permanent("the event has no order".into()))?;
         let customer = CustomerId::parse(&order.customer_id);
-        let customer = customer.map_err(|why| Untaken::Never(format!("order.customer_id: {why}")))?;
+        let customer = customer.map_err(|why| HandleError::Permanent(format!("order.customer_id: {why}")))?;
         let notification = Notification {
             event_id: checked("event_id", &event.event_id)?,
             order_id: checked("order.order_id", &order.order_id)?,
@@ -38,8 +39,8 @@ impl Subscriber for Notifier {
     }
 }
 
-fn checked(path: &str, text: &str) -> Result<String, Untaken> {
-    line(text, 128).map_err(|why| Untaken::Never(format!("{path}: {why}")))
+fn checked(path: &str, text: &str) -> Result<String, HandleError> {
+    line(text, 128).map_err(|why| HandleError::Permanent(format!("{path}: {why}")))
 }
 
 fn moment(event: &Event) -> Timestamp {
@@ -50,14 +51,14 @@ fn moment(event: &Event) -> Timestamp {
 }
 
 /// The change as a sentence.
-fn text(order: &Order) -> Result<String, Untaken> {
+fn text(order: &Order) -> Result<String, HandleError> {
     let id = &order.order_id;
     let total = || {
         let total = Money::parse(order.total.as_ref());
-        total.map_err(|why| Untaken::Never(format!("order.total: {why}")))
+        total.map_err(|why| HandleError::Permanent(format!("order.total: {why}")))
     };
     Ok(match order.state() {
-        OrderState::Unspecified => return Err(Untaken::Never("order.state is not known".into())),
+        OrderState::Unspecified => return Err(HandleError::Permanent("order.state is not known".into())),
         OrderState::Pending => format!("Order {id} was received."),
         OrderState::Confirmed => format!("Order {id} is confirmed: {}.", total()?),
         OrderState::Paying => format!("Order {id} is being paid: {}.", total()?),
@@ -115,9 +116,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told_is_never_taken() {
-        assert!(matches!(text(&order(OrderState::Unspecified)), Err(Untaken::Never(_))));
+        assert!(matches!(text(&order(OrderState::Unspecified)), Err(HandleError::Permanent(_))));
         let no_total = Order { total: None, ..order(OrderState::Paid) };
-        assert!(matches!(text(&no_total), Err(Untaken::Never(_))));
+        assert!(matches!(text(&no_total), Err(HandleError::Permanent(_))));
         assert!(checked("event_id", "a\0b").is_err() && checked("event_id", "").is_err());
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use mesh_proto::shop::events::v1::{Event, ProductDeleted, event::Payload};
 use service_kit::{
     database::{Database, Migration, Migrations, Transaction},
-    events::{Events, INBOX, Nats, OUTBOX, Outbox, Subscriber, Untaken},
+    events::{Events, HandleError, INBOX, Nats, OUTBOX, Outbox, Subscriber},
     lease::LEASES,
     service::{self, Base, Service, Serving},
     testing::{NatsServer, Replica, TestDatabase, mesh_of},
@@ -124,7 +124,7 @@ impl Service for Consumer {
         Migrations { sqlite: &[COUNTED, INBOX.sqlite[0], LEASES.sqlite[0]], postgres: &[] };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Counter).add_to(serving))
+        Ok(Events::of(base, CONSUMER).receive(&[PRODUCER], Counter).add_to(serving))
     }
 }
 
@@ -133,7 +133,7 @@ struct Counter;
 
 #[tonic::async_trait]
 impl Subscriber for Counter {
-    async fn take(&self, open: &mut Transaction, _: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, _: &Event) -> Result<(), HandleError> {
         open.execute("UPDATE counted SET number = number + 1", &[]).await?;
         Ok(())
     }

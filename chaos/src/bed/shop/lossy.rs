@@ -13,7 +13,7 @@ use mesh_proto::shop::{
 };
 use service_kit::{
     database::{Error, Migrations, Transaction},
-    events::{Events, Outbox, Sink, Subscriber, Untaken},
+    events::{Events, HandleError, Outbox, Sink, Subscriber},
     service::{Base, Service, Serving},
 };
 use tokio::time::sleep;
@@ -87,7 +87,7 @@ impl Service for LossyUserService {
         let events = Events::of(base, NAME).send(outbox);
         if base.nats.is_some() {
             // What comes by the stream is lost where it is taken.
-            return Ok(events.take(&["order-service"], Taker { losses, refuses: true }).add_to(serving));
+            return Ok(events.receive(&["order-service"], Taker { losses, refuses: true }).add_to(serving));
         }
         let taker = Taker { losses, refuses: false };
         let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), taker), losses };
@@ -128,13 +128,13 @@ struct Taker {
 
 #[tonic::async_trait]
 impl Subscriber for Taker {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         let refused = || Error::corrupt("event", "lost on purpose");
         let lost = self.refuses && self.losses.strike();
         if lost && fastrand::bool() {
             return Err(refused().into());
         }
-        Notifier.take(open, event).await?;
+        Notifier.handle(open, event).await?;
         if self.losses.sink_forgets {
             let id = event.event_id.as_str().into();
             open.execute("DELETE FROM inbox WHERE event_id = $1", &[id]).await?;

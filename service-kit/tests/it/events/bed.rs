@@ -1,5 +1,5 @@
 //! A producer and a consumer of events. The consumer's effect is a row in a
-//! journal that would take the same event twice.
+//! journal that does not detect duplicates.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,7 +11,7 @@ use registry_client::Mesh;
 use service_kit::{
     auth::Auth,
     database::{Database, Error, Migration, Migrations, Transaction},
-    events::{Events, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber, Untaken},
+    events::{Events, HandleError, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber},
     lease::LEASES,
     service::{self, Base, Service, Serving},
     testing::{Callers, NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
@@ -22,15 +22,15 @@ use tonic::Status;
 pub(crate) const PRODUCER: &str = "producer";
 pub(crate) const CONSUMER: &str = "consumer";
 
-/// Quick, for tests.
+/// Short intervals for tests.
 pub(crate) fn settings() -> RelaySettings {
     let mut settings = RelaySettings::default();
-    settings.poll = Duration::from_millis(20);
+    settings.poll_interval = Duration::from_millis(20);
     settings.lease = Duration::from_secs(2);
-    settings.deadline = Duration::from_secs(1);
-    settings.first = Duration::from_millis(5);
-    settings.most = Duration::from_millis(20);
-    settings.away = Duration::from_millis(100);
+    settings.delivery_timeout = Duration::from_secs(1);
+    settings.initial_backoff = Duration::from_millis(5);
+    settings.max_backoff = Duration::from_millis(20);
+    settings.max_unavailable_backoff = Duration::from_millis(100);
     settings
 }
 
@@ -59,12 +59,12 @@ pub(crate) fn outbox(base: &Base) -> Outbox {
 const JOURNAL_SQLITE: Migration = Migration {
     name: "journal",
     sql: "CREATE TABLE journal (position INTEGER PRIMARY KEY AUTOINCREMENT, thing TEXT NOT NULL, \
-          sequence INTEGER NOT NULL) STRICT; CREATE TABLE mended (thing TEXT PRIMARY KEY) STRICT",
+          sequence INTEGER NOT NULL) STRICT; CREATE TABLE repaired (thing TEXT PRIMARY KEY) STRICT",
 };
 const JOURNAL_POSTGRES: Migration = Migration {
     name: "journal",
     sql: "CREATE TABLE journal (position BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
-          thing TEXT NOT NULL, sequence BIGINT NOT NULL); CREATE TABLE mended (thing TEXT PRIMARY KEY)",
+          thing TEXT NOT NULL, sequence BIGINT NOT NULL); CREATE TABLE repaired (thing TEXT PRIMARY KEY)",
 };
 
 pub(crate) struct Consumer;
@@ -78,21 +78,21 @@ impl Service for Consumer {
     };
 
     async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Journal).settings(settings()).add_to(serving))
+        Ok(Events::of(base, CONSUMER).receive(&[PRODUCER], Journal).settings(settings()).add_to(serving))
     }
 }
 
-/// Writes down every event. What a thing is called says what goes wrong.
+/// A subscriber that records every event. The name of a thing selects the failure.
 #[derive(Debug)]
 pub(crate) struct Journal;
 
 #[tonic::async_trait]
 impl Subscriber for Journal {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         let thing = event.aggregate_id.as_str();
         const NOTE: &str = "INSERT INTO journal (thing, sequence) VALUES ($1, $2)";
         open.execute(NOTE, &[thing.into(), event.sequence.into()]).await?;
-        if open.row("SELECT thing FROM mended WHERE thing = $1", &[thing.into()]).await?.is_some() {
+        if open.row("SELECT thing FROM repaired WHERE thing = $1", &[thing.into()]).await?.is_some() {
             return Ok(());
         }
         if thing.starts_with("flaky") && fastrand::u8(0..10) < 3 {
@@ -105,21 +105,21 @@ impl Subscriber for Journal {
             panic!("its second event is too much");
         }
         if thing.starts_with("poison") && event.sequence == 2 {
-            return Err(Untaken::Never("its second event is poison".to_owned()));
+            return Err(HandleError::Permanent("its second event is poison".to_owned()));
         }
         Ok(())
     }
 }
 
-/// The databases of both, and what brings events from one to the other.
+/// The databases of both services, and the transport between them.
 pub(crate) struct Bed {
     sent: TestDatabase,
     taken: TestDatabase,
-    /// The producer's, as a replica of its own has it open.
+    /// The producer's database, opened by the test.
     pub(crate) producer: Database,
     pub(crate) consumer: Database,
     nats: Option<Nats>,
-    /// Of the producer and of the consumer.
+    /// The auth of the producer and of the consumer.
     auths: [Auth; 2],
     pub(crate) server: Option<NatsServer>,
 }
@@ -134,14 +134,14 @@ impl Bed {
     }
 
     /// Over NATS.
-    pub(crate) async fn by_nats(sent: TestDatabase) -> Self {
+    pub(crate) async fn over_nats(sent: TestDatabase) -> Self {
         let server = NatsServer::start();
         let nats = Nats::connect(&server.url(), "test").await.unwrap();
         Self { nats: Some(nats), server: Some(server), ..Self::new(sent).await }
     }
 
-    /// Where both ask their callers who they are.
-    pub(crate) fn asking(self, callers: &Callers) -> Self {
+    /// With authentication.
+    pub(crate) fn authenticated(self, callers: &Callers) -> Self {
         Self { auths: [callers.auth(PRODUCER), callers.auth(CONSUMER)], ..self }
     }
 
@@ -179,19 +179,19 @@ impl Bed {
         Base { nats: self.nats.clone(), ..Base::open(mesh, database) }
     }
 
-    /// Who the producer's rows are for.
-    pub(crate) fn addressee(&self) -> &'static str {
+    /// The subscriber of the outbox rows.
+    pub(crate) fn subscriber(&self) -> &'static str {
         if self.nats.is_some() { "nats" } else { CONSUMER }
     }
 
-    /// Who keeps an event that its consumer cannot take.
-    pub(crate) fn keeper<'a>(&self, producer: &'a Replica, consumer: &'a Replica) -> &'a Replica {
+    /// The replica that parks an event that keeps failing.
+    pub(crate) fn parking_replica<'a>(&self, producer: &'a Replica, consumer: &'a Replica) -> &'a Replica {
         if self.nats.is_some() { consumer } else { producer }
     }
 
-    /// Changes a thing and tells of it.
-    pub(crate) async fn tell(&self, thing: &str) {
-        tell(&self.base(&[]), thing).await;
+    /// Changes a thing and appends the event.
+    pub(crate) async fn change(&self, thing: &str) {
+        change(&self.base(&[]), thing).await;
     }
 
     /// The sequences of a thing's events in the order of their effects.
@@ -201,7 +201,7 @@ impl Bed {
         rows.iter().map(|row| row.get("sequence").unwrap()).collect()
     }
 
-    /// Waits for the journal of a thing to be so.
+    /// Waits until the journal of a thing has so many entries, and compares it.
     pub(crate) async fn wait_for(&self, thing: &str, expected: impl IntoIterator<Item = i64>) {
         let expected: Vec<i64> = expected.into_iter().collect();
         let mut last = Vec::new();
@@ -214,7 +214,7 @@ impl Bed {
         assert!(came);
     }
 
-    /// Waits until nothing waits to be delivered.
+    /// Waits until the outbox is empty.
     pub(crate) async fn drained(&self) {
         let mut left = 0;
         let empty = until(async || {
@@ -228,10 +228,10 @@ impl Bed {
         self.producer.row(sql, &[]).await.unwrap().unwrap().get("n").unwrap()
     }
 
-    /// From now on everything of this thing fits.
-    pub(crate) async fn mend(&self, thing: &str) {
+    /// Makes all further events of this thing succeed.
+    pub(crate) async fn repair(&self, thing: &str) {
         let mut open = self.consumer.begin().await.unwrap();
-        open.execute("INSERT INTO mended (thing) VALUES ($1)", &[thing.into()]).await.unwrap();
+        open.execute("INSERT INTO repaired (thing) VALUES ($1)", &[thing.into()]).await.unwrap();
         open.commit().await.unwrap();
     }
 }
@@ -244,19 +244,19 @@ fn mesh(consumers: &[SocketAddr]) -> Mesh {
     mesh_of([(CONSUMER, consumers.to_vec())])
 }
 
-/// Changes a thing and tells of it.
-pub(crate) async fn tell(base: &Base, thing: &str) {
+/// Changes a thing and appends the event.
+pub(crate) async fn change(base: &Base, thing: &str) {
     let mut unit = base.database.unit();
     loop {
         let mut open = unit.begin().await.unwrap();
-        let done = told(&mut open, &outbox(base), thing).await;
+        let done = write_change(&mut open, &outbox(base), thing).await;
         if let Some(done) = unit.end(open, done).await {
             return done.unwrap();
         }
     }
 }
 
-pub(crate) async fn told(open: &mut Transaction, outbox: &Outbox, thing: &str) -> Result<(), Error> {
+pub(crate) async fn write_change(open: &mut Transaction, outbox: &Outbox, thing: &str) -> Result<(), Error> {
     const CHANGE: &str = "INSERT INTO things (name, version) VALUES ($1, 1) \
          ON CONFLICT (name) DO UPDATE SET version = things.version + 1 RETURNING version";
     let version = open.row(CHANGE, &[thing.into()]).await?.unwrap().get("version")?;
@@ -264,7 +264,7 @@ pub(crate) async fn told(open: &mut Transaction, outbox: &Outbox, thing: &str) -
     outbox.append(open, thing, version, payload).await
 }
 
-/// Whether `condition` comes true within 30 s.
+/// Waits up to 30 s for `condition`; returns false on timeout.
 pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) -> bool {
     let waiting = async {
         while !condition().await {
@@ -288,20 +288,20 @@ pub(crate) async fn retry(of: &Replica, parked: &ParkedEvent) -> Result<(), Stat
 
 /// Runs each case, an `async fn(Bed)`, over the mesh and over NATS, on both
 /// databases.
-macro_rules! by_every_way {
+macro_rules! over_every_transport {
     ($($case:ident),+ $(,)?) => {
-        mod by_mesh {
+        mod over_mesh {
             $(async fn $case(database: service_kit::testing::TestDatabase) {
                 super::$case($crate::events::bed::Bed::new(database).await).await;
             })+
             service_kit::on_both_databases!($($case),+);
         }
-        mod by_nats {
+        mod over_nats {
             $(async fn $case(database: service_kit::testing::TestDatabase) {
-                super::$case($crate::events::bed::Bed::by_nats(database).await).await;
+                super::$case($crate::events::bed::Bed::over_nats(database).await).await;
             })+
             service_kit::on_both_databases!($($case),+);
         }
     };
 }
-pub(crate) use by_every_way;
+pub(crate) use over_every_transport;

@@ -1,4 +1,4 @@
-//! What sending and taking events adds to a service.
+//! The builder for services that send or receive events.
 
 use std::sync::Arc;
 
@@ -9,24 +9,24 @@ use mesh_proto::shop::events::v1::{
 
 use super::{
     Outbox, Subscriber,
+    event_log::EventLog,
     inbox::Inbox,
-    log::Log,
-    nats::{Arrivals, follow},
-    queue::{ARRIVED, Queue},
+    nats::{ArrivalsTransport, consume},
+    queue::{ARRIVALS_TABLE, Queue},
     relay::{Relay, RelaySettings, relay},
     sink::Sink,
 };
 use crate::service::{Base, Serving};
 
-/// The part of a service that sends and takes events.
+/// The part of a service that sends and receives events.
 ///
 /// ```ignore
 /// let outbox = Outbox::of(base, NAME, &["user-service"]);
-/// let serving = Events::of(base, NAME).send(outbox).take(&["order-service"], subscriber).add_to(serving);
+/// let serving = Events::of(base, NAME).send(outbox).receive(&["order-service"], subscriber).add_to(serving);
 /// ```
 ///
 /// The schema of a service that sends has [`OUTBOX`](super::OUTBOX) and
-/// [`LEASES`](crate::lease::LEASES), of one that takes
+/// [`LEASES`](crate::lease::LEASES), of one that receives
 /// [`INBOX`](super::INBOX) and [`LEASES`](crate::lease::LEASES).
 #[derive(Debug)]
 pub struct Events {
@@ -38,7 +38,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Of the service `name`, which neither sends nor takes any yet.
+    /// Begins with the service `name`, which neither sends nor receives any yet.
     #[must_use]
     pub fn of(base: &Base, name: &'static str) -> Self {
         Self { base: base.clone(), name, outbox: None, inbox: None, settings: RelaySettings::default() }
@@ -50,54 +50,54 @@ impl Events {
         Self { outbox: Some(outbox), ..self }
     }
 
-    /// Takes the events of the services `sources`.
+    /// Receives the events of the services `sources`.
     #[must_use]
-    pub fn take(self, sources: &'static [&'static str], subscriber: impl Subscriber) -> Self {
+    pub fn receive(self, sources: &'static [&'static str], subscriber: impl Subscriber) -> Self {
         let inbox = Inbox::new(self.base.database.clone(), Arc::new(subscriber));
         Self { inbox: Some((inbox, sources)), ..self }
     }
 
-    /// Relays as these settings say.
+    /// Sets the settings of the relays.
     #[must_use]
     pub fn settings(self, settings: RelaySettings) -> Self {
         Self { settings, ..self }
     }
 
-    /// Adds to `serving` the sink, the log, and what goes on besides.
+    /// Adds the sink, the event log and the background tasks to `serving`.
     #[must_use]
     pub fn add_to(self, serving: Serving) -> Serving {
         let Self { base, name, outbox, inbox, settings } = self;
         let (inbox, sources) = inbox.unzip();
-        let log = Log { name, database: base.database.clone(), outbox, inbox: inbox.clone() };
+        let log = EventLog { name, database: base.database.clone(), outbox, inbox: inbox.clone() };
         let mut serving = serving.serve(EventLogServiceServer::new(log));
         if let Some(inbox) = inbox {
             if let Some(meter) = base.mesh.meter() {
-                inbox.tally().tell(meter, false, name, "shop.sink");
+                inbox.counters().register(meter, false, name, "shop.sink");
             }
             serving = serving
-                .serve(EventSinkServiceServer::new(Sink::over(name, inbox.clone())))
-                .work(inbox.clone().clean());
+                .serve(EventSinkServiceServer::new(Sink::with_inbox(name, inbox.clone())))
+                .work(inbox.clone().run_cleanup());
             if let Some(nats) = &base.nats {
                 let sources = sources.unwrap_or_default();
-                // Those that wait are taken by whoever may, those that come
-                // written down by whoever may: seldom the same replica.
-                let queue = Queue::new(base.database.clone(), &ARRIVED, name);
-                let taking = Relay::new(&base, queue, Arrivals(inbox), settings);
-                let leave = draining(&serving).shared();
+                // Two leases: the replica that stores messages from the stream is
+                // seldom the one that handles the stored events.
+                let queue = Queue::new(base.database.clone(), &ARRIVALS_TABLE, name);
+                let handling = Relay::new(&base, queue, ArrivalsTransport(inbox), settings);
+                let stop = draining(&serving).shared();
                 serving = serving
-                    .work_that_leaves(follow(
+                    .work_that_leaves(consume(
                         nats.clone(),
                         base.database.clone(),
                         name,
                         sources,
-                        leave.clone(),
+                        stop.clone(),
                     ))
-                    .work_that_leaves(taking.until(leave));
+                    .work_that_leaves(handling.run_until(stop));
             }
         }
         if let Some(outbox) = outbox {
-            let leave = draining(&serving);
-            serving = serving.work_that_leaves(relay(outbox, base, settings, leave));
+            let stop = draining(&serving);
+            serving = serving.work_that_leaves(relay(outbox, base, settings, stop));
         }
         serving
     }

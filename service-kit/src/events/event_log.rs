@@ -1,4 +1,4 @@
-//! Shows what was not delivered.
+//! The log of events that were not delivered.
 
 use mesh_proto::shop::events::v1::{
     Backlog, GetBacklogRequest, GetBacklogResponse, ListParkedEventsRequest, ListParkedEventsResponse,
@@ -9,8 +9,8 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     Outbox,
-    inbox::{Inbox, Retried},
-    queue::{ARRIVED, SENT, Table},
+    inbox::{Inbox, RetryOutcome},
+    queue::{ARRIVALS_TABLE, EventTable, OUTBOX_TABLE},
 };
 use crate::{
     auth::Caller,
@@ -18,34 +18,33 @@ use crate::{
     error::{Fault, invalid},
 };
 
-/// The most that one answer shows.
-const MOST: usize = 1_000;
-/// The longest id that an event is parked under.
-const ID_MAX: usize = 128;
+/// The maximum number of parked events in a response.
+const MAX_PARKED_EVENTS: usize = 1_000;
+const MAX_ID_LENGTH: usize = 128;
 
-/// Serves `EventLogService`.
+/// The server of `EventLogService`.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
+pub(super) struct EventLog {
     pub(super) name: &'static str,
     pub(super) database: Database,
     pub(super) outbox: Option<Outbox>,
     pub(super) inbox: Option<Inbox>,
 }
 
-impl Log {
+impl EventLog {
     async fn backlog(&self) -> Result<GetBacklogResponse, Error> {
         let mut found = Vec::new();
         if let Some(outbox) = &self.outbox {
-            found = SENT.backlogs(&self.database).await?;
-            for subscriber in outbox.addressees() {
+            found = OUTBOX_TABLE.backlogs(&self.database).await?;
+            for subscriber in outbox.recipients() {
                 if !found.iter().any(|backlog| backlog.subscriber == *subscriber) {
                     found.push(Backlog { subscriber: (*subscriber).to_owned(), ..Backlog::default() });
                 }
             }
         }
         if let Some(inbox) = &self.inbox {
-            let mut own = ARRIVED.backlogs(&self.database).await?.pop().unwrap_or_default();
-            own.parked += inbox.how_many_parked().await?;
+            let mut own = ARRIVALS_TABLE.backlogs(&self.database).await?.pop().unwrap_or_default();
+            own.parked += inbox.count_parked().await?;
             if own.waiting > 0 || own.parked > 0 {
                 found.push(Backlog { subscriber: self.name.to_owned(), ..own });
             }
@@ -58,42 +57,42 @@ impl Log {
         let mut events = Vec::new();
         if let Some(inbox) = &self.inbox {
             events = inbox.parked(self.name).await?;
-            events.extend(ARRIVED.parked(&self.database).await?);
+            events.extend(ARRIVALS_TABLE.parked(&self.database).await?);
         }
         if self.outbox.is_some() {
-            events.extend(SENT.parked(&self.database).await?);
+            events.extend(OUTBOX_TABLE.parked(&self.database).await?);
         }
-        // Ids begin with the time at which they were made.
+        // Ids begin with their time of creation.
         events.sort_by(|a, b| id(a).cmp(id(b)));
-        events.truncate(MOST);
+        events.truncate(MAX_PARKED_EVENTS);
         Ok(ListParkedEventsResponse { events })
     }
 
     async fn retry(&self, request: &RetryParkedEventRequest) -> Result<(), Fault> {
         let (id, subscriber) = (request.event_id.as_str(), request.subscriber.as_str());
-        if id.is_empty() || id.len() > ID_MAX || id.contains('\0') {
-            return Err(invalid("event_id", format!("must have 1 to {ID_MAX} characters")));
+        if id.is_empty() || id.len() > MAX_ID_LENGTH || id.contains('\0') {
+            return Err(invalid("event_id", format!("must have 1 to {MAX_ID_LENGTH} characters")));
         }
-        if subscriber.len() > ID_MAX || subscriber.contains('\0') {
-            return Err(invalid("subscriber", format!("must have 1 to {ID_MAX} characters")));
+        if subscriber.len() > MAX_ID_LENGTH || subscriber.contains('\0') {
+            return Err(invalid("subscriber", format!("must have 1 to {MAX_ID_LENGTH} characters")));
         }
         if let Some(inbox) = self.inbox.as_ref().filter(|_| subscriber == self.name) {
             return match inbox.retry(id).await.map_err(|why| why.fault())? {
-                Retried::Taken => Ok(()),
-                Retried::NotParked => self.unpark(&ARRIVED, id, subscriber).await,
-                Retried::Never(why) => {
-                    let words = format!("event {id} can still not be taken: {why}");
+                RetryOutcome::Handled => Ok(()),
+                RetryOutcome::NotParked => self.unpark(&ARRIVALS_TABLE, id, subscriber).await,
+                RetryOutcome::Failed(why) => {
+                    let words = format!("event {id} still cannot be handled: {why}");
                     Err(Fault::new(Code::FailedPrecondition, "EVENT_NOT_TAKEN", words))
                 }
             };
         }
         match self.outbox {
-            Some(_) => self.unpark(&SENT, id, subscriber).await,
+            Some(_) => self.unpark(&OUTBOX_TABLE, id, subscriber).await,
             None => Err(not_found(id, subscriber)),
         }
     }
 
-    async fn unpark(&self, table: &Table, id: &str, subscriber: &str) -> Result<(), Fault> {
+    async fn unpark(&self, table: &EventTable, id: &str, subscriber: &str) -> Result<(), Fault> {
         match table.unpark(&self.database, id, subscriber).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(not_found(id, subscriber)),
@@ -112,7 +111,7 @@ fn not_found(id: &str, subscriber: &str) -> Fault {
 }
 
 #[tonic::async_trait]
-impl EventLogService for Log {
+impl EventLogService for EventLog {
     async fn get_backlog(
         &self,
         request: Request<GetBacklogRequest>,
