@@ -7,12 +7,13 @@
 //! stands in [`domain::State`]; [`sweep`] ends leases that ran
 //! out, and forgets reservations that ended long ago.
 
+use clap::Args;
 use mesh_proto::shop::product::v1::product_service_server::ProductServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
     events::{self, Events, Outbox},
     lease,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 
 pub mod domain;
@@ -33,8 +34,8 @@ pub const NAME: &str = "product-service";
 /// Who is told of changes of the catalogue: carts show its prices.
 pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
-/// The service.
-#[derive(Debug)]
+/// The service, which has no options of its own.
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub struct ProductService;
 
 impl Service for ProductService {
@@ -63,14 +64,18 @@ impl Service for ProductService {
         ],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
-        let store = store::Store::new(base.database.clone(), outbox);
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, NAME, SUBSCRIBERS);
+        let store = store::Store::new(context.database.clone(), outbox);
         let products = Products::new(store.clone());
-        let serving = serving
+        let builder = builder
             .serve(ProductServiceServer::new(products))
-            .work(sweep::leases(store.clone()))
-            .work(sweep::ended(store));
-        Ok(Events::of(base, NAME).send(outbox).add_to(serving))
+            .background_task(sweep::leases(store.clone()))
+            .background_task(sweep::ended(store));
+        Ok(Events::of(context, NAME).send(outbox).add_to(builder))
     }
 }

@@ -28,7 +28,6 @@ use mesh_proto::shop::user::v1::Revocation;
 use registry_client::{Channel, Mesh};
 
 mod caller;
-mod encryption;
 mod expiry;
 mod guard;
 mod jwks;
@@ -46,7 +45,6 @@ mod verified;
 mod verifier;
 
 pub use caller::Caller;
-pub use encryption::{DecryptError, Decrypted, EncryptionKeys};
 pub use guard::Guarded;
 pub use key::{InvalidKey, PublicKey};
 pub use outgoing::Outgoing;
@@ -147,7 +145,7 @@ impl Auth {
     }
 
     /// Keeps the keys of user-service new. Goes on until it is dropped.
-    pub(crate) fn keep_keys(&self, mesh: &Mesh) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn refresh_keys(&self, mesh: &Mesh) -> impl Future<Output = ()> + Send + use<> {
         let (auth, mesh) = (self.clone(), mesh.clone());
         async move {
             let Some(on) = &auth.on else { return };

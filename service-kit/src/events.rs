@@ -38,7 +38,7 @@ use prost::Message;
 
 use crate::{
     database::{Error, Migration, Migrations, Transaction, Value},
-    service::Base,
+    service::ServiceContext,
     timestamp::Timestamp,
 };
 
@@ -78,10 +78,10 @@ pub struct Outbox {
 
 impl Outbox {
     /// The events of the service `source` for these subscribers: over NATS where
-    /// `base` has it, else over the mesh.
+    /// `context` has it, else over the mesh.
     #[must_use]
-    pub fn of(base: &Base, source: &'static str, subscribers: &'static [&'static str]) -> Self {
-        Self { via_nats: base.nats.is_some(), ..Self::new(source, subscribers) }
+    pub fn of(context: &ServiceContext, source: &'static str, subscribers: &'static [&'static str]) -> Self {
+        Self { via_nats: context.nats.is_some(), ..Self::new(source, subscribers) }
     }
 
     /// The events of the service `source` for these subscribers, over the mesh.

@@ -4,13 +4,12 @@ use anyhow::{Context, anyhow};
 use secrecy::ExposeSecret;
 use service_kit::{
     auth::{Role, Roles},
-    config::FirstAdmin,
     value::Etag,
 };
 use tracing::info;
 
 use crate::{
-    Error,
+    Error, FirstAdmin,
     accounts::Accounts,
     domain::{DisplayName, Email, Password, User, UserId, with_role},
     store::{Account, Change},

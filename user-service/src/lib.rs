@@ -7,12 +7,13 @@
 //! of their orders.
 
 use anyhow::Context;
+use clap::Args;
 use mesh_proto::shop::user::v1::user_service_server::UserServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
     events::{Events, INBOX, OUTBOX, Outbox},
     lease::LEASES,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 use tracing::warn;
 
@@ -22,12 +23,14 @@ mod admin;
 mod clean;
 mod clock;
 pub mod domain;
+pub mod encryption;
 mod error;
 pub mod hasher;
 pub mod keys;
 pub mod limit;
 mod login;
 mod notify;
+mod options;
 mod refresh;
 mod request;
 mod service;
@@ -36,6 +39,7 @@ pub mod store;
 pub use clock::Clock;
 pub use error::Error;
 pub use notify::Notifier;
+pub use options::{AdminOptions, EncryptionOptions, FirstAdmin};
 pub use refresh::RefreshToken;
 pub use service::Users;
 
@@ -50,9 +54,16 @@ pub const NAME: &str = "user-service";
 /// Who hears of accounts that are gone.
 pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
-/// The service.
-#[derive(Debug)]
-pub struct UserService;
+/// The service, with its options.
+#[derive(Args, Clone, Debug, Default)]
+pub struct UserService {
+    /// The keys that encrypt the signing keys in the database.
+    #[command(flatten)]
+    pub encryption: EncryptionOptions,
+    /// The first admin.
+    #[command(flatten)]
+    pub admin: AdminOptions,
+}
 
 impl Service for UserService {
     const NAME: &'static str = NAME;
@@ -85,26 +96,36 @@ impl Service for UserService {
         ],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
-        let store = Store::new(base.database.clone(), outbox).encrypted_under(base.encryption_keys.clone());
-        let clock = Clock::system();
-        if base.auth.is_on() && !base.encryption_keys.encrypts() {
+    fn check(&self) -> anyhow::Result<()> {
+        self.encryption.keys()?;
+        self.admin.first().map(drop)
+    }
+
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, NAME, SUBSCRIBERS);
+        let encryption_keys = self.encryption.keys()?;
+        if context.auth.is_on() && !encryption_keys.encrypts() {
             warn!(
-                "the keys that sign tokens are not encrypted in the database: whoever reads it can make tokens; set \
-                 AUTH_ENCRYPTION_KEYS to a key that `openssl rand -base64 32` makes"
+                "the signing keys of tokens are not encrypted in the database: every reader of it can forge tokens; \
+                 set AUTH_ENCRYPTION_KEYS to a key that `openssl rand -base64 32` makes"
             );
         }
-        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await;
-        let keys = keys.context("could not prepare the keys that sign tokens")?;
+        let store = Store::new(context.database.clone(), outbox).encrypted_under(encryption_keys);
+        let clock = Clock::system();
+        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), context.auth.clone()).await;
+        let keys = keys.context("could not prepare the signing keys of tokens")?;
         let hasher = Hasher::new();
-        if let Some(admin) = &base.admin {
+        if let Some(admin) = &self.admin.first()? {
             let accounts = Accounts { store: store.clone(), hasher: hasher.clone(), clock: clock.clone() };
             admin::ensure(&accounts, admin).await?;
         }
         let users = Users::new(store.clone(), hasher, keys.clone(), clock.clone());
-        let events = Events::of(base, NAME).send(outbox).receive(&["order-service"], Notifier);
-        let serving = serving.serve(UserServiceServer::new(users));
-        Ok(events.add_to(serving).work(keys.tend()).work(clean::tend(store, clock)))
+        let events = Events::of(context, NAME).send(outbox).receive(&["order-service"], Notifier);
+        let builder = builder.serve(UserServiceServer::new(users));
+        Ok(events.add_to(builder).background_task(keys.tend()).background_task(clean::tend(store, clock)))
     }
 }

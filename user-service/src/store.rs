@@ -4,7 +4,7 @@ use std::slice;
 
 use mesh_proto::shop::events::v1::{UserDeleted, event::Payload};
 use service_kit::{
-    auth::{EncryptionKeys, Role, Roles},
+    auth::{Role, Roles},
     database::{Database, Error as DatabaseError, Row, Transaction, Value},
     events::Outbox,
     timestamp::Timestamp,
@@ -14,6 +14,7 @@ use service_kit::{
 use crate::{
     Error, access,
     domain::{DisplayName, Email, User, UserId, read_roles, written_roles},
+    encryption::EncryptionKeys,
     hasher::Hash,
     limit::Subject,
 };

@@ -59,7 +59,7 @@ async fn a_watch_ends_with_unavailable_when_its_replica_stops(database: TestData
 
 async fn a_watch_ends_when_its_token_is_believed_no_longer(database: TestDatabase) {
     let callers = Callers::new();
-    let cart = Replica::asking::<CartService>(mesh_to([]), &database, callers.auth(NAME)).await;
+    let cart = Replica::with_auth::<CartService>(mesh_to([]), &database, callers.auth(NAME)).await;
     let channel = mesh_to([cart.address]).channel(NAME);
     let watch = async |through: Outgoing| {
         let request = WatchCartRequest { customer_id: CUSTOMER.into() };

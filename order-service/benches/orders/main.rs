@@ -30,7 +30,7 @@ use order_service::{NAME, OrderService};
 use registry_client::Channel;
 use service_kit::{
     database::Database,
-    service::{Base, Service, serve},
+    service::{Service, ServiceContext, serve},
     testing::{Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
@@ -122,9 +122,9 @@ impl Shop {
         };
         let [carts, products] = [neighbour().await, neighbour().await];
         let mesh = mesh_of([("cart-service", vec![carts]), ("product-service", vec![products])]);
-        let base = Base::open(mesh, kept.unwrap());
+        let context = ServiceContext::open(mesh, kept.unwrap());
         let service =
-            Replica::start(|listener, shutdown| serve::<OrderService>(base, listener, shutdown)).await;
+            Replica::start(|listener, shutdown| serve(OrderService::default(), context, listener, shutdown)).await;
         let orders = OrderServiceClient::new(mesh_to([service.address]).channel(NAME));
         Self { orders, _database: database, _service: service }
     }

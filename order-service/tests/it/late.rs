@@ -21,7 +21,7 @@ use registry_client::Channel;
 use service_kit::{
     database::Database,
     on_both_databases,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tonic::{Code, Request, Response, Status};
@@ -105,11 +105,9 @@ async fn told_and_charged(database: TestDatabase, ledger: TestDatabase, holds: u
     let sagas = app.sagas(Faults::default()).await;
     let order_id = made(&app, &sagas, "ada").await.to_string();
     let open = Database::open(ledger.url(), &payment_service::PaymentService::MIGRATIONS).await.unwrap();
-    let base = Base { payment_faults: "metadata".into(), ..Base::open(mesh_to([]), open) };
-    let payments = Replica::start(|listener, stop| {
-        service::serve::<payment_service::PaymentService>(base, listener, stop)
-    })
-    .await;
+    let context = ServiceContext::open(mesh_to([]), open);
+    let service = payment_service::PaymentService { payment_faults: "metadata".into() };
+    let payments = Replica::start(|listener, stop| service::serve(service, context, listener, stop)).await;
     let payments = PaymentServiceClient::new(mesh_to([payments.address]).channel("payment-service"));
     let network = Network { payments: payments.clone(), held: Arc::default(), holds };
     let between = play(PaymentServiceServer::new(network.clone())).await;

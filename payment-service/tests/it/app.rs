@@ -13,7 +13,7 @@ use payment_service::{NAME, PaymentService, faults};
 use registry_client::Channel;
 use service_kit::{
     database::Database,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{self, Replica, TestDatabase, mesh_to},
 };
 use tonic::{Code, Request, Status};
@@ -42,8 +42,9 @@ impl TestApp {
     /// One replica with these faults.
     pub(crate) async fn with_faults(database: TestDatabase, faults: &str) -> Self {
         let open = Database::open(database.url(), &PaymentService::MIGRATIONS).await.unwrap();
-        let base = Base { payment_faults: faults.into(), ..Base::open(mesh_to([]), open) };
-        let replica = Replica::start(|listener, stop| service::serve::<PaymentService>(base, listener, stop));
+        let context = ServiceContext::open(mesh_to([]), open);
+        let service = PaymentService { payment_faults: faults.into() };
+        let replica = Replica::start(|listener, stop| service::serve(service, context, listener, stop));
         Self::of(database, vec![replica.await])
     }
 

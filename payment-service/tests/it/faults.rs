@@ -7,7 +7,7 @@ use payment_service::PaymentService;
 use service_kit::{
     database::Database,
     on_both_databases,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{TestDatabase, mesh_to},
 };
 use tokio::{net::TcpListener, time::Instant};
@@ -89,9 +89,10 @@ on_both_databases!(
 async fn a_service_with_malformed_faults_does_not_start() {
     let folder = TestDatabase::sqlite();
     let open = Database::open(folder.url(), &PaymentService::MIGRATIONS).await.unwrap();
-    let base = Base { payment_faults: "lost=often".into(), ..Base::open(mesh_to([]), open) };
+    let context = ServiceContext::open(mesh_to([]), open);
+    let service = PaymentService { payment_faults: "lost=often".into() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let refused = service::serve::<PaymentService>(base, listener, std::future::pending()).await;
+    let refused = service::serve(service, context, listener, std::future::pending()).await;
     let words = format!("{:#}", refused.unwrap_err());
     assert!(words.contains("PAYMENT_FAULTS") && words.contains("`lost=often`"), "{words}");
 }

@@ -15,7 +15,7 @@ use service_kit::{
     database::{Database, Migration, Migrations, Transaction},
     events::{Events, HandleError, INBOX, Nats, OUTBOX, Outbox, Subscriber},
     lease::LEASES,
-    service::{self, Base, Service, Serving},
+    service::{self, Service, ServiceBuilder, ServiceContext},
     testing::{NatsServer, Replica, TestDatabase, mesh_of},
 };
 
@@ -60,14 +60,16 @@ async fn round(by_nats: bool) -> Fallible<f64> {
     };
     let (sent, taken) = (TestDatabase::sqlite(), TestDatabase::sqlite());
     let counted = Database::open(taken.url(), &Consumer::MIGRATIONS).await?;
-    let base = |mesh, database| Base { nats: nats.clone(), ..Base::open(mesh, database) };
-    let to = base(mesh_of([(CONSUMER, vec![])]), Database::open(taken.url(), &Consumer::MIGRATIONS).await?);
-    let consumer = Replica::start(|listener, stop| service::serve::<Consumer>(to, listener, stop)).await;
+    let context =
+        |mesh, database| ServiceContext { nats: nats.clone(), ..ServiceContext::open(mesh, database) };
+    let to =
+        context(mesh_of([(CONSUMER, vec![])]), Database::open(taken.url(), &Consumer::MIGRATIONS).await?);
+    let consumer = Replica::start(|listener, stop| service::serve(Consumer, to, listener, stop)).await;
     let mesh = mesh_of([(CONSUMER, vec![consumer.address])]);
-    let from = base(mesh, Database::open(sent.url(), &Producer::MIGRATIONS).await?);
+    let from = context(mesh, Database::open(sent.url(), &Producer::MIGRATIONS).await?);
     fill(&from).await?;
     let began = Instant::now();
-    let producer = Replica::start(|listener, stop| service::serve::<Producer>(from, listener, stop)).await;
+    let producer = Replica::start(|listener, stop| service::serve(Producer, from, listener, stop)).await;
     loop {
         let row = counted.row("SELECT number FROM counted", &[]).await?.ok_or("nothing is counted")?;
         let number: i64 = row.get("number")?;
@@ -85,9 +87,9 @@ async fn round(by_nats: bool) -> Fallible<f64> {
     Ok(per_second)
 }
 
-async fn fill(base: &Base) -> Fallible<()> {
-    let outbox = Outbox::of(base, PRODUCER, &[CONSUMER]);
-    let mut open = base.database.begin().await?;
+async fn fill(context: &ServiceContext) -> Fallible<()> {
+    let outbox = Outbox::of(context, PRODUCER, &[CONSUMER]);
+    let mut open = context.database.begin().await?;
     for n in 0..WAITING {
         let thing = format!("thing-{}", n % AGGREGATES);
         let payload = Payload::ProductDeleted(ProductDeleted { product_id: thing.clone() });
@@ -104,9 +106,13 @@ impl Service for Producer {
     const MIGRATIONS: Migrations =
         Migrations { sqlite: &[OUTBOX.sqlite[0], LEASES.sqlite[0]], postgres: &[] };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let outbox = Outbox::of(base, PRODUCER, &[CONSUMER]);
-        Ok(Events::of(base, PRODUCER).send(outbox).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, PRODUCER, &[CONSUMER]);
+        Ok(Events::of(context, PRODUCER).send(outbox).add_to(builder))
     }
 }
 
@@ -123,8 +129,12 @@ impl Service for Consumer {
     const MIGRATIONS: Migrations =
         Migrations { sqlite: &[COUNTED, INBOX.sqlite[0], LEASES.sqlite[0]], postgres: &[] };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).receive(&[PRODUCER], Counter).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        Ok(Events::of(context, CONSUMER).receive(&[PRODUCER], Counter).add_to(builder))
     }
 }
 

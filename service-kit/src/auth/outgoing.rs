@@ -30,8 +30,8 @@ const MINTED_EVERY: Duration = Duration::from_secs(60);
 ///
 /// ```no_run
 /// # use mesh_proto::shop::cart::v1::cart_service_client::CartServiceClient;
-/// # fn build(base: &service_kit::service::Base) {
-/// let carts = CartServiceClient::new(base.auth.client(base.mesh.channel("cart-service")));
+/// # fn build(context: &service_kit::service::ServiceContext) {
+/// let carts = CartServiceClient::new(context.auth.client(context.mesh.channel("cart-service")));
 /// # }
 /// ```
 #[derive(Clone, Debug)]

@@ -16,13 +16,13 @@ use super::{
     relay::{Relay, RelaySettings, relay},
     sink::Sink,
 };
-use crate::service::{Base, Serving};
+use crate::service::{ServiceBuilder, ServiceContext};
 
 /// The part of a service that sends and receives events.
 ///
 /// ```ignore
-/// let outbox = Outbox::of(base, NAME, &["user-service"]);
-/// let serving = Events::of(base, NAME).send(outbox).receive(&["order-service"], subscriber).add_to(serving);
+/// let outbox = Outbox::of(context, NAME, &["user-service"]);
+/// let builder = Events::of(context, NAME).send(outbox).receive(&["order-service"], subscriber).add_to(builder);
 /// ```
 ///
 /// The schema of a service that sends has [`OUTBOX`](super::OUTBOX) and
@@ -30,7 +30,7 @@ use crate::service::{Base, Serving};
 /// [`INBOX`](super::INBOX) and [`LEASES`](crate::lease::LEASES).
 #[derive(Debug)]
 pub struct Events {
-    base: Base,
+    context: ServiceContext,
     name: &'static str,
     outbox: Option<Outbox>,
     inbox: Option<(Inbox, &'static [&'static str])>,
@@ -40,8 +40,8 @@ pub struct Events {
 impl Events {
     /// Begins with the service `name`, which neither sends nor receives any yet.
     #[must_use]
-    pub fn of(base: &Base, name: &'static str) -> Self {
-        Self { base: base.clone(), name, outbox: None, inbox: None, settings: RelaySettings::default() }
+    pub fn of(context: &ServiceContext, name: &'static str) -> Self {
+        Self { context: context.clone(), name, outbox: None, inbox: None, settings: RelaySettings::default() }
     }
 
     /// Sends the events of `outbox`.
@@ -53,7 +53,7 @@ impl Events {
     /// Receives the events of the services `sources`.
     #[must_use]
     pub fn receive(self, sources: &'static [&'static str], subscriber: impl Subscriber) -> Self {
-        let inbox = Inbox::new(self.base.database.clone(), Arc::new(subscriber));
+        let inbox = Inbox::new(self.context.database.clone(), Arc::new(subscriber));
         Self { inbox: Some((inbox, sources)), ..self }
     }
 
@@ -63,47 +63,47 @@ impl Events {
         Self { settings, ..self }
     }
 
-    /// Adds the sink, the event log and the background tasks to `serving`.
+    /// Adds the sink, the event log and the background tasks to `builder`.
     #[must_use]
-    pub fn add_to(self, serving: Serving) -> Serving {
-        let Self { base, name, outbox, inbox, settings } = self;
+    pub fn add_to(self, builder: ServiceBuilder) -> ServiceBuilder {
+        let Self { context, name, outbox, inbox, settings } = self;
         let (inbox, sources) = inbox.unzip();
-        let log = EventLog { name, database: base.database.clone(), outbox, inbox: inbox.clone() };
-        let mut serving = serving.serve(EventLogServiceServer::new(log));
+        let log = EventLog { name, database: context.database.clone(), outbox, inbox: inbox.clone() };
+        let mut builder = builder.serve(EventLogServiceServer::new(log));
         if let Some(inbox) = inbox {
-            if let Some(meter) = base.mesh.meter() {
+            if let Some(meter) = context.mesh.meter() {
                 inbox.counters().register(meter, false, name, "shop.sink");
             }
-            serving = serving
+            builder = builder
                 .serve(EventSinkServiceServer::new(Sink::with_inbox(name, inbox.clone())))
-                .work(inbox.clone().run_cleanup());
-            if let Some(nats) = &base.nats {
+                .background_task(inbox.clone().run_cleanup());
+            if let Some(nats) = &context.nats {
                 let sources = sources.unwrap_or_default();
                 // Two leases: the replica that stores messages from the stream is
                 // seldom the one that handles the stored events.
-                let queue = Queue::new(base.database.clone(), &ARRIVALS_TABLE, name);
-                let handling = Relay::new(&base, queue, ArrivalsTransport(inbox), settings);
-                let stop = draining(&serving).shared();
-                serving = serving
-                    .work_that_leaves(consume(
+                let queue = Queue::new(context.database.clone(), &ARRIVALS_TABLE, name);
+                let handling = Relay::new(&context, queue, ArrivalsTransport(inbox), settings);
+                let stop = draining(&builder).shared();
+                builder = builder
+                    .drainable_task(consume(
                         nats.clone(),
-                        base.database.clone(),
+                        context.database.clone(),
                         name,
                         sources,
                         stop.clone(),
                     ))
-                    .work_that_leaves(handling.run_until(stop));
+                    .drainable_task(handling.run_until(stop));
             }
         }
         if let Some(outbox) = outbox {
-            let stop = draining(&serving);
-            serving = serving.work_that_leaves(relay(outbox, base, settings, stop));
+            let stop = draining(&builder);
+            builder = builder.drainable_task(relay(outbox, context, settings, stop));
         }
-        serving
+        builder
     }
 }
 
-fn draining(serving: &Serving) -> impl Future<Output = ()> + Send + 'static {
-    let drain = serving.drain();
+fn draining(builder: &ServiceBuilder) -> impl Future<Output = ()> + Send + 'static {
+    let drain = builder.drain();
     async move { drain.draining().await }
 }

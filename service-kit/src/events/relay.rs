@@ -23,7 +23,7 @@ use crate::{
     changes::Subscription,
     database::Error,
     lease::{FenceError, Lease, Leases},
-    service::Base,
+    service::ServiceContext,
     timestamp::Timestamp,
 };
 
@@ -91,22 +91,22 @@ impl RelaySettings {
 /// An event that was delivered, but not yet deleted, is delivered again.
 pub async fn relay(
     outbox: Outbox,
-    base: Base,
+    context: ServiceContext,
     settings: RelaySettings,
     stop: impl Future<Output = ()> + Send,
 ) {
     let stop = stop.shared();
     let one = |subscriber: &&'static str| {
-        let to = SinkTransport::new(&base, subscriber, settings.delivery_timeout);
-        let queue = Queue::new(base.database.clone(), &OUTBOX_TABLE, subscriber);
-        Relay::new(&base, queue, to, settings).run_until(stop.clone()).boxed()
+        let to = SinkTransport::new(&context, subscriber, settings.delivery_timeout);
+        let queue = Queue::new(context.database.clone(), &OUTBOX_TABLE, subscriber);
+        Relay::new(&context, queue, to, settings).run_until(stop.clone()).boxed()
     };
     // With NATS too: rows from before it was configured may be left.
     let mut relays: Vec<BoxFuture<'_, ()>> = outbox.subscribers.iter().map(one).collect();
-    if let Some(nats) = &base.nats {
-        let queue = Queue::new(base.database.clone(), &OUTBOX_TABLE, NATS_SUBSCRIBER);
+    if let Some(nats) = &context.nats {
+        let queue = Queue::new(context.database.clone(), &OUTBOX_TABLE, NATS_SUBSCRIBER);
         let to = StreamTransport::new(nats.clone(), outbox.source, settings.delivery_timeout);
-        relays.push(Relay::new(&base, queue, to, settings).run_until(stop.clone()).boxed());
+        relays.push(Relay::new(&context, queue, to, settings).run_until(stop.clone()).boxed());
     }
     join_all(relays).await;
 }
@@ -180,14 +180,14 @@ pub(super) struct Relay<T> {
 }
 
 impl<T: Transport> Relay<T> {
-    pub(super) fn new(base: &Base, queue: Queue, transport: T, settings: RelaySettings) -> Self {
+    pub(super) fn new(context: &ServiceContext, queue: Queue, transport: T, settings: RelaySettings) -> Self {
         let counters = Arc::new(EventCounters::default());
-        if let Some(meter) = base.mesh.meter() {
+        if let Some(meter) = context.mesh.meter() {
             counters.register(meter, true, queue.subscriber(), "shop.subscriber");
         }
         Self {
             queue,
-            leases: Leases::new(base.database.clone()),
+            leases: Leases::new(context.database.clone()),
             transport,
             settings,
             lease: None,

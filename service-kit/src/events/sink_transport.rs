@@ -11,7 +11,7 @@ use super::{
     relay::{Delivery, DeliveryStatus, Transport},
     sink::{MALFORMED, NOT_TAKEN},
 };
-use crate::{auth::Outgoing, service::Base};
+use crate::{auth::Outgoing, service::ServiceContext};
 
 /// The maximum size of a request in bytes, a quarter of a server's limit; a
 /// single event may be larger.
@@ -25,8 +25,8 @@ pub(super) struct SinkTransport {
 }
 
 impl SinkTransport {
-    pub(super) fn new(base: &Base, subscriber: &str, deadline: Duration) -> Self {
-        let channel = base.auth.client(base.mesh.channel(subscriber));
+    pub(super) fn new(context: &ServiceContext, subscriber: &str, deadline: Duration) -> Self {
+        let channel = context.auth.client(context.mesh.channel(subscriber));
         Self { client: EventSinkServiceClient::new(channel), deadline }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use service_kit::{
-    auth::{Auth, EncryptionKeys, PublicKey},
+    auth::{Auth, PublicKey},
     database::Database,
     events::Outbox,
     on_both_databases,
@@ -13,6 +13,7 @@ use service_kit::{
 use tokio::task::JoinSet;
 use user_service::{
     Clock, Error, NAME, SUBSCRIBERS, UserService,
+    encryption::EncryptionKeys,
     keys::{Keyring, Terms},
     store::Store,
 };

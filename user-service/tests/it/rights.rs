@@ -10,11 +10,10 @@ use mesh_proto::shop::user::v1::{
 use secrecy::SecretString;
 use service_kit::{
     auth::{self, Auth, Outgoing, Roles, digest_of},
-    config::FirstAdmin,
     database::Database,
     events::Outbox,
     on_both_databases,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{Callers, Replica, TestDatabase, mesh_to},
     timestamp::Timestamp,
 };
@@ -27,7 +26,7 @@ use user_service::{
     store::{Change, Store},
 };
 
-use crate::app::{EMAIL, PASSWORD, refused, registration, update};
+use crate::app::{EMAIL, PASSWORD, refused, registration, update, with_admin};
 
 const ADMIN: &str = "root@example.com";
 const BOB: &str = "bob@example.com";
@@ -43,10 +42,10 @@ type Client = UserServiceClient<Outgoing>;
 impl Shop {
     async fn spawn(database: TestDatabase) -> Self {
         let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
-        let admin = FirstAdmin { email: ADMIN.to_owned(), password: SecretString::from(PASSWORD) };
         let auth = Callers::new().auth(NAME);
-        let base = Base { admin: Some(admin), auth, ..Base::open(mesh_to([]), open) };
-        let serve = |listener, shutdown| service::serve::<UserService>(base, listener, shutdown);
+        let context = ServiceContext { auth, ..ServiceContext::open(mesh_to([]), open) };
+        let serve =
+            |listener, shutdown| service::serve(with_admin(ADMIN, PASSWORD), context, listener, shutdown);
         Self { replica: Replica::start(serve).await, database }
     }
 

@@ -14,7 +14,7 @@ use mesh_proto::shop::{
 use service_kit::{
     database::{Error, Migrations, Transaction},
     events::{Events, HandleError, Outbox, Sink, Subscriber},
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
@@ -53,45 +53,36 @@ impl Losses {
     fn strike(self) -> bool {
         fastrand::u8(0..100) < self.sink_drops.unwrap_or_default()
     }
-
-    /// As they were given to this process.
-    fn here() -> Self {
-        *GIVEN.get().unwrap_or(&Self { sink_drops: None, sink_forgets: false })
-    }
 }
-
-/// A process serves once, and a service is built from its base alone.
-static GIVEN: std::sync::OnceLock<Losses> = std::sync::OnceLock::new();
 
 /// The user-service that fails as [`Losses`] say.
 #[derive(Debug)]
-pub(super) struct LossyUserService;
-
-impl LossyUserService {
-    pub(super) fn losing(losses: Losses) {
-        GIVEN.get_or_init(|| losses);
-    }
-}
+pub(super) struct LossyUserService(pub(super) Losses);
 
 impl Service for LossyUserService {
     const NAME: &'static str = NAME;
     const VERSION: &'static str = UserService::VERSION;
     const MIGRATIONS: Migrations = UserService::MIGRATIONS;
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let losses = Losses::here();
-        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
-        let (store, clock) = (Store::new(base.database.clone(), outbox), Clock::system());
-        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await?;
-        let serving = serving.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
-        let events = Events::of(base, NAME).send(outbox);
-        if base.nats.is_some() {
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let losses = self.0;
+        let outbox = Outbox::of(context, NAME, SUBSCRIBERS);
+        let (store, clock) = (Store::new(context.database.clone(), outbox), Clock::system());
+        let keys =
+            Keyring::open(store.clone(), clock.clone(), Terms::default(), context.auth.clone()).await?;
+        let builder = builder.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
+        let events = Events::of(context, NAME).send(outbox);
+        if context.nats.is_some() {
             // What comes by the stream is lost where it is taken.
-            return Ok(events.receive(&["order-service"], Taker { losses, refuses: true }).add_to(serving));
+            return Ok(events.receive(&["order-service"], Taker { losses, refuses: true }).add_to(builder));
         }
         let taker = Taker { losses, refuses: false };
-        let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), taker), losses };
-        Ok(events.add_to(serving.serve(EventSinkServiceServer::new(sink))))
+        let sink = LossySink { inner: Sink::new(NAME, context.database.clone(), taker), losses };
+        Ok(events.add_to(builder.serve(EventSinkServiceServer::new(sink))))
     }
 }
 

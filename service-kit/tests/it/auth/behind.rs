@@ -11,7 +11,7 @@ use registry_client::{Channel, Mesh};
 use service_kit::{
     auth::{Auth, Caller, Outgoing},
     database::Migrations,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
     testing::{Callers, Replica, TestDatabase, mesh_to},
 };
 use tonic::{
@@ -51,8 +51,8 @@ macro_rules! echoes {
             }
         )+
 
-        fn serve_all(serving: Serving) -> Serving {
-            serving$(.serve($name))+
+        fn serve_all(builder: ServiceBuilder) -> ServiceBuilder {
+            builder$(.serve($name))+
         }
     };
 }
@@ -81,8 +81,8 @@ impl Service for Guarded {
     const VERSION: &'static str = "0";
     const MIGRATIONS: Migrations = Migrations { sqlite: &[], postgres: &[] };
 
-    async fn build(_: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(serve_all(serving))
+    async fn build(&self, _: &ServiceContext, builder: ServiceBuilder) -> anyhow::Result<ServiceBuilder> {
+        Ok(serve_all(builder))
     }
 }
 
@@ -111,7 +111,7 @@ impl Behind {
 
     async fn with(callers: Callers, auth: Auth, mesh: Mesh) -> Self {
         let database = TestDatabase::sqlite();
-        let replica = Replica::asking::<Guarded>(mesh, &database, auth).await;
+        let replica = Replica::with_auth::<Guarded>(mesh, &database, auth).await;
         let channel = mesh_to([replica.address]).channel(NAME);
         Self { callers, channel, _replica: replica, _database: database }
     }

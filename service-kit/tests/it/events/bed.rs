@@ -13,7 +13,7 @@ use service_kit::{
     database::{Database, Error, Migration, Migrations, Transaction},
     events::{Events, HandleError, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber},
     lease::LEASES,
-    service::{self, Base, Service, Serving},
+    service::{self, Service, ServiceBuilder, ServiceContext},
     testing::{Callers, NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tokio::net::TcpListener;
@@ -47,13 +47,17 @@ impl Service for Producer {
         postgres: &[THINGS, OUTBOX.postgres[0], LEASES.postgres[0]],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, PRODUCER).send(outbox(base)).settings(settings()).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        Ok(Events::of(context, PRODUCER).send(outbox(context)).settings(settings()).add_to(builder))
     }
 }
 
-pub(crate) fn outbox(base: &Base) -> Outbox {
-    Outbox::of(base, PRODUCER, &[CONSUMER])
+pub(crate) fn outbox(context: &ServiceContext) -> Outbox {
+    Outbox::of(context, PRODUCER, &[CONSUMER])
 }
 
 const JOURNAL_SQLITE: Migration = Migration {
@@ -77,8 +81,12 @@ impl Service for Consumer {
         postgres: &[JOURNAL_POSTGRES, INBOX.postgres[0], LEASES.postgres[0]],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).receive(&[PRODUCER], Journal).settings(settings()).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        Ok(Events::of(context, CONSUMER).receive(&[PRODUCER], Journal).settings(settings()).add_to(builder))
     }
 }
 
@@ -146,19 +154,19 @@ impl Bed {
     }
 
     pub(crate) async fn consume(&self) -> Replica {
-        let base = self.consumers().await;
-        Replica::start(|listener, shutdown| service::serve::<Consumer>(base, listener, shutdown)).await
+        let context = self.consumers().await;
+        Replica::start(|listener, shutdown| service::serve(Consumer, context, listener, shutdown)).await
     }
 
-    async fn consumers(&self) -> Base {
+    async fn consumers(&self) -> ServiceContext {
         let auth = self.auths[1].clone();
-        Base { auth, ..self.on(mesh(&[]), open::<Consumer>(&self.taken).await) }
+        ServiceContext { auth, ..self.on(mesh(&[]), open::<Consumer>(&self.taken).await) }
     }
 
     /// A consumer that listens there, and not at its replica's address.
     pub(crate) async fn consume_at(&self, there: TcpListener) -> Replica {
-        let base = self.consumers().await;
-        Replica::start(|_, shutdown| service::serve::<Consumer>(base, there, shutdown)).await
+        let context = self.consumers().await;
+        Replica::start(|_, shutdown| service::serve(Consumer, context, there, shutdown)).await
     }
 
     pub(crate) async fn produce(&self, consumers: &[SocketAddr]) -> Replica {
@@ -167,16 +175,16 @@ impl Bed {
 
     pub(crate) async fn produce_by(&self, mesh: Mesh) -> Replica {
         let auth = self.auths[0].clone();
-        let base = Base { auth, ..self.on(mesh, open::<Producer>(&self.sent).await) };
-        Replica::start(|listener, shutdown| service::serve::<Producer>(base, listener, shutdown)).await
+        let context = ServiceContext { auth, ..self.on(mesh, open::<Producer>(&self.sent).await) };
+        Replica::start(|listener, shutdown| service::serve(Producer, context, listener, shutdown)).await
     }
 
-    pub(crate) fn base(&self, consumers: &[SocketAddr]) -> Base {
+    pub(crate) fn context(&self, consumers: &[SocketAddr]) -> ServiceContext {
         self.on(mesh(consumers), self.producer.clone())
     }
 
-    fn on(&self, mesh: Mesh, database: Database) -> Base {
-        Base { nats: self.nats.clone(), ..Base::open(mesh, database) }
+    fn on(&self, mesh: Mesh, database: Database) -> ServiceContext {
+        ServiceContext { nats: self.nats.clone(), ..ServiceContext::open(mesh, database) }
     }
 
     /// The subscriber of the outbox rows.
@@ -191,7 +199,7 @@ impl Bed {
 
     /// Changes a thing and appends the event.
     pub(crate) async fn change(&self, thing: &str) {
-        change(&self.base(&[]), thing).await;
+        change(&self.context(&[]), thing).await;
     }
 
     /// The sequences of a thing's events in the order of their effects.
@@ -245,11 +253,11 @@ fn mesh(consumers: &[SocketAddr]) -> Mesh {
 }
 
 /// Changes a thing and appends the event.
-pub(crate) async fn change(base: &Base, thing: &str) {
-    let mut unit = base.database.unit();
+pub(crate) async fn change(context: &ServiceContext, thing: &str) {
+    let mut unit = context.database.unit();
     loop {
         let mut open = unit.begin().await.unwrap();
-        let done = write_change(&mut open, &outbox(base), thing).await;
+        let done = write_change(&mut open, &outbox(context), thing).await;
         if let Some(done) = unit.end(open, done).await {
             return done.unwrap();
         }

@@ -1,5 +1,4 @@
-//! The keys under which the secret halves of signing keys are encrypted where
-//! they are stored.
+//! The encryption of signing keys at rest.
 
 use std::{fmt, sync::Arc};
 
@@ -10,69 +9,68 @@ use ring::{
 };
 use secrecy::{ExposeSecret, SecretString, zeroize::Zeroizing};
 
-use super::{InvalidKey, Seed};
+use service_kit::auth::{InvalidKey, Seed};
 
-/// What [`EncryptionKeys::encrypt`] writes first.
-const VERSION: u8 = 1;
-/// How many bytes name the key.
-const ID: usize = 4;
-/// The most keys in a list: one that encrypts, and what is left of others.
-const MOST: usize = 8;
-/// How a list says that seeds are stored as they are.
+/// The first byte of an encrypted seed.
+const FORMAT_VERSION: u8 = 1;
+/// The length of a key's id in bytes.
+const ID_LENGTH: usize = 4;
+/// The most keys in a list.
+const MAX_KEYS: usize = 8;
+/// The entry of a list that stands for no encryption.
 const NONE: &str = "none";
 
-/// A list of keys, each 32 random bytes: the first encrypts, all decrypt. In
-/// place of a key it may hold `none`, for seeds that are stored in clear. Cheap
-/// to clone; never shown.
+/// A list of keys, each 32 random bytes: the first encrypts, all decrypt. The
+/// entry `none` stands for seeds that are stored in clear. Cheap to clone; never
+/// shown.
 ///
-/// A key replaces another without an interruption in three steps, each on
-/// every replica before the next: `OLD,NEW`, so that all can read what is
-/// encrypted under the new one; `NEW,OLD`, which encrypts anew what is stored;
-/// `NEW`.
+/// A rotation without an interruption has three steps, each on every replica
+/// before the next: `OLD,NEW`, so that all replicas can decrypt with the new key;
+/// `NEW,OLD`, which encrypts the stored seeds again; `NEW`.
 #[derive(Clone)]
 pub struct EncryptionKeys(Arc<[Method]>);
 
 enum Method {
     Clear,
-    Aead { id: [u8; ID], key: Box<LessSafeKey> },
+    Aead { id: [u8; ID_LENGTH], key: Box<LessSafeKey> },
 }
 
-/// A seed as it was stored.
+/// A decrypted seed.
 #[derive(Debug)]
 pub struct Decrypted {
     /// The seed.
     pub seed: Seed,
-    /// Whether it is stored as the first of the list stores it.
+    /// True when it was stored by the first method of the list.
     pub is_current: bool,
 }
 
-/// A stored seed that cannot be read.
+/// The reason why a stored seed cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecryptError {
-    /// It is encrypted, and the list lacks the key.
+    /// The list lacks its key.
     #[error("it is encrypted under the key {id}, which is not in AUTH_ENCRYPTION_KEYS ({known})")]
     UnknownKey {
         /// The id of the key.
         id: String,
-        /// The ids of those in the list.
+        /// The ids of the keys in the list.
         known: String,
     },
-    /// It is in clear, and the list says that none is.
+    /// It is in clear, and the list has no `none`.
     #[error(
         "it is not encrypted; to encrypt it, add `none` at the end of AUTH_ENCRYPTION_KEYS until every replica has \
          started"
     )]
     NotEncrypted,
-    /// It is another row's, or was changed.
-    #[error("it does not decrypt: it is another key's, or was changed")]
-    Changed,
-    /// It is no seed.
+    /// It belongs to another row, or was modified.
+    #[error("it does not decrypt: it belongs to another row, or was modified")]
+    Modified,
+    /// The decrypted bytes are no seed.
     #[error("{0}")]
     Invalid(#[from] InvalidKey),
 }
 
 impl EncryptionKeys {
-    /// No key: seeds are stored in clear.
+    /// A list without keys: seeds are stored in clear.
     #[must_use]
     pub fn none() -> Self {
         Self([Method::Clear].into())
@@ -82,30 +80,30 @@ impl EncryptionKeys {
     /// hexadecimal digits, or `none`.
     ///
     /// # Errors
-    /// Says which is no key, by its place; the text is not repeated.
+    /// When an entry is no key. The error gives its position, not its text.
     pub fn parse(text: &SecretString) -> Result<Self, String> {
         let words = text.expose_secret().split([',', ' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
-        let methods = words.enumerate().map(|(n, word)| {
-            Method::parse(word).map_err(|why| format!("of the keys in the list, number {}: {why}", n + 1))
-        });
+        let methods = words
+            .enumerate()
+            .map(|(n, word)| Method::parse(word).map_err(|why| format!("entry number {}: {why}", n + 1)));
         let methods = methods.collect::<Result<Vec<_>, _>>()?;
-        if methods.is_empty() || methods.len() > MOST {
-            return Err(format!("a list of 1 to {MOST} keys is wanted, and has {}", methods.len()));
+        if methods.is_empty() || methods.len() > MAX_KEYS {
+            return Err(format!("the list must have 1 to {MAX_KEYS} keys, and has {}", methods.len()));
         }
         Ok(Self(methods.into()))
     }
 
-    /// Whether seeds are stored encrypted.
+    /// True when seeds are stored encrypted.
     #[must_use]
     pub fn encrypts(&self) -> bool {
         matches!(self.0.first(), Some(Method::Aead { .. }))
     }
 
-    /// What to store of `seed`. It can be read only with the same `context`,
-    /// which names the place where it is kept.
+    /// Encrypts `seed` for storage. Decrypting needs the same `context`, which names
+    /// the row.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the operating system returns no random numbers.
     pub fn encrypt(&self, seed: &Seed, context: &str) -> Result<Vec<u8>, InvalidKey> {
         let Some(Method::Aead { id, key }) = self.0.first() else { return Ok(seed.expose().to_vec()) };
         let mut nonce = [0; NONCE_LEN];
@@ -118,34 +116,36 @@ impl EncryptionKeys {
                 &mut body,
             )
             .map_err(|_| InvalidKey::Length)?;
-        Ok([&[VERSION][..], id, &nonce, &body, tag.as_ref()].concat())
+        Ok([&[FORMAT_VERSION][..], id, &nonce, &body, tag.as_ref()].concat())
     }
 
-    /// The seed of which [`encrypt`](Self::encrypt) made `stored`.
+    /// Decrypts the result of [`encrypt`](Self::encrypt).
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn decrypt(&self, stored: &[u8], context: &str) -> Result<Decrypted, DecryptError> {
-        let place = |of: &dyn Fn(&Method) -> bool| self.0.iter().position(of);
-        // No other length is stored, so that nothing is taken for the other.
+        let position = |of: &dyn Fn(&Method) -> bool| self.0.iter().position(of);
+        // An encrypted seed never has this length.
         if stored.len() == 32 {
-            let place = place(&|method| matches!(method, Method::Clear)).ok_or(DecryptError::NotEncrypted)?;
-            return Ok(Decrypted { seed: Seed::of(stored)?, is_current: place == 0 });
+            let is_clear = |method: &Method| matches!(method, Method::Clear);
+            let position = position(&is_clear).ok_or(DecryptError::NotEncrypted)?;
+            return Ok(Decrypted { seed: Seed::of(stored)?, is_current: position == 0 });
         }
-        let (Some((&VERSION, rest)), true) = (stored.split_first(), stored.len() > 1 + ID + NONCE_LEN) else {
-            return Err(DecryptError::Changed);
+        let is_long_enough = stored.len() > 1 + ID_LENGTH + NONCE_LEN;
+        let (Some((&FORMAT_VERSION, rest)), true) = (stored.split_first(), is_long_enough) else {
+            return Err(DecryptError::Modified);
         };
-        let (id, rest) = rest.split_at(ID);
+        let (id, rest) = rest.split_at(ID_LENGTH);
         let (nonce, body) = rest.split_at(NONCE_LEN);
         let has = |method: &Method| matches!(method, Method::Aead { id: own, .. } if own == id);
-        let place = place(&has).ok_or_else(|| self.unknown(id))?;
-        let Some(Method::Aead { key, .. }) = self.0.get(place) else { return Err(self.unknown(id)) };
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| DecryptError::Changed)?;
+        let position = position(&has).ok_or_else(|| self.unknown(id))?;
+        let Some(Method::Aead { key, .. }) = self.0.get(position) else { return Err(self.unknown(id)) };
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| DecryptError::Modified)?;
         let mut body = Zeroizing::new(body.to_vec());
         let bytes = key
             .open_in_place(nonce, Aad::from(context.as_bytes()), &mut body)
-            .map_err(|_| DecryptError::Changed)?;
-        Ok(Decrypted { seed: Seed::of(bytes)?, is_current: place == 0 })
+            .map_err(|_| DecryptError::Modified)?;
+        Ok(Decrypted { seed: Seed::of(bytes)?, is_current: position == 0 })
     }
 
     fn unknown(&self, id: &[u8]) -> DecryptError {
@@ -162,12 +162,12 @@ impl Method {
         let bytes = Seed::parse(&word.into())?;
         let key = UnboundKey::new(&AES_256_GCM, bytes.expose()).map_err(|_| InvalidKey::Length)?;
         let named = Zeroizing::new([b"signing keys at rest ".as_slice(), bytes.expose()].concat());
-        let mut id = [0; ID];
-        id.copy_from_slice(&digest(&SHA256, &named).as_ref()[..ID]);
+        let mut id = [0; ID_LENGTH];
+        id.copy_from_slice(&digest(&SHA256, &named).as_ref()[..ID_LENGTH]);
         Ok(Self::Aead { id, key: Box::new(LessSafeKey::new(key)) })
     }
 
-    /// What tells one from another and may be shown.
+    /// The public name: the id of the key, or `none`.
     fn name(&self) -> String {
         match self {
             Self::Clear => NONE.to_owned(),
@@ -219,13 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_says_nothing_and_is_bound_to_its_place() {
+    fn an_encrypted_seed_shows_nothing_and_is_bound_to_its_row() {
         let seed = Seed::generate().unwrap();
         let keys = keys(OLD);
         let stored = keys.encrypt(&seed, "7").unwrap();
         assert!(!stored.windows(8).any(|part| seed.expose().windows(8).any(|secret| secret == part)));
         assert_ne!(stored, keys.encrypt(&seed, "7").unwrap(), "a nonce is used once");
-        assert_eq!(keys.decrypt(&stored, "8").unwrap_err(), DecryptError::Changed);
+        assert_eq!(keys.decrypt(&stored, "8").unwrap_err(), DecryptError::Modified);
         for byte in 0..stored.len() {
             let mut changed = stored.clone();
             changed[byte] ^= 1;
@@ -254,8 +254,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_list_is_refused_by_the_place_in_it() {
-        for (list, place) in [
+    fn an_invalid_list_is_rejected_by_the_position_in_it() {
+        for (list, position) in [
             ("", "has 0"),
             (" ,\n", "has 0"),
             ("hunter2", "number 1"),
@@ -263,7 +263,7 @@ mod tests {
             (&["none"; 9].join(","), "has 9"),
         ] {
             let why = EncryptionKeys::parse(&list.into()).unwrap_err();
-            assert!(why.contains(place) && !why.contains("hunter2") && !why.contains(OLD), "{why}");
+            assert!(why.contains(position) && !why.contains("hunter2") && !why.contains(OLD), "{why}");
         }
     }
 }
