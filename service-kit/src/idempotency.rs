@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     fn asked(id: &str, body: &str) -> Asked {
-        Asked::new(&Caller::Anyone, "Create", id, &body.to_owned())
+        Asked::new(&Caller::Unrestricted, "Create", id, &body.to_owned())
     }
 
     #[test]

@@ -99,7 +99,7 @@ mod tests {
     fn services_change_nobody_and_nobody_is_refused() {
         let service = Caller::Service("order-service".parse().unwrap());
         assert!(may_change(&service, UserId::new()).is_err() && may_give_roles(&service).is_err());
-        assert!(may_see(&Caller::Nobody, UserId::new()).is_err());
-        assert_eq!(may_change(&Caller::Anyone, UserId::new()), Ok(Standing::Admin));
+        assert!(may_see(&Caller::Anonymous, UserId::new()).is_err());
+        assert_eq!(may_change(&Caller::Unrestricted, UserId::new()), Ok(Standing::Admin));
     }
 }

@@ -140,7 +140,7 @@ impl Shop {
         match who {
             Who::Nobody => Auth::off().client(channel),
             Who::Person(person) => {
-                Outgoing::bearing(channel, &SecretString::from(person.access.as_str())).unwrap()
+                Outgoing::with_token(channel, &SecretString::from(person.access.as_str())).unwrap()
             }
             Who::Service(name) => self.auth(name).client(channel),
         }
@@ -150,7 +150,7 @@ impl Shop {
     /// answer.
     pub(crate) async fn send(&self, who: &Who, path: &str, bytes: Bytes) -> Result<Value, Status> {
         let method = method(path);
-        self.send_to(&builder(&method), who, &method, bytes).await
+        self.send_to(&serving(&method), who, &method, bytes).await
     }
 
     async fn send_to(
@@ -239,7 +239,7 @@ fn mesh_between(addresses: &HashMap<&'static str, SocketAddr>) -> Mesh {
 }
 
 /// The service that answers `method`; of those that all serve, one that does.
-pub(crate) fn builder(method: &Method) -> String {
+pub(crate) fn serving(method: &Method) -> String {
     match method.service_name().as_str() {
         "event-sink-service" => "cart-service".to_owned(),
         "event-log-service" => "order-service".to_owned(),

@@ -124,7 +124,8 @@ impl Shop {
         let mesh = mesh_of([("cart-service", vec![carts]), ("product-service", vec![products])]);
         let context = ServiceContext::open(mesh, kept.unwrap());
         let service =
-            Replica::start(|listener, shutdown| serve(OrderService::default(), context, listener, shutdown)).await;
+            Replica::start(|listener, shutdown| serve(OrderService::default(), context, listener, shutdown))
+                .await;
         let orders = OrderServiceClient::new(mesh_to([service.address]).channel(NAME));
         Self { orders, _database: database, _service: service }
     }

@@ -70,7 +70,7 @@ pub(crate) fn understood(request: &CreateOrderRequest) -> Wanted {
         request: id,
         seen: None,
         total: None,
-        asked: Asked::new(&Caller::Anyone, METHOD, id, request),
+        asked: Asked::new(&Caller::Unrestricted, METHOD, id, request),
     }
 }
 

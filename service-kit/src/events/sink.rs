@@ -62,9 +62,9 @@ impl Sink {
 /// Checks that the caller is the source of all events.
 fn check_source(caller: &Caller, events: &[Event]) -> Result<(), Fault> {
     let is_source = match caller {
-        Caller::Anyone => true,
+        Caller::Unrestricted => true,
         Caller::Service(name) => events.iter().all(|event| event.source == name.as_str()),
-        Caller::Nobody | Caller::User { .. } => false,
+        Caller::Anonymous | Caller::User { .. } => false,
     };
     let words = "a service may deliver only its own events; the `source` of one of these is another service";
     if is_source { Ok(()) } else { Err(Fault::new(Code::PermissionDenied, NOT_SOURCE, words)) }

@@ -78,7 +78,7 @@ impl Callers {
     /// When `id` is none.
     #[must_use]
     pub fn client(&self, channel: Channel, id: &str, roles: impl Into<Roles>) -> Outgoing {
-        bearing(channel, &self.token(id, roles))
+        with_token(channel, &self.token(id, roles))
     }
 
     /// As [`client`](Self::client), with a token that has expired already and is
@@ -97,10 +97,10 @@ impl Callers {
         let id = CustomerId::parse(id).unwrap_or_else(|why| panic!("{why}"));
         let (lifetime, now) = (Duration::from_secs(900), SystemTime::now());
         let claims = Claims::new(id, roles, lifetime).issued(now + left - LEEWAY - lifetime);
-        bearing(channel, &self.users.sign(&claims).into())
+        with_token(channel, &self.users.sign(&claims).into())
     }
 }
 
-fn bearing(channel: Channel, token: &SecretString) -> Outgoing {
-    Outgoing::bearing(channel, token).unwrap_or_else(|why| panic!("{why}"))
+fn with_token(channel: Channel, token: &SecretString) -> Outgoing {
+    Outgoing::with_token(channel, token).unwrap_or_else(|why| panic!("{why}"))
 }

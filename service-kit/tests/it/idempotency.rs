@@ -16,7 +16,7 @@ async fn open(database: &TestDatabase) -> Database {
 }
 
 fn asked(id: &str, body: &str) -> Asked {
-    Asked::new(&Caller::Anyone, "Create", id, &body.to_owned())
+    Asked::new(&Caller::Unrestricted, "Create", id, &body.to_owned())
 }
 
 async fn claimed(database: &Database, asked: &Asked, reference: &str) -> Claim {
@@ -73,7 +73,7 @@ async fn an_id_is_for_one_body_of_one_method(database: TestDatabase) {
     assert_eq!(claimed(&database, &asked("1", "mug"), "b").await, Claim::Reused);
     settled(&database, "a", "done").await;
     assert_eq!(look(&database, &asked("1", "mug")).await.unwrap(), Claim::Reused);
-    let elsewhere = Asked::new(&Caller::Anyone, "Change", "1", &"tea".to_owned());
+    let elsewhere = Asked::new(&Caller::Unrestricted, "Change", "1", &"tea".to_owned());
     assert_eq!(claimed(&database, &elsewhere, "c").await, Claim::New);
 }
 

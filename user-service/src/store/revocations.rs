@@ -54,7 +54,7 @@ impl Store {
     /// They may have been removed.
     pub async fn clean_revocations(&self, now: Timestamp) -> Result<u64, DatabaseError> {
         let mut open = self.database.begin().await?;
-        let over = before(now, 2 * Claims::LONGEST);
+        let over = before(now, 2 * Claims::MAX_LIFETIME);
         let removed = open.execute(CLEAN, &[over.micros().into(), CLEAN_BATCH.into()]).await?;
         open.commit().await?;
         Ok(removed)
@@ -73,7 +73,7 @@ pub(super) async fn revoke_all(
     id: UserId,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
-    let ahead = i64::try_from(Claims::LONGEST.as_secs()).unwrap_or(i64::MAX);
+    let ahead = i64::try_from(Claims::MAX_LIFETIME.as_secs()).unwrap_or(i64::MAX);
     until(open, id, (now.micros() / SECOND).saturating_add(ahead), now).await
 }
 

@@ -60,7 +60,7 @@ impl Shop {
         let request = LoginRequest { email: email.into(), password: PASSWORD.into() };
         let tokens = UserServiceClient::new(channel.clone()).login(request).await.unwrap().into_inner();
         let token = SecretString::from(tokens.access_token);
-        UserServiceClient::new(Outgoing::bearing(channel, &token).unwrap())
+        UserServiceClient::new(Outgoing::with_token(channel, &token).unwrap())
     }
 }
 

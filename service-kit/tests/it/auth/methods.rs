@@ -52,7 +52,7 @@ async fn every_method_lets_in_whom_its_row_names_and_nobody_else() {
             let answer = call(through, path, Request::new(())).await;
             if is_public {
                 assert_eq!(answer.unwrap(), "nobody", "{path}");
-            } else if allowed.to(&caller) {
+            } else if allowed.allows(&caller) {
                 assert_eq!(answer.unwrap(), key, "{path}");
                 passed += 1;
             } else {

@@ -104,7 +104,7 @@ impl UserService for Users {
 }
 
 fn token(signer: &Signer) -> String {
-    let claims = Claims::new(CustomerId::parse("ada").unwrap(), [Role::Customer], Claims::LONGEST / 4);
+    let claims = Claims::new(CustomerId::parse("ada").unwrap(), [Role::Customer], Claims::MAX_LIFETIME / 4);
     signer.sign(&claims)
 }
 
@@ -191,7 +191,7 @@ async fn a_revoked_token_is_refused_within_five_seconds_and_others_are_not() {
     let behind = Behind::over(mesh_of([("user-service", vec![replica.address])])).await;
     let of = |name| {
         let id = CustomerId::parse(name).unwrap();
-        signer.sign(&Claims::new(id, [Role::Customer], Claims::LONGEST / 4))
+        signer.sign(&Claims::new(id, [Role::Customer], Claims::MAX_LIFETIME / 4))
     };
     let (ada, bob) = (of("ada"), of("bob"));
     behind.with_token(METHOD, &ada).await.unwrap();

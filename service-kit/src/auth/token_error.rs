@@ -1,19 +1,20 @@
-//! Why a call does not pass.
+//! The errors of tokens.
 
 use tonic::Code;
 
 use crate::error::Fault;
 
-/// Why who calls is not known. The words never repeat anything of the token.
+/// The reason why a call is not authenticated. Its text never shows anything of
+/// the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum TokenError {
     #[error(
-        "the call carries no token; send `authorization: Bearer TOKEN` with one that UserService/Login gave"
+        "the call carries no token; send `authorization: Bearer TOKEN` with the access token of UserService/Login"
     )]
     Missing,
-    #[error("the token has expired; get a new one by UserService/RefreshToken or UserService/Login")]
+    #[error("the token has expired; get a new one with UserService/RefreshToken or UserService/Login")]
     Expired,
-    #[error("the token was revoked, as its account is gone or has lost a role; get a new one")]
+    #[error("the token was revoked, because its account was deleted or has lost a role; get a new one")]
     Revoked,
     #[error("the call carries more than one `authorization`; send one")]
     Several,
@@ -21,36 +22,38 @@ pub(super) enum Refusal {
     Scheme,
     #[error("the token is longer than 8 KiB")]
     TooLong,
-    #[error("the token is not three parts in base64url without padding, each as it should be")]
+    #[error("the token is not a well-formed JWT: three parts in base64url without padding")]
     Malformed,
     #[error("the token's header must have `typ` at+jwt, `alg` EdDSA and `kid`, once, and nothing else")]
     Header,
-    #[error("the token is signed with a key that is not, or no longer, one of the shop's")]
+    #[error("the token is signed with a key that the shop does not use, or no longer uses")]
     UnknownKey,
-    #[error("the token's signature does not fit")]
+    #[error("the token's signature is invalid")]
     Signature,
     #[error(
         "the token must have `iss`, `aud`, `sub`, `roles`, `iat`, `nbf`, `exp` and `jti`, each once and well-formed"
     )]
     Claims,
-    #[error("the token was issued by somebody who may not issue it")]
+    #[error("the token was signed by an issuer that may not issue it")]
     Issuer,
     #[error("the token was issued for another audience")]
     Audience,
-    #[error("the token does not hold yet; is a clock wrong?")]
+    #[error("the token is not valid yet; check the clocks of both machines")]
     NotYet,
-    #[error("the token holds for more than an hour")]
+    #[error("the token is valid for more than an hour")]
     TooLongLived,
-    #[error("the token's `sub` names nobody")]
+    #[error("the token's `sub` is invalid")]
     Subject,
-    #[error("the token's `roles` are none, or not known")]
+    #[error("the token's `roles` are empty or unknown")]
     Roles,
-    /// Nothing is wrong with the token, as far as can be told.
-    #[error("tokens cannot be verified right now, for user-service does not give its keys; try again")]
+    /// The token may be valid.
+    #[error(
+        "tokens cannot be verified right now, because the keys of user-service could not be fetched; try again"
+    )]
     NoKeys,
 }
 
-impl Refusal {
+impl TokenError {
     pub(super) fn fault(self) -> Fault {
         let (code, reason) = match self {
             Self::Missing => (Code::Unauthenticated, "TOKEN_MISSING"),
