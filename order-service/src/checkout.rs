@@ -72,7 +72,7 @@ use std::{pin::pin, time::Duration};
 
 use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
-    idempotency::{Answer, Asked, Claim, reused},
+    idempotency::{Claim, IdempotentRequest, StoredResponse, id_reused},
     money::Money,
     timestamp::Timestamp,
     value::{CustomerId, Etag},
@@ -105,7 +105,7 @@ pub struct Wanted {
     /// What the order must come to, when the caller says so.
     pub total: Option<Money>,
     /// The whole request.
-    pub asked: Asked,
+    pub asked: IdempotentRequest,
 }
 
 /// A request whose cart was read: nothing was written for it.
@@ -170,13 +170,13 @@ pub async fn finish(sagas: &Sagas, wanted: &Wanted, begun: Begun) -> Result<wire
     };
     match claim {
         Claim::Stored(answer) => told(&answer),
-        Claim::Running(order) => await_answer(sagas, wanted, &order).await,
-        Claim::Reused => Err(Error::Told(Box::new(reused(wanted.request).into_status(crate::NAME)))),
+        Claim::InProgress(order) => await_answer(sagas, wanted, &order).await,
+        Claim::IdReused => Err(Error::Told(Box::new(id_reused(wanted.request).into_status(crate::NAME)))),
         Claim::New => Err(Error::InProgress(wanted.request)),
     }
 }
 
-fn told(answer: &Answer) -> Result<wire::Order, Error> {
+fn told(answer: &StoredResponse) -> Result<wire::Order, Error> {
     answer.read().map_err(|status| Error::Told(Box::new(status)))
 }
 
@@ -201,7 +201,7 @@ async fn known_after(sagas: &Sagas, wanted: &Wanted, driven: Driven) -> Result<C
         return Ok(Claim::Stored(answer));
     }
     match (sagas.store().look(wanted).await?, driven.end) {
-        (Claim::Running(_), End::Failed(fault)) => Err(Error::Neighbour(fault)),
+        (Claim::InProgress(_), End::Failed(fault)) => Err(Error::Neighbour(fault)),
         (known, _) => Ok(known),
     }
 }
@@ -227,7 +227,7 @@ async fn await_answer(sagas: &Sagas, wanted: &Wanted, order: &str) -> Result<wir
 /// known of the request then.
 async fn carry_on(sagas: &Sagas, wanted: &Wanted, id: OrderId) -> Result<Claim, Error> {
     let known = sagas.store().look(wanted).await?;
-    if !matches!(known, Claim::Running(_)) {
+    if !matches!(known, Claim::InProgress(_)) {
         return Ok(known);
     }
     // Of a crowd that waits for one order most only look: each lock of its row

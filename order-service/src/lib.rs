@@ -93,7 +93,7 @@ impl Service for OrderService {
         let builder = builder
             .serve(OrderServiceServer::new(orders))
             .background_task(recovery::recover(sagas))
-            .background_task(idempotency::clean(context.database.clone()));
+            .background_task(idempotency::run_cleanup(context.database.clone()));
         Ok(Events::of(context, NAME).send(outbox).add_to(builder))
     }
 }

@@ -4,7 +4,7 @@ use mesh_proto::shop::order::v1::{CreateOrderRequest, ListOrdersRequest, PayOrde
 use service_kit::{
     auth::Caller,
     error::{Fault, Fields, invalid},
-    idempotency::Asked,
+    idempotency::IdempotentRequest,
     money::Money,
     page::Page,
     value::{CustomerId, Etag},
@@ -37,7 +37,7 @@ pub(crate) fn wanted(caller: &Caller, from: &CreateOrderRequest) -> Result<Wante
         cart_etag: seen.map(|etag| etag.to_string()).unwrap_or_default(),
         expected_total: total.map(Into::into),
     };
-    let asked = Asked::new(caller, METHOD, request, &body);
+    let asked = IdempotentRequest::new(caller, METHOD, request, &body);
     Ok(Wanted { customer, request, seen, total, asked })
 }
 

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
     error::{Fault, internal},
-    idempotency::Answer,
+    idempotency::StoredResponse,
     timestamp::Timestamp,
 };
 use tokio::{join, sync::Semaphore, time::timeout};
@@ -68,7 +68,7 @@ pub struct Driven {
     /// As it then was.
     pub order: Order,
     /// What the request that made it was answered, if that was stored on the way.
-    pub answer: Option<Answer>,
+    pub answer: Option<StoredResponse>,
     /// Why it was taken no further.
     pub end: End,
 }
@@ -89,7 +89,7 @@ pub enum End {
 /// What a step has made of an order.
 struct Taken {
     held: Held,
-    answer: Option<Answer>,
+    answer: Option<StoredResponse>,
     declined: Option<PaymentMethod>,
 }
 
@@ -187,8 +187,10 @@ impl Sagas {
                 Goods::Had => {
                     taken.held.cart_full = !with.carts.clear(&order.facts().customer, held.cart).await;
                     let confirmed = order.secured(Timestamp::now());
-                    taken.answer =
-                        confirmed.as_ref().ok().map(|order| Answer::reply(&wire::Order::from(order)));
+                    taken.answer = confirmed
+                        .as_ref()
+                        .ok()
+                        .map(|order| StoredResponse::message(&wire::Order::from(order)));
                     confirmed
                 }
                 Goods::Short(skus) => out_of_stock(&mut taken, skus),
@@ -269,7 +271,7 @@ impl Sagas {
 /// The goods cannot be had: that is the request's answer, and the cart stays.
 fn out_of_stock(taken: &mut Taken, skus: String) -> Result<Order, WrongState> {
     taken.held.cart_full = false;
-    taken.answer = Some(Answer::refusal(Error::OutOfStock(skus).into_fault(), crate::NAME));
+    taken.answer = Some(StoredResponse::error(Error::OutOfStock(skus).into_fault(), crate::NAME));
     taken.held.order.out_of_stock(Timestamp::now())
 }
 

@@ -8,7 +8,7 @@ use mesh_proto::shop::{
 use service_kit::{
     database::{Database, Error as DatabaseError, Transaction, Value},
     events::Outbox,
-    idempotency::{self, Answer, Claim},
+    idempotency::{self, Claim, StoredResponse},
     timestamp::Timestamp,
     value::{CustomerId, Etag},
 };
@@ -141,7 +141,7 @@ impl Store {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn glance(&self, wanted: &Wanted) -> Result<Claim, Error> {
-        Ok(idempotency::look(&self.database, &wanted.asked).await?)
+        Ok(idempotency::lookup(&self.database, &wanted.asked).await?)
     }
 
     /// What is known of a request.
@@ -288,9 +288,9 @@ fn answered_before(wanted: &Wanted, rows: &[service_kit::database::Row]) -> Resu
                 charge: None,
                 tracking: None,
             };
-            Claim::Stored(Answer::reply(&wire::Order::from(Order::kept(facts.clone(), placed))))
+            Claim::Stored(StoredResponse::message(&wire::Order::from(Order::kept(facts.clone(), placed))))
         }
-        _ => Claim::Reused,
+        _ => Claim::IdReused,
     })
 }
 
@@ -332,7 +332,11 @@ impl Store {
     }
 
     /// Stores the answer of the request that made this order.
-    async fn settle(open: &mut Transaction, order: &Order, answer: Answer) -> Result<(), DatabaseError> {
-        idempotency::settle(open, METHOD, &order.id().to_string(), answer).await
+    async fn settle(
+        open: &mut Transaction,
+        order: &Order,
+        answer: StoredResponse,
+    ) -> Result<(), DatabaseError> {
+        idempotency::complete(open, METHOD, &order.id().to_string(), answer).await
     }
 }

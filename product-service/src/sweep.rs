@@ -22,7 +22,7 @@ const ENDED_KEPT: Duration = Duration::from_hours(30 * 24);
 /// # Cancel safety
 /// Cancel safe.
 pub async fn ended(store: Store) {
-    retention::forget("old reservations", FORGET_BATCH, || store.forget_ended(ENDED_KEPT)).await;
+    retention::delete_repeatedly("old reservations", FORGET_BATCH, || store.forget_ended(ENDED_KEPT)).await;
 }
 
 /// Ends leases soon after they run out, for ever. Every replica does this; a

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use service_kit::{
     database::{Error as DatabaseError, Row, Transaction},
-    idempotency::Answer,
+    idempotency::StoredResponse,
     value::Etag,
 };
 
@@ -108,7 +108,7 @@ impl Store {
         &self,
         held: &Held,
         after: Held,
-        answer: Option<Answer>,
+        answer: Option<StoredResponse>,
     ) -> Result<Option<Held>, DatabaseError> {
         let after = Held { attempts: 0, ..after };
         let mut unit = self.database.unit();
@@ -187,7 +187,7 @@ impl Store {
         open: &mut Transaction,
         held: &Held,
         after: &Held,
-        answer: Option<Answer>,
+        answer: Option<StoredResponse>,
     ) -> Result<(), DatabaseError> {
         self.write(open, held, after).await?;
         match answer {

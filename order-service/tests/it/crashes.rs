@@ -21,7 +21,7 @@ use order_service::{
     saga::Sagas,
 };
 use service_kit::{
-    auth::Caller, idempotency::Asked, on_both_databases, testing::TestDatabase, value::CustomerId,
+    auth::Caller, idempotency::IdempotentRequest, on_both_databases, testing::TestDatabase, value::CustomerId,
 };
 
 use crate::played::{CARD, PlayedApp, item, seen, wanted};
@@ -70,7 +70,7 @@ pub(crate) fn understood(request: &CreateOrderRequest) -> Wanted {
         request: id,
         seen: None,
         total: None,
-        asked: Asked::new(&Caller::Unrestricted, METHOD, id, request),
+        asked: IdempotentRequest::new(&Caller::Unrestricted, METHOD, id, request),
     }
 }
 

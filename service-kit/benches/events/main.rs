@@ -1,4 +1,4 @@
-//! How fast events are delivered: an outbox in which many wait, a subscriber that
+//! The throughput of event delivery: an outbox with many events, a subscriber that
 //! counts them, each with a replica of its own and a SQLite file.
 //! `cargo bench -p service-kit --bench events -- ROUNDS` runs it; it needs
 //! `nats-server`.
@@ -26,10 +26,10 @@ const CONSUMER: &str = "consumer";
 /// Events that wait, of so many aggregates.
 const WAITING: usize = 5_000;
 const AGGREGATES: usize = 500;
-/// How often it is looked whether all have come.
-const LOOK: Duration = Duration::from_millis(5);
-/// Who is slower has failed.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// The interval of polls for the end.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The timeout of the whole run.
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 fn main() -> Fallible<()> {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -76,10 +76,10 @@ async fn round(by_nats: bool) -> Fallible<f64> {
         if usize::try_from(number)? >= WAITING {
             break;
         }
-        if began.elapsed() > PATIENCE {
-            return Err(format!("only {number} came within {PATIENCE:?}").into());
+        if began.elapsed() > TIMEOUT {
+            return Err(format!("only {number} came within {TIMEOUT:?}").into());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let per_second = WAITING as f64 / began.elapsed().as_secs_f64();
     producer.stop().await;

@@ -81,7 +81,7 @@ async fn a_lease_is_held_on_by_its_holder_and_its_writes(database: TestDatabase)
     held.renew(LONG).await.unwrap();
     assert!(held.remaining() > LONG / 2);
     assert!(leases.take("a", LONG).await.unwrap().is_none());
-    // What is over is still its holder's, until somebody takes it.
+    // An expired lease stays with its holder until another takes it.
     held.renew(Duration::ZERO).await.unwrap();
     note(&database, &held, "mine").await.unwrap();
     assert_eq!(noted(&database).await.as_deref(), Some("mine"));

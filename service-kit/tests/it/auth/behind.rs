@@ -67,13 +67,14 @@ echoes! {
     Users "shop.user.v1.UserService"
 }
 
-/// What passed the guard ends with this code, which nothing else gives.
+/// The status of a call that passed the guard, which no other error has.
 fn passed(request: http::Request<Body>) -> http::Response<Body> {
     let request = Request::from_http(request);
     let caller = Caller::of(&request).map_or_else(|_| "no caller".to_owned(), Caller::key);
     Status::new(Code::DataLoss, caller).into_http()
 }
 
+#[derive(Debug, Default)]
 pub(crate) struct Guarded;
 
 impl Service for Guarded {
@@ -135,7 +136,7 @@ impl Behind {
     }
 }
 
-/// Who has called, or why the call did not pass.
+/// The caller, or the status of a rejected call.
 pub(crate) async fn call(
     through: Outgoing,
     path: &'static str,

@@ -1,4 +1,4 @@
-//! What is secret stands in no log line, however much is logged.
+//! Secrets are not logged, at any level.
 
 use std::{
     io::{self, Write},

@@ -21,10 +21,10 @@ async fn every_event_has_its_effect_once_and_in_order(bed: Bed) {
     let _producers = [bed.produce(&addresses).await, bed.produce(&addresses).await];
     let mut changing = JoinSet::new();
     for writer in 0..4 {
-        let base = bed.base(&addresses);
+        let context = bed.context(&addresses);
         changing.spawn(async move {
             for n in 0..48 {
-                change(&base, &format!("thing-{}", (writer + n) % 8)).await;
+                change(&context, &format!("thing-{}", (writer + n) % 8)).await;
             }
         });
     }
@@ -61,12 +61,12 @@ async fn relays_that_are_cut_off_anywhere_deliver_again_without_effect(bed: Bed)
     settings.lease = Duration::from_millis(30);
     settings.delivery_timeout = Duration::from_millis(500);
     for _ in 0..60 {
-        let base = bed.base(&[consumer.address]);
-        let relaying = relay(outbox(&base), base, settings, std::future::pending());
+        let context = bed.context(&[consumer.address]);
+        let relaying = relay(outbox(&context), context, settings, std::future::pending());
         let _ = tokio::time::timeout(Duration::from_millis(fastrand::u64(1..60)), relaying).await;
     }
-    let base = bed.base(&[consumer.address]);
-    let last = tokio::spawn(relay(outbox(&base), base, settings, std::future::pending()));
+    let context = bed.context(&[consumer.address]);
+    let last = tokio::spawn(relay(outbox(&context), context, settings, std::future::pending()));
     bed.drained().await;
     for thing in 0..3 {
         bed.wait_for(&format!("thing-{thing}"), 1..=20).await;
@@ -128,9 +128,9 @@ async fn a_relay_that_stops_hands_over_at_once(database: TestDatabase) {
     settings.lease = Duration::from_secs(60);
     let begin = |bed: &Bed| {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let base = bed.base(&[consumer.address]);
+        let context = bed.context(&[consumer.address]);
         let stopped = async { drop(stopped.await) };
-        (stop, tokio::spawn(relay(outbox(&base), base, settings, stopped)))
+        (stop, tokio::spawn(relay(outbox(&context), context, settings, stopped)))
     };
     let (stop, first) = begin(&bed);
     bed.change("thing").await;
@@ -176,9 +176,9 @@ async fn a_lease_whose_holder_froze_passes_on(database: TestDatabase) {
 async fn an_event_that_is_committed_late_is_not_skipped(bed: Bed) {
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
-    let base = bed.base(&[]);
+    let context = bed.context(&[]);
     let mut late = bed.producer.begin().await.unwrap();
-    write_change(&mut late, &outbox(&base), "late").await.unwrap();
+    write_change(&mut late, &outbox(&context), "late").await.unwrap();
     bed.change("early").await;
     bed.wait_for("early", [1]).await;
     bed.drained().await;

@@ -74,8 +74,8 @@ async fn events_continue_at_once_when_the_server_is_back(database: TestDatabase)
     // Far longer than this test waits.
     settings.initial_backoff = Duration::from_secs(600);
     settings.max_unavailable_backoff = settings.initial_backoff;
-    let base = bed.base(&[]);
-    let relaying = tokio::spawn(relay(outbox(&base), base, settings, std::future::pending()));
+    let context = bed.context(&[]);
+    let relaying = tokio::spawn(relay(outbox(&context), context, settings, std::future::pending()));
     bed.change("thing").await;
     // the holder of the lease has just seen that the server is down.
     assert!(until(async || bed.count("SELECT count(*) AS n FROM leases").await == 1).await);

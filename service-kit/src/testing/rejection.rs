@@ -1,19 +1,19 @@
-//! What a call was refused with.
+//! Assertions on rejected calls.
 
 use std::fmt::Debug;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The details of a failure of the service `domain`, which must have this code
-/// and this reason.
+/// Asserts that the call failed in the service `domain` with this code
+/// and this reason; returns the details.
 ///
 /// # Panics
-/// When the call did not fail so.
+/// When it did not.
 #[track_caller]
 pub fn refused<T: Debug>(domain: &str, result: Result<T, Status>, code: Code, reason: &str) -> ErrorDetails {
     let status = match result {
-        Ok(answer) => panic!("not refused, answered {answer:?}"),
+        Ok(answer) => panic!("not rejected, responded {answer:?}"),
         Err(status) => status,
     };
     assert_eq!(status.code(), code, "{status:?}");
@@ -23,10 +23,10 @@ pub fn refused<T: Debug>(domain: &str, result: Result<T, Status>, code: Code, re
     details
 }
 
-/// As [`refused`], because of just these fields.
+/// Asserts, like [`refused`], that exactly these fields are invalid.
 ///
 /// # Panics
-/// When the call did not fail so.
+/// When it did not.
 #[track_caller]
 pub fn refused_fields<T: Debug>(domain: &str, result: Result<T, Status>, expected: &[&str]) {
     let details = refused(domain, result, Code::InvalidArgument, "INVALID_FIELD");
