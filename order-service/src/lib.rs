@@ -1,12 +1,11 @@
-//! order-service: what each customer has bought.
+//! order-service: the orders of customers.
 //!
-//! An order is made of a cart, keeps its own copy of lines and prices, and is
-//! then paid and shipped, or cancelled. How, step by step, and what happens
-//! when a step fails, stands in [`checkout`]. [`domain`] has what an order is
-//! and how its state may change; [`store`] keeps orders, and who works on them;
-//! [`saga`] takes an order from step to step, asking [`carts`], [`stock`],
-//! [`payments`] and the [`carrier`]; [`acts`] are what callers ask of an order
-//! that there is; [`recovery`] carries on what was left.
+//! An order is created from a cart, with its own copy of lines and prices, and is
+//! then paid and shipped, or cancelled. [`checkout`] describes the steps, and the
+//! handling of their failures. [`domain`] has the order and its states; [`store`]
+//! stores orders and their claims; [`saga`] takes the steps, with the clients
+//! [`carts`], [`stock`], [`payments`] and the [`carrier`]; [`commands`] act on an
+//! existing order; [`recovery`] resumes abandoned orders.
 
 use clap::Args;
 use mesh_proto::shop::order::v1::order_service_server::OrderServiceServer;
@@ -18,10 +17,10 @@ use service_kit::{
     service::{Service, ServiceBuilder, ServiceContext},
 };
 
-pub mod acts;
 pub mod carrier;
 pub mod carts;
 pub mod checkout;
+pub mod commands;
 pub mod domain;
 mod error;
 pub mod payments;
@@ -114,12 +113,12 @@ impl OrderService {
     /// When `CARRIER_FAULTS` is invalid.
     pub fn sagas(&self, context: &ServiceContext, outbox: Outbox) -> anyhow::Result<saga::Sagas> {
         let client = |service| context.auth.client(context.mesh.channel(service));
-        let neighbours = saga::Neighbours {
+        let dependencies = saga::Dependencies {
             carts: carts::Carts::new(client(carts::SERVICE)),
             stock: stock::Stock::new(client(stock::SERVICE)),
             payments: payments::Payments::new(client(payments::SERVICE)),
             carrier: carrier::Carrier::new(self.faults()?),
         };
-        Ok(saga::Sagas::new(store::Store::new(context.database.clone(), outbox), neighbours))
+        Ok(saga::Sagas::new(store::Store::new(context.database.clone(), outbox), dependencies))
     }
 }

@@ -12,7 +12,7 @@
 //! - [`retention`]: deletion of old rows, a batch at a time
 //! - [`changes`] and [`follow`]: streams that see changes made through any
 //!   replica
-//! - [`value`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
+//! - [`value`], [`id`], [`money`], [`currency`], [`timestamp`], [`page`]: values, valid by
 //!   construction
 //! - [`private`]: files that only their owner may read
 //! - [`error`]: the errors that callers see
@@ -30,6 +30,7 @@ pub mod follow;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod id;
 pub mod idempotency;
 pub mod lease;
 pub mod metrics;

@@ -97,7 +97,7 @@ pub(crate) async fn compare(count: i64, rounds: usize, time: Duration) {
         }
         let ratios = of_full.iter().zip(&of_empty).map(|(full, empty)| full.p99 / empty.p99);
         let ratio = median(ratios.collect());
-        let mut tell = |before: i64, size: u64, of: &[Round], ratio: f64| {
+        let mut print_row = |before: i64, size: u64, of: &[Round], ratio: f64| {
             let median = |of_round: fn(&Round) -> f64| median(of.iter().map(of_round).collect());
             writeln!(
                 out,
@@ -108,8 +108,8 @@ pub(crate) async fn compare(count: i64, rounds: usize, time: Duration) {
             )
             .unwrap();
         };
-        tell(0, 0, &of_empty, 1.0);
-        tell(count, size >> 20, &of_full, ratio);
+        print_row(0, 0, &of_empty, 1.0);
+        print_row(count, size >> 20, &of_full, ratio);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A neighbour that costs as little as may be: it shares the machine with what
+//! A dependency that costs as little as may be: it shares the machine with what
 //! is measured. Below any gRPC library, the same answer to everybody.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// The one answer that is read; of all others it counts that they came.
 const READ: &str = "/shop.cart.v1.CartService/GetCart";
 
-/// Answers whatever is asked of cart-service and product-service, each where the
+/// Serves all calls to cart-service and product-service, each where the
 /// listener is.
 pub(crate) async fn answer(listener: TcpListener) {
     let (cart, nothing) = (framed(&cart()), framed(&()));

@@ -1,4 +1,4 @@
-//! A product-service that keeps its stock in memory and fails when told to.
+//! A fake product-service.
 
 use std::{
     collections::HashMap,
@@ -15,16 +15,15 @@ use mesh_proto::shop::product::v1::{
 use service_kit::error::Fault;
 use tonic::{Code, Request, Response, Status};
 
-use super::mood::Temper;
+use super::behavior::BehaviorSwitch;
 
-/// The stock: there are a million pieces of what was never counted. Clones
-/// share it.
+/// The stock, with a million pieces of each product by default. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct PlayedStock {
+pub(crate) struct FakeStock {
     shared: Arc<Mutex<Shared>>,
-    pub(crate) reserving: Temper,
-    pub(crate) committing: Temper,
-    pub(crate) releasing: Temper,
+    pub(crate) reserving: BehaviorSwitch,
+    pub(crate) committing: BehaviorSwitch,
+    pub(crate) releasing: BehaviorSwitch,
 }
 
 #[derive(Default)]
@@ -33,7 +32,7 @@ struct Shared {
     reservations: HashMap<String, (Vec<ReservedItem>, ReservationState)>,
 }
 
-impl PlayedStock {
+impl FakeStock {
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap()
     }
@@ -42,7 +41,7 @@ impl PlayedStock {
         self.shared().available.insert(product_id.into(), pieces);
     }
 
-    /// Where the reservation of an order stands.
+    /// The state of the reservation of an order.
     pub(crate) fn of(&self, order_id: &str) -> Option<ReservationState> {
         self.shared().reservations.get(order_id).map(|(_, state)| *state)
     }
@@ -56,7 +55,7 @@ impl PlayedStock {
         taken.flat_map(|(items, _)| items).map(|item| i64::from(item.quantity)).sum()
     }
 
-    /// Lets the leases of all that is held run out.
+    /// Expires all held reservations.
     pub(crate) fn expire(&self) {
         let mut shared = self.shared();
         let held: Vec<_> = shared
@@ -108,11 +107,11 @@ impl Shared {
         Reservation { reservation_id: id.to_owned(), items, state: state.into(), expire_time: None }
     }
 
-    fn reserve(&mut self, asked: ReserveStockRequest) -> Result<Reservation, Status> {
-        let id = asked.reservation_id;
-        match self.reservations.get(&id).map(|(items, state)| (items == &asked.items, *state)) {
+    fn reserve(&mut self, request: ReserveStockRequest) -> Result<Reservation, Status> {
+        let id = request.reservation_id;
+        match self.reservations.get(&id).map(|(items, state)| (items == &request.items, *state)) {
             None | Some((true, ReservationState::Expired)) => {
-                self.take(&id, asked.items, ReservationState::Held)
+                self.take(&id, request.items, ReservationState::Held)
             }
             Some((_, ReservationState::Released)) => Err(refuse("RESERVATION_RELEASED", "")),
             Some((true, _)) => Ok(self.show(&id)),
@@ -139,38 +138,38 @@ impl Shared {
 }
 
 fn refuse(reason: &'static str, product_id: &str) -> Status {
-    let fault = Fault::new(Code::FailedPrecondition, reason, "it cannot be had");
+    let fault = Fault::new(Code::FailedPrecondition, reason, "it is out of stock");
     fault.with("product_ids", product_id).into_status("product-service")
 }
 
 #[tonic::async_trait]
-impl ProductService for PlayedStock {
+impl ProductService for FakeStock {
     async fn reserve_stock(
         &self,
-        asked: Request<ReserveStockRequest>,
+        request: Request<ReserveStockRequest>,
     ) -> Result<Response<Reservation>, Status> {
-        self.reserving.play(|| self.shared().reserve(asked.into_inner())).await
+        self.reserving.apply(|| self.shared().reserve(request.into_inner())).await
     }
 
     async fn commit_reservation(
         &self,
-        asked: Request<CommitReservationRequest>,
+        request: Request<CommitReservationRequest>,
     ) -> Result<Response<Reservation>, Status> {
-        self.committing.play(|| self.shared().commit(&asked.get_ref().reservation_id)).await
+        self.committing.apply(|| self.shared().commit(&request.get_ref().reservation_id)).await
     }
 
     async fn release_reservation(
         &self,
-        asked: Request<ReleaseReservationRequest>,
+        request: Request<ReleaseReservationRequest>,
     ) -> Result<Response<Reservation>, Status> {
-        self.releasing.play(|| Ok(self.shared().release(&asked.get_ref().reservation_id))).await
+        self.releasing.apply(|| Ok(self.shared().release(&request.get_ref().reservation_id))).await
     }
 
     async fn get_reservation(
         &self,
-        asked: Request<GetReservationRequest>,
+        request: Request<GetReservationRequest>,
     ) -> Result<Response<Reservation>, Status> {
-        Ok(Response::new(self.shared().show(&asked.get_ref().reservation_id)))
+        Ok(Response::new(self.shared().show(&request.get_ref().reservation_id)))
     }
 
     async fn create_product(&self, _: Request<CreateProductRequest>) -> Result<Response<Product>, Status> {
@@ -213,5 +212,5 @@ impl ProductService for PlayedStock {
 }
 
 fn unasked() -> Status {
-    Status::unimplemented("orders do not ask for this")
+    Status::unimplemented("orders do not use this")
 }

@@ -1,5 +1,5 @@
-//! order-service with neighbours that are played: they keep what they know in
-//! memory and fail when told to.
+//! order-service with fake dependencies, which keep their state in memory and fail on
+//! demand.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use order_service::{
     carts::Carts,
     domain::OrderId,
     payments::Payments,
-    saga::{Neighbours, Sagas},
+    saga::{Dependencies, Sagas},
     stock::Stock,
-    store::{Present, SUBSCRIBERS, Store},
+    store::{OrderSnapshot, SUBSCRIBERS, Store},
 };
 use registry_client::{Channel, Mesh};
 use service_kit::{
@@ -35,42 +35,42 @@ use tonic::{Code, Status};
 
 use crate::app::new_request;
 
+mod behavior;
 mod carts;
-mod mood;
 mod payments;
-mod play;
+mod server;
 mod stock;
 
-pub(crate) use carts::{PlayedCarts, item, money};
-pub(crate) use mood::Mood;
-pub(crate) use payments::PlayedPayments;
-pub(crate) use play::play;
-pub(crate) use stock::PlayedStock;
+pub(crate) use behavior::Behavior;
+pub(crate) use carts::{FakeCarts, item, money};
+pub(crate) use payments::FakePayments;
+pub(crate) use server::serve_fake;
+pub(crate) use stock::FakeStock;
 
-/// What customers pay with.
+/// The payment method of customers.
 pub(crate) const CARD: &str = "pm_card_visa";
 
-pub(crate) struct PlayedApp {
+pub(crate) struct FakeApp {
     orders: Vec<OrderServiceClient<Channel>>,
     replicas: Vec<Replica>,
-    pub(crate) carts: PlayedCarts,
-    pub(crate) stock: PlayedStock,
-    pub(crate) payments: PlayedPayments,
-    neighbours: [(&'static str, Replica); 3],
+    pub(crate) carts: FakeCarts,
+    pub(crate) stock: FakeStock,
+    pub(crate) payments: FakePayments,
+    dependencies: [(&'static str, Replica); 3],
     pub(crate) database: TestDatabase,
 }
 
-impl PlayedApp {
+impl FakeApp {
     /// Several replicas on one database.
     pub(crate) async fn spawn(database: TestDatabase, replicas: usize) -> Self {
-        let (carts, stock, payments) =
-            (PlayedCarts::default(), PlayedStock::default(), PlayedPayments::default());
-        let neighbours = [
-            ("cart-service", play(CartServiceServer::new(carts.clone())).await),
-            ("product-service", play(ProductServiceServer::new(stock.clone())).await),
-            ("payment-service", play(PaymentServiceServer::new(payments.clone())).await),
+        let (carts, stock, payments) = (FakeCarts::default(), FakeStock::default(), FakePayments::default());
+        let dependencies = [
+            ("cart-service", serve_fake(CartServiceServer::new(carts.clone())).await),
+            ("product-service", serve_fake(ProductServiceServer::new(stock.clone())).await),
+            ("payment-service", serve_fake(PaymentServiceServer::new(payments.clone())).await),
         ];
-        let mut app = Self { orders: vec![], replicas: vec![], carts, stock, payments, neighbours, database };
+        let mut app =
+            Self { orders: vec![], replicas: vec![], carts, stock, payments, dependencies, database };
         for _ in 0..replicas {
             app.add_replica().await;
         }
@@ -78,7 +78,7 @@ impl PlayedApp {
     }
 
     fn mesh(&self) -> Mesh {
-        mesh_of(self.neighbours.iter().map(|(name, replica)| (*name, vec![replica.address])))
+        mesh_of(self.dependencies.iter().map(|(name, replica)| (*name, vec![replica.address])))
     }
 
     pub(crate) async fn add_replica(&mut self) {
@@ -96,18 +96,18 @@ impl PlayedApp {
         self.add_replica().await;
     }
 
-    /// The sagas of one more replica, in the hands of the test: nobody carries
-    /// on what they leave behind.
+    /// The sagas of one more replica, which the test controls and which does not
+    /// resume abandoned orders.
     pub(crate) async fn sagas(&self, faults: Faults) -> Sagas {
         sagas_of(&self.database, &self.mesh(), faults).await
     }
 
-    /// Lets every lease run out.
+    /// Expires every lease.
     pub(crate) async fn expire_leases(&self) {
         self.write("UPDATE orders SET lease_time = 0, due_time = 0").await;
     }
 
-    /// Changes rows behind everybody's back.
+    /// Changes rows directly.
     pub(crate) async fn write(&self, sql: &'static str) {
         let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
         let mut open = database.begin().await.unwrap();
@@ -115,7 +115,7 @@ impl PlayedApp {
         open.commit().await.unwrap();
     }
 
-    /// As rows look once the clock was set back by so many seconds.
+    /// Changes rows as if the clock had been set back by so many seconds.
     pub(crate) async fn set_clock_back(&self, seconds: i64) {
         let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
         let mut open = database.begin().await.unwrap();
@@ -127,8 +127,8 @@ impl PlayedApp {
         open.commit().await.unwrap();
     }
 
-    /// Sends `call` until it is neither refused as busy nor for now.
-    pub(crate) async fn insist<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Status>
+    /// Repeats `call` while it fails with a retryable code.
+    pub(crate) async fn retry<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -159,7 +159,7 @@ impl PlayedApp {
     /// Fills the cart of a customer and orders it.
     pub(crate) async fn ordered(&self, replica: usize, customer: &str) -> Order {
         self.carts.put(customer, [item("tea", 499, 1)]);
-        self.create(replica, wanted(customer)).await.unwrap()
+        self.create(replica, create_request(customer)).await.unwrap()
     }
 
     pub(crate) async fn pay(&self, replica: usize, order_id: &str, method: &str) -> Result<Order, Status> {
@@ -211,21 +211,21 @@ impl PlayedApp {
     }
 }
 
-/// Sagas on a database, with the neighbours of `mesh`.
+/// Sagas on a database, with the dependencies of `mesh`.
 pub(crate) async fn sagas_of(database: &TestDatabase, mesh: &Mesh, faults: Faults) -> Sagas {
     let database = Database::open(database.url(), &OrderService::MIGRATIONS).await.unwrap();
     let to = |service: &str| Auth::off().client(mesh.channel(service));
-    let neighbours = Neighbours {
+    let dependencies = Dependencies {
         carts: Carts::new(to("cart-service")),
         stock: Stock::new(to("product-service")),
         payments: Payments::new(to("payment-service")),
         carrier: Carrier::new(faults),
     };
-    Sagas::new(Store::new(database, Outbox::new(NAME, SUBSCRIBERS)), neighbours)
+    Sagas::new(Store::new(database, Outbox::new(NAME, SUBSCRIBERS)), dependencies)
 }
 
-/// A new request for an order of whatever the cart holds.
-pub(crate) fn wanted(customer: &str) -> CreateOrderRequest {
+/// A new request for an order of the cart.
+pub(crate) fn create_request(customer: &str) -> CreateOrderRequest {
     CreateOrderRequest {
         customer_id: customer.into(),
         request_id: new_request(),
@@ -233,7 +233,7 @@ pub(crate) fn wanted(customer: &str) -> CreateOrderRequest {
     }
 }
 
-/// An order as whoever acts on it has just seen it.
-pub(crate) async fn seen(sagas: &Sagas, id: OrderId) -> Present {
-    sagas.store().present(id).await.unwrap()
+/// Reads the snapshot on which a command is executed.
+pub(crate) async fn snapshot(sagas: &Sagas, id: OrderId) -> OrderSnapshot {
+    sagas.store().snapshot(id).await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! A cart-service that keeps carts in memory and fails when told to.
+//! A fake cart-service.
 
 use std::{
     collections::HashMap,
@@ -15,30 +15,30 @@ use mesh_proto::{
 use service_kit::follow::UpdateStream;
 use tonic::{Request, Response, Status};
 
-use super::mood::Temper;
+use super::behavior::BehaviorSwitch;
 
-/// Carts by customer. Clones share them.
+/// The carts by customer. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct PlayedCarts {
+pub(crate) struct FakeCarts {
     shared: Arc<Mutex<Shared>>,
-    pub(crate) reading: Temper,
-    pub(crate) clearing: Temper,
+    pub(crate) reading: BehaviorSwitch,
+    pub(crate) clearing: BehaviorSwitch,
 }
 
 #[derive(Default)]
 struct Shared {
-    carts: HashMap<String, Held>,
-    /// What the customer adds right after a cart is read.
-    afterthought: Option<CartItem>,
+    carts: HashMap<String, StoredCart>,
+    /// The item that the customer adds right after a cart is read.
+    added_after_reading: Option<CartItem>,
 }
 
 #[derive(Clone, Default)]
-struct Held {
+struct StoredCart {
     items: Vec<CartItem>,
     version: u64,
 }
 
-impl PlayedCarts {
+impl FakeCarts {
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap()
     }
@@ -48,10 +48,10 @@ impl PlayedCarts {
     }
 
     pub(crate) fn put_after_reading(&self, item: CartItem) {
-        self.shared().afterthought = Some(item);
+        self.shared().added_after_reading = Some(item);
     }
 
-    /// The cart as it is.
+    /// The current cart.
     pub(crate) fn cart(&self, customer: &str) -> Cart {
         self.shared().show(customer)
     }
@@ -65,20 +65,20 @@ impl Shared {
     }
 
     fn show(&self, customer: &str) -> Cart {
-        let Held { items, version } = self.carts.get(customer).cloned().unwrap_or_default();
+        let StoredCart { items, version } = self.carts.get(customer).cloned().unwrap_or_default();
         Cart { customer_id: customer.to_owned(), items, etag: version.to_string(), ..Cart::default() }
     }
 
     fn read(&mut self, customer: &str) -> Cart {
         let cart = self.show(customer);
-        if let Some(item) = self.afterthought.take() {
+        if let Some(item) = self.added_after_reading.take() {
             self.change(customer, |items| items.push(item));
         }
         cart
     }
 
-    fn clear(&mut self, asked: &ClearCartRequest) -> Result<Cart, Status> {
-        let ClearCartRequest { customer_id, etag } = asked;
+    fn clear(&mut self, request: &ClearCartRequest) -> Result<Cart, Status> {
+        let ClearCartRequest { customer_id, etag } = request;
         let now = self.show(customer_id);
         let cleared_before =
             now.items.is_empty() && etag.parse::<u64>().is_ok_and(|etag| (etag + 1).to_string() == now.etag);
@@ -91,7 +91,7 @@ impl Shared {
     }
 }
 
-/// So many pieces at so many cents each.
+/// An item of so many pieces at so many cents each.
 pub(crate) fn item(product_id: &str, cents: i64, quantity: i32) -> CartItem {
     CartItem {
         product_id: product_id.into(),
@@ -107,15 +107,15 @@ pub(crate) fn money(currency: &str, units: i64, nanos: i32) -> Money {
 }
 
 #[tonic::async_trait]
-impl CartService for PlayedCarts {
+impl CartService for FakeCarts {
     type WatchCartStream = UpdateStream<Cart>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<Cart>, Status> {
-        self.reading.play(|| Ok(self.shared().read(&request.get_ref().customer_id))).await
+        self.reading.apply(|| Ok(self.shared().read(&request.get_ref().customer_id))).await
     }
 
     async fn clear_cart(&self, request: Request<ClearCartRequest>) -> Result<Response<Cart>, Status> {
-        self.clearing.play(|| self.shared().clear(request.get_ref())).await
+        self.clearing.apply(|| self.shared().clear(request.get_ref())).await
     }
 
     async fn add_item(&self, _: Request<AddItemRequest>) -> Result<Response<Cart>, Status> {

@@ -1,8 +1,8 @@
-//! What is played, behind a real server.
+//! The server of a fake.
 
 use service_kit::testing::{Replica, mesh_to};
 
-pub(crate) async fn play<S>(service: S) -> Replica
+pub(crate) async fn serve_fake<S>(service: S) -> Replica
 where
     S: tonic::codegen::Service<
             http::Request<tonic::body::Body>,
@@ -16,7 +16,7 @@ where
     S::Future: Send + 'static,
 {
     Replica::start(|listener, shutdown| async move {
-        let server = mesh_to([]).serve("played").add_service(service);
+        let server = mesh_to([]).serve("fake").add_service(service);
         Ok(server.run(listener, shutdown).await?)
     })
     .await

@@ -1,4 +1,4 @@
-//! A payment-service that keeps its charges in memory and fails when told to.
+//! A fake payment-service.
 
 use std::{
     collections::HashMap,
@@ -13,56 +13,56 @@ use mesh_proto::shop::payment::v1::{
 use service_kit::error::Fault;
 use tonic::{Code, Request, Response, Status};
 
-use super::mood::Temper;
+use super::behavior::BehaviorSwitch;
 
 /// The charges. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct PlayedPayments {
+pub(crate) struct FakePayments {
     charges: Arc<Mutex<HashMap<String, Charge>>>,
-    pub(crate) charging: Temper,
-    pub(crate) refunding: Temper,
+    pub(crate) charging: BehaviorSwitch,
+    pub(crate) refunding: BehaviorSwitch,
 }
 
-impl PlayedPayments {
+impl FakePayments {
     fn charges(&self) -> MutexGuard<'_, HashMap<String, Charge>> {
         self.charges.lock().unwrap()
     }
 
-    /// Where the charge of an order stands.
+    /// The state of the charge of an order.
     pub(crate) fn of(&self, order_id: &str) -> Option<ChargeState> {
         self.charges().get(order_id).map(Charge::state)
     }
 
-    /// How many charges stand.
-    pub(crate) fn standing(&self) -> usize {
+    /// The number of charges that are not refunded.
+    pub(crate) fn unrefunded(&self) -> usize {
         self.charges().values().filter(|charge| charge.state() == ChargeState::Succeeded).count()
     }
 
-    fn make(&self, asked: ChargeRequest) -> Result<ChargeResponse, Status> {
+    fn make(&self, request: ChargeRequest) -> Result<ChargeResponse, Status> {
         let mut charges = self.charges();
-        let known = charges.get(&asked.idempotency_key).cloned();
-        let declined = asked.payment_method == "pm_card_declined";
+        let known = charges.get(&request.idempotency_key).cloned();
+        let declined = request.payment_method == "pm_card_declined";
         let state = match known.as_ref().map(Charge::state) {
             None | Some(ChargeState::Declined) if declined => ChargeState::Declined,
             None | Some(ChargeState::Declined) => ChargeState::Succeeded,
             Some(ChargeState::Succeeded) => {
                 let charge = known.unwrap();
-                let same = charge.payment_method == asked.payment_method && charge.amount == asked.amount;
+                let same = charge.payment_method == request.payment_method && charge.amount == request.amount;
                 let other = || Status::invalid_argument("the key was charged with another body");
                 return same.then_some(ChargeResponse { charge: Some(charge) }).ok_or_else(other);
             }
             Some(_) => return Err(refuse("CHARGE_VOIDED")),
         };
         let charge = Charge {
-            charge_id: format!("charge of {}", asked.idempotency_key),
-            idempotency_key: asked.idempotency_key.clone(),
+            charge_id: format!("charge of {}", request.idempotency_key),
+            idempotency_key: request.idempotency_key.clone(),
             state: state.into(),
-            customer_id: asked.customer_id,
-            amount: asked.amount,
-            payment_method: asked.payment_method,
+            customer_id: request.customer_id,
+            amount: request.amount,
+            payment_method: request.payment_method,
             ..Charge::default()
         };
-        charges.insert(asked.idempotency_key, charge.clone());
+        charges.insert(request.idempotency_key, charge.clone());
         if declined { Err(refuse("PAYMENT_DECLINED")) } else { Ok(ChargeResponse { charge: Some(charge) }) }
     }
 
@@ -83,20 +83,20 @@ fn refuse(reason: &'static str) -> Status {
 }
 
 #[tonic::async_trait]
-impl PaymentService for PlayedPayments {
-    async fn charge(&self, asked: Request<ChargeRequest>) -> Result<Response<ChargeResponse>, Status> {
-        self.charging.play(|| self.make(asked.into_inner())).await
+impl PaymentService for FakePayments {
+    async fn charge(&self, request: Request<ChargeRequest>) -> Result<Response<ChargeResponse>, Status> {
+        self.charging.apply(|| self.make(request.into_inner())).await
     }
 
-    async fn refund(&self, asked: Request<RefundRequest>) -> Result<Response<RefundResponse>, Status> {
-        self.refunding.play(|| Ok(self.return_all(&asked.get_ref().idempotency_key))).await
+    async fn refund(&self, request: Request<RefundRequest>) -> Result<Response<RefundResponse>, Status> {
+        self.refunding.apply(|| Ok(self.return_all(&request.get_ref().idempotency_key))).await
     }
 
     async fn get_charge(
         &self,
-        asked: Request<GetChargeRequest>,
+        request: Request<GetChargeRequest>,
     ) -> Result<Response<GetChargeResponse>, Status> {
-        let charge = self.charges().get(&asked.get_ref().idempotency_key).cloned();
+        let charge = self.charges().get(&request.get_ref().idempotency_key).cloned();
         let charge = charge.ok_or_else(|| Status::not_found("no such key"))?;
         Ok(Response::new(GetChargeResponse { charge: Some(charge) }))
     }
@@ -112,6 +112,6 @@ impl PaymentService for PlayedPayments {
         &self,
         _: Request<GetBalanceRequest>,
     ) -> Result<Response<GetBalanceResponse>, Status> {
-        Err(Status::unimplemented("orders ask for no balance"))
+        Err(Status::unimplemented("orders read no balance"))
     }
 }
