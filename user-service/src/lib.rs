@@ -1,10 +1,10 @@
-//! user-service: who somebody is, and what they may do.
+//! user-service: accounts, logins and tokens.
 //!
-//! A handler in [`Users`] reads a request into the values of [`domain`], asks
-//! accounts or logins, and translates back. Passwords are hashed by [`hasher`];
-//! how often one may be guessed stands in [`limit`]; [`keys`] says which key
-//! signs tokens when; [`store`] keeps all of it; [`Notifier`] tells customers
-//! of their orders.
+//! A handler in [`Users`] parses a request into the values of [`domain`], and calls
+//! accounts or logins. [`hasher`] hashes passwords; [`login_limit`] limits failed
+//! logins; [`keys`] rotates the signing keys of tokens, which [`encryption`]
+//! encrypts; [`store`] stores all of it; [`Notifier`] notifies customers of their
+//! orders.
 
 use anyhow::Context;
 use clap::Args;
@@ -20,15 +20,15 @@ use tracing::warn;
 mod access;
 mod accounts;
 mod admin;
-mod clean;
+mod cleanup;
 mod clock;
 pub mod domain;
 pub mod encryption;
 mod error;
 pub mod hasher;
 pub mod keys;
-pub mod limit;
 mod login;
+pub mod login_limit;
 mod notify;
 mod options;
 mod refresh;
@@ -45,13 +45,13 @@ pub use service::Users;
 
 use accounts::Accounts;
 use hasher::Hasher;
-use keys::{Keyring, Terms};
+use keys::{KeySchedule, Keyring};
 use store::Store;
 
 /// The name under which it registers.
 pub const NAME: &str = "user-service";
 
-/// Who hears of accounts that are gone.
+/// The subscribers to the events of deleted accounts.
 pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
 /// The service, with its options.
@@ -116,7 +116,8 @@ impl Service for UserService {
         }
         let store = Store::new(context.database.clone(), outbox).encrypted_under(encryption_keys);
         let clock = Clock::system();
-        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), context.auth.clone()).await;
+        let keys =
+            Keyring::open(store.clone(), clock.clone(), KeySchedule::default(), context.auth.clone()).await;
         let keys = keys.context("could not prepare the signing keys of tokens")?;
         let hasher = Hasher::new();
         if let Some(admin) = &self.admin.first()? {
@@ -126,6 +127,9 @@ impl Service for UserService {
         let users = Users::new(store.clone(), hasher, keys.clone(), clock.clone());
         let events = Events::of(context, NAME).send(outbox).receive(&["order-service"], Notifier);
         let builder = builder.serve(UserServiceServer::new(users));
-        Ok(events.add_to(builder).background_task(keys.tend()).background_task(clean::tend(store, clock)))
+        Ok(events
+            .add_to(builder)
+            .background_task(keys.run_refresh())
+            .background_task(cleanup::run(store, clock)))
     }
 }

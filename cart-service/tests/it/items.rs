@@ -96,7 +96,7 @@ async fn quantities_and_lines_have_bounds(database: TestDatabase) {
     assert_eq!((full.items.len(), full.subtotal), (100, euros(989_010_000_004_985, 10_000_000)));
 }
 
-async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
+async fn malformed_fields_are_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     for quantity in [0, -1, 1_000, i32::MAX] {
         refused_fields(app.add("tea", quantity, "").await, &["quantity"]);
@@ -140,7 +140,7 @@ on_both_databases!(
     doing_it_again_changes_nothing,
     an_etag_that_is_given_must_still_hold,
     quantities_and_lines_have_bounds,
-    what_is_malformed_is_refused_field_by_field,
+    malformed_fields_are_refused,
     only_products_of_one_currency_that_exist_can_be_added,
     without_product_service_nothing_is_added,
 );

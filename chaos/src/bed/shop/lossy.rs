@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use user_service::{
     Clock, NAME, Notifier, SUBSCRIBERS, UserService, Users,
     hasher::Hasher,
-    keys::{Keyring, Terms},
+    keys::{KeySchedule, Keyring},
     store::Store,
 };
 
@@ -73,7 +73,7 @@ impl Service for LossyUserService {
         let outbox = Outbox::of(context, NAME, SUBSCRIBERS);
         let (store, clock) = (Store::new(context.database.clone(), outbox), Clock::system());
         let keys =
-            Keyring::open(store.clone(), clock.clone(), Terms::default(), context.auth.clone()).await?;
+            Keyring::open(store.clone(), clock.clone(), KeySchedule::default(), context.auth.clone()).await?;
         let builder = builder.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
         let events = Events::of(context, NAME).send(outbox);
         if context.nats.is_some() {
