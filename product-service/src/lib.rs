@@ -1,11 +1,10 @@
-//! product-service: the catalogue, what the shop sells and at which price, and
-//! the stock, how much of it there is.
+//! product-service: the catalogue of the shop with its prices, and the stock with
+//! its reservations.
 //!
-//! A handler in [`Products`] translates a request into the values of
-//! [`domain`], asks the [`store`], and translates back; [`Error`] says what can
-//! go wrong and becomes a status in one place. How a reservation may change
-//! stands in [`domain::State`]; [`sweep`] ends leases that ran
-//! out, and forgets reservations that ended long ago.
+//! A handler in [`Products`] parses a request into the values of [`domain`], calls
+//! the [`store`], and translates the result. [`Error`] becomes a status in one
+//! place. [`domain::ReservationState`] is the state machine of a reservation;
+//! [`sweep`] ends expired leases and deletes old reservations.
 
 use clap::Args;
 use mesh_proto::shop::product::v1::product_service_server::ProductServiceServer;
@@ -31,7 +30,7 @@ pub use service::Products;
 /// The name under which it registers.
 pub const NAME: &str = "product-service";
 
-/// Who is told of changes of the catalogue: carts show its prices.
+/// The receivers of changes of the catalogue: carts show its prices.
 pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
 /// The service, which has no options of its own.
@@ -74,8 +73,8 @@ impl Service for ProductService {
         let products = Products::new(store.clone());
         let builder = builder
             .serve(ProductServiceServer::new(products))
-            .background_task(sweep::leases(store.clone()))
-            .background_task(sweep::ended(store));
+            .background_task(sweep::end_leases(store.clone()))
+            .background_task(sweep::delete_old_reservations(store));
         Ok(Events::of(context, NAME).send(outbox).add_to(builder))
     }
 }
