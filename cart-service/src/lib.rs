@@ -1,11 +1,10 @@
-//! cart-service: what each customer means to buy.
+//! cart-service: the carts of customers.
 //!
-//! A cart keeps SKUs and quantities. Titles and prices come from
-//! product-service, through the mesh, each time a cart is shown; what is kept of
-//! a price only tells that it has changed. The rules of a cart are in [`domain`],
-//! which knows no database and no network; [`store`] keeps carts; [`catalogue`]
-//! asks product-service; a handler in [`Carts`] translates, asks these, and
-//! translates back. What carts hear by events is in `news`.
+//! A cart stores SKUs and quantities. Titles and prices come from product-service,
+//! through the mesh, each time a cart is read; a stored price only serves to report a
+//! change. [`domain`] has the rules of a cart, without database and network, [`store`]
+//! the database, [`catalogue`] the calls to product-service, [`Carts`] the handlers,
+//! and `news` the handling of events.
 
 use clap::Args;
 use mesh_proto::shop::cart::v1::cart_service_server::CartServiceServer;

@@ -83,7 +83,7 @@ use crate::{
     store::{ChangeOutcome, Decision, OrderSnapshot, PlaceOutcome},
 };
 
-/// How long to wait for a cart before looking the request up.
+/// The time to wait for a cart before looking the request up.
 const LOOKUP_DELAY: Duration = Duration::from_millis(50);
 
 /// A request after step 1, for which nothing was written yet.

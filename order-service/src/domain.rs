@@ -314,7 +314,7 @@ pub enum NotOrderable {
     /// It has no lines.
     #[error("the cart is empty")]
     EmptyCart,
-    /// Its lines have no total.
+    /// The lines have no total.
     #[error("the cart has no total: {0}")]
     NoTotal(#[from] MoneyError),
 }

@@ -23,7 +23,7 @@ use crate::{
     store::{ClaimedOrder, MAX_AHEAD, Store},
 };
 
-/// How long a caller waits for another replica that works on the same order.
+/// The time a caller waits for another replica that works on the same order.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The timeout of a step with all its calls: so much less than the lease that the

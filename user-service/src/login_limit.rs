@@ -5,7 +5,7 @@
 //! after each further one the backoff until the next attempt grows. Attempts during a
 //! backoff are rejected and not counted.
 //!
-//! So guesses lock out the guesser, and not the owner, who has another address. The
+//! Guesses therefore lock out the guesser, and not the owner, who has another address. The
 //! limit of an account from all addresses slows down guesses from many addresses, and
 //! delays the owner by a minute at most. Behind a proxy all callers have the proxy's
 //! address.

@@ -70,7 +70,7 @@ pub struct Store {
 pub struct Account {
     /// The account.
     pub user: User,
-    /// Its password, hashed.
+    /// The hash of the password.
     pub password: Hash,
 }
 

@@ -1,4 +1,4 @@
-//! What durable orders cost on SQLite: `CreateOrder` through a real channel, as
+//! The cost of durable orders on SQLite: `CreateOrder` through a real channel, as
 //! the service runs it, and the same code over a plain pool of eight writers.
 //! `cargo xtask bench --writes` runs it.
 //!
@@ -43,7 +43,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CALLERS: usize = 64;
 const WRITERS: u32 = 8;
-/// What a caller waits that was refused.
+/// The time a rejected caller waits.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
 
 fn main() {
@@ -69,7 +69,7 @@ fn main() {
 async fn compare(rounds: usize, time: Duration) {
     let (plain, ours) = (TestDatabase::sqlite(), TestDatabase::sqlite());
     let (plain, ours) = (Shop::open(plain, Some(WRITERS)).await, Shop::open(ours, None).await);
-    // What is done the first time only is not measured.
+    // The first order is not measured.
     for shop in [&plain, &ours] {
         shop.round(CALLERS, time / 4).await;
     }
@@ -130,7 +130,7 @@ impl Shop {
         Self { orders, _database: database, _service: service }
     }
 
-    /// So many callers for a time, each with the next order as soon as the last is
+    /// Runs callers for a time, each with the next order as soon as the last is
     /// acknowledged.
     async fn round(&self, callers: usize, time: Duration) -> Round {
         let began = Instant::now();

@@ -123,7 +123,7 @@ async fn one_version_of_a_cart_is_ordered_once(database: TestDatabase) {
             (Ok(_), Err(refused)) | (Err(refused), Ok(_)) => refused,
             both => panic!("{both:?}"),
         };
-        // Who came after the cart was emptied finds another one, or nothing in it.
+        // A call after the cart was emptied finds another version, or nothing in it.
         assert!(matches!(refused.code(), Code::Aborted | Code::FailedPrecondition), "{refused:?}");
         for again in requests {
             let _ = app.replica(0).create_order(again).await;
@@ -169,7 +169,7 @@ async fn an_empty_cart_and_a_changed_one_are_not_ordered(database: TestDatabase)
     app.fill("tea", 1).await;
     let request = new_request();
     refused(app.create(&request, &etag).await, Code::Aborted, "CART_CHANGED");
-    // What was refused was not used up.
+    // The refused request was not stored.
     assert_eq!(app.create(&request, "").await.unwrap().lines[0].quantity, 2);
 }
 

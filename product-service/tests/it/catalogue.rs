@@ -60,7 +60,7 @@ async fn a_batch_is_in_the_requested_order_or_names_missing_products(database: T
     refused_field(app.batch_get(&[]).await, "product_ids");
     refused_field(app.batch_get(&["a"; 101]).await, "product_ids");
     refused_field(app.batch_get(&["stoneware-mug", "x'; DROP TABLE products; --"]).await, "product_ids[1]");
-    // Its details travel in a header, which must stay small enough for peers.
+    // Error details are sent in a header, which must stay small enough for peers.
     let missing: Vec<_> = (0..100).map(|n| format!("{n:064}")).collect();
     let missing: Vec<_> = missing.iter().map(String::as_str).collect();
     refused(app.batch_get(&missing).await, Code::NotFound, "PRODUCT_NOT_FOUND");

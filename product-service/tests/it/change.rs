@@ -41,7 +41,7 @@ async fn a_repeated_change_changes_once_and_an_outdated_one_fails(database: Test
     assert_eq!(app.update(change.clone(), &["title"]).await.unwrap(), changed);
     let differing = Product { title: "Third".into(), ..change };
     refused(app.update(differing, &["title"]).await, Code::Aborted, "PRODUCT_CHANGED");
-    // What changes nothing makes no version.
+    // A change without an effect makes no version.
     assert_eq!(app.update(Product { etag: String::new(), ..changed.clone() }, &[]).await.unwrap(), changed);
 }
 

@@ -28,7 +28,7 @@ const LIST: &str = "SELECT position, event_id, order_id, order_etag, text, creat
 const DELETE_OLD: &str = "DELETE FROM notifications WHERE (customer_id, position) IN \
      (SELECT customer_id, position FROM notifications WHERE create_time <= $1 ORDER BY create_time LIMIT $2)";
 
-/// How long a notification is kept.
+/// The age at which notifications are deleted.
 const RETENTION: Duration = Duration::from_hours(90 * 24);
 
 const LOCK: &str = "INSERT INTO notified (customer_id, position) VALUES ($1, 0) \
