@@ -1,9 +1,9 @@
-//! payment-service: what customers were charged, and what they got back.
+//! payment-service: charges and refunds.
 //!
-//! It stands in for a payment provider, with what makes one hard to use:
-//! [`faults`] lets it decline, be slow, be away, and charge without an answer.
-//! [`domain::State`] says how a charge may change; the [`store`] keeps charges
-//! by their keys, and beside them the ledger that the balance is read from.
+//! It stands in for a payment provider with its difficulties: [`faults`] makes it
+//! decline, delay, fail, and charge without an answer. [`domain::ChargeState`] is the
+//! state machine of a charge; the [`store`] has the charges by their idempotency keys,
+//! and the ledger from which the balance is computed.
 
 use anyhow::Context;
 use clap::Args;
@@ -80,7 +80,7 @@ impl Service for PaymentService {
     ) -> anyhow::Result<ServiceBuilder> {
         let faults = self.faults()?;
         if faults != Faults::default() {
-            warn!(?faults, "PAYMENT_FAULTS is set: payments fail on purpose");
+            warn!(?faults, "PAYMENT_FAULTS is set: payment-service injects faults");
         }
         let payments = Payments::new(store::Store::new(context.database.clone()), faults);
         Ok(builder.serve(PaymentServiceServer::new(payments)))

@@ -1,4 +1,4 @@
-//! payment-service in this process, and what tests ask of it.
+//! payment-service in this process, and its calls.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -61,7 +61,7 @@ impl TestApp {
         Self::spawn(self.database).await
     }
 
-    /// Its database, beside it.
+    /// Another connection to the database.
     pub(crate) async fn database(&self) -> Database {
         Database::open(self.database.url(), &PaymentService::MIGRATIONS).await.unwrap()
     }
@@ -101,7 +101,8 @@ impl TestApp {
         Ok(self.payments.clone().get_balance(request).await?.into_inner())
     }
 
-    /// Charged, refunded and left, in cents; how many charges and refunds.
+    /// The charged and refunded amounts and their difference in cents; the numbers of
+    /// charges and refunds.
     pub(crate) async fn balance(&self) -> ([i64; 3], [i64; 2]) {
         let found = self.balance_in("EUR").await.unwrap();
         let cents = |money: Option<Money>| {
@@ -133,11 +134,11 @@ pub(crate) fn declining(key: &str, cents: i64) -> Request<ChargeRequest> {
     Request::new(ChargeRequest { payment_method: "pm_card_declined".into(), ..charging(key, cents) })
 }
 
-/// A charge that asks for a fault, and how long it waits for an answer.
-pub(crate) fn faulty(key: &str, fault: &str, patience: Duration) -> Request<ChargeRequest> {
+/// A charge that requests a fault, with a deadline.
+pub(crate) fn faulty(key: &str, fault: &str, timeout: Duration) -> Request<ChargeRequest> {
     let mut request = Request::new(charging(key, 499));
     request.metadata_mut().insert(faults::METADATA, fault.parse().unwrap());
-    request.set_timeout(patience);
+    request.set_timeout(timeout);
     request
 }
 

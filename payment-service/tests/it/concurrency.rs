@@ -1,4 +1,4 @@
-//! Many who charge the same key at once.
+//! Concurrent calls for the same key.
 
 use std::{future::Future, sync::Arc};
 
@@ -9,13 +9,13 @@ use tonic::{Code, Status};
 
 use crate::app::{TestApp, new_key};
 
-/// Asks again for as long as the service says that it has too much to do.
-async fn insist<F>(mut ask: impl FnMut() -> F) -> Result<Charge, Status>
+/// Repeats a call while the service is overloaded.
+async fn retry<F>(mut call: impl FnMut() -> F) -> Result<Charge, Status>
 where
     F: Future<Output = Result<Charge, Status>>,
 {
     for _ in 0..1_000 {
-        match ask().await {
+        match call().await {
             Err(why) if matches!(why.code(), Code::ResourceExhausted | Code::Unavailable) => {}
             done => return done,
         }
@@ -23,14 +23,14 @@ where
     panic!("refused a thousand times");
 }
 
-async fn one_key_that_a_hundred_charge_at_once_is_one_charge(database: TestDatabase) {
+async fn a_hundred_concurrent_calls_for_one_key_charge_once(database: TestDatabase) {
     let app = Arc::new(TestApp::with_replicas(database, 2).await);
     for _ in 0..3 {
         let key = new_key();
         let mut charging = JoinSet::new();
         for _ in 0..100 {
             let (app, key) = (app.clone(), key.clone());
-            charging.spawn(async move { insist(|| app.charge(&key, 499)).await.unwrap() });
+            charging.spawn(async move { retry(|| app.charge(&key, 499)).await.unwrap() });
         }
         let answers = charging.join_all().await;
         assert!(answers.iter().all(|answer| *answer == answers[0]));
@@ -38,15 +38,15 @@ async fn one_key_that_a_hundred_charge_at_once_is_one_charge(database: TestDatab
     assert_eq!(app.balance().await, ([1_497, 0, 1_497], [3, 0]));
 }
 
-async fn a_charge_and_a_refund_that_meet_leave_nothing_charged(database: TestDatabase) {
+async fn a_concurrent_charge_and_refund_leave_nothing_charged(database: TestDatabase) {
     let app = Arc::new(TestApp::with_replicas(database, 2).await);
     let mut meeting = JoinSet::new();
     for n in 0..60 {
         let app = app.clone();
         meeting.spawn(async move {
             let key = new_key();
-            let charged = insist(|| app.charge(&key, 499));
-            let refunded = insist(|| app.refund(&key));
+            let charged = retry(|| app.charge(&key, 499));
+            let refunded = retry(|| app.refund(&key));
             let (charged, refunded) = if n % 2 == 0 {
                 tokio::join!(charged, refunded)
             } else {
@@ -69,6 +69,6 @@ async fn a_charge_and_a_refund_that_meet_leave_nothing_charged(database: TestDat
 }
 
 on_both_databases!(
-    one_key_that_a_hundred_charge_at_once_is_one_charge,
-    a_charge_and_a_refund_that_meet_leave_nothing_charged,
+    a_hundred_concurrent_calls_for_one_key_charge_once,
+    a_concurrent_charge_and_refund_leave_nothing_charged,
 );
