@@ -7,10 +7,7 @@ use cart_service::CartService;
 use clap::{ArgMatches, Args};
 use product_service::ProductService;
 use registry_client::server::shutdown_signal;
-use service_kit::{
-    config::{ServiceConfig, print_and_check},
-    service, telemetry,
-};
+use service_kit::{config::ServiceConfig, service, telemetry};
 
 use crate::{Exit, cli::ServeArgs, services::Service, tether::parent_gone};
 
@@ -38,7 +35,7 @@ async fn serve<S: service::Service + Args>(
     parent_pipe: bool,
 ) -> Result<()> {
     if config.print_config {
-        return print_and_check(&service, &config, matches, &mut io::stdout().lock());
+        return service::print_and_check(&service, &config, matches, &mut io::stdout().lock());
     }
     telemetry::init(&config.log);
     let shutdown = shutdown(parent_pipe)?;

@@ -15,7 +15,6 @@ mod print;
 
 pub use auth::{AuthMode, secret_setting};
 pub use check::refuse_control_characters;
-pub use print::print_and_check;
 
 /// The settings that all services have: a flag wins over the environment, which
 /// wins over the default. The mesh reads its own, `CONSUL_*` and `CONSORT_*`.

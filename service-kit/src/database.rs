@@ -74,7 +74,6 @@ pub use error::Error;
 pub use health::Health;
 pub use migrate::{Migration, Migrations};
 pub use open_error::OpenError;
-pub(crate) use postgres::SESSION_LIFETIME;
 pub use row::{Column, Row, Sql, Value};
 pub use transaction::Transaction;
 pub use unit::Unit;

@@ -54,7 +54,6 @@ mod sink_transport;
 
 pub use builder::Events;
 pub use inbox::INBOX;
-pub use nats::{InvalidNatsUrl, Nats};
 pub use relay::{RelaySettings, relay};
 pub use sink::Sink;
 

@@ -49,7 +49,7 @@ pub const IDEMPOTENCY: Migrations = Migrations {
     ],
 };
 
-/// How long a response is kept at least; `DELETE_EXPIRED` has the same value.
+/// The minimum time for which a response is stored; `DELETE_EXPIRED` has the same value.
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The delay before a retry of a request in progress.
@@ -170,7 +170,7 @@ pub enum Claim {
     Stored(StoredResponse),
     /// It has no response yet; with the reference of its effect.
     InProgress(String),
-    /// Its id was used with another body.
+    /// The id was used with another body.
     IdReused,
 }
 

@@ -35,6 +35,7 @@ pub mod idempotency;
 pub mod lease;
 pub mod metrics;
 pub mod money;
+pub mod nats;
 pub mod page;
 pub mod private;
 pub mod retention;

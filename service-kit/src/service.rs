@@ -3,7 +3,7 @@
 use std::{convert::Infallible, fmt, future::Future, io::Write, pin::Pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
-use clap::{Args, Command, FromArgMatches};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use registry_client::{
     AdminConfig, Mesh, MeshBuilder, ServerConfig,
     server::{Drain, Health, Server, shutdown_signal},
@@ -23,12 +23,12 @@ use crate::{
     auth::Auth,
     config::{self, ServiceConfig},
     database::{self, Database, Migrations},
-    events::Nats,
     metrics::Metrics,
+    nats::Nats,
     telemetry,
 };
 
-/// How long to wait for drainable tasks after the last call.
+/// The time to wait for drainable tasks after the last call.
 const DRAIN_TASKS_TIMEOUT: Duration = Duration::from_secs(1);
 /// The maximum size of a request in bytes, far above any valid request of the
 /// shop.
@@ -172,11 +172,28 @@ fn run_command<S: Service + Args>(command: Command) -> anyhow::Result<()> {
     let service = S::from_arg_matches(&matches).context("could not read the settings")?;
     config::refuse_control_characters(&command, &matches)?;
     if config.print_config {
-        return config::print_and_check(&service, &config, &matches, &mut std::io::stdout().lock());
+        return print_and_check(&service, &config, &matches, &mut std::io::stdout().lock());
     }
     telemetry::init(&config.log);
     let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
     runtime.block_on(async { run(service, config, Box::pin(shutdown_signal())).await })
+}
+
+/// Prints every setting of a service, and then checks them. `service` and `config`
+/// were read from `matches`.
+///
+/// # Errors
+/// When `out` fails, or the service would not start with these settings.
+pub fn print_and_check<S: Service + Args>(
+    service: &S,
+    config: &ServiceConfig,
+    matches: &ArgMatches,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let options = S::augment_args(Command::new(S::NAME));
+    config.print(S::NAME, &options, matches, out).context("could not print the settings")?;
+    config.check(S::NAME)?;
+    service.check()
 }
 
 /// The signal to stop a program.

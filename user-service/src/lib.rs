@@ -26,6 +26,7 @@ pub mod domain;
 pub mod encryption;
 mod error;
 pub mod hasher;
+mod key_schedule;
 pub mod keys;
 mod login;
 pub mod login_limit;

@@ -13,8 +13,9 @@ use std::{
 use mesh_proto::shop::events::v1::{Event, ProductDeleted, event::Payload};
 use service_kit::{
     database::{Database, Migration, Migrations, Transaction},
-    events::{Events, HandleError, INBOX, Nats, OUTBOX, Outbox, Subscriber},
+    events::{Events, HandleError, INBOX, OUTBOX, Outbox, Subscriber},
     lease::LEASES,
+    nats::Nats,
     service::{self, Service, ServiceBuilder, ServiceContext},
     testing::{NatsServer, Replica, TestDatabase, mesh_of},
 };

@@ -38,7 +38,7 @@ pub(super) struct JwksSettings {
     /// The interval between requests, of which 0.8 to 1.0 is used. Together with
     /// `timeout` it bounds how long a revoked token is still accepted.
     refresh_interval: Duration,
-    /// How long keys stay valid while user-service is unavailable.
+    /// The time for which keys stay valid while user-service is unavailable.
     max_age: Duration,
     /// The minimum interval between requests because of unknown keys.
     unknown_key_interval: Duration,

@@ -17,7 +17,7 @@ pub enum InvalidKey {
     /// Not an Ed25519 key to verify signatures with.
     #[error("the key must have kty OKP, crv Ed25519, alg EdDSA and use sig")]
     Kind,
-    /// Its id belongs to another key.
+    /// The id belongs to another key.
     #[error("the key's kid is not its RFC 7638 thumbprint")]
     Name,
     /// The operating system returns no random numbers.

@@ -7,13 +7,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use super::{CHANNEL, Changes};
-use crate::database::SESSION_LIFETIME;
 
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Announces the key of every notification; never ends.
-pub(crate) async fn listen(options: PgConnectOptions, changes: Changes) {
+/// Announces the key of every notification; never ends. A session lasts `lifetime`.
+pub(crate) async fn listen(options: PgConnectOptions, lifetime: Duration, changes: Changes) {
     let mut failing = false;
     loop {
         changes.subscribed().await;
@@ -23,7 +22,7 @@ pub(crate) async fn listen(options: PgConnectOptions, changes: Changes) {
             .max_connections(1)
             .acquire_timeout(CONNECT_TIMEOUT)
             .idle_timeout(None)
-            .max_lifetime(SESSION_LIFETIME)
+            .max_lifetime(lifetime)
             .connect_lazy_with(options.clone());
         let why = match PgListener::connect_with(&pool).await {
             Ok(listener) => {
@@ -31,7 +30,7 @@ pub(crate) async fn listen(options: PgConnectOptions, changes: Changes) {
                     info!("LISTEN for changes of other replicas works again");
                     failing = false;
                 }
-                match follow(listener, &changes).await {
+                match follow(listener, lifetime, &changes).await {
                     Ok(()) => continue,
                     Err(why) => why,
                 }
@@ -47,9 +46,9 @@ pub(crate) async fn listen(options: PgConnectOptions, changes: Changes) {
     }
 }
 
-/// Announces notifications until the session ends or fails.
-async fn follow(mut listener: PgListener, changes: &Changes) -> Result<(), sqlx::Error> {
-    let end = Instant::now() + SESSION_LIFETIME;
+/// Announces notifications until `lifetime` is over or the session fails.
+async fn follow(mut listener: PgListener, lifetime: Duration, changes: &Changes) -> Result<(), sqlx::Error> {
+    let end = Instant::now() + lifetime;
     listener.listen(CHANNEL).await?;
     // Changes before this session was opened.
     changes.announce_all();

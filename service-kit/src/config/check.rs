@@ -6,7 +6,7 @@ use registry_client::{AdminConfig, MeshBuilder, ServerConfig};
 use secrecy::ExposeSecret;
 
 use super::ServiceConfig;
-use crate::{database::DatabaseUrl, events::Nats};
+use crate::{database::DatabaseUrl, nats::Nats};
 
 impl ServiceConfig {
     /// Checks all that can be checked without a socket or a database; for the

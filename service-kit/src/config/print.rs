@@ -5,12 +5,11 @@ use std::{
     path::PathBuf,
 };
 
-use anyhow::Context;
-use clap::{Arg, ArgMatches, Args, Command, parser::ValueSource};
+use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::ServiceConfig;
-use crate::{database::masked, service::Service};
+use crate::database::masked;
 
 /// A setting that the mesh reads from the environment itself.
 struct Variable {
@@ -73,67 +72,52 @@ const MESH: [Variable; 33] = [
     variable("CONSORT_ADMIN_ANYWHERE", "off"),
 ];
 
-/// Prints every setting of a service, and then checks them. `service` and
-/// `config` were read from `matches`.
-///
-/// # Errors
-/// When `out` fails, or the service would not start with these settings.
-pub fn print_and_check<S: Service + Args>(
-    service: &S,
-    config: &ServiceConfig,
-    matches: &ArgMatches,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
-    let options = S::augment_args(Command::new(S::NAME));
-    print(S::NAME, config, &options, matches, out).context("could not print the settings")?;
-    config.check(S::NAME)?;
-    service.check()
-}
-
-/// Writes every setting with its value and source, a line each, without passwords
-/// and tokens.
-fn print(
-    service: &str,
-    config: &ServiceConfig,
-    options: &Command,
-    matches: &ArgMatches,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let database = match &config.database_url {
-        Some(url) if !url.expose_secret().is_empty() => shown(url),
-        _ => format!("sqlite:{}", config.default_file(service).display()),
-    };
-    let path =
-        |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display().to_string()).as_deref());
-    let own = [
-        ("LISTEN", "listen", config.listen.to_string()),
-        ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
-        ("DATABASE_URL", "database_url", database),
-        ("NATS_URL", "nats_url", config.nats_url().map_or_else(|| "(none)".to_owned(), shown)),
-        ("CONSORT_STATE_DIR", "state_dir", config.state_dir.display().to_string()),
-        ("AUTH", "auth", config.auth.as_str().to_owned()),
-        ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(config.auth_service_key.as_ref())),
-        ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", path(&config.auth_service_key_file)),
-        ("RUST_LOG", "log", config.log.as_str().to_owned()),
-    ];
-    for (name, id, value) in own {
-        writeln!(out, "{name:<26} {value:<40} {}", source(matches, id))?;
+impl ServiceConfig {
+    /// Writes every setting with its value and source, a line each, without passwords
+    /// and tokens. `options` has the options of the service itself.
+    pub(crate) fn print(
+        &self,
+        service: &str,
+        options: &Command,
+        matches: &ArgMatches,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        let database = match &self.database_url {
+            Some(url) if !url.expose_secret().is_empty() => shown(url),
+            _ => format!("sqlite:{}", self.default_file(service).display()),
+        };
+        let path =
+            |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display().to_string()).as_deref());
+        let own = [
+            ("LISTEN", "listen", self.listen.to_string()),
+            ("ADVERTISE", "advertise", or_none(self.advertise.as_deref())),
+            ("DATABASE_URL", "database_url", database),
+            ("NATS_URL", "nats_url", self.nats_url().map_or_else(|| "(none)".to_owned(), shown)),
+            ("CONSORT_STATE_DIR", "state_dir", self.state_dir.display().to_string()),
+            ("AUTH", "auth", self.auth.as_str().to_owned()),
+            ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(self.auth_service_key.as_ref())),
+            ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", path(&self.auth_service_key_file)),
+            ("RUST_LOG", "log", self.log.as_str().to_owned()),
+        ];
+        for (name, id, value) in own {
+            writeln!(out, "{name:<26} {value:<40} {}", source(matches, id))?;
+        }
+        for option in options.get_arguments() {
+            let Some(name) = option.get_env() else { continue };
+            let (name, id) = (name.to_string_lossy(), option.get_id().as_str());
+            writeln!(out, "{name:<26} {:<40} {}", option_value(option, matches), source(matches, id))?;
+        }
+        for variable in &MESH {
+            let set = from_environment(variable.name);
+            let from = if set.is_some() { "environment" } else { "default" };
+            let value = set.map_or_else(
+                || variable.default.to_owned(),
+                |value| if variable.hides(&value) { "***".to_owned() } else { on_one_line(&value) },
+            );
+            writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
+        }
+        Ok(())
     }
-    for option in options.get_arguments() {
-        let Some(name) = option.get_env() else { continue };
-        let (name, id) = (name.to_string_lossy(), option.get_id().as_str());
-        writeln!(out, "{name:<26} {:<40} {}", option_value(option, matches), source(matches, id))?;
-    }
-    for variable in &MESH {
-        let set = from_environment(variable.name);
-        let from = if set.is_some() { "environment" } else { "default" };
-        let value = set.map_or_else(
-            || variable.default.to_owned(),
-            |value| if variable.hides(&value) { "***".to_owned() } else { on_one_line(&value) },
-        );
-        writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
-    }
-    Ok(())
 }
 
 /// The value of an option that one service alone has.

@@ -12,8 +12,6 @@ mod pooler;
 mod probe;
 mod session;
 
-pub(crate) use session::SESSION_LIFETIME;
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn open(
@@ -30,7 +28,7 @@ pub(super) async fn open(
     migrate(&options, connection, migrations).await?;
     let pool = session::pool(health).connect_lazy_with(options.clone());
     let feed = {
-        let listen = changes::listen_postgres(options.clone(), changes.clone());
+        let listen = changes::listen_postgres(options.clone(), session::SESSION_LIFETIME, changes.clone());
         let watch = probe::watch(options, health.clone());
         tokio::spawn(async move {
             tokio::join!(listen, watch);

@@ -35,12 +35,12 @@ pub(super) use plain::pool as plain_pool;
 pub(super) use transaction::SqliteTransaction;
 pub(super) use writer::Writer;
 
-/// How long to wait for the transaction of another process.
+/// The time to wait for the transaction of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const BUSY_POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// How long to wait for a write turn or for a reader.
+/// The time to wait for a write turn or for a reader.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long replicas that start together may wait for each other.
+/// The time that replicas that start together may wait for each other.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_READERS: u32 = 4;
 /// The number of pages in the log at which SQLite checkpoints: large, since a

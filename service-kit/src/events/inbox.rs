@@ -33,7 +33,7 @@ const HANDLER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time after which a batch is answered with what was taken until then; its
 /// sender waits 3 s.
 pub(super) const MAX_BATCH_TIME: Duration = Duration::from_millis(800);
-/// How long an event is recorded.
+/// The age at which the record of an event is deleted.
 const RETENTION: Duration = Duration::from_hours(7 * 24);
 /// The age above which the record of an event may be deleted: an unknown event
 /// of that age is parked. Two days less than [`RETENTION`], which another

@@ -94,7 +94,7 @@ impl PostgresServer {
         &self.folder
     }
 
-    /// Its Unix socket.
+    /// The Unix socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.folder.join(".s.PGSQL.5432")

@@ -156,7 +156,7 @@ async fn a_program_runs_on_what_the_next_has_expanded_and_not_on_what_it_has_con
     read_with_all_sessions(&old).await;
     touch_with_all_sessions(&old).await;
     let newer = Database::open(database.url(), &release(1)).await.unwrap();
-    // Its prepared statements select one column less.
+    // The prepared statements of the old replica select one column less.
     read_with_all_sessions(&old).await;
     touch_with_all_sessions(&old).await;
     let version = Database::version(database.url(), &release(0)).await.unwrap();

@@ -9,7 +9,7 @@ use service_kit::{
 };
 
 use super::Store;
-use crate::keys::KeyPeriod;
+use crate::key_schedule::KeyPeriod;
 
 /// More than there ever are.
 const MAX_KEYS: i64 = 64;

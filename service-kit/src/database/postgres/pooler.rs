@@ -3,7 +3,7 @@
 //! A service relies on its session: prepared statements, `LISTEN`, `SET` and
 //! advisory locks end with it. Behind a pooler in transaction mode they get lost
 //! or reach another client: a service would start, and some of its calls fail.
-//! So they are tried first.
+//! They are therefore tried first.
 
 use std::time::Duration;
 

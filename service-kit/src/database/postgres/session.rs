@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::database::health::HealthReporter;
 
 const MAX_CONNECTIONS: u32 = 10;
-/// How long to wait for a connection.
+/// The time to wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum lifetime of a session: an address may lead to another server by
 /// now, and the old server need not say so.

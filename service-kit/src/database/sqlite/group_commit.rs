@@ -30,10 +30,10 @@ const MAX_TRANSACTION_TIME: Duration = Duration::from_millis(20);
 /// them is a text of its own for the connection's statement cache, which holds
 /// a hundred.
 const MAX_BATCHES_PER_ROUND_TRIP: usize = 8;
-/// How long one unit may keep its turn.
+/// The time for which one unit may keep its turn.
 pub(super) const TURN_TIMEOUT: Duration = Duration::from_secs(3);
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-/// How long to wait for a statement of a turn that has ended.
+/// The time to wait for a statement of a turn that has ended.
 const END_TURN_TIMEOUT: Duration = Duration::from_secs(1);
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{statement::Statement, writer_connection::WriterConnection};
 use crate::database::Error;
 
-/// How long the lock stays free: a waiting process polls once in this time.
+/// The time for which the lock stays free: a waiting process polls once in this time.
 const YIELD_DURATION: Duration = Duration::from_millis(3);
 /// The interval between pauses while another process writes too.
 const SHARED_YIELD_INTERVAL: Duration = Duration::from_millis(20);

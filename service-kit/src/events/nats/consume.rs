@@ -14,10 +14,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{super::queue::ARRIVALS_TABLE, Nats, REQUEST_TIMEOUT, STREAM, TIMED_OUT, subject};
+use super::{super::queue::ARRIVALS_TABLE, STREAM, TIMED_OUT, stream, subject};
 use crate::{
     database::{Database, Error, Transaction},
     lease::{FenceError, Lease, Leases},
+    nats::{Nats, REQUEST_TIMEOUT},
     timestamp::Timestamp,
 };
 
@@ -33,7 +34,7 @@ const RENEW_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const LEASE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The maximum backoff while NATS is unavailable.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// How long the server waits for an acknowledgement before it redelivers a
+/// The time the server waits for an acknowledgement before it redelivers a
 /// message. A lost message is missing for so long when no later one reveals the
 /// gap.
 const ACK_WAIT: Duration = Duration::from_secs(5);
@@ -131,7 +132,7 @@ impl StreamConsumer {
     }
 
     async fn consume(&self, lease: &mut Lease) -> Result<(), String> {
-        let stream = self.nats.stream().await?;
+        let stream = stream(&self.nats).await?;
         let mut position = self.position(&stream).await.map_err(|why| why.to_string())?;
         let consumer =
             timeout(REQUEST_TIMEOUT * 2, self.create_consumer(&stream, position.sequence + 1)).await;

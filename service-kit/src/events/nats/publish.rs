@@ -9,10 +9,9 @@ use tokio::time::timeout;
 use super::{
     super::queue::PendingEvent,
     super::relay::{Delivery, DeliveryStatus, Transport},
-    NOT_CONNECTED, Nats, TIMED_OUT,
-    connection::ConnectionCounts,
-    subject, token,
+    NOT_CONNECTED, TIMED_OUT, stream, subject, token,
 };
+use crate::nats::{ConnectionCounts, Nats};
 
 /// The publisher of one source's events.
 #[derive(Debug)]
@@ -73,7 +72,7 @@ impl Transport for StreamTransport {
     async fn deliver(&mut self, waiting: &[PendingEvent]) -> Delivery {
         self.began = self.nats.connection.snapshot();
         if !self.has_stream {
-            match self.nats.stream().await {
+            match stream(&self.nats).await {
                 Ok(_) => self.has_stream = true,
                 Err(why) => return DeliveryStatus::Unavailable(why).with_none_taken(),
             }

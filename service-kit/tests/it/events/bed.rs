@@ -11,8 +11,9 @@ use registry_client::Mesh;
 use service_kit::{
     auth::Auth,
     database::{Database, Error, Migration, Migrations, Transaction},
-    events::{Events, HandleError, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber},
+    events::{Events, HandleError, INBOX, OUTBOX, Outbox, RelaySettings, Subscriber},
     lease::LEASES,
+    nats::Nats,
     service::{self, Service, ServiceBuilder, ServiceContext},
     testing::{Callers, NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
 };

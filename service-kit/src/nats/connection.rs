@@ -7,20 +7,20 @@ use tokio::sync::watch;
 /// so they only shorten waits that have a timeout. Cheap to clone; clones share
 /// the counts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ConnectionEvents {
+pub(crate) struct ConnectionEvents {
     counts: watch::Sender<ConnectionCounts>,
 }
 
 /// The numbers of connects and disconnects so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ConnectionCounts {
+pub(crate) struct ConnectionCounts {
     connects: u64,
     disconnects: u64,
 }
 
 impl ConnectionEvents {
     /// Records an event of the client.
-    pub(super) fn record(&self, event: &Event) {
+    pub(crate) fn record(&self, event: &Event) {
         match event {
             Event::Connected => self.counts.send_modify(|counts| counts.connects += 1),
             Event::Disconnected | Event::Closed => self.counts.send_modify(|counts| counts.disconnects += 1),
@@ -29,7 +29,7 @@ impl ConnectionEvents {
     }
 
     /// The current counts, to detect later events.
-    pub(super) fn snapshot(&self) -> ConnectionCounts {
+    pub(crate) fn snapshot(&self) -> ConnectionCounts {
         *self.counts.borrow()
     }
 
@@ -38,7 +38,7 @@ impl ConnectionEvents {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(super) async fn lost_since(&self, snapshot: ConnectionCounts) {
+    pub(crate) async fn lost_since(&self, snapshot: ConnectionCounts) {
         self.wait_for(|counts| counts.disconnects > snapshot.disconnects).await;
     }
 
@@ -46,7 +46,7 @@ impl ConnectionEvents {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub(super) async fn connected_since(&self, snapshot: ConnectionCounts) {
+    pub(crate) async fn connected_since(&self, snapshot: ConnectionCounts) {
         self.wait_for(|counts| counts.connects > snapshot.connects).await;
     }
 
