@@ -1,5 +1,5 @@
-//! The shop's protocol, generated from `proto/`: message types, clients,
-//! servers, and the descriptor set they all come from.
+//! The shop's protocol, generated from `proto/`: message types, clients, servers, and
+//! the descriptor set.
 // Generated code follows its generator's style, not ours.
 #![allow(
     missing_docs,

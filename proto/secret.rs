@@ -1,5 +1,5 @@
-//! How messages that hold a secret are shown by `Debug`: all but that. Whoever
-//! logs a request or prints an answer then tells nobody what they must not know.
+//! `Debug` of messages with a secret, which it hides, so that logged requests and
+//! responses reveal none.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::shop::{
     user::v1::{LoginRequest, RefreshTokenRequest, RegisterRequest, Tokens, UpdateUserRequest},
 };
 
-/// Stands in place of a secret; nothing in place of one that is not there.
+/// A placeholder of a secret; an empty secret is shown as empty.
 struct Hidden<'a>(&'a str);
 
 impl fmt::Debug for Hidden<'_> {
@@ -87,9 +87,9 @@ mod tests {
             ),
             (&Charge { customer_id: "ada".into(), payment_method: secret(), ..Default::default() }, "ada"),
         ];
-        for (message, told) in all {
+        for (message, public) in all {
             for shown in [format!("{message:?}"), format!("{message:#?}")] {
-                assert!(!shown.contains(SECRET) && shown.contains('…') && shown.contains(told), "{shown}");
+                assert!(!shown.contains(SECRET) && shown.contains('…') && shown.contains(public), "{shown}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the files of the protocol have for other languages.
+//! The protocol files as other languages use them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -50,7 +50,7 @@ fn every_file_says_where_its_go_and_java_code_lies() {
     assert_eq!(seen, 6);
 }
 
-/// A message's fields: what is on the wire of each, and what it is called.
+/// The fields of a message: the wire format and the name of each.
 fn fields(message: &DescriptorProto) -> Vec<(i32, String, i32, i32, String)> {
     let field = |field: &prost_types::FieldDescriptorProto| {
         let of = field.type_name().to_owned();

@@ -1,4 +1,4 @@
-//! product-service, as carts see it.
+//! The client of product-service.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,19 @@ use service_kit::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The service that keeps the catalogue.
+/// The service with the catalogue.
 pub const SERVICE: &str = "product-service";
 
-/// What product-service says of products. Cheap to clone.
+/// The products of product-service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Catalogue {
     products: ProductServiceClient<Outgoing>,
 }
 
-/// What one product is called and costs today.
+/// The title and the current price of a product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// Its title.
+    /// The title.
     pub title: String,
     /// The price of one piece.
     pub price: Money,
@@ -35,9 +35,9 @@ pub struct Offer {
 /// The offers of several products.
 pub type Offers = HashMap<Sku, Offer>;
 
-/// Why there are no offers.
+/// The reason why there are no offers.
 #[derive(Debug)]
-pub enum Unavailable {
+pub enum OffersError {
     /// Some of the products do not exist; their SKUs.
     Missing(Vec<String>),
     /// product-service failed.
@@ -51,38 +51,36 @@ impl Catalogue {
         Self { products: ProductServiceClient::new(channel) }
     }
 
-    /// What these products are called and cost; 100 at most. Nothing is asked
-    /// for when there are none.
+    /// Fetches the offers of at most 100 products; without any it makes no call.
     ///
     /// # Errors
-    /// When one of them does not exist, or product-service fails or does not
-    /// answer in time: that of the mesh's settings for this method, or what is
-    /// left of the call that this one helps to answer.
+    /// When one of them does not exist, or product-service fails or exceeds the
+    /// deadline: the mesh's for this method, or that of the incoming call.
     ///
     /// # Cancel safety
     /// Cancel safe: the call is cancelled.
-    pub async fn offers(&self, skus: impl IntoIterator<Item = &Sku>) -> Result<Offers, Unavailable> {
+    pub async fn offers(&self, skus: impl IntoIterator<Item = &Sku>) -> Result<Offers, OffersError> {
         let product_ids: Vec<_> = skus.into_iter().map(|sku| sku.as_str().to_owned()).collect();
         if product_ids.is_empty() {
             return Ok(Offers::new());
         }
         let found = self.products.clone().batch_get_products(BatchGetProductsRequest { product_ids }).await;
-        let products = found.map_err(|status| unavailable(&status))?.into_inner().products;
+        let products = found.map_err(|status| offers_error(&status))?.into_inner().products;
         products.into_iter().map(read).collect()
     }
 }
 
-fn unavailable(status: &Status) -> Unavailable {
+fn offers_error(status: &Status) -> OffersError {
     if status.code() == Code::NotFound
         && let Some(info) = status.get_details_error_info()
         && let Some(skus) = info.metadata.get("product_ids")
     {
-        return Unavailable::Missing(skus.split(',').map(str::to_owned).collect());
+        return OffersError::Missing(skus.split(',').map(str::to_owned).collect());
     }
-    Unavailable::Failed(downstream(SERVICE, status))
+    OffersError::Failed(downstream(SERVICE, status))
 }
 
-fn read(product: Product) -> Result<(Sku, Offer), Unavailable> {
+fn read(product: Product) -> Result<(Sku, Offer), OffersError> {
     let parsed = || {
         let sku = Sku::parse(&product.product_id).map_err(|why| why.to_string())?;
         let title = line(&product.title, 200).map_err(|why| why.to_string())?;
@@ -90,7 +88,7 @@ fn read(product: Product) -> Result<(Sku, Offer), Unavailable> {
         Ok::<_, String>((sku, Offer { title, price }))
     };
     parsed().map_err(|why| {
-        Unavailable::Failed(internal(&format_args!("{SERVICE} sent a product that is none: {why}")))
+        OffersError::Failed(internal(&format_args!("{SERVICE} sent a malformed product: {why}")))
     })
 }
 
@@ -103,17 +101,17 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_product_service_that_is_not_there_is_named_when_the_time_is_over() {
-        let nobody = FixedResolver::with([]);
+    async fn a_missing_product_service_is_named_after_the_deadline() {
+        let resolver = FixedResolver::with([]);
         let service = SERVICE.parse().unwrap();
         let config = ChannelConfig::default();
         let deadline = config.deadline;
-        let channel = Channel::new(service, &nobody, Methods::default(), config);
+        let channel = Channel::new(service, &resolver, Methods::default(), config);
         let channel = Auth::off().client(channel);
         let began = Instant::now();
         let sku = Sku::parse("espresso-beans-1kg").unwrap();
-        let Err(Unavailable::Failed(fault)) = Catalogue::new(channel).offers([&sku]).await else {
-            panic!("nobody answered, and yet there are offers")
+        let Err(OffersError::Failed(fault)) = Catalogue::new(channel).offers([&sku]).await else {
+            panic!("there are offers without a product-service")
         };
         assert_eq!(began.elapsed().as_secs(), deadline.as_secs());
         let status = fault.into_status("cart-service");

@@ -8,38 +8,38 @@ use service_kit::{
 };
 
 /// The most lines of a cart.
-pub const MOST_LINES: usize = 100;
+pub const MAX_LINES: usize = 100;
 
-/// What one customer means to buy.
+/// The cart of one customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cart {
-    /// Whose it is.
+    /// The owner.
     pub customer: CustomerId,
-    /// One for each product, in the order they were added.
+    /// One line for each product, in the order in which they were added.
     pub lines: Vec<Line>,
-    /// Its version.
+    /// The version.
     pub etag: Etag,
-    /// When it last changed; `None` when it never did.
+    /// The time of the last change, if any.
     pub updated: Option<Timestamp>,
-    /// Grows when a product that it holds was heard to change.
-    pub news: i64,
+    /// The number of changes of its products, as received in events.
+    pub product_changes: i64,
 }
 
-/// A product and how many pieces of it.
+/// A product and a number of pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Which product.
+    /// The product.
     pub sku: Sku,
-    /// How many pieces.
+    /// The number of pieces.
     pub quantity: Quantity,
-    /// The currency of its price when the customer last added to it or set its
+    /// The currency of the price when the customer last added pieces or set the
     /// quantity.
     pub currency: Currency,
-    /// That price, of one piece; `None` where it was not kept yet.
+    /// The price of one piece at that time; `None` in lines of the first version.
     pub price: Option<Money>,
 }
 
-/// What is to be done to a cart. A cart decides on it and a store does it.
+/// A change of a cart. The cart decides on it and the store writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Adds a line, or replaces the line of its product.
@@ -50,48 +50,48 @@ pub enum Change {
     Clear,
 }
 
-/// Why a cart does not change.
+/// The reason why a cart does not change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Rejection {
     /// The line would hold too many pieces.
     #[error(
         "the cart holds {held} pieces of {sku} and cannot take {more} more; the most is {}",
         Quantity::MAX
     )]
     TooMany {
-        /// Which product.
+        /// The product.
         sku: Sku,
-        /// How many it holds.
+        /// The pieces in the cart.
         held: u16,
-        /// How many more were asked for.
+        /// The pieces to add.
         more: u16,
     },
-    /// It has no room for another product.
-    #[error("the cart holds {MOST_LINES} products, which is the most; remove one first")]
+    /// The cart has no room for another product.
+    #[error("the cart holds {MAX_LINES} products, which is the most; remove one first")]
     Full,
-    /// Its lines would be of two currencies.
+    /// The lines would be of two currencies.
     #[error("the cart is in {held} and {sku} is sold in {other}; order or clear the cart first")]
     Mixed {
-        /// Which product.
+        /// The product.
         sku: Sku,
         /// The currency of the cart.
         held: Currency,
         /// The currency of the product.
         other: Currency,
     },
-    /// It does not hold the product.
+    /// The cart does not hold the product.
     #[error("the cart does not hold {0}")]
-    NotHeld(Sku),
-    /// It is not the one that the caller has seen.
+    NotInCart(Sku),
+    /// The cart is not the version that the caller has read.
     #[error("the cart has changed since; read it again")]
-    Stale,
+    Changed,
 }
 
 impl Cart {
-    /// The cart of who never added anything.
+    /// The cart of a customer who never added anything.
     #[must_use]
     pub fn empty(customer: CustomerId) -> Self {
-        Self { customer, lines: Vec::new(), etag: Etag::default(), updated: None, news: 0 }
+        Self { customer, lines: Vec::new(), etag: Etag::default(), updated: None, product_changes: 0 }
     }
 
     /// The line of a product.
@@ -100,24 +100,24 @@ impl Cart {
         self.lines.iter().find(|line| line.sku == *sku)
     }
 
-    /// Whether there is room for a line of this product.
+    /// Checks that there is room for a line of this product.
     ///
     /// # Errors
-    /// [`Refusal::Full`].
-    pub fn has_room_for(&self, sku: &Sku) -> Result<(), Refusal> {
-        if self.line(sku).is_none() && self.lines.len() >= MOST_LINES { Err(Refusal::Full) } else { Ok(()) }
+    /// [`Rejection::Full`].
+    pub fn check_room_for(&self, sku: &Sku) -> Result<(), Rejection> {
+        if self.line(sku).is_none() && self.lines.len() >= MAX_LINES { Err(Rejection::Full) } else { Ok(()) }
     }
 
-    /// Pieces on top of those that are there, of which one costs `price` today.
+    /// Decides on adding pieces at the current `price`.
     ///
     /// # Errors
-    /// [`Refusal::TooMany`], [`Refusal::Full`], [`Refusal::Mixed`].
-    pub fn add(&self, sku: Sku, quantity: Quantity, price: Money) -> Result<Option<Change>, Refusal> {
-        self.has_room_for(&sku)?;
+    /// [`Rejection::TooMany`], [`Rejection::Full`], [`Rejection::Mixed`].
+    pub fn add(&self, sku: Sku, quantity: Quantity, price: Money) -> Result<Option<Change>, Rejection> {
+        self.check_room_for(&sku)?;
         let currency = price.currency();
         let other = self.lines.iter().find(|line| line.currency != currency);
         if let Some(held) = other.map(|line| line.currency) {
-            return Err(Refusal::Mixed { sku, held, other: currency });
+            return Err(Rejection::Mixed { sku, held, other: currency });
         }
         let quantity = match self.line(&sku) {
             None => quantity,
@@ -125,37 +125,37 @@ impl Cart {
                 Some(sum) => sum,
                 None => {
                     let (held, more) = (line.quantity.get(), quantity.get());
-                    return Err(Refusal::TooMany { sku, held, more });
+                    return Err(Rejection::TooMany { sku, held, more });
                 }
             },
         };
         Ok(Some(Change::Put(Line { sku, quantity, currency, price: Some(price) })))
     }
 
-    /// Exactly so many pieces, of which one costs `price` today, if that is
-    /// known; no change when it holds just these at just this price.
+    /// Decides on setting the number of pieces, at the current `price` if it is known;
+    /// `None` when the line has this number and price already.
     ///
     /// # Errors
-    /// [`Refusal::NotHeld`].
+    /// [`Rejection::NotInCart`].
     pub fn set(
         &self,
         sku: &Sku,
         quantity: Quantity,
         price: Option<Money>,
-    ) -> Result<Option<Change>, Refusal> {
-        let held = self.line(sku).ok_or_else(|| Refusal::NotHeld(sku.clone()))?;
+    ) -> Result<Option<Change>, Rejection> {
+        let held = self.line(sku).ok_or_else(|| Rejection::NotInCart(sku.clone()))?;
         let currency = price.map_or(held.currency, Money::currency);
         let line = Line { sku: sku.clone(), quantity, currency, price: price.or(held.price) };
         Ok((line != *held).then_some(Change::Put(line)))
     }
 
-    /// Without a product; no change when it does not hold it.
+    /// Decides on removing a product; `None` when the cart does not hold it.
     #[must_use]
     pub fn remove(&self, sku: &Sku) -> Option<Change> {
         self.line(sku).map(|line| Change::Remove(line.sku.clone()))
     }
 
-    /// Without anything; no change when it is empty.
+    /// Decides on removing all lines; `None` when there are none.
     #[must_use]
     pub fn clear(&self) -> Option<Change> {
         (!self.lines.is_empty()).then_some(Change::Clear)
@@ -172,34 +172,31 @@ impl Cart {
             Change::Remove(sku) => self.lines.retain(|line| line.sku != *sku),
             Change::Clear => self.lines.clear(),
         }
-        // Where clocks differ, or were set back, time stands still.
+        // The time never goes back, even when clocks differ.
         let updated = self.updated.map_or(now, |before| before.max(now));
         Self { etag: self.etag.next(), updated: Some(updated), ..self }
     }
 
-    /// Decides on a change by a caller who may have said which version it has
-    /// seen.
+    /// Decides on a change by a caller who has read the version `seen`, if any.
     ///
-    /// A request whose answer was lost is sent again with the etag of before
-    /// its first sending. When the cart is exactly one change further and
-    /// already is what is asked for, that change was this one, and there is
-    /// nothing left to do: the same that RFC 9110, 13.1.1, allows for
-    /// `If-Match`. A price that has changed in between makes no other request
-    /// of it.
+    /// A request whose answer was lost is repeated with the same etag. When the cart is
+    /// exactly one version later and already as requested, the first attempt made that
+    /// change, and nothing is left to do, as RFC 9110, 13.1.1, allows for `If-Match`. A
+    /// price that changed in between does not matter.
     ///
     /// # Errors
-    /// [`Refusal::Stale`], and whatever `decide` refuses.
+    /// [`Rejection::Changed`], and those of `decide`.
     pub fn decide(
         &self,
         seen: Option<Etag>,
-        decide: impl FnOnce(&Self) -> Result<Option<Change>, Refusal>,
-    ) -> Result<Option<Change>, Refusal> {
+        decide: impl FnOnce(&Self) -> Result<Option<Change>, Rejection>,
+    ) -> Result<Option<Change>, Rejection> {
         let is_current = seen.is_none_or(|seen| seen == self.etag);
         let is_next = seen.is_some_and(|seen| self.etag.follows(seen));
         match decide(self) {
             Ok(None) if is_current || is_next => Ok(None),
             Ok(Some(change)) if is_next && self.differs_in_price_only(&change) => Ok(None),
-            _ if !is_current => Err(Refusal::Stale),
+            _ if !is_current => Err(Rejection::Changed),
             decided => decided,
         }
     }

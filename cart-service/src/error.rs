@@ -1,11 +1,11 @@
-//! What can go wrong with a cart.
+//! The errors of the service and their statuses.
 
 use service_kit::{database, error::Fault, money::MoneyError, value::Sku};
 use tonic::{Code, Status};
 
-use crate::domain::Refusal;
+use crate::domain::Rejection;
 
-/// Why a call failed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request is malformed.
@@ -13,14 +13,14 @@ pub enum Error {
     Invalid(Fault),
     /// A rule of the cart forbids it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The product that is to be added does not exist.
+    Rejected(#[from] Rejection),
+    /// The product to add does not exist.
     #[error("there is no product {0}")]
-    NoSuchProduct(Sku),
-    /// Products that the cart holds are no longer sold.
+    ProductNotFound(Sku),
+    /// Products in the cart are no longer sold.
     #[error("{} products of the cart are no longer sold", .0.len())]
     Withdrawn(Vec<String>),
-    /// What the cart holds has no sum in one currency.
+    /// The prices have no sum in one currency.
     #[error("the cart has no total: {0}")]
     NoTotal(#[source] MoneyError),
     /// product-service failed.
@@ -39,37 +39,42 @@ impl From<Fault> for Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let words = error.to_string();
+        let message = error.to_string();
         let fault = match error {
             Error::Invalid(fault) | Error::Catalogue(fault) => fault,
-            Error::Refused(refusal) => refused(&refusal, words),
-            Error::NoSuchProduct(sku) => {
-                Fault::new(Code::NotFound, "PRODUCT_NOT_FOUND", words).with("product_id", sku)
+            Error::Rejected(rejection) => rejection_fault(&rejection, message),
+            Error::ProductNotFound(sku) => {
+                Fault::new(Code::NotFound, "PRODUCT_NOT_FOUND", message).with("product_id", sku)
             }
             Error::Withdrawn(skus) => {
                 let skus = skus.join(",");
-                let words = format!("no longer sold: {skus}; remove them with RemoveItem");
-                Fault::new(Code::FailedPrecondition, "PRODUCT_WITHDRAWN", words).with("product_ids", skus)
+                let message = format!("no longer sold: {skus}; remove them with RemoveItem");
+                Fault::new(Code::FailedPrecondition, "PRODUCT_WITHDRAWN", message).with("product_ids", skus)
             }
-            Error::NoTotal(_) => Fault::new(Code::FailedPrecondition, "CART_HAS_NO_TOTAL", words),
+            Error::NoTotal(_) => Fault::new(Code::FailedPrecondition, "CART_HAS_NO_TOTAL", message),
             Error::Database(error) => error.fault(),
         };
         fault.into_status(crate::NAME)
     }
 }
 
-fn refused(refusal: &Refusal, words: String) -> Fault {
-    let held = Code::FailedPrecondition;
-    match refusal {
-        Refusal::TooMany { sku, held: pieces, .. } => {
-            Fault::new(held, "TOO_MANY_PIECES", words).with("product_id", sku).with("held", pieces)
+fn rejection_fault(rejection: &Rejection, message: String) -> Fault {
+    match rejection {
+        Rejection::TooMany { sku, held: pieces, .. } => {
+            Fault::new(Code::FailedPrecondition, "TOO_MANY_PIECES", message)
+                .with("product_id", sku)
+                .with("held", pieces)
         }
-        Refusal::Full => Fault::new(held, "CART_FULL", words),
-        Refusal::Mixed { sku, held: currency, other } => Fault::new(held, "CURRENCY_MIXED", words)
-            .with("product_id", sku)
-            .with("cart_currency", currency)
-            .with("product_currency", other),
-        Refusal::NotHeld(sku) => Fault::new(Code::NotFound, "ITEM_NOT_FOUND", words).with("product_id", sku),
-        Refusal::Stale => Fault::new(Code::Aborted, "CART_CHANGED", words),
+        Rejection::Full => Fault::new(Code::FailedPrecondition, "CART_FULL", message),
+        Rejection::Mixed { sku, held: currency, other } => {
+            Fault::new(Code::FailedPrecondition, "CURRENCY_MIXED", message)
+                .with("product_id", sku)
+                .with("cart_currency", currency)
+                .with("product_currency", other)
+        }
+        Rejection::NotInCart(sku) => {
+            Fault::new(Code::NotFound, "ITEM_NOT_FOUND", message).with("product_id", sku)
+        }
+        Rejection::Changed => Fault::new(Code::Aborted, "CART_CHANGED", message),
     }
 }

@@ -1,18 +1,18 @@
-//! cart-service: what each customer means to buy.
+//! cart-service: the carts of customers.
 //!
-//! A cart keeps SKUs and quantities. Titles and prices come from
-//! product-service, through the mesh, each time a cart is shown; what is kept of
-//! a price only tells that it has changed. The rules of a cart are in [`domain`],
-//! which knows no database and no network; [`store`] keeps carts; [`catalogue`]
-//! asks product-service; a handler in [`Carts`] translates, asks these, and
-//! translates back. What carts hear by events is in `news`.
+//! A cart stores SKUs and quantities. Titles and prices come from product-service,
+//! through the mesh, each time a cart is read; a stored price only serves to report a
+//! change. [`domain`] has the rules of a cart, without database and network, [`store`]
+//! the database, [`catalogue`] the calls to product-service, [`Carts`] the handlers,
+//! and `news` the handling of events.
 
+use clap::Args;
 use mesh_proto::shop::cart::v1::cart_service_server::CartServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
     events::{Events, INBOX},
     lease::LEASES,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 
 pub mod catalogue;
@@ -31,8 +31,8 @@ pub use service::Carts;
 /// The name under which it registers.
 pub const NAME: &str = "cart-service";
 
-/// The service.
-#[derive(Debug)]
+/// The service, which has no options of its own.
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub struct CartService;
 
 impl Service for CartService {
@@ -53,13 +53,17 @@ impl Service for CartService {
         ],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
         let carts = Carts::new(
-            store::Store::new(base.database.clone()),
-            catalogue::Catalogue::new(base.auth.client(base.mesh.channel(catalogue::SERVICE))),
-            serving.drain(),
+            store::Store::new(context.database.clone()),
+            catalogue::Catalogue::new(context.auth.client(context.mesh.channel(catalogue::SERVICE))),
+            builder.drain(),
         );
-        let serving = serving.serve(CartServiceServer::new(carts));
-        Ok(Events::of(base, NAME).take(news::SOURCES, News).add_to(serving))
+        let builder = builder.serve(CartServiceServer::new(carts));
+        Ok(Events::of(context, NAME).receive(news::SOURCES, News).add_to(builder))
     }
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service_kit::run::main::<cart_service::CartService>()
+    service_kit::service::main::<cart_service::CartService>()
 }

@@ -1,4 +1,4 @@
-//! Requests, read into values that hold.
+//! Requests, parsed into valid values.
 
 use mesh_proto::shop::cart::v1::{AddItemRequest, ClearCartRequest, RemoveItemRequest, UpdateItemRequest};
 use service_kit::{
@@ -6,23 +6,23 @@ use service_kit::{
     value::{CustomerId, Etag, Quantity, Sku},
 };
 
-/// Whose cart, which product, how many pieces, and the version that was seen.
-pub(crate) struct Item {
+/// A request to add or set an item, with the version that the caller has read.
+pub(crate) struct ItemRequest {
     pub(crate) customer: CustomerId,
     pub(crate) sku: Sku,
     pub(crate) quantity: Quantity,
     pub(crate) seen: Option<Etag>,
 }
 
-/// Whose cart, which product, and the version that was seen.
-pub(crate) struct Removal {
+/// A request to remove a product, with the version that the caller has read.
+pub(crate) struct RemoveRequest {
     pub(crate) customer: CustomerId,
     pub(crate) sku: Sku,
     pub(crate) seen: Option<Etag>,
 }
 
-/// Whose cart, and the version that was seen.
-pub(crate) struct Clearance {
+/// A request to clear a cart, with the version that the caller has read.
+pub(crate) struct ClearRequest {
     pub(crate) customer: CustomerId,
     pub(crate) seen: Option<Etag>,
 }
@@ -31,7 +31,7 @@ pub(crate) fn customer(text: &str) -> Result<CustomerId, Fault> {
     CustomerId::parse(text).map_err(|why| invalid("customer_id", why))
 }
 
-impl Item {
+impl ItemRequest {
     fn parse(customer: &str, product: &str, quantity: i32, etag: &str) -> Result<Self, Fault> {
         let mut fields = Fields::default();
         let customer = fields.take("customer_id", CustomerId::parse(customer));
@@ -45,7 +45,7 @@ impl Item {
     }
 }
 
-impl TryFrom<AddItemRequest> for Item {
+impl TryFrom<AddItemRequest> for ItemRequest {
     type Error = Fault;
 
     fn try_from(from: AddItemRequest) -> Result<Self, Fault> {
@@ -53,7 +53,7 @@ impl TryFrom<AddItemRequest> for Item {
     }
 }
 
-impl TryFrom<UpdateItemRequest> for Item {
+impl TryFrom<UpdateItemRequest> for ItemRequest {
     type Error = Fault;
 
     fn try_from(from: UpdateItemRequest) -> Result<Self, Fault> {
@@ -61,7 +61,7 @@ impl TryFrom<UpdateItemRequest> for Item {
     }
 }
 
-impl TryFrom<RemoveItemRequest> for Removal {
+impl TryFrom<RemoveItemRequest> for RemoveRequest {
     type Error = Fault;
 
     fn try_from(from: RemoveItemRequest) -> Result<Self, Fault> {
@@ -76,7 +76,7 @@ impl TryFrom<RemoveItemRequest> for Removal {
     }
 }
 
-impl TryFrom<ClearCartRequest> for Clearance {
+impl TryFrom<ClearCartRequest> for ClearRequest {
     type Error = Fault;
 
     fn try_from(from: ClearCartRequest) -> Result<Self, Fault> {

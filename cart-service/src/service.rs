@@ -1,4 +1,4 @@
-//! The rpcs: translate, ask, translate back.
+//! The gRPC handlers.
 
 use mesh_proto::shop::cart::v1::{
     self as wire, AddItemRequest, ClearCartRequest, GetCartRequest, RemoveItemRequest, UpdateItemRequest,
@@ -7,16 +7,16 @@ use mesh_proto::shop::cart::v1::{
 use registry_client::server::Drain;
 use service_kit::{
     auth::Caller,
-    follow::{Following, follow},
+    follow::{UpdateStream, follow},
     value::{CustomerId, Etag, Sku},
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
     Error,
-    catalogue::{Catalogue, Offers, Unavailable},
+    catalogue::{Catalogue, Offers, OffersError},
     domain::{Cart, Line},
-    request::{self, Clearance, Item, Removal},
+    request::{self, ClearRequest, ItemRequest, RemoveRequest},
     store::{self, Store},
     view::show,
 };
@@ -30,8 +30,8 @@ pub struct Carts {
 }
 
 impl Carts {
-    /// Carts that `store` keeps and `catalogue` prices. Watches end when
-    /// `drain` begins.
+    /// The carts in `store` with the prices of `catalogue`. Watches end when `drain`
+    /// begins.
     #[must_use]
     pub fn new(store: Store, catalogue: Catalogue, drain: Drain) -> Self {
         Self { store, catalogue, drain }
@@ -41,79 +41,79 @@ impl Carts {
         self.show(self.store.get(customer).await?).await
     }
 
-    /// Everything that may fail elsewhere comes before the change: an answer
-    /// that is an error, after pieces were added, would have them added twice.
+    /// All calls to other services precede the change: after an error the caller
+    /// repeats the call, which would add the pieces twice.
     async fn add(&self, request: AddItemRequest) -> Result<wire::Cart, Error> {
-        let Item { customer, sku, quantity, seen } = request.try_into()?;
-        let held = self.store.get(&customer).await?;
-        held.has_room_for(&sku)?;
-        let others = held.lines.iter().map(|line| &line.sku).filter(|held| **held != sku);
+        let ItemRequest { customer, sku, quantity, seen } = request.try_into()?;
+        let cart = self.store.get(&customer).await?;
+        cart.check_room_for(&sku)?;
+        let others = cart.lines.iter().map(|line| &line.sku).filter(|other| **other != sku);
         let offers = match self.catalogue.offers(others.chain([&sku])).await {
-            Err(Unavailable::Missing(skus)) if skus.iter().any(|missing| missing == sku.as_str()) => {
-                return Err(Error::NoSuchProduct(sku));
+            Err(OffersError::Missing(skus)) if skus.iter().any(|missing| missing == sku.as_str()) => {
+                return Err(Error::ProductNotFound(sku));
             }
-            asked => asked?,
+            offers => offers?,
         };
         let Some(price) = offers.get(&sku).map(|offer| offer.price) else {
-            return Err(Error::NoSuchProduct(sku));
+            return Err(Error::ProductNotFound(sku));
         };
         let cart = self.store.change(&customer, seen, |cart| cart.add(sku.clone(), quantity, price)).await?;
         self.show_with(cart, offers).await
     }
 
     async fn update(&self, request: UpdateItemRequest) -> Result<wire::Cart, Error> {
-        let Item { customer, sku, quantity, seen } = request.try_into()?;
-        let held = self.store.get(&customer).await?;
-        let offers = self.offers_around(&held, &sku).await?;
+        let ItemRequest { customer, sku, quantity, seen } = request.try_into()?;
+        let cart = self.store.get(&customer).await?;
+        let offers = self.offers_for_update(&cart, &sku).await?;
         let price = offers.get(&sku).map(|offer| offer.price);
         let cart = self.store.change(&customer, seen, |cart| cart.set(&sku, quantity, price)).await?;
         self.show_with(cart, offers).await
     }
 
-    /// The offers of a cart, to set a line of which. A product that is
-    /// withdrawn is left for whoever shows the cart: others can be set.
-    async fn offers_around(&self, cart: &Cart, sku: &Sku) -> Result<Offers, Error> {
-        // Without its line there is nothing to set, which the cart says.
+    /// Fetches the offers to set the line of `sku`, even when other products in the cart
+    /// are withdrawn.
+    async fn offers_for_update(&self, cart: &Cart, sku: &Sku) -> Result<Offers, Error> {
+        // Without its line the update fails in any case.
         if cart.line(sku).is_none() {
             return Ok(Offers::new());
         }
         for skus in [cart.lines.iter().map(|line| &line.sku).collect(), vec![sku]] {
             match self.catalogue.offers(skus).await {
-                Err(Unavailable::Missing(_)) => {}
-                asked => return Ok(asked?),
+                Err(OffersError::Missing(_)) => {}
+                offers => return Ok(offers?),
             }
         }
         Ok(Offers::new())
     }
 
     async fn remove(&self, request: RemoveItemRequest) -> Result<wire::Cart, Error> {
-        let Removal { customer, sku, seen } = request.try_into()?;
+        let RemoveRequest { customer, sku, seen } = request.try_into()?;
         let cart = self.store.change(&customer, seen, |cart| Ok(cart.remove(&sku))).await?;
         self.show(cart).await
     }
 
     async fn clear(&self, request: ClearCartRequest) -> Result<wire::Cart, Error> {
-        let Clearance { customer, seen } = request.try_into()?;
+        let ClearRequest { customer, seen } = request.try_into()?;
         let cart = self.store.change(&customer, seen, |cart| Ok(cart.clear())).await?;
         self.show(cart).await
     }
 
-    /// The cart unless it still looks as the one that was sent last.
+    /// The cart, unless it is the same as the one that was sent last.
     async fn get_newer(
         &self,
         customer: &CustomerId,
-        sent: Option<Look>,
-    ) -> Result<Option<(Look, wire::Cart)>, Error> {
+        sent: Option<WatchVersion>,
+    ) -> Result<Option<(WatchVersion, wire::Cart)>, Error> {
         let cart = self.store.get(customer).await?;
-        let look = Look { etag: cart.etag, news: cart.news };
-        if sent == Some(look) { Ok(None) } else { Ok(Some((look, self.show(cart).await?))) }
+        let version = WatchVersion { etag: cart.etag, product_changes: cart.product_changes };
+        if sent == Some(version) { Ok(None) } else { Ok(Some((version, self.show(cart).await?))) }
     }
 
     async fn show(&self, cart: Cart) -> Result<wire::Cart, Error> {
         self.show_with(cart, Offers::new()).await
     }
 
-    /// With offers that are known already, as long as they are enough.
+    /// Uses `offers` unless some are missing.
     async fn show_with(&self, cart: Cart, mut offers: Offers) -> Result<wire::Cart, Error> {
         let is_known = |line: &Line| offers.contains_key(&line.sku);
         if !cart.lines.iter().all(is_known) {
@@ -123,26 +123,25 @@ impl Carts {
     }
 }
 
-/// What a cart looks like follows from it: its version, and what was heard of
-/// its products.
+/// The version of a cart in a watch: it changes with the cart and with its products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
+struct WatchVersion {
     etag: Etag,
-    news: i64,
+    product_changes: i64,
 }
 
-impl From<Unavailable> for Error {
-    fn from(why: Unavailable) -> Self {
+impl From<OffersError> for Error {
+    fn from(why: OffersError) -> Self {
         match why {
-            Unavailable::Missing(skus) => Self::Withdrawn(skus),
-            Unavailable::Failed(fault) => Self::Catalogue(fault),
+            OffersError::Missing(skus) => Self::Withdrawn(skus),
+            OffersError::Failed(fault) => Self::Catalogue(fault),
         }
     }
 }
 
-/// Whose cart a request is about, if its caller may act for them. Who is not
-/// known, or acts for another, learns nothing of the other fields.
-fn permitted<T>(request: &Request<T>, customer: impl FnOnce(&T) -> &String) -> Result<CustomerId, Error> {
+/// Returns the owner of the cart of a request, if the caller may act for them. It precedes
+/// the parsing of other fields, so that other callers learn nothing about them.
+fn authorize<T>(request: &Request<T>, customer: impl FnOnce(&T) -> &String) -> Result<CustomerId, Error> {
     let caller = Caller::of(request)?;
     let customer = request::customer(customer(request.get_ref()))?;
     caller.may_act_for(&customer)?;
@@ -151,30 +150,30 @@ fn permitted<T>(request: &Request<T>, customer: impl FnOnce(&T) -> &String) -> R
 
 #[tonic::async_trait]
 impl CartService for Carts {
-    type WatchCartStream = Following<wire::Cart>;
+    type WatchCartStream = UpdateStream<wire::Cart>;
 
     async fn get_cart(&self, request: Request<GetCartRequest>) -> Result<Response<wire::Cart>, Status> {
-        let customer = permitted(&request, |get| &get.customer_id)?;
+        let customer = authorize(&request, |get| &get.customer_id)?;
         Ok(Response::new(self.get(&customer).await?))
     }
 
     async fn add_item(&self, request: Request<AddItemRequest>) -> Result<Response<wire::Cart>, Status> {
-        permitted(&request, |add| &add.customer_id)?;
+        authorize(&request, |add| &add.customer_id)?;
         Ok(Response::new(self.add(request.into_inner()).await?))
     }
 
     async fn update_item(&self, request: Request<UpdateItemRequest>) -> Result<Response<wire::Cart>, Status> {
-        permitted(&request, |update| &update.customer_id)?;
+        authorize(&request, |update| &update.customer_id)?;
         Ok(Response::new(self.update(request.into_inner()).await?))
     }
 
     async fn remove_item(&self, request: Request<RemoveItemRequest>) -> Result<Response<wire::Cart>, Status> {
-        permitted(&request, |remove| &remove.customer_id)?;
+        authorize(&request, |remove| &remove.customer_id)?;
         Ok(Response::new(self.remove(request.into_inner()).await?))
     }
 
     async fn clear_cart(&self, request: Request<ClearCartRequest>) -> Result<Response<wire::Cart>, Status> {
-        permitted(&request, |clear| &clear.customer_id)?;
+        authorize(&request, |clear| &clear.customer_id)?;
         Ok(Response::new(self.clear(request.into_inner()).await?))
     }
 
@@ -182,10 +181,10 @@ impl CartService for Carts {
         &self,
         request: Request<WatchCartRequest>,
     ) -> Result<Response<Self::WatchCartStream>, Status> {
-        let customer = permitted(&request, |watch| &watch.customer_id)?;
-        // Before the first look, so that no change falls between the two.
+        let customer = authorize(&request, |watch| &watch.customer_id)?;
+        // Before the first read, so that no change is missed.
         let changes = self.store.database().changes();
-        let subscription = [changes.subscribe(customer.as_str()), changes.subscribe(store::NEWS)];
+        let subscription = [changes.subscribe(customer.as_str()), changes.subscribe(store::PRODUCT_CHANGES)];
         let (carts, drain) = (self.clone(), self.drain.clone());
         let draining = async move { drain.draining().await };
         let read = move |sent| {

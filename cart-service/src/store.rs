@@ -1,4 +1,4 @@
-//! Where carts are kept.
+//! Carts in the database.
 
 use service_kit::{
     currency::Currency,
@@ -10,7 +10,7 @@ use service_kit::{
 
 use crate::{
     Error,
-    domain::{Cart, Change, Line, Refusal},
+    domain::{Cart, Change, Line, Rejection},
 };
 
 /// One row per line, and one without a line for an empty cart.
@@ -19,12 +19,13 @@ const CART: &str = "SELECT c.version, c.update_time, l.product_id, l.quantity, l
      LEFT JOIN product_news p ON p.product_id = l.product_id \
      WHERE c.customer_id = $1 ORDER BY l.added, l.product_id";
 
-/// Makes sure that there is a row, and locks it: writers of a cart follow one
-/// another, also when it is their first.
+/// Ensures that there is a row and locks it, so that writers of a new cart are serialized
+/// too.
 const LOCK: &str = "INSERT INTO carts (customer_id, version, update_time) VALUES ($1, 0, 0) \
      ON CONFLICT (customer_id) DO UPDATE SET version = carts.version";
 
-const RAISE: &str = "UPDATE carts SET version = version + 1, update_time = $2 WHERE customer_id = $1";
+const INCREMENT_VERSION: &str =
+    "UPDATE carts SET version = version + 1, update_time = $2 WHERE customer_id = $1";
 
 const PUT: &str = "INSERT INTO cart_lines (customer_id, product_id, quantity, currency, price, added) \
      SELECT $1, $2, $3, $4, NULLIF($5, 0), version FROM carts WHERE customer_id = $1 \
@@ -35,14 +36,13 @@ const REMOVE: &str = "DELETE FROM cart_lines WHERE customer_id = $1 AND product_
 
 const CLEAR: &str = "DELETE FROM cart_lines WHERE customer_id = $1";
 
-const FORGET: &str = "DELETE FROM carts WHERE customer_id = $1";
+const DELETE: &str = "DELETE FROM carts WHERE customer_id = $1";
 
-const HEAR: &str = "INSERT INTO product_news (product_id, changes) VALUES ($1, 1) \
+const RECORD_PRODUCT_CHANGE: &str = "INSERT INTO product_news (product_id, changes) VALUES ($1, 1) \
      ON CONFLICT (product_id) DO UPDATE SET changes = product_news.changes + 1";
 
-/// The key of what was heard of products. No customer's id has a control
-/// character.
-pub const NEWS: &str = "\u{1}news";
+/// The key of changes of products. No customer's id has a control character.
+pub const PRODUCT_CHANGES: &str = "\u{1}news";
 
 /// The carts in the database.
 #[derive(Clone, Debug)]
@@ -51,14 +51,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// The carts of `database`.
+    /// The carts in `database`.
     #[must_use]
     pub fn new(database: Database) -> Self {
         Self { database }
     }
 
-    /// The database, for who wants to hear of changes. The key of a cart is
-    /// its customer's id.
+    /// The database, for subscriptions to changes. The key of a cart is its customer's
+    /// id.
     #[must_use]
     pub fn database(&self) -> &Database {
         &self.database
@@ -76,12 +76,11 @@ impl Store {
         read(customer, &rows)
     }
 
-    /// Changes a cart as `decide` says, given that the caller has seen the
-    /// version that is there; see [`Cart::decide`]. Returns the cart as it then
-    /// is. No other writer comes between the decision and the change.
+    /// Changes a cart as `decide` returns, and returns the new cart; see
+    /// [`Cart::decide`] for `seen`. Decision and change are one transaction.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Database`].
+    /// [`Error::Rejected`], [`Error::Database`].
     ///
     /// # Cancel safety
     /// The change may have been made.
@@ -89,7 +88,7 @@ impl Store {
         &self,
         customer: &CustomerId,
         seen: Option<Etag>,
-        decide: impl Fn(&Cart) -> Result<Option<Change>, Refusal>,
+        decide: impl Fn(&Cart) -> Result<Option<Change>, Rejection>,
     ) -> Result<Cart, Error> {
         let mut unit = self.database.unit();
         loop {
@@ -102,27 +101,27 @@ impl Store {
     }
 }
 
-/// Notes that a product has changed, for those who watch carts that hold it.
+/// Records that a product has changed, for watches of carts with it.
 ///
 /// # Errors
 /// When the database fails.
 ///
 /// # Cancel safety
 /// As [`Transaction::execute`].
-pub(crate) async fn hear_of(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
-    open.post(HEAR, &[sku.as_str().into()]).await?;
-    open.changed(NEWS).await
+pub(crate) async fn record_product_change(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
+    open.post(RECORD_PRODUCT_CHANGE, &[sku.as_str().into()]).await?;
+    open.changed(PRODUCT_CHANGES).await
 }
 
-/// Removes a customer's cart as if it had never been.
+/// Deletes a customer's cart without a trace.
 ///
 /// # Errors
 /// When the database fails.
 ///
 /// # Cancel safety
 /// As [`Transaction::execute`].
-pub(crate) async fn forget(open: &mut Transaction, customer: &CustomerId) -> Result<(), DatabaseError> {
-    for statement in [LOCK, CLEAR, FORGET] {
+pub(crate) async fn delete(open: &mut Transaction, customer: &CustomerId) -> Result<(), DatabaseError> {
+    for statement in [LOCK, CLEAR, DELETE] {
         open.post(statement, &[customer.as_str().into()]).await?;
     }
     open.changed(customer.as_str()).await
@@ -132,13 +131,13 @@ async fn change(
     open: &mut Transaction,
     customer: &CustomerId,
     seen: Option<Etag>,
-    decide: impl Fn(&Cart) -> Result<Option<Change>, Refusal>,
+    decide: impl Fn(&Cart) -> Result<Option<Change>, Rejection>,
 ) -> Result<Cart, Error> {
     open.post(LOCK, &[customer.as_str().into()]).await?;
     let rows = open.rows(CART, &[customer.as_str().into()]).await?;
     let cart = read(customer, &rows)?;
     let Some(change) = cart.decide(seen, decide)? else {
-        open.undo();
+        open.set_rollback_only();
         return Ok(cart);
     };
     let cart = cart.changed(&change, Timestamp::now());
@@ -151,7 +150,7 @@ async fn change(
 async fn write(open: &mut Transaction, cart: &Cart, change: &Change) -> Result<(), DatabaseError> {
     let customer = cart.customer.as_str();
     let updated = cart.updated.map(Timestamp::micros).unwrap_or_default();
-    open.post(RAISE, &[customer.into(), updated.into()]).await?;
+    open.post(INCREMENT_VERSION, &[customer.into(), updated.into()]).await?;
     match change {
         Change::Put(line) => {
             let values = [
@@ -159,7 +158,7 @@ async fn write(open: &mut Transaction, cart: &Cart, change: &Change) -> Result<(
                 line.sku.as_str().into(),
                 line.quantity.get().into(),
                 line.currency.code().into(),
-                // A price is positive, so 0 is none.
+                // 0 means none: a price is positive.
                 line.price.map_or(0, Money::minor).into(),
             ];
             open.post(PUT, &values).await
@@ -177,7 +176,7 @@ fn read(customer: &CustomerId, rows: &[Row]) -> Result<Cart, DatabaseError> {
         cart.updated = (cart.etag != Etag::default()).then_some(updated);
         if let Some(sku) = row.get::<Option<String>>("product_id")? {
             cart.lines.push(read_line(&sku, row)?);
-            cart.news += row.get::<Option<i64>>("changes")?.unwrap_or_default();
+            cart.product_changes += row.get::<Option<i64>>("changes")?.unwrap_or_default();
         }
     }
     Ok(cart)

@@ -1,11 +1,11 @@
-//! A cart as its customer sees it: with titles, prices and their sum.
+//! The representation of a cart for its customer: with titles, prices and their sum.
 
 use mesh_proto::shop::cart::v1 as wire;
 use service_kit::{money::Money, value::Sku};
 
 use crate::{Error, catalogue::Offers, domain::Cart};
 
-/// The cart with `offers`, which holds one for each of its lines.
+/// Adds `offers`, one for each line, to a cart.
 ///
 /// # Errors
 /// When an offer is missing, or the prices have no sum.

@@ -10,7 +10,10 @@ use std::{
 };
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use order_service::OrderService;
+use payment_service::PaymentService;
 use service_kit::config::ServiceConfig;
+use user_service::UserService;
 
 mod ports;
 mod registry;
@@ -237,6 +240,12 @@ pub(crate) struct ServeArgs {
     pub(crate) service: String,
     #[command(flatten)]
     pub(crate) config: ServiceConfig,
+    #[command(flatten)]
+    pub(crate) order: OrderService,
+    #[command(flatten)]
+    pub(crate) payment: PaymentService,
+    #[command(flatten)]
+    pub(crate) user: UserService,
     /// Stops when standard input ends, as it does when the parent process dies.
     #[arg(long, hide = true)]
     pub(crate) parent_pipe: bool,

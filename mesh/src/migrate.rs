@@ -44,7 +44,7 @@ pub(crate) async fn run(args: MigrateArgs) -> Result<Exit> {
 async fn migrate(service: Service, url: &DatabaseUrl, check: bool) -> Result<bool> {
     let migrations = migrations(service);
     let version = Database::version(url, &migrations).await?;
-    let SchemaVersion { present, wanted: latest, oldest } = version;
+    let SchemaVersion { current: present, target: latest, oldest_compatible: oldest } = version;
     if version.is_too_new() {
         anyhow::bail!(
             "{service}: {url} is at version {present}, which needs a program that knows version {oldest}; this one knows \

@@ -2,15 +2,12 @@
 
 use std::{future::Future, io, pin::Pin};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use cart_service::CartService;
-use clap::ArgMatches;
-use order_service::OrderService;
-use payment_service::PaymentService;
+use clap::{ArgMatches, Args};
 use product_service::ProductService;
 use registry_client::server::shutdown_signal;
-use service_kit::{config, service, telemetry};
-use user_service::UserService;
+use service_kit::{config::ServiceConfig, service, telemetry};
 
 use crate::{cli::ServeArgs, exit::Exit, services::Service, tether::watch_parent};
 
@@ -19,23 +16,30 @@ use crate::{cli::ServeArgs, exit::Exit, services::Service, tether::watch_parent}
 /// # Errors
 /// When there is no such service or it cannot run.
 pub(crate) async fn run(args: ServeArgs, matches: &ArgMatches) -> Result<Exit> {
-    let service = Service::named(&args.service)?;
-    if args.config.print_config {
-        config::print(service.name(), &args.config, matches, &mut io::stdout().lock())
-            .context("could not print the settings")?;
-        args.config.check(service.name())?;
-        return Ok(Exit::Success);
-    }
-    telemetry::init(&args.config.log);
-    let shutdown = shutdown(args.parent_pipe)?;
-    match service {
-        Service::Cart => Box::pin(service::run::<CartService>(args.config, shutdown)).await,
-        Service::Order => Box::pin(service::run::<OrderService>(args.config, shutdown)).await,
-        Service::Product => Box::pin(service::run::<ProductService>(args.config, shutdown)).await,
-        Service::Payment => Box::pin(service::run::<PaymentService>(args.config, shutdown)).await,
-        Service::User => Box::pin(service::run::<UserService>(args.config, shutdown)).await,
+    let ServeArgs { service, config, order, payment, user, parent_pipe } = args;
+    match Service::named(&service)? {
+        Service::Cart => Box::pin(serve(CartService, config, matches, parent_pipe)).await,
+        Service::Order => Box::pin(serve(order, config, matches, parent_pipe)).await,
+        Service::Product => Box::pin(serve(ProductService, config, matches, parent_pipe)).await,
+        Service::Payment => Box::pin(serve(payment, config, matches, parent_pipe)).await,
+        Service::User => Box::pin(serve(user, config, matches, parent_pipe)).await,
     }?;
     Ok(Exit::Success)
+}
+
+/// Serves until shutdown, or prints the settings.
+async fn serve<S: service::Service + Args>(
+    service: S,
+    config: ServiceConfig,
+    matches: &ArgMatches,
+    parent_pipe: bool,
+) -> Result<()> {
+    if config.print_config {
+        return service::print_and_check(&service, &config, matches, &mut io::stdout().lock());
+    }
+    telemetry::init(&config.log);
+    let shutdown = shutdown(parent_pipe)?;
+    service::run(service, config, shutdown).await
 }
 
 /// Completes on a shutdown signal or when the parent process ends.

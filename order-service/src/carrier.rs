@@ -1,15 +1,14 @@
-//! The carrier: a stand-in for one that takes parcels.
+//! The carrier: a simulation of a parcel service.
 //!
-//! A booking is known by the order's id: to book again is to be told the same
-//! tracking number, and what was refused once is refused for ever. Both follow
-//! from the id alone, so there is nothing to keep. Faults are switched on by a
-//! setting, `CARRIER_FAULTS`: a list of `NAME=SHARE`, such as
-//! `refuse=0.1,unavailable=0.2,slow=0.2:2s,lost=0.1`.
+//! The order's id is the key of a booking: booking again returns the same tracking
+//! number, and a refusal is final. Both follow from the id alone, so nothing is
+//! stored. The setting `CARRIER_FAULTS` injects faults: a list of `NAME=SHARE`, such
+//! as `refuse=0.1,unavailable=0.2,slow=0.2:2s,lost=0.1`.
 //!
-//! - `refuse`: so many orders are refused, each for ever
-//! - `unavailable`: so many calls do nothing and fail
-//! - `lost`: so many calls book and fail all the same
-//! - `slow`: so many calls take the time behind the colon
+//! - `refuse`: this share of orders is refused, each for ever
+//! - `unavailable`: this share of calls does nothing and fails
+//! - `lost`: this share of calls books, and fails nevertheless
+//! - `slow`: this share of calls takes the time after the colon
 
 use std::{str::FromStr, time::Duration};
 
@@ -25,67 +24,66 @@ pub struct Carrier {
     faults: Faults,
 }
 
-/// How a carrier fails; each share is 0 to 1.
+/// The faults of a carrier; each share is 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// Of the orders, so many are refused.
+    /// The share of orders that are refused.
     pub refuse: f64,
-    /// Of the calls, so many do nothing and fail.
+    /// The share of calls that do nothing and fail.
     pub unavailable: f64,
-    /// Of the calls, so many book and fail.
+    /// The share of calls that book and fail.
     pub lost: f64,
-    /// Of the calls, so many are slow.
+    /// The share of calls that are slow.
     pub slow: f64,
-    /// How slow.
+    /// The delay of slow calls.
     pub delay: Duration,
 }
 
-/// What a carrier says.
+/// The result of a booking.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Booking {
-    /// It takes the parcel, under this tracking number.
-    Taken(String),
-    /// It does not, and will not.
+    /// The carrier accepts the parcel, under this tracking number.
+    Accepted(String),
+    /// The carrier refuses it for ever.
     Refused,
 }
 
 impl Carrier {
-    /// A carrier that fails so.
+    /// A carrier with these faults.
     #[must_use]
     pub fn new(faults: Faults) -> Self {
         Self { faults }
     }
 
-    /// Hands an order over, once however often it is asked for.
+    /// Books an order. Repeated calls return the same result.
     ///
     /// # Errors
-    /// UNAVAILABLE: it may have been handed over.
+    /// UNAVAILABLE: it may have been booked.
     ///
     /// # Cancel safety
-    /// It may have been handed over.
+    /// It may have been booked.
     pub async fn book(&self, order: &Order) -> Result<Booking, Fault> {
         let Faults { refuse, unavailable, lost, slow, delay } = self.faults;
         if fastrand::f64() < slow {
             sleep(delay).await;
         }
-        // Of a stand-in nothing is kept, so a booking that was lost and one that
-        // was not made are told apart by nobody.
+        // Nothing is stored, so a lost booking and one that was never made look the
+        // same.
         if fastrand::f64() < unavailable || fastrand::f64() < lost {
             let words = "the carrier is not available right now; try again";
             return Err(Fault::new(Code::Unavailable, "CARRIER_UNAVAILABLE", words));
         }
-        let mark = mark(order.id());
-        // 2^32 marks, each as likely as the others.
-        if f64::from(mark) < refuse * f64::from(u32::MAX) {
+        let hash = hash(order.id());
+        // The 2^32 hashes are uniformly distributed.
+        if f64::from(hash) < refuse * f64::from(u32::MAX) {
             return Ok(Booking::Refused);
         }
-        Ok(Booking::Taken(format!("CC{:08X}{:04X}", mark, order.facts().lines.len())))
+        Ok(Booking::Accepted(format!("CC{:08X}{:04X}", hash, order.facts().lines.len())))
     }
 }
 
-/// A number that follows from the id of an order (FNV-1a), its whole range
-/// used evenly.
-fn mark(id: OrderId) -> u32 {
+/// A uniformly distributed hash of an order's id (FNV-1a).
+fn hash(id: OrderId) -> u32 {
     let hash = id
         .to_string()
         .bytes()
@@ -106,7 +104,7 @@ impl FromStr for Faults {
                 Some((share, delay)) => (share, Some(delay)),
                 None => (share, None),
             };
-            let place = match (name, delay) {
+            let field = match (name, delay) {
                 ("refuse", None) => &mut faults.refuse,
                 ("unavailable", None) => &mut faults.unavailable,
                 ("lost", None) => &mut faults.lost,
@@ -118,7 +116,7 @@ impl FromStr for Faults {
                 ("slow", None) => return Err("`slow` needs a time, such as slow=0.2:2s".into()),
                 _ => return Err(format!("`{fault}` is none of refuse, unavailable, lost, slow")),
             };
-            *place = match share.parse() {
+            *field = match share.parse() {
                 Ok(share @ 0.0..=1.0) => share,
                 _ => return Err(format!("the share `{share}` of `{name}` is not 0 to 1")),
             };
@@ -143,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_read_and_what_is_none_is_named() {
+    fn faults_are_parsed_and_invalid_ones_are_named() {
         let faults: Faults = "refuse=0.1, unavailable=1,slow=0.2:2s,lost=0".parse().unwrap();
         let expected =
             Faults { refuse: 0.1, unavailable: 1.0, lost: 0.0, slow: 0.2, delay: Duration::from_secs(2) };
@@ -161,7 +159,7 @@ mod tests {
     fn refusals_are_spread_evenly_over_orders() {
         let now = Timestamp::now().micros();
         let ids = (0..10_000).map(|later| OrderId::new(Timestamp::of_micros(now + later)));
-        let low = ids.filter(|id| f64::from(mark(*id)) < 0.1 * f64::from(u32::MAX)).count();
+        let low = ids.filter(|id| f64::from(hash(*id)) < 0.1 * f64::from(u32::MAX)).count();
         assert!((800..1_200).contains(&low), "{low}");
     }
 }

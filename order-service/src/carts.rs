@@ -1,4 +1,4 @@
-//! cart-service, as orders see it.
+//! The client of cart-service.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt;
 use tracing::{debug, warn};
 
-use crate::domain::Line;
+use crate::domain::OrderLine;
 
-/// The service that keeps the carts.
+/// The service of the carts.
 pub const SERVICE: &str = "cart-service";
 
-/// How long reading a cart may take with everything it waits for, when our own
-/// caller gave more time or none.
-const READ_LIMIT: Duration = Duration::from_secs(5);
-/// What of our caller's time it may take: so that they learn who did not answer.
-const READ_SHARE: f64 = 0.8;
-/// How long emptying a cart may take: an answer waits for it.
-const CLEAR_LIMIT: Duration = Duration::from_millis(500);
+/// The timeout of reading a cart, when the caller's deadline is later or none.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// The share of the caller's remaining time, so that the caller still gets the
+/// error.
+const READ_DEADLINE_SHARE: f64 = 0.8;
+/// The timeout of clearing a cart, for which a response waits.
+const CLEAR_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The carts that orders are made of. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,12 +36,12 @@ pub struct Carts {
     carts: CartServiceClient<Outgoing>,
 }
 
-/// A cart as it was at one moment.
+/// A cart at one point in time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// What it held.
-    pub lines: Vec<Line>,
-    /// Its version.
+pub struct CartSnapshot {
+    /// The lines.
+    pub lines: Vec<OrderLine>,
+    /// The version.
     pub etag: Etag,
 }
 
@@ -52,22 +52,23 @@ impl Carts {
         Self { carts: CartServiceClient::new(channel) }
     }
 
-    /// A customer's cart, with the prices of this moment.
+    /// Reads a customer's cart, with current prices.
     ///
     /// # Errors
-    /// What the caller is told, when cart-service fails or does not answer in
-    /// time, or the cart cannot be priced.
+    /// When cart-service fails or times out, or the cart cannot be priced.
     ///
     /// # Cancel safety
     /// Cancel safe: the call is cancelled.
-    pub async fn get(&self, customer: &CustomerId) -> Result<Snapshot, Fault> {
+    pub async fn get(&self, customer: &CustomerId) -> Result<CartSnapshot, Fault> {
         let mut request = Request::new(GetCartRequest { customer_id: customer.as_str().to_owned() });
         let left = Incoming::current().and_then(|call| call.left());
-        request.set_timeout(left.map_or(READ_LIMIT, |left| left.mul_f64(READ_SHARE).min(READ_LIMIT)));
+        request.set_timeout(
+            left.map_or(READ_TIMEOUT, |left| left.mul_f64(READ_DEADLINE_SHARE).min(READ_TIMEOUT)),
+        );
         match self.carts.clone().get_cart(request).await {
             Ok(cart) => read(&cart.into_inner())
-                .map_err(|why| internal(&format_args!("{SERVICE} sent a cart that is none: {why}"))),
-            // A product of the cart is no longer sold: for the customer to mend.
+                .map_err(|why| internal(&format_args!("{SERVICE} returned an invalid cart: {why}"))),
+            // A product of the cart is no longer sold: the customer has to remove it.
             Err(status) if status.code() == Code::FailedPrecondition => {
                 let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
                 let fault = Fault::new(Code::FailedPrecondition, "CART_NOT_ORDERABLE", status.message());
@@ -77,45 +78,45 @@ impl Carts {
         }
     }
 
-    /// Empties a cart that was ordered, unless it has changed since; `false`
-    /// when that shall be tried again.
+    /// Clears a cart that was ordered, unless it has changed since. Returns false
+    /// when clearing is to be retried.
     ///
     /// # Cancel safety
-    /// It may have been emptied.
+    /// It may have been cleared.
     pub async fn clear(&self, customer: &CustomerId, etag: Etag) -> bool {
         let mut request = Request::new(ClearCartRequest {
             customer_id: customer.as_str().to_owned(),
             etag: etag.to_string(),
         });
-        request.set_timeout(CLEAR_LIMIT);
+        request.set_timeout(CLEAR_TIMEOUT);
         let mut carts = self.carts.clone();
-        match timeout(CLEAR_LIMIT, carts.clear_cart(request)).await {
+        match timeout(CLEAR_TIMEOUT, carts.clear_cart(request)).await {
             Ok(Ok(_)) => true,
             Ok(Err(status)) if status.code() == Code::Aborted => {
-                debug!("the cart has changed since it was ordered and stays as it is");
+                debug!("the cart has changed since it was ordered, keeping it");
                 true
             }
             Ok(Err(status)) => {
                 let (code, cause) = (status.code(), status.message());
-                warn!(?code, cause, "a cart that was ordered could not be emptied yet: {cause}");
+                warn!(?code, cause, "failed to clear an ordered cart, retrying: {code:?}: {cause}");
                 false
             }
             Err(_) => {
-                warn!("a cart that was ordered could not be emptied within {CLEAR_LIMIT:?}");
+                warn!("failed to clear an ordered cart within {CLEAR_TIMEOUT:?}, retrying");
                 false
             }
         }
     }
 }
 
-fn read(cart: &Cart) -> Result<Snapshot, String> {
+fn read(cart: &Cart) -> Result<CartSnapshot, String> {
     let lines = cart.items.iter().map(read_line).collect::<Result<_, _>>()?;
     let etag = Etag::parse(&cart.etag).map_err(|why| format!("its etag {why}"))?;
-    Ok(Snapshot { lines, etag: etag.ok_or("it has no etag")? })
+    Ok(CartSnapshot { lines, etag: etag.ok_or("it has no etag")? })
 }
 
-fn read_line(item: &CartItem) -> Result<Line, String> {
-    Ok(Line {
+fn read_line(item: &CartItem) -> Result<OrderLine, String> {
+    Ok(OrderLine {
         sku: Sku::parse(&item.product_id).map_err(|why| format!("a product_id {why}"))?,
         title: line(&item.title, 200).map_err(|why| format!("a title {why}"))?,
         price: Money::parse(item.unit_price.as_ref()).map_err(|why| format!("a price: {why}"))?,

@@ -1,192 +1,173 @@
-//! How a cart becomes an order, and how an order lives: the saga.
+//! Creating an order, and the saga of its life.
 //!
-//! An order is a promise about three databases that are not ours: the goods in
-//! product-service, the money in payment-service, the parcel with the carrier.
-//! No transaction spans them. So each step is written to the order's row before
-//! and after it is taken, and every call to a neighbour carries the order's id
-//! as its key: it can be sent again by whoever finds the row, at any time, with
-//! the same effect as once. The row is the coordinator's log of a two-phase
-//! commit.
+//! An order changes three systems that are not ours: the stock in
+//! product-service, the charge in payment-service, the parcel of the carrier. No
+//! transaction spans them. So the order's row records each step before and after
+//! it is taken, and every call to a dependency carries the order's id as its key:
+//! any process that finds the row can repeat the call, at any time, with one
+//! effect. The row is the coordinator's log of a two-phase commit.
 //!
 //! # `CreateOrder`
 //!
-//! 1. **Read the cart**, with the prices of this moment. A cart that makes no
-//!    order, or is not the one that the caller has seen, is refused, unless the
-//!    request is known (step 3); the request id is not used up.
-//! 2. **Record** the order PENDING with lines, prices and the version of the
-//!    cart, and the claim on the request id: one transaction. From here on it
-//!    goes on without its caller. A crash before leaves nothing.
-//! 3. **A request that is known** is what that transaction finds, which then
-//!    writes nothing; it is looked up when the cart is refused, fails or is long
-//!    in coming, too. One that was answered is answered the same again, byte for
-//!    byte. One that is being worked on is waited for, for a moment
-//!    (`REQUEST_IN_PROGRESS`), or carried on here when nobody does.
-//! 4. **Secure** the goods: reserve them under the order's id and commit that.
-//!    Either can be done again. A lease that ran out between the two is had anew,
-//!    if there still are pieces. Too few of them → CANCELLING, and the refusal is
-//!    stored as the request's answer, in one transaction; then key and reservation
-//!    are closed → CANCELLED. **Empty the cart**, unless it has changed since it
-//!    was read.
-//! 5. **Confirm**: CONFIRMED, its event and the answer, one transaction. Event,
-//!    answer, `GetOrder` and `WatchOrder` say so from then on: what is confirmed owns
-//!    its goods.
+//! 1. **Read the cart**, with current prices. A cart that cannot be ordered, or is
+//!    not the version that the caller has seen, is rejected, unless the request is
+//!    known (step 3); the request id is not used up.
+//! 2. **Record** the order PENDING with lines, prices and the version of the cart,
+//!    and the claim on the request id: one transaction. From here on it proceeds
+//!    without its caller. A crash before leaves nothing.
+//! 3. **A known request** makes that transaction fail, which then writes nothing;
+//!    a known request is also looked up when the cart is rejected, or reading it
+//!    fails or takes long. One with a response gets it again, byte for byte. One in
+//!    progress is waited for, for a moment (`REQUEST_IN_PROGRESS`), or resumed here
+//!    when no replica works on it.
+//! 4. **Commit the stock**: reserve the goods under the order's id and commit the
+//!    reservation. Both can be repeated. If its lease expires between the two, it
+//!    is made again, if there are pieces left. Too few of them → CANCELLING, and
+//!    the error is stored as the request's response, in one transaction; then key
+//!    and reservation are closed → CANCELLED. **Clear the cart**, unless it has
+//!    changed since it was read.
+//! 5. **Confirm**: CONFIRMED, its event and the response, one transaction. Event,
+//!    response, `GetOrder` and `WatchOrder` report it from then on: the goods of a
+//!    confirmed order are committed.
 //!
-//! A cart that could not be emptied in step 4 does not hold up the answer: it is
-//! tried again for ten minutes, and then left as it is.
+//! A cart that could not be cleared in step 4 does not delay the response: clearing
+//! is retried for ten minutes, and then given up.
 //!
 //! **One version of a cart is ordered once**: the transaction of step 2 claims it
-//! for the order, too. Another request finds it claimed (`CART_ORDERED`) until
-//! the cart has another version, or the order was cancelled for want of goods.
+//! for the order, too. Another request fails (`CART_ORDERED`) until the cart has
+//! another version, or the order was cancelled because its goods were out of stock.
 //!
 //! # `PayOrder`, `ShipOrder`, `CancelOrder`
 //!
 //! - **Pay**: CONFIRMED → PAYING with the payment method, durable → `Charge` →
-//!   PAID; declined → CONFIRMED. When it is not known whether the charge was
-//!   made, the order stays PAYING and the same charge is asked for again: its
-//!   key makes asking and finding out one thing. Each charge carries the claim by
-//!   which it is asked for as its fencing token: what was held in the network
-//!   while a later one was declined charges nothing any more.
-//! - **Ship**: whether charge and goods still are the order's is asked; if
-//!   somebody gave them back → CANCELLING. PAID → SHIPPING, durable → the
+//!   PAID; declined → CONFIRMED. While the outcome of the charge is unknown, the
+//!   order stays PAYING and the same charge is sent again: its key makes that both
+//!   a retry and a query. Each charge carries the claim of its sender as a fencing
+//!   token: a message that was delayed in the network while a later one was
+//!   declined charges nothing.
+//! - **Ship**: first checks that the charge and the goods are still the order's; if
+//!   another call has returned them → CANCELLING. PAID → SHIPPING, durable → the
 //!   carrier's booking → SHIPPED; refused → CANCELLING.
-//! - **Cancel**: → CANCELLING, durable → `Refund` and `ReleaseReservation`, also
-//!   of what was never tried → CANCELLED. Both are final where they happen: a
-//!   charge or a reservation that was still on its way, or that others make under
-//!   the order's id, finds its key closed. So a charge whose outcome is unknown
-//!   can be cancelled without knowing it.
+//! - **Cancel**: → CANCELLING, durable → `Refund` and `ReleaseReservation`, even if
+//!   nothing was charged or reserved → CANCELLED. Both are final: a charge or a
+//!   reservation that is still in flight, or that others make under the order's id,
+//!   finds its key closed. So a charge with an unknown outcome can be cancelled.
 //!
-//! # When a step fails
+//! # Failures
 //!
-//! - **A neighbour fails or is silent**: nobody knows whether it did what it
-//!   was asked. The caller is told UNAVAILABLE or `DEADLINE_EXCEEDED`, and the
-//!   order is due again after a pause that doubles up to 5 s. Whoever sends the
-//!   same request, or looks for work ([`recovery`](crate::recovery)), takes the
-//!   same step again.
-//! - **This process dies**, or its database is lost: the lease on the order
-//!   runs out after 10 s and another replica, or the next process, goes on.
-//! - **Two replicas believe that an order is theirs**: each write carries a
-//!   claim, and the older claim's is refused; see [`crate::store`]. What both
-//!   have asked neighbours for happened once, because of its key.
+//! - **A dependency fails or does not respond**: it may have done the work or not.
+//!   The caller gets UNAVAILABLE or `DEADLINE_EXCEEDED`, and the order is due again
+//!   after a backoff that doubles up to 5 s. A repeated request, or
+//!   [`recovery`](crate::recovery), takes the same step again.
+//! - **This process dies**, or loses its database: the lease on the order expires
+//!   after 10 s and another replica, or the next process, resumes.
+//! - **Two replicas work on one order**: each write carries a claim, and that of
+//!   the older claim fails; see [`crate::store`]. Calls that both have sent to
+//!   dependencies took effect once, because of their key.
 
 use std::{pin::pin, time::Duration};
 
 use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
-    idempotency::{Answer, Asked, Claim, reused},
-    money::Money,
+    idempotency::{Claim, StoredResponse, id_reused},
     timestamp::Timestamp,
-    value::{CustomerId, Etag},
+    value::Etag,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
     Error,
-    carts::Snapshot,
-    domain::{Order, OrderId, RequestId},
-    saga::{Driven, End, PATIENCE, Sagas},
-    store::{Changed, Placed, Present, Verdict},
+    carts::CartSnapshot,
+    domain::{Order, OrderId, OrderRequest},
+    saga::{BUSY_TIMEOUT, SagaEnd, SagaOutcome, Sagas},
+    store::{ChangeOutcome, Decision, OrderSnapshot, PlaceOutcome},
 };
 
-/// How long a cart may take before it is asked whether there is a need for it.
-const GLANCE: Duration = Duration::from_millis(50);
+/// The time to wait for a cart before looking the request up.
+const LOOKUP_DELAY: Duration = Duration::from_millis(50);
 
-/// The method that request ids are of.
-pub const METHOD: &str = "shop.order.v1.OrderService/CreateOrder";
-
-/// What a caller asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Whose cart, and who buys.
-    pub customer: CustomerId,
-    /// What tells this request from others.
-    pub request: RequestId,
-    /// The version of the cart that the caller has seen, when it says so.
-    pub seen: Option<Etag>,
-    /// What the order must come to, when the caller says so.
-    pub total: Option<Money>,
-    /// The whole request.
-    pub asked: Asked,
-}
-
-/// A request whose cart was read: nothing was written for it.
+/// A request after step 1, for which nothing was written yet.
 #[derive(Debug)]
-pub enum Begun {
-    /// It is known.
+pub enum PreparedOrder {
+    /// The request is known.
     Known(Claim),
-    /// It asks for this order, of that version of the cart, unless it is known.
+    /// The order to record, and the version of its cart, unless the request is known.
     New(Box<Order>, Etag),
 }
 
-/// Reads the cart: step 1. Looks the request up only when it does not help to
-/// have the cart, since nearly all requests are new.
+/// Reads the cart: step 1. Looks the request up only when reading the cart fails or
+/// takes long, since nearly all requests are new.
 ///
 /// # Errors
-/// When the cart is empty, cannot be priced or is not the one that the caller
-/// has seen, or something failed.
+/// When the cart is empty, has no prices or is not the one that the caller has seen,
+/// or a dependency fails.
 ///
 /// # Cancel safety
 /// Cancel safe.
-pub async fn begin(sagas: &Sagas, wanted: &Wanted) -> Result<Begun, Error> {
-    let mut cart = pin!(sagas.carts().get(&wanted.customer));
-    let cart = match timeout(GLANCE, cart.as_mut()).await {
+pub async fn prepare(sagas: &Sagas, request: &OrderRequest) -> Result<PreparedOrder, Error> {
+    let mut cart = pin!(sagas.carts().get(&request.customer));
+    let cart = match timeout(LOOKUP_DELAY, cart.as_mut()).await {
         Ok(cart) => cart,
-        // Who asks again shall not wait for a cart that is not needed.
-        Err(_) => match sagas.store().glance(wanted).await? {
+        // A repeated request must not wait for a cart that it does not need.
+        Err(_) => match sagas.store().lookup_claim(request).await? {
             Claim::New => cart.await,
-            known => return Ok(Begun::Known(known)),
+            known => return Ok(PreparedOrder::Known(known)),
         },
     };
-    match cart.map_err(Error::Neighbour).and_then(|cart| order_of(wanted, cart)) {
-        Ok((order, cart)) => Ok(Begun::New(Box::new(order), cart)),
-        // Another sending of this very request has ordered the cart and emptied
-        // it, perhaps.
-        Err(refused) => match sagas.store().look(wanted).await? {
-            Claim::New => Err(refused),
-            known => Ok(Begun::Known(known)),
+    match cart.map_err(Error::Dependency).and_then(|cart| order_from(request, cart)) {
+        Ok((order, cart)) => Ok(PreparedOrder::New(Box::new(order), cart)),
+        // The same request, sent before, may have ordered the cart and cleared it.
+        Err(error) => match sagas.store().lookup(request).await? {
+            Claim::New => Err(error),
+            known => Ok(PreparedOrder::Known(known)),
         },
     }
 }
 
-/// Makes the order, or finds the one that this request made: all further
-/// steps. Whoever wants them taken also when the caller leaves runs this by
-/// [`Sagas::run`].
+/// Creates the order, or finds the one of this request: all further steps. To take
+/// them even when the caller cancels, run this by [`Sagas::run`].
 ///
 /// # Errors
-/// When the request id was used with another body or is being worked on, another
-/// request has ordered this version of the cart, the goods cannot be had, or
-/// something failed.
+/// When the request id was used with another body or is in progress, another request
+/// has ordered this version of the cart, the goods are out of stock, or a dependency
+/// fails.
 ///
 /// # Cancel safety
-/// What was begun is carried on when its lease runs out; the same request finds
-/// out.
-pub async fn finish(sagas: &Sagas, wanted: &Wanted, begun: Begun) -> Result<wire::Order, Error> {
-    let claim = match begun {
-        Begun::Known(claim) => claim,
-        Begun::New(order, cart) => match sagas.store().place(wanted, *order, cart).await? {
-            Placed::Known(claim) => claim,
-            Placed::Ordered(order) => return Err(Error::CartOrdered(order)),
-            Placed::New(held) => known_after(sagas, wanted, sagas.drive(*held).await).await?,
+/// The order is resumed when its lease expires; the same request returns the outcome.
+pub async fn execute(
+    sagas: &Sagas,
+    request: &OrderRequest,
+    prepared: PreparedOrder,
+) -> Result<wire::Order, Error> {
+    let claim = match prepared {
+        PreparedOrder::Known(claim) => claim,
+        PreparedOrder::New(order, cart) => match sagas.store().place(request, *order, cart).await? {
+            PlaceOutcome::KnownRequest(claim) => claim,
+            PlaceOutcome::CartOrdered(order) => return Err(Error::CartOrdered(order)),
+            PlaceOutcome::Placed(claimed) => {
+                claim_after(sagas, request, sagas.run_steps(*claimed).await).await?
+            }
         },
     };
     match claim {
-        Claim::Stored(answer) => told(&answer),
-        Claim::Running(order) => await_answer(sagas, wanted, &order).await,
-        Claim::Reused => Err(Error::Told(Box::new(reused(wanted.request).into_status(crate::NAME)))),
-        Claim::New => Err(Error::InProgress(wanted.request)),
+        Claim::Stored(response) => read(&response),
+        Claim::InProgress(order) => wait_for_response(sagas, request, &order).await,
+        Claim::IdReused => Err(Error::Stored(Box::new(id_reused(request.id).into_status(crate::NAME)))),
+        Claim::New => Err(Error::InProgress(request.id)),
     }
 }
 
-fn told(answer: &Answer) -> Result<wire::Order, Error> {
-    answer.read().map_err(|status| Error::Told(Box::new(status)))
+fn read(response: &StoredResponse) -> Result<wire::Order, Error> {
+    response.read().map_err(|status| Error::Stored(Box::new(status)))
 }
 
-fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<(Order, Etag), Error> {
-    if wanted.seen.is_some_and(|seen| seen != cart.etag) {
+fn order_from(request: &OrderRequest, cart: CartSnapshot) -> Result<(Order, Etag), Error> {
+    if request.cart_etag.is_some_and(|seen| seen != cart.etag) {
         return Err(Error::CartChanged);
     }
     let etag = cart.etag;
-    let order = Order::place(wanted.customer.clone(), cart.lines, Timestamp::now())?;
-    match wanted.total {
+    let order = Order::place(request.customer.clone(), cart.lines, Timestamp::now())?;
+    match request.expected_total {
         Some(expected) if expected != order.facts().total => {
             Err(Error::TotalChanged { expected, total: order.facts().total })
         }
@@ -194,58 +175,58 @@ fn order_of(wanted: &Wanted, cart: Snapshot) -> Result<(Order, Etag), Error> {
     }
 }
 
-/// What is known of a request whose order was driven: an answer that is stored
-/// counts, whatever failed after it.
-async fn known_after(sagas: &Sagas, wanted: &Wanted, driven: Driven) -> Result<Claim, Error> {
-    if let Some(answer) = driven.answer {
-        return Ok(Claim::Stored(answer));
+/// The claim of a request after the steps of its order. A stored response counts,
+/// even if a later step failed.
+async fn claim_after(sagas: &Sagas, request: &OrderRequest, outcome: SagaOutcome) -> Result<Claim, Error> {
+    if let Some(response) = outcome.response {
+        return Ok(Claim::Stored(response));
     }
-    match (sagas.store().look(wanted).await?, driven.end) {
-        (Claim::Running(_), End::Failed(fault)) => Err(Error::Neighbour(fault)),
+    match (sagas.store().lookup(request).await?, outcome.end) {
+        (Claim::InProgress(_), SagaEnd::Failed(fault)) => Err(Error::Dependency(fault)),
         (known, _) => Ok(known),
     }
 }
 
-/// Waits a moment for the answer to a request that is being worked on; works on
-/// it where nobody does.
-async fn await_answer(sagas: &Sagas, wanted: &Wanted, order: &str) -> Result<wire::Order, Error> {
+/// Waits a moment for the response to a request in progress; resumes it when no
+/// replica works on it.
+async fn wait_for_response(sagas: &Sagas, request: &OrderRequest, order: &str) -> Result<wire::Order, Error> {
     let id = OrderId::parse(order).map_err(|why| service_kit::database::Error::corrupt("reference", why))?;
     let mut changes = sagas.store().database().changes().subscribe(order);
-    let patience = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + BUSY_TIMEOUT;
     loop {
-        match carry_on(sagas, wanted, id).await? {
-            Claim::Stored(answer) => return told(&answer),
-            _ if timeout_at(patience, changes.changed()).await.is_err() => {
-                return Err(Error::InProgress(wanted.request));
+        match resume(sagas, request, id).await? {
+            Claim::Stored(response) => return read(&response),
+            _ if timeout_at(give_up, changes.changed()).await.is_err() => {
+                return Err(Error::InProgress(request.id));
             }
             _ => {}
         }
     }
 }
 
-/// Takes on the order of a request unless somebody has it; returns what is
-/// known of the request then.
-async fn carry_on(sagas: &Sagas, wanted: &Wanted, id: OrderId) -> Result<Claim, Error> {
-    let known = sagas.store().look(wanted).await?;
-    if !matches!(known, Claim::Running(_)) {
+/// Resumes the order of a request, unless another replica works on it; returns the
+/// claim of the request.
+async fn resume(sagas: &Sagas, request: &OrderRequest, id: OrderId) -> Result<Claim, Error> {
+    let known = sagas.store().lookup(request).await?;
+    if !matches!(known, Claim::InProgress(_)) {
         return Ok(known);
     }
-    // Of a crowd that waits for one order most only look: each lock of its row
-    // would hold up who works on it.
-    if !is_left(&sagas.store().present(id).await?) {
+    // Read before locking: the locks of many waiting callers would slow down the one
+    // that works on the order.
+    if !is_abandoned(&sagas.store().snapshot(id).await?) {
         return Ok(known);
     }
-    let left = sagas.store().change(id, |present, _| {
-        let take = || Verdict::Take(Box::new(present.order().clone()));
-        Ok(if is_left(present) { take() } else { Verdict::Leave })
+    let change = sagas.store().change(id, |snapshot, _| {
+        let claim = || Decision::Claim(Box::new(snapshot.order().clone()));
+        Ok(if is_abandoned(snapshot) { claim() } else { Decision::Keep })
     });
-    match left.await? {
-        Changed::Left(_) => sagas.store().look(wanted).await,
-        Changed::Taken(held) => known_after(sagas, wanted, sagas.drive(*held).await).await,
+    match change.await? {
+        ChangeOutcome::Kept(_) => sagas.store().lookup(request).await,
+        ChangeOutcome::Claimed(claimed) => claim_after(sagas, request, sagas.run_steps(*claimed).await).await,
     }
 }
 
-/// Whether something is to be done and nobody does it.
-fn is_left(present: &Present) -> bool {
-    !present.busy && present.order().next_step().is_some()
+/// True when an order has a next step and no replica works on it.
+fn is_abandoned(snapshot: &OrderSnapshot) -> bool {
+    !snapshot.is_claimed && snapshot.order().next_step().is_some()
 }

@@ -1,314 +1,320 @@
-//! What an order is, and how it may change.
+//! An order, and its changes.
 
 use service_kit::{
+    id::Id,
     money::{Money, MoneyError},
     timestamp::Timestamp,
     value::{CustomerId, Etag, Quantity, Sku},
 };
 
-mod id;
 mod payment;
+mod request;
 mod state;
 mod wire;
 
-pub use id::{OrderId, RequestId};
 pub use payment::PaymentMethod;
-use state::Event;
-pub use state::{CancelReason, State};
+pub use request::{CREATE_ORDER, OrderRequest, RequestId};
+use state::OrderEvent;
+pub use state::{CancelReason, OrderState};
 
-/// What a customer has bought, and where that stands. It changes by its
-/// methods only; each returns the order as it then is, or refuses.
+/// The id of an order, which sorts by the time of its creation.
+pub type OrderId = Id<Order>;
+
+/// An order of a customer. It changes by its methods only; each returns the
+/// changed order or an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    facts: Facts,
-    state: State,
-    updated: Timestamp,
-    etag: Etag,
-    sold: bool,
-    reason: Option<CancelReason>,
-    payment: Option<PaymentMethod>,
-    charge: Option<String>,
-    tracking: Option<String>,
+    facts: OrderFacts,
+    progress: OrderProgress,
 }
 
-/// What of an order never changes.
+/// The part of an order that never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Its id.
+pub struct OrderFacts {
+    /// The id.
     pub id: OrderId,
-    /// Who bought.
+    /// The customer.
     pub customer: CustomerId,
-    /// What was bought, at least one.
-    pub lines: Vec<Line>,
-    /// What the lines come to.
+    /// The products, at least one.
+    pub lines: Vec<OrderLine>,
+    /// The total of the lines.
     pub total: Money,
-    /// When it was made.
+    /// The time of creation.
     pub created: Timestamp,
 }
 
-/// A product with the title and the price that it had.
+/// A product with its title and price at the time of the order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
-    /// Which product.
+pub struct OrderLine {
+    /// The product.
     pub sku: Sku,
-    /// What it was called.
+    /// The title.
     pub title: String,
-    /// What one piece cost.
+    /// The price of one piece.
     pub price: Money,
-    /// How many pieces.
+    /// The number of pieces.
     pub quantity: Quantity,
 }
 
-/// What of an order changes, as it is kept.
+/// The part of an order that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changing {
-    /// Where it stands.
-    pub state: State,
-    /// When it last changed.
+pub struct OrderProgress {
+    /// The state.
+    pub state: OrderState,
+    /// The time of the last change.
     pub updated: Timestamp,
-    /// Its version.
+    /// The version.
     pub etag: Etag,
-    /// Whether its goods are its own: their reservation is committed.
-    pub sold: bool,
-    /// Why it was cancelled.
+    /// True once the reservation of its goods is committed.
+    pub stock_committed: bool,
+    /// The reason of its cancellation.
     pub reason: Option<CancelReason>,
-    /// With what a charge was last tried; stays when it was declined, because
-    /// that charge may have been tried.
+    /// The payment method of the last attempt to charge; stays after a decline,
+    /// because that charge may have been attempted.
     pub payment: Option<PaymentMethod>,
-    /// The charge that paid for it.
+    /// The id of the charge that paid for it.
     pub charge: Option<String>,
-    /// What the carrier knows it by.
+    /// The tracking number of the carrier.
     pub tracking: Option<String>,
 }
 
-/// What an order that is not at rest needs next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Its goods are to become its own.
-    Secure,
-    /// Its total is to be charged, or what became of that is to be found out.
-    Charge,
-    /// It is to be handed to the carrier.
-    Book,
-    /// What was charged is to be given back, what was reserved to be returned.
-    Unwind,
-}
-
-impl Order {
-    /// An order of these lines, made at `now`, whose goods are not secured.
-    ///
-    /// # Errors
-    /// [`NoOrder`] when there is no line, or the lines have no sum.
-    pub fn place(customer: CustomerId, lines: Vec<Line>, now: Timestamp) -> Result<Self, NoOrder> {
-        let prices = lines.iter().map(|line| (line.price, line.quantity));
-        let total = Money::total(prices)?.ok_or(NoOrder::Empty)?;
-        let facts = Facts { id: OrderId::new(now), customer, lines, total, created: now };
-        let changing = Changing {
-            state: State::Pending,
+impl OrderProgress {
+    /// The progress of an order that was created at `now`.
+    pub(crate) fn new(state: OrderState, now: Timestamp) -> Self {
+        Self {
+            state,
             updated: now,
             etag: Etag::default().next(),
-            sold: false,
+            stock_committed: false,
             reason: None,
             payment: None,
             charge: None,
             tracking: None,
-        };
-        Ok(Self::kept(facts, changing))
+        }
+    }
+}
+
+/// The next step of an order that is not settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Reserve its goods and commit the reservation.
+    CommitStock,
+    /// Charge its total, or find out the outcome of an earlier attempt.
+    Charge,
+    /// Book the carrier.
+    Book,
+    /// Refund the charge and release the reservation.
+    Compensate,
+}
+
+impl Order {
+    /// Creates an order of these lines at `now`, without its goods.
+    ///
+    /// # Errors
+    /// [`NotOrderable`] when there is no line, or the lines have no total.
+    pub fn place(customer: CustomerId, lines: Vec<OrderLine>, now: Timestamp) -> Result<Self, NotOrderable> {
+        let prices = lines.iter().map(|line| (line.price, line.quantity));
+        let total = Money::total(prices)?.ok_or(NotOrderable::EmptyCart)?;
+        let facts = OrderFacts { id: OrderId::new(now), customer, lines, total, created: now };
+        Ok(Self::stored(facts, OrderProgress::new(OrderState::Pending, now)))
     }
 
-    /// An order as it was kept.
-    pub(crate) fn kept(facts: Facts, changing: Changing) -> Self {
-        let Changing { state, updated, etag, sold, reason, payment, charge, tracking } = changing;
-        Self { facts, state, updated, etag, sold, reason, payment, charge, tracking }
+    /// An order from the database.
+    pub(crate) fn stored(facts: OrderFacts, progress: OrderProgress) -> Self {
+        Self { facts, progress }
     }
 
-    /// What it needs next; `None` while it is at rest.
+    /// The next step; `None` when the order is settled.
     #[must_use]
     pub fn next_step(&self) -> Option<Step> {
-        match self.state {
-            State::Pending => Some(Step::Secure),
-            // By an earlier version, which said so too early.
-            State::Confirmed if !self.sold => Some(Step::Secure),
-            State::Paying => Some(Step::Charge),
-            State::Shipping => Some(Step::Book),
-            State::Cancelling => Some(Step::Unwind),
-            State::Confirmed | State::Paid | State::Shipped | State::Completed | State::Cancelled => None,
+        match self.progress.state {
+            OrderState::Pending => Some(Step::CommitStock),
+            // An earlier version confirmed orders before their goods were committed.
+            OrderState::Confirmed if !self.progress.stock_committed => Some(Step::CommitStock),
+            OrderState::Paying => Some(Step::Charge),
+            OrderState::Shipping => Some(Step::Book),
+            OrderState::Cancelling => Some(Step::Compensate),
+            OrderState::Confirmed
+            | OrderState::Paid
+            | OrderState::Shipped
+            | OrderState::Completed
+            | OrderState::Cancelled => None,
         }
     }
 
-    /// Its goods are its own: it is confirmed. One that an earlier version
-    /// confirmed before they were changes in nothing that anybody sees.
+    /// Records that its goods are committed, and confirms it. An order that an
+    /// earlier version confirmed too early keeps its version.
     ///
     /// # Errors
     /// [`WrongState`] unless it is pending, or confirmed.
-    pub fn secured(&self, now: Timestamp) -> Result<Self, WrongState> {
-        let after = match self.state {
-            State::Confirmed => self.clone(),
-            _ => self.after(Event::Secured, now)?,
+    pub fn stock_committed(&self, now: Timestamp) -> Result<Self, WrongState> {
+        let mut order = match self.progress.state {
+            OrderState::Confirmed => self.clone(),
+            _ => self.after(OrderEvent::StockCommitted, now)?,
         };
-        Ok(Self { sold: true, ..after })
+        order.progress.stock_committed = true;
+        Ok(order)
     }
 
-    /// Its goods cannot be had: it will be cancelled.
+    /// Records that its goods are out of stock, and begins to cancel it.
     ///
     /// # Errors
-    /// [`WrongState`] when its goods are its own already.
+    /// [`WrongState`] when its goods are committed already.
     pub fn out_of_stock(&self, now: Timestamp) -> Result<Self, WrongState> {
-        if self.sold {
-            return Err(WrongState(self.state));
+        if self.progress.stock_committed {
+            return Err(WrongState(self.progress.state));
         }
-        let after = self.after(Event::OutOfStock, now)?;
-        Ok(Self { reason: Some(CancelReason::OutOfStock), ..after })
+        self.cancelled_for(CancelReason::OutOfStock, OrderEvent::OutOfStock, now)
     }
 
-    /// It will be charged with `method`.
+    /// Begins to charge it with `method`.
     ///
     /// # Errors
-    /// [`WrongState`] unless it is confirmed and its goods are its own.
+    /// [`WrongState`] unless it is confirmed and its goods are committed.
     pub fn pay(&self, method: PaymentMethod, now: Timestamp) -> Result<Self, WrongState> {
-        self.owned()?;
-        Ok(Self { payment: Some(method), ..self.after(Event::Pay, now)? })
+        self.require_stock()?;
+        let mut order = self.after(OrderEvent::Pay, now)?;
+        order.progress.payment = Some(method);
+        Ok(order)
     }
 
-    /// It was charged.
+    /// Records its charge.
     ///
     /// # Errors
     /// [`WrongState`] unless it is being paid.
     pub fn charged(&self, charge: String, now: Timestamp) -> Result<Self, WrongState> {
-        Ok(Self { charge: Some(charge), ..self.after(Event::Charged, now)? })
+        let mut order = self.after(OrderEvent::Charged, now)?;
+        order.progress.charge = Some(charge);
+        Ok(order)
     }
 
-    /// The charge was declined: it is as before.
+    /// Records that its charge was declined; it is confirmed again.
     ///
     /// # Errors
     /// [`WrongState`] unless it is being paid.
     pub fn declined(&self, now: Timestamp) -> Result<Self, WrongState> {
-        self.after(Event::Declined, now)
+        self.after(OrderEvent::Declined, now)
     }
 
-    /// It will be shipped.
+    /// Begins to ship it.
     ///
     /// # Errors
     /// [`WrongState`] unless it is paid.
     pub fn ship(&self, now: Timestamp) -> Result<Self, WrongState> {
-        self.after(Event::Ship, now)
+        self.after(OrderEvent::Ship, now)
     }
 
-    /// The carrier has it.
+    /// Records the carrier's booking.
     ///
     /// # Errors
     /// [`WrongState`] unless it is being shipped.
     pub fn booked(&self, tracking: String, now: Timestamp) -> Result<Self, WrongState> {
-        Ok(Self { tracking: Some(tracking), ..self.after(Event::Booked, now)? })
+        let mut order = self.after(OrderEvent::Booked, now)?;
+        order.progress.tracking = Some(tracking);
+        Ok(order)
     }
 
-    /// The carrier refuses it: it will be cancelled.
+    /// Records the carrier's refusal, and begins to cancel it.
     ///
     /// # Errors
     /// [`WrongState`] unless it is being shipped.
     pub fn refused(&self, now: Timestamp) -> Result<Self, WrongState> {
-        Ok(Self { reason: Some(CancelReason::ShippingRefused), ..self.after(Event::Refused, now)? })
+        self.cancelled_for(CancelReason::ShippingRefused, OrderEvent::Refused, now)
     }
 
-    /// It has arrived.
+    /// Records its arrival.
     ///
     /// # Errors
     /// [`WrongState`] unless it is shipped.
     pub fn complete(&self, now: Timestamp) -> Result<Self, WrongState> {
-        self.after(Event::Complete, now)
+        self.after(OrderEvent::Complete, now)
     }
 
-    /// Somebody wants it cancelled: it will be.
+    /// Begins to cancel it on request.
     ///
     /// # Errors
-    /// [`WrongState`] when its goods are not its own, or it is with the carrier
+    /// [`WrongState`] when its goods are not committed, or it is with the carrier
     /// or further.
     pub fn cancel(&self, now: Timestamp) -> Result<Self, WrongState> {
-        self.owned()?;
-        Ok(Self { reason: Some(CancelReason::Requested), ..self.after(Event::Cancel, now)? })
+        self.require_stock()?;
+        self.cancelled_for(CancelReason::Requested, OrderEvent::Cancel, now)
     }
 
-    /// Everything is refunded and returned: it is cancelled.
+    /// Records that it is refunded and its goods are released: it is cancelled.
     ///
     /// # Errors
     /// [`WrongState`] unless it is being cancelled.
-    pub fn unwound(&self, now: Timestamp) -> Result<Self, WrongState> {
-        self.after(Event::Unwound, now)
+    pub fn compensated(&self, now: Timestamp) -> Result<Self, WrongState> {
+        self.after(OrderEvent::Compensated, now)
     }
 
-    fn owned(&self) -> Result<(), WrongState> {
-        if self.sold { Ok(()) } else { Err(WrongState(self.state)) }
+    fn cancelled_for(
+        &self,
+        reason: CancelReason,
+        event: OrderEvent,
+        now: Timestamp,
+    ) -> Result<Self, WrongState> {
+        let mut order = self.after(event, now)?;
+        order.progress.reason = Some(reason);
+        Ok(order)
     }
 
-    fn after(&self, event: Event, now: Timestamp) -> Result<Self, WrongState> {
-        let state = self.state.after(event).ok_or(WrongState(self.state))?;
-        // Where clocks differ, or were set back, time stands still.
-        Ok(Self { state, updated: now.max(self.updated), etag: self.etag.next(), ..self.clone() })
+    fn require_stock(&self) -> Result<(), WrongState> {
+        if self.progress.stock_committed { Ok(()) } else { Err(WrongState(self.progress.state)) }
     }
 
-    /// What of it never changes.
+    fn after(&self, event: OrderEvent, now: Timestamp) -> Result<Self, WrongState> {
+        let mut order = self.clone();
+        let progress = &mut order.progress;
+        progress.state = progress.state.after(event).ok_or(WrongState(progress.state))?;
+        // Never earlier than the last change, where clocks differ or were set back.
+        progress.updated = now.max(progress.updated);
+        progress.etag = progress.etag.next();
+        Ok(order)
+    }
+
+    /// The part that never changes.
     #[must_use]
-    pub fn facts(&self) -> &Facts {
+    pub fn facts(&self) -> &OrderFacts {
         &self.facts
     }
 
-    /// Its id.
+    /// The id.
     #[must_use]
     pub fn id(&self) -> OrderId {
         self.facts.id
     }
 
-    /// Where it stands.
+    /// The state.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.state
+    pub fn state(&self) -> OrderState {
+        self.progress.state
     }
 
-    /// Its version, 1 at first.
+    /// The version, 1 at first.
     #[must_use]
     pub fn etag(&self) -> Etag {
-        self.etag
+        self.progress.etag
     }
 
-    /// Why it was cancelled.
-    #[must_use]
-    pub fn reason(&self) -> Option<CancelReason> {
-        self.reason
-    }
-
-    /// With what a charge was last tried; `None` when none ever was.
-    #[must_use]
-    pub fn payment(&self) -> Option<&PaymentMethod> {
-        self.payment.as_ref()
-    }
-
-    /// What of it changes, as it is kept.
-    pub(crate) fn changing(&self) -> Changing {
-        Changing {
-            state: self.state,
-            updated: self.updated,
-            etag: self.etag,
-            sold: self.sold,
-            reason: self.reason,
-            payment: self.payment.clone(),
-            charge: self.charge.clone(),
-            tracking: self.tracking.clone(),
-        }
+    /// The part that changes.
+    pub(crate) fn progress(&self) -> &OrderProgress {
+        &self.progress
     }
 }
 
-/// An order is in no state for what was wanted.
+/// The error when the state of an order does not allow a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the order is {}", .0.as_str())]
-pub struct WrongState(pub State);
+pub struct WrongState(pub OrderState);
 
-/// Why lines make no order.
+/// The reason why a cart cannot be ordered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoOrder {
-    /// There are none.
+pub enum NotOrderable {
+    /// It has no lines.
     #[error("the cart is empty")]
-    Empty,
-    /// They have no sum.
+    EmptyCart,
+    /// The lines have no total.
     #[error("the cart has no total: {0}")]
     NoTotal(#[from] MoneyError),
 }
@@ -321,8 +327,8 @@ mod tests {
         Timestamp::of_micros(9)
     }
 
-    fn line(minor: i64, currency: &str, pieces: u16) -> Line {
-        Line {
+    fn line(minor: i64, currency: &str, pieces: u16) -> OrderLine {
+        OrderLine {
             sku: Sku::parse("tea").unwrap(),
             title: "Tea".into(),
             price: Money::new(minor, currency.parse().unwrap()).unwrap(),
@@ -330,7 +336,7 @@ mod tests {
         }
     }
 
-    fn place(lines: Vec<Line>) -> Result<Order, NoOrder> {
+    fn place(lines: Vec<OrderLine>) -> Result<Order, NotOrderable> {
         Order::place(CustomerId::parse("ada").unwrap(), lines, Timestamp::of_micros(7))
     }
 
@@ -339,12 +345,14 @@ mod tests {
     }
 
     fn confirmed() -> Order {
-        pending().secured(later()).unwrap()
+        pending().stock_committed(later()).unwrap()
     }
 
-    /// By an earlier version, before its goods were its own.
+    /// An order that an earlier version confirmed before its goods were committed.
     fn confirmed_early() -> Order {
-        Order { sold: false, ..confirmed() }
+        let mut order = confirmed();
+        order.progress.stock_committed = false;
+        order
     }
 
     fn card() -> PaymentMethod {
@@ -356,41 +364,41 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_of_something_and_has_a_total() {
+    fn an_order_has_lines_and_a_total() {
         let order = place(vec![line(499, "EUR", 3), line(1, "EUR", 1)]).unwrap();
         assert_eq!(
-            (order.facts.total.minor(), order.state, order.etag),
-            (1_498, State::Pending, Etag::of(1))
+            (order.facts.total.minor(), order.progress.state, order.progress.etag),
+            (1_498, OrderState::Pending, Etag::of(1))
         );
-        assert_eq!(place(vec![]), Err(NoOrder::Empty));
-        assert!(matches!(place(vec![line(1, "EUR", 1), line(1, "USD", 1)]), Err(NoOrder::NoTotal(_))));
-        assert!(matches!(place(vec![line(i64::MAX, "EUR", 2)]), Err(NoOrder::NoTotal(_))));
+        assert_eq!(place(vec![]), Err(NotOrderable::EmptyCart));
+        assert!(matches!(place(vec![line(1, "EUR", 1), line(1, "USD", 1)]), Err(NotOrderable::NoTotal(_))));
+        assert!(matches!(place(vec![line(i64::MAX, "EUR", 2)]), Err(NotOrderable::NoTotal(_))));
     }
 
     #[test]
-    fn each_state_says_what_an_order_needs_next() {
-        assert_eq!(pending().next_step(), Some(Step::Secure));
-        assert_eq!(confirmed_early().next_step(), Some(Step::Secure));
+    fn each_state_has_its_next_step() {
+        assert_eq!(pending().next_step(), Some(Step::CommitStock));
+        assert_eq!(confirmed_early().next_step(), Some(Step::CommitStock));
         assert_eq!(confirmed().next_step(), None);
         assert_eq!(confirmed().pay(card(), later()).unwrap().next_step(), Some(Step::Charge));
         assert_eq!(paid().next_step(), None);
         let shipping = paid().ship(later()).unwrap();
         assert_eq!(shipping.next_step(), Some(Step::Book));
-        assert_eq!(shipping.refused(later()).unwrap().next_step(), Some(Step::Unwind));
+        assert_eq!(shipping.refused(later()).unwrap().next_step(), Some(Step::Compensate));
         assert_eq!(shipping.booked("t".into(), later()).unwrap().next_step(), None);
     }
 
     #[test]
-    fn goods_that_are_the_orders_own_do_not_run_out_and_others_are_not_paid_for() {
+    fn committed_goods_do_not_run_out_and_others_are_not_paid_for() {
         let early = confirmed_early();
         assert!(early.out_of_stock(later()).is_ok() && confirmed().out_of_stock(later()).is_err());
         assert!(early.pay(card(), later()).is_err() && early.cancel(later()).is_err());
-        assert_eq!(early.etag, early.secured(later()).unwrap().etag);
-        assert_ne!(pending().etag, pending().secured(later()).unwrap().etag);
+        assert_eq!(early.progress.etag, early.stock_committed(later()).unwrap().progress.etag);
+        assert_ne!(pending().progress.etag, pending().stock_committed(later()).unwrap().progress.etag);
     }
 
     #[test]
-    fn a_reason_stands_by_every_cancelled_order() {
+    fn every_cancelled_order_has_a_reason() {
         let reasons = [
             (pending().out_of_stock(later()), CancelReason::OutOfStock),
             (confirmed().cancel(later()), CancelReason::Requested),
@@ -398,24 +406,33 @@ mod tests {
             (paid().ship(later()).unwrap().refused(later()), CancelReason::ShippingRefused),
         ];
         for (cancelling, reason) in reasons {
-            let cancelled = cancelling.unwrap().unwound(later()).unwrap();
-            assert_eq!((cancelled.state, cancelled.reason), (State::Cancelled, Some(reason)));
+            let cancelled = cancelling.unwrap().compensated(later()).unwrap();
+            assert_eq!(
+                (cancelled.progress.state, cancelled.progress.reason),
+                (OrderState::Cancelled, Some(reason))
+            );
             assert!(cancelled.cancel(later()).is_err());
         }
-        assert_eq!(paid().ship(later()).unwrap().cancel(later()), Err(WrongState(State::Shipping)));
+        assert_eq!(paid().ship(later()).unwrap().cancel(later()), Err(WrongState(OrderState::Shipping)));
     }
 
     #[test]
-    fn a_declined_payment_is_remembered_and_another_may_do() {
+    fn a_declined_payment_is_recorded_and_another_is_possible() {
         let declined = confirmed().pay(card(), later()).unwrap().declined(later()).unwrap();
-        assert_eq!((declined.state, declined.payment()), (State::Confirmed, Some(&card())));
+        assert_eq!(
+            (declined.progress.state, declined.progress.payment.as_ref()),
+            (OrderState::Confirmed, Some(&card()))
+        );
         assert!(declined.pay(card(), later()).is_ok());
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_turn_back_an_order() {
+    fn the_time_of_a_change_never_goes_back() {
         let order = pending();
-        assert_eq!(order.secured(Timestamp::of_micros(1)).unwrap().updated, order.updated);
+        assert_eq!(
+            order.stock_committed(Timestamp::of_micros(1)).unwrap().progress.updated,
+            order.progress.updated
+        );
     }
 
     proptest::proptest! {
@@ -427,8 +444,8 @@ mod tests {
             let sum: i128 = lines.iter().map(|(price, pieces)| i128::from(*price) * i128::from(*pieces)).sum();
             let order = order.unwrap();
             proptest::prop_assert_eq!(i128::from(order.facts.total.minor()), sum);
-            // And on the wire, also after it has lived.
-            let wire = mesh_proto::shop::order::v1::Order::from(&order.secured(later()).unwrap());
+            // The same on the wire, also after a change.
+            let wire = mesh_proto::shop::order::v1::Order::from(&order.stock_committed(later()).unwrap());
             let total = wire.total.unwrap();
             let cents = i128::from(total.units) * 100 + i128::from(total.nanos / 10_000_000);
             proptest::prop_assert_eq!(cents, sum);

@@ -1,26 +1,26 @@
-//! order-service: what each customer has bought.
+//! order-service: the orders of customers.
 //!
-//! An order is made of a cart, keeps its own copy of lines and prices, and is
-//! then paid and shipped, or cancelled. How, step by step, and what happens
-//! when a step fails, stands in [`checkout`]. [`domain`] has what an order is
-//! and how its state may change; [`store`] keeps orders, and who works on them;
-//! [`saga`] takes an order from step to step, asking [`carts`], [`stock`],
-//! [`payments`] and the [`carrier`]; [`acts`] are what callers ask of an order
-//! that there is; [`recovery`] carries on what was left.
+//! An order is created from a cart, with its own copy of lines and prices, and is
+//! then paid and shipped, or cancelled. [`checkout`] describes the steps, and the
+//! handling of their failures. [`domain`] has the order and its states; [`store`]
+//! stores orders and their claims; [`saga`] takes the steps, with the clients
+//! [`carts`], [`stock`], [`payments`] and the [`carrier`]; [`commands`] act on an
+//! existing order; [`recovery`] resumes abandoned orders.
 
+use clap::Args;
 use mesh_proto::shop::order::v1::order_service_server::OrderServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
     events::{Events, OUTBOX, Outbox},
     idempotency::{self, IDEMPOTENCY},
     lease::LEASES,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 
-pub mod acts;
 pub mod carrier;
 pub mod carts;
 pub mod checkout;
+pub mod commands;
 pub mod domain;
 mod error;
 pub mod payments;
@@ -37,9 +37,14 @@ pub use service::Orders;
 /// The name under which it registers.
 pub const NAME: &str = "order-service";
 
-/// The service.
-#[derive(Debug)]
-pub struct OrderService;
+/// The service, with its options.
+#[derive(Args, Clone, Debug, Default)]
+pub struct OrderService {
+    /// Injected faults of the carrier, a list of `NAME=SHARE`: `refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s`
+    /// [default: none]
+    #[arg(long, env = "CARRIER_FAULTS", value_name = "LIST", default_value = "", hide_default_value = true)]
+    pub carrier_faults: String,
+}
 
 impl Service for OrderService {
     const NAME: &'static str = NAME;
@@ -72,32 +77,48 @@ impl Service for OrderService {
         ],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let outbox = Outbox::of(base, NAME, store::SUBSCRIBERS);
-        let sagas = sagas(base, outbox)?;
-        let orders = Orders::new(sagas.clone(), serving.drain());
-        let serving = serving
+    fn check(&self) -> anyhow::Result<()> {
+        self.faults().map(drop)
+    }
+
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, NAME, store::SUBSCRIBERS);
+        let sagas = self.sagas(context, outbox)?;
+        let orders = Orders::new(sagas.clone(), builder.drain());
+        let builder = builder
             .serve(OrderServiceServer::new(orders))
-            .work(recovery::recover(sagas))
-            .work(idempotency::clean(base.database.clone()));
-        Ok(Events::of(base, NAME).send(outbox).add_to(serving))
+            .background_task(recovery::recover(sagas))
+            .background_task(idempotency::run_cleanup(context.database.clone()));
+        Ok(Events::of(context, NAME).send(outbox).add_to(builder))
     }
 }
 
-/// The sagas of the orders in the database of `base`, which tell `outbox`.
-///
-/// # Errors
-/// When `CARRIER_FAULTS` cannot be read; says how to mend it.
-pub fn sagas(base: &Base, outbox: Outbox) -> anyhow::Result<saga::Sagas> {
-    let faults = base.carrier_faults.parse().map_err(|why: String| {
-        anyhow::anyhow!("CARRIER_FAULTS: {why}; such as refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s")
-    })?;
-    let to = |service| base.auth.client(base.mesh.channel(service));
-    let neighbours = saga::Neighbours {
-        carts: carts::Carts::new(to(carts::SERVICE)),
-        stock: stock::Stock::new(to(stock::SERVICE)),
-        payments: payments::Payments::new(to(payments::SERVICE)),
-        carrier: carrier::Carrier::new(faults),
-    };
-    Ok(saga::Sagas::new(store::Store::new(base.database.clone(), outbox), neighbours))
+impl OrderService {
+    fn faults(&self) -> anyhow::Result<carrier::Faults> {
+        self.carrier_faults.parse().map_err(|why: String| {
+            anyhow::anyhow!(
+                "CARRIER_FAULTS is invalid: {why}; write a list such as refuse=0.1,unavailable=0.1,lost=0.1,slow=0.2:2s"
+            )
+        })
+    }
+
+    /// The sagas of the orders in the database of `context`, with their events in
+    /// `outbox`.
+    ///
+    /// # Errors
+    /// When `CARRIER_FAULTS` is invalid.
+    pub fn sagas(&self, context: &ServiceContext, outbox: Outbox) -> anyhow::Result<saga::Sagas> {
+        let client = |service| context.auth.client(context.mesh.channel(service));
+        let dependencies = saga::Dependencies {
+            carts: carts::Carts::new(client(carts::SERVICE)),
+            stock: stock::Stock::new(client(stock::SERVICE)),
+            payments: payments::Payments::new(client(payments::SERVICE)),
+            carrier: carrier::Carrier::new(self.faults()?),
+        };
+        Ok(saga::Sagas::new(store::Store::new(context.database.clone(), outbox), dependencies))
+    }
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service_kit::run::main::<order_service::OrderService>()
+    service_kit::service::main::<order_service::OrderService>()
 }

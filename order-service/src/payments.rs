@@ -1,4 +1,4 @@
-//! payment-service, as orders see it: one charge for each order, under its id.
+//! The client of payment-service: one charge for each order, under its id.
 
 use std::time::Duration;
 
@@ -15,11 +15,11 @@ use tonic_types::StatusExt;
 
 use crate::domain::{Order, PaymentMethod};
 
-/// The service that charges.
+/// The service of the charges.
 pub const SERVICE: &str = "payment-service";
 
-/// How long one call may take: so that the two of a step end within it.
-const LIMIT: Duration = Duration::from_secs(3);
+/// The timeout of one call, so that the two of a step end within its timeout.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The payments. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,9 +27,9 @@ pub struct Payments {
     payments: PaymentServiceClient<Outgoing>,
 }
 
-/// What became of a charge.
+/// The outcome of a charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Charging {
+pub enum ChargeOutcome {
     /// It was made, under this id.
     Made(String),
     /// The payment method was declined: nothing was charged.
@@ -45,10 +45,9 @@ impl Payments {
         Self { payments: PaymentServiceClient::new(channel) }
     }
 
-    /// Charges the total of an order, once however often it is asked for: to
-    /// ask again is to find out what became of it. Each `attempt` has a higher
-    /// number than those before: once one is declined, what was sent for earlier
-    /// ones, or again for this one, charges nothing when it arrives late.
+    /// Charges the total of an order once: a repeated call returns the outcome of the
+    /// first. Each `attempt` has a higher number than those before: once one is
+    /// declined, delayed messages of it and of earlier ones charge nothing.
     ///
     /// # Errors
     /// When payment-service fails: the charge may have been made.
@@ -60,7 +59,7 @@ impl Payments {
         order: &Order,
         method: &PaymentMethod,
         attempt: i64,
-    ) -> Result<Charging, Fault> {
+    ) -> Result<ChargeOutcome, Fault> {
         let request = ChargeRequest {
             idempotency_key: order.id().to_string(),
             customer_id: order.facts().customer.as_str().to_owned(),
@@ -68,80 +67,81 @@ impl Payments {
             payment_method: method.as_str().to_owned(),
             fencing_token: attempt,
         };
-        match self.payments.clone().charge(limited(request)).await {
-            Ok(answer) => {
-                let charge = answer.into_inner().charge.unwrap_or_default();
-                Ok(Charging::Made(charge.charge_id))
+        match self.payments.clone().charge(with_timeout(request)).await {
+            Ok(response) => {
+                let charge = response.into_inner().charge.unwrap_or_default();
+                Ok(ChargeOutcome::Made(charge.charge_id))
             }
             Err(status) => match (status.code(), reason(&status).as_str()) {
-                (Code::FailedPrecondition, "PAYMENT_DECLINED") => Ok(Charging::Declined),
-                (Code::FailedPrecondition, "CHARGE_VOIDED") => Ok(Charging::Voided),
-                // With another method: a charge of before, late.
-                (Code::InvalidArgument, _) => self.look(order, &status).await,
+                (Code::FailedPrecondition, "PAYMENT_DECLINED") => Ok(ChargeOutcome::Declined),
+                (Code::FailedPrecondition, "CHARGE_VOIDED") => Ok(ChargeOutcome::Voided),
+                // An earlier, delayed charge has another payment method.
+                (Code::InvalidArgument, _) => self.find_charge(order, &status).await,
                 _ => Err(downstream(SERVICE, &status)),
             },
         }
     }
 
-    /// Whether the charge that paid for an order stands.
+    /// Checks that the charge of a paid order was not refunded.
     ///
     /// # Errors
-    /// When payment-service fails, or knows of no such charge.
+    /// When payment-service fails, or has no such charge.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn is_charged(&self, order: &Order) -> Result<bool, Fault> {
-        let charge = self.get(order).await.map_err(|status| downstream(SERVICE, &status))?;
+        let charge = self.get_charge(order).await.map_err(|status| downstream(SERVICE, &status))?;
         match charge.state() {
             ChargeState::Succeeded => Ok(true),
             ChargeState::Refunded | ChargeState::Voided => Ok(false),
-            state => {
-                Err(internal(&format_args!("{SERVICE} says that a paid order is {}", state.as_str_name())))
-            }
+            state => Err(internal(&format_args!(
+                "{SERVICE} returned the state {} for the charge of a paid order",
+                state.as_str_name()
+            ))),
         }
     }
 
-    async fn get(&self, order: &Order) -> Result<Charge, Status> {
+    async fn get_charge(&self, order: &Order) -> Result<Charge, Status> {
         let request = GetChargeRequest { idempotency_key: order.id().to_string() };
-        let found = self.payments.clone().get_charge(limited(request)).await?;
+        let found = self.payments.clone().get_charge(with_timeout(request)).await?;
         Ok(found.into_inner().charge.unwrap_or_default())
     }
 
-    /// What became of the charge of an order that was refused with `why`.
-    async fn look(&self, order: &Order, why: &Status) -> Result<Charging, Fault> {
-        let charge = match self.get(order).await {
+    /// Finds the outcome of a charge that was rejected with `error`.
+    async fn find_charge(&self, order: &Order, error: &Status) -> Result<ChargeOutcome, Fault> {
+        let charge = match self.get_charge(order).await {
             Ok(charge) => charge,
-            Err(status) if status.code() == Code::NotFound => return Err(downstream(SERVICE, why)),
+            Err(status) if status.code() == Code::NotFound => return Err(downstream(SERVICE, error)),
             Err(status) => return Err(downstream(SERVICE, &status)),
         };
         match charge.state() {
-            ChargeState::Succeeded => Ok(Charging::Made(charge.charge_id)),
-            ChargeState::Declined => Ok(Charging::Declined),
-            ChargeState::Refunded | ChargeState::Voided => Ok(Charging::Voided),
+            ChargeState::Succeeded => Ok(ChargeOutcome::Made(charge.charge_id)),
+            ChargeState::Declined => Ok(ChargeOutcome::Declined),
+            ChargeState::Refunded | ChargeState::Voided => Ok(ChargeOutcome::Voided),
             ChargeState::Unspecified => {
-                Err(internal(&format_args!("{SERVICE} sent a charge that stands nowhere")))
+                Err(internal(&format_args!("{SERVICE} returned a charge without a state")))
             }
         }
     }
 
-    /// Gives back what was charged for an order, whether or not anything was,
-    /// for ever: it cannot be charged any more.
+    /// Refunds the charge of an order for ever, even if there is none: it cannot be
+    /// charged any more.
     ///
     /// # Errors
-    /// When payment-service fails: it may have been given back.
+    /// When payment-service fails: it may have been refunded.
     ///
     /// # Cancel safety
-    /// It may have been given back.
+    /// It may have been refunded.
     pub async fn refund(&self, order: &Order) -> Result<(), Fault> {
         let request = RefundRequest { idempotency_key: order.id().to_string() };
-        let refunded = self.payments.clone().refund(limited(request)).await;
+        let refunded = self.payments.clone().refund(with_timeout(request)).await;
         refunded.map(drop).map_err(|status| downstream(SERVICE, &status))
     }
 }
 
-fn limited<T>(message: T) -> Request<T> {
+fn with_timeout<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(LIMIT);
+    request.set_timeout(CALL_TIMEOUT);
     request
 }
 

@@ -1,8 +1,8 @@
-//! Carries on what was left: by a replica that crashed, or because a neighbour
-//! was away.
+//! Recovery of abandoned orders, after a crash of a replica or a failure of a
+//! dependency.
 //!
-//! Every replica looks for orders that are due, at least twice a second, and
-//! takes them on; of several that find the same order one gets it.
+//! Every replica polls for orders that are due, at least twice a second, and
+//! resumes them; of several that find the same order one claims it.
 
 use std::time::Duration;
 
@@ -11,58 +11,59 @@ use tracing::{info, warn};
 
 use crate::{domain::OrderId, saga::Sagas};
 
-/// How often to look for orders that are due.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often to look while the database fails.
-const TRY_EVERY: Duration = Duration::from_secs(1);
-/// How many orders are carried on at once.
-const MOST: usize = 32;
+/// The interval of polls for due orders.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// The interval of polls while the database fails.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_CONCURRENT_ORDERS: usize = 32;
 
-/// Carries on what was left, for ever: a service's work beside its calls. When
-/// it ends, so does all that `sagas` runs.
+/// Resumes abandoned orders, for ever: a background task of the service. When it
+/// ends, everything that `sagas` runs ends, too.
 ///
 /// # Cancel safety
-/// What is under way is carried on when its lease runs out.
+/// Orders in progress are resumed when their leases expire.
 pub async fn recover(sagas: Sagas) {
     let _owner = sagas.owner();
-    let mut working = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let mut failing = false;
     loop {
-        while working.try_join_next().is_some() {}
-        let room = MOST - working.len();
-        let due = sagas.store().due(i64::try_from(room).unwrap_or_default()).await;
+        while tasks.try_join_next().is_some() {}
+        let capacity = MAX_CONCURRENT_ORDERS - tasks.len();
+        let due = sagas.store().due(i64::try_from(capacity).unwrap_or_default()).await;
         match &due {
-            Err(why) if !failing => warn!(error = %why, "cannot look for orders to carry on: {why}"),
-            Ok(_) if failing => info!("looking for orders to carry on again"),
+            Err(why) if !failing => {
+                warn!(error = %why, "failed to read the due orders, retrying every {RETRY_INTERVAL:?}: {why}");
+            }
+            Ok(_) if failing => info!("reading the due orders works again"),
             _ => {}
         }
         failing = due.is_err();
         let due = due.unwrap_or_default();
-        let full = due.len() == room;
+        let is_full = due.len() == capacity;
         for id in due {
-            working.spawn(carry_on(sagas.clone(), id));
+            tasks.spawn(resume(sagas.clone(), id));
         }
-        if full {
-            // There may be more than fit.
-            working.join_next().await;
+        if is_full {
+            // More orders may be due.
+            tasks.join_next().await;
         } else {
-            // Replicas that started together do not look together.
-            let every = if failing { TRY_EVERY } else { LOOK_EVERY };
-            sleep(every.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            // Random, so that replicas that started together do not poll together.
+            let interval = if failing { RETRY_INTERVAL } else { POLL_INTERVAL };
+            sleep(interval.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
     }
 }
 
-async fn carry_on(sagas: Sagas, id: OrderId) {
-    match sagas.store().take(id).await {
-        Ok(Some(held)) => {
-            let state = held.order.state().as_str();
-            if held.attempts == 0 {
-                info!(order = %id, state, "carries on an order that was left {state}");
+async fn resume(sagas: Sagas, id: OrderId) {
+    match sagas.store().claim_due(id).await {
+        Ok(Some(claimed)) => {
+            let state = claimed.order.state().as_str();
+            if claimed.attempts == 0 {
+                info!(order = %id, state, "resuming the abandoned order {id}, which is {state}");
             }
-            sagas.drive(held).await;
+            sagas.run_steps(claimed).await;
         }
         Ok(None) => {}
-        Err(why) => warn!(order = %id, error = %why, "an order could not be taken on: {why}"),
+        Err(why) => warn!(order = %id, error = %why, "failed to claim the due order {id}: {why}"),
     }
 }

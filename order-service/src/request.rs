@@ -1,47 +1,43 @@
-//! Requests, read into values that hold.
+//! The parsing of requests.
 
 use mesh_proto::shop::order::v1::{CreateOrderRequest, ListOrdersRequest, PayOrderRequest};
 use service_kit::{
     auth::Caller,
     error::{Fault, Fields, invalid},
-    idempotency::Asked,
+    idempotency::IdempotentRequest,
     money::Money,
     page::Page,
     value::{CustomerId, Etag},
 };
 
-use crate::{
-    checkout::{METHOD, Wanted},
-    domain::{OrderId, PaymentMethod, RequestId},
-};
+use crate::domain::{CREATE_ORDER, OrderId, OrderRequest, PaymentMethod, RequestId};
 
 pub(crate) fn order_id(text: &str) -> Result<OrderId, Fault> {
     OrderId::parse(text).map_err(|why| invalid("order_id", why))
 }
 
-/// What this caller wants.
-pub(crate) fn wanted(caller: &Caller, from: &CreateOrderRequest) -> Result<Wanted, Fault> {
+pub(crate) fn order_request(caller: &Caller, from: &CreateOrderRequest) -> Result<OrderRequest, Fault> {
     let mut fields = Fields::default();
     let customer = fields.take("customer_id", CustomerId::parse(&from.customer_id));
-    let request = fields.take("request_id", RequestId::parse(&from.request_id));
-    let seen = fields.take("cart_etag", Etag::parse(&from.cart_etag));
+    let id = fields.take("request_id", RequestId::parse(&from.request_id));
+    let cart_etag = fields.take("cart_etag", Etag::parse(&from.cart_etag));
     let total = from.expected_total.as_ref().map(|total| Money::parse(Some(total))).transpose();
     let total = fields.take("expected_total", total);
-    let (Some(customer), Some(request), Some(seen), Some(total)) = (customer, request, seen, total) else {
+    let (Some(customer), Some(id), Some(cart_etag), Some(expected_total)) = (customer, id, cart_etag, total)
+    else {
         return Err(fields.fault());
     };
-    // As it was understood: however it was spelt, it is the same request.
+    // The parsed values, so that another spelling is the same request.
     let body = CreateOrderRequest {
         customer_id: customer.as_str().to_owned(),
-        request_id: request.to_string(),
-        cart_etag: seen.map(|etag| etag.to_string()).unwrap_or_default(),
-        expected_total: total.map(Into::into),
+        request_id: id.to_string(),
+        cart_etag: cart_etag.map(|etag| etag.to_string()).unwrap_or_default(),
+        expected_total: expected_total.map(Into::into),
     };
-    let asked = Asked::new(caller, METHOD, request, &body);
-    Ok(Wanted { customer, request, seen, total, asked })
+    let idempotent = IdempotentRequest::new(caller, CREATE_ORDER, id, &body);
+    Ok(OrderRequest { customer, id, cart_etag, expected_total, idempotent })
 }
 
-/// Which order, to be paid with what.
 pub(crate) fn payment(from: &PayOrderRequest) -> Result<(OrderId, PaymentMethod), Fault> {
     let mut fields = Fields::default();
     let id = fields.take("order_id", OrderId::parse(&from.order_id));
@@ -49,13 +45,13 @@ pub(crate) fn payment(from: &PayOrderRequest) -> Result<(OrderId, PaymentMethod)
     id.zip(method).ok_or_else(|| fields.fault())
 }
 
-/// Whose orders, and which page of them.
-pub(crate) struct Listing {
+/// A page of a customer's orders.
+pub(crate) struct ListRequest {
     pub(crate) customer: CustomerId,
     pub(crate) page: Page,
 }
 
-impl TryFrom<ListOrdersRequest> for Listing {
+impl TryFrom<ListOrdersRequest> for ListRequest {
     type Error = Fault;
 
     fn try_from(from: ListOrdersRequest) -> Result<Self, Fault> {

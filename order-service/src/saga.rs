@@ -1,11 +1,11 @@
-//! Takes an order from step to step until it is at rest.
+//! The sagas, which take the steps of orders.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use mesh_proto::shop::order::v1 as wire;
 use service_kit::{
     error::{Fault, internal},
-    idempotency::Answer,
+    idempotency::StoredResponse,
     timestamp::Timestamp,
 };
 use tokio::{join, sync::Semaphore, time::timeout};
@@ -18,90 +18,88 @@ use crate::{
     carrier::{Booking, Carrier},
     carts::Carts,
     domain::{Order, PaymentMethod, Step, WrongState},
-    payments::{Charging, Payments},
-    stock::{Goods, Stock},
-    store::{Held, MAX_AHEAD, Store},
+    payments::{ChargeOutcome, Payments},
+    stock::{Stock, StockOutcome},
+    store::{ClaimedOrder, MAX_AHEAD, Store},
 };
 
-/// How long a caller waits for somebody else who works on the same order.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// The time a caller waits for another replica that works on the same order.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a step may take with all its calls: so much less than the lease
-/// that what follows is written in its time.
-const STEP_LIMIT: Duration = Duration::from_secs(8);
-/// What the pause after a failed step doubles from.
-const PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const _: () = assert!(LONGEST_PAUSE.as_secs() <= MAX_AHEAD.as_secs());
-/// For how long after an order it is tried to empty its cart: later the
-/// customer has long seen it full.
-const CART_PATIENCE: Duration = Duration::from_secs(600);
-/// How many callers' orders are worked on at once.
-const MOST: usize = 1_024;
+/// The timeout of a step with all its calls: so much less than the lease that the
+/// result can be written before it expires.
+const STEP_TIMEOUT: Duration = Duration::from_secs(8);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+const _: () = assert!(MAX_BACKOFF.as_secs() <= MAX_AHEAD.as_secs());
+/// The age of an order after which its cart is no longer cleared: the customer has
+/// long seen its contents.
+const CLEAR_CART_TIMEOUT: Duration = Duration::from_secs(600);
+/// The most requests of callers in progress.
+const MAX_CONCURRENT_REQUESTS: usize = 1_024;
 
-/// The sagas of all orders. Cheap to clone; clones share their bounds.
+/// The sagas of all orders. Cheap to clone; clones share their limits.
 #[derive(Clone, Debug)]
 pub struct Sagas {
     store: Store,
-    neighbours: Arc<Neighbours>,
+    dependencies: Arc<Dependencies>,
     slots: Arc<Semaphore>,
     end: CancellationToken,
 }
 
-/// Whom orders are made with.
+/// The services that orders need.
 #[derive(Clone, Debug)]
-pub struct Neighbours {
-    /// The carts that they are made of.
+pub struct Dependencies {
+    /// The carts.
     pub carts: Carts,
-    /// Where their goods come from.
+    /// The stock.
     pub stock: Stock,
-    /// Who charges for them.
+    /// The payments.
     pub payments: Payments,
-    /// Who takes them to the customer.
+    /// The carrier.
     pub carrier: Carrier,
 }
 
-/// How far an order was taken.
+/// The outcome of the steps of an order.
 #[derive(Debug)]
-pub struct Driven {
-    /// As it then was.
+pub struct SagaOutcome {
+    /// The order at the end.
     pub order: Order,
-    /// What the request that made it was answered, if that was stored on the way.
-    pub answer: Option<Answer>,
-    /// Why it was taken no further.
-    pub end: End,
+    /// The response to the request that created the order, if a step has stored it.
+    pub response: Option<StoredResponse>,
+    /// The reason why no further step was taken.
+    pub end: SagaEnd,
 }
 
-/// Why an order was taken no further.
+/// The reason why no further step of an order was taken.
 #[derive(Debug)]
-pub enum End {
-    /// It is at rest.
-    Rests,
-    /// It is at rest, because this payment method was declined.
+pub enum SagaEnd {
+    /// The order is settled.
+    Settled,
+    /// The order is settled, because this payment method was declined.
     Declined(PaymentMethod),
-    /// A step failed; it is taken again later.
+    /// A step failed; it is retried later.
     Failed(Fault),
-    /// Somebody else has taken it on.
-    Lost,
+    /// Another replica has claimed the order.
+    ClaimLost,
 }
 
-/// What a step has made of an order.
-struct Taken {
-    held: Held,
-    answer: Option<Answer>,
+/// The result of a step.
+struct StepResult {
+    claimed: ClaimedOrder,
+    response: Option<StoredResponse>,
     declined: Option<PaymentMethod>,
 }
 
 impl Sagas {
     /// The sagas of the orders in `store`.
     #[must_use]
-    pub fn new(store: Store, neighbours: Neighbours) -> Self {
-        let slots = Arc::new(Semaphore::new(MOST));
-        Self { store, neighbours: Arc::new(neighbours), slots, end: CancellationToken::new() }
+    pub fn new(store: Store, dependencies: Dependencies) -> Self {
+        let slots = Arc::new(Semaphore::new(MAX_CONCURRENT_REQUESTS));
+        Self { store, dependencies: Arc::new(dependencies), slots, end: CancellationToken::new() }
     }
 
-    /// The orders.
+    /// The store of the orders.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
@@ -110,31 +108,31 @@ impl Sagas {
     /// The carts.
     #[must_use]
     pub fn carts(&self) -> &Carts {
-        &self.neighbours.carts
+        &self.dependencies.carts
     }
 
-    /// Ends what [`run`](Self::run) runs when it is dropped.
+    /// A guard that ends the work of [`run`](Self::run) when it is dropped.
     pub(crate) fn owner(&self) -> tokio_util::sync::DropGuard {
         self.end.clone().drop_guard()
     }
 
-    /// Runs `work` to its end, also when the caller leaves.
+    /// Runs `work` to its end, even when the caller cancels.
     ///
     /// # Errors
-    /// [`Error::Full`] when too much is under way, [`Error::Stopping`] when
+    /// [`Error::Overloaded`] when too much is in progress, [`Error::Stopping`] when
     /// this process ends first.
     ///
     /// # Cancel safety
-    /// The work goes on.
+    /// The work continues.
     pub fn run<T: Send + 'static, W: Future<Output = T> + Send + 'static>(
         &self,
         work: W,
     ) -> impl Future<Output = Result<T, Error>> + Send + use<T, W> {
-        // At once: it is large, and would be moved several times on its way.
+        // Boxed at once: it is large, and would be moved several times.
         let work = Box::pin(work);
         let (slot, end) = (self.slots.clone().try_acquire_owned(), self.end.clone());
         async move {
-            let slot = slot.map_err(|_| Error::Full)?;
+            let slot = slot.map_err(|_| Error::Overloaded)?;
             let task = tokio::spawn(async move {
                 let _slot = slot;
                 end.run_until_cancelled(work).await
@@ -143,147 +141,157 @@ impl Sagas {
         }
     }
 
-    /// Takes an order from step to step until it is at rest, a step fails, or
-    /// somebody else has it.
+    /// Takes the steps of an order until it is settled, a step fails, or another
+    /// replica claims it.
     ///
     /// # Cancel safety
-    /// It is carried on when its lease runs out.
-    pub async fn drive(&self, mut held: Held) -> Driven {
-        let (mut declined, mut answer) = (None, None);
-        while let Some(step) = held.order.next_step() {
-            let order = held.order.clone();
-            debug!(order = %order.id(), ?step, "takes a step");
-            let taken = match timeout(STEP_LIMIT, Box::pin(self.step(&held, step))).await {
-                Ok(taken) => taken,
-                Err(_) => Err(slow(step)),
+    /// The order is resumed when its lease expires.
+    pub async fn run_steps(&self, mut claimed: ClaimedOrder) -> SagaOutcome {
+        let (mut declined, mut response) = (None, None);
+        while let Some(step) = claimed.order.next_step() {
+            let order = claimed.order.clone();
+            debug!(order = %order.id(), ?step, "taking a step");
+            let result = match timeout(STEP_TIMEOUT, Box::pin(self.run_step(&claimed, step))).await {
+                Ok(result) => result,
+                Err(_) => Err(timed_out(step)),
             };
-            let taken = match taken {
-                Ok(taken) => taken,
+            let result = match result {
+                Ok(result) => result,
                 Err(fault) => {
-                    self.postpone(&held).await;
-                    return Driven { order, answer, end: End::Failed(fault) };
+                    self.postpone(&claimed).await;
+                    return SagaOutcome { order, response, end: SagaEnd::Failed(fault) };
                 }
             };
-            declined = taken.declined;
-            held = match self.store.advance(&held, taken.held, taken.answer.clone()).await {
-                Ok(Some(held)) => held,
-                Ok(None) => return Driven { order, answer, end: End::Lost },
-                Err(why) => return Driven { order, answer, end: End::Failed(why.fault()) },
+            declined = result.declined;
+            claimed = match self.store.advance(&claimed, result.claimed, result.response.clone()).await {
+                Ok(Some(claimed)) => claimed,
+                Ok(None) => return SagaOutcome { order, response, end: SagaEnd::ClaimLost },
+                Err(why) => return SagaOutcome { order, response, end: SagaEnd::Failed(why.fault()) },
             };
-            answer = taken.answer.or(answer);
+            response = result.response.or(response);
         }
-        let order = held.order.clone();
-        if held.cart_full {
-            self.empty_cart(held).await;
+        let order = claimed.order.clone();
+        if claimed.cart_pending {
+            self.clear_cart(claimed).await;
         }
-        Driven { order, answer, end: declined.map_or(End::Rests, End::Declined) }
+        SagaOutcome { order, response, end: declined.map_or(SagaEnd::Settled, SagaEnd::Declined) }
     }
 
-    async fn step(&self, held: &Held, step: Step) -> Result<Taken, Fault> {
-        let (order, with) = (&held.order, &self.neighbours);
-        let mut taken = Taken { held: held.clone(), answer: None, declined: None };
-        let becomes = match step {
-            Step::Secure => match with.stock.secure(order).await? {
-                Goods::Had => {
-                    taken.held.cart_full = !with.carts.clear(&order.facts().customer, held.cart).await;
-                    let confirmed = order.secured(Timestamp::now());
-                    taken.answer =
-                        confirmed.as_ref().ok().map(|order| Answer::reply(&wire::Order::from(order)));
+    async fn run_step(&self, claimed: &ClaimedOrder, step: Step) -> Result<StepResult, Fault> {
+        let (order, dependencies) = (&claimed.order, &self.dependencies);
+        let mut result = StepResult { claimed: claimed.clone(), response: None, declined: None };
+        let changed = match step {
+            Step::CommitStock => match dependencies.stock.reserve_and_commit(order).await? {
+                StockOutcome::Committed => {
+                    let customer = &order.facts().customer;
+                    result.claimed.cart_pending = !dependencies.carts.clear(customer, claimed.cart).await;
+                    let confirmed = order.stock_committed(Timestamp::now());
+                    result.response = confirmed
+                        .as_ref()
+                        .ok()
+                        .map(|order| StoredResponse::message(&wire::Order::from(order)));
                     confirmed
                 }
-                Goods::Short(skus) => out_of_stock(&mut taken, skus),
+                StockOutcome::Insufficient(skus) => out_of_stock(&mut result, skus),
             },
-            Step::Charge => self.charge(order, &mut taken).await?,
-            Step::Book => match with.carrier.book(order).await? {
-                Booking::Taken(tracking) => order.booked(tracking, Timestamp::now()),
+            Step::Charge => self.charge(order, &mut result).await?,
+            Step::Book => match dependencies.carrier.book(order).await? {
+                Booking::Accepted(tracking) => order.booked(tracking, Timestamp::now()),
                 Booking::Refused => order.refused(Timestamp::now()),
             },
-            Step::Unwind => {
-                // Also what this row knows nothing of: a charge that somebody else
-                // has made under the order's id, or that is still on its way.
-                let (refunded, released) = join!(with.payments.refund(order), with.stock.release(order));
+            Step::Compensate => {
+                // Even what this row does not record: a charge that another call has
+                // made under the order's id, or that is still in flight.
+                let (refunded, released) =
+                    join!(dependencies.payments.refund(order), dependencies.stock.release(order));
                 refunded.and(released)?;
-                order.unwound(Timestamp::now())
+                order.compensated(Timestamp::now())
             }
         };
-        taken.held.order =
-            becomes.map_err(|why| internal(&format_args!("{step:?} makes no sense: {why}")))?;
-        Ok(taken)
+        result.claimed.order =
+            changed.map_err(|why| internal(&format_args!("the step {step:?} is not possible: {why}")))?;
+        Ok(result)
     }
 
-    async fn charge(&self, order: &Order, taken: &mut Taken) -> Result<Result<Order, WrongState>, Fault> {
-        let Some(method) = order.payment() else {
-            return Err(internal(&"an order is being paid with nothing"));
+    async fn charge(
+        &self,
+        order: &Order,
+        result: &mut StepResult,
+    ) -> Result<Result<Order, WrongState>, Fault> {
+        let Some(method) = &order.progress().payment else {
+            return Err(internal(&"an order in state paying has no payment method"));
         };
-        Ok(match self.neighbours.payments.charge(order, method, taken.held.claim).await? {
-            Charging::Made(charge) => order.charged(charge, Timestamp::now()),
-            Charging::Declined => {
-                taken.declined = Some(method.clone());
+        Ok(match self.dependencies.payments.charge(order, method, result.claimed.claim).await? {
+            ChargeOutcome::Made(charge) => order.charged(charge, Timestamp::now()),
+            ChargeOutcome::Declined => {
+                result.declined = Some(method.clone());
                 order.declined(Timestamp::now())
             }
-            // Somebody has refunded it without asking us: it can never be paid.
-            Charging::Voided => order.cancel(Timestamp::now()),
+            // Another call has refunded it: it can never be paid.
+            ChargeOutcome::Voided => order.cancel(Timestamp::now()),
         })
     }
 
-    /// Whether charge and goods still are a paid order's own: neither was given
-    /// back by another call than the order's.
+    /// Checks that a paid order still has its charge and its goods: no other call
+    /// than the order's has refunded or released them.
     ///
     /// # Errors
-    /// When a neighbour fails.
+    /// When a dependency fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn is_intact(&self, order: &Order) -> Result<bool, Fault> {
-        let with = &self.neighbours;
-        let (charged, owned) = join!(with.payments.is_charged(order), with.stock.is_unreleased(order));
-        Ok(charged? && owned?)
+        let Dependencies { payments, stock, .. } = &*self.dependencies;
+        let (is_charged, is_unreleased) = join!(payments.is_charged(order), stock.is_unreleased(order));
+        Ok(is_charged? && is_unreleased?)
     }
 
-    /// The cart of an order that is at rest. Neither its failure nor its
-    /// slowness is the order's.
-    async fn empty_cart(&self, held: Held) {
-        let facts = held.order.facts();
+    /// Clears the cart of a settled order. A failure does not fail the order.
+    async fn clear_cart(&self, claimed: ClaimedOrder) {
+        let facts = claimed.order.facts();
         let age = Timestamp::now().micros().saturating_sub(facts.created.micros());
-        let given_up = u128::try_from(age).unwrap_or_default() > CART_PATIENCE.as_micros();
-        if given_up {
-            warn!(order = %facts.id, "the cart of an order could not be emptied and stays as it is");
+        let is_too_late = u128::try_from(age).unwrap_or_default() > CLEAR_CART_TIMEOUT.as_micros();
+        if is_too_late {
+            let id = facts.id;
+            warn!(order = %id, "gave up clearing the cart of order {id} after {CLEAR_CART_TIMEOUT:?}");
         }
-        if !given_up && !self.neighbours.carts.clear(&facts.customer, held.cart).await {
-            return self.postpone(&held).await;
+        if !is_too_late && !self.dependencies.carts.clear(&facts.customer, claimed.cart).await {
+            return self.postpone(&claimed).await;
         }
-        let after = Held { cart_full: false, ..held.clone() };
-        if let Err(why) = self.store.advance(&held, after, None).await {
-            // The cart is emptied once more when the lease has run out.
-            warn!(order = %facts.id, error = %why, "an emptied cart could not be noted: {why}");
-        }
-    }
-
-    async fn postpone(&self, held: &Held) {
-        if let Err(why) = self.store.postpone(held, pause(held.attempts)).await {
-            warn!(order = %held.order.id(), error = %why, "an order is held until its lease runs out: {why}");
+        let after = ClaimedOrder { cart_pending: false, ..claimed.clone() };
+        if let Err(why) = self.store.advance(&claimed, after, None).await {
+            // The cart is cleared once more when the lease expires.
+            warn!(order = %facts.id, error = %why, "failed to record that a cart was cleared: {why}");
         }
     }
+
+    async fn postpone(&self, claimed: &ClaimedOrder) {
+        if let Err(why) = self.store.postpone(claimed, backoff(claimed.attempts)).await {
+            let id = claimed.order.id();
+            warn!(order = %id, error = %why, "failed to release order {id}, which waits for its lease to expire: {why}");
+        }
+    }
 }
 
-/// The goods cannot be had: that is the request's answer, and the cart stays.
-fn out_of_stock(taken: &mut Taken, skus: String) -> Result<Order, WrongState> {
-    taken.held.cart_full = false;
-    taken.answer = Some(Answer::refusal(Error::OutOfStock(skus).into_fault(), crate::NAME));
-    taken.held.order.out_of_stock(Timestamp::now())
+/// Cancels an order whose goods are out of stock: that error is the request's
+/// response, and the cart stays as it is.
+fn out_of_stock(result: &mut StepResult, skus: String) -> Result<Order, WrongState> {
+    result.claimed.cart_pending = false;
+    result.response = Some(StoredResponse::error(Error::OutOfStock(skus).into_fault(), crate::NAME));
+    result.claimed.order.out_of_stock(Timestamp::now())
 }
 
-fn slow(step: Step) -> Fault {
-    warn!(?step, "a step of an order took longer than {STEP_LIMIT:?}");
-    Fault::new(Code::DeadlineExceeded, "DEPENDENCY_SLOW", "a service did not answer in time; try again")
+fn timed_out(step: Step) -> Fault {
+    warn!(?step, "the step {step:?} of an order timed out after {STEP_TIMEOUT:?}");
+    let words = "a dependency did not respond in time; try again";
+    Fault::new(Code::DeadlineExceeded, "DEPENDENCY_SLOW", words)
 }
 
-/// How long to wait after so many failures before the one that has just been;
-/// between half of it and all, so that orders that failed together do not come
-/// back together.
-fn pause(failures: u32) -> Duration {
-    let whole = PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-    whole.mul_f64(0.5 + fastrand::f64() / 2.0)
+/// The backoff after so many earlier failures. It is between half of the full value
+/// and all of it, so that orders that failed together are not retried together.
+fn backoff(failures: u32) -> Duration {
+    let full = INITIAL_BACKOFF.saturating_mul(1 << failures.min(10)).min(MAX_BACKOFF);
+    full.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 #[cfg(test)]
@@ -291,11 +299,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_5_s() {
-        for (failures, whole) in [(0, 200), (1, 400), (4, 3_200), (5, 5_000), (31, 5_000), (u32::MAX, 5_000)]
-        {
-            let whole = Duration::from_millis(whole);
-            assert!((whole / 2..=whole).contains(&pause(failures)), "{failures}");
+    fn backoffs_double_up_to_5_s() {
+        for (failures, full) in [(0, 200), (1, 400), (4, 3_200), (5, 5_000), (31, 5_000), (u32::MAX, 5_000)] {
+            let full = Duration::from_millis(full);
+            assert!((full / 2..=full).contains(&backoff(failures)), "{failures}");
         }
     }
 }

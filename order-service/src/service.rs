@@ -1,4 +1,4 @@
-//! The rpcs: translate, ask, translate back.
+//! The handlers of the gRPC service.
 
 use mesh_proto::shop::order::v1::{
     self as wire, CancelOrderRequest, CompleteOrderRequest, CreateOrderRequest, GetOrderRequest,
@@ -9,17 +9,17 @@ use prost::Message;
 use registry_client::server::Drain;
 use service_kit::{
     auth::Caller,
-    follow::{Following, follow},
+    follow::{UpdateStream, follow},
     value::Etag,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
     Error,
-    acts::Act,
-    checkout::{begin, finish},
+    checkout::{execute, prepare},
+    commands::OrderCommand,
     domain::{Order, OrderId},
-    request::{self, Listing},
+    request::{self, ListRequest},
     saga::Sagas,
     store::Store,
 };
@@ -32,7 +32,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    /// Orders that `sagas` makes and keeps. Watches end when `drain` begins.
+    /// The orders of `sagas`. Watches end when `drain` begins.
     #[must_use]
     pub fn new(sagas: Sagas, drain: Drain) -> Self {
         Self { sagas, drain }
@@ -43,32 +43,32 @@ impl Orders {
     }
 
     async fn create(&self, caller: &Caller, request: &CreateOrderRequest) -> Result<wire::Order, Error> {
-        let wanted = request::wanted(caller, request)?;
-        caller.may_act_for(&wanted.customer)?;
-        let begun = begin(&self.sagas, &wanted).await?;
+        let request = request::order_request(caller, request)?;
+        caller.may_act_for(&request.customer)?;
+        let prepared = prepare(&self.sagas, &request).await?;
         let sagas = self.sagas.clone();
-        self.sagas.run(async move { finish(&sagas, &wanted, begun).await }).await?
+        self.sagas.run(async move { execute(&sagas, &request, prepared).await }).await?
     }
 
-    /// An order of the caller's, or one for which they may act.
+    /// Reads an order that the caller may see.
     async fn get(&self, caller: &Caller, id: OrderId) -> Result<Order, Error> {
         let order = self.store().get(id).await?;
         may_see(caller, &order)?;
         Ok(order)
     }
 
-    async fn act(&self, caller: &Caller, id: OrderId, act: Act) -> Result<Order, Error> {
-        let present = self.store().present(id).await?;
-        may_see(caller, present.order())?;
+    async fn run(&self, caller: &Caller, id: OrderId, command: OrderCommand) -> Result<Order, Error> {
+        let snapshot = self.store().snapshot(id).await?;
+        may_see(caller, snapshot.order())?;
         let sagas = self.sagas.clone();
-        self.sagas.run(async move { act.perform(&sagas, present).await }).await?
+        self.sagas.run(async move { command.execute(&sagas, snapshot).await }).await?
     }
 
     async fn list(&self, caller: &Caller, request: ListOrdersRequest) -> Result<ListOrdersResponse, Error> {
-        let Listing { customer, page } = request.try_into()?;
+        let ListRequest { customer, page } = request.try_into()?;
         caller.may_act_for(&customer)?;
-        let fetch = async |after, most| {
-            let orders = self.store().list(&customer, after, most).await?;
+        let fetch = async |after, limit| {
+            let orders = self.store().list(&customer, after, limit).await?;
             Ok::<_, Error>(orders.into_iter().map(wire::Order::from).collect())
         };
         let (orders, next_page_token) =
@@ -76,7 +76,7 @@ impl Orders {
         Ok(ListOrdersResponse { orders, next_page_token })
     }
 
-    /// The order unless it is still the one that was sent last.
+    /// Reads the order; `None` when its version is the one that was sent last.
     async fn get_newer(
         &self,
         caller: &Caller,
@@ -89,14 +89,15 @@ impl Orders {
     }
 }
 
-/// That there is an order that is not theirs is nothing a caller learns.
+/// Checks that the caller may see an order. The error does not reveal that the order
+/// exists.
 fn may_see(caller: &Caller, order: &Order) -> Result<(), Error> {
     caller.may_act_for(&order.facts().customer).map_err(|_| Error::NotFound(order.id()))
 }
 
 #[tonic::async_trait]
 impl OrderService for Orders {
-    type WatchOrderStream = Following<wire::Order>;
+    type WatchOrderStream = UpdateStream<wire::Order>;
 
     async fn create_order(
         &self,
@@ -122,12 +123,12 @@ impl OrderService for Orders {
     async fn pay_order(&self, request: Request<PayOrderRequest>) -> Result<Response<wire::Order>, Status> {
         let caller = caller(&request)?;
         let (id, method) = request::payment(request.get_ref()).map_err(Error::from)?;
-        Ok(Response::new(self.act(&caller, id, Act::Pay(method)).await?.into()))
+        Ok(Response::new(self.run(&caller, id, OrderCommand::Pay(method)).await?.into()))
     }
 
     async fn ship_order(&self, request: Request<ShipOrderRequest>) -> Result<Response<wire::Order>, Status> {
         let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
-        Ok(Response::new(self.act(&caller, id, Act::Ship).await?.into()))
+        Ok(Response::new(self.run(&caller, id, OrderCommand::Ship).await?.into()))
     }
 
     async fn complete_order(
@@ -135,7 +136,7 @@ impl OrderService for Orders {
         request: Request<CompleteOrderRequest>,
     ) -> Result<Response<wire::Order>, Status> {
         let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
-        Ok(Response::new(self.act(&caller, id, Act::Complete).await?.into()))
+        Ok(Response::new(self.run(&caller, id, OrderCommand::Complete).await?.into()))
     }
 
     async fn cancel_order(
@@ -143,7 +144,7 @@ impl OrderService for Orders {
         request: Request<CancelOrderRequest>,
     ) -> Result<Response<wire::Order>, Status> {
         let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
-        Ok(Response::new(self.act(&caller, id, Act::Cancel).await?.into()))
+        Ok(Response::new(self.run(&caller, id, OrderCommand::Cancel).await?.into()))
     }
 
     async fn watch_order(
@@ -151,7 +152,7 @@ impl OrderService for Orders {
         request: Request<WatchOrderRequest>,
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let (caller, id) = (caller(&request)?, order_id(&request.get_ref().order_id)?);
-        // Before the first look, so that no change falls between the two.
+        // Before the first read, so that no change between the two is missed.
         let subscription = self.store().database().changes().subscribe(&id.to_string());
         let (orders, drain) = (self.clone(), self.drain.clone());
         let draining = async move { drain.draining().await };

@@ -1,5 +1,5 @@
-//! product-service's stock, as orders see it: goods are taken in two phases,
-//! under the id of the order.
+//! The client of product-service's stock: goods are reserved and committed in two
+//! phases, under the id of the order.
 
 use std::time::Duration;
 
@@ -17,14 +17,14 @@ use tracing::error;
 
 use crate::domain::Order;
 
-/// The service that keeps the stock.
+/// The service of the stock.
 pub const SERVICE: &str = "product-service";
 
-/// How long one call may take: so that the two of a step end within it.
-const LIMIT: Duration = Duration::from_secs(3);
+/// The timeout of one call, so that the two of a step end within its timeout.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The most SKUs that an error names: details travel in a header.
-const MOST_NAMED: usize = 20;
+/// The most SKUs that an error names, since details are sent in a header.
+const MAX_NAMED_SKUS: usize = 20;
 
 /// The stock. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,14 +32,13 @@ pub struct Stock {
     products: ProductServiceClient<Outgoing>,
 }
 
-/// Whether goods could be had.
+/// The outcome of committing stock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Goods {
-    /// They are the order's.
-    Had,
-    /// They are not and cannot be; of which SKUs there are too few, as
-    /// product-service says.
-    Short(String),
+pub enum StockOutcome {
+    /// The goods are reserved or committed.
+    Committed,
+    /// There are too few pieces of these SKUs.
+    Insufficient(String),
 }
 
 impl Stock {
@@ -49,7 +48,7 @@ impl Stock {
         Self { products: ProductServiceClient::new(channel) }
     }
 
-    async fn reserve(&self, order: &Order) -> Result<Goods, Fault> {
+    async fn reserve(&self, order: &Order) -> Result<StockOutcome, Fault> {
         let items = order.facts().lines.iter().map(|line| ReservedItem {
             product_id: line.sku.to_string(),
             quantity: line.quantity.get().into(),
@@ -59,35 +58,35 @@ impl Stock {
             items: items.collect(),
             lease: None,
         };
-        match self.products.clone().reserve_stock(limited(request)).await {
-            Ok(_) => Ok(Goods::Had),
-            Err(status) => short(order, &status),
+        match self.products.clone().reserve_stock(with_timeout(request)).await {
+            Ok(_) => Ok(StockOutcome::Committed),
+            Err(status) => insufficient(order, &status),
         }
     }
 
-    /// Makes the goods of an order its own: sets them aside, and then says that
-    /// they are sold. Whether either was done before makes no difference.
+    /// Reserves the goods of an order and commits the reservation. Both calls can be
+    /// repeated.
     ///
     /// # Errors
-    /// When product-service fails: they may be its own.
+    /// When product-service fails: the goods may be reserved or committed.
     ///
     /// # Cancel safety
-    /// They may be its own.
-    pub async fn secure(&self, order: &Order) -> Result<Goods, Fault> {
+    /// The goods may be reserved or committed.
+    pub async fn reserve_and_commit(&self, order: &Order) -> Result<StockOutcome, Fault> {
         match self.reserve(order).await? {
-            Goods::Had => {}
-            short => return Ok(short),
+            StockOutcome::Committed => {}
+            insufficient => return Ok(insufficient),
         }
         let request = CommitReservationRequest { reservation_id: order.id().to_string() };
-        match self.products.clone().commit_reservation(limited(request)).await {
-            Ok(_) => Ok(Goods::Had),
-            // It was there a moment ago: nothing that says that there are no goods.
+        match self.products.clone().commit_reservation(with_timeout(request)).await {
+            Ok(_) => Ok(StockOutcome::Committed),
+            // The reservation existed a moment ago, so this does not mean out of stock.
             Err(status) if status.code() == Code::NotFound => Err(downstream(SERVICE, &status)),
-            Err(status) => short(order, &status),
+            Err(status) => insufficient(order, &status),
         }
     }
 
-    /// Whether nobody has returned the goods of an order.
+    /// Checks that the goods of an order were not released.
     ///
     /// # Errors
     /// When product-service fails.
@@ -96,7 +95,7 @@ impl Stock {
     /// Cancel safe.
     pub async fn is_unreleased(&self, order: &Order) -> Result<bool, Fault> {
         let request = GetReservationRequest { reservation_id: order.id().to_string() };
-        match self.products.clone().get_reservation(limited(request)).await {
+        match self.products.clone().get_reservation(with_timeout(request)).await {
             Ok(found) => Ok(found.get_ref().state() != ReservationState::Released),
             // Orders of the first version have none.
             Err(status) if status.code() == Code::NotFound => Ok(true),
@@ -104,44 +103,44 @@ impl Stock {
         }
     }
 
-    /// Returns the goods of an order, whether or not it has any, for ever.
+    /// Releases the goods of an order for ever, even if it has none.
     ///
     /// # Errors
-    /// When product-service fails: they may have been returned.
+    /// When product-service fails: they may have been released.
     ///
     /// # Cancel safety
-    /// They may have been returned.
+    /// They may have been released.
     pub async fn release(&self, order: &Order) -> Result<(), Fault> {
         let request = ReleaseReservationRequest { reservation_id: order.id().to_string() };
-        let released = self.products.clone().release_reservation(limited(request)).await;
+        let released = self.products.clone().release_reservation(with_timeout(request)).await;
         released.map(drop).map_err(|status| downstream(SERVICE, &status))
     }
 }
 
-fn limited<T>(message: T) -> Request<T> {
+fn with_timeout<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(LIMIT);
+    request.set_timeout(CALL_TIMEOUT);
     request
 }
 
-/// There are too few pieces, the product is gone, the reservation was released
-/// by somebody else, or what is asked for can never be had: however it came,
-/// there are no goods. To ask again would help nobody.
-fn short(order: &Order, status: &Status) -> Result<Goods, Fault> {
+/// The outcome of a call that failed for lack of goods: too few pieces, a deleted
+/// product, a reservation that another call has released, or an invalid request. A
+/// retry would not help.
+fn insufficient(order: &Order, status: &Status) -> Result<StockOutcome, Fault> {
     match status.code() {
         Code::FailedPrecondition | Code::NotFound => {}
         Code::InvalidArgument => {
             let (id, why) = (order.id(), status.message());
-            error!(order = %id, "product-service does not understand what order {id} is of: {why}");
+            error!(order = %id, "product-service rejected the lines of order {id}: {why}");
         }
         _ => return Err(downstream(SERVICE, status)),
     }
     let info = status.get_details_error_info().map(|info| info.metadata).unwrap_or_default();
-    Ok(Goods::Short(info.get("product_ids").cloned().unwrap_or_else(|| skus(order))))
+    Ok(StockOutcome::Insufficient(info.get("product_ids").cloned().unwrap_or_else(|| skus(order))))
 }
 
 /// The first SKUs of an order.
 fn skus(order: &Order) -> String {
-    let skus = order.facts().lines.iter().take(MOST_NAMED).map(|line| line.sku.as_str());
+    let skus = order.facts().lines.iter().take(MAX_NAMED_SKUS).map(|line| line.sku.as_str());
     skus.collect::<Vec<_>>().join(",")
 }

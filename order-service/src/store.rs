@@ -1,5 +1,5 @@
-//! Where orders are kept: also the log of their sagas, from which any replica
-//! carries on what another has begun.
+//! The store of orders. It is also the log of their sagas, from which any replica
+//! resumes what another has begun.
 
 use mesh_proto::shop::{
     events::v1::{OrderChanged, event::Payload},
@@ -8,60 +8,59 @@ use mesh_proto::shop::{
 use service_kit::{
     database::{Database, Error as DatabaseError, Transaction, Value},
     events::Outbox,
-    idempotency::{self, Answer, Claim},
+    idempotency::{self, Claim, StoredResponse},
     timestamp::Timestamp,
     value::{CustomerId, Etag},
 };
 
 use crate::{
     Error,
-    checkout::{METHOD, Wanted},
-    domain::{Changing, Order, OrderId, State},
+    domain::{CREATE_ORDER, Order, OrderId, OrderProgress, OrderRequest, OrderState},
 };
 
-mod held;
+mod claimed;
 mod lines;
 mod read;
 mod sql;
 
 pub(crate) use sql::MAX_AHEAD;
 
-pub use held::{Held, Present};
+pub use claimed::{ClaimedOrder, OrderSnapshot};
 use read::{read_all, read_one};
 
-/// Who hears of orders.
+/// The subscribers to the events of orders.
 pub const SUBSCRIBERS: &[&str] = &["user-service"];
 
-/// After every id: the first page begins there.
-const LAST: &str = "~";
+/// Greater than every id: the first page begins there.
+const AFTER_ALL_IDS: &str = "~";
 
-/// What became of an order that was to be recorded.
+/// The outcome of placing an order.
 #[derive(Debug)]
-pub enum Placed {
-    /// It is, and is held.
-    New(Box<Held>),
-    /// Its request is known: this one or another.
-    Known(Claim),
-    /// This version of the cart was ordered by another request, as this.
-    Ordered(OrderId),
+pub enum PlaceOutcome {
+    /// The order is recorded and claimed.
+    Placed(Box<ClaimedOrder>),
+    /// The request is known.
+    KnownRequest(Claim),
+    /// Another request has ordered this version of the cart, as this order.
+    CartOrdered(OrderId),
 }
 
-/// What shall become of an order.
+/// The decision on an order that is locked.
 #[derive(Debug)]
-pub enum Verdict {
-    /// It stays as it is.
-    Leave,
-    /// It becomes this, and is held.
-    Take(Box<Order>),
+pub enum Decision {
+    /// Keep it as it is.
+    Keep,
+    /// Change it to this, and claim it.
+    Claim(Box<Order>),
 }
 
-/// What became of an order.
+/// The outcome of a decision.
 #[derive(Debug)]
-pub enum Changed {
-    /// It stayed as it is.
-    Left(Box<Present>),
-    /// It was changed, and is held.
-    Taken(Box<Held>),
+pub enum ChangeOutcome {
+    /// The order was kept as it is.
+    Kept(Box<OrderSnapshot>),
+    /// The order was changed and claimed.
+    Claimed(Box<ClaimedOrder>),
 }
 
 /// The orders in the database.
@@ -72,20 +71,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// The orders of `database`, whose changes `outbox` tells of.
+    /// The orders of `database`, whose changes go to `outbox`.
     #[must_use]
     pub fn new(database: Database, outbox: Outbox) -> Self {
         Self { database, outbox }
     }
 
-    /// The database, for who wants to hear of changes. The key of an order is
-    /// its id.
+    /// The database, for subscriptions to changes. The key of an order is its id.
     #[must_use]
     pub fn database(&self) -> &Database {
         &self.database
     }
 
-    /// The order of that id.
+    /// Reads the order of that id.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Database`].
@@ -97,23 +95,22 @@ impl Store {
         read_one(&rows)?.ok_or(Error::NotFound(id))
     }
 
-    /// The order of that id, and whether somebody works on it, as it was a
-    /// moment ago: nobody is waited for, and nobody waits.
+    /// Reads the order of that id with its claim, without a lock.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Database`].
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn present(&self, id: OrderId) -> Result<Present, Error> {
-        let rows = self.database.rows(sql::PRESENT, &[id.to_string().into()]).await?;
+    pub async fn snapshot(&self, id: OrderId) -> Result<OrderSnapshot, Error> {
+        let rows = self.database.rows(sql::SNAPSHOT, &[id.to_string().into()]).await?;
         match (read_one(&rows)?, rows.first()) {
-            (Some(order), Some(row)) => Ok(Present::read(order, row)?),
+            (Some(order), Some(row)) => Ok(OrderSnapshot::read(order, row)?),
             _ => Err(Error::NotFound(id)),
         }
     }
 
-    /// Up to `most` orders of a customer before the id `after`, newest first.
+    /// Lists up to `limit` orders of a customer before the id `after`, newest first.
     ///
     /// # Errors
     /// When the database fails.
@@ -124,95 +121,99 @@ impl Store {
         &self,
         customer: &CustomerId,
         after: Option<String>,
-        most: usize,
+        limit: usize,
     ) -> Result<Vec<Order>, DatabaseError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let before = after.unwrap_or_else(|| LAST.to_owned());
-        let values = [customer.as_str().into(), before.into(), most.into()];
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let before = after.unwrap_or_else(|| AFTER_ALL_IDS.to_owned());
+        let values = [customer.as_str().into(), before.into(), limit.into()];
         read_all(&self.database.rows(sql::OF_CUSTOMER, &values).await?)
     }
 
-    /// What is known of a request, unless it is one of the first version's:
-    /// those [`look`](Self::look) and [`place`](Self::place) find, too.
+    /// Looks up the claim of a request, except one of the first version, which
+    /// [`lookup`](Self::lookup) and [`place`](Self::place) find, too.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn glance(&self, wanted: &Wanted) -> Result<Claim, Error> {
-        Ok(idempotency::look(&self.database, &wanted.asked).await?)
+    pub async fn lookup_claim(&self, request: &OrderRequest) -> Result<Claim, Error> {
+        Ok(idempotency::lookup(&self.database, &request.idempotent).await?)
     }
 
-    /// What is known of a request.
+    /// Looks up a request.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn look(&self, wanted: &Wanted) -> Result<Claim, Error> {
-        match self.glance(wanted).await? {
+    pub async fn lookup(&self, request: &OrderRequest) -> Result<Claim, Error> {
+        match self.lookup_claim(request).await? {
             Claim::New => {
-                let rows = self.database.rows(sql::BY_REQUEST, &[wanted.request.to_string().into()]).await?;
-                answered_before(wanted, &rows)
+                let rows = self.database.rows(sql::BY_REQUEST, &[request.id.to_string().into()]).await?;
+                first_version_claim(request, &rows)
             }
             known => Ok(known),
         }
     }
 
-    /// Records an order that this request asks for, durably, and holds it;
-    /// unless the request is known, or has another ordered this version of the
-    /// cart.
+    /// Records the order of a request, durably, and claims it, unless the request is
+    /// known, or another one has ordered this version of the cart.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// It may have been recorded; [`look`](Self::look) tells.
-    pub async fn place(&self, wanted: &Wanted, order: Order, cart: Etag) -> Result<Placed, Error> {
-        let held = Held::first(order, cart);
+    /// It may have been recorded; [`lookup`](Self::lookup) finds it then.
+    pub async fn place(
+        &self,
+        request: &OrderRequest,
+        order: Order,
+        cart: Etag,
+    ) -> Result<PlaceOutcome, Error> {
+        let claimed = ClaimedOrder::first(order, cart);
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let done = place(&mut open, wanted, &held).await;
+            let done = place(&mut open, request, &claimed).await;
             match unit.end(open, done).await {
                 None => {}
-                Some(Ok(())) => return Ok(Placed::New(Box::new(held))),
-                Some(Err(DatabaseError::Missed)) => return self.placed_before(wanted, cart).await,
+                Some(Ok(())) => return Ok(PlaceOutcome::Placed(Box::new(claimed))),
+                Some(Err(DatabaseError::Missed)) => return self.conflict(request, cart).await,
                 Some(Err(why)) => return Err(why.into()),
             }
         }
     }
 
-    /// What stands in the way of an order.
-    async fn placed_before(&self, wanted: &Wanted, cart: Etag) -> Result<Placed, Error> {
-        let known = self.look(wanted).await?;
+    /// Finds the claim that an order conflicts with.
+    async fn conflict(&self, request: &OrderRequest, cart: Etag) -> Result<PlaceOutcome, Error> {
+        let known = self.lookup(request).await?;
         if known != Claim::New {
-            return Ok(Placed::Known(known));
+            return Ok(PlaceOutcome::KnownRequest(known));
         }
-        let key = [wanted.customer.as_str().into(), cart.to_string().into()];
+        let key = [request.customer.as_str().into(), cart.to_string().into()];
         let Some(row) = self.database.row(sql::CLAIMED_CART, &key).await? else {
-            return Ok(Placed::Known(known));
+            return Ok(PlaceOutcome::KnownRequest(known));
         };
         let order = OrderId::parse(&row.get::<String>("order_id")?);
-        Ok(Placed::Ordered(order.map_err(|why| DatabaseError::corrupt("order_id", why))?))
+        Ok(PlaceOutcome::CartOrdered(order.map_err(|why| DatabaseError::corrupt("order_id", why))?))
     }
 
-    /// Changes an order as `decide` says. No other writer comes between the
-    /// decision and the change.
+    /// Changes an order by a decision. The order is locked between the decision and
+    /// the change.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Database`], what `decide` says.
+    /// [`Error::NotFound`], [`Error::Database`], the error of `decide`.
     ///
     /// # Cancel safety
-    /// The change may have been made; the order is then held until its lease
-    /// runs out.
+    /// The change may have been made; the order is claimed then until its lease
+    /// expires.
     pub async fn change(
         &self,
         id: OrderId,
-        decide: impl Fn(&Present, Timestamp) -> Result<Verdict, Error>,
-    ) -> Result<Changed, Error> {
+        decide: impl Fn(&OrderSnapshot, Timestamp) -> Result<Decision, Error>,
+    ) -> Result<ChangeOutcome, Error> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
@@ -224,73 +225,72 @@ impl Store {
     }
 }
 
-async fn place(open: &mut Transaction, wanted: &Wanted, held: &Held) -> Result<(), DatabaseError> {
-    let order = held.order.facts();
+async fn place(
+    open: &mut Transaction,
+    request: &OrderRequest,
+    claimed: &ClaimedOrder,
+) -> Result<(), DatabaseError> {
+    let order = claimed.order.facts();
     let key = order.id.to_string();
-    // Waits for another that is claiming the same request.
-    idempotency::claim(open, &wanted.asked, &key).await?;
-    let cart = [order.customer.as_str().into(), held.cart.to_string().into(), key.as_str().into()];
+    // Waits for another transaction that claims the same request.
+    idempotency::claim(open, &request.idempotent, &key).await?;
+    let cart = [order.customer.as_str().into(), claimed.cart.to_string().into(), key.as_str().into()];
     open.require(sql::CLAIM_CART, &cart).await?;
     let values: [Value; 8] = [
         key.as_str().into(),
         order.customer.as_str().into(),
-        held.cart.to_string().into(),
-        held.order.state().as_str().into(),
+        claimed.cart.to_string().into(),
+        claimed.order.state().as_str().into(),
         order.total.minor().into(),
         order.total.currency().code().into(),
         order.created.micros().into(),
-        held::lease().into(),
+        claimed::lease().into(),
     ];
     open.require(sql::INSERT, &values).await?;
-    // Announced to nobody: who would wait for it does not know its id yet.
-    let values = [key.into(), lines::json(&order.lines)?, wanted.request.to_string().into()];
+    // Not announced: no subscriber knows its id yet.
+    let values = [key.into(), lines::json(&order.lines)?, request.id.to_string().into()];
     open.require(lines::INSERT, &values).await
 }
 
-fn columns(id: &str, before: i64, after: &Held) -> [Value; 14] {
-    let Changing { state, updated, etag, sold, reason, payment, charge, tracking } = after.order.changing();
-    let unsettled = after.is_unsettled();
+fn columns(id: &str, before: i64, after: &ClaimedOrder) -> [Value; 14] {
+    let OrderProgress { state, updated, etag, stock_committed, reason, payment, charge, tracking } =
+        after.order.progress();
+    let is_unsettled = after.is_unsettled();
     [
         id.into(),
         before.into(),
         after.claim.into(),
-        if unsettled { held::lease() } else { 0 }.into(),
-        i64::from(unsettled).into(),
-        i64::from(after.cart_full).into(),
+        if is_unsettled { claimed::lease() } else { 0 }.into(),
+        i64::from(is_unsettled).into(),
+        i64::from(after.cart_pending).into(),
         state.as_str().into(),
         updated.micros().into(),
         etag.version().into(),
-        i64::from(sold).into(),
+        i64::from(*stock_committed).into(),
         reason.map(|reason| reason.as_str()).unwrap_or_default().into(),
         payment.as_ref().map(|method| method.as_str()).unwrap_or_default().into(),
-        charge.unwrap_or_default().into(),
-        tracking.unwrap_or_default().into(),
+        charge.clone().unwrap_or_default().into(),
+        tracking.clone().unwrap_or_default().into(),
     ]
 }
 
-/// The request of an order of the first version, which stands with the order.
-fn answered_before(wanted: &Wanted, rows: &[service_kit::database::Row]) -> Result<Claim, Error> {
+/// The claim of a request of the first version, which is in the order's row.
+fn first_version_claim(request: &OrderRequest, rows: &[service_kit::database::Row]) -> Result<Claim, Error> {
     let Some(first) = rows.first() else { return Ok(Claim::New) };
     let seen = Etag::parse(&first.get::<String>("request_etag")?);
     let seen = seen.map_err(|why| DatabaseError::corrupt("request_etag", why))?;
     Ok(match read_one(rows)? {
         Some(order)
-            if order.facts().customer == wanted.customer && seen == wanted.seen && wanted.total.is_none() =>
+            if order.facts().customer == request.customer
+                && seen == request.cart_etag
+                && request.expected_total.is_none() =>
         {
             let facts = order.facts();
-            let placed = Changing {
-                state: State::Confirmed,
-                updated: facts.created,
-                etag: Etag::default().next(),
-                sold: true,
-                reason: None,
-                payment: None,
-                charge: None,
-                tracking: None,
-            };
-            Claim::Stored(Answer::reply(&wire::Order::from(Order::kept(facts.clone(), placed))))
+            let mut placed = OrderProgress::new(OrderState::Confirmed, facts.created);
+            placed.stock_committed = true;
+            Claim::Stored(StoredResponse::message(&wire::Order::from(Order::stored(facts.clone(), placed))))
         }
-        _ => Claim::Reused,
+        _ => Claim::IdReused,
     })
 }
 
@@ -299,29 +299,34 @@ impl Store {
         &self,
         open: &mut Transaction,
         id: OrderId,
-        decide: impl Fn(&Present, Timestamp) -> Result<Verdict, Error>,
-    ) -> Result<Changed, Error> {
+        decide: impl Fn(&OrderSnapshot, Timestamp) -> Result<Decision, Error>,
+    ) -> Result<ChangeOutcome, Error> {
         let key: Value = id.to_string().into();
         let lock = open.row(sql::LOCK, std::slice::from_ref(&key)).await?.ok_or(Error::NotFound(id))?;
         let order = read_one(&open.rows(sql::BY_ID, &[key]).await?)?.ok_or(Error::NotFound(id))?;
-        let present = Present::read(order, &lock)?;
-        match decide(&present, Timestamp::now())? {
-            Verdict::Leave => {
-                open.undo();
-                Ok(Changed::Left(Box::new(present)))
+        let snapshot = OrderSnapshot::read(order, &lock)?;
+        match decide(&snapshot, Timestamp::now())? {
+            Decision::Keep => {
+                open.set_rollback_only();
+                Ok(ChangeOutcome::Kept(Box::new(snapshot)))
             }
-            Verdict::Take(order) => {
-                let claim = present.held.claim + 1;
-                let taken = Held { order: *order, claim, ..present.held.clone() };
-                self.write(open, &present.held, &taken).await?;
-                Ok(Changed::Taken(Box::new(taken)))
+            Decision::Claim(order) => {
+                let before = snapshot.into_claimed();
+                let claimed = ClaimedOrder { order: *order, claim: before.claim + 1, ..before.clone() };
+                self.write(open, &before, &claimed).await?;
+                Ok(ChangeOutcome::Claimed(Box::new(claimed)))
             }
         }
     }
 
-    /// Writes what `before` has become, and tells of it; the transaction fails
-    /// with [`DatabaseError::Missed`] when it is held by another claim.
-    async fn write(&self, open: &mut Transaction, before: &Held, after: &Held) -> Result<(), DatabaseError> {
+    /// Writes the change from `before` to `after`, and its event. The transaction
+    /// fails with [`DatabaseError::Missed`] when another claim holds the order.
+    async fn write(
+        &self,
+        open: &mut Transaction,
+        before: &ClaimedOrder,
+        after: &ClaimedOrder,
+    ) -> Result<(), DatabaseError> {
         let id = after.order.id().to_string();
         open.require(sql::WRITE, &columns(&id, before.claim, after)).await?;
         if after.order.etag() != before.order.etag() {
@@ -331,8 +336,12 @@ impl Store {
         open.changed(&id).await
     }
 
-    /// Stores the answer of the request that made this order.
-    async fn settle(open: &mut Transaction, order: &Order, answer: Answer) -> Result<(), DatabaseError> {
-        idempotency::settle(open, METHOD, &order.id().to_string(), answer).await
+    /// Stores the response to the request that created this order.
+    async fn store_response(
+        open: &mut Transaction,
+        order: &Order,
+        response: StoredResponse,
+    ) -> Result<(), DatabaseError> {
+        idempotency::complete(open, CREATE_ORDER, &order.id().to_string(), response).await
     }
 }

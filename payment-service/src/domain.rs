@@ -1,44 +1,50 @@
-//! What a charge is, and how it may change.
+//! Charges and their state machine.
 
 use std::{cmp::Ordering, fmt};
 
 use mesh_proto::shop::payment::v1 as wire;
 use service_kit::{
+    id::Id,
     money::{Money, MoneyError},
     timestamp::Timestamp,
     value::{CustomerId, InvalidValue},
 };
 
-mod id;
+/// The id of a charge, which sorts by the time of the first call with its key.
+pub type ChargeId = Id<Charge>;
 
-pub use id::{ChargeId, Key};
+/// The marker of [`IdempotencyKey`].
+#[derive(Debug)]
+pub enum IdempotencyKeyKind {}
+/// The key of a charge: a UUID that the caller chose, the same in every repetition.
+pub type IdempotencyKey = Id<IdempotencyKeyKind>;
 
-/// What became of one key.
+/// The charge of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// Its id.
+    /// The id.
     pub id: ChargeId,
-    /// What it was asked for with.
-    pub key: Key,
-    /// Where it stands.
-    pub state: State,
-    /// Who pays what; `None` when it was voided before anybody tried.
+    /// The key of the calls that made it.
+    pub key: IdempotencyKey,
+    /// The state.
+    pub state: ChargeState,
+    /// The body; `None` when the key was voided before it was charged.
     pub terms: Option<Terms>,
-    /// The highest attempt that has decided where it stands.
+    /// The highest attempt that has changed the state.
     pub token: FencingToken,
-    /// When the key was first seen.
+    /// The time of the first call with the key.
     pub created: Timestamp,
-    /// When it last changed.
+    /// The time of the last change.
     pub updated: Timestamp,
 }
 
-/// The number of an attempt to charge a key: higher for each new one, the same
-/// when one is sent again. The default is an attempt without a number.
+/// The number of an attempt to charge a key: higher for each new attempt, the same
+/// when one is repeated. The default is an attempt without a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FencingToken(i64);
 
 impl FencingToken {
-    /// Reads a number; 0 is none.
+    /// Parses a number; 0 means none.
     ///
     /// # Errors
     /// When it is negative.
@@ -53,25 +59,25 @@ impl FencingToken {
     }
 }
 
-/// What an attempt to charge is to what became of its key.
+/// The relation of an attempt to the charge of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
-    /// It decides.
+    /// The attempt is new.
     New,
-    /// It was declined before: that is its answer.
+    /// This attempt was declined before.
     Declined,
-    /// A later one was declined: this one was given up.
+    /// A later attempt was declined, so this one is outdated.
     Superseded,
 }
 
 impl Charge {
-    /// What an attempt of that number is to this charge. A decline promises that
-    /// nothing is charged, so it holds for all attempts up to the declined one,
-    /// also when their bytes arrive late. In every other state, and for attempts
-    /// without a number, [`State::after`] decides.
+    /// Classifies an attempt by its number. A decline promises that nothing is charged,
+    /// so it holds for all attempts up to the declined one, also for those that arrive
+    /// late. In every other state, and for attempts without a number,
+    /// [`ChargeState::after`] decides.
     #[must_use]
     pub fn classify(&self, token: FencingToken) -> Attempt {
-        if self.state != State::Declined || token == FencingToken::default() {
+        if self.state != ChargeState::Declined || token == FencingToken::default() {
             return Attempt::New;
         }
         match token.cmp(&self.token) {
@@ -82,14 +88,14 @@ impl Charge {
     }
 }
 
-/// Who pays how much with what: the body of a charge.
+/// The body of a charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
-    /// Who pays.
+    /// The payer.
     pub customer: CustomerId,
-    /// How much.
+    /// The amount.
     pub amount: Amount,
-    /// With what.
+    /// The payment method.
     pub method: PaymentMethod,
 }
 
@@ -106,28 +112,28 @@ impl Terms {
     }
 }
 
-/// An amount that can be charged: more than nothing.
+/// An amount that can be charged: a positive one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amount(Money);
 
-/// An amount that cannot be charged.
+/// The reason why an amount cannot be charged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
-    /// Not an amount at all.
+    /// The amount is malformed.
     #[error(transparent)]
     Money(#[from] MoneyError),
-    /// Nothing.
+    /// The amount is not positive.
     #[error("the amount must be positive")]
-    Nothing,
+    NotPositive,
 }
 
 impl Amount {
     /// The amount, if it can be charged.
     ///
     /// # Errors
-    /// [`AmountError::Nothing`].
+    /// [`AmountError::NotPositive`].
     pub fn of(money: Money) -> Result<Self, AmountError> {
-        if money.minor() > 0 { Ok(Self(money)) } else { Err(AmountError::Nothing) }
+        if money.minor() > 0 { Ok(Self(money)) } else { Err(AmountError::NotPositive) }
     }
 
     /// The amount as money.
@@ -149,23 +155,23 @@ impl fmt::Debug for PaymentMethod {
 }
 
 impl PaymentMethod {
-    /// The one that is always declined.
+    /// The method that is always declined.
     const DECLINED: &'static str = "pm_card_declined";
 
-    /// Reads a payment method.
+    /// Parses a payment method.
     ///
     /// # Errors
     /// When it is empty, too long or has other characters.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
-        if matches!(text.len(), 1..=128) && text.bytes().all(fits) {
+        let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+        if matches!(text.len(), 1..=128) && text.bytes().all(is_allowed) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidValue("must be 1 to 128 characters of a-z, 0-9, _ and -".into()))
         }
     }
 
-    /// Whether its provider declines whatever is charged.
+    /// True for the method that is always declined.
     #[must_use]
     pub fn is_declined(&self) -> bool {
         self.0 == Self::DECLINED
@@ -178,36 +184,36 @@ impl PaymentMethod {
     }
 }
 
-/// Where a charge stands.
+/// The state of a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum ChargeState {
     /// The customer has paid.
     Succeeded,
     /// The payment method was declined; another may be tried.
     Declined,
-    /// The customer has paid and got everything back; final.
+    /// The customer has paid and was refunded; final.
     Refunded,
     /// Refunded before anything was charged; final.
     Voided,
 }
 
-/// What can happen to a key.
+/// An event of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It is charged, and the payment method is good for it.
+pub enum ChargeEvent {
+    /// A call charges it, and the payment method is accepted.
     Charge,
-    /// It is charged, and the payment method is not.
+    /// A call charges it, and the payment method is declined.
     Decline,
-    /// It is refunded.
+    /// A call refunds it.
     Refund,
 }
 
-/// What goes into the ledger.
+/// A posting of the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Posting {
     /// From the customers to the shop.
     Charge,
-    /// Back.
+    /// From the shop to the customers.
     Refund,
 }
 
@@ -215,9 +221,9 @@ pub enum Posting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Final;
 
-impl State {
-    /// Where a key stands after an event, and what that puts into the ledger:
-    /// all transitions there are. `None` is a key that was never seen.
+impl ChargeState {
+    /// All transitions: the state after an event, and the posting that it makes. `None`
+    /// is the state of an unknown key.
     ///
     /// ```text
     ///                  charge                refund
@@ -230,25 +236,26 @@ impl State {
     ///             (final)
     /// ```
     ///
-    /// A charge that succeeded has succeeded, whatever the payment method is
-    /// good for later.
+    /// A successful charge stays successful when its payment method is declined later.
     ///
     /// # Errors
     /// [`Final`].
-    pub fn after(from: Option<Self>, event: Event) -> Result<(Self, Option<Posting>), Final> {
+    pub fn after(from: Option<Self>, event: ChargeEvent) -> Result<(Self, Option<Posting>), Final> {
         Ok(match (from, event) {
-            (None | Some(Self::Declined), Event::Charge) => (Self::Succeeded, Some(Posting::Charge)),
-            (None | Some(Self::Declined), Event::Decline) => (Self::Declined, None),
-            (Some(Self::Succeeded), Event::Charge | Event::Decline) => (Self::Succeeded, None),
-            (Some(Self::Refunded | Self::Voided), Event::Charge | Event::Decline) => return Err(Final),
+            (None | Some(Self::Declined), ChargeEvent::Charge) => (Self::Succeeded, Some(Posting::Charge)),
+            (None | Some(Self::Declined), ChargeEvent::Decline) => (Self::Declined, None),
+            (Some(Self::Succeeded), ChargeEvent::Charge | ChargeEvent::Decline) => (Self::Succeeded, None),
+            (Some(Self::Refunded | Self::Voided), ChargeEvent::Charge | ChargeEvent::Decline) => {
+                return Err(Final);
+            }
 
-            (Some(Self::Succeeded), Event::Refund) => (Self::Refunded, Some(Posting::Refund)),
-            (None | Some(Self::Declined), Event::Refund) => (Self::Voided, None),
-            (Some(state @ (Self::Refunded | Self::Voided)), Event::Refund) => (state, None),
+            (Some(Self::Succeeded), ChargeEvent::Refund) => (Self::Refunded, Some(Posting::Refund)),
+            (None | Some(Self::Declined), ChargeEvent::Refund) => (Self::Voided, None),
+            (Some(state @ (Self::Refunded | Self::Voided)), ChargeEvent::Refund) => (state, None),
         })
     }
 
-    /// As it stands in the database.
+    /// The value in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -259,10 +266,10 @@ impl State {
         }
     }
 
-    /// Reads what [`as_str`](Self::as_str) wrote.
+    /// Parses a value of the database.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is no state.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         [Self::Succeeded, Self::Declined, Self::Refunded, Self::Voided]
             .into_iter()
@@ -274,13 +281,13 @@ impl State {
 impl From<Charge> for wire::Charge {
     fn from(charge: Charge) -> Self {
         let state = match charge.state {
-            State::Succeeded => wire::ChargeState::Succeeded,
-            State::Declined => wire::ChargeState::Declined,
-            State::Refunded => wire::ChargeState::Refunded,
-            State::Voided => wire::ChargeState::Voided,
+            ChargeState::Succeeded => wire::ChargeState::Succeeded,
+            ChargeState::Declined => wire::ChargeState::Declined,
+            ChargeState::Refunded => wire::ChargeState::Refunded,
+            ChargeState::Voided => wire::ChargeState::Voided,
         };
         let Charge { id, key, terms, created, updated, .. } = charge;
-        let bare = Self {
+        let without_terms = Self {
             charge_id: id.to_string(),
             idempotency_key: key.to_string(),
             state: state.into(),
@@ -288,12 +295,12 @@ impl From<Charge> for wire::Charge {
             update_time: Some(updated.into()),
             ..Self::default()
         };
-        let Some(Terms { customer, amount, method }) = terms else { return bare };
+        let Some(Terms { customer, amount, method }) = terms else { return without_terms };
         Self {
             customer_id: customer.as_str().to_owned(),
             amount: Some(amount.money().into()),
             payment_method: method.0,
-            ..bare
+            ..without_terms
         }
     }
 }
@@ -302,29 +309,39 @@ impl From<Charge> for wire::Charge {
 mod tests {
     use super::*;
 
-    const STATES: [Option<State>; 5] =
-        [None, Some(State::Succeeded), Some(State::Declined), Some(State::Refunded), Some(State::Voided)];
+    const STATES: [Option<ChargeState>; 5] = [
+        None,
+        Some(ChargeState::Succeeded),
+        Some(ChargeState::Declined),
+        Some(ChargeState::Refunded),
+        Some(ChargeState::Voided),
+    ];
 
     #[test]
-    fn the_second_time_changes_nothing_and_what_is_final_stays() {
+    fn a_repeated_event_changes_nothing_and_final_states_stay() {
         for from in STATES {
-            for event in [Event::Charge, Event::Decline, Event::Refund] {
-                let Ok((to, _)) = State::after(from, event) else {
-                    assert!(matches!(from, Some(State::Refunded | State::Voided)), "{from:?} {event:?}");
+            for event in [ChargeEvent::Charge, ChargeEvent::Decline, ChargeEvent::Refund] {
+                let Ok((to, _)) = ChargeState::after(from, event) else {
+                    assert!(
+                        matches!(from, Some(ChargeState::Refunded | ChargeState::Voided)),
+                        "{from:?} {event:?}"
+                    );
                     continue;
                 };
-                assert_eq!(State::after(Some(to), event), Ok((to, None)), "{from:?} {event:?}");
-                assert!(!matches!(from, Some(State::Refunded | State::Voided)) || from == Some(to));
+                assert_eq!(ChargeState::after(Some(to), event), Ok((to, None)), "{from:?} {event:?}");
+                assert!(
+                    !matches!(from, Some(ChargeState::Refunded | ChargeState::Voided)) || from == Some(to)
+                );
             }
         }
     }
 
     #[test]
-    fn the_ledger_holds_what_the_states_say() {
-        let paid = |state: Option<State>| i32::from(state == Some(State::Succeeded));
+    fn postings_match_the_states() {
+        let paid = |state: Option<ChargeState>| i32::from(state == Some(ChargeState::Succeeded));
         for from in STATES {
-            for event in [Event::Charge, Event::Decline, Event::Refund] {
-                let Ok((to, posting)) = State::after(from, event) else { continue };
+            for event in [ChargeEvent::Charge, ChargeEvent::Decline, ChargeEvent::Refund] {
+                let Ok((to, posting)) = ChargeState::after(from, event) else { continue };
                 let posted = match posting {
                     Some(Posting::Charge) => 1,
                     Some(Posting::Refund) => -1,

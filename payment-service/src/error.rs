@@ -1,11 +1,11 @@
-//! What can go wrong with a payment.
+//! The errors of the service and their statuses.
 
 use service_kit::{currency::Currency, database, error::Fault};
 use tonic::{Code, Status};
 
-use crate::domain::Key;
+use crate::domain::IdempotencyKey;
 
-/// Why a call failed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request is malformed, or its caller may not make it.
@@ -13,25 +13,25 @@ pub enum Error {
     Invalid(Fault),
     /// The key was charged with another body; these fields differ.
     #[error("the key {0} was charged with another body; choose a new one")]
-    Reused(Key, Vec<&'static str>),
+    KeyReused(IdempotencyKey, Vec<&'static str>),
     /// The payment method was declined.
     #[error("the payment method was declined; try another")]
-    Declined(Key),
+    Declined(IdempotencyKey),
     /// A later attempt was declined.
-    #[error("a later attempt to charge this key was declined; ask what became of that")]
-    Superseded(Key),
+    #[error("a later attempt to charge this key was declined; read the charge with GetCharge")]
+    Superseded(IdempotencyKey),
     /// The key was refunded or voided.
     #[error("the key {0} was refunded, which is final; choose a new one")]
-    Voided(Key),
-    /// Nothing is known of the key.
+    Voided(IdempotencyKey),
+    /// The key is unknown.
     #[error("nothing was charged, refunded or declined under the key {0}")]
-    NotFound(Key),
-    /// The sum is more than an amount can be.
-    #[error("the sum in {0} is too large to be told")]
-    TooMuch(Currency),
-    /// The payment provider is away.
-    #[error("the payment provider is not available right now; try again")]
-    ProviderAway,
+    NotFound(IdempotencyKey),
+    /// The sum exceeds the largest amount.
+    #[error("the sum in {0} exceeds the largest amount")]
+    SumTooLarge(Currency),
+    /// The payment provider is unavailable.
+    #[error("the payment provider is unavailable; try again")]
+    ProviderUnavailable,
     /// The database failed.
     #[error(transparent)]
     Database(#[from] database::Error),
@@ -45,36 +45,35 @@ impl From<Fault> for Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        let words = error.to_string();
-        let fault = match error {
-            Error::Invalid(fault) => fault,
-            Error::Reused(key, fields) => {
-                let fault = Fault::new(Code::InvalidArgument, "KEY_REUSED", words)
-                    .with("idempotency_key", key)
-                    .with("fields", fields.join(","));
-                // Which differ, and not how: the other body may be another's.
-                fields.into_iter().fold(fault, |fault, field| {
-                    fault.field(field, "differs from what the key was charged with")
-                })
-            }
-            Error::Declined(key) => {
-                Fault::new(Code::FailedPrecondition, "PAYMENT_DECLINED", words).with("idempotency_key", key)
-            }
-            Error::Superseded(key) => {
-                Fault::new(Code::Aborted, "CHARGE_SUPERSEDED", words).with("idempotency_key", key)
-            }
-            Error::Voided(key) => {
-                Fault::new(Code::FailedPrecondition, "CHARGE_VOIDED", words).with("idempotency_key", key)
-            }
-            Error::NotFound(key) => {
-                Fault::new(Code::NotFound, "CHARGE_NOT_FOUND", words).with("idempotency_key", key)
-            }
-            Error::TooMuch(currency) => {
-                Fault::new(Code::OutOfRange, "SUM_TOO_LARGE", words).with("currency_code", currency)
-            }
-            Error::ProviderAway => Fault::new(Code::Unavailable, "PROVIDER_UNAVAILABLE", words),
-            Error::Database(error) => error.fault(),
-        };
+        let message = error.to_string();
+        let fault =
+            match error {
+                Error::Invalid(fault) => fault,
+                Error::KeyReused(key, fields) => {
+                    let fault = Fault::new(Code::InvalidArgument, "KEY_REUSED", message)
+                        .with("idempotency_key", key)
+                        .with("fields", fields.join(","));
+                    // Without the values: the other body may belong to another customer.
+                    fields.into_iter().fold(fault, |fault, field| {
+                        fault.field(field, "differs from what the key was charged with")
+                    })
+                }
+                Error::Declined(key) => Fault::new(Code::FailedPrecondition, "PAYMENT_DECLINED", message)
+                    .with("idempotency_key", key),
+                Error::Superseded(key) => {
+                    Fault::new(Code::Aborted, "CHARGE_SUPERSEDED", message).with("idempotency_key", key)
+                }
+                Error::Voided(key) => Fault::new(Code::FailedPrecondition, "CHARGE_VOIDED", message)
+                    .with("idempotency_key", key),
+                Error::NotFound(key) => {
+                    Fault::new(Code::NotFound, "CHARGE_NOT_FOUND", message).with("idempotency_key", key)
+                }
+                Error::SumTooLarge(currency) => {
+                    Fault::new(Code::OutOfRange, "SUM_TOO_LARGE", message).with("currency_code", currency)
+                }
+                Error::ProviderUnavailable => Fault::new(Code::Unavailable, "PROVIDER_UNAVAILABLE", message),
+                Error::Database(error) => error.fault(),
+            };
         fault.into_status(crate::NAME)
     }
 }

@@ -1,15 +1,16 @@
-//! payment-service: what customers were charged, and what they got back.
+//! payment-service: charges and refunds.
 //!
-//! It stands in for a payment provider, with what makes one hard to use:
-//! [`faults`] lets it decline, be slow, be away, and charge without an answer.
-//! [`domain::State`] says how a charge may change; the [`store`] keeps charges
-//! by their keys, and beside them the ledger that the balance is read from.
+//! It stands in for a payment provider with its difficulties: [`faults`] makes it
+//! decline, delay, fail, and charge without an answer. [`domain::ChargeState`] is the
+//! state machine of a charge; the [`store`] has the charges by their idempotency keys,
+//! and the ledger from which the balance is computed.
 
 use anyhow::Context;
+use clap::Args;
 use mesh_proto::shop::payment::v1::payment_service_server::PaymentServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 use tracing::warn;
 
@@ -21,14 +22,36 @@ mod service;
 pub mod store;
 
 pub use error::Error;
+use faults::Faults;
 pub use service::Payments;
 
 /// The name under which it registers.
 pub const NAME: &str = "payment-service";
 
-/// The service.
-#[derive(Debug)]
-pub struct PaymentService;
+/// The service, with its options.
+#[derive(Args, Clone, Debug, Default)]
+pub struct PaymentService {
+    /// Injected payment faults, a list: `decline=0.1,lost=0.3,slow=0.2:2s,unavailable=0.1`, or `metadata` for
+    /// those that callers request [default: none]
+    #[arg(
+        long,
+        env = "PAYMENT_FAULTS",
+        value_name = "FAULTS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub payment_faults: String,
+}
+
+impl PaymentService {
+    /// The faults to inject.
+    ///
+    /// # Errors
+    /// When `PAYMENT_FAULTS` is invalid.
+    pub fn faults(&self) -> anyhow::Result<Faults> {
+        self.payment_faults.parse().context("PAYMENT_FAULTS is invalid")
+    }
+}
 
 impl Service for PaymentService {
     const NAME: &'static str = NAME;
@@ -46,12 +69,20 @@ impl Service for PaymentService {
         ],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let faults: faults::Faults = base.payment_faults.parse().context("PAYMENT_FAULTS cannot be read")?;
-        if faults != faults::Faults::default() {
-            warn!(?faults, "payments fail on purpose: PAYMENT_FAULTS is set");
+    fn check(&self) -> anyhow::Result<()> {
+        self.faults().map(drop)
+    }
+
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let faults = self.faults()?;
+        if faults != Faults::default() {
+            warn!(?faults, "PAYMENT_FAULTS is set: payment-service injects faults");
         }
-        let payments = Payments::new(store::Store::new(base.database.clone()), faults);
-        Ok(serving.serve(PaymentServiceServer::new(payments)))
+        let payments = Payments::new(store::Store::new(context.database.clone()), faults);
+        Ok(builder.serve(PaymentServiceServer::new(payments)))
     }
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service_kit::run::main::<payment_service::PaymentService>()
+    service_kit::service::main::<payment_service::PaymentService>()
 }

@@ -1,4 +1,4 @@
-//! Requests, read into values that hold.
+//! Requests, parsed into valid values.
 
 use mesh_proto::shop::payment::v1::{ChargeRequest, ListChargesRequest};
 use service_kit::{
@@ -9,29 +9,29 @@ use service_kit::{
     value::CustomerId,
 };
 
-use crate::domain::{Amount, AmountError, FencingToken, Key, PaymentMethod, Terms};
+use crate::domain::{Amount, AmountError, FencingToken, IdempotencyKey, PaymentMethod, Terms};
 
-pub(crate) fn key(text: &str) -> Result<Key, Fault> {
-    Key::parse(text).map_err(|why| invalid("idempotency_key", why))
+pub(crate) fn key(text: &str) -> Result<IdempotencyKey, Fault> {
+    IdempotencyKey::parse(text).map_err(|why| invalid("idempotency_key", why))
 }
 
 pub(crate) fn currency(text: &str) -> Result<Currency, Fault> {
     text.parse().map_err(|why| invalid("currency_code", why))
 }
 
-/// What to charge, under which key, and by which attempt.
-pub(crate) struct Wanted {
-    pub(crate) key: Key,
+/// An attempt to charge a key.
+pub(crate) struct ChargeAttempt {
+    pub(crate) key: IdempotencyKey,
     pub(crate) terms: Terms,
     pub(crate) token: FencingToken,
 }
 
-impl TryFrom<ChargeRequest> for Wanted {
+impl TryFrom<ChargeRequest> for ChargeAttempt {
     type Error = Fault;
 
     fn try_from(from: ChargeRequest) -> Result<Self, Fault> {
         let mut fields = Fields::default();
-        let key = fields.take("idempotency_key", Key::parse(&from.idempotency_key));
+        let key = fields.take("idempotency_key", IdempotencyKey::parse(&from.idempotency_key));
         let customer = fields.take("customer_id", CustomerId::parse(&from.customer_id));
         let amount = Money::parse(from.amount.as_ref()).map_err(AmountError::from).and_then(Amount::of);
         let amount = fields.take("amount", amount);
@@ -46,13 +46,13 @@ impl TryFrom<ChargeRequest> for Wanted {
     }
 }
 
-/// Whose charges, everybody's when `None`, and which page of them.
-pub(crate) struct Listing {
+/// A request for a page of charges: those of a customer, or all.
+pub(crate) struct ListRequest {
     pub(crate) customer: Option<CustomerId>,
     pub(crate) page: Page,
 }
 
-impl TryFrom<ListChargesRequest> for Listing {
+impl TryFrom<ListChargesRequest> for ListRequest {
     type Error = Fault;
 
     fn try_from(from: ListChargesRequest) -> Result<Self, Fault> {

@@ -1,4 +1,4 @@
-//! The rpcs: translate, ask, translate back.
+//! The gRPC handlers.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     Error,
-    domain::{Charge, Key, State},
-    faults::{Faults, METADATA, Plan},
-    request::{Listing, Wanted, currency, key},
+    domain::{Charge, ChargeState, IdempotencyKey},
+    faults::{CallFaults, Faults, METADATA},
+    request::{ChargeAttempt, ListRequest, currency, key},
     store::Store,
 };
 
@@ -31,7 +31,7 @@ pub struct Payments {
 }
 
 impl Payments {
-    /// Payments that `store` keeps, with these faults.
+    /// The payments in `store`, with injected faults.
     #[must_use]
     pub fn new(store: Store, faults: Faults) -> Self {
         Self { store, faults }
@@ -39,31 +39,31 @@ impl Payments {
 
     async fn charge(&self, request: Request<ChargeRequest>) -> Result<Charge, Error> {
         let caller = Caller::of(&request)?.clone();
-        let plan = self.plan(request.metadata())?;
-        let Wanted { key, terms, token } = request.into_inner().try_into()?;
+        let faults = self.draw_faults(request.metadata())?;
+        let ChargeAttempt { key, terms, token } = request.into_inner().try_into()?;
         caller.may_act_for(&terms.customer)?;
-        begin(&plan).await?;
-        let declined = plan.declined || terms.method.is_declined();
+        fail_before(&faults).await?;
+        let declined = faults.declined || terms.method.is_declined();
         let charge = self.store.charge(key, &terms, token, declined).await?;
-        end(&plan).await?;
-        if charge.state == State::Declined { Err(Error::Declined(key)) } else { Ok(charge) }
+        fail_after(&faults).await?;
+        if charge.state == ChargeState::Declined { Err(Error::Declined(key)) } else { Ok(charge) }
     }
 
     async fn refund(&self, request: Request<RefundRequest>) -> Result<Charge, Error> {
         let caller = Caller::of(&request)?.clone();
-        let plan = self.plan(request.metadata())?;
+        let faults = self.draw_faults(request.metadata())?;
         let key = key(&request.into_inner().idempotency_key)?;
-        if let Err(Error::Invalid(denied)) = self.of_caller(&caller, key).await {
+        if let Err(Error::Invalid(denied)) = self.authorized_charge(&caller, key).await {
             return Err(denied.into());
         }
-        begin(&plan).await?;
+        fail_before(&faults).await?;
         let charge = self.store.refund(key).await?;
-        end(&plan).await?;
+        fail_after(&faults).await?;
         Ok(charge)
     }
 
     /// The charge of that key, if the caller may see it.
-    async fn of_caller(&self, caller: &Caller, key: Key) -> Result<Charge, Error> {
+    async fn authorized_charge(&self, caller: &Caller, key: IdempotencyKey) -> Result<Charge, Error> {
         let charge = self.store.get(key).await?;
         if let Some(terms) = &charge.terms {
             caller.may_act_for(&terms.customer)?;
@@ -73,18 +73,18 @@ impl Payments {
 
     async fn get(&self, request: Request<GetChargeRequest>) -> Result<Charge, Error> {
         let caller = Caller::of(&request)?;
-        self.of_caller(caller, key(&request.get_ref().idempotency_key)?).await
+        self.authorized_charge(caller, key(&request.get_ref().idempotency_key)?).await
     }
 
     async fn list(&self, request: Request<ListChargesRequest>) -> Result<ListChargesResponse, Error> {
         let caller = Caller::of(&request)?.clone();
-        let Listing { customer, page } = request.into_inner().try_into()?;
+        let ListRequest { customer, page } = request.into_inner().try_into()?;
         match &customer {
             Some(customer) => caller.may_act_for(customer)?,
-            None => may_see_all(&caller)?,
+            None => check_may_read_all(&caller)?,
         }
-        let fetch = async |after, most| {
-            let charges = self.store.list(customer.as_ref(), after, most).await?;
+        let fetch = async |after, limit| {
+            let charges = self.store.list(customer.as_ref(), after, limit).await?;
             Ok::<_, Error>(charges.into_iter().map(wire::Charge::from).collect())
         };
         let (charges, next_page_token) =
@@ -93,45 +93,45 @@ impl Payments {
     }
 
     async fn balance(&self, request: Request<GetBalanceRequest>) -> Result<GetBalanceResponse, Error> {
-        may_see_all(Caller::of(&request)?)?;
+        check_may_read_all(Caller::of(&request)?)?;
         let currency = currency(&request.get_ref().currency_code)?;
         let balance = self.store.balance(currency).await?;
-        let [charged, refunded, left] = balance.amounts().ok_or(Error::TooMuch(currency))?;
+        let [charged, refunded, difference] = balance.amounts().ok_or(Error::SumTooLarge(currency))?;
         Ok(GetBalanceResponse {
             charged: Some(charged),
             refunded: Some(refunded),
-            balance: Some(left),
+            balance: Some(difference),
             charges: balance.charged.entries,
             refunds: balance.refunded.entries,
         })
     }
 
-    fn plan(&self, metadata: &MetadataMap) -> Result<Plan, Fault> {
-        self.faults.plan(metadata).map_err(|why| invalid(METADATA, why))
+    fn draw_faults(&self, metadata: &MetadataMap) -> Result<CallFaults, Fault> {
+        self.faults.draw(metadata).map_err(|why| invalid(METADATA, why))
     }
 }
 
-/// Whether the caller may see what belongs to all customers.
-fn may_see_all(caller: &Caller) -> Result<(), Fault> {
+/// Checks that the caller may read the data of all customers.
+fn check_may_read_all(caller: &Caller) -> Result<(), Fault> {
     if matches!(caller, Caller::Service(_)) || caller.has(Role::Staff) {
         return Ok(());
     }
-    let words = "this is of all customers; name one whose charges are yours";
-    Err(Fault::new(Code::PermissionDenied, "NOT_OWNER", words))
+    let message = "the request is for all customers; set customer_id to your own";
+    Err(Fault::new(Code::PermissionDenied, "NOT_OWNER", message))
 }
 
-/// What befalls a call before anything is done.
-async fn begin(plan: &Plan) -> Result<(), Error> {
-    sleep(plan.slow.unwrap_or(Duration::ZERO)).await;
-    if plan.unavailable { Err(Error::ProviderAway) } else { Ok(()) }
+/// Injects the faults that precede the effect of a call.
+async fn fail_before(faults: &CallFaults) -> Result<(), Error> {
+    sleep(faults.slow.unwrap_or(Duration::ZERO)).await;
+    if faults.unavailable { Err(Error::ProviderUnavailable) } else { Ok(()) }
 }
 
-/// What befalls a call after everything is done.
-async fn end(plan: &Plan) -> Result<(), Error> {
-    let Some(silent) = plan.lost else { return Ok(()) };
-    // Ends earlier when the caller gives up.
-    sleep(silent).await;
-    Err(Error::ProviderAway)
+/// Injects the faults that follow the effect of a call.
+async fn fail_after(faults: &CallFaults) -> Result<(), Error> {
+    let Some(time) = faults.lost else { return Ok(()) };
+    // It ends earlier when the caller gives up.
+    sleep(time).await;
+    Err(Error::ProviderUnavailable)
 }
 
 #[tonic::async_trait]

@@ -1,4 +1,4 @@
-//! Where charges and the ledger are kept.
+//! Charges and the ledger in the database.
 
 use service_kit::{
     currency::Currency,
@@ -10,12 +10,15 @@ use service_kit::{
 
 use crate::{
     Error,
-    domain::{Amount, Attempt, Charge, ChargeId, Event, FencingToken, Key, PaymentMethod, State, Terms},
+    domain::{
+        Amount, Attempt, Charge, ChargeEvent, ChargeId, ChargeState, FencingToken, IdempotencyKey,
+        PaymentMethod, Terms,
+    },
 };
 
 mod ledger;
 
-pub use ledger::{Balance, Side};
+pub use ledger::{Balance, Postings};
 
 macro_rules! columns {
     () => {
@@ -35,7 +38,7 @@ const OF_CUSTOMER: &str = concat!(
     " FROM charges WHERE customer_id = $1 AND charge_id < $2 ORDER BY charge_id DESC LIMIT $3"
 );
 
-/// Waits for another that is inserting the same key.
+/// Waits for a transaction that is inserting the same key.
 const INSERT: &str = concat!(
     "INSERT INTO charges (",
     columns!(),
@@ -50,8 +53,8 @@ const UPDATE: &str = "UPDATE charges SET state = $3, customer_id = $4, amount = 
      payment_method = $7, update_time = $9, fencing_token = $10 \
      WHERE charge_id = $1 AND idempotency_key = $2 AND create_time = $8";
 
-/// After every id: the first page begins there.
-const LAST: &str = "~";
+/// A text after every id, for the first page.
+const AFTER_ALL_IDS: &str = "~";
 
 /// The charges in the database.
 #[derive(Clone, Debug)]
@@ -60,30 +63,30 @@ pub struct Store {
 }
 
 impl Store {
-    /// The charges of `database`.
+    /// The charges in `database`.
     #[must_use]
     pub fn new(database: Database) -> Self {
         Self { database }
     }
 
-    /// Charges what `terms` say, unless the key was charged before. The charge
-    /// that it returns has succeeded, or is declined when `declined` says so or
-    /// the attempt `token` was declined before.
+    /// Charges `terms`, unless the key was charged before. The returned charge has
+    /// succeeded, or is declined when `declined` is true or the attempt `token` was
+    /// declined before.
     ///
     /// # Errors
-    /// [`Error::Reused`], [`Error::Superseded`], [`Error::Voided`],
+    /// [`Error::KeyReused`], [`Error::Superseded`], [`Error::Voided`],
     /// [`Error::Database`].
     ///
     /// # Cancel safety
-    /// It may have been charged; [`get`](Self::get) tells.
+    /// It may have been charged; call [`get`](Self::get) to know.
     pub async fn charge(
         &self,
-        key: Key,
+        key: IdempotencyKey,
         terms: &Terms,
         token: FencingToken,
         declined: bool,
     ) -> Result<Charge, Error> {
-        let event = if declined { Event::Decline } else { Event::Charge };
+        let event = if declined { ChargeEvent::Decline } else { ChargeEvent::Charge };
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
@@ -94,15 +97,14 @@ impl Store {
         }
     }
 
-    /// Gives back what was charged under a key, and lets nothing be charged
-    /// under it ever again.
+    /// Refunds the charge of a key, and prevents all later charges.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// It may have been refunded; the same call again makes sure.
-    pub async fn refund(&self, key: Key) -> Result<Charge, Error> {
+    /// It may have been refunded; repeat the call to be sure.
+    pub async fn refund(&self, key: IdempotencyKey) -> Result<Charge, Error> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
@@ -113,20 +115,20 @@ impl Store {
         }
     }
 
-    /// What became of a key.
+    /// The charge of a key.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Database`].
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn get(&self, key: Key) -> Result<Charge, Error> {
+    pub async fn get(&self, key: IdempotencyKey) -> Result<Charge, Error> {
         let row = self.database.row(BY_KEY, &[key.to_string().into()]).await?;
         let row = row.ok_or(Error::NotFound(key))?;
         Ok(read(&row)?)
     }
 
-    /// Up to `most` charges before the id `after`, newest first.
+    /// Up to `limit` charges before the id `after`, newest first.
     ///
     /// # Errors
     /// When the database fails.
@@ -137,20 +139,20 @@ impl Store {
         &self,
         customer: Option<&CustomerId>,
         after: Option<String>,
-        most: usize,
+        limit: usize,
     ) -> Result<Vec<Charge>, DatabaseError> {
-        let most: Value = i64::try_from(most).unwrap_or(i64::MAX).into();
-        let before: Value = after.unwrap_or_else(|| LAST.to_owned()).into();
+        let limit: Value = i64::try_from(limit).unwrap_or(i64::MAX).into();
+        let before: Value = after.unwrap_or_else(|| AFTER_ALL_IDS.to_owned()).into();
         let rows = match customer {
             Some(customer) => {
-                self.database.rows(OF_CUSTOMER, &[customer.as_str().into(), before, most]).await?
+                self.database.rows(OF_CUSTOMER, &[customer.as_str().into(), before, limit]).await?
             }
-            None => self.database.rows(ALL, &[before, most]).await?,
+            None => self.database.rows(ALL, &[before, limit]).await?,
         };
         rows.iter().map(read).collect()
     }
 
-    /// What the ledger holds in one currency.
+    /// The balance of the ledger in one currency.
     ///
     /// # Errors
     /// When the database fails.
@@ -164,13 +166,13 @@ impl Store {
 
 async fn charge(
     open: &mut Transaction,
-    key: Key,
+    key: IdempotencyKey,
     terms: &Terms,
     token: FencingToken,
-    event: Event,
+    event: ChargeEvent,
 ) -> Result<Charge, Error> {
     let now = Timestamp::now();
-    let (state, posting) = State::after(None, event).map_err(|_| Error::Voided(key))?;
+    let (state, posting) = ChargeState::after(None, event).map_err(|_| Error::Voided(key))?;
     let terms = Some(terms.clone());
     let id = ChargeId::new(now);
     let new = Charge { id, key, state, terms: terms.clone(), token, created: now, updated: now };
@@ -178,63 +180,64 @@ async fn charge(
         ledger::post(open, &new, posting).await?;
         return Ok(new);
     }
-    let kept = lock(open, key).await?.ok_or_else(vanished)?;
-    match kept.classify(token) {
+    let stored = lock(open, key).await?.ok_or_else(missing_charge)?;
+    match stored.classify(token) {
         Attempt::New => {}
         Attempt::Declined => {
-            open.undo();
-            return Ok(kept);
+            open.set_rollback_only();
+            return Ok(stored);
         }
         Attempt::Superseded => return Err(Error::Superseded(key)),
     }
-    let (state, posting) = State::after(Some(kept.state), event).map_err(|_| Error::Voided(key))?;
-    if kept.state == State::Succeeded {
-        let differ = kept.terms.iter().zip(&terms).flat_map(|(kept, asked)| kept.differences(asked));
-        let differ: Vec<_> = differ.collect();
-        open.undo();
-        return if differ.is_empty() { Ok(kept) } else { Err(Error::Reused(key, differ)) };
+    let (state, posting) = ChargeState::after(Some(stored.state), event).map_err(|_| Error::Voided(key))?;
+    if stored.state == ChargeState::Succeeded {
+        let fields = stored.terms.iter().zip(&terms).flat_map(|(stored, new)| stored.differences(new));
+        let fields: Vec<_> = fields.collect();
+        open.set_rollback_only();
+        return if fields.is_empty() { Ok(stored) } else { Err(Error::KeyReused(key, fields)) };
     }
     let charge =
-        Charge { state, terms, token: token.max(kept.token), updated: now.max(kept.updated), ..kept };
+        Charge { state, terms, token: token.max(stored.token), updated: now.max(stored.updated), ..stored };
     open.post(UPDATE, &values(&charge)).await?;
     ledger::post(open, &charge, posting).await?;
     Ok(charge)
 }
 
-async fn refund(open: &mut Transaction, key: Key) -> Result<Charge, Error> {
+async fn refund(open: &mut Transaction, key: IdempotencyKey) -> Result<Charge, Error> {
     let now = Timestamp::now();
-    let kept = match lock(open, key).await? {
-        Some(kept) => kept,
+    let stored = match lock(open, key).await? {
+        Some(stored) => stored,
         None => {
-            let (state, _) = State::after(None, Event::Refund).map_err(|_| Error::Voided(key))?;
+            let (state, _) = ChargeState::after(None, ChargeEvent::Refund).map_err(|_| Error::Voided(key))?;
             let (id, token) = (ChargeId::new(now), FencingToken::default());
             let void = Charge { id, key, state, terms: None, token, created: now, updated: now };
             if open.execute(INSERT, &values(&void)).await? == 1 {
                 return Ok(void);
             }
-            // Somebody was faster, and is done by now.
-            lock(open, key).await?.ok_or_else(vanished)?
+            // A concurrent transaction has inserted it, and has ended by now.
+            lock(open, key).await?.ok_or_else(missing_charge)?
         }
     };
-    let (state, posting) = State::after(Some(kept.state), Event::Refund).map_err(|_| Error::Voided(key))?;
-    if state == kept.state {
-        open.undo();
-        return Ok(kept);
+    let (state, posting) =
+        ChargeState::after(Some(stored.state), ChargeEvent::Refund).map_err(|_| Error::Voided(key))?;
+    if state == stored.state {
+        open.set_rollback_only();
+        return Ok(stored);
     }
-    let charge = Charge { state, updated: now.max(kept.updated), ..kept };
+    let charge = Charge { state, updated: now.max(stored.updated), ..stored };
     open.post(UPDATE, &values(&charge)).await?;
     ledger::post(open, &charge, posting).await?;
     Ok(charge)
 }
 
-async fn lock(open: &mut Transaction, key: Key) -> Result<Option<Charge>, DatabaseError> {
+async fn lock(open: &mut Transaction, key: IdempotencyKey) -> Result<Option<Charge>, DatabaseError> {
     let row = open.row(LOCK, &[key.to_string().into()]).await?;
     row.as_ref().map(read).transpose()
 }
 
-/// Charges are never deleted, so what was in the way is there.
-fn vanished() -> Error {
-    DatabaseError::corrupt("idempotency_key", "a charge that was in the way is gone").into()
+/// Charges are never deleted, so a conflicting one must exist.
+fn missing_charge() -> Error {
+    DatabaseError::corrupt("idempotency_key", "the conflicting charge is missing").into()
 }
 
 fn values(charge: &Charge) -> [Value; 10] {
@@ -257,8 +260,8 @@ fn values(charge: &Charge) -> [Value; 10] {
 fn read(row: &Row) -> Result<Charge, DatabaseError> {
     let text = |column| row.get::<String>(column);
     let id = ChargeId::parse(&text("charge_id")?);
-    let key = Key::parse(&text("idempotency_key")?);
-    let state = State::parse(&text("state")?);
+    let key = IdempotencyKey::parse(&text("idempotency_key")?);
+    let state = ChargeState::parse(&text("state")?);
     Ok(Charge {
         id: id.map_err(|why| DatabaseError::corrupt("charge_id", why))?,
         key: key.map_err(|why| DatabaseError::corrupt("idempotency_key", why))?,

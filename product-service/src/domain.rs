@@ -1,4 +1,4 @@
-//! What a product is, how many there are, and who has set some aside.
+//! Products, their stock and its reservations.
 
 use mesh_proto::{google::r#type::Money as WireMoney, shop::product::v1 as wire};
 use service_kit::{
@@ -13,32 +13,33 @@ mod stock;
 
 pub use change::Change;
 pub use reservation::{
-    Event, Impossible, Item, Items, Lease, Move, Place, Reservation, ReservationId, State,
+    InvalidTransition, Item, Items, Lease, Place, Reservation, ReservationEvent, ReservationId,
+    ReservationState, Transfer,
 };
 pub use stock::{Count, Stock};
 
-/// The most SKUs that one request may name.
-pub const MOST_AT_ONCE: usize = 100;
+/// The most SKUs of one request.
+pub const MAX_PRODUCTS: usize = 100;
 
-/// One thing the shop sells.
+/// A product of the shop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Product {
-    /// What it is known by.
+    /// The id.
     pub sku: Sku,
-    /// What a customer reads first.
+    /// The title.
     pub title: Title,
-    /// What a customer reads next.
+    /// The description.
     pub description: Description,
-    /// What one piece costs.
+    /// The price of one piece.
     pub price: Price,
 }
 
 /// A product with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredProduct {
     /// The product.
     pub product: Product,
-    /// Its version.
+    /// The version.
     pub etag: Etag,
 }
 
@@ -47,7 +48,7 @@ pub struct Stored {
 pub struct Title(String);
 
 impl Title {
-    /// Reads a title.
+    /// Parses a title.
     ///
     /// # Errors
     /// When it is empty, too long or has control characters.
@@ -67,7 +68,7 @@ impl Title {
 pub struct Description(String);
 
 impl Description {
-    /// Reads a description.
+    /// Parses a description.
     ///
     /// # Errors
     /// When it is too long or has control characters other than line breaks
@@ -83,46 +84,46 @@ impl Description {
     }
 }
 
-/// A price: more than nothing, and small enough that a full cart of it still
-/// is an amount.
+/// A price: positive, and small enough that the total of a full cart is a valid
+/// amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Price(Money);
 
-/// An amount that is no price.
+/// The reason why an amount is no price.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
-    /// Not an amount at all.
+    /// The amount is malformed.
     #[error(transparent)]
     Amount(#[from] MoneyError),
-    /// Nothing.
+    /// The amount is not positive.
     #[error("the price must be positive")]
-    Free,
-    /// Above [`Price::MOST`].
-    #[error("the price must be at most {} minor units", Price::MOST)]
+    NotPositive,
+    /// The amount is above [`Price::MAX_MINOR_UNITS`].
+    #[error("the price must be at most {} minor units", Price::MAX_MINOR_UNITS)]
     TooHigh,
 }
 
 impl Price {
-    /// The highest price, in minor units: times 999 pieces and 100 lines it is
-    /// far below what an amount can be.
-    pub const MOST: i64 = 1_000_000_000_000;
+    /// The highest price, in minor units. 999 pieces in each of 100 cart lines stay
+    /// far below the largest amount.
+    pub const MAX_MINOR_UNITS: i64 = 1_000_000_000_000;
 
-    /// Reads a price.
+    /// Parses a price.
     ///
     /// # Errors
-    /// When it is no amount, nothing, or too much.
+    /// [`PriceError`].
     pub fn parse(wire: Option<&WireMoney>) -> Result<Self, PriceError> {
         Self::of(Money::parse(wire)?)
     }
 
-    /// The price of that amount.
+    /// The price of `amount`.
     ///
     /// # Errors
-    /// When it is nothing or too much.
+    /// When it is not positive, or too high.
     pub fn of(amount: Money) -> Result<Self, PriceError> {
         match amount.minor() {
-            ..=0 => Err(PriceError::Free),
-            1..=Self::MOST => Ok(Self(amount)),
+            ..=0 => Err(PriceError::NotPositive),
+            1..=Self::MAX_MINOR_UNITS => Ok(Self(amount)),
             _ => Err(PriceError::TooHigh),
         }
     }
@@ -135,7 +136,7 @@ impl Price {
 }
 
 impl Product {
-    /// Reads the product of a request; its etag is ignored.
+    /// Parses the product of a request; its etag is ignored.
     ///
     /// # Errors
     /// With every field that is missing or malformed.
@@ -154,13 +155,13 @@ impl Product {
     }
 }
 
-/// Reads the SKUs of a look-up.
+/// Parses the SKUs of a look-up.
 ///
 /// # Errors
-/// When there is none, more than [`MOST_AT_ONCE`], or a malformed one.
+/// When there is none, more than [`MAX_PRODUCTS`], or a malformed one.
 pub fn parse_skus(texts: &[String]) -> Result<Vec<Sku>, Fault> {
-    if texts.is_empty() || texts.len() > MOST_AT_ONCE {
-        return Err(invalid("product_ids", format_args!("must name 1 to {MOST_AT_ONCE} products")));
+    if texts.is_empty() || texts.len() > MAX_PRODUCTS {
+        return Err(invalid("product_ids", format_args!("must name 1 to {MAX_PRODUCTS} products")));
     }
     let mut fields = Fields::default();
     let skus = texts.iter().enumerate();
@@ -169,8 +170,8 @@ pub fn parse_skus(texts: &[String]) -> Result<Vec<Sku>, Fault> {
     if skus.len() == texts.len() { Ok(skus) } else { Err(fields.fault()) }
 }
 
-impl From<Stored> for wire::Product {
-    fn from(stored: Stored) -> Self {
+impl From<StoredProduct> for wire::Product {
+    fn from(stored: StoredProduct) -> Self {
         let Product { sku, title, description, price } = stored.product;
         Self {
             product_id: sku.as_str().to_owned(),
@@ -201,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn a_product_goes_to_the_wire_as_it_came() {
+    fn a_product_survives_a_round_trip() {
         let product = Product::parse(Some(&good())).unwrap();
-        let back = wire::Product::from(Stored { product, etag: Etag::of(1) });
+        let back = wire::Product::from(StoredProduct { product, etag: Etag::of(1) });
         assert_eq!(back, wire::Product { etag: "1".into(), ..good() });
     }
 
     #[test]
-    fn every_bad_field_is_refused_by_its_path() {
+    fn every_malformed_field_is_reported_by_its_path() {
         type Spoil = fn(&mut wire::Product);
         let cases: [(&str, Spoil); 11] = [
             ("product.product_id", |p| p.product_id = "Tea".into()),

@@ -1,18 +1,18 @@
-//! product-service: the catalogue, what the shop sells and at which price, and
-//! the stock, how much of it there is.
+//! product-service: the catalogue of the shop with its prices, and the stock with
+//! its reservations.
 //!
-//! A handler in [`Products`] translates a request into the values of
-//! [`domain`], asks the [`store`], and translates back; [`Error`] says what can
-//! go wrong and becomes a status in one place. How a reservation may change
-//! stands in [`domain::State`]; [`sweep`] ends leases that ran
-//! out, and forgets reservations that ended long ago.
+//! A handler in [`Products`] parses a request into the values of [`domain`], calls
+//! the [`store`], and translates the result. [`Error`] becomes a status in one
+//! place. [`domain::ReservationState`] is the state machine of a reservation;
+//! [`sweep`] ends expired leases and deletes old reservations.
 
+use clap::Args;
 use mesh_proto::shop::product::v1::product_service_server::ProductServiceServer;
 use service_kit::{
     database::{Migration, Migrations},
     events::{self, Events, Outbox},
     lease,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 
 pub mod domain;
@@ -30,11 +30,11 @@ pub use service::Products;
 /// The name under which it registers.
 pub const NAME: &str = "product-service";
 
-/// Who is told of changes of the catalogue: carts show its prices.
+/// The receivers of changes of the catalogue: carts show its prices.
 pub const SUBSCRIBERS: &[&str] = &["cart-service"];
 
-/// The service.
-#[derive(Debug)]
+/// The service, which has no options of its own.
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub struct ProductService;
 
 impl Service for ProductService {
@@ -63,14 +63,18 @@ impl Service for ProductService {
         ],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
-        let store = store::Store::new(base.database.clone(), outbox);
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, NAME, SUBSCRIBERS);
+        let store = store::Store::new(context.database.clone(), outbox);
         let products = Products::new(store.clone());
-        let serving = serving
+        let builder = builder
             .serve(ProductServiceServer::new(products))
-            .work(sweep::leases(store.clone()))
-            .work(sweep::ended(store));
-        Ok(Events::of(base, NAME).send(outbox).add_to(serving))
+            .background_task(sweep::end_leases(store.clone()))
+            .background_task(sweep::delete_old_reservations(store));
+        Ok(Events::of(context, NAME).send(outbox).add_to(builder))
     }
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service_kit::run::main::<product_service::ProductService>()
+    service_kit::service::main::<product_service::ProductService>()
 }

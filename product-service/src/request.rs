@@ -1,4 +1,4 @@
-//! Requests, read into values that hold.
+//! Requests, parsed into valid values.
 
 use mesh_proto::shop::product::v1::{
     DeleteProductRequest, ReserveStockRequest, ReservedItem, SetStockRequest,
@@ -8,7 +8,7 @@ use service_kit::{
     value::{Etag, Quantity, Sku},
 };
 
-use crate::domain::{Count, Item, Items, Lease, MOST_AT_ONCE, ReservationId};
+use crate::domain::{Count, Item, Items, Lease, MAX_PRODUCTS, ReservationId};
 
 pub(crate) fn sku(text: &str) -> Result<Sku, Fault> {
     Sku::parse(text).map_err(|why| invalid("product_id", why))
@@ -18,7 +18,7 @@ pub(crate) fn reservation_id(text: &str) -> Result<ReservationId, Fault> {
     ReservationId::parse(text).map_err(|why| invalid("reservation_id", why))
 }
 
-/// Which product to delete, and the version that it must have.
+/// A request to delete a product, with the version that it must have.
 pub(crate) struct Deletion {
     pub(crate) sku: Sku,
     pub(crate) etag: Option<Etag>,
@@ -36,14 +36,14 @@ impl TryFrom<DeleteProductRequest> for Deletion {
     }
 }
 
-/// What stock to set, and the version that it must have.
-pub(crate) struct Setting {
+/// A request to set the stock of a product, with the version that it must have.
+pub(crate) struct StockUpdate {
     pub(crate) sku: Sku,
     pub(crate) available: Count,
     pub(crate) etag: Option<Etag>,
 }
 
-impl TryFrom<SetStockRequest> for Setting {
+impl TryFrom<SetStockRequest> for StockUpdate {
     type Error = Fault;
 
     fn try_from(from: SetStockRequest) -> Result<Self, Fault> {
@@ -58,14 +58,14 @@ impl TryFrom<SetStockRequest> for Setting {
     }
 }
 
-/// What to set aside, and for how long.
-pub(crate) struct Wanted {
+/// A request to reserve pieces.
+pub(crate) struct ReservationRequest {
     pub(crate) id: ReservationId,
     pub(crate) items: Items,
     pub(crate) lease: Lease,
 }
 
-impl TryFrom<ReserveStockRequest> for Wanted {
+impl TryFrom<ReserveStockRequest> for ReservationRequest {
     type Error = Fault;
 
     fn try_from(from: ReserveStockRequest) -> Result<Self, Fault> {
@@ -79,13 +79,13 @@ impl TryFrom<ReserveStockRequest> for Wanted {
 }
 
 fn items(fields: &mut Fields, wire: &[ReservedItem]) -> Option<Items> {
-    if wire.is_empty() || wire.len() > MOST_AT_ONCE {
-        return fields.take("items", Err(format_args!("must be 1 to {MOST_AT_ONCE}")));
+    if wire.is_empty() || wire.len() > MAX_PRODUCTS {
+        return fields.take("items", Err(format_args!("must be 1 to {MAX_PRODUCTS}")));
     }
     let mut items = Vec::with_capacity(wire.len());
-    for (place, item) in wire.iter().enumerate() {
-        let sku = fields.take(format!("items[{place}].product_id"), Sku::parse(&item.product_id));
-        let quantity = fields.take(format!("items[{place}].quantity"), Quantity::parse(item.quantity));
+    for (index, item) in wire.iter().enumerate() {
+        let sku = fields.take(format!("items[{index}].product_id"), Sku::parse(&item.product_id));
+        let quantity = fields.take(format!("items[{index}].quantity"), Quantity::parse(item.quantity));
         if let (Some(sku), Some(quantity)) = (sku, quantity) {
             items.push(Item { sku, quantity });
         }
@@ -95,6 +95,6 @@ fn items(fields: &mut Fields, wire: &[ReservedItem]) -> Option<Items> {
     }
     match Items::of(items) {
         Ok(items) => Some(items),
-        Err(place) => fields.take(format!("items[{place}].product_id"), Err("stands here a second time")),
+        Err(index) => fields.take(format!("items[{index}].product_id"), Err("is a duplicate")),
     }
 }

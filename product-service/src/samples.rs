@@ -1,4 +1,4 @@
-//! Goods to begin with.
+//! Sample products.
 
 use mesh_proto::{google::r#type::Money, shop::product::v1::Product};
 
@@ -8,9 +8,8 @@ pub fn sample_products() -> Vec<Product> {
     SAMPLES.iter().map(product).collect()
 }
 
-/// How many pieces of each sample a new shop begins with: enough that no
-/// demonstration and no load test runs out. Set it with etag `0`, so that a
-/// shop that has sold some keeps its count.
+/// The initial stock of each sample: enough for every demonstration and load test.
+/// Set it with etag `0`, so that a shop keeps the stock that it has.
 pub const SAMPLE_STOCK: i64 = 1_000_000;
 
 /// SKU, title, cents, description.

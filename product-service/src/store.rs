@@ -1,7 +1,7 @@
-//! Where products, their stock and their reservations are kept.
+//! Products, their stock and its reservations in the database.
 //!
-//! Who changes more than one row locks a product before its stock, a
-//! reservation before any stock, and stock by SKU: nobody waits in a circle.
+//! A transaction locks a product before its stock, a reservation before any stock,
+//! and stock in the order of SKUs, which prevents deadlocks.
 
 use service_kit::{
     database::{Database, Error as DatabaseError, Row, Sql, Transaction, Value},
@@ -12,21 +12,21 @@ use service_kit::{
 
 use crate::{
     Error,
-    domain::{Change, Description, Price, Product, Stored, Title},
+    domain::{Change, Description, Price, Product, StoredProduct, Title},
 };
 
 mod products;
 mod reservations;
 mod stock;
 
-pub(crate) use reservations::FORGET_BATCH;
-pub use reservations::Swept;
+pub(crate) use reservations::MAX_DELETED_RESERVATIONS;
+pub use reservations::Sweep;
 
 macro_rules! products {
-    ($which:literal) => {
+    ($condition:literal) => {
         concat!(
             "SELECT product_id, title, description, price, currency, version FROM products WHERE ",
-            $which
+            $condition
         )
     };
 }
@@ -48,20 +48,20 @@ pub struct Store {
 }
 
 impl Store {
-    /// The catalogue of `database`, whose changes are told by `outbox`.
+    /// The catalogue in `database`, whose changes `outbox` publishes.
     #[must_use]
     pub fn new(database: Database, outbox: Outbox) -> Self {
         Self { database, outbox }
     }
 
-    /// Adds a product; one that is there already and the same is as good.
+    /// Adds a product, unless the same product exists.
     ///
     /// # Errors
-    /// [`Error::Taken`] when it differs.
+    /// [`Error::SkuTaken`] when another product has the SKU.
     ///
     /// # Cancel safety
     /// It may have been added.
-    pub async fn create(&self, product: Product) -> Result<Stored, Error> {
+    pub async fn create(&self, product: Product) -> Result<StoredProduct, Error> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
@@ -72,16 +72,15 @@ impl Store {
         }
     }
 
-    /// Changes a product. One that is after the change as it was before stays
-    /// the version that it is.
+    /// Changes a product. A change without an effect makes no new version.
     ///
     /// # Errors
-    /// [`Error::Missing`]; [`Error::ProductChanged`] when it is not the version
-    /// that it must be, unless this very change made it that.
+    /// [`Error::Missing`]; [`Error::ProductChanged`] when it has another version than
+    /// the etag, unless this same change made it.
     ///
     /// # Cancel safety
     /// It may have been changed.
-    pub async fn update(&self, change: &Change) -> Result<Stored, Error> {
+    pub async fn update(&self, change: &Change) -> Result<StoredProduct, Error> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
@@ -92,12 +91,12 @@ impl Store {
         }
     }
 
-    /// Takes a product out of the catalogue and writes off what is available
-    /// of it. What is sold stays so, and may be returned.
+    /// Removes a product from the catalogue and writes off its available pieces. Sold
+    /// pieces stay sold, and may be returned.
     ///
     /// # Errors
-    /// [`Error::Reserved`] while pieces are; [`Error::ProductChanged`] when it
-    /// is not the version that it must be.
+    /// [`Error::Reserved`] while pieces are; [`Error::ProductChanged`] when it has
+    /// another version than the etag.
     ///
     /// # Cancel safety
     /// It may have been deleted.
@@ -119,33 +118,37 @@ impl Store {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn get(&self, sku: &Sku) -> Result<Option<Stored>, DatabaseError> {
+    pub async fn get(&self, sku: &Sku) -> Result<Option<StoredProduct>, DatabaseError> {
         let row = self.database.row(BY_ID, &[sku.as_str().into()]).await?;
         row.as_ref().map(read).transpose()
     }
 
-    /// The products of those SKUs that exist, in any order.
+    /// The products that exist of those SKUs, in any order.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn get_all(&self, skus: &[Sku]) -> Result<Vec<Stored>, DatabaseError> {
+    pub async fn get_all(&self, skus: &[Sku]) -> Result<Vec<StoredProduct>, DatabaseError> {
         let rows = self.database.rows(BY_IDS, &[json(skus)]).await?;
         rows.iter().map(read).collect()
     }
 
-    /// Up to `most` products after the SKU `after`, by SKU.
+    /// Up to `limit` products after the SKU `after`, sorted by SKU.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn list(&self, after: Option<String>, most: usize) -> Result<Vec<Stored>, DatabaseError> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = self.database.rows(LIST, &[after.unwrap_or_default().into(), most.into()]).await?;
+    pub async fn list(
+        &self,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<StoredProduct>, DatabaseError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.database.rows(LIST, &[after.unwrap_or_default().into(), limit.into()]).await?;
         rows.iter().map(read).collect()
     }
 }
@@ -156,7 +159,7 @@ fn json<'a>(skus: impl IntoIterator<Item = &'a Sku>) -> Value {
     format!("[{}]", list.join(",")).into()
 }
 
-/// Locks a product until the transaction ends; whether there is one.
+/// Locks a product until the transaction ends; returns false when there is none.
 async fn lock_product(open: &mut Transaction, sku: &Sku) -> Result<bool, DatabaseError> {
     const LOCK: &str = "UPDATE products SET version = version WHERE product_id = $1";
     Ok(open.execute(LOCK, &[sku.as_str().into()]).await? == 1)
@@ -166,7 +169,7 @@ fn read_sku(row: &Row) -> Result<Sku, DatabaseError> {
     Sku::parse(&row.get::<String>("product_id")?).map_err(|why| DatabaseError::corrupt("product_id", why))
 }
 
-fn read(row: &Row) -> Result<Stored, DatabaseError> {
+fn read(row: &Row) -> Result<StoredProduct, DatabaseError> {
     let text = |column| row.get::<String>(column);
     let currency = text("currency")?.parse().map_err(|why| DatabaseError::corrupt("currency", why))?;
     let amount = Money::new(row.get("price")?, currency);
@@ -178,5 +181,5 @@ fn read(row: &Row) -> Result<Stored, DatabaseError> {
             .map_err(|why| DatabaseError::corrupt("description", why))?,
         price: Price::of(amount).map_err(|why| DatabaseError::corrupt("price", why))?,
     };
-    Ok(Stored { product, etag: Etag::of(row.get("version")?) })
+    Ok(StoredProduct { product, etag: Etag::of(row.get("version")?) })
 }

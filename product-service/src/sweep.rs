@@ -1,4 +1,4 @@
-//! Ends leases that ran out, and forgets reservations that ended long ago.
+//! Background tasks that end expired leases and delete old reservations.
 
 use std::time::Duration;
 
@@ -6,50 +6,54 @@ use service_kit::retention;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::store::{FORGET_BATCH, Store, Swept};
+use crate::store::{MAX_DELETED_RESERVATIONS, Store, Sweep};
 
-/// The longest pause: leases that another replica has granted are seen then.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The shortest pause, so that a clock that stands still costs little.
-const BREATH: Duration = Duration::from_millis(5);
+/// The longest interval between two sweeps: it bounds the delay for leases that
+/// another replica has granted.
+const MAX_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest interval between two sweeps, should the clock stand still.
+const MIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// How long a reservation is kept that was released or ran out: its id reserves
-/// nothing meanwhile, whoever comes with it how late ever.
-const ENDED_KEPT: Duration = Duration::from_hours(30 * 24);
+/// The age at which released and expired reservations are deleted. Until then their
+/// ids cannot be reserved anew by a late request.
+const RESERVATION_RETENTION: Duration = Duration::from_hours(30 * 24);
 
-/// Forgets reservations that ended long ago, for ever.
+/// Deletes old reservations, for ever.
 ///
 /// # Cancel safety
 /// Cancel safe.
-pub async fn ended(store: Store) {
-    retention::forget("old reservations", FORGET_BATCH, || store.forget_ended(ENDED_KEPT)).await;
+pub async fn delete_old_reservations(store: Store) {
+    retention::delete_repeatedly("old reservations", MAX_DELETED_RESERVATIONS, || {
+        store.delete_old_reservations(RESERVATION_RETENTION)
+    })
+    .await;
 }
 
-/// Ends leases soon after they run out, for ever. Every replica does this; a
-/// lease ends once.
+/// Ends leases soon after they expire, for ever. Every replica does this; a lease
+/// ends once.
 ///
 /// # Cancel safety
 /// Cancel safe: each lease is ended or not.
-pub async fn leases(store: Store) {
+pub async fn end_leases(store: Store) {
     let mut failing = false;
     loop {
-        let pause = match store.sweep().await {
-            Ok(Swept { ended, next }) => {
+        let interval = match store.sweep().await {
+            Ok(Sweep { ended, next }) => {
                 if std::mem::take(&mut failing) {
-                    info!("leases that run out are ended again");
+                    info!("expired leases are ended again");
                 }
                 if ended > 0 {
-                    debug!(ended, "{ended} leases ran out");
+                    debug!(ended, "{ended} leases expired");
                 }
-                next.unwrap_or(PAUSE).clamp(BREATH, PAUSE)
+                next.unwrap_or(MAX_INTERVAL).clamp(MIN_INTERVAL, MAX_INTERVAL)
             }
             Err(why) => {
                 if !std::mem::replace(&mut failing, true) {
-                    warn!(error = %why, "leases that run out cannot be ended now: {why}");
+                    warn!(error = %why, "failed to end expired leases, retrying: {why}");
                 }
-                PAUSE
+                MAX_INTERVAL
             }
         };
-        sleep(pause).await;
+        sleep(interval).await;
     }
 }

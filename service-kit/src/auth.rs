@@ -1,25 +1,26 @@
-//! Who calls, and what they may do.
+//! Authentication and authorization of callers.
 //!
-//! [`Auth::guard`] stands in front of a generated server: a request passes with
-//! a [`Caller`] among its extensions, or not at all. [`TABLE`] says who may call
-//! each method. A handler asks [`Caller::of`] and lets the caller act for a
-//! customer only after [`Caller::may_act_for`]. A request that did not pass a
-//! guard has no caller and is refused: forgetting the guard opens nothing.
+//! [`Auth::guard`] wraps a generated server: it passes a request with a
+//! [`Caller`] among its extensions, or rejects it. [`TABLE`] has the access rule
+//! of each method. A handler gets the caller by [`Caller::of`] and lets it act
+//! for a customer only after [`Caller::may_act_for`]. A request that did not pass
+//! a guard has no caller and is rejected: a forgotten guard grants no access.
 //!
-//! People show a token that user-service made with a [`Signer`], and every
-//! service verifies it with the keys that user-service publishes. Services make
-//! their own tokens, from a [`Seed`] that all of them know, and [`Auth::client`]
-//! adds them to the calls they make. A token is looked at when a call begins; a
-//! stream that is still open when it is believed no longer ends with
-//! UNAUTHENTICATED, `TOKEN_EXPIRED`, and its caller resumes it with a new one.
+//! People present a token that user-service signs with a [`Signer`]; every
+//! service verifies it with the keys that user-service publishes. Services sign
+//! their own tokens, from a [`Seed`] that they share, and [`Auth::client`] adds
+//! them to outgoing calls. A token is verified when a call begins. A stream that
+//! is open when its token expires ends with UNAUTHENTICATED, `TOKEN_EXPIRED`, and
+//! its caller resumes it with a new token.
 //!
-//! A token of an account that is gone, or has lost a role, is refused before it
-//! expires (`TOKEN_REVOKED`): user-service lists those accounts beside its keys,
-//! and every service asks for both every 3 s. While user-service is away the
-//! last list stays, and what is revoked meanwhile is not heard of.
+//! A token of an account that was deleted, or has lost a role, is rejected before
+//! it expires (`TOKEN_REVOKED`): user-service publishes those accounts beside its
+//! keys, and every service fetches both every 3 s. While user-service is
+//! unavailable the last list stays, and later revocations are not seen.
 //!
-//! All services sign with keys from one seed: whoever has it can be every
-//! service. It stays until connections have an identity of their own (mTLS).
+//! All services sign with keys from one seed: a process that has it can pose as
+//! any service. It is needed until connections have an identity of their own
+//! (mTLS).
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -28,25 +29,23 @@ use mesh_proto::shop::user::v1::Revocation;
 use registry_client::{Channel, Mesh};
 
 mod caller;
-mod encryption;
 mod expiry;
 mod guard;
 mod jwks;
 mod key;
 mod outgoing;
 mod provider;
-mod refusal;
 mod revoked;
 mod role;
 mod seed;
 mod signer;
 mod table;
 mod token;
-mod verified;
+mod token_cache;
+mod token_error;
 mod verifier;
 
 pub use caller::Caller;
-pub use encryption::{DecryptError, Decrypted, EncryptionKeys};
 pub use guard::Guarded;
 pub use key::{InvalidKey, PublicKey};
 pub use outgoing::Outgoing;
@@ -54,13 +53,13 @@ pub use revoked::{MAX_REVOCATIONS, digest_of};
 pub use role::{Role, Roles};
 pub use seed::Seed;
 pub use signer::{Claims, Signer};
-pub use table::{Allowed, TABLE};
+pub use table::{AccessRule, TABLE};
 
 #[cfg(feature = "test-util")]
 pub(crate) use token::LEEWAY;
 
-use jwks::Pace;
-use outgoing::Minter;
+use jwks::JwksSettings;
+use outgoing::TokenSource;
 use verifier::Verifier;
 
 #[cfg(feature = "fuzzing")]
@@ -71,87 +70,85 @@ pub(crate) fn fuzz_token(data: &[u8]) {
 /// The service that issues the tokens of people.
 const ISSUER: &str = token::USERS;
 
-/// Whether and how callers are asked who they are. Cheap to clone.
+/// The authentication of a service's callers. Cheap to clone.
 #[derive(Clone)]
 pub struct Auth {
-    on: Option<Arc<On>>,
+    enabled: Option<Arc<EnabledAuth>>,
 }
 
-/// What asking needs.
-struct On {
-    /// The service that asks.
+struct EnabledAuth {
     service: &'static str,
-    minter: Arc<Minter>,
+    tokens: Arc<TokenSource>,
     verifier: Verifier,
-    nobody: Arc<Caller>,
+    anonymous: Arc<Caller>,
 }
 
 impl Auth {
-    /// Nobody is asked: everybody may do everything. For development on one
+    /// No authentication: every caller may do everything. For development on one
     /// machine.
     #[must_use]
     pub fn off() -> Self {
-        Self { on: None }
+        Self { enabled: None }
     }
 
-    /// Every caller of `service` is asked. `seed` is what the shop's services
-    /// share.
+    /// Authenticates every caller of `service`. The shop's services share `seed`.
     ///
     /// # Errors
-    /// When the name is no service's or the seed gives no keys.
+    /// When the name or the seed is invalid.
     pub fn on(service: &'static str, seed: Seed) -> anyhow::Result<Self> {
-        let signer = Signer::of(seed).context("the key of the services cannot be used")?;
-        let name = service.parse().with_context(|| format!("`{service}` is no service's name"))?;
-        let verifier = Verifier::new(signer.public().clone(), Pace::default());
-        let minter = Arc::new(Minter::new(signer, name));
-        Ok(Self { on: Some(Arc::new(On { service, minter, verifier, nobody: Arc::new(Caller::Nobody) })) })
+        let signer = Signer::of(seed).context("the key of the services is invalid")?;
+        let name = service.parse().with_context(|| format!("`{service}` is not a service name"))?;
+        let verifier = Verifier::new(signer.public().clone(), JwksSettings::default());
+        let tokens = Arc::new(TokenSource::new(signer, name));
+        let anonymous = Arc::new(Caller::Anonymous);
+        Ok(Self { enabled: Some(Arc::new(EnabledAuth { service, tokens, verifier, anonymous })) })
     }
 
-    /// Whether callers are asked.
+    /// True when callers are authenticated.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.on.is_some()
+        self.enabled.is_some()
     }
 
-    /// `service`, behind this.
+    /// Wraps `service` with the guard.
     #[must_use]
     pub fn guard<S>(&self, service: S) -> Guarded<S> {
         Guarded::new(service, self.clone())
     }
 
-    /// `channel`, on which every call says that this service makes it; while
-    /// nobody is asked, none does.
+    /// Wraps `channel` so that every call carries a token of this service, unless
+    /// authentication is off.
     #[must_use]
     pub fn client(&self, channel: Channel) -> Outgoing {
-        match &self.on {
-            Some(on) => Outgoing::of(channel, on.minter.clone()),
-            None => Outgoing::silent(channel),
+        match &self.enabled {
+            Some(auth) => Outgoing::of(channel, auth.tokens.clone()),
+            None => Outgoing::anonymous(channel),
         }
     }
 
-    /// Verifies people's tokens with these keys from now on, in place of those
-    /// before, and asks nobody for others. For the service that issues the
-    /// tokens: while it is built, and whenever its keys change.
+    /// Sets the keys that verify people's tokens, and stops fetching them. For the
+    /// service that issues the tokens: while it is built, and whenever its keys
+    /// change.
     pub fn publish(&self, keys: impl IntoIterator<Item = PublicKey>) {
-        if let Some(on) = &self.on {
-            on.verifier.users().publish(keys.into_iter().collect());
+        if let Some(auth) = &self.enabled {
+            auth.verifier.users().publish(keys.into_iter().collect());
         }
     }
 
-    /// Believes no longer what these end, in place of those before. For the
-    /// service that issues the tokens, as [`publish`](Self::publish).
+    /// Sets the list of revocations. For the service that issues the tokens, like
+    /// [`publish`](Self::publish).
     pub fn revoke(&self, revocations: &[Revocation]) {
-        if let Some(on) = &self.on {
-            on.verifier.users().revoked().replace(revocations);
+        if let Some(auth) = &self.enabled {
+            auth.verifier.users().revoked().replace(revocations);
         }
     }
 
-    /// Keeps the keys of user-service new. Goes on until it is dropped.
-    pub(crate) fn keep_keys(&self, mesh: &Mesh) -> impl Future<Output = ()> + Send + use<> {
+    /// Refreshes the keys of user-service until it is dropped.
+    pub(crate) fn refresh_keys(&self, mesh: &Mesh) -> impl Future<Output = ()> + Send + use<> {
         let (auth, mesh) = (self.clone(), mesh.clone());
         async move {
-            let Some(on) = &auth.on else { return };
-            on.verifier.users().keep_new(|| jwks::fetch(mesh.channel(ISSUER))).await;
+            let Some(auth) = &auth.enabled else { return };
+            auth.verifier.users().run_refresh(|| jwks::fetch(mesh.channel(ISSUER))).await;
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Who wants to know that something changed, and who says so.
+//! Notifications of changes, from the transaction that commits one to the
+//! subscribers.
 //!
-//! A change made in this process is announced by its commit. One made by
-//! another replica is noticed on the database: SQLite counts the commits of
-//! others in `data_version`, which says that something changed but not what,
-//! so everybody looks; PostgreSQL sends the key. Either way a subscriber learns
-//! only *that* it should look, once however often it happened since it last
-//! did: nothing queues up behind a slow one.
+//! The commit announces a change made in this process. The database reports one
+//! made by another replica: SQLite counts the commits of others in
+//! `data_version`, which tells that something changed but not what, so all
+//! subscribers are notified; PostgreSQL sends the key. A notification carries no
+//! data, and several become one while a subscriber is busy: nothing queues up
+//! behind a slow one.
 
 use std::{
     collections::HashMap,
@@ -21,63 +22,62 @@ mod sqlite;
 pub(crate) use postgres::listen as listen_postgres;
 pub(crate) use sqlite::poll as poll_sqlite;
 
-/// PostgreSQL's channel for changes. Each service has a database of its own,
-/// and channels are a database's own.
+/// PostgreSQL's channel for changes. Channels belong to a database, and each
+/// service has a database of its own.
 pub(crate) const CHANNEL: &str = "changes";
 
-/// Where changes are announced and waited for. Cheap to clone; clones share
-/// subscribers.
+/// The subscriptions to changes. Cheap to clone; clones share subscribers.
 #[derive(Clone)]
 pub struct Changes {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    /// One entry for each key that somebody waits for.
+    /// One entry for each key with a subscriber.
     topics: Mutex<Topics>,
-    /// Whether anybody waits: nobody polls for nobody.
-    wanted: watch::Sender<bool>,
+    /// Without subscribers the database is not polled.
+    has_subscribers: watch::Sender<bool>,
 }
 
 type Topics = HashMap<String, watch::Sender<()>>;
 
 impl Changes {
-    /// From now on remembers changes of what `key` names.
+    /// Subscribes to changes of `key` from now on.
     #[must_use]
     pub fn subscribe(&self, key: &str) -> Subscription {
         let mut topics = self.shared.topics();
         let topic = topics.entry(key.to_owned()).or_insert_with(|| watch::Sender::new(()));
         let receiver = topic.subscribe();
         drop(topics);
-        self.shared.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
+        self.shared.has_subscribers.send_if_modified(|has| !std::mem::replace(has, true));
         Subscription { shared: self.shared.clone(), key: key.to_owned(), receiver }
     }
 
-    /// Says that what `key` names may have changed.
+    /// Announces that `key` may have changed.
     pub fn announce(&self, key: &str) {
         if let Some(topic) = self.shared.topics().get(key) {
             topic.send_replace(());
         }
     }
 
-    /// Says that anything may have changed.
+    /// Announces that any key may have changed.
     pub fn announce_all(&self) {
         for topic in self.shared.topics().values() {
             topic.send_replace(());
         }
     }
 
-    /// Waits until somebody is subscribed.
-    pub(crate) async fn wanted(&self) {
-        let mut wanted = self.shared.wanted.subscribe();
+    /// Waits until there is a subscriber.
+    pub(crate) async fn subscribed(&self) {
+        let mut has_subscribers = self.shared.has_subscribers.subscribe();
         // The sender lives in `self`, so this cannot end otherwise.
-        let _ = wanted.wait_for(|wanted| *wanted).await;
+        let _ = has_subscribers.wait_for(|has| *has).await;
     }
 }
 
 impl Default for Changes {
     fn default() -> Self {
-        let shared = Shared { topics: Mutex::default(), wanted: watch::Sender::new(false) };
+        let shared = Shared { topics: Mutex::default(), has_subscribers: watch::Sender::new(false) };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -94,7 +94,7 @@ impl Shared {
     }
 }
 
-/// Hears of changes of one thing until it is dropped.
+/// A subscription to the changes of one key, until it is dropped.
 pub struct Subscription {
     shared: Arc<Shared>,
     key: String,
@@ -102,15 +102,15 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Waits until a change was announced since the last time this completed,
-    /// or since subscribing. Look first, then wait: a change between the two
-    /// is not lost.
+    /// Waits for an announcement since the last completion of this method, or
+    /// since subscribing. Read first, then wait: a change between the two is not
+    /// lost.
     ///
     /// # Cancel safety
-    /// Cancel safe: a change that was not told is told next time.
+    /// Cancel safe: the next call returns a change that this one did not.
     pub async fn changed(&mut self) {
         if self.receiver.changed().await.is_err() {
-            // The sender is kept for as long as we are, so this is not reached.
+            // The sender lives as long as `self`, so this is not reached.
             std::future::pending::<()>().await;
         }
     }
@@ -119,12 +119,12 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut topics = self.shared.topics();
-        // Under the lock nobody joins; the one receiver that is left is ours.
+        // Under the lock no receiver is added; the last one is this one.
         if topics.get(&self.key).is_some_and(|topic| topic.receiver_count() <= 1) {
             topics.remove(&self.key);
         }
         if topics.is_empty() {
-            self.shared.wanted.send_if_modified(|wanted| std::mem::replace(wanted, false));
+            self.shared.has_subscribers.send_if_modified(|has| std::mem::replace(has, false));
         }
     }
 }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_change_is_told_once_and_only_to_those_it_concerns() {
+    async fn a_change_notifies_its_own_subscribers_once() {
         let changes = Changes::default();
         let (mut one, mut other) = (changes.subscribe("a"), changes.subscribe("b"));
         assert_eq!(one.changed().now_or_never(), None);
@@ -156,15 +156,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_left_of_those_who_leave() {
+    async fn a_dropped_subscription_leaves_nothing_behind() {
         let changes = Changes::default();
-        assert_eq!(changes.wanted().now_or_never(), None);
+        assert_eq!(changes.subscribed().now_or_never(), None);
         let (one, other) = (changes.subscribe("a"), changes.subscribe("a"));
         drop(one);
-        assert_eq!(changes.wanted().now_or_never(), Some(()));
+        assert_eq!(changes.subscribed().now_or_never(), Some(()));
         assert_eq!(changes.shared.topics().len(), 1);
         drop(other);
         assert_eq!(changes.shared.topics().len(), 0);
-        assert_eq!(changes.wanted().now_or_never(), None);
+        assert_eq!(changes.subscribed().now_or_never(), None);
     }
 }

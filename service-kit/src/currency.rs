@@ -1,4 +1,4 @@
-//! Currencies and how many decimals each has.
+//! Currencies with their number of decimals.
 
 use std::{fmt, str::FromStr};
 
@@ -9,19 +9,19 @@ pub struct Currency {
     digits: u32,
 }
 
-/// A text that is no currency code.
+/// The error for a text that is no currency code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the currency code is not one of ISO 4217, such as EUR")]
 pub struct UnknownCurrency;
 
 impl Currency {
-    /// How many decimals amounts have: 2 for EUR, 0 for JPY.
+    /// The number of decimals of amounts: 2 for EUR, 0 for JPY.
     #[must_use]
     pub fn digits(self) -> u32 {
         self.digits
     }
 
-    /// How many minor units make one unit: 100 for EUR, 1 for JPY.
+    /// The number of minor units in one unit: 100 for EUR, 1 for JPY.
     #[must_use]
     pub fn minor_per_unit(self) -> i64 {
         10_i64.pow(self.digits)

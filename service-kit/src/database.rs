@@ -9,38 +9,37 @@
 //!
 //! - A commit that returned is durable. SQLite runs with a write-ahead log and
 //!   `synchronous=FULL`; with `NORMAL` a power loss takes acknowledged commits.
-//! - Nothing waits without bound: not for a connection, a lock or an answer.
+//! - Every wait is bounded: for a connection, a lock or a result.
 //! - Writers of one row follow one another. SQLite has one writer at a time
 //!   (`BEGIN IMMEDIATE`), and up to 64 transactions of one process are committed
-//!   as one, each undone by itself if it fails; on PostgreSQL a transaction first
-//!   writes the row that it is about, which locks it.
+//!   as one, each rolled back by itself if it fails; on PostgreSQL a transaction
+//!   first writes the row that it is about, which locks it.
 //! - A read is one statement and so sees one state.
 //!
-//! # PostgreSQL behind an address that moves, or a pooler
+//! # PostgreSQL with failover, or behind a pooler
 //!
 //! A replica takes up to twelve connections: ten for calls, one that listens and
-//! one that looks whether the server can be written. Each is a session of a
-//! minute at most, and ends sooner when it answers that it leads to a standby or
-//! to a server that was set read-only, that it is over, or that it is not the
-//! replica's alone; so a failover by address leaves none behind that fails for
-//! longer than it takes to notice. A standby is never used, for reads neither.
+//! one that probes the server. A session lasts a minute at most. It ends sooner
+//! when it leads to a standby or a read-only server, when the server has ended
+//! it, or when others share it; so no session keeps failing after a failover by
+//! address. A standby is never used, not even for reads.
 //!
 //! `PgBouncer` works in session mode, with a `default_pool_size` of 13 for each
-//! replica. In transaction and statement mode a replica does not start and says
-//! why: its prepared statements, its `LISTEN` and its `SET`s would be some other
-//! client's now and then.
+//! replica. In transaction and statement mode a replica does not start and
+//! reports why: its prepared statements, its `LISTEN` and its `SET`s would
+//! sometimes reach another client's session.
 //!
 //! # A rolling upgrade
 //!
 //! A schema changes in two releases, so that programs of two versions run on one
-//! database meanwhile: [`Migration`] says how a step tells which programs of
-//! before still run on it.
+//! database meanwhile: see [`Migration`] for how a step declares which older
+//! programs still run on it.
 //!
 //! # Copies of a SQLite database
 //!
-//! While a service runs, what was written last is in the log beside the file
-//! (`order.db-wal`): the file alone may lack whole tables. Copy it by SQLite
-//! itself, which sees one state and keeps nobody waiting:
+//! While a service runs, the last writes are in the log beside the file
+//! (`order.db-wal`): the file alone may lack whole tables. Copy it with SQLite
+//! itself, which reads one state and blocks no writer:
 //!
 //! ```text
 //! sqlite3 .consort/data/order.db "VACUUM INTO 'order-copy.db'"
@@ -75,27 +74,26 @@ pub use error::Error;
 pub use health::Health;
 pub use migrate::{Migration, Migrations};
 pub use open_error::OpenError;
-pub(crate) use postgres::SESSION_LIFETIME;
 pub use row::{Column, Row, Sql, Value};
 pub use transaction::Transaction;
 pub use unit::Unit;
 pub use url::{DatabaseUrl, InvalidUrl, masked};
 pub use version::SchemaVersion;
 
-/// The longest that one statement may take with everything it waits for; the
-/// backstop behind the bounds of each database.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(10);
-/// The same of a read while the server is known to fail: it may still read, or
-/// be away.
-const FAILING_LIMIT: Duration = Duration::from_secs(1);
-const CLOSE_LIMIT: Duration = Duration::from_secs(4);
+/// The timeout of one statement with all its waits; the backstop behind the
+/// timeouts of each database.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout of a read while writing fails: the server may still be readable,
+/// or be unreachable.
+const FAILING_READ_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A database, open and migrated. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Database {
     pools: Pools,
     changes: Changes,
-    health: health::Told,
+    health: health::HealthReporter,
     /// Ends with the last clone, or when it is closed.
     feed: Arc<AbortOnDropHandle<()>>,
 }
@@ -111,14 +109,14 @@ impl Database {
     /// replica at a time. Within a tokio runtime.
     ///
     /// # Errors
-    /// When it cannot be opened; in one line that names cause and mend and
-    /// holds no password.
+    /// When it cannot be opened; in one line that names cause and fix and holds
+    /// no password.
     ///
     /// # Cancel safety
-    /// A migration that is under way is undone.
+    /// A migration in progress is rolled back.
     pub async fn open(url: &DatabaseUrl, migrations: &Migrations) -> Result<Self, OpenError> {
         let changes = Changes::default();
-        let health = health::Told::default();
+        let health = health::HealthReporter::default();
         let (pools, feed) = match url {
             DatabaseUrl::Sqlite(path) => sqlite::open(path, migrations, &changes, &health).await?,
             DatabaseUrl::Postgres(options) => postgres::open(options, migrations, &changes, &health).await?,
@@ -126,8 +124,8 @@ impl Database {
         Ok(Self { pools, changes, health, feed: Arc::new(AbortOnDropHandle::new(feed)) })
     }
 
-    /// Opens a SQLite database as one would without this crate: so many
-    /// connections write, each commits for itself. To measure against.
+    /// Opens a SQLite database with the plain writers of the benchmarks' baseline:
+    /// so many connections write, each with commits of its own.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -147,32 +145,32 @@ impl Database {
         Ok(database)
     }
 
-    /// Who wants to know of changes subscribes here.
+    /// The changes to subscribe to.
     #[must_use]
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
 
-    /// Whether it can be written, now and whenever that changes.
+    /// The health of the database, and every change of it.
     #[must_use]
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.watch()
     }
 
-    /// Begins to write. Dropping the transaction undoes it. On SQLite it keeps
-    /// others waiting from its first statement that is waited for, until its end.
+    /// Begins a transaction. Dropping it rolls it back. On SQLite it blocks other
+    /// writers from its first statement that is not posted, until its end.
     ///
     /// # Errors
-    /// When no connection could be had in time.
+    /// When no connection is available in time.
     ///
     /// # Cancel safety
-    /// Cancel safe: a transaction that was begun is undone.
+    /// Cancel safe: a transaction that was begun is rolled back.
     pub async fn begin(&self) -> Result<Transaction, Error> {
         Transaction::begin(&self.pools, self.changes.clone(), self.health.clone()).await
     }
 
-    /// Writes a unit of work, again while it fails only because another
-    /// transaction was under way:
+    /// Makes a unit of work, which is retried while it fails only because of
+    /// concurrent transactions:
     ///
     /// ```
     /// # use service_kit::database::{Database, Error, Transaction};
@@ -209,7 +207,7 @@ impl Database {
             }
             Pools::Postgres(pool) => {
                 let read = || self.read(row::bind(sql.postgres, values).fetch_optional(pool));
-                Ok(self.insist(read).await?.map(Row::Postgres))
+                Ok(self.read_fresh(read).await?.map(Row::Postgres))
             }
         }
     }
@@ -231,35 +229,36 @@ impl Database {
             }
             Pools::Postgres(pool) => {
                 let read = || self.read(row::bind(sql.postgres, values).fetch_all(pool));
-                Ok(self.insist(read).await?.into_iter().map(Row::Postgres).collect())
+                Ok(self.read_fresh(read).await?.into_iter().map(Row::Postgres).collect())
             }
         }
     }
 
-    /// Reads from a server, once more where only the schema has changed since
-    /// the statement was prepared.
-    async fn insist<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
+    /// Reads from a server, once more if the schema has changed since the
+    /// statement was prepared.
+    async fn read_fresh<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        match self.health.noted(read().await) {
-            Err(why) if why.is_conflict() => self.health.noted(read().await),
+        match self.health.observe(read().await) {
+            Err(why) if why.is_conflict() => self.health.observe(read().await),
             done => done,
         }
     }
 
     /// Bounds a read from a server.
     async fn read<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-        let limit = if self.health.why().is_some() { FAILING_LIMIT } else { STATEMENT_LIMIT };
+        let is_failing = self.health.failure().is_some();
+        let limit = if is_failing { FAILING_READ_TIMEOUT } else { STATEMENT_TIMEOUT };
         bounded_by(limit, work).await
     }
 
-    /// Closes every connection after what is under way on it, and waits for
-    /// that for 4 s at most. A SQLite file then holds everything by itself,
-    /// unless another process has it open.
+    /// Closes every connection after its current statement, and waits for that
+    /// for 4 s at most. A SQLite file is complete without its log then, unless
+    /// another process has it open.
     ///
     /// # Cancel safety
-    /// The pools refuse new work from the first poll on; dropping it only stops
+    /// The pools reject new work from the first poll on; dropping it only stops
     /// waiting.
     pub async fn close(&self) {
         self.feed.abort();
@@ -272,14 +271,14 @@ impl Database {
                 Pools::Postgres(pool) => pool.close().await,
             }
         };
-        // What is cut off by the end of the process is undone.
-        let _ = tokio::time::timeout(CLOSE_LIMIT, closing).await;
+        // A transaction that is cut off by the end of the process is rolled back.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
 }
 
 /// Bounds one exchange with the database.
 async fn bounded<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
-    bounded_by(STATEMENT_LIMIT, work).await
+    bounded_by(STATEMENT_TIMEOUT, work).await
 }
 
 async fn bounded_by<T>(

@@ -1,7 +1,7 @@
-//! What a caller is told when a call fails.
+//! The errors that callers see.
 //!
-//! A service's own error type says what happened; here it becomes a status,
-//! always with `google.rpc.ErrorInfo`.
+//! A service's own error type has the cause; here it becomes a status, always with
+//! `google.rpc.ErrorInfo`.
 
 use std::{fmt, time::Duration};
 
@@ -9,11 +9,11 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use tracing::{error, warn};
 
-/// The most field violations that one status carries. Details travel in a
+/// The maximum number of field violations in a status. Details are sent in a
 /// header, which peers limit to a few KiB.
-const MOST_VIOLATIONS: usize = 16;
+const MAX_VIOLATIONS: usize = 16;
 
-/// A failure as a caller sees it: code, words, and a machine-readable reason.
+/// A failure as a caller sees it: code, message, and a machine-readable reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     code: Code,
@@ -22,7 +22,7 @@ pub struct Fault {
     metadata: Vec<(&'static str, String)>,
     violations: Vec<(String, String)>,
     retry_in: Option<Duration>,
-    /// Whether the caller is asked not to retry: what failed was retried here.
+    /// Asks the caller not to retry, because this service has retried already.
     is_final: bool,
 }
 
@@ -30,8 +30,8 @@ pub struct Fault {
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 impl Fault {
-    /// A failure with its code, its reason in `UPPER_SNAKE_CASE`, and a
-    /// sentence for people that repeats no internal cause.
+    /// A failure with its code, its reason in `UPPER_SNAKE_CASE`, and a message for
+    /// people that shows no internal cause.
     #[must_use]
     pub fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
@@ -53,14 +53,14 @@ impl Fault {
         self
     }
 
-    /// Says that a field of the request is to blame.
+    /// Adds a violation of a field of the request.
     #[must_use]
     pub fn field(mut self, path: impl Into<String>, why: impl Into<String>) -> Self {
         self.violations.push((path.into(), why.into()));
         self
     }
 
-    /// Says when to try again, by `google.rpc.RetryInfo`.
+    /// Adds a retry delay, as `google.rpc.RetryInfo`.
     #[must_use]
     pub fn retry_in(mut self, wait: Duration) -> Self {
         self.retry_in = Some(wait);
@@ -97,8 +97,8 @@ impl Fault {
     }
 }
 
-/// Reads the fields of a request and remembers every one that is bad, so that
-/// a caller learns of all at once.
+/// The parser of a request's fields, which collects all invalid ones for one
+/// error.
 ///
 /// ```
 /// # use service_kit::{error::{Fault, Fields}, value::{CustomerId, Quantity}};
@@ -113,18 +113,19 @@ impl Fault {
 /// ```
 #[derive(Debug, Default)]
 pub struct Fields {
-    bad: Vec<(String, String)>,
+    invalid: Vec<(String, String)>,
+    /// The number of further invalid fields.
     more: usize,
 }
 
 impl Fields {
-    /// The value, or `None` after remembering why `path`, the field's name as
-    /// the protocol spells it, has none.
+    /// Takes the value of a field, or records the error and returns `None`. `path`
+    /// is the field's name in the protocol.
     pub fn take<T, E: fmt::Display>(&mut self, path: impl Into<String>, parsed: Result<T, E>) -> Option<T> {
         match parsed {
             Ok(value) => Some(value),
-            Err(why) if self.bad.len() < MOST_VIOLATIONS => {
-                self.bad.push((path.into(), why.to_string()));
+            Err(why) if self.invalid.len() < MAX_VIOLATIONS => {
+                self.invalid.push((path.into(), why.to_string()));
                 None
             }
             Err(_) => {
@@ -134,16 +135,16 @@ impl Fields {
         }
     }
 
-    /// `INVALID_ARGUMENT` with everything that was bad.
+    /// `INVALID_ARGUMENT` with all invalid fields.
     #[must_use]
     pub fn fault(self) -> Fault {
-        let named: Vec<_> = self.bad.iter().map(|(path, why)| format!("{path}: {why}")).collect();
+        let named: Vec<_> = self.invalid.iter().map(|(path, why)| format!("{path}: {why}")).collect();
         let mut message = named.join("; ");
         if self.more > 0 {
             message = format!("{message}; and {} more", self.more);
         }
         let fault = Fault::new(Code::InvalidArgument, "INVALID_FIELD", message);
-        Fault { violations: self.bad, ..fault }
+        Fault { violations: self.invalid, ..fault }
     }
 }
 
@@ -155,19 +156,19 @@ pub fn invalid(path: impl Into<String>, why: impl fmt::Display) -> Fault {
     fields.fault()
 }
 
-/// INTERNAL. Logs the cause, of which the caller learns nothing.
+/// INTERNAL. Logs the cause, which the caller does not see.
 #[must_use]
 pub fn internal(cause: &dyn fmt::Display) -> Fault {
-    error!(%cause, "a call failed by a fault of this service: {cause}");
-    Fault::new(Code::Internal, "INTERNAL", "the service failed; its log says why")
+    error!(%cause, "a call failed with an internal error: {cause}");
+    Fault::new(Code::Internal, "INTERNAL", "internal error; see the log of the service for the cause")
 }
 
-/// What a caller is told when `service`, which this one depends on, failed.
-/// Logs the cause.
+/// The fault for a failure of `service`, which this one depends on. Logs the
+/// cause.
 ///
-/// What may pass by itself stays what it is: UNAVAILABLE, `DEADLINE_EXCEEDED`
-/// and CANCELLED. Everything else, such as a request that it should not have
-/// been sent, is a fault of this service.
+/// Transient codes stay: UNAVAILABLE, `DEADLINE_EXCEEDED` and CANCELLED. All
+/// others, such as that of an invalid request, are internal errors of this
+/// service.
 #[must_use]
 pub fn downstream(service: &'static str, status: &Status) -> Fault {
     let (code, reason, words) = match status.code() {
@@ -175,15 +176,16 @@ pub fn downstream(service: &'static str, status: &Status) -> Fault {
             (Code::Unavailable, "DEPENDENCY_UNAVAILABLE", "is not available right now; try again")
         }
         Code::DeadlineExceeded => {
-            (Code::DeadlineExceeded, "DEPENDENCY_SLOW", "did not answer in time; try again")
+            (Code::DeadlineExceeded, "DEPENDENCY_SLOW", "did not respond in time; try again")
         }
-        Code::Cancelled => (Code::Cancelled, "CANCELLED", "was not waited for"),
-        _ => return internal(&format_args!("{service} answered {:?}: {}", status.code(), status.message())),
+        Code::Cancelled => (Code::Cancelled, "CANCELLED", "did not respond before the call was cancelled"),
+        _ => return internal(&format_args!("{service} returned {:?}: {}", status.code(), status.message())),
     };
-    warn!(dependency = service, code = ?status.code(), cause = status.message(), "{service} failed a call");
+    let (code_seen, cause) = (status.code(), status.message());
+    warn!(dependency = service, code = ?code_seen, cause, "a call to {service} failed: {code_seen:?}: {cause}");
     let fault = Fault::new(code, reason, format!("{service} {words}")).with("dependency", service);
     let pushback = status.metadata().get(PUSHBACK).and_then(|value| value.to_str().ok());
-    // Retried here already: a caller that retries in turn multiplies the load.
+    // This service has retried already; retries of its caller would multiply the load.
     Fault { is_final: pushback.is_some_and(|value| value.starts_with('-')), ..fault }
 }
 
@@ -192,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_carries_reason_domain_metadata_and_bad_fields() {
+    fn a_status_carries_reason_domain_metadata_and_invalid_fields() {
         let mut fields = Fields::default();
         assert_eq!(fields.take("quantity", "5".parse::<u8>()), Some(5));
         fields.take::<(), _>("quantity", Err("must be 1 to 999"));
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_says_when_to_try_again_where_that_is_known() {
+    fn a_status_carries_a_retry_delay_where_that_is_known() {
         let fault = Fault::new(Code::Aborted, "STILL_RUNNING", "it is under way");
         let retry = |fault: Fault| fault.into_status("x").get_details_retry_info();
         assert!(retry(fault.clone()).is_none());
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_bad_fields_stays_small() {
+    fn a_flood_of_invalid_fields_stays_small() {
         let mut fields = Fields::default();
         for n in 0..1_000 {
             fields.take::<(), _>(format!("ids[{n}]"), Err("bad"));
@@ -239,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn an_internal_cause_is_not_told() {
+    fn an_internal_cause_is_not_shown() {
         let status = internal(&"secret").into_status("x");
         assert!(!format!("{status:?}").contains("secret"));
         let status = downstream("y", &Status::not_found("secret")).into_status("x");

@@ -1,34 +1,32 @@
-//! Events: what has happened, told to the services that subscribe.
+//! Events, which a service publishes to its subscribers.
 //!
-//! - [`Outbox::append`] writes an event in the transaction of the change that it
-//!   tells of: there is no change without its event, and no event without its
-//!   change.
-//! - A relay hands events to each subscriber, at least once, those of one
-//!   aggregate in their order.
-//! - A [`Subscriber`] has its effect in the transaction that remembers the
-//!   event: each event has it once.
-//! - [`Events`] adds to a service what sending and taking events needs.
+//! - [`Outbox::append`] writes an event in the transaction of its change: there
+//!   is no change without its event, and no event without its change.
+//! - A relay delivers events to each subscriber, at least once, those of one
+//!   aggregate in order.
+//! - A [`Subscriber`] handles an event in the transaction that records it: each
+//!   event has its effect once.
+//! - [`Events`] adds to a service what sending and receiving events needs.
 //!
-//! An event is a row for each subscriber that is deleted once it was delivered,
-//! and not a row that each subscriber's cursor passes: PostgreSQL hands out
-//! positions when rows are written and not when they are committed, so that a
-//! cursor that has passed 8 never sees 7 when that is committed later. A row
-//! that is there is a row to deliver, whenever it came. It also makes parking,
-//! and a backlog for each subscriber, a matter of rows.
+//! An event is one row per subscriber, which is deleted after its delivery, and
+//! not a row that the subscribers' cursors pass: PostgreSQL assigns positions
+//! when rows are written and not when they are committed, so that a cursor that
+//! has passed 8 misses a 7 that is committed later. Every row that exists is to
+//! be delivered. Parked events and the backlog of a subscriber are rows, too.
 //!
 //! Events of one aggregate are delivered in the order of their positions, which
 //! is that of their changes: their writer holds the aggregate's row from before
 //! it writes the event until its commit.
 //!
-//! How far subscribers lag is told by any replica, from its database: by
-//! `EventLogService/GetBacklog` how many events wait for each and since when, and
-//! by `ListParkedEvents` what was set aside and why. Over NATS the sender's backlog
-//! ends at the stream (its subscriber is `nats`); what a service has written down
-//! of the stream and not yet taken is in that service's own. The metrics
-//! `shop.events.*` say the same where the mesh has a meter
-//! ([`crate::metrics`]), as it has in every service with `CONSORT_ADMIN`: there
+//! Any replica reports the lag of subscribers, from its database:
+//! `EventLogService/GetBacklog` returns how many events wait for each and since
+//! when, and `ListParkedEvents` which events were parked and why. Over NATS the
+//! sender's backlog ends at the stream (its subscriber is `nats`); events that a
+//! service has stored from the stream, and not handled yet, are in that service's
+//! own backlog. The metrics `shop.events.*` report the same where the mesh has a
+//! meter ([`crate::metrics`]), as in every service with `CONSORT_ADMIN`: there
 //! `/metrics` shows `shop_events_waiting` and `shop_events_oldest_age_seconds` by
-//! subscriber, no more than two seconds old while something waits.
+//! subscriber, at most two seconds old while something waits.
 //!
 //! ```text
 //! curl http://127.0.0.1:9610/metrics
@@ -40,25 +38,24 @@ use prost::Message;
 
 use crate::{
     database::{Error, Migration, Migrations, Transaction, Value},
-    service::Base,
+    service::ServiceContext,
     timestamp::Timestamp,
 };
 
+mod builder;
+mod counters;
+mod event_log;
 mod inbox;
-mod log;
-mod mesh;
 mod nats;
 mod queue;
 mod relay;
 mod sink;
-mod tally;
-mod wiring;
+mod sink_transport;
 
+pub use builder::Events;
 pub use inbox::INBOX;
-pub use nats::{InvalidNatsUrl, Nats};
 pub use relay::{RelaySettings, relay};
 pub use sink::Sink;
-pub use wiring::Events;
 
 /// The table of an outbox, a step of the schema of every service that has one;
 /// its relay needs [`LEASES`](crate::lease::LEASES) besides.
@@ -75,32 +72,31 @@ const APPEND: &str = "INSERT INTO outbox (subscriber, event_id, aggregate_id, se
 pub struct Outbox {
     source: &'static str,
     subscribers: &'static [&'static str],
-    /// Whether NATS brings them to the subscribers.
-    by_nats: bool,
+    via_nats: bool,
 }
 
 impl Outbox {
-    /// The events of the service `source`, for these services, on `base`: over
-    /// NATS where that has one, else over the mesh.
+    /// The events of the service `source` for these subscribers: over NATS where
+    /// `context` has it, else over the mesh.
     #[must_use]
-    pub fn of(base: &Base, source: &'static str, subscribers: &'static [&'static str]) -> Self {
-        Self { by_nats: base.nats.is_some(), ..Self::new(source, subscribers) }
+    pub fn of(context: &ServiceContext, source: &'static str, subscribers: &'static [&'static str]) -> Self {
+        Self { via_nats: context.nats.is_some(), ..Self::new(source, subscribers) }
     }
 
-    /// The events of the service `source`, for these services, over the mesh.
+    /// The events of the service `source` for these subscribers, over the mesh.
     #[must_use]
     pub const fn new(source: &'static str, subscribers: &'static [&'static str]) -> Self {
-        Self { source, subscribers, by_nats: false }
+        Self { source, subscribers, via_nats: false }
     }
 
-    /// Who its rows are for.
-    fn addressees(&self) -> &'static [&'static str] {
-        if self.by_nats { &[nats::NATS] } else { self.subscribers }
+    /// The values of `subscriber` in its rows.
+    fn recipients(&self) -> &'static [&'static str] {
+        if self.via_nats { &[nats::NATS_SUBSCRIBER] } else { self.subscribers }
     }
 
-    /// Tells of a change, in its transaction: `sequence` is the version of the
-    /// aggregate that it leads to. The transaction holds the aggregate's row,
-    /// so that events are written in the order of their changes.
+    /// Appends the event of a change, in its transaction. `sequence` is the new
+    /// version of the aggregate. The transaction must hold the lock of the
+    /// aggregate's row, so that events are written in the order of their changes.
     ///
     /// # Errors
     /// When the database fails.
@@ -124,7 +120,7 @@ impl Outbox {
             payload: Some(payload),
         };
         let bytes = event.encode_to_vec();
-        for subscriber in self.addressees() {
+        for subscriber in self.recipients() {
             let values: [Value; 6] = [
                 (*subscriber).into(),
                 event.event_id.as_str().into(),
@@ -135,29 +131,30 @@ impl Outbox {
             ];
             open.post(APPEND, &values).await?;
         }
-        open.changed(queue::SENT.changed).await
+        open.changed(queue::OUTBOX_TABLE.changed).await
     }
 }
 
-/// Who takes events.
+/// A handler of events.
 #[tonic::async_trait]
 pub trait Subscriber: Send + Sync + 'static {
-    /// Has the effect of an event that was not seen before, in this
-    /// transaction. Events that do not concern it are taken without effect.
+    /// Handles a new event in this transaction. Events that do not concern the
+    /// subscriber have no effect.
     ///
     /// # Errors
-    /// [`Untaken::Again`] when it may succeed later, [`Untaken::Never`] when it
-    /// will not: the event is then parked, and others go on.
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken>;
+    /// [`HandleError::Transient`] when it may succeed later,
+    /// [`HandleError::Permanent`] when it cannot: the event is parked then, and
+    /// others continue.
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError>;
 }
 
-/// Why an event was not taken.
+/// The reason why an event was not handled.
 #[derive(Debug, thiserror::Error)]
-pub enum Untaken {
+pub enum HandleError {
     /// The database failed.
     #[error(transparent)]
-    Again(#[from] Error),
-    /// It is not as it should be; says why.
+    Transient(#[from] Error),
+    /// The event is invalid, for this reason.
     #[error("{0}")]
-    Never(String),
+    Permanent(String),
 }

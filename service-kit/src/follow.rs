@@ -1,4 +1,4 @@
-//! Streams that begin with the present state and go on with every change.
+//! Streams that begin with the current state and continue with every change.
 
 use std::{future::Future, pin::Pin};
 
@@ -10,25 +10,25 @@ use tonic::{Code, Status};
 
 use crate::{changes::Subscription, error::Fault};
 
-/// What a method that answers with a stream of `T` returns.
-pub type Following<T> = BoxStream<'static, Result<T, Status>>;
+/// The response stream of a watch method.
+pub type UpdateStream<T> = BoxStream<'static, Result<T, Status>>;
 
-/// The present state and every later one that is seen, until the caller leaves
-/// or `drain` completes, which ends the stream with UNAVAILABLE so that the
-/// caller resumes it on another replica.
+/// Streams the current state and every later one that is seen, until the caller
+/// cancels or `drain` completes, which ends the stream with UNAVAILABLE so that
+/// the caller resumes it on another replica.
 ///
-/// `read` gets what the state that was sent last is known by, such as its etag,
-/// and answers with the state and what it is known by, or `None` when that is
-/// still the one. It is asked only when the caller takes the next message: a
-/// slow caller gets the newest state and skips those between, and nothing queues
-/// up for it. The first error ends the stream, and the guard does when the
-/// caller's token is believed no longer.
+/// `read` gets the version of the state that was sent last, such as its etag, and
+/// returns the current state with its version, or `None` when it is the same. It
+/// is called only when the caller takes the next message: a slow caller gets the
+/// newest state and skips those between, and nothing queues up for it. The first
+/// error ends the stream, and the guard ends it when the caller's token is no
+/// longer valid.
 pub fn follow<T, K, R, F>(
-    subscription: impl Changing,
+    subscription: impl ChangeSource,
     domain: &'static str,
     drain: impl Future<Output = ()> + Send + 'static,
     read: R,
-) -> Following<T>
+) -> UpdateStream<T>
 where
     T: Send + 'static,
     K: Copy + Send + Sync + 'static,
@@ -46,23 +46,23 @@ where
     .boxed()
 }
 
-/// Hears that there may be something new.
-pub trait Changing: Send + 'static {
-    /// Waits until there may be.
+/// A source of changes.
+pub trait ChangeSource: Send + 'static {
+    /// Waits until something may have changed.
     ///
     /// # Cancel safety
     /// As [`Subscription::changed`].
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-impl Changing for Subscription {
+impl ChangeSource for Subscription {
     async fn changed(&mut self) {
         Self::changed(self).await;
     }
 }
 
-/// Either of the two.
-impl Changing for [Subscription; 2] {
+/// Changes of either subscription.
+impl ChangeSource for [Subscription; 2] {
     async fn changed(&mut self) {
         let [one, other] = self;
         tokio::select! {
@@ -78,24 +78,25 @@ struct Follower<C, K, R> {
     domain: &'static str,
     drain: Pin<Box<dyn Future<Output = ()> + Send>>,
     read: R,
-    /// `None` until the first state is sent, which waits for no change.
+    /// The version that was sent last; `None` until the first state is sent, which
+    /// waits for no change.
     sent: Option<K>,
 }
 
-impl<C: Changing, K: Copy, R> Follower<C, K, R> {
+impl<C: ChangeSource, K: Copy, R> Follower<C, K, R> {
     async fn next<T, F>(&mut self) -> Result<T, Status>
     where
         R: FnMut(Option<K>) -> F,
         F: Future<Output = Result<Option<(K, T)>, Status>>,
     {
         let Self { subscription, read, sent, .. } = self;
-        let look = async {
+        let next = async {
             loop {
                 if sent.is_some() {
                     subscription.changed().await;
                 }
-                if let Some((known, state)) = read(*sent).await? {
-                    *sent = Some(known);
+                if let Some((version, state)) = read(*sent).await? {
+                    *sent = Some(version);
                     return Ok(state);
                 }
             }
@@ -103,13 +104,13 @@ impl<C: Changing, K: Copy, R> Follower<C, K, R> {
         tokio::select! {
             biased;
             () = &mut self.drain => Err(stopping(self.domain)),
-            state = look => state,
+            state = next => state,
         }
     }
 }
 
 fn stopping(domain: &'static str) -> Status {
-    let words = "this replica is stopping; call again to go on with another";
+    let words = "this replica is shutting down; call again to reach another";
     Fault::new(Code::Unavailable, "DRAINING", words).into_status(domain)
 }
 
@@ -129,7 +130,7 @@ mod tests {
     struct Followed {
         changes: Changes,
         version: Arc<AtomicU64>,
-        stream: Following<u64>,
+        stream: UpdateStream<u64>,
         drain: oneshot::Sender<()>,
     }
 
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_begins_with_the_present_and_skips_what_was_not_taken() {
+    async fn it_begins_with_the_current_state_and_skips_those_that_were_not_taken() {
         let mut followed = followed();
         assert_eq!(followed.next(), Some(Some(Ok(0))));
         assert_eq!(followed.next(), None);

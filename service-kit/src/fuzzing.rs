@@ -1,5 +1,5 @@
-//! What reads bytes that others wrote, for the crate `fuzz`. Each function
-//! panics when a promise is broken; none is for users.
+//! Entry points for the crate `fuzz`, for parsers of untrusted bytes. Each function
+//! panics when an invariant is broken.
 
 use crate::{auth, page};
 

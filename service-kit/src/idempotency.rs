@@ -1,20 +1,19 @@
-//! The same request is answered the same, and has its effect once.
+//! Idempotency: a repeated request has one effect and gets the same response.
 //!
-//! Whoever asks for an effect gives a request id. [`claim`] writes it down in
-//! the transaction that begins the effect, [`settle`] writes the answer in the
-//! transaction that ends it; where one transaction does both, so be it. For at
-//! least [`LIFE`] after the claim the same caller's same id
+//! The caller gives a request id. [`claim`] stores it in the transaction that
+//! begins the effect, [`complete`] stores the response in the transaction that
+//! ends it, which may be the same. For at least [`RETENTION`] after the claim the
+//! same id of the same caller
 //!
-//! - with the same body gets the stored answer, byte for byte,
-//! - with another body is refused (`REQUEST_ID_REUSED`),
-//! - is told to come again while there is no answer yet
-//!   (`REQUEST_IN_PROGRESS`).
+//! - with the same body gets the stored response, byte for byte,
+//! - with another body is rejected (`REQUEST_ID_REUSED`),
+//! - is asked to retry while there is no response yet (`REQUEST_IN_PROGRESS`).
 //!
-//! A request without an answer is kept however old it is: what it began is not
-//! over. One with an answer is known until [`clean`] deletes it, [`LIFE`] after
-//! the claim. That time is not the clock's, which may be set: it is counted in
-//! minutes that a replica was up, see [`Age`], so that the time in which no
-//! replica runs does not count.
+//! A request without a response is kept however old it is, since its effect has
+//! not ended. One with a response is kept until [`run_cleanup`] deletes it,
+//! [`RETENTION`] after the claim. That time does not depend on the clock, which
+//! may be set: it counts the minutes during which a replica was up, see
+//! [`ServiceAge`].
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,7 @@ use crate::{
     retention,
 };
 
-/// The table; steps of the schema of every service that keeps answers.
+/// The migrations of its table, for every service that stores responses.
 pub const IDEMPOTENCY: Migrations = Migrations {
     sqlite: &[
         Migration { name: "idempotency", sql: include_str!("../migrations/sqlite/idempotency.sql") },
@@ -50,18 +49,18 @@ pub const IDEMPOTENCY: Migrations = Migrations {
     ],
 };
 
-/// For how long an answer is kept at least, as `FORGET` says.
-pub const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// The minimum time for which a response is stored; `DELETE_EXPIRED` has the same value.
+pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// When to come again for an answer that there is not yet.
-const COME_AGAIN: Duration = Duration::from_millis(500);
-/// How many answers one transaction forgets, as [`FORGET`] says: others wait
-/// for it.
-const BATCH: u64 = 500;
-/// What [`Age`] grows by.
+/// The delay before a retry of a request in progress.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+/// The most rows that one transaction deletes, since others wait for it;
+/// [`DELETE_EXPIRED`] has the same value.
+const DELETE_BATCH_SIZE: u64 = 500;
+/// The step by which [`ServiceAge`] advances.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Earlier versions forget by `expire_time`.
+/// Inserts a claim. Earlier versions delete rows by `expire_time`.
 const CLAIM: Sql = Sql::each(
     "INSERT INTO idempotency (caller, method, request_id, body, reference, claim_minute, expire_time) \
      SELECT $1, $2, $3, $4, $5, minutes, CAST(unixepoch('subsec') * 1000000 AS INTEGER) + $6 \
@@ -71,34 +70,33 @@ const CLAIM: Sql = Sql::each(
      FROM idempotency_age ON CONFLICT (caller, method, request_id) DO NOTHING",
 );
 
-const LOOK: &str = "SELECT body, reference, code, answer FROM idempotency \
+const LOOKUP: &str = "SELECT body, reference, code, answer FROM idempotency \
      WHERE caller = $1 AND method = $2 AND request_id = $3";
 
-const SETTLE: &str = "UPDATE idempotency SET code = $3, answer = $4 \
+const COMPLETE: &str = "UPDATE idempotency SET code = $3, answer = $4 \
      WHERE method = $1 AND reference = $2 AND code IS NULL";
 
-/// Of the minute of the claim a part had passed, so one more must.
-const FORGET: &str = "DELETE FROM idempotency WHERE (caller, method, request_id) IN \
+/// Deletes rows 1441 minutes after the claim, whose own minute was not a whole one.
+const DELETE_EXPIRED: &str = "DELETE FROM idempotency WHERE (caller, method, request_id) IN \
      (SELECT caller, method, request_id FROM idempotency WHERE code IS NOT NULL \
      AND claim_minute < (SELECT minutes FROM idempotency_age) - 1440 ORDER BY claim_minute LIMIT 500)";
 
-const AGE: &str = "SELECT minutes FROM idempotency_age";
+const READ_AGE: &str = "SELECT minutes FROM idempotency_age";
 
-const GROW: &str = "UPDATE idempotency_age SET minutes = minutes + 1 WHERE minutes = $1";
+const ADVANCE: &str = "UPDATE idempotency_age SET minutes = minutes + 1 WHERE minutes = $1";
 
-/// A request that may be sent again.
+/// A request with an id, which may be repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct IdempotentRequest {
     caller: String,
     method: &'static str,
     id: String,
     body: Vec<u8>,
 }
 
-impl Asked {
-    /// The request `id` of `caller` for `method`. `body` is all of what is
-    /// asked for, as it was understood: two spellings of one value are the same
-    /// body.
+impl IdempotentRequest {
+    /// The request `id` of `caller` for `method`. `body` is the parsed request, in
+    /// which two spellings of one value are the same.
     #[must_use]
     pub fn new(caller: &Caller, method: &'static str, id: impl ToString, body: &impl Message) -> Self {
         let body = digest(&SHA256, &body.encode_to_vec()).as_ref().to_vec();
@@ -110,39 +108,39 @@ impl Asked {
     }
 }
 
-/// What a request was answered.
+/// The response to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum StoredResponse {
     /// A message, encoded.
-    Reply(Vec<u8>),
-    /// A status: its code, and its details with which it is whole again.
-    Refusal(Code, Vec<u8>),
+    Message(Vec<u8>),
+    /// A status: its code, and the encoded details with its message.
+    Error(Code, Vec<u8>),
 }
 
-impl Answer {
-    /// The answer that is this message.
+impl StoredResponse {
+    /// A response with this message.
     #[must_use]
-    pub fn reply(message: &impl Message) -> Self {
-        Self::Reply(message.encode_to_vec())
+    pub fn message(message: &impl Message) -> Self {
+        Self::Message(message.encode_to_vec())
     }
 
-    /// The answer that is this failure of the service `domain`.
+    /// A response with this failure of the service `domain`.
     #[must_use]
-    pub fn refusal(fault: Fault, domain: &'static str) -> Self {
+    pub fn error(fault: Fault, domain: &'static str) -> Self {
         let status = fault.into_status(domain);
-        Self::Refusal(status.code(), status.details().to_vec())
+        Self::Error(status.code(), status.details().to_vec())
     }
 
-    /// The answer as a handler returns it.
+    /// The response as a handler returns it.
     ///
     /// # Errors
-    /// The status that was stored, or INTERNAL when what was stored is not
-    /// what it should be.
+    /// The stored status, or INTERNAL when the stored bytes are invalid.
     pub fn read<T: Message + Default>(&self) -> Result<T, Status> {
-        let broken = |why: prost::DecodeError| Status::internal(format!("a stored answer is broken: {why}"));
+        let broken =
+            |why: prost::DecodeError| Status::internal(format!("a stored response is corrupt: {why}"));
         match self {
-            Self::Reply(bytes) => T::decode(bytes.as_slice()).map_err(broken),
-            Self::Refusal(code, details) => {
+            Self::Message(bytes) => T::decode(bytes.as_slice()).map_err(broken),
+            Self::Error(code, details) => {
                 let words = tonic_types::pb::Status::decode(details.as_slice()).map_err(broken)?.message;
                 Err(Status::with_details(*code, words, details.clone().into()))
             }
@@ -151,35 +149,35 @@ impl Answer {
 
     fn code(&self) -> i64 {
         match self {
-            Self::Reply(_) => 0,
-            Self::Refusal(code, _) => i64::from(i32::from(*code)),
+            Self::Message(_) => 0,
+            Self::Error(code, _) => i64::from(i32::from(*code)),
         }
     }
 
     fn into_bytes(self) -> Vec<u8> {
         match self {
-            Self::Reply(bytes) | Self::Refusal(_, bytes) => bytes,
+            Self::Message(bytes) | Self::Error(_, bytes) => bytes,
         }
     }
 }
 
-/// What is known of a request.
+/// The state of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Nothing, until now: it is the caller's to have the effect.
+    /// It is unknown.
     New,
-    /// It was answered.
-    Stored(Answer),
-    /// It has no answer yet; what has the effect.
-    Running(String),
-    /// Its id was used with another body.
-    Reused,
+    /// It has a response.
+    Stored(StoredResponse),
+    /// It has no response yet; with the reference of its effect.
+    InProgress(String),
+    /// The id was used with another body.
+    IdReused,
 }
 
-/// Writes down that this request begins to have its effect, by what
-/// `reference` names. The transaction fails with [`Error::Missed`] when the
-/// request is known already, and [`look`] tells what of it. Of several that come
-/// at once one succeeds; the others wait for its commit.
+/// Claims a request for the effect that `reference` names. The transaction fails
+/// with [`Error::Missed`] when the request is known already; [`lookup`] returns its
+/// state. One of several concurrent claims succeeds; the others wait for its
+/// commit.
 ///
 /// # Errors
 /// When the request is known, or the database fails; now or later, as
@@ -187,64 +185,68 @@ pub enum Claim {
 ///
 /// # Cancel safety
 /// As [`Transaction::execute`].
-pub async fn claim(open: &mut Transaction, asked: &Asked, reference: &str) -> Result<(), Error> {
-    let [caller, method, id] = asked.key();
-    let life = i64::try_from(LIFE.as_micros()).unwrap_or(i64::MAX);
-    open.require(CLAIM, &[caller, method, id, asked.body.clone().into(), reference.into(), life.into()]).await
+pub async fn claim(
+    open: &mut Transaction,
+    request: &IdempotentRequest,
+    reference: &str,
+) -> Result<(), Error> {
+    let [caller, method, id] = request.key();
+    let life = i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX);
+    open.require(CLAIM, &[caller, method, id, request.body.clone().into(), reference.into(), life.into()])
+        .await
 }
 
-/// What is known of this request; [`Claim::New`] when nothing is, without
-/// claiming it.
+/// Looks up the state of a request, without claiming it.
 ///
 /// # Errors
 /// When the database fails.
 ///
 /// # Cancel safety
 /// Cancel safe.
-pub async fn look(database: &Database, asked: &Asked) -> Result<Claim, Error> {
-    match database.row(LOOK, &asked.key()).await? {
-        Some(row) => read(asked, &row),
+pub async fn lookup(database: &Database, request: &IdempotentRequest) -> Result<Claim, Error> {
+    match database.row(LOOKUP, &request.key()).await? {
+        Some(row) => read(request, &row),
         None => Ok(Claim::New),
     }
 }
 
-/// Stores the answer to the request whose effect `reference` had, in the
-/// transaction that ends it. Does nothing when there is an answer.
+/// Stores the response to the request with the effect `reference`, in the
+/// transaction that ends the effect. Does nothing when there is a response.
 ///
 /// # Errors
 /// When the database fails.
 ///
 /// # Cancel safety
 /// As [`Transaction::execute`].
-pub async fn settle(
+pub async fn complete(
     open: &mut Transaction,
     method: &'static str,
     reference: &str,
-    answer: Answer,
+    response: StoredResponse,
 ) -> Result<(), Error> {
-    let code = answer.code();
-    let values = [method.into(), reference.into(), code.into(), answer.into_bytes().into()];
-    open.post(SETTLE, &values).await
+    let code = response.code();
+    let values = [method.into(), reference.into(), code.into(), response.into_bytes().into()];
+    open.post(COMPLETE, &values).await
 }
 
-fn read(asked: &Asked, row: &Row) -> Result<Claim, Error> {
-    if row.get::<Vec<u8>>("body")? != asked.body {
-        return Ok(Claim::Reused);
+fn read(request: &IdempotentRequest, row: &Row) -> Result<Claim, Error> {
+    if row.get::<Vec<u8>>("body")? != request.body {
+        return Ok(Claim::IdReused);
     }
     let Some(code) = row.get::<Option<i64>>("code")? else {
-        return Ok(Claim::Running(row.get("reference")?));
+        return Ok(Claim::InProgress(row.get("reference")?));
     };
     let bytes = row.get::<Option<Vec<u8>>>("answer")?.unwrap_or_default();
     let code = i32::try_from(code).map_err(|why| Error::corrupt("code", why))?;
     Ok(Claim::Stored(match Code::from_i32(code) {
-        Code::Ok => Answer::Reply(bytes),
-        code => Answer::Refusal(code, bytes),
+        Code::Ok => StoredResponse::Message(bytes),
+        code => StoredResponse::Error(code, bytes),
     }))
 }
 
-/// What a caller is told whose request id was used with another body.
+/// The fault for a request id that was used with another body.
 #[must_use]
-pub fn reused(id: impl ToString) -> Fault {
+pub fn id_reused(id: impl ToString) -> Fault {
     let id = id.to_string();
     let words = format!("the request id {id} was used with another body; choose a new one");
     Fault::new(Code::InvalidArgument, "REQUEST_ID_REUSED", words)
@@ -252,95 +254,94 @@ pub fn reused(id: impl ToString) -> Fault {
         .field("request_id", "was used with another body")
 }
 
-/// What a caller is told whose request is still being worked on.
+/// The fault for a request that is in progress.
 #[must_use]
 pub fn in_progress(id: impl ToString) -> Fault {
-    let words = "the same request is still being worked on; send it again for its answer";
+    let words = "the same request is still in progress; send it again for its response";
     Fault::new(Code::Aborted, "REQUEST_IN_PROGRESS", words)
         .with("request_id", id.to_string())
-        .retry_in(COME_AGAIN)
+        .retry_in(RETRY_DELAY)
 }
 
-/// The minutes that a service has run, as one replica sees them grow. They are
-/// kept in the database and grow by one when a replica has seen the same number
-/// for a minute of its monotonic clock: so never faster than time passes,
-/// however many replicas there are, however often they crash, and whatever is
-/// done to the clocks.
+/// The counter of minutes that a service has run, as one replica sees it. The
+/// database stores the counter. A replica increments it after it has read the same
+/// number for a minute of its monotonic clock. So the counter never runs fast,
+/// whatever the number of replicas, crashes and changes of the clock.
 #[derive(Debug, Default)]
-pub struct Age {
+pub struct ServiceAge {
     seen: Option<(i64, Instant)>,
 }
 
-impl Age {
-    /// Looks at the minutes, and raises them when it is time. `now` tells the
-    /// monotonic time.
+impl ServiceAge {
+    /// Reads the counter, and increments it when a minute has passed. `now` is the
+    /// monotonic clock.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// They may have been raised.
-    pub async fn grow(&mut self, database: &Database, now: impl Fn() -> Instant) -> Result<(), Error> {
-        let Some(row) = database.row(AGE, &[]).await? else { return Err(Error::Missed) };
+    /// It may have been incremented.
+    pub async fn advance(&mut self, database: &Database, now: impl Fn() -> Instant) -> Result<(), Error> {
+        let Some(row) = database.row(READ_AGE, &[]).await? else { return Err(Error::Missed) };
         let minutes = row.get("minutes")?;
         match self.seen {
             Some((seen, since)) if seen == minutes => {
                 if now().saturating_duration_since(since) >= MINUTE {
-                    // Whether or not another was faster: it is seen anew.
+                    // Even when another replica was faster.
                     self.seen = None;
-                    raise(database, minutes).await?;
+                    increment(database, minutes).await?;
                     self.seen = Some((minutes + 1, now()));
                 }
             }
-            // From after it was read: it is at least as old.
+            // The time after the read, so that a full minute passes.
             _ => self.seen = Some((minutes, now())),
         }
         Ok(())
     }
 }
 
-async fn raise(database: &Database, minutes: i64) -> Result<u64, Error> {
+async fn increment(database: &Database, minutes: i64) -> Result<u64, Error> {
     let mut unit = database.unit();
     loop {
         let mut open = unit.begin().await?;
-        let done = open.execute(GROW, &[minutes.into()]).await;
+        let done = open.execute(ADVANCE, &[minutes.into()]).await;
         if let Some(done) = unit.end(open, done).await {
             return done;
         }
     }
 }
 
-/// Forgets answers whose time has passed, a few at a time, for ever: a service's
-/// work beside its calls.
+/// Deletes expired responses in batches, for ever: a background task of a service.
 ///
 /// # Cancel safety
 /// Cancel safe.
-pub async fn clean(database: Database) {
-    let growing = async {
-        let mut age = Age::default();
+pub async fn run_cleanup(database: Database) {
+    let advance = async {
+        let mut age = ServiceAge::default();
         loop {
-            // What hinders it hinders forgetting, which says so.
-            if let Err(why) = age.grow(&database, Instant::now).await {
-                debug!(error = %why, "could not count a minute");
+            // The deletion fails for the same cause, and logs a warning.
+            if let Err(why) = age.advance(&database, Instant::now).await {
+                debug!(error = %why, "could not advance the age of the service");
             }
             sleep(MINUTE).await;
         }
     };
-    join!(growing, retention::forget("old answers", BATCH, || forget(&database)));
+    let delete = || delete_expired(&database);
+    join!(advance, retention::delete_repeatedly("expired rows of `idempotency`", DELETE_BATCH_SIZE, delete));
 }
 
-/// Forgets some answers whose time has passed; returns how many.
+/// Deletes a batch of expired responses; returns their number.
 ///
 /// # Errors
 /// When the database fails.
 ///
 /// # Cancel safety
-/// They may have been forgotten.
-pub async fn forget(database: &Database) -> Result<u64, Error> {
+/// They may have been deleted.
+pub async fn delete_expired(database: &Database) -> Result<u64, Error> {
     let mut unit = database.unit();
     loop {
         let mut open = unit.begin().await?;
-        let done = open.execute(FORGET, &[]).await;
+        let done = open.execute(DELETE_EXPIRED, &[]).await;
         if let Some(done) = unit.end(open, done).await {
             return done;
         }
@@ -353,45 +354,45 @@ mod tests {
 
     use super::*;
 
-    fn asked(id: &str, body: &str) -> Asked {
-        Asked::new(&Caller::Anyone, "Create", id, &body.to_owned())
+    fn request(id: &str, body: &str) -> IdempotentRequest {
+        IdempotentRequest::new(&Caller::Unrestricted, "Create", id, &body.to_owned())
     }
 
     #[test]
-    fn what_is_asked_for_is_known_by_its_hash() {
-        assert_eq!(asked("1", "tea"), asked("1", "tea"));
-        assert_ne!(asked("1", "tea"), asked("1", "mug"));
-        assert_eq!(asked("1", "tea").body.len(), 32);
+    fn a_body_is_compared_by_its_hash() {
+        assert_eq!(request("1", "tea"), request("1", "tea"));
+        assert_ne!(request("1", "tea"), request("1", "mug"));
+        assert_eq!(request("1", "tea").body.len(), 32);
     }
 
     #[test]
-    fn a_stored_refusal_is_whole_again() {
+    fn a_stored_error_is_restored() {
         let fault = Fault::new(Code::FailedPrecondition, "OUT_OF_STOCK", "too few").with("sku", "tea");
-        let told = fault.clone().into_status("x");
-        let stored = Answer::refusal(fault, "x");
+        let status = fault.clone().into_status("x");
+        let stored = StoredResponse::error(fault, "x");
         assert_eq!(stored.code(), 9);
         let again = stored.read::<String>().unwrap_err();
-        assert_eq!((again.code(), again.message()), (told.code(), told.message()));
-        assert_eq!(again.details(), told.details());
+        assert_eq!((again.code(), again.message()), (status.code(), status.message()));
+        assert_eq!(again.details(), status.details());
         assert_eq!(again.get_error_details().error_info().unwrap().metadata["sku"], "tea");
-        assert_eq!(Answer::reply(&"tea".to_owned()).read::<String>().unwrap(), "tea");
+        assert_eq!(StoredResponse::message(&"tea".to_owned()).read::<String>().unwrap(), "tea");
     }
 
     #[tokio::test]
-    async fn what_is_forgotten_is_found_by_an_index_of_postgres() {
+    async fn expired_rows_are_found_by_an_index_of_postgres() {
         let database = crate::testing::TestDatabase::postgres().await;
         let database = Database::open(database.url(), &IDEMPOTENCY).await.unwrap();
         let mut open = database.begin().await.unwrap();
         open.execute("SET LOCAL enable_seqscan = off", &[]).await.unwrap();
-        let explain: &'static str = format!("EXPLAIN {FORGET}").leak();
+        let explain: &'static str = format!("EXPLAIN {DELETE_EXPIRED}").leak();
         let plan = open.rows(explain, &[]).await.unwrap();
         let plan: Vec<String> = plan.iter().map(|row| row.get("QUERY PLAN").unwrap()).collect();
         assert!(plan.iter().any(|line| line.contains("Index Cond: (claim_minute <")), "{plan:#?}");
     }
 
     #[test]
-    fn who_comes_too_early_is_told_when_to_come_again() {
+    fn a_request_in_progress_has_a_retry_delay() {
         let details = in_progress("1").into_status("x").get_error_details();
-        assert_eq!(details.retry_info().unwrap().retry_delay, Some(COME_AGAIN));
+        assert_eq!(details.retry_info().unwrap().retry_delay, Some(RETRY_DELAY));
     }
 }

@@ -1,25 +1,26 @@
-//! Leases: what only one replica does at a time, for a bounded time.
+//! Leases: the exclusive right of one replica to a task, for a bounded time.
 //!
-//! A lease has a name; who holds it has a token that grows with every new
-//! holder. A holder that froze does not know that its lease has passed to
-//! another, so holding one proves nothing: every write that depends on it is
-//! made in a transaction that asks for the token, by [`Lease::fence`], and
-//! fails when somebody else has held the lease since.
+//! A lease has a name, and a fencing token that grows with every new holder. A
+//! frozen holder does not know that its lease has passed to another, so holding
+//! one proves nothing: every write that depends on it is made in a transaction
+//! that checks the token, by [`Lease::fence`], and fails when another replica has
+//! held the lease since.
 //!
-//! The clock that counts is the database server's on PostgreSQL, so that a
-//! replica whose clock is wrong takes nothing early; on SQLite, where all
-//! replicas are on one machine, it is that machine's. That clock may be set
-//! back: what lies further ahead than [`MAX_LEASE`] is no lease, so nobody waits
-//! for longer than that.
+//! The clock is the database server's on PostgreSQL, so that a replica with a
+//! wrong clock takes no lease early; on SQLite, where all replicas are on one
+//! machine, it is that machine's. That clock may be set back: a lease that ends
+//! later than [`MAX_LEASE`] from now is ignored, so no replica waits for longer
+//! than that.
 
 use std::time::{Duration, Instant};
 
 use crate::database::{Database, Error, Migration, Migrations, Sql, Transaction};
 
-/// The longest lease: 60 s. One that is asked for longer is this long.
+/// The maximum time of a lease: 60 s. Longer requests are shortened to it.
 pub const MAX_LEASE: Duration = Duration::from_secs(60);
 
-/// The table of leases; a step of the schema of every service that has some.
+/// The migration that creates the table of leases, for every service that uses
+/// some.
 pub const LEASES: Migrations = Migrations {
     sqlite: &[Migration { name: "leases", sql: include_str!("../migrations/sqlite/leases.sql") }],
     postgres: &[Migration { name: "leases", sql: include_str!("../migrations/postgres/leases.sql") }],
@@ -50,10 +51,10 @@ const TAKE: Sql = each_clock!(
     " + 60000000 RETURNING token"
 );
 
-/// Holds it on, also when it is over but nobody else has taken it.
+/// Renews a lease, also an expired one that no other replica has taken.
 const RENEW: Sql = each_clock!("UPDATE leases SET until = ", NOW, " + $3 WHERE name = $1 AND token = $2");
 
-const GIVE_UP: &str = "UPDATE leases SET until = 0 WHERE name = $1 AND token = $2";
+const RELEASE: &str = "UPDATE leases SET until = 0 WHERE name = $1 AND token = $2";
 
 /// The leases in a database. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -68,27 +69,27 @@ impl Leases {
         Self { database }
     }
 
-    /// Takes the lease of that name for `time`, at most [`MAX_LEASE`], unless
-    /// somebody holds it.
+    /// Takes the lease `name` for `time`, at most [`MAX_LEASE`], unless another
+    /// holder has it.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// It may have been taken; it is then over after `time`.
+    /// It may have been taken; it expires after `time` then.
     pub async fn take(&self, name: &str, time: Duration) -> Result<Option<Lease>, Error> {
         let time = time.min(MAX_LEASE);
         let owner = format!("{}/{}", std::process::id(), uuid::Uuid::new_v4());
         let mut unit = self.database.unit();
         loop {
-            // Counted from before the question, so that we never believe to
-            // hold it for longer than the database does.
+            // Measured from before the statement, so that the lease never seems to
+            // last longer here than in the database.
             let until = Instant::now() + time;
             let mut open = unit.begin().await?;
             let values = [name.into(), owner.as_str().into(), micros(time).into()];
             let row = open.row(TAKE, &values).await;
             if matches!(row, Ok(None)) {
-                open.undo();
+                open.set_rollback_only();
             }
             if let Some(row) = unit.end(open, row).await {
                 let Some(row) = row? else { return Ok(None) };
@@ -104,7 +105,7 @@ impl Leases {
     }
 }
 
-/// A lease that was taken. Dropping it lets it run out.
+/// A lease that is held. Dropping it lets it expire.
 #[derive(Debug)]
 pub struct Lease {
     name: String,
@@ -113,60 +114,60 @@ pub struct Lease {
     database: Database,
 }
 
-/// Why a write that needs a lease was not made.
+/// The reason why a write under a lease failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfenced {
-    /// Somebody else has held the lease since.
+pub enum FenceError {
+    /// Another replica has held the lease since.
     #[error("the lease `{0}` has passed to another replica")]
-    Lost(String),
+    LeaseLost(String),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] Error),
 }
 
 impl Lease {
-    /// Its token: greater than that of every holder before.
+    /// The fencing token, greater than that of all earlier holders.
     #[must_use]
     pub fn token(&self) -> i64 {
         self.token
     }
 
-    /// How long it surely lasts; zero when it may be over.
+    /// The time that the lease lasts at least; zero when it may have expired.
     #[must_use]
-    pub fn left(&self) -> Duration {
+    pub fn remaining(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
     }
 
-    /// Makes this transaction one of the holder's: whoever wants to take the
-    /// lease waits until it ends. Call it before the writes.
+    /// Checks and renews the lease in this transaction, until whose end no other
+    /// replica can take it. Call it before the writes.
     ///
     /// # Errors
-    /// [`Unfenced::Lost`]: then nothing may be written.
+    /// [`FenceError::LeaseLost`]: nothing may be written then.
     ///
     /// # Cancel safety
     /// As [`Transaction::execute`].
-    pub async fn fence(&self, open: &mut Transaction, time: Duration) -> Result<(), Unfenced> {
+    pub async fn fence(&self, open: &mut Transaction, time: Duration) -> Result<(), FenceError> {
         let values = [self.name.as_str().into(), self.token.into(), micros(time).into()];
         match open.execute(RENEW, &values).await? {
-            0 => Err(Unfenced::Lost(self.name.clone())),
+            0 => Err(FenceError::LeaseLost(self.name.clone())),
             _ => Ok(()),
         }
     }
 
-    /// Says that a transaction that was begun at `since`, and that
-    /// [`fence`](Self::fence) held on by `time`, has been committed.
-    pub fn renewed(&mut self, since: Instant, time: Duration) {
+    /// Records the commit of a transaction that began at `since` and called
+    /// [`fence`](Self::fence) with `time`.
+    pub fn record_renewal(&mut self, since: Instant, time: Duration) {
         self.until = self.until.max(since + time.min(MAX_LEASE));
     }
 
-    /// Holds it on for `time` from now.
+    /// Renews the lease for `time` from now.
     ///
     /// # Errors
-    /// [`Unfenced::Lost`] when somebody else has taken it.
+    /// [`FenceError::LeaseLost`] when another replica has taken it.
     ///
     /// # Cancel safety
-    /// It may have been held on.
-    pub async fn renew(&mut self, time: Duration) -> Result<(), Unfenced> {
+    /// It may have been renewed.
+    pub async fn renew(&mut self, time: Duration) -> Result<(), FenceError> {
         let mut unit = self.database.unit();
         loop {
             let since = Instant::now();
@@ -174,22 +175,22 @@ impl Lease {
             let fenced = self.fence(&mut open, time).await;
             if let Some(fenced) = unit.end(open, fenced).await {
                 fenced?;
-                self.renewed(since, time);
+                self.record_renewal(since, time);
                 return Ok(());
             }
         }
     }
 
-    /// Lets somebody else take it at once.
+    /// Releases the lease, so that another replica can take it at once.
     ///
     /// # Errors
-    /// When the database fails; it then runs out.
+    /// When the database fails; the lease expires then.
     ///
     /// # Cancel safety
-    /// It may have been given up; else it runs out.
-    pub async fn give_up(self) -> Result<(), Error> {
+    /// It may have been released; else it expires.
+    pub async fn release(self) -> Result<(), Error> {
         let mut open = self.database.begin().await?;
-        open.execute(GIVE_UP, &[self.name.as_str().into(), self.token.into()]).await?;
+        open.execute(RELEASE, &[self.name.as_str().into(), self.token.into()]).await?;
         open.commit().await
     }
 }

@@ -1,8 +1,7 @@
-//! What a process measures, as a page for Prometheus or a person with `curl`.
+//! The metrics of a process, as a page for Prometheus or `curl`.
 //!
-//! Its mesh counts whatever is measured; this gives it a meter, and makes the
-//! page out of what the meter was told. Without it nothing is counted but what
-//! `/debug/mesh` shows anyway.
+//! This module gives the mesh a meter, and renders the page. Without it only the
+//! counters of `/debug/mesh` are collected.
 
 use anyhow::Context;
 use opentelemetry::{KeyValue, metrics::MeterProvider};
@@ -13,12 +12,12 @@ use opentelemetry_sdk::{
 use prometheus::{Registry, TextEncoder};
 use registry_client::MeshBuilder;
 
-/// The most series of one instrument; those beyond are counted as one. A service
-/// calls few others, each with at most seventeen statuses. The SDK makes room
-/// for all of them at once, and its 2,000 would take several MiB.
-const SERIES: usize = 200;
+/// The maximum number of series of one instrument; further ones are counted as
+/// one. A service calls few others, each with at most seventeen statuses. The SDK
+/// allocates all of them at once, and its default of 2,000 takes several MiB.
+const MAX_SERIES: usize = 200;
 
-/// The metrics of one process, by its mesh.
+/// The metrics of one process.
 ///
 /// ```
 /// # fn build() -> anyhow::Result<()> {
@@ -36,35 +35,34 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Of the service of that name and version, which the series `target_info`
-    /// tells.
+    /// Makes the metrics of the service of that name and version, which the series
+    /// `target_info` shows.
     ///
     /// # Errors
-    /// When the exporter cannot be made.
+    /// When the exporter cannot be created.
     pub fn of(service: &'static str, version: &'static str) -> anyhow::Result<Self> {
         let registry = Registry::new();
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
-            // One meter measures all: who reads gains nothing by its name.
+            // There is only one meter, so its name would add nothing.
             .scope_info_enabled(false)
             .build()
-            .context("could not make the exporter of metrics")?;
-        let who = [KeyValue::new("service.name", service), KeyValue::new("service.version", version)];
-        let resource = Resource::builder_empty().with_attributes(who).build();
-        let bounded = |_: &Instrument| Stream::builder().with_cardinality_limit(SERIES).build().ok();
+            .context("could not create the exporter of metrics")?;
+        let attributes = [KeyValue::new("service.name", service), KeyValue::new("service.version", version)];
+        let resource = Resource::builder_empty().with_attributes(attributes).build();
+        let bounded = |_: &Instrument| Stream::builder().with_cardinality_limit(MAX_SERIES).build().ok();
         let provider = SdkMeterProvider::builder().with_reader(exporter).with_resource(resource);
         Ok(Self { provider: provider.with_view(bounded).build(), registry })
     }
 
-    /// Measures `mesh`, and all that measures by its meter, and shows it as
-    /// `/metrics` where that tells of itself ([`registry_client::admin`]). The
-    /// mesh keeps what is needed for it.
+    /// Gives `mesh` the meter, and serves the page as `/metrics` of its admin
+    /// interface ([`registry_client::admin`]). The mesh keeps the exporter alive.
     pub fn measure(self, mesh: MeshBuilder) -> MeshBuilder {
         let meter = self.provider.meter("consort");
         mesh.meter(meter).metrics_page(move || self.render())
     }
 
-    /// Everything that is measured, now, in Prometheus' text format.
+    /// Renders the current values in Prometheus' text format.
     fn render(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }

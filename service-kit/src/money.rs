@@ -19,7 +19,7 @@ pub struct Money {
     currency: Currency,
 }
 
-/// Why something is not an amount of money, or two amounts have no sum.
+/// The reason why something is no amount of money, or two amounts have no sum.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
     /// The field was not set.
@@ -39,9 +39,9 @@ pub enum MoneyError {
     Fraction {
         /// The currency.
         currency: Currency,
-        /// How many decimals it has.
+        /// The number of its decimals.
         digits: u32,
-        /// What nanos must be a multiple of.
+        /// The number of which nanos must be a multiple.
         step: i64,
     },
     /// More than 2^63 − 1 minor units.
@@ -50,9 +50,9 @@ pub enum MoneyError {
     /// Amounts of two currencies.
     #[error("{left} and {right} cannot be added")]
     Mixed {
-        /// The one.
+        /// The first currency.
         left: Currency,
-        /// The other.
+        /// The second currency.
         right: Currency,
     },
 }
@@ -78,7 +78,7 @@ impl Money {
         self.currency
     }
 
-    /// Reads an optional field.
+    /// Parses an optional field.
     ///
     /// # Errors
     /// When the field is absent, negative, finer than a minor unit, too large,
@@ -123,8 +123,8 @@ impl Money {
         Ok(Self { minor, ..self })
     }
 
-    /// What lines of a price and a quantity come to; `None` when there are
-    /// none, since nothing has no currency.
+    /// The total of lines with a price and a quantity; `None` without lines, since
+    /// there is no currency then.
     ///
     /// # Errors
     /// [`MoneyError::Mixed`], [`MoneyError::TooLarge`].

@@ -1,34 +1,35 @@
-//! Lists in pages: how many, and where the next page begins.
+//! Paginated lists.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{error::Fields, value::InvalidValue};
 
-const DEFAULT_SIZE: i32 = 50;
-const MOST: i32 = 1_000;
-/// First byte of every token; another layout gets another number.
-const VERSION: u8 = 1;
-/// How many entries are fetched at once.
-const CHUNK: usize = 20;
-/// The most bytes of entries on a page; a single larger entry still fits.
-pub const LARGEST: usize = 2 * 1024 * 1024;
-/// Bounds what a peer can make us decode; our own tokens are shorter.
-const LONGEST_TOKEN: usize = 512;
+const DEFAULT_PAGE_SIZE: i32 = 50;
+const MAX_PAGE_SIZE: i32 = 1_000;
+/// The first byte of every token, for its format.
+const TOKEN_VERSION: u8 = 1;
+/// The number of entries per fetch.
+const FETCH_SIZE: usize = 20;
+/// The maximum size of the entries on a page in bytes; a single larger entry is
+/// allowed.
+pub const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// The maximum length of a token that is decoded.
+const MAX_TOKEN_LENGTH: usize = 512;
 
-/// Which page of a list is asked for.
+/// The requested page of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The most entries to return, 1 to 1,000.
+    /// The maximum number of entries, 1 to 1,000.
     pub size: usize,
-    /// The key of the last entry of the page before; `None` for the first.
+    /// The key of the last entry of the previous page; `None` for the first.
     pub after: Option<String>,
     scope: u32,
 }
 
 impl Page {
-    /// Reads `page_size` and `page_token` of a request. `scope` is all that
-    /// the list depends on besides, such as `orders of ada`: a token of one
-    /// list is not one of another. `None` after telling `fields` what is bad.
+    /// Reads `page_size` and `page_token` of a request. `scope` identifies the list,
+    /// such as `orders of ada`: a token is valid for its own list only. Returns
+    /// `None` after recording the errors in `fields`.
     pub fn take(fields: &mut Fields, scope: &str, page_size: i32, page_token: &str) -> Option<Self> {
         let scope = fingerprint(scope.as_bytes());
         let size = fields.take("page_size", size(page_size));
@@ -36,14 +37,14 @@ impl Page {
         Some(Self { size: size?, after: after?, scope })
     }
 
-    /// Fills the page; returns it with the token of the next page, empty when
-    /// there is none. `fetch` gets the key after which to go on and how many
-    /// entries to fetch; it is asked for a few at a time until the page holds
-    /// as many as were asked for, or [`LARGEST`] bytes by `weight`, since peers
-    /// refuse messages above a few MiB. `key` is what `fetch` gets back.
+    /// Fills the page; returns it with the token of the next page, empty when there
+    /// is none. `fetch` gets the key after which to continue and the number of
+    /// entries; it is called repeatedly until the page is full, by number of entries
+    /// or by [`MAX_PAGE_BYTES`] of `weight`, since peers reject messages above a few
+    /// MiB. `key` returns the key of an entry.
     ///
     /// # Errors
-    /// The first of `fetch`.
+    /// The first error of `fetch`.
     ///
     /// # Cancel safety
     /// Cancel safe if `fetch` is.
@@ -58,11 +59,11 @@ impl Page {
     {
         let (mut entries, mut bytes, mut after) = (Vec::new(), 0, self.after.clone());
         loop {
-            let fetched = fetch(after, CHUNK).await?;
-            let is_last = fetched.len() < CHUNK;
+            let fetched = fetch(after, FETCH_SIZE).await?;
+            let is_last = fetched.len() < FETCH_SIZE;
             for entry in fetched {
                 bytes += weight(&entry);
-                let full = entries.len() == self.size || bytes > LARGEST;
+                let full = entries.len() == self.size || bytes > MAX_PAGE_BYTES;
                 if let Some(last) = entries.last().filter(|_| full) {
                     let token = write(self.scope, key(last));
                     return Ok((entries, token));
@@ -77,15 +78,15 @@ impl Page {
     }
 }
 
-fn size(asked: i32) -> Result<usize, InvalidValue> {
-    let size = if asked == 0 { DEFAULT_SIZE } else { asked.min(MOST) };
+fn size(requested: i32) -> Result<usize, InvalidValue> {
+    let size = if requested == 0 { DEFAULT_PAGE_SIZE } else { requested.min(MAX_PAGE_SIZE) };
     usize::try_from(size).map_err(|_| InvalidValue("must not be negative".into()))
 }
 
-/// A token is the version, the fingerprint of the list, and the key. It is no
-/// secret and grants nothing; the fingerprint finds tokens of another list.
+/// Writes a token: the version, the fingerprint of the list, and the key. It is no
+/// secret and grants no access; the fingerprint detects tokens of another list.
 fn write(scope: u32, key: &str) -> String {
-    let mut bytes = vec![VERSION];
+    let mut bytes = vec![TOKEN_VERSION];
     bytes.extend(scope.to_be_bytes());
     bytes.extend(key.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)
@@ -96,8 +97,8 @@ fn read(scope: u32, token: &str) -> Result<Option<String>, InvalidValue> {
         return Ok(None);
     }
     let key = || {
-        let bytes = (token.len() <= LONGEST_TOKEN).then(|| URL_SAFE_NO_PAD.decode(token).ok())??;
-        let rest = bytes.strip_prefix(&[VERSION])?.strip_prefix(&scope.to_be_bytes())?;
+        let bytes = (token.len() <= MAX_TOKEN_LENGTH).then(|| URL_SAFE_NO_PAD.decode(token).ok())??;
+        let rest = bytes.strip_prefix(&[TOKEN_VERSION])?.strip_prefix(&scope.to_be_bytes())?;
         let key = std::str::from_utf8(rest).ok()?;
         (!key.is_empty() && !key.chars().any(char::is_control)).then(|| key.to_owned())
     };
@@ -111,7 +112,7 @@ fn fingerprint(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
-/// What is taken for a token is one that [`write`] made.
+/// Checks that every accepted token is one that [`write`] made.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn fuzz(data: &[u8]) {
     let scope = fingerprint(b"orders of ada");
@@ -133,8 +134,8 @@ mod tests {
 
     #[test]
     fn a_page_size_is_clamped_and_never_negative() {
-        for (asked, size) in [(0, 50), (1, 1), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
-            assert_eq!(page("list", asked, "").unwrap().size, size);
+        for (requested, size) in [(0, 50), (1, 1), (1_000, 1_000), (1_001, 1_000), (i32::MAX, 1_000)] {
+            assert_eq!(page("list", requested, "").unwrap().size, size);
         }
         assert_eq!(page("list", -1, ""), None);
     }
@@ -142,9 +143,9 @@ mod tests {
     /// A list of `a`, `b` and so on.
     async fn fill(page: &Page, entries: usize, weight: usize) -> (Vec<String>, String) {
         let all: Vec<String> = (0..entries).map(|n| format!("{n:04}")).collect();
-        let fetch = |after: Option<String>, most: usize| {
+        let fetch = |after: Option<String>, limit: usize| {
             let rest = all.iter().filter(|entry| Some(*entry) > after.as_ref());
-            let chunk: Vec<String> = rest.take(most).cloned().collect();
+            let chunk: Vec<String> = rest.take(limit).cloned().collect();
             async move { Ok::<_, Infallible>(chunk) }
         };
         page.fill(fetch, |entry| entry, |_| weight).await.unwrap()
@@ -171,10 +172,10 @@ mod tests {
     #[tokio::test]
     async fn a_page_is_cut_before_it_gets_too_large_to_send() {
         let first = page("list", 1_000, "").unwrap();
-        let (entries, next) = fill(&first, 100, LARGEST / 10).await;
+        let (entries, next) = fill(&first, 100, MAX_PAGE_BYTES / 10).await;
         assert_eq!(entries.len(), 10);
         assert_eq!(page("list", 1_000, &next).unwrap().after.as_deref(), Some("0009"));
-        assert_eq!(fill(&first, 3, LARGEST * 2).await.0.len(), 1);
+        assert_eq!(fill(&first, 3, MAX_PAGE_BYTES * 2).await.0.len(), 1);
     }
 
     #[tokio::test]
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_not_of_ours_is_refused() {
+    fn an_invalid_token_is_rejected() {
         let scope = fingerprint(b"list");
         let newer = URL_SAFE_NO_PAD.encode([[2].as_slice(), &scope.to_be_bytes(), b"key"].concat());
         let bare = write(scope, "");

@@ -1,10 +1,10 @@
-//! Folders and files that only their owner may read: user-service's database
-//! holds the keys that sign everybody's tokens.
+//! Folders and files that only their owner may read: a database may hold the keys
+//! that sign all tokens.
 //!
-//! What is made here is private whatever the umask. SQLite gives its log and
-//! the log's index the mode of the database. What others made wider is refused
-//! while callers are authenticated, and not silently repaired: the operator has
-//! to know that it could be read.
+//! Files created here are private whatever the umask. SQLite gives its log and
+//! the log's index the mode of the database. Files with wider permissions are
+//! rejected while callers are authenticated, and not silently repaired: the
+//! operator has to know that they could be read.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
@@ -15,37 +15,37 @@ use std::{
 
 const FOLDER: u32 = 0o700;
 const FILE: u32 = 0o600;
-/// What the group and everybody else may do.
+/// The permission bits of the group and of other users.
 const OTHERS: u32 = 0o077;
-/// What SQLite puts beside a database.
-const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// The suffixes of the files that SQLite creates beside a database.
+const SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Makes a folder and those above it that are missing, for their owner only.
-/// One that is there stays as it is.
+/// Creates a folder and its missing parents, for their owner only. An existing
+/// folder stays as it is.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When it cannot be created.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER).create(folder)
 }
 
-/// Takes a folder away from everybody but its owner, for a program whose folder
-/// it is; returns whether others could enter it.
+/// Makes a folder private to its owner, for a program that owns it. Returns true
+/// when others could enter it.
 ///
 /// # Errors
-/// When it cannot be changed.
+/// When its mode cannot be changed.
 pub fn narrow_folder(folder: &Path) -> io::Result<bool> {
     narrow(folder, FOLDER)
 }
 
-/// As [`narrow_folder`], of the files in it.
+/// Makes the files in a folder private, like [`narrow_folder`].
 ///
 /// # Errors
-/// When one cannot be changed.
+/// When the mode of one cannot be changed.
 pub fn narrow_files(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // Never through a link, which may lead out of the folder.
+        // Never through a symbolic link, which may lead out of the folder.
         if entry.file_type()?.is_file() {
             narrow(&entry.path(), FILE)?;
         }
@@ -61,21 +61,21 @@ fn narrow(path: &Path, mode: u32) -> io::Result<bool> {
     Ok(is_open)
 }
 
-/// Makes the file `path` for its owner only, unless it is there, and opens it
-/// for appending.
+/// Opens the file `path` for appending, and creates it for its owner only if it
+/// does not exist.
 pub(crate) fn open_file(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new().create(true).append(true).mode(FILE).open(path)
 }
 
-/// That nobody but the owner can read the SQLite database `file` and, where it
+/// Checks that only the owner can read the SQLite database `file` and, where it
 /// is given, its `folder`.
 ///
 /// # Errors
-/// Says what others can read, and the command that ends that.
+/// When others can, with the command that fixes it.
 pub(crate) fn check(folder: Option<&Path>, file: &Path) -> Result<(), String> {
-    let beside = BESIDE.iter().map(|ending| {
+    let beside = SUFFIXES.iter().map(|suffix| {
         let mut name = file.as_os_str().to_owned();
-        name.push(ending);
+        name.push(suffix);
         PathBuf::from(name)
     });
     let files: Vec<PathBuf> = [file.to_owned()].into_iter().chain(beside).collect();
@@ -96,14 +96,14 @@ pub(crate) fn check(folder: Option<&Path>, file: &Path) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "other users of this machine may reach the data, in which the keys that sign tokens may be: {}; run `{}`, \
+        "other users of this machine can read the data, which may contain the signing keys of tokens: {}; run `{}`, \
          or set AUTH=off",
         found.join(", "),
         fixes.join(" && ")
     ))
 }
 
-/// The permissions of what is there.
+/// The permissions of a file or folder, if it exists.
 fn mode_of(path: &Path) -> io::Result<Option<u32>> {
     match fs::metadata(path) {
         Ok(about) => Ok(Some(about.permissions().mode() & 0o7777)),
@@ -112,7 +112,7 @@ fn mode_of(path: &Path) -> io::Result<Option<u32>> {
     }
 }
 
-/// As a shell reads it back.
+/// Quotes a path for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_its_owners_and_is_not_refused() {
+    fn created_files_are_private_and_accepted() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("state/data");
         make_folder(&folder).unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_in_the_refusal_is_the_one_that_ends_it() {
+    fn the_command_in_the_error_fixes_it() {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("it's data");
         make_folder(&folder).unwrap();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_folder_is_narrowed_and_nothing_that_a_link_leads_to() {
+    fn the_own_folder_is_narrowed_and_no_target_of_a_link() {
         let home = tempfile::tempdir().unwrap();
         let (folder, other) = (home.path().join("data"), home.path().join("other"));
         fs::create_dir(&folder).unwrap();

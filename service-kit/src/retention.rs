@@ -1,18 +1,18 @@
-//! What is no longer of use is forgotten: now and then, a batch at a time.
+//! Deletion of old rows, in batches.
 //!
-//! What the shop keeps, and for how long:
+//! The shop keeps rows for so long:
 //!
 //! | rows | kept |
 //! |---|---|
-//! | orders and their lines, charges, the ledger | for good: they are the shop's books |
-//! | reservations of sold goods | for good: a cancelled order takes them back |
-//! | reservations that were released or ran out | 30 days |
-//! | answers to requests with an id ([`idempotency`](crate::idempotency)) | 24 hours from the request in which a replica runs; until they are answered, if that is later |
-//! | events to be sent (`outbox`, `arrivals`) | until they are taken; one that is set aside, until somebody retries it |
-//! | events that were taken (`inbox`) | 7 days; one that comes when it is older than 5 days, and is not known, is set aside |
+//! | orders and their lines, charges, the ledger | for ever: they are the shop's books |
+//! | reservations of sold goods | for ever: a cancelled order returns them |
+//! | reservations that were released or expired | 30 days |
+//! | responses to requests with an id ([`idempotency`](crate::idempotency)) | for 24 hours of a replica's running time after the request; at least until the response |
+//! | events to be sent (`outbox`, `arrivals`) | until they are taken; a parked one, until an operator retries it |
+//! | events that were taken (`inbox`) | 7 days; an unknown event that is older than 5 days is parked |
 //! | notifications of a customer | 90 days |
-//! | sessions, failed logins, revocations | until they have expired |
-//! | accounts that are gone | their id, for good; nothing else of them |
+//! | sessions, failed logins, revocations | until they expire |
+//! | deleted accounts | only their id, for ever |
 //! | leases, streams, carts, products, stock | a row for each name, customer or product |
 
 use std::time::Duration;
@@ -22,31 +22,34 @@ use tracing::{info, warn};
 
 use crate::database::Error;
 
-/// How often to look for what is to be forgotten, less or more a quarter:
-/// replicas that start together shall not look together.
+/// The interval between deletions, plus or minus a quarter so that replicas that
+/// start together do not coincide.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How long others have the database between two batches.
+/// The delay between two batches, during which others use the database.
 const BATCH_DELAY: Duration = Duration::from_millis(50);
 
-/// Forgets rows for ever: `forget` deletes up to `batch` and tells how many. A
-/// service's work beside its calls. `what` names them in the log.
+/// Deletes rows at intervals, for ever: `delete` deletes up to `batch` rows and
+/// returns their number. A background task of a service. `what` names the rows in
+/// the log.
 ///
 /// # Cancel safety
 /// Cancel safe.
-pub async fn forget<F>(what: &'static str, batch: u64, forget: impl Fn() -> F)
+pub async fn delete_repeatedly<F>(what: &'static str, batch: u64, delete: impl Fn() -> F)
 where
     F: Future<Output = Result<u64, Error>>,
 {
     let mut failing = false;
     loop {
-        let forgotten = forget().await;
-        match &forgotten {
-            Err(why) if !failing => warn!(error = %why, what, "cannot forget {what}, trying on: {why}"),
-            Ok(_) if failing => info!(what, "forgetting {what} again"),
+        let deleted = delete().await;
+        match &deleted {
+            Err(why) if !failing => {
+                warn!(error = %why, what, "failed to delete {what}, retrying every {INTERVAL:?}: {why}");
+            }
+            Ok(_) if failing => info!(what, "deletion of {what} works again"),
             _ => {}
         }
-        failing = forgotten.is_err();
-        let more = forgotten.is_ok_and(|forgotten| forgotten >= batch);
+        failing = deleted.is_err();
+        let more = deleted.is_ok_and(|deleted| deleted >= batch);
         sleep(if more { BATCH_DELAY } else { INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0) }).await;
     }
 }
@@ -60,7 +63,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn full_batches_follow_each_other_and_a_failure_is_tried_on() {
+    async fn full_batches_follow_each_other_and_a_failure_is_retried() {
         let began = Instant::now();
         let times: Arc<Mutex<Vec<Duration>>> = Arc::default();
         let batches = || {
@@ -71,13 +74,13 @@ mod tests {
                 match times.len() {
                     1 | 2 => Ok(10),
                     3 => Ok(9),
-                    4 => Err(Error::GivenUp),
+                    4 => Err(Error::Aborted),
                     _ => Ok(0),
                 }
             }
         };
-        let forgetting = forget("what is old", 10, batches);
-        assert!(timeout(INTERVAL * 4, forgetting).await.is_err());
+        let deleting = delete_repeatedly("old rows", 10, batches);
+        assert!(timeout(INTERVAL * 4, deleting).await.is_err());
         let times = times.lock().unwrap();
         assert!(times[1] - times[0] <= BATCH_DELAY * 2 && times[2] - times[1] <= BATCH_DELAY * 2);
         for pair in times[2..].windows(2) {

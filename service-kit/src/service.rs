@@ -1,11 +1,12 @@
-//! What the services of the shop have in common, from their settings to their
-//! end: the one wiring.
+//! The wiring of a service, from its settings to its end.
 
-use std::{convert::Infallible, fmt, future::Future, pin::Pin, time::Duration};
+use std::{convert::Infallible, fmt, future::Future, io::Write, pin::Pin, process::ExitCode, time::Duration};
 
+use anyhow::{Context, anyhow};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use registry_client::{
-    Mesh,
-    server::{Drain, Health, Server},
+    AdminConfig, Mesh, MeshBuilder, ServerConfig,
+    server::{Drain, Health, Server, shutdown_signal},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tonic::{
@@ -16,90 +17,93 @@ use tonic::{
     },
     server::NamedService,
 };
+use tracing::info;
 
 use crate::{
-    auth::{Auth, EncryptionKeys},
-    config::{FirstAdmin, ServiceConfig},
+    auth::Auth,
+    config::{self, ServiceConfig},
     database::{self, Database, Migrations},
-    events::Nats,
-    run::{Ready, ready},
+    metrics::Metrics,
+    nats::Nats,
+    telemetry,
 };
 
-/// How long work may take to leave once nothing is served any more.
-const LEAVING: Duration = Duration::from_secs(1);
+/// The time to wait for drainable tasks after the last call.
+const DRAIN_TASKS_TIMEOUT: Duration = Duration::from_secs(1);
+/// The maximum size of a request in bytes, far above any valid request of the
+/// shop.
+const MAX_MESSAGE_SIZE: usize = 1 << 20;
+/// The exit code for settings or an environment with which a program cannot run.
+const EXIT_CANNOT_RUN: u8 = 2;
 
-/// A service of the shop.
-pub trait Service: 'static {
+/// A service of the shop. Its fields are the options that it alone has.
+pub trait Service: Send + Sync + 'static {
     /// The name under which it registers.
     const NAME: &'static str;
-    /// Its version.
+    /// The version that it registers.
     const VERSION: &'static str;
-    /// Its schema.
+    /// The migrations of its schema.
     const MIGRATIONS: Migrations;
 
-    /// Adds to `serving` what it serves and what it does besides, on `base`.
+    /// Checks the options without starting, as far as `--print-config` does.
     ///
     /// # Errors
-    /// When a setting cannot be used; says how to mend it.
-    fn build(base: &Base, serving: Serving) -> impl Future<Output = anyhow::Result<Serving>> + Send;
+    /// When an option cannot be used, with the fix.
+    fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Adds the gRPC services and the background tasks to `builder`.
+    ///
+    /// # Errors
+    /// When an option cannot be used, with the fix.
+    fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> impl Future<Output = anyhow::Result<ServiceBuilder>> + Send;
 }
 
-/// What a service runs on. Cheap to clone.
+/// The mesh, the database and the settings that every service has. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
-pub struct Base {
-    /// Where it finds others.
+pub struct ServiceContext {
+    /// The mesh, by which it calls other services.
     pub mesh: Mesh,
-    /// Its data.
+    /// The database of the service.
     pub database: Database,
-    /// Whether and how callers are asked who they are.
+    /// The authentication of callers.
     pub auth: Auth,
-    /// Under which keys user-service encrypts the keys that sign tokens.
-    pub encryption_keys: EncryptionKeys,
-    /// Whom user-service makes admin at its start.
-    pub admin: Option<FirstAdmin>,
-    /// The setting `PAYMENT_FAULTS`, as it was given.
-    pub payment_faults: String,
-    /// What brings events; the mesh itself where there is none.
+    /// The transport of events; the mesh itself where there is none.
     pub nats: Option<Nats>,
-    /// How the carrier fails, as `CARRIER_FAULTS` spells it.
-    pub carrier_faults: String,
 }
 
-impl Base {
-    /// A base on which nobody is asked who they are, as tests want it.
+impl ServiceContext {
+    /// A context without authentication, for tests.
     #[must_use]
     pub fn open(mesh: Mesh, database: Database) -> Self {
-        Self {
-            mesh,
-            database,
-            auth: Auth::off(),
-            encryption_keys: EncryptionKeys::none(),
-            admin: None,
-            payment_faults: String::new(),
-            carrier_faults: String::new(),
-            nats: None,
-        }
+        Self { mesh, database, auth: Auth::off(), nats: None }
     }
 }
 
-/// Something that a service does besides answering calls: goes on until it is
-/// dropped, which may happen at every point where it waits.
-pub type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A task that a service runs besides its calls. It may be dropped at every
+/// point where it waits.
+pub type BackgroundTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A service that is being put together.
-pub struct Serving {
+/// The builder of a service.
+pub struct ServiceBuilder {
     server: Server,
     auth: Auth,
-    works: Vec<Work>,
-    leaving: Vec<Work>,
-    /// The full names of what it serves.
+    tasks: Vec<BackgroundTask>,
+    drainable_tasks: Vec<BackgroundTask>,
+    /// The full names of the gRPC services.
     names: Vec<&'static str>,
 }
 
-impl Serving {
+impl ServiceBuilder {
     /// Serves `service`, one that tonic generates, behind the guard.
     #[must_use]
-    pub fn serve<S, B>(self, service: S) -> Self
+    pub fn serve<S, B>(mut self, service: S) -> Self
     where
         S: TowerService<Request<Body>, Response = Response<B>, Error = Infallible>
             + NamedService
@@ -111,56 +115,105 @@ impl Serving {
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Self { server, auth, works, leaving, mut names } = self;
-        names.push(S::NAME);
-        Self { server: server.add_service(auth.guard(service)), auth, works, leaving, names }
+        self.names.push(S::NAME);
+        Self { server: self.server.add_service(self.auth.guard(service)), ..self }
     }
 
-    /// Does `work` while it serves: from before the first call until after the
-    /// last.
+    /// Runs `task` from before the first call until after the last.
     #[must_use]
-    pub fn work(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.works.push(Box::pin(work));
+    pub fn background_task(mut self, task: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.tasks.push(Box::pin(task));
         self
     }
 
-    /// Does `work` while it serves, which ends by itself when
-    /// [`drain`](Self::drain) tells it to: it is waited for, up to 1 s, so that
-    /// it can give up what others wait for.
+    /// Runs `task`, which must end by itself after the signal of
+    /// [`drain`](Self::drain). The service waits for that, up to 1 s, so that the
+    /// task can release its leases.
     #[must_use]
-    pub fn work_that_leaves(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.leaving.push(Box::pin(work));
+    pub fn drainable_task(mut self, task: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.drainable_tasks.push(Box::pin(task));
         self
     }
 
-    /// Tells when it begins to drain.
+    /// The signal that the service begins to drain.
     #[must_use]
     pub fn drain(&self) -> Drain {
         self.server.drain_signal()
     }
 }
 
-impl fmt::Debug for Serving {
+impl fmt::Debug for ServiceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let works = self.works.len() + self.leaving.len();
-        f.debug_struct("Serving").field("works", &works).finish_non_exhaustive()
+        let tasks = self.tasks.len() + self.drainable_tasks.len();
+        f.debug_struct("ServiceBuilder").field("tasks", &tasks).finish_non_exhaustive()
     }
 }
 
-/// Runs a service as its settings say until `shutdown` completes.
+/// The `main` of a service: reads the settings, initializes logging, and runs the
+/// service until SIGTERM, SIGINT or SIGHUP. On failure it writes one line to
+/// standard error and returns exit code 2.
+#[must_use]
+pub fn main<S: Service + Args>() -> ExitCode {
+    let command = ServiceConfig::augment_args(Command::new(S::NAME).version(S::VERSION));
+    let command = S::augment_args(command).about("A service of the shop, on the mesh.");
+    match run_command::<S>(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // A failure to write cannot be reported.
+            let _ = writeln!(std::io::stderr(), "{}: {why:#}", S::NAME);
+            ExitCode::from(EXIT_CANNOT_RUN)
+        }
+    }
+}
+
+fn run_command<S: Service + Args>(command: Command) -> anyhow::Result<()> {
+    let matches = command.clone().get_matches();
+    let config = ServiceConfig::from_arg_matches(&matches).context("could not read the settings")?;
+    let service = S::from_arg_matches(&matches).context("could not read the settings")?;
+    config::refuse_control_characters(&command, &matches)?;
+    if config.print_config {
+        return print_and_check(&service, &config, &matches, &mut std::io::stdout().lock());
+    }
+    telemetry::init(&config.log);
+    let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
+    runtime.block_on(async { run(service, config, Box::pin(shutdown_signal())).await })
+}
+
+/// Prints every setting of a service, and then checks them. `service` and `config`
+/// were read from `matches`.
 ///
 /// # Errors
-/// When a setting, the address or the database cannot be used; says how to
-/// mend it.
+/// When `out` fails, or the service would not start with these settings.
+pub fn print_and_check<S: Service + Args>(
+    service: &S,
+    config: &ServiceConfig,
+    matches: &ArgMatches,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let options = S::augment_args(Command::new(S::NAME));
+    config.print(S::NAME, &options, matches, out).context("could not print the settings")?;
+    config.check(S::NAME)?;
+    service.check()
+}
+
+/// The signal to stop a program.
+pub type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs a service with these settings until `shutdown` completes.
+///
+/// # Errors
+/// When a setting, the address or the database cannot be used, with the fix.
 ///
 /// # Cancel safety
 /// As [`serve`].
 pub async fn run<S: Service>(
+    service: S,
     config: ServiceConfig,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let Ready { base, listener } = ready((S::NAME, S::VERSION), &config, &S::MIGRATIONS).await?;
-    serve::<S>(base, listener, shutdown).await
+    service.check()?;
+    let (context, listener) = open_context::<S>(&config).await?;
+    serve(service, context, listener, shutdown).await
 }
 
 /// Serves on `listener` until `shutdown` completes; then closes the database.
@@ -169,46 +222,93 @@ pub async fn run<S: Service>(
 /// As [`Server::run`].
 ///
 /// # Cancel safety
-/// Dropping it closes every connection; what is committed stays.
+/// Dropping it closes every connection; committed data stays.
 pub async fn serve<S: Service>(
-    base: Base,
+    service: S,
+    context: ServiceContext,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let server = base.mesh.serve(S::NAME).version(S::VERSION);
-    let (works, leaving, names) = (Vec::new(), Vec::new(), Vec::new());
-    let serving = Serving { server, auth: base.auth.clone(), works, leaving, names };
-    let Serving { server, works, leaving, names, .. } = S::build(&base, serving).await?;
+    let builder = ServiceBuilder {
+        server: context.mesh.serve(S::NAME).version(S::VERSION),
+        auth: context.auth.clone(),
+        tasks: Vec::new(),
+        drainable_tasks: Vec::new(),
+        names: Vec::new(),
+    };
+    let built = service.build(&context, builder).await?;
+    let ServiceBuilder { server, tasks, drainable_tasks, names, .. } = built;
     // Ends with this future, whichever way that ends.
-    let mut working: JoinSet<()> = works.into_iter().collect();
-    working.spawn(tell_health(base.database.health(), server.health(), names));
-    working.spawn(base.auth.keep_keys(&base.mesh));
-    let mut leaving: JoinSet<()> = leaving.into_iter().collect();
+    let mut tasks: JoinSet<()> = tasks.into_iter().collect();
+    tasks.spawn(report_health(context.database.health(), server.health(), names));
+    tasks.spawn(context.auth.refresh_keys(&context.mesh));
+    let mut drainable_tasks: JoinSet<()> = drainable_tasks.into_iter().collect();
     let served = server.run(listener, shutdown).await;
-    drop(working);
+    drop(tasks);
     if served.is_ok() {
-        // What is not done by then, others wait for until a lease runs out.
-        let _ = timeout(LEAVING, async { while leaving.join_next().await.is_some() {} }).await;
+        // The leases of a task that takes longer expire.
+        let drained = async { while drainable_tasks.join_next().await.is_some() {} };
+        let _ = timeout(DRAIN_TASKS_TIMEOUT, drained).await;
     }
-    drop(leaving);
-    base.database.close().await;
+    drop(drainable_tasks);
+    context.database.close().await;
     Ok(served?)
 }
 
-/// Serves nothing while the database cannot be written: callers then choose
-/// another instance, whose disk may be well.
-async fn tell_health(
+/// Reports NOT_SERVING while the database cannot be written: callers then choose
+/// another instance, whose disk may work.
+async fn report_health(
     mut database: watch::Receiver<database::Health>,
     server: Health,
     names: Vec<&'static str>,
 ) {
     loop {
-        let able = database.borrow_and_update().is_healthy();
+        let is_healthy = database.borrow_and_update().is_healthy();
         for name in &names {
-            server.report(name, able);
+            server.report(name, is_healthy);
         }
         if database.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Opens the mesh, the listener and the database of a service. Metrics are
+/// collected only with an admin interface, which shows them.
+async fn open_context<S: Service>(config: &ServiceConfig) -> anyhow::Result<(ServiceContext, TcpListener)> {
+    let auth = config.auth(S::NAME)?;
+    let mut serving = ServerConfig::from_env()?;
+    (serving.max_message_size, serving.max_decompressed_size) = (MAX_MESSAGE_SIZE, MAX_MESSAGE_SIZE);
+    if let Some(advertise) = config.advertised()? {
+        serving.advertise = Some(advertise);
+    }
+    let mut mesh =
+        MeshBuilder::from_env()?.server_config(serving).descriptors(mesh_proto::FILE_DESCRIPTOR_SET);
+    let admin = AdminConfig::from_env()?;
+    if admin.is_some() {
+        mesh = Metrics::of(S::NAME, S::VERSION)?.measure(mesh);
+    }
+    let mesh = mesh.build()?;
+    if let Some(admin) = admin {
+        mesh.admin(&admin).await?;
+    }
+    let listener = bind(config).await?;
+    let url = config.database(S::NAME)?;
+    config.check_privacy(S::NAME, &url)?;
+    let database = Database::open(&url, &S::MIGRATIONS).await?;
+    let nats = match config.nats_url() {
+        Some(url) => Some(Nats::connect(url, S::NAME).await?),
+        None => None,
+    };
+    info!(service = S::NAME, database = %url, "{} uses the database {url}", S::NAME);
+    Ok((ServiceContext { mesh, database, auth, nats }, listener))
+}
+
+async fn bind(config: &ServiceConfig) -> anyhow::Result<TcpListener> {
+    let address = config.listen;
+    TcpListener::bind(address).await.map_err(|why| {
+        anyhow!(
+            "could not listen on {address}: {why}; set --listen or LISTEN to another address, or to port 0"
+        )
+    })
 }

@@ -1,33 +1,32 @@
-//! Logs: on standard output, as text for a person at a terminal and as JSON,
-//! a line each, for everything else.
+//! Logging to standard output, as text on a terminal and as JSON lines otherwise.
 
 use std::io::{IsTerminal, stdout};
 
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// What a level may be; `off` is for a target.
+/// The levels; `off` is for a target.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// What every filter begins with. Errors are always written. `h2` warns once
-/// for each connection that a peer abuses, so a peer could fill the disk; it
-/// writes errors only, unless the filter names it: `info,h2=debug`. sqlx's pool
-/// writes an error for each connection that it cannot make, over and over while
-/// a server is away; what comes of that is logged by whoever wanted one.
-const ALWAYS: &str = "error,h2=error,sqlx_core::pool=off";
+/// The first directives of every filter. Errors are always logged. `h2` warns once
+/// for each connection that a peer abuses, so a peer could fill the disk; it logs
+/// errors only, unless the filter names it: `info,h2=debug`. sqlx's pool logs an
+/// error for each connection that it cannot open, over and over while a server is
+/// unreachable; its callers log that failure.
+const DEFAULT_DIRECTIVES: &str = "error,h2=error,sqlx_core::pool=off";
 
-/// The log lines that are written, as `RUST_LOG` says it: `info`, or
-/// `warn,cart_service=debug`. A word that is no level is refused, since it
-/// would be taken for a target and silence everything else. Errors are always
-/// written, unless a target is turned `off` by its name. Of `h2`, which peers
-/// can make warn at will, only errors are written unless it is named.
+/// The log filter in the syntax of `RUST_LOG`: `info`, or
+/// `warn,cart_service=debug`. A word that is no level is rejected, since it would
+/// count as a target and silence everything else. Errors are always logged, unless
+/// a target is turned `off` by its name. `h2`, whose warnings peers can provoke,
+/// logs errors only, unless it is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// Reads a filter; nothing means `info`.
+    /// Parses a filter; an empty one is `info`.
     ///
     /// # Errors
-    /// When it is not one; names the levels.
+    /// When it is invalid; the error lists the levels.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = if text.trim().is_empty() { "info" } else { text };
         if text.contains(char::is_control) {
@@ -60,11 +59,11 @@ impl LogFilter {
         &self.0
     }
 
-    /// The filter, with what is always written.
+    /// The filter with the default directives.
     #[must_use]
     pub fn to_env_filter(&self) -> EnvFilter {
         let own = directives(&self.0).map(|one| if is_off(one) { "error" } else { one });
-        EnvFilter::new([ALWAYS].into_iter().chain(own).collect::<Vec<_>>().join(","))
+        EnvFilter::new([DEFAULT_DIRECTIVES].into_iter().chain(own).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -72,7 +71,7 @@ fn directives(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty())
 }
 
-/// A level by its name, or by its number from 0, `off`, to 5, `trace`.
+/// True for a level's name, or its number from 0, `off`, to 5, `trace`.
 fn is_level(word: &str) -> bool {
     LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) || matches!(word.as_bytes(), [b'0'..=b'5'])
 }
@@ -81,11 +80,10 @@ fn is_off(directive: &str) -> bool {
     directive.eq_ignore_ascii_case("off") || directive == "0"
 }
 
-/// Begins to write logs. Called once, by `main`; a second call changes
-/// nothing.
+/// Initializes logging. Called once, by `main`; a second call changes nothing.
 pub fn init(filter: &LogFilter) {
     let lines = fmt().with_env_filter(filter.to_env_filter());
-    // The second of two would be refused, and the first goes on.
+    // A second call fails, and the first one stays in effect.
     let _ = if stdout().is_terminal() {
         lines.compact().try_init()
     } else {

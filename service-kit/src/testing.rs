@@ -19,14 +19,14 @@ mod callers;
 mod nats;
 mod pgbouncer;
 mod postgres;
-mod refusal;
+mod rejection;
 mod replica;
 
 pub use callers::Callers;
 pub use nats::NatsServer;
 pub use pgbouncer::PgBouncer;
 pub use postgres::PostgresServer;
-pub use refusal::{refused, refused_fields};
+pub use rejection::{refused, refused_fields};
 pub use replica::{Replica, mesh_of, mesh_to};
 
 /// Runs each case, an `async fn(TestDatabase)`, on SQLite and on PostgreSQL.
@@ -52,7 +52,7 @@ macro_rules! on_both_databases {
     };
 }
 
-/// An empty database of one test's own.
+/// An empty database for one test.
 #[derive(Debug)]
 pub struct TestDatabase {
     url: DatabaseUrl,
@@ -60,10 +60,10 @@ pub struct TestDatabase {
 }
 
 impl TestDatabase {
-    /// A file in a folder that goes with it.
+    /// A SQLite file in a temporary folder.
     ///
     /// # Panics
-    /// When no folder can be made.
+    /// When no folder can be created.
     #[must_use]
     pub fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap_or_else(|why| panic!("no temporary folder: {why}"));
@@ -73,7 +73,7 @@ impl TestDatabase {
     /// A new database on this process's server.
     ///
     /// # Panics
-    /// When there is no PostgreSQL or it does not start; says how to get it.
+    /// When there is no PostgreSQL or it does not start; the message says how to install it.
     ///
     /// # Cancel safety
     /// May leave a database behind, which goes with the server.
@@ -82,7 +82,7 @@ impl TestDatabase {
     }
 
     /// As [`postgres`](Self::postgres), on a server whose commits are durable,
-    /// as measurements want it.
+    /// for measurements.
     ///
     /// # Panics
     /// As [`postgres`](Self::postgres).
@@ -97,18 +97,18 @@ impl TestDatabase {
     async fn on(server: &PostgresServer) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Relaxed));
-        let made = async {
+        let created = async {
             let mut connection = PgConnection::connect(&server.url("postgres")).await?;
             connection.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")).into_sql_str()).await
         };
-        if let Err(why) = made.await {
-            panic!("could not make a database: {why}");
+        if let Err(why) = created.await {
+            panic!("could not create a database: {why}");
         }
         let url = server.url(&name).parse();
         Self { url: url.unwrap_or_else(|why| panic!("{why}")), _folder: None }
     }
 
-    /// Another empty one, of the same kind.
+    /// Another empty database of the same kind.
     ///
     /// # Panics
     /// As [`postgres`](Self::postgres).
@@ -122,14 +122,14 @@ impl TestDatabase {
         }
     }
 
-    /// Its URL.
+    /// The URL.
     #[must_use]
     pub fn url(&self) -> &DatabaseUrl {
         &self.url
     }
 }
 
-/// Below those that the system gives to whoever asks for any.
+/// A free port below the ephemeral range.
 fn free_port() -> u16 {
     let mut ports = (0..200).map(|_| fastrand::u16(20_000..32_000));
     let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());

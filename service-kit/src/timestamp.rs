@@ -1,22 +1,22 @@
-//! Moments.
+//! Points in time.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const MICROS: i64 = 1_000_000;
 
-/// A moment, to the microsecond, which is what databases keep.
+/// A point in time with microsecond precision, like the databases'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The present, by the system's clock.
+    /// The current time of the system's clock.
     #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(since.as_micros().try_into().unwrap_or(i64::MAX))
     }
 
-    /// The moment so many microseconds after 1970 began in UTC.
+    /// The time so many microseconds after 1970 began in UTC.
     #[must_use]
     pub fn of_micros(micros: i64) -> Self {
         Self(micros)

@@ -1,14 +1,14 @@
-//! Values that more than one service speaks of, valid by construction.
+//! Values that several services use, valid by construction.
 
 use std::{fmt, num::NonZeroU16};
 
-/// A text or number that is not the value it should be; says what it must be.
-/// The message never repeats the text, which may be long or secret.
+/// The reason why a text or number is invalid: what it must be. The message never
+/// shows the text, which may be long or secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(pub String);
 
-/// Whose cart or order: an opaque text of 1 to 128 characters without control
+/// The id of a customer: an opaque text of 1 to 128 characters without control
 /// characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CustomerId(String);
@@ -39,9 +39,9 @@ impl Sku {
     /// # Errors
     /// When it is empty, too long or has other characters.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let sound = matches!(text.len(), 1..=64)
+        let is_valid = matches!(text.len(), 1..=64)
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if sound {
+        if is_valid {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidValue("must be 1 to 64 characters of a-z, 0-9 and -".into()))
@@ -61,7 +61,7 @@ impl fmt::Display for Sku {
     }
 }
 
-/// How many pieces of a product: 1 to 999.
+/// The number of pieces of a product: 1 to 999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Quantity(NonZeroU16);
 
@@ -87,7 +87,7 @@ impl Quantity {
         self.0.get()
     }
 
-    /// This many and `more`; `None` when that exceeds 999.
+    /// The sum of both; `None` when it exceeds 999.
     #[must_use]
     pub fn plus(self, more: Self) -> Option<Self> {
         Self::parse(self.get() + more.get()).ok()
@@ -133,7 +133,7 @@ impl Etag {
         Self(self.0.saturating_add(1))
     }
 
-    /// Whether this is the version that directly follows `other`.
+    /// True when this is the version directly after `other`.
     #[must_use]
     pub fn follows(self, other: Self) -> bool {
         self == other.next()
@@ -146,30 +146,29 @@ impl fmt::Display for Etag {
     }
 }
 
-/// Reads a text of one line: 1 to `most` characters, none of them a control
-/// character.
+/// Parses a text of one line: 1 to `max` characters without control characters.
 ///
 /// # Errors
-/// When it is not that.
-pub fn line(text: &str, most: usize) -> Result<String, InvalidValue> {
+/// When it is invalid.
+pub fn line(text: &str, max: usize) -> Result<String, InvalidValue> {
     // The bytes bound the work of counting characters.
-    let fits = text.len() <= most * 4 && text.chars().count() <= most;
+    let fits = text.len() <= max * 4 && text.chars().count() <= max;
     if text.is_empty() || !fits || text.chars().any(char::is_control) {
-        return Err(InvalidValue(format!("must be 1 to {most} characters without control characters")));
+        return Err(InvalidValue(format!("must be 1 to {max} characters without control characters")));
     }
     Ok(text.to_owned())
 }
 
-/// Reads a text of any number of lines: up to `most` characters, no control
-/// characters but line breaks and tabs.
+/// Parses a text of any number of lines: up to `max` characters without control
+/// characters other than line breaks and tabs.
 ///
 /// # Errors
-/// When it is not that.
-pub fn prose(text: &str, most: usize) -> Result<String, InvalidValue> {
-    let fits = text.len() <= most * 4 && text.chars().count() <= most;
+/// When it is invalid.
+pub fn prose(text: &str, max: usize) -> Result<String, InvalidValue> {
+    let fits = text.len() <= max * 4 && text.chars().count() <= max;
     if !fits || text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
         return Err(InvalidValue(format!(
-            "must be at most {most} characters without control characters but line breaks and tabs"
+            "must be at most {max} characters without control characters other than line breaks and tabs"
         )));
     }
     Ok(text.to_owned())

@@ -1,4 +1,4 @@
-//! Accounts: how they come to be, change and go.
+//! Accounts: registration, changes and deletion.
 
 use service_kit::{
     auth::{Caller, Role, Roles},
@@ -8,16 +8,16 @@ use service_kit::{
 
 use crate::{
     Error,
-    access::{self, Standing},
+    access::{self, AccessLevel},
     clock::Clock,
     domain::{Candidate, Password, User, UserId},
     hasher::{Hash, Hasher},
-    limit::Subject,
+    login_limit::FailureSubject,
     request::{Changes, Registration, Update},
     store::{Account, Change, Store},
 };
 
-/// What keeps accounts. Cheap to clone.
+/// The operations on accounts. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Accounts {
     pub(crate) store: Store,
@@ -25,22 +25,22 @@ pub(crate) struct Accounts {
     pub(crate) clock: Clock,
 }
 
-/// What is known of the password that shall be.
-enum Wanted {
-    /// The one that is.
-    Same,
-    /// Another.
-    Other(Password),
+/// A new password of an account.
+enum NewPassword {
+    /// It is the current one.
+    Unchanged,
+    /// It is another one.
+    Changed(Password),
 }
 
 impl Accounts {
-    /// Makes an account of a customer.
+    /// Creates an account of a customer.
     pub(crate) async fn register(&self, from: Registration) -> Result<User, Error> {
-        // Whether the address is taken or not, it takes as long.
+        // Before the check of the address, so that a taken one takes as long.
         let password = self.hasher.hash(from.password.candidate()).await?;
         let now = self.clock.now();
         let user = User {
-            id: UserId::new(),
+            id: UserId::new(Timestamp::now()),
             email: from.email,
             display_name: from.display_name,
             roles: [Role::Customer].into(),
@@ -53,18 +53,18 @@ impl Accounts {
         Ok(account.user)
     }
 
-    /// The account, which the caller may see.
+    /// Reads an account that the caller may see.
     pub(crate) async fn get(&self, caller: &Caller, id: UserId) -> Result<User, Error> {
-        access::may_see(&self.confirmed(caller).await?, id)?;
+        access::may_see(&self.with_current_roles(caller).await?, id)?;
         Ok(self.store.get(id).await?.ok_or(Error::NotFound(id))?.user)
     }
 
-    /// Changes the account. Who changes their own address or password says
-    /// what the password is.
+    /// Changes an account. A change of one's own address or password needs the current
+    /// password.
     pub(crate) async fn update(&self, caller: &Caller, update: Update) -> Result<User, Error> {
         let Update { id, seen, changes, current } = update;
-        let caller = self.confirmed(caller).await?;
-        let standing = access::may_change(&caller, id)?;
+        let caller = self.with_current_roles(caller).await?;
+        let level = access::may_change(&caller, id)?;
         if changes.roles.is_some() {
             access::may_give_roles(&caller)?;
         }
@@ -74,11 +74,11 @@ impl Accounts {
         let mut proven = None;
         if change.email.is_some() || password.is_some() {
             let account = self.store.get(id).await?.ok_or(Error::NotFound(id))?;
-            let wanted = match standing {
-                Standing::Own => self.own_password(&account, current, password).await?,
-                Standing::Admin => self.wanted(&account, password).await?,
+            let new_password = match level {
+                AccessLevel::Owner => self.owner_password(&account, current, password).await?,
+                AccessLevel::Admin => self.admin_password(&account, password).await?,
             };
-            if let Some(Wanted::Other(password)) = wanted {
+            if let Some(NewPassword::Changed(password)) = new_password {
                 let email = change.email.as_ref().unwrap_or(&account.user.email);
                 password.suits(email).map_err(|why| service_kit::error::invalid("password", why))?;
                 change.password = Some(self.hasher.hash(password.candidate()).await?);
@@ -88,17 +88,16 @@ impl Accounts {
         self.store.update(id, seen, proven.as_ref(), &change, self.clock.now()).await
     }
 
-    /// Deletes the account, if it is there.
+    /// Deletes an account, if it exists.
     pub(crate) async fn delete(&self, caller: &Caller, id: UserId) -> Result<(), Error> {
-        let caller = self.confirmed(caller).await?;
+        let caller = self.with_current_roles(caller).await?;
         access::may_change(&caller, id)?;
         self.store.delete(id, access::person(&caller), self.clock.now()).await
     }
 
-    /// The caller with the roles that their account has now: those in a token
-    /// are as old as the token. The store asks once more, in the transaction
-    /// that makes a change.
-    async fn confirmed(&self, caller: &Caller) -> Result<Caller, Error> {
+    /// The caller with the current roles of their account: those in a token are as old
+    /// as the token. The store checks them again, in the transaction of a change.
+    async fn with_current_roles(&self, caller: &Caller) -> Result<Caller, Error> {
         let Caller::User { id, .. } = caller else { return Ok(caller.clone()) };
         let account = match access::person(caller) {
             Some(person) => self.store.get(person).await?,
@@ -108,55 +107,61 @@ impl Accounts {
         Ok(Caller::User { id: id.clone(), roles })
     }
 
-    /// What shall become of the password of who has proved to know the present
-    /// one. The same change made again proves it by the new one, which it
-    /// already is.
-    async fn own_password(
+    /// The new password of an owner who has given the current one. A repeated change
+    /// gives the old one, and is accepted because the new one is set already.
+    async fn owner_password(
         &self,
         account: &Account,
         current: Option<Candidate>,
-        wanted: Option<Password>,
-    ) -> Result<Option<Wanted>, Error> {
+        new: Option<Password>,
+    ) -> Result<Option<NewPassword>, Error> {
         let current = current.ok_or(Error::CurrentPasswordWrong)?;
         let email = &account.user.email;
-        let subjects = [Subject::account(email), Subject::account_from(email, None)];
-        if self.is_right(&subjects, &current, Some(&account.password)).await? {
-            let same = |wanted: &Password| wanted.candidate().expose() == current.expose();
-            return Ok(wanted.map(|wanted| if same(&wanted) { Wanted::Same } else { Wanted::Other(wanted) }));
+        let subjects = [FailureSubject::account(email), FailureSubject::account_from(email, None)];
+        if self.verify_password(&subjects, &current, Some(&account.password)).await? {
+            let is_same = |new: &Password| new.candidate().expose() == current.expose();
+            return Ok(
+                new.map(|new| if is_same(&new) { NewPassword::Unchanged } else { NewPassword::Changed(new) })
+            );
         }
-        if let Some(wanted) = &wanted
-            && self.hasher.turn().await?.verify(wanted.candidate(), Some(&account.password)).await?
+        if let Some(new) = &new
+            && self.hasher.acquire().await?.verify(new.candidate(), Some(&account.password)).await?
         {
-            return Ok(Some(Wanted::Same));
+            return Ok(Some(NewPassword::Unchanged));
         }
         self.store.count_failure(&subjects, self.clock.now()).await?;
         Err(Error::CurrentPasswordWrong)
     }
 
-    async fn wanted(&self, account: &Account, wanted: Option<Password>) -> Result<Option<Wanted>, Error> {
-        let Some(wanted) = wanted else { return Ok(None) };
-        let turn = self.hasher.turn().await?;
-        let is_same = turn.verify(wanted.candidate(), Some(&account.password)).await?;
-        Ok(Some(if is_same { Wanted::Same } else { Wanted::Other(wanted) }))
+    /// The new password that an admin sets.
+    async fn admin_password(
+        &self,
+        account: &Account,
+        new: Option<Password>,
+    ) -> Result<Option<NewPassword>, Error> {
+        let Some(new) = new else { return Ok(None) };
+        let permit = self.hasher.acquire().await?;
+        let is_same = permit.verify(new.candidate(), Some(&account.password)).await?;
+        Ok(Some(if is_same { NewPassword::Unchanged } else { NewPassword::Changed(new) }))
     }
 
-    /// Whether this is the password, unless `subjects` are not heard now. Does
-    /// not count a failure.
-    pub(crate) async fn is_right(
+    /// Verifies a password, unless one of `subjects` is in a backoff. Does not count a
+    /// failure.
+    pub(crate) async fn verify_password(
         &self,
-        subjects: &[Subject],
+        subjects: &[FailureSubject],
         password: &Candidate,
         hash: Option<&Hash>,
     ) -> Result<bool, Error> {
-        self.is_heard(subjects, self.clock.now()).await?;
-        let turn = self.hasher.turn().await?;
-        // Many may have waited for their turn while the first of them failed.
-        self.is_heard(subjects, self.clock.now()).await?;
-        Ok(turn.verify(password, hash).await?)
+        self.check_backoff(subjects, self.clock.now()).await?;
+        let permit = self.hasher.acquire().await?;
+        // Many calls may have waited for a permit while the first of them failed.
+        self.check_backoff(subjects, self.clock.now()).await?;
+        Ok(permit.verify(password, hash).await?)
     }
 
-    async fn is_heard(&self, subjects: &[Subject], now: Timestamp) -> Result<(), Error> {
-        let wait = self.store.wait(subjects, now).await?;
-        if wait.is_zero() { Ok(()) } else { Err(Error::TooManyAttempts(wait)) }
+    async fn check_backoff(&self, subjects: &[FailureSubject], now: Timestamp) -> Result<(), Error> {
+        let backoff = self.store.backoff(subjects, now).await?;
+        if backoff.is_zero() { Ok(()) } else { Err(Error::TooManyAttempts(backoff)) }
     }
 }

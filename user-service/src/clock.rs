@@ -1,4 +1,4 @@
-//! What time it is.
+//! The clock.
 
 use std::{
     sync::{
@@ -14,8 +14,8 @@ use service_kit::timestamp::Timestamp;
 /// same time.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
-    /// In microseconds.
-    ahead: Arc<AtomicI64>,
+    /// The difference to the system's clock in microseconds.
+    offset: Arc<AtomicI64>,
 }
 
 impl Clock {
@@ -25,34 +25,34 @@ impl Clock {
         Self::default()
     }
 
-    /// The present.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        Timestamp::of_micros(Timestamp::now().micros().saturating_add(self.ahead.load(Relaxed)))
+        Timestamp::of_micros(Timestamp::now().micros().saturating_add(self.offset.load(Relaxed)))
     }
 
-    /// Moves the present forward, as tests want it.
+    /// Moves the clock forward, for tests.
     pub fn advance(&self, by: Duration) {
-        self.ahead.fetch_add(micros(by), Relaxed);
+        self.offset.fetch_add(micros(by), Relaxed);
     }
 }
 
-/// The system's word for a moment, read.
-pub(crate) fn moment(time: SystemTime) -> Timestamp {
+/// Converts a time of the system's clock.
+pub(crate) fn from_system_time(time: SystemTime) -> Timestamp {
     after(Timestamp::of_micros(0), time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
-/// `moment`, and so much later.
-pub(crate) fn after(moment: Timestamp, by: Duration) -> Timestamp {
-    Timestamp::of_micros(moment.micros().saturating_add(micros(by)))
+/// The time so much later.
+pub(crate) fn after(time: Timestamp, by: Duration) -> Timestamp {
+    Timestamp::of_micros(time.micros().saturating_add(micros(by)))
 }
 
-/// `moment`, and so much earlier.
-pub(crate) fn before(moment: Timestamp, by: Duration) -> Timestamp {
-    Timestamp::of_micros(moment.micros().saturating_sub(micros(by)))
+/// The time so much earlier.
+pub(crate) fn before(time: Timestamp, by: Duration) -> Timestamp {
+    Timestamp::of_micros(time.micros().saturating_sub(micros(by)))
 }
 
-/// How long from `from` until `to`; nothing when that is past.
+/// The duration from `from` to `to`; zero when `to` is earlier.
 pub(crate) fn between(from: Timestamp, to: Timestamp) -> Duration {
     let micros = to.micros().saturating_sub(from.micros());
     Duration::from_micros(micros.try_into().unwrap_or_default())

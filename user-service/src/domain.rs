@@ -1,14 +1,14 @@
-//! What an account is.
+//! Accounts.
 
 use std::fmt;
 
 use mesh_proto::shop::user::v1 as wire;
 use service_kit::{
     auth::Roles,
+    id::Id,
     timestamp::Timestamp,
     value::{CustomerId, Etag, InvalidValue, line},
 };
-use uuid::Uuid;
 
 mod password;
 mod roles;
@@ -19,84 +19,54 @@ pub use roles::{parse_roles, read_roles, with_role, written_roles};
 /// An account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// What it is known by.
+    /// The id.
     pub id: UserId,
-    /// Its address.
+    /// The email address.
     pub email: Email,
-    /// What to call who has it.
+    /// The name of its owner.
     pub display_name: DisplayName,
-    /// What they may do.
+    /// The roles of its owner.
     pub roles: Roles,
-    /// When it was made.
+    /// The time of creation.
     pub created: Timestamp,
-    /// When it last changed.
+    /// The time of the last change.
     pub updated: Timestamp,
-    /// Its version.
+    /// The version.
     pub etag: Etag,
 }
 
-/// The id of an account: a UUID, of version 7 when this service made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UserId(Uuid);
+/// The id of an account.
+pub type UserId = Id<User>;
 
-impl UserId {
-    /// A new one.
-    #[must_use]
-    pub fn new() -> Self {
-        Self(Uuid::now_v7())
-    }
-
-    /// Reads an id; how a UUID is spelt makes no difference.
-    ///
-    /// # Errors
-    /// When it is not a UUID.
-    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let uuid = Uuid::try_parse(text).ok().filter(|uuid| !uuid.is_nil());
-        uuid.map(Self).ok_or_else(|| InvalidValue("must be a UUID that is not all zeroes".into()))
-    }
-
-    /// As carts and orders know who has the account.
-    ///
-    /// # Errors
-    /// Never: a UUID is a customer id.
-    pub fn customer(self) -> Result<CustomerId, InvalidValue> {
-        CustomerId::parse(&self.to_string())
-    }
+/// The id of the account's owner in carts and orders.
+///
+/// # Errors
+/// Never: a UUID is a customer id.
+pub fn customer_of(id: UserId) -> Result<CustomerId, InvalidValue> {
+    CustomerId::parse(&id.to_string())
 }
 
-impl Default for UserId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-/// An email address, in lower case: something, one `@`, something.
+/// An email address in lower case: a name, one `@`, a host.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Email(String);
 
 impl Email {
-    const LONGEST: usize = 254;
+    const MAX_LENGTH: usize = 254;
 
-    /// Reads an address. Whether mail arrives there is not asked.
+    /// Parses an address, without checking that mail arrives there.
     ///
     /// # Errors
-    /// When it cannot be one.
+    /// When it is invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let why =
-            || InvalidValue(format!("must be an email address of at most {} characters", Self::LONGEST));
-        let fits = text.len() <= Self::LONGEST * 4;
-        // What other letters look like in lower case may be longer.
+            || InvalidValue(format!("must be an email address of at most {} characters", Self::MAX_LENGTH));
+        let fits = text.len() <= Self::MAX_LENGTH * 4;
+        // The lower case of other letters may be longer.
         let lower = if fits { text.to_lowercase() } else { return Err(why()) };
-        let sound = lower.chars().count() <= Self::LONGEST
+        let is_valid = lower.chars().count() <= Self::MAX_LENGTH
             && !lower.chars().any(|c| c.is_control() || c.is_whitespace() || is_invisible(c));
         match lower.split_once('@') {
-            Some((name, host)) if sound && !name.is_empty() && !host.is_empty() && !host.contains('@') => {
+            Some((name, host)) if is_valid && !name.is_empty() && !host.is_empty() && !host.contains('@') => {
                 Ok(Self(lower))
             }
             _ => Err(why()),
@@ -110,38 +80,38 @@ impl Email {
     }
 }
 
-/// An address is not for logs.
+/// Hides the address, which must not be logged.
 impl fmt::Debug for Email {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Email(…)")
     }
 }
 
-/// What changes how a text reads and is not seen itself: marks of direction
-/// and of no width, by which one address could be made to look like another.
+/// True for marks of direction and of no width, with which one address could look like
+/// another.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// What to call somebody: 1 to 100 characters on one line.
+/// The name of a person: 1 to 100 characters on one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DisplayName(String);
 
 impl DisplayName {
-    const LONGEST: usize = 100;
+    const MAX_LENGTH: usize = 100;
 
-    /// Reads a name.
+    /// Parses a name.
     ///
     /// # Errors
     /// When it is empty, too long or has control characters.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        line(text, Self::LONGEST).map(Self)
+        line(text, Self::MAX_LENGTH).map(Self)
     }
 
-    /// The address in place of a name, as much of it as a name may be long.
+    /// The first characters of the address as a name.
     #[must_use]
     pub fn of(email: &Email) -> Self {
-        Self(email.0.chars().take(Self::LONGEST).collect())
+        Self(email.0.chars().take(Self::MAX_LENGTH).collect())
     }
 
     /// The name as text.
@@ -180,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_without_repeating_it() {
+    fn an_invalid_address_is_rejected_without_showing_it() {
         let bad =
             ["", "@", "a@", "@b", "a", "a@b@c", "a b@c", "a@b\n", "a\0@b", "a\u{202e}@b", "a\u{200b}@b"];
         for text in bad.iter().map(|text| (*text).to_owned()).chain(["x".repeat(1 << 20)]) {
@@ -195,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_uuids_however_they_are_spelt() {
-        let id = UserId::new();
+    fn ids_are_uuids_in_any_spelling() {
+        let id = UserId::new(Timestamp::now());
         assert_eq!(UserId::parse(&id.to_string().to_uppercase()).unwrap(), id);
-        assert_eq!(id.customer().unwrap().as_str(), id.to_string());
+        assert_eq!(customer_of(id).unwrap().as_str(), id.to_string());
         for bad in ["", "ada", "00000000-0000-0000-0000-000000000000", "'; DROP TABLE users; --"] {
             assert!(UserId::parse(bad).is_err(), "{bad}");
         }

@@ -1,4 +1,4 @@
-//! What can go wrong with an account.
+//! The errors of accounts.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tonic::{Code, Status};
 
 use crate::{domain::UserId, hasher::HashError};
 
-/// After which a refused hash is worth another try.
-const HASH_AGAIN: Duration = Duration::from_secs(1);
+/// The delay before a retry of a rejected hash.
+const HASH_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Why a call failed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The request is malformed, or the caller may not do this.
-    #[error("the request is refused")]
+    #[error("the request is rejected")]
     Refused(Fault),
     /// The address has an account.
     #[error("the email address has an account already")]
@@ -34,16 +34,16 @@ pub enum Error {
     /// There is no such account.
     #[error("there is no user {0}")]
     NotFound(UserId),
-    /// The account is not as the caller has seen it.
+    /// The account has another version than the caller has seen.
     #[error("the account has changed since; get it and try again")]
     Changed,
-    /// The present password was not given, or is another.
-    #[error("the present password must be given as current_password to change the own email or password")]
+    /// The current password is missing or wrong.
+    #[error("current_password must be the current password, to change your own email or password")]
     CurrentPasswordWrong,
     /// No password could be hashed.
     #[error(transparent)]
     Hash(#[from] HashError),
-    /// No token could be made; says why.
+    /// No token could be issued, for this reason.
     #[error("{0}")]
     Token(String),
     /// The database failed.
@@ -75,7 +75,7 @@ impl From<Error> for Status {
             }
             Error::Hash(HashError::Busy) => {
                 let words = "too many passwords are being checked right now; try again";
-                Fault::new(Code::ResourceExhausted, "TOO_MANY_LOGINS", words).retry_in(HASH_AGAIN)
+                Fault::new(Code::ResourceExhausted, "TOO_MANY_LOGINS", words).retry_in(HASH_RETRY_DELAY)
             }
             Error::Hash(why @ HashError::Failed(_)) => internal(&why),
             Error::Token(why) => internal(&why),

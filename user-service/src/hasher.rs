@@ -1,4 +1,4 @@
-//! Passwords, hashed.
+//! The hashing of passwords.
 
 use std::{
     fmt,
@@ -16,16 +16,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::domain::Candidate;
 
-/// How many may wait for each that is being hashed.
-const WAITING_PER_CORE: usize = 32;
+/// The most calls that wait, for each core.
+const MAX_WAITING_PER_CORE: usize = 32;
 
-/// Why there is no hash.
+/// The reason why there is no hash.
 #[derive(Debug, thiserror::Error)]
 pub enum HashError {
-    /// So many wait that one more would wait too long.
+    /// Too many calls wait.
     #[error("too many passwords wait to be hashed")]
     Busy,
-    /// What should be a hash is none, or hashing itself failed; says why.
+    /// A stored hash is invalid, or hashing failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -35,7 +35,7 @@ pub enum HashError {
 pub struct Hash(String);
 
 impl Hash {
-    /// A hash that was stored.
+    /// A hash from the database.
     #[must_use]
     pub fn stored(text: String) -> Self {
         Self(text)
@@ -54,65 +54,65 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// Hashes with Argon2id on threads of its own, as many at once as there are
-/// cores: each takes 19 MiB and all of a core. A bounded number waits. Cheap to
-/// clone; clones share the cores.
+/// The hasher of passwords. It runs Argon2id on blocking threads, as many at once as
+/// there are cores: each takes 19 MiB and a whole core. A bounded number of calls
+/// waits. Cheap to clone; clones share the cores.
 #[derive(Clone, Debug)]
 pub struct Hasher {
     params: Params,
     cores: Arc<Semaphore>,
-    /// Those that are hashed, and those that wait.
-    places: Arc<Semaphore>,
+    /// The places of running and waiting calls.
+    queue: Arc<Semaphore>,
     hashed: Arc<AtomicU64>,
 }
 
-/// The right to hash once, now.
+/// The permit to hash once.
 #[derive(Debug)]
-#[must_use = "a turn that is dropped is somebody else's"]
-pub struct Turn {
+#[must_use = "a dropped permit is given to another call"]
+pub struct HashPermit {
     hasher: Hasher,
-    held: [OwnedSemaphorePermit; 2],
+    permits: [OwnedSemaphorePermit; 2],
 }
 
 impl Hasher {
-    /// With OWASP's parameters: 19 MiB, two passes, one lane.
+    /// A hasher with OWASP's parameters: 19 MiB, two passes, one lane.
     #[must_use]
     pub fn new() -> Self {
         Self::with(Params::DEFAULT)
     }
 
-    /// With these parameters.
+    /// A hasher with these parameters.
     #[must_use]
     pub fn with(params: Params) -> Self {
         let cores = available_parallelism().map_or(1, Into::into);
         Self {
             params,
             cores: Arc::new(Semaphore::new(cores)),
-            places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
+            queue: Arc::new(Semaphore::new(cores * (1 + MAX_WAITING_PER_CORE))),
             hashed: Arc::default(),
         }
     }
 
-    /// How many passwords were hashed, to store or to compare them.
+    /// The number of passwords hashed so far, to store or to compare them.
     #[must_use]
     pub fn hashed(&self) -> u64 {
         self.hashed.load(Relaxed)
     }
 
-    /// Waits for a turn: at most for as long as those before it take.
+    /// Waits for a permit, behind a bounded number of calls.
     ///
     /// # Errors
     /// [`HashError::Busy`] when too many wait.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn turn(&self) -> Result<Turn, HashError> {
-        let place = self.places.clone().try_acquire_owned().map_err(|_| HashError::Busy)?;
+    pub async fn acquire(&self) -> Result<HashPermit, HashError> {
+        let place = self.queue.clone().try_acquire_owned().map_err(|_| HashError::Busy)?;
         let core = self.cores.clone().acquire_owned().await.map_err(|_| HashError::Busy)?;
-        Ok(Turn { hasher: self.clone(), held: [core, place] })
+        Ok(HashPermit { hasher: self.clone(), permits: [core, place] })
     }
 
-    /// A hash of `password`, with a salt of its own.
+    /// Hashes `password` with a new salt.
     ///
     /// # Errors
     /// [`HashError::Busy`] when too many wait.
@@ -120,16 +120,16 @@ impl Hasher {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn hash(&self, password: &Candidate) -> Result<Hash, HashError> {
-        self.turn().await?.hash(password).await
+        self.acquire().await?.hash(password).await
     }
 
-    /// Whether the hash was made with other parameters than are used now.
+    /// True when the hash was made with other than the current parameters.
     #[must_use]
     pub fn is_outdated(&self, hash: &Hash) -> bool {
         let read = PasswordHash::new(hash.as_str()).ok();
         let params = read.and_then(|hash| Params::try_from(&hash).ok());
-        let used = |params: &Params| (params.m_cost(), params.t_cost(), params.p_cost());
-        params.is_none_or(|params| used(&params) != used(&self.params))
+        let costs = |params: &Params| (params.m_cost(), params.t_cost(), params.p_cost());
+        params.is_none_or(|params| costs(&params) != costs(&self.params))
     }
 
     fn argon(&self) -> Argon2<'static> {
@@ -143,26 +143,26 @@ impl Default for Hasher {
     }
 }
 
-impl Turn {
-    /// A hash of `password`, with a salt of its own.
+impl HashPermit {
+    /// Hashes `password` with a new salt.
     ///
     /// # Errors
-    /// When there is no randomness for a salt.
+    /// When the operating system returns no random numbers.
     ///
     /// # Cancel safety
-    /// Cancel safe; a hash that is begun keeps its core until it is done.
+    /// Cancel safe; a running hash occupies its core until it ends.
     pub async fn hash(self, password: &Candidate) -> Result<Hash, HashError> {
         let (argon, password) = (self.hasher.argon(), password.clone());
         let hash = move || -> Result<PasswordHash, _> { argon.hash_password(password.expose().as_bytes()) };
-        let hash = self.work(hash).await?.map_err(|why| HashError::Failed(why.to_string()))?;
+        let hash = self.run(hash).await?.map_err(|why| HashError::Failed(why.to_string()))?;
         Ok(Hash(hash.to_string()))
     }
 
-    /// Whether `password` is the one that was hashed. Without a hash, no; which
-    /// takes just as long.
+    /// Checks `password` against a hash. Without a hash it returns false, after the
+    /// same time.
     ///
     /// # Errors
-    /// When `hash` is none.
+    /// When `hash` is invalid.
     ///
     /// # Cancel safety
     /// As [`hash`](Self::hash).
@@ -174,25 +174,22 @@ impl Turn {
         let stored = PasswordHash::new(hash.as_str()).map_err(|why| HashError::Failed(why.to_string()))?;
         let (argon, password) = (self.hasher.argon(), password.clone());
         let verify = move || argon.verify_password(password.expose().as_bytes(), &stored);
-        match self.work(verify).await? {
+        match self.run(verify).await? {
             Ok(()) => Ok(true),
             Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
             Err(why) => Err(HashError::Failed(why.to_string())),
         }
     }
 
-    async fn work<T: Send + 'static>(
-        self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, HashError> {
-        let Self { hasher, held } = self;
-        let worked = tokio::task::spawn_blocking(move || {
-            let done = work();
+    async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, HashError> {
+        let Self { hasher, permits } = self;
+        let task = tokio::task::spawn_blocking(move || {
+            let result = work();
             hasher.hashed.fetch_add(1, Relaxed);
-            drop(held);
-            done
+            drop(permits);
+            result
         });
-        worked.await.map_err(|why| HashError::Failed(why.to_string()))
+        task.await.map_err(|why| HashError::Failed(why.to_string()))
     }
 }
 
@@ -209,55 +206,55 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hash_says_how_it_was_made_and_knows_its_password() {
+    async fn a_hash_has_its_parameters_and_matches_its_password() {
         let hasher = Hasher::new();
         let hash = hasher.hash(&candidate("correct horse battery")).await.unwrap();
         assert!(hash.as_str().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.as_str());
         assert_eq!(format!("{hash:?}"), "Hash(…)");
         for (text, is_it) in [("correct horse battery", true), ("correct horse batterz", false)] {
-            let turn = hasher.turn().await.unwrap();
+            let turn = hasher.acquire().await.unwrap();
             assert_eq!(turn.verify(&candidate(text), Some(&hash)).await.unwrap(), is_it);
         }
         assert_ne!(hasher.hash(&candidate("correct horse battery")).await.unwrap(), hash);
     }
 
     #[tokio::test]
-    async fn an_account_that_is_not_there_costs_a_hash_too() {
+    async fn an_unknown_account_costs_a_hash_too() {
         let hasher = quick();
-        assert!(!hasher.turn().await.unwrap().verify(&candidate("a"), None).await.unwrap());
+        assert!(!hasher.acquire().await.unwrap().verify(&candidate("a"), None).await.unwrap());
         assert_eq!(hasher.hashed(), 1);
     }
 
     #[tokio::test]
-    async fn a_hash_with_other_parameters_is_outdated_and_still_good() {
+    async fn a_hash_with_other_parameters_is_outdated_and_still_valid() {
         let old = quick().hash(&candidate("a")).await.unwrap();
         let hasher = Hasher::new();
         assert!(hasher.is_outdated(&old) && !quick().is_outdated(&old));
-        assert!(hasher.turn().await.unwrap().verify(&candidate("a"), Some(&old)).await.unwrap());
+        assert!(hasher.acquire().await.unwrap().verify(&candidate("a"), Some(&old)).await.unwrap());
     }
 
     #[tokio::test]
-    async fn a_flood_is_refused_and_not_kept() {
+    async fn a_flood_is_rejected() {
         let hasher = quick();
         let all = hasher.cores.available_permits();
         let mut turns = Vec::new();
         for _ in 0..all {
-            turns.push(hasher.turn().await.unwrap());
+            turns.push(hasher.acquire().await.unwrap());
         }
-        let waiting: Vec<_> = (0..all * WAITING_PER_CORE)
+        let waiting: Vec<_> = (0..all * MAX_WAITING_PER_CORE)
             .map(|_| {
                 let hasher = hasher.clone();
-                tokio::spawn(async move { hasher.turn().await.map(drop) })
+                tokio::spawn(async move { hasher.acquire().await.map(drop) })
             })
             .collect();
-        while hasher.places.available_permits() > 0 {
+        while hasher.queue.available_permits() > 0 {
             tokio::task::yield_now().await;
         }
-        assert!(matches!(hasher.turn().await, Err(HashError::Busy)));
+        assert!(matches!(hasher.acquire().await, Err(HashError::Busy)));
         drop(turns);
         for one in waiting {
             one.await.unwrap().unwrap();
         }
-        assert!(hasher.turn().await.is_ok());
+        assert!(hasher.acquire().await.is_ok());
     }
 }

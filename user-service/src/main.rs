@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    service_kit::run::main::<user_service::UserService>()
+    service_kit::service::main::<user_service::UserService>()
 }

@@ -1,4 +1,4 @@
-//! What customers are told of their orders.
+//! The notifications of customers about their orders.
 
 use mesh_proto::shop::{
     events::v1::{Event, event::Payload},
@@ -7,7 +7,7 @@ use mesh_proto::shop::{
 };
 use service_kit::{
     database::Transaction,
-    events::{Subscriber, Untaken},
+    events::{HandleError, Subscriber},
     money::Money,
     timestamp::Timestamp,
     value::{CustomerId, line},
@@ -15,18 +15,19 @@ use service_kit::{
 
 use crate::store;
 
-/// Tells customers of every change of their orders: one notification for each
-/// event. That an event that comes twice is told once is the inbox's doing.
+/// The subscriber that notifies customers of every change of their orders, by one
+/// notification per event. The inbox filters duplicate events.
 #[derive(Clone, Copy, Debug)]
 pub struct Notifier;
 
 #[tonic::async_trait]
 impl Subscriber for Notifier {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         let Some(Payload::OrderChanged(changed)) = &event.payload else { return Ok(()) };
-        let order = changed.order.as_ref().ok_or_else(|| Untaken::Never("the event has no order".into()))?;
+        let order =
+            changed.order.as_ref().ok_or_else(|| HandleError::Permanent("the event has no order".into()))?;
         let customer = CustomerId::parse(&order.customer_id);
-        let customer = customer.map_err(|why| Untaken::Never(format!("order.customer_id: {why}")))?;
+        let customer = customer.map_err(|why| HandleError::Permanent(format!("order.customer_id: {why}")))?;
         let notification = Notification {
             event_id: checked("event_id", &event.event_id)?,
             order_id: checked("order.order_id", &order.order_id)?,
@@ -34,30 +35,30 @@ impl Subscriber for Notifier {
             text: text(order)?,
             create_time: None,
         };
-        Ok(store::tell(open, &customer, &notification, moment(event)).await?)
+        Ok(store::notify(open, &customer, &notification, created(event)).await?)
     }
 }
 
-fn checked(path: &str, text: &str) -> Result<String, Untaken> {
-    line(text, 128).map_err(|why| Untaken::Never(format!("{path}: {why}")))
+fn checked(path: &str, text: &str) -> Result<String, HandleError> {
+    line(text, 128).map_err(|why| HandleError::Permanent(format!("{path}: {why}")))
 }
 
-fn moment(event: &Event) -> Timestamp {
+fn created(event: &Event) -> Timestamp {
     event.create_time.map_or_else(Timestamp::now, |time| {
         let micros = time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1_000);
         Timestamp::of_micros(micros)
     })
 }
 
-/// The change as a sentence.
-fn text(order: &Order) -> Result<String, Untaken> {
+/// Describes the change in a sentence.
+fn text(order: &Order) -> Result<String, HandleError> {
     let id = &order.order_id;
     let total = || {
         let total = Money::parse(order.total.as_ref());
-        total.map_err(|why| Untaken::Never(format!("order.total: {why}")))
+        total.map_err(|why| HandleError::Permanent(format!("order.total: {why}")))
     };
     Ok(match order.state() {
-        OrderState::Unspecified => return Err(Untaken::Never("order.state is not known".into())),
+        OrderState::Unspecified => return Err(HandleError::Permanent("order.state is unknown".into())),
         OrderState::Pending => format!("Order {id} was received."),
         OrderState::Confirmed => format!("Order {id} is confirmed: {}.", total()?),
         OrderState::Paying => format!("Order {id} is being paid: {}.", total()?),
@@ -66,7 +67,7 @@ fn text(order: &Order) -> Result<String, Untaken> {
         OrderState::Shipped if order.tracking_number.is_empty() => format!("Order {id} is on its way."),
         OrderState::Shipped => {
             let number = checked("order.tracking_number", &order.tracking_number)?;
-            format!("Order {id} is on its way; the carrier knows it as {number}.")
+            format!("Order {id} is on its way; its tracking number is {number}.")
         }
         OrderState::Completed => format!("Order {id} has arrived."),
         OrderState::Cancelling => format!("Order {id} is being cancelled."),
@@ -103,7 +104,7 @@ mod tests {
     fn every_state_has_a_sentence() {
         assert_eq!(text(&order(OrderState::Paid)).unwrap(), "Order o-1 is paid: 24.95 EUR.");
         let shipped = Order { tracking_number: "T7".into(), ..order(OrderState::Shipped) };
-        assert_eq!(text(&shipped).unwrap(), "Order o-1 is on its way; the carrier knows it as T7.");
+        assert_eq!(text(&shipped).unwrap(), "Order o-1 is on its way; its tracking number is T7.");
         let cancelled =
             Order { cancel_reason: CancelReason::OutOfStock.into(), ..order(OrderState::Cancelled) };
         assert_eq!(text(&cancelled).unwrap(), "Order o-1 is cancelled: it is out of stock.");
@@ -114,10 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_never_taken() {
-        assert!(matches!(text(&order(OrderState::Unspecified)), Err(Untaken::Never(_))));
+    fn an_event_without_a_valid_order_fails_permanently() {
+        assert!(matches!(text(&order(OrderState::Unspecified)), Err(HandleError::Permanent(_))));
         let no_total = Order { total: None, ..order(OrderState::Paid) };
-        assert!(matches!(text(&no_total), Err(Untaken::Never(_))));
+        assert!(matches!(text(&no_total), Err(HandleError::Permanent(_))));
         assert!(checked("event_id", "a\0b").is_err() && checked("event_id", "").is_err());
     }
 }

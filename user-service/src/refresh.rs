@@ -11,71 +11,73 @@ use secrecy::zeroize::Zeroizing;
 
 use crate::Error;
 
-const SESSION: usize = 16;
-const SECRET: usize = 32;
-/// In base64url without padding.
-const LENGTH: usize = 64;
+const SESSION_BYTES: usize = 16;
+const SECRET_BYTES: usize = 32;
+/// The length in base64url without padding.
+const TOKEN_LENGTH: usize = 64;
 
-/// A refresh token: which session it is of, and 256 random bits. The session is
-/// known to nobody else either, so that nobody ends another's.
+/// A refresh token: the id of its session, and 256 random bits. The id is secret,
+/// too, so that no one else can end the session.
 #[derive(Clone)]
 pub struct RefreshToken {
-    bytes: Zeroizing<[u8; SESSION + SECRET]>,
+    bytes: Zeroizing<[u8; SESSION_BYTES + SECRET_BYTES]>,
 }
 
 impl RefreshToken {
-    /// The first one of a new session.
+    /// The first token of a new session.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// When the operating system returns no random numbers.
     pub fn new() -> Result<Self, Error> {
-        let mut bytes = Zeroizing::new([0; SESSION + SECRET]);
+        let mut bytes = Zeroizing::new([0; SESSION_BYTES + SECRET_BYTES]);
         fill(&mut *bytes)?;
         Ok(Self { bytes })
     }
 
-    /// The one that follows it in its session.
+    /// The next token of its session.
     ///
     /// # Errors
-    /// When the system has no randomness.
+    /// When the operating system returns no random numbers.
     pub fn next(&self) -> Result<Self, Error> {
         let mut next = self.clone();
-        fill(&mut next.bytes[SESSION..])?;
+        fill(&mut next.bytes[SESSION_BYTES..])?;
         Ok(next)
     }
 
-    /// Reads a token; `None` when it cannot be one of ours.
+    /// Parses a token; `None` when it is malformed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != LENGTH {
+        if text.len() != TOKEN_LENGTH {
             return None;
         }
         let decoded = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
-        let bytes: [u8; SESSION + SECRET] = decoded.as_slice().try_into().ok()?;
+        let bytes: [u8; SESSION_BYTES + SECRET_BYTES] = decoded.as_slice().try_into().ok()?;
         Some(Self { bytes: Zeroizing::new(bytes) })
     }
 
-    /// The token as its owner gets it.
+    /// The token as text, for its owner.
     #[must_use]
     pub fn reveal(&self) -> String {
         URL_SAFE_NO_PAD.encode(*self.bytes)
     }
 
-    /// Which session it is of.
+    /// The id of its session.
     #[must_use]
     pub fn session(&self) -> String {
-        URL_SAFE_NO_PAD.encode(&self.bytes[..SESSION])
+        URL_SAFE_NO_PAD.encode(&self.bytes[..SESSION_BYTES])
     }
 
-    /// What is kept of it.
+    /// The hash for the database.
     #[must_use]
     pub fn hash(&self) -> Vec<u8> {
-        digest(&SHA256, &self.bytes[SESSION..]).as_ref().to_vec()
+        digest(&SHA256, &self.bytes[SESSION_BYTES..]).as_ref().to_vec()
     }
 }
 
 fn fill(bytes: &mut [u8]) -> Result<(), Error> {
-    SystemRandom::new().fill(bytes).map_err(|_| Error::Token("the system gives no random numbers".into()))
+    SystemRandom::new()
+        .fill(bytes)
+        .map_err(|_| Error::Token("the operating system returns no random numbers".into()))
 }
 
 impl fmt::Debug for RefreshToken {
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_not_read() {
+    fn a_malformed_token_is_not_parsed() {
         let good = RefreshToken::new().unwrap().reveal();
         for bad in
             ["".to_owned(), "a".repeat(63), format!("{good}A"), good.replace(&good[..1], "="), "é".repeat(32)]

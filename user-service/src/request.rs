@@ -1,4 +1,4 @@
-//! Requests, read into values that hold.
+//! The parsing of requests.
 
 use mesh_proto::shop::user::v1::{LoginRequest, RegisterRequest, UpdateUserRequest};
 use service_kit::{
@@ -9,20 +9,19 @@ use service_kit::{
 
 use crate::domain::{Candidate, DisplayName, Email, Password, UserId, parse_roles};
 
-/// What an account shall be made of.
+/// The data of a new account.
 pub(crate) struct Registration {
     pub(crate) email: Email,
     pub(crate) password: Password,
     pub(crate) display_name: DisplayName,
 }
 
-/// Who wants to log in.
 pub(crate) struct Credentials {
     pub(crate) email: Email,
     pub(crate) password: Candidate,
 }
 
-/// Which fields of an account shall change, and to what.
+/// The new values of changed fields.
 #[derive(Default)]
 pub(crate) struct Changes {
     pub(crate) email: Option<Email>,
@@ -31,12 +30,13 @@ pub(crate) struct Changes {
     pub(crate) password: Option<Password>,
 }
 
-/// Which account shall change, given the version that was seen.
+/// A change of an account.
 pub(crate) struct Update {
     pub(crate) id: UserId,
+    /// The version that the caller has seen.
     pub(crate) seen: Option<Etag>,
     pub(crate) changes: Changes,
-    /// The present password, as the caller says.
+    /// The current password, as given by the caller.
     pub(crate) current: Option<Candidate>,
 }
 
@@ -54,7 +54,7 @@ impl TryFrom<RegisterRequest> for Registration {
     fn try_from(from: RegisterRequest) -> Result<Self, Fault> {
         let mut fields = Fields::default();
         let email = fields.take("email", Email::parse(&from.email));
-        let password = fields.take("password", suited(from.password, email.as_ref()));
+        let password = fields.take("password", password_for(email.as_ref(), from.password));
         let name = match (&email, from.display_name.as_str()) {
             (Some(email), "") => Some(DisplayName::of(email)),
             (None, "") => None,
@@ -67,7 +67,7 @@ impl TryFrom<RegisterRequest> for Registration {
     }
 }
 
-fn suited(password: String, email: Option<&Email>) -> Result<Password, InvalidValue> {
+fn password_for(email: Option<&Email>, password: String) -> Result<Password, InvalidValue> {
     let password = Password::parse(password)?;
     email.map_or(Ok(()), |email| password.suits(email))?;
     Ok(password)
@@ -103,10 +103,10 @@ impl TryFrom<UpdateUserRequest> for Update {
             fields.take::<(), _>("update_mask", Err("must name at least one field"));
         }
         let mut changes = Changes::default();
-        let mut sound = true;
+        let mut is_valid = true;
         let mut password = Some(password);
         for path in &paths {
-            sound &= match path.as_str() {
+            is_valid &= match path.as_str() {
                 "display_name" => {
                     changes.display_name =
                         fields.take("user.display_name", DisplayName::parse(&user.display_name));
@@ -120,7 +120,7 @@ impl TryFrom<UpdateUserRequest> for Update {
                     changes.roles = fields.take("user.roles", parse_roles(&user.roles));
                     changes.roles.is_some()
                 }
-                // Named twice, it is the same password.
+                // Parsed once, even if it is named twice.
                 "password" => password.take().is_none_or(|text| {
                     changes.password = fields.take("password", Password::parse(text));
                     changes.password.is_some()
@@ -130,7 +130,8 @@ impl TryFrom<UpdateUserRequest> for Update {
                     .is_some(),
             };
         }
-        let (Some(id), Some(seen), Some(current), true, false) = (id, seen, current, sound, paths.is_empty())
+        let (Some(id), Some(seen), Some(current), true, false) =
+            (id, seen, current, is_valid, paths.is_empty())
         else {
             return Err(fields.fault());
         };

@@ -1,4 +1,4 @@
-//! The rpcs: translate, ask, translate back.
+//! The handlers of the gRPC service.
 
 use mesh_proto::shop::user::v1::{
     self as wire, DeleteUserRequest, GetJwksRequest, GetUserRequest, Jwks, ListNotificationsRequest,
@@ -21,7 +21,7 @@ use crate::{
     keys::Keyring,
     login::Logins,
     request,
-    store::{Store, Told},
+    store::{Store, StoredNotification},
 };
 
 /// Accounts as a gRPC service. Cheap to clone.
@@ -32,8 +32,8 @@ pub struct Users {
 }
 
 impl Users {
-    /// Accounts that `store` keeps, whose passwords `hasher` hashes and whose
-    /// tokens are signed with `keys`.
+    /// The accounts of `store`, with passwords hashed by `hasher` and tokens signed with
+    /// `keys`.
     #[must_use]
     pub fn new(store: Store, hasher: Hasher, keys: Keyring, clock: Clock) -> Self {
         let accounts = Accounts { store, hasher, clock };
@@ -51,14 +51,14 @@ impl Users {
         let page = Page::take(&mut fields, &scope, request.page_size, &request.page_token);
         let (Some(customer), Some(page)) = (customer, page) else { return Err(fields.fault().into()) };
         caller.may_act_for(&customer)?;
-        let fetch = async |after: Option<String>, most| {
+        let fetch = async |after: Option<String>, limit| {
             let after = after.map_or(Ok(0), |position| position.parse());
             let after = after.map_err(|_| invalid("page_token", "must be one that this service returned"))?;
-            Ok::<_, Error>(self.accounts.store.told(&customer, after, most).await?)
+            Ok::<_, Error>(self.accounts.store.notifications(&customer, after, limit).await?)
         };
-        let weight = |told: &Told| told.notification.encoded_len();
-        let (told, next_page_token) = page.fill(fetch, |told| &told.position, weight).await?;
-        let notifications = told.into_iter().map(|told| told.notification).collect();
+        let weight = |stored: &StoredNotification| stored.notification.encoded_len();
+        let (stored, next_page_token) = page.fill(fetch, |stored| &stored.position, weight).await?;
+        let notifications = stored.into_iter().map(|stored| stored.notification).collect();
         Ok(ListNotificationsResponse { notifications, next_page_token })
     }
 }
@@ -100,8 +100,8 @@ impl UserService for Users {
     }
 
     async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<Jwks>, Status> {
-        let held = &self.logins.keys;
-        let (keys, revocations) = (held.published().await?, held.revocations().await?);
+        let keyring = &self.logins.keys;
+        let (keys, revocations) = (keyring.published().await?, keyring.revocations().await?);
         Ok(Response::new(Jwks { keys, revocations }))
     }
 

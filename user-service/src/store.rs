@@ -1,10 +1,10 @@
-//! Where accounts are kept.
+//! The store of accounts.
 
 use std::slice;
 
 use mesh_proto::shop::events::v1::{UserDeleted, event::Payload};
 use service_kit::{
-    auth::{EncryptionKeys, Role, Roles},
+    auth::{Role, Roles},
     database::{Database, Error as DatabaseError, Row, Transaction, Value},
     events::Outbox,
     timestamp::Timestamp,
@@ -14,8 +14,9 @@ use service_kit::{
 use crate::{
     Error, access,
     domain::{DisplayName, Email, User, UserId, read_roles, written_roles},
+    encryption::EncryptionKeys,
     hasher::Hash,
-    limit::Subject,
+    login_limit::FailureSubject,
 };
 
 mod failures;
@@ -25,11 +26,11 @@ mod revocations;
 mod sessions;
 
 pub use keys::StoredKey;
-pub use notifications::Told;
-pub(crate) use notifications::tell;
+pub use notifications::StoredNotification;
+pub(crate) use notifications::notify;
 
-/// How many rows of a kind are cleaned up at once.
-pub(crate) const CLEAN_BATCH: i64 = 1_000;
+/// The most rows of a kind that one transaction deletes.
+pub(crate) const CLEANUP_BATCH_SIZE: i64 = 1_000;
 
 const BY_ID: &str = "SELECT u.user_id, e.email, u.display_name, u.roles, u.password, u.create_time, \
      u.update_time, u.version FROM users u JOIN emails e ON e.user_id = u.user_id WHERE u.user_id = $1";
@@ -41,10 +42,11 @@ const INSERT: &str = "INSERT INTO users \
      (user_id, display_name, roles, password, create_time, update_time, version) \
      VALUES ($1, $2, $3, $4, $5, $5, 1)";
 
-/// Waits for whoever is about to take the same address.
-const TAKE_EMAIL: &str = "INSERT INTO emails (email, user_id) VALUES ($1, $2) ON CONFLICT (email) DO NOTHING";
+/// Claims an address, after waiting for another transaction that claims it.
+const CLAIM_EMAIL: &str =
+    "INSERT INTO emails (email, user_id) VALUES ($1, $2) ON CONFLICT (email) DO NOTHING";
 
-const LEAVE_EMAIL: &str = "DELETE FROM emails WHERE user_id = $1";
+const RELEASE_EMAIL: &str = "DELETE FROM emails WHERE user_id = $1";
 
 const LOCK: &str = "UPDATE users SET version = version WHERE user_id = $1";
 
@@ -53,7 +55,7 @@ const UPDATE: &str = "UPDATE users SET display_name = $2, roles = $3, password =
 
 const DELETE: &str = "DELETE FROM users WHERE user_id = $1 RETURNING version";
 
-const REMEMBER_DELETED: &str = "INSERT INTO deleted_users (user_id, delete_time) VALUES ($1, $2)";
+const RECORD_DELETED: &str = "INSERT INTO deleted_users (user_id, delete_time) VALUES ($1, $2)";
 
 /// The accounts, sessions, keys and notifications in the database.
 #[derive(Clone, Debug)]
@@ -68,40 +70,40 @@ pub struct Store {
 pub struct Account {
     /// The account.
     pub user: User,
-    /// Its password, hashed.
+    /// The hash of the password.
     pub password: Hash,
 }
 
-/// What an account shall have that it may not have now.
+/// A change of an account.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
-    /// The person who asks for it, whose account must allow it when it is made.
-    /// `None` where no person does.
+    /// The person who requests it, whose account must allow it when it is made;
+    /// `None` when no person does.
     pub by: Option<UserId>,
-    /// Another address.
+    /// The new address.
     pub email: Option<Email>,
-    /// Another name.
+    /// The new name.
     pub display_name: Option<DisplayName>,
-    /// Other roles.
+    /// The new roles.
     pub roles: Option<Roles>,
-    /// Another password, hashed. Ends every session.
+    /// The new password, hashed. It ends every session.
     pub password: Option<Hash>,
 }
 
 impl Store {
-    /// What `database` holds; `outbox` tells of accounts that are gone.
+    /// The store in `database`; the events of deleted accounts go to `outbox`.
     #[must_use]
     pub fn new(database: Database, outbox: Outbox) -> Self {
         Self { database, outbox, encryption_keys: EncryptionKeys::none() }
     }
 
-    /// The same, with the keys that sign tokens encrypted under these.
+    /// The same store, which encrypts signing keys under these keys.
     #[must_use]
     pub fn encrypted_under(self, encryption_keys: EncryptionKeys) -> Self {
         Self { encryption_keys, ..self }
     }
 
-    /// The account of that id.
+    /// Reads the account of that id.
     ///
     /// # Errors
     /// When the database fails.
@@ -113,7 +115,7 @@ impl Store {
         row.as_ref().map(read).transpose()
     }
 
-    /// The account of that address.
+    /// Reads the account of that address.
     ///
     /// # Errors
     /// When the database fails.
@@ -143,9 +145,9 @@ impl Store {
         }
     }
 
-    /// Changes an account, given that it still has the version `seen` and, when
-    /// `proven` is given, the password that was compared. What is there already
-    /// changes nothing; so the same change, made again, succeeds.
+    /// Changes an account, provided that it still has the version `seen` and, if
+    /// given, the verified password `proven`. A change that is made already has no
+    /// effect, so that it can be repeated.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Changed`], [`Error::EmailTaken`],
@@ -172,9 +174,8 @@ impl Store {
         }
     }
 
-    /// Deletes an account with all that is known of who had it, and tells of
-    /// it. One that is not there is as good. `by` is the person who asks for it,
-    /// if one does.
+    /// Deletes an account with all data of its owner, and appends the event. Deleting
+    /// an unknown account succeeds. `by` is the person who requests it, if one does.
     ///
     /// # Errors
     /// [`Error::Refused`] when `by` may not, [`Error::Database`].
@@ -204,11 +205,11 @@ async fn create(open: &mut Transaction, account: &Account) -> Result<(), Error> 
         user.created.micros().into(),
     ];
     open.execute(INSERT, &values).await?;
-    take_email(open, id, &user.email).await
+    claim_email(open, id, &user.email).await
 }
 
-async fn take_email(open: &mut Transaction, id: Value, email: &Email) -> Result<(), Error> {
-    match open.execute(TAKE_EMAIL, &[email.as_str().into(), id]).await? {
+async fn claim_email(open: &mut Transaction, id: Value, email: &Email) -> Result<(), Error> {
+    match open.execute(CLAIM_EMAIL, &[email.as_str().into(), id]).await? {
         0 => Err(Error::EmailTaken),
         _ => Ok(()),
     }
@@ -240,7 +241,7 @@ async fn update(
         return Err(Error::Changed);
     }
     if is_done {
-        open.undo();
+        open.set_rollback_only();
         return Ok(before);
     }
     user.etag = before.etag.next();
@@ -248,8 +249,8 @@ async fn update(
     write(open, &user, change.password.as_ref().unwrap_or(&password)).await?;
     let id: Value = id.to_string().into();
     if user.email != before.email {
-        open.execute(LEAVE_EMAIL, slice::from_ref(&id)).await?;
-        take_email(open, id.clone(), &user.email).await?;
+        open.execute(RELEASE_EMAIL, slice::from_ref(&id)).await?;
+        claim_email(open, id.clone(), &user.email).await?;
     }
     if change.password.is_some() {
         sessions::end_all(open, &id).await?;
@@ -260,18 +261,17 @@ async fn update(
     Ok(user)
 }
 
-/// Whether fewer methods may be called with these roles than with those before.
-/// A customer's are anybody's who has an account.
+/// True when the new roles allow fewer methods than those before. The methods of
+/// customers need an account only.
 fn has_lost(before: Roles, roles: Roles) -> bool {
     let has = |roles: Roles, role| roles.contains(role) || roles.contains(Role::Admin);
     [Role::Staff, Role::Admin].into_iter().any(|role| has(before, role) && !has(roles, role))
 }
 
-/// The account `id`, which nobody else can then change, for a change that `by`
-/// asks for. Their token may be older than the loss of their role, so their own
-/// row says what they may do; it is locked too, so that the role cannot be lost
-/// before this commits. Rows are locked in the order of their ids: two admins
-/// who change one another do not wait for each other.
+/// Locks and reads the account `id` for a change that `by` requests. Their token may
+/// be older than the loss of their role, so the roles in their own row count; it is
+/// locked too, so that a role cannot be lost before this commits. Rows are locked in
+/// the order of their ids, so that two admins who change each other do not deadlock.
 async fn lock_for(open: &mut Transaction, by: Option<UserId>, id: UserId) -> Result<Option<Account>, Error> {
     let Some(by) = by.filter(|by| *by != id) else { return Ok(lock(open, id).await?) };
     let (actor, account) = if by < id {
@@ -313,16 +313,16 @@ async fn delete(
     now: Timestamp,
 ) -> Result<(), Error> {
     let Some(account) = lock_for(open, by, user).await? else {
-        open.undo();
+        open.set_rollback_only();
         return Ok(());
     };
     let id: Value = user.to_string().into();
-    open.execute(REMEMBER_DELETED, &[id.clone(), now.micros().into()]).await?;
+    open.execute(RECORD_DELETED, &[id.clone(), now.micros().into()]).await?;
     sessions::end_all(open, &id).await?;
     revocations::revoke_all(open, user, now).await?;
-    notifications::forget(open, &id).await?;
-    failures::forget_all(open, &Subject::account(&account.user.email)).await?;
-    open.execute(LEAVE_EMAIL, slice::from_ref(&id)).await?;
+    notifications::delete(open, &id).await?;
+    failures::delete_all(open, &FailureSubject::account(&account.user.email)).await?;
+    open.execute(RELEASE_EMAIL, slice::from_ref(&id)).await?;
     let Some(row) = open.row(DELETE, &[id]).await? else { return Ok(()) };
     let version = row.get::<i64>("version")?;
     let deleted = UserDeleted { user_id: user.to_string() };
@@ -331,7 +331,7 @@ async fn delete(
 
 fn read(row: &Row) -> Result<Account, DatabaseError> {
     let text = |column| row.get::<String>(column);
-    let moment = |column| row.get(column).map(Timestamp::of_micros);
+    let time = |column| row.get(column).map(Timestamp::of_micros);
     let corrupt = DatabaseError::corrupt;
     let user = User {
         id: UserId::parse(&text("user_id")?).map_err(|why| corrupt("user_id", why))?,
@@ -339,8 +339,8 @@ fn read(row: &Row) -> Result<Account, DatabaseError> {
         display_name: DisplayName::parse(&text("display_name")?)
             .map_err(|why| corrupt("display_name", why))?,
         roles: read_roles(&text("roles")?).map_err(|why| corrupt("roles", why))?,
-        created: moment("create_time")?,
-        updated: moment("update_time")?,
+        created: time("create_time")?,
+        updated: time("update_time")?,
         etag: Etag::of(row.get("version")?),
     };
     Ok(Account { user, password: Hash::stored(text("password")?) })

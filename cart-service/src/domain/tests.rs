@@ -30,12 +30,12 @@ fn cart(lines: impl IntoIterator<Item = Line>) -> Cart {
     Cart { lines: lines.into_iter().collect(), etag: Etag::of(5), ..Cart::empty(customer) }
 }
 
-fn add(cart: &Cart, text: &str, number: u16) -> Result<Option<Change>, Refusal> {
+fn add(cart: &Cart, text: &str, number: u16) -> Result<Option<Change>, Rejection> {
     cart.add(sku(text), pieces(number), money(499, "EUR"))
 }
 
 #[test]
-fn what_is_added_comes_on_top() {
+fn added_pieces_add_up() {
     assert_eq!(add(&cart([]), "tea", 3), Ok(Some(Change::Put(line("tea", 3)))));
     assert_eq!(add(&cart([line("tea", 3)]), "tea", 4), Ok(Some(Change::Put(line("tea", 7)))));
 }
@@ -44,31 +44,31 @@ fn what_is_added_comes_on_top() {
 fn a_line_holds_999_pieces_and_no_more() {
     let held = cart([line("tea", 998)]);
     assert_eq!(add(&held, "tea", 1), Ok(Some(Change::Put(line("tea", 999)))));
-    assert_eq!(add(&held, "tea", 2), Err(Refusal::TooMany { sku: sku("tea"), held: 998, more: 2 }));
+    assert_eq!(add(&held, "tea", 2), Err(Rejection::TooMany { sku: sku("tea"), held: 998, more: 2 }));
 }
 
 #[test]
 fn a_cart_holds_100_lines_and_no_more() {
-    let full = cart((0..MOST_LINES).map(|n| line(&format!("p-{n}"), 1)));
-    assert_eq!(add(&full, "tea", 1), Err(Refusal::Full));
+    let full = cart((0..MAX_LINES).map(|n| line(&format!("p-{n}"), 1)));
+    assert_eq!(add(&full, "tea", 1), Err(Rejection::Full));
     assert!(add(&full, "p-0", 1).is_ok());
 }
 
 #[test]
 fn a_cart_has_one_currency_until_it_is_empty() {
-    let mixed = Refusal::Mixed { sku: sku("mug"), held: currency("EUR"), other: currency("USD") };
+    let mixed = Rejection::Mixed { sku: sku("mug"), held: currency("EUR"), other: currency("USD") };
     let dollars = |cart: &Cart| cart.add(sku("mug"), pieces(1), money(1, "USD"));
     assert_eq!(dollars(&cart([line("tea", 1)])), Err(mixed));
     assert!(dollars(&cart([])).is_ok());
 }
 
 #[test]
-fn what_is_so_already_is_no_change() {
+fn a_change_without_effect_is_none() {
     let cart = cart([line("tea", 3)]);
     let price = Some(money(499, "EUR"));
     assert_eq!(cart.set(&sku("tea"), pieces(3), price), Ok(None));
     assert_eq!(cart.set(&sku("tea"), pieces(4), price), Ok(Some(Change::Put(line("tea", 4)))));
-    assert_eq!(cart.set(&sku("mug"), pieces(4), price), Err(Refusal::NotHeld(sku("mug"))));
+    assert_eq!(cart.set(&sku("mug"), pieces(4), price), Err(Rejection::NotInCart(sku("mug"))));
     assert_eq!(cart.remove(&sku("mug")), None);
     assert_eq!(cart.remove(&sku("tea")), Some(Change::Remove(sku("tea"))));
     assert_eq!(cart.clear(), Some(Change::Clear));
@@ -89,14 +89,14 @@ fn a_change_keeps_the_order_of_lines_and_raises_the_version() {
 }
 
 #[test]
-fn a_clock_that_was_set_back_does_not_turn_back_a_cart() {
+fn a_clock_set_back_does_not_set_back_the_update_time() {
     let later = Some(Timestamp::of_micros(9));
     let cart = Cart { updated: later, ..cart([line("tea", 1)]) };
     assert_eq!(cart.changed(&Change::Clear, Timestamp::of_micros(1)).updated, later);
 }
 
 #[test]
-fn who_has_seen_another_version_is_refused_unless_it_is_done_already() {
+fn an_outdated_version_is_refused_unless_the_change_was_made_already() {
     let cart = cart([line("tea", 3)]);
     let seen = |version| Some(Etag::of(version));
     let price = Some(money(499, "EUR"));
@@ -107,15 +107,15 @@ fn who_has_seen_another_version_is_refused_unless_it_is_done_already() {
     }
     // Version 5 is what version 4 became by this very request, sent before.
     assert_eq!(set(seen(4), 3), Ok(None));
-    assert_eq!(set(seen(4), 4), Err(Refusal::Stale));
-    assert_eq!(set(seen(3), 3), Err(Refusal::Stale));
-    assert_eq!(set(seen(6), 3), Err(Refusal::Stale));
-    assert_eq!(cart.decide(seen(4), |cart| add(cart, "tea", 1)), Err(Refusal::Stale));
-    assert_eq!(cart.decide(seen(4), |cart| cart.set(&sku("mug"), pieces(1), price)), Err(Refusal::Stale));
+    assert_eq!(set(seen(4), 4), Err(Rejection::Changed));
+    assert_eq!(set(seen(3), 3), Err(Rejection::Changed));
+    assert_eq!(set(seen(6), 3), Err(Rejection::Changed));
+    assert_eq!(cart.decide(seen(4), |cart| add(cart, "tea", 1)), Err(Rejection::Changed));
+    assert_eq!(cart.decide(seen(4), |cart| cart.set(&sku("mug"), pieces(1), price)), Err(Rejection::Changed));
 }
 
 #[test]
-fn the_price_of_today_is_kept_with_what_is_added_or_set() {
+fn adding_and_setting_store_the_current_price() {
     let held = cart([line("tea", 3)]);
     let dearer = |number| Line { price: Some(money(599, "EUR")), ..line("tea", number) };
     let today = Some(money(599, "EUR"));
@@ -131,13 +131,13 @@ fn the_price_of_today_is_kept_with_what_is_added_or_set() {
 }
 
 #[test]
-fn a_request_that_is_sent_again_is_done_whatever_the_price_does() {
+fn a_repeated_request_succeeds_also_when_the_price_changed() {
     let cart = cart([line("tea", 3)]);
     let set = |seen| {
         let today = Some(money(599, "EUR"));
         cart.decide(Some(Etag::of(seen)), |cart| cart.set(&sku("tea"), pieces(3), today))
     };
     assert_eq!(set(4), Ok(None));
-    assert_eq!(set(3), Err(Refusal::Stale));
+    assert_eq!(set(3), Err(Rejection::Changed));
     assert!(set(5).unwrap().is_some());
 }

@@ -142,7 +142,7 @@ pub(crate) fn addition(product_id: &str, quantity: i32, etag: &str) -> AddItemRe
     }
 }
 
-/// What a cart holds, in few characters: `tea*3 mug*1`.
+/// The contents of a cart in the form `tea*3 mug*1`.
 pub(crate) fn contents(cart: &Cart) -> String {
     let items: Vec<_> = cart.items.iter().map(|i| format!("{}*{}", i.product_id, i.quantity)).collect();
     items.join(" ")

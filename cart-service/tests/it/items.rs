@@ -1,4 +1,4 @@
-//! What can be done to a cart, and what cannot.
+//! Changes of a cart and their limits.
 
 use std::{mem, time::Duration};
 
@@ -15,7 +15,7 @@ fn euros(units: i64, nanos: i32) -> Option<Money> {
     Some(Money { currency_code: "EUR".into(), units, nanos })
 }
 
-async fn a_cart_that_never_was_is_empty(database: TestDatabase) {
+async fn an_unknown_cart_is_empty(database: TestDatabase) {
     let cart = TestApp::spawn(database).await.get().await.unwrap();
     assert_eq!((cart.customer_id.as_str(), cart.etag.as_str()), (CUSTOMER, "0"));
     assert!(cart.items.is_empty() && cart.subtotal.is_none() && cart.update_time.is_none());
@@ -51,7 +51,7 @@ async fn pieces_are_added_set_removed_and_cleared(database: TestDatabase) {
     refused(app.update("tea", 1, "").await, Code::NotFound, "ITEM_NOT_FOUND");
 }
 
-async fn doing_it_again_changes_nothing(database: TestDatabase) {
+async fn a_repeated_change_changes_nothing(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let empty = app.get().await.unwrap();
     assert_eq!(app.remove("tea", "").await.unwrap(), empty);
@@ -69,7 +69,7 @@ async fn doing_it_again_changes_nothing(database: TestDatabase) {
     }
 }
 
-async fn an_etag_that_is_given_must_still_hold(database: TestDatabase) {
+async fn an_outdated_etag_is_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     assert_eq!(app.add("tea", 1, "0").await.unwrap().etag, "1");
     assert_eq!(app.add("tea", 1, "1").await.unwrap().etag, "2");
@@ -96,7 +96,7 @@ async fn quantities_and_lines_have_bounds(database: TestDatabase) {
     assert_eq!((full.items.len(), full.subtotal), (100, euros(989_010_000_004_985, 10_000_000)));
 }
 
-async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
+async fn malformed_fields_are_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     for quantity in [0, -1, 1_000, i32::MAX] {
         refused_fields(app.add("tea", quantity, "").await, &["quantity"]);
@@ -129,18 +129,18 @@ async fn without_product_service_nothing_is_added(database: TestDatabase) {
     request.set_timeout(Duration::from_millis(500));
     let status = app.replica(0).add_item(request).await.unwrap_err();
     assert!(matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded), "{status:?}");
-    // Clearing needs no prices; the version tells that nothing else happened.
+    // Clearing needs no prices; the version proves that nothing else changed.
     assert_eq!(app.clear("").await.unwrap().etag, "2");
 }
 
 on_both_databases!(
-    a_cart_that_never_was_is_empty,
+    an_unknown_cart_is_empty,
     a_cart_shows_titles_prices_and_their_exact_sum,
     pieces_are_added_set_removed_and_cleared,
-    doing_it_again_changes_nothing,
-    an_etag_that_is_given_must_still_hold,
+    a_repeated_change_changes_nothing,
+    an_outdated_etag_is_refused,
     quantities_and_lines_have_bounds,
-    what_is_malformed_is_refused_field_by_field,
+    malformed_fields_are_refused,
     only_products_of_one_currency_that_exist_can_be_added,
     without_product_service_nothing_is_added,
 );

@@ -1,4 +1,4 @@
-//! What carts hear of by events.
+//! The events that carts receive.
 
 use mesh_proto::shop::{
     cart::v1::Cart,
@@ -19,9 +19,9 @@ use crate::{
     watch::next,
 };
 
-/// Delivers an event to the first replica, as its source does; whether it was
-/// taken.
-async fn tell(app: &TestApp, aggregate: &str, payload: Payload) -> bool {
+/// Delivers an event to the first replica, as its source does; returns true when it was
+/// accepted.
+async fn deliver(app: &TestApp, aggregate: &str, payload: Payload) -> bool {
     let event = Event {
         event_id: uuid::Uuid::now_v7().to_string(),
         source: "product-service".into(),
@@ -52,10 +52,10 @@ async fn a_watch_sends_the_cart_again_when_a_price_in_it_changes(database: TestD
     let before = app.add("tea", 1, "").await.unwrap();
     let (mut here, mut there) = (app.watch(0).await, app.watch(1).await);
     assert_eq!((price(&mut here).await, price(&mut there).await), ((4, None), (4, None)));
-    // Of what it does not hold nothing is sent: the next message is the price.
-    assert!(tell(&app, "mug", changed("mug")).await);
+    // A product that is not in the cart sends nothing: the next message is the price.
+    assert!(deliver(&app, "mug", changed("mug")).await);
     app.price("tea", 5).await;
-    assert!(tell(&app, "tea", changed("tea")).await);
+    assert!(deliver(&app, "tea", changed("tea")).await);
     assert_eq!((price(&mut here).await, price(&mut there).await), ((5, Some(4)), (5, Some(4))));
     assert_eq!(app.get().await.unwrap().etag, before.etag, "the cart has not changed");
 }
@@ -67,33 +67,33 @@ async fn a_watch_says_when_a_product_is_withdrawn(database: TestDatabase) {
     assert_eq!(price(&mut watch).await, (4, None));
     app.withdraw("tea").await;
     let gone = ProductDeleted { product_id: "tea".into() };
-    assert!(tell(&app, "tea", Payload::ProductDeleted(gone)).await);
+    assert!(deliver(&app, "tea", Payload::ProductDeleted(gone)).await);
     refused(next(&mut watch).await, Code::FailedPrecondition, "PRODUCT_WITHDRAWN");
 }
 
-async fn the_cart_of_an_account_that_is_gone_goes_too(database: TestDatabase) {
+async fn the_cart_of_a_deleted_account_is_deleted(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.add("tea", 1, "").await.unwrap();
-    for user in ["somebody-else", CUSTOMER, CUSTOMER] {
+    for user in ["another-user", CUSTOMER, CUSTOMER] {
         let gone = UserDeleted { user_id: user.into() };
-        assert!(tell(&app, user, Payload::UserDeleted(gone)).await);
+        assert!(deliver(&app, user, Payload::UserDeleted(gone)).await);
         let left = app.get().await.unwrap();
         let expected = if user == CUSTOMER { ("", "0") } else { ("tea*1", "1") };
         assert_eq!((contents(&left).as_str(), left.etag.as_str()), expected);
     }
 }
 
-async fn what_is_no_news_is_set_aside_and_holds_nothing_up(database: TestDatabase) {
+async fn a_malformed_event_is_parked_and_blocks_no_other(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.add("tea", 1, "").await.unwrap();
-    assert!(tell(&app, "TEA", changed("TEA")).await, "parked");
-    assert!(tell(&app, "tea", changed("tea")).await);
+    assert!(deliver(&app, "TEA", changed("TEA")).await, "parked");
+    assert!(deliver(&app, "tea", changed("tea")).await);
     assert_eq!(contents(&app.get().await.unwrap()), "tea*1");
 }
 
 on_both_databases!(
     a_watch_sends_the_cart_again_when_a_price_in_it_changes,
     a_watch_says_when_a_product_is_withdrawn,
-    the_cart_of_an_account_that_is_gone_goes_too,
-    what_is_no_news_is_set_aside_and_holds_nothing_up,
+    the_cart_of_a_deleted_account_is_deleted,
+    a_malformed_event_is_parked_and_blocks_no_other,
 );

@@ -1,4 +1,4 @@
-//! What a cart shows when prices change.
+//! Carts with changed prices.
 
 use mesh_proto::{google::r#type::Money, shop::cart::v1::Cart};
 use service_kit::{on_both_databases, testing::TestDatabase};
@@ -6,7 +6,7 @@ use tonic::Code;
 
 use crate::app::{TestApp, contents, refused};
 
-/// Whole euros of each line: today's, and what it was when that is shown.
+/// The price of each line in whole euros: the current one, and the previous one if shown.
 fn prices(cart: &Cart) -> Vec<(i64, Option<i64>)> {
     let units = |money: &Option<Money>| money.as_ref().map(|money| money.units);
     let shown = |item: &mesh_proto::shop::cart::v1::CartItem| {
@@ -15,7 +15,7 @@ fn prices(cart: &Cart) -> Vec<(i64, Option<i64>)> {
     cart.items.iter().map(shown).collect()
 }
 
-async fn a_price_that_changed_is_shown_with_what_it_was(database: TestDatabase) {
+async fn a_changed_price_is_shown_with_the_previous_one(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.add("tea", 1, "").await.unwrap();
     let cart = app.add("mug", 1, "").await.unwrap();
@@ -27,7 +27,7 @@ async fn a_price_that_changed_is_shown_with_what_it_was(database: TestDatabase) 
     assert_eq!(prices(&app.get().await.unwrap())[0], (6, Some(4)), "still what it was to the customer");
 }
 
-async fn who_adds_or_sets_has_seen_the_price(database: TestDatabase) {
+async fn adding_or_setting_pieces_updates_the_stored_price(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.add("tea", 1, "").await.unwrap();
     app.price("tea", 5).await;
@@ -39,7 +39,7 @@ async fn who_adds_or_sets_has_seen_the_price(database: TestDatabase) {
     assert_eq!((prices(&cart), contents(&cart).as_str()), (vec![(7, None)], "tea*7"));
 }
 
-async fn a_product_that_is_withdrawn_leaves_the_others_to_be_changed(database: TestDatabase) {
+async fn other_products_of_a_cart_with_a_withdrawn_one_can_be_changed(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.add("tea", 1, "").await.unwrap();
     app.add("mug", 1, "").await.unwrap();
@@ -53,7 +53,7 @@ async fn a_product_that_is_withdrawn_leaves_the_others_to_be_changed(database: T
 }
 
 on_both_databases!(
-    a_price_that_changed_is_shown_with_what_it_was,
-    who_adds_or_sets_has_seen_the_price,
-    a_product_that_is_withdrawn_leaves_the_others_to_be_changed,
+    a_changed_price_is_shown_with_the_previous_one,
+    adding_or_setting_pieces_updates_the_stored_price,
+    other_products_of_a_cart_with_a_withdrawn_one_can_be_changed,
 );

@@ -20,7 +20,7 @@ async fn pieces_added_through_two_replicas_at_once_all_count(database: TestDatab
     assert_eq!((items, cart.etag.as_str()), (vec!["mug*30".to_owned(), "tea*30".to_owned()], "60"));
 }
 
-async fn of_those_who_saw_the_same_cart_one_succeeds(database: TestDatabase) {
+async fn one_of_many_concurrent_changes_with_the_same_etag_succeeds(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     let mut adding = JoinSet::new();
     for n in 0..20 {
@@ -37,5 +37,5 @@ async fn of_those_who_saw_the_same_cart_one_succeeds(database: TestDatabase) {
 
 on_both_databases!(
     pieces_added_through_two_replicas_at_once_all_count,
-    of_those_who_saw_the_same_cart_one_succeeds,
+    one_of_many_concurrent_changes_with_the_same_etag_succeeds,
 );

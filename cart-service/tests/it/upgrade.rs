@@ -1,4 +1,4 @@
-//! A database of an earlier version is brought up to date with its data.
+//! The migration of a database with data of an earlier version.
 
 use cart_service::CartService;
 use service_kit::{
@@ -16,7 +16,7 @@ const FIRST: Migrations = Migrations {
     postgres: CartService::MIGRATIONS.postgres.split_at(1).0,
 };
 
-async fn carts_of_the_first_version_are_kept_and_learn_prices(database: TestDatabase) {
+async fn carts_of_the_first_version_survive_the_upgrade(database: TestDatabase) {
     let first = Database::open(database.url(), &FIRST).await.unwrap();
     let mut open = first.begin().await.unwrap();
     let cart = "INSERT INTO carts (customer_id, version, update_time) VALUES ($1, 7, 1000000)";
@@ -30,11 +30,11 @@ async fn carts_of_the_first_version_are_kept_and_learn_prices(database: TestData
     let app = TestApp::spawn(database).await;
     let cart = app.get().await.unwrap();
     assert_eq!((contents(&cart).as_str(), cart.etag.as_str()), ("tea*3", "7"));
-    assert_eq!(cart.items[0].previous_unit_price, None, "nobody knows what it was");
+    assert_eq!(cart.items[0].previous_unit_price, None, "the first version stored no price");
     app.update("tea", 4, "7").await.unwrap();
     app.price("tea", 5).await;
     let before = app.get().await.unwrap().items[0].previous_unit_price.clone().unwrap();
     assert_eq!((before.units, before.nanos), (4, 990_000_000));
 }
 
-on_both_databases!(carts_of_the_first_version_are_kept_and_learn_prices);
+on_both_databases!(carts_of_the_first_version_survive_the_upgrade);

@@ -22,7 +22,7 @@ async fn seen(stream: &mut Streaming<Cart>) -> String {
     contents(&next(stream).await.unwrap().unwrap())
 }
 
-async fn a_watch_begins_with_the_present_and_sees_changes_through_any_replica(database: TestDatabase) {
+async fn a_watch_begins_with_the_current_cart_and_sees_changes_through_any_replica(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     app.add("tea", 1, "").await.unwrap();
     let (mut here, mut there) = (app.watch(0).await, app.watch(1).await);
@@ -57,9 +57,9 @@ async fn a_watch_ends_with_unavailable_when_its_replica_stops(database: TestData
     refused(next(&mut watch).await, Code::Unavailable, "DRAINING");
 }
 
-async fn a_watch_ends_when_its_token_is_believed_no_longer(database: TestDatabase) {
+async fn a_watch_ends_when_its_token_expires(database: TestDatabase) {
     let callers = Callers::new();
-    let cart = Replica::asking::<CartService>(mesh_to([]), &database, callers.auth(NAME)).await;
+    let cart = Replica::with_auth::<CartService>(mesh_to([]), &database, callers.auth(NAME)).await;
     let channel = mesh_to([cart.address]).channel(NAME);
     let watch = async |through: Outgoing| {
         let request = WatchCartRequest { customer_id: CUSTOMER.into() };
@@ -67,19 +67,19 @@ async fn a_watch_ends_when_its_token_is_believed_no_longer(database: TestDatabas
     };
     let left = Duration::from_secs(2);
     let through = callers.client_for(left, channel.clone(), CUSTOMER, [Role::Customer]);
-    let mut watch_of_old = watch(through).await;
-    let mut watch_of_new = watch(callers.client(channel, CUSTOMER, [Role::Customer])).await;
-    assert_eq!(seen(&mut watch_of_old).await, "");
-    refused(next(&mut watch_of_old).await, Code::Unauthenticated, "TOKEN_EXPIRED");
-    assert!(next(&mut watch_of_old).await.unwrap().is_none());
+    let mut expiring = watch(through).await;
+    let mut lasting = watch(callers.client(channel, CUSTOMER, [Role::Customer])).await;
+    assert_eq!(seen(&mut expiring).await, "");
+    refused(next(&mut expiring).await, Code::Unauthenticated, "TOKEN_EXPIRED");
+    assert!(next(&mut expiring).await.unwrap().is_none());
 
-    // Who has got a new one sees what there is.
-    assert_eq!(seen(&mut watch_of_new).await, "");
+    // The watch with the other token continues.
+    assert_eq!(seen(&mut lasting).await, "");
 }
 
 on_both_databases!(
-    a_watch_ends_when_its_token_is_believed_no_longer,
-    a_watch_begins_with_the_present_and_sees_changes_through_any_replica,
+    a_watch_ends_when_its_token_expires,
+    a_watch_begins_with_the_current_cart_and_sees_changes_through_any_replica,
     a_slow_watcher_ends_with_the_last_state,
     a_watch_ends_with_unavailable_when_its_replica_stops,
 );

@@ -163,7 +163,7 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
-    use service_kit::auth::EncryptionKeys;
+    use user_service::encryption::EncryptionKeys;
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 

@@ -47,5 +47,5 @@ async fn a_database_of_a_newer_program_is_refused_and_left_as_it_is() {
         assert!(err.contains("version 99") && err.contains("newer"), "{err}");
     }
     let version = Database::version(&url, &CartService::MIGRATIONS).await.unwrap();
-    assert_eq!(version.present, 99);
+    assert_eq!(version.current, 99);
 }

@@ -17,15 +17,14 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use service_kit::{
     auth::{Auth, Outgoing, Seed},
-    config::FirstAdmin,
     database::Database,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{TestDatabase, mesh_of},
 };
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{Code, Request, Status, client::Grpc};
 use tonic_types::StatusExt;
-use user_service::UserService;
+use user_service::{AdminOptions, UserService};
 
 use crate::dynamic::{BytesCodec, Method};
 
@@ -36,6 +35,15 @@ pub(crate) const PASSWORD: &str = "canary-password-2291";
 
 const NAMES: [&str; 5] =
     ["cart-service", "order-service", "payment-service", "product-service", "user-service"];
+
+/// user-service with its first admin.
+fn users() -> UserService {
+    let (email, password) = (Some(ADMIN.into()), Some(ADMIN_PASSWORD.into()));
+    UserService {
+        admin: AdminOptions { email, password, ..AdminOptions::default() },
+        ..UserService::default()
+    }
+}
 
 /// An account.
 #[derive(Clone)]
@@ -84,21 +92,21 @@ impl Shop {
         let mesh = mesh_between(&addresses);
         let seed = Seed::generate().unwrap();
         let mut shop = Self { mesh, seed, addresses, running: HashMap::new(), databases };
-        shop.start::<UserService>(listeners.remove("user-service").unwrap()).await;
-        shop.start::<ProductService>(listeners.remove("product-service").unwrap()).await;
-        shop.start::<PaymentService>(listeners.remove("payment-service").unwrap()).await;
-        shop.start::<CartService>(listeners.remove("cart-service").unwrap()).await;
-        shop.start::<OrderService>(listeners.remove("order-service").unwrap()).await;
+        shop.start(users(), listeners.remove("user-service").unwrap()).await;
+        shop.start(ProductService, listeners.remove("product-service").unwrap()).await;
+        shop.start(PaymentService::default(), listeners.remove("payment-service").unwrap()).await;
+        shop.start(CartService, listeners.remove("cart-service").unwrap()).await;
+        shop.start(OrderService::default(), listeners.remove("order-service").unwrap()).await;
         shop
     }
 
-    async fn start<S: Service>(&mut self, listener: TcpListener) {
+    async fn start<S: Service>(&mut self, service: S, listener: TcpListener) {
         let database = Database::open(self.databases[S::NAME].url(), &S::MIGRATIONS).await.unwrap();
         let auth = self.auth(S::NAME);
-        let admin = FirstAdmin { email: ADMIN.into(), password: ADMIN_PASSWORD.into() };
-        let base = Base { auth, admin: Some(admin), ..Base::open(mesh_between(&self.addresses), database) };
+        let context =
+            ServiceContext { auth, ..ServiceContext::open(mesh_between(&self.addresses), database) };
         let (stop, stopped) = oneshot::channel::<()>();
-        let done = tokio::spawn(service::serve::<S>(base, listener, async move {
+        let done = tokio::spawn(service::serve(service, context, listener, async move {
             let _ = stopped.await;
         }));
         self.running.insert(S::NAME, RunningService { stop, done });
@@ -114,7 +122,7 @@ impl Shop {
     /// Starts user-service again on its address.
     pub(crate) async fn start_users(&mut self) {
         let listener = TcpListener::bind(self.addresses["user-service"]).await.unwrap();
-        self.start::<UserService>(listener).await;
+        self.start(users(), listener).await;
     }
 
     pub(crate) fn address(&self, service: &str) -> SocketAddr {
@@ -132,7 +140,7 @@ impl Shop {
         match who {
             Caller::Nobody => Auth::off().client(channel),
             Caller::Person(person) => {
-                Outgoing::bearing(channel, &SecretString::from(person.access.as_str())).unwrap()
+                Outgoing::with_token(channel, &SecretString::from(person.access.as_str())).unwrap()
             }
             Caller::Service(name) => self.auth(name).client(channel),
         }

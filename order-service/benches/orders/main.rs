@@ -1,4 +1,4 @@
-//! What durable orders cost on SQLite: `CreateOrder` through a real channel, as
+//! The cost of durable orders on SQLite: `CreateOrder` through a real channel, as
 //! the service runs it, and the same code over a plain pool of eight writers.
 //! `cargo xtask bench --writes` runs it.
 //!
@@ -10,12 +10,12 @@
 //!                           orders of before, in turns
 //! ```
 //!
-//! An order is three transactions and four calls, to neighbours that answer
-//! whatever they are asked at once, so that it is this service that is measured.
+//! An order is three transactions and four calls, to dependencies that answer
+//! everything at once, so that it is this service that is measured.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
-mod neighbour;
+mod dependency;
 mod stored;
 
 use std::{
@@ -30,7 +30,7 @@ use order_service::{NAME, OrderService};
 use registry_client::Channel;
 use service_kit::{
     database::Database,
-    service::{Base, Service, serve},
+    service::{Service, ServiceContext, serve},
     testing::{Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tokio::{net::TcpListener, task::JoinSet, time::sleep};
@@ -43,8 +43,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CALLERS: usize = 64;
 const WRITERS: u32 = 8;
-/// What a caller waits that was refused.
-const PAUSE: Duration = Duration::from_millis(10);
+/// The time a rejected caller waits.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
 
 fn main() {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -69,7 +69,7 @@ fn main() {
 async fn compare(rounds: usize, time: Duration) {
     let (plain, ours) = (TestDatabase::sqlite(), TestDatabase::sqlite());
     let (plain, ours) = (Shop::open(plain, Some(WRITERS)).await, Shop::open(ours, None).await);
-    // What is done the first time only is not measured.
+    // The first order is not measured.
     for shop in [&plain, &ours] {
         shop.round(CALLERS, time / 4).await;
     }
@@ -90,7 +90,7 @@ async fn compare(rounds: usize, time: Duration) {
     let mut out = std::io::stdout();
     writeln!(out, "| way | orders/s | p50 ms | p99 ms | refused | throughput ratio | p99 ratio |").unwrap();
     writeln!(out, "|---|---|---|---|---|---|---|").unwrap();
-    let mut tell = |way: &str, of: &[Round], throughput: f64, p99: f64| {
+    let mut print_row = |way: &str, of: &[Round], throughput: f64, p99: f64| {
         let median = |of_round: fn(&Round) -> f64| median(of.iter().map(of_round).collect());
         let refused: usize = of.iter().map(|round| round.refused).sum();
         writeln!(
@@ -102,11 +102,11 @@ async fn compare(rounds: usize, time: Duration) {
         )
         .unwrap();
     };
-    tell("pool of 8 writers", &of_plain, 1.0, 1.0);
-    tell("**as it is**", &of_ours, ratio(|round| round.per_second), ratio(|round| round.p99));
+    print_row("pool of 8 writers", &of_plain, 1.0, 1.0);
+    print_row("**as it is**", &of_ours, ratio(|round| round.per_second), ratio(|round| round.p99));
 }
 
-/// order-service with its neighbours, in this process.
+/// order-service with its dependencies, in this process.
 struct Shop {
     orders: OrderServiceClient<Channel>,
     _database: TestDatabase,
@@ -120,16 +120,17 @@ impl Shop {
             Some(writers) => Database::open_plain(database.url(), &OrderService::MIGRATIONS, writers).await,
             None => Database::open(database.url(), &OrderService::MIGRATIONS).await,
         };
-        let [carts, products] = [neighbour().await, neighbour().await];
+        let [carts, products] = [dependency().await, dependency().await];
         let mesh = mesh_of([("cart-service", vec![carts]), ("product-service", vec![products])]);
-        let base = Base::open(mesh, kept.unwrap());
+        let context = ServiceContext::open(mesh, kept.unwrap());
         let service =
-            Replica::start(|listener, shutdown| serve::<OrderService>(base, listener, shutdown)).await;
+            Replica::start(|listener, shutdown| serve(OrderService::default(), context, listener, shutdown))
+                .await;
         let orders = OrderServiceClient::new(mesh_to([service.address]).channel(NAME));
         Self { orders, _database: database, _service: service }
     }
 
-    /// So many callers for a time, each with the next order as soon as the last is
+    /// Runs callers for a time, each with the next order as soon as the last is
     /// acknowledged.
     async fn round(&self, callers: usize, time: Duration) -> Round {
         let began = Instant::now();
@@ -144,7 +145,7 @@ impl Shop {
                         request_id: Uuid::new_v4().to_string(),
                         ..CreateOrderRequest::default()
                     };
-                    let asked = Instant::now();
+                    let began = Instant::now();
                     // As callers do, until it is answered.
                     loop {
                         match orders.create_order(request.clone()).await {
@@ -156,12 +157,12 @@ impl Shop {
                                 ) =>
                             {
                                 refused += 1;
-                                sleep(PAUSE).await;
+                                sleep(INITIAL_BACKOFF).await;
                             }
                             Err(status) => panic!("{status}"),
                         }
                     }
-                    latencies.push(asked.elapsed().as_secs_f64() * 1e3);
+                    latencies.push(began.elapsed().as_secs_f64() * 1e3);
                 }
                 (latencies, refused)
             });
@@ -186,10 +187,10 @@ struct Round {
     refused: usize,
 }
 
-async fn neighbour() -> SocketAddr {
+async fn dependency() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(neighbour::answer(listener));
+    tokio::spawn(dependency::answer(listener));
     address
 }
 

@@ -1,5 +1,5 @@
-//! What the orders of before cost those that come: a shop that begins beside
-//! one that has sold for a while.
+//! The cost of stored orders for new ones: a shop that begins beside
+//! one with many orders.
 
 use std::{fs, io::Write, time::Duration};
 
@@ -13,13 +13,13 @@ use service_kit::{
 
 use crate::{Round, Shop, median};
 
-/// Few enough that an order waits for the database and not for its turn.
+/// Few enough that an order waits for the database and not for other orders.
 const CALLERS: usize = 8;
-/// How many orders are stored by one transaction.
+/// The number of orders that one transaction stores.
 const BATCH: i64 = 10_000;
-/// How long the answers of those orders are still kept, so that none is
-/// forgotten meanwhile.
-const ANSWERS_KEPT: Duration = Duration::from_hours(12);
+/// The remaining time of the responses of those orders, so that none is
+/// deleted meanwhile.
+const REMAINING_RETENTION: Duration = Duration::from_hours(12);
 
 /// A statement for the numbers `i` from `$1` to `$2`, each with the `id` of an
 /// order of its own, sorted by time as they are.
@@ -80,7 +80,7 @@ pub(crate) async fn compare(count: i64, rounds: usize, time: Duration) {
         let (empty, full) = (database().await, database().await);
         let size = store(&full, count).await;
         let (empty, full) = (Shop::open(empty, None).await, Shop::open(full, None).await);
-        // What is done the first time only is not measured.
+        // The first order is not measured.
         for shop in [&empty, &full] {
             shop.round(CALLERS, time).await;
         }
@@ -97,7 +97,7 @@ pub(crate) async fn compare(count: i64, rounds: usize, time: Duration) {
         }
         let ratios = of_full.iter().zip(&of_empty).map(|(full, empty)| full.p99 / empty.p99);
         let ratio = median(ratios.collect());
-        let mut tell = |before: i64, size: u64, of: &[Round], ratio: f64| {
+        let mut print_row = |before: i64, size: u64, of: &[Round], ratio: f64| {
             let median = |of_round: fn(&Round) -> f64| median(of.iter().map(of_round).collect());
             writeln!(
                 out,
@@ -108,8 +108,8 @@ pub(crate) async fn compare(count: i64, rounds: usize, time: Duration) {
             )
             .unwrap();
         };
-        tell(0, 0, &of_empty, 1.0);
-        tell(count, size >> 20, &of_full, ratio);
+        print_row(0, 0, &of_empty, 1.0);
+        print_row(count, size >> 20, &of_full, ratio);
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) async fn compare(count: i64, rounds: usize, time: Duration) {
 async fn store(database: &TestDatabase, count: i64) -> u64 {
     let url = database.url();
     let database = Database::open(url, &OrderService::MIGRATIONS).await.unwrap();
-    let kept = Timestamp::now().micros() + i64::try_from(ANSWERS_KEPT.as_micros()).unwrap();
+    let kept = Timestamp::now().micros() + i64::try_from(REMAINING_RETENTION.as_micros()).unwrap();
     for first in (1..=count).step_by(usize::try_from(BATCH).unwrap()) {
         let (from, to) = (Value::from(first), Value::from((first + BATCH - 1).min(count)));
         let range = [from.clone(), to.clone()];

@@ -1,4 +1,4 @@
-//! How a customer pays.
+//! Payment methods.
 
 use service_kit::value::InvalidValue;
 

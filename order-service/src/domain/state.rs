@@ -1,59 +1,55 @@
-//! Where an order stands, and how that changes.
+//! The state of an order, and its transitions.
 
-use mesh_proto::shop::order::v1::{CancelReason as WireReason, OrderState};
+use mesh_proto::shop::order::v1 as wire;
 use service_kit::value::InvalidValue;
 
-/// Where an order stands.
+/// The state of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Recorded, its goods not yet secured.
+pub enum OrderState {
+    /// Recorded, without its goods.
     Pending,
-    /// Accepted: its goods are its own.
+    /// Accepted, with its goods committed.
     Confirmed,
-    /// A charge is under way, or its outcome is not known yet.
+    /// Being charged; the outcome is unknown.
     Paying,
     /// Paid.
     Paid,
-    /// Being handed to the carrier, or whether that happened is not known yet.
+    /// Being handed to the carrier; the outcome is unknown.
     Shipping,
     /// With the carrier.
     Shipped,
     /// Arrived; final.
     Completed,
-    /// Refunds and returns are under way.
+    /// Being refunded and released.
     Cancelling,
     /// Cancelled; final.
     Cancelled,
 }
 
-/// What can happen to an order.
+/// An event in the life of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Event {
-    /// Its goods are its own.
-    Secured,
-    /// Its goods cannot be had.
+pub(super) enum OrderEvent {
+    StockCommitted,
     OutOfStock,
-    /// Somebody wants to pay.
+    /// Payment is requested.
     Pay,
-    /// The charge was made.
     Charged,
-    /// The charge was declined.
     Declined,
-    /// Somebody wants it shipped.
+    /// Shipment is requested.
     Ship,
-    /// The carrier has taken it.
+    /// The carrier has accepted it.
     Booked,
-    /// The carrier refuses it.
+    /// The carrier has refused it.
     Refused,
     /// It has arrived.
     Complete,
-    /// Somebody wants it cancelled.
+    /// Cancellation is requested.
     Cancel,
-    /// Everything is refunded and returned.
-    Unwound,
+    /// It is refunded and released.
+    Compensated,
 }
 
-impl State {
+impl OrderState {
     /// Every state.
     pub const ALL: [Self; 9] = [
         Self::Pending,
@@ -67,8 +63,8 @@ impl State {
         Self::Cancelled,
     ];
 
-    /// Where an order stands after an event: all transitions there are. `None`
-    /// where the event cannot happen.
+    /// The state after an event, with all transitions. `None` when the event is not
+    /// possible.
     ///
     /// ```text
     /// Pending ──► Confirmed ──► Paying ──► Paid ──► Shipping ──► Shipped ──► Completed
@@ -76,23 +72,25 @@ impl State {
     ///    │            │  └─declined┘ │       │          │ refused
     ///    └────────────┴──────────────┴───────┴──────────┴──► Cancelling ──► Cancelled
     /// ```
-    pub(super) fn after(self, event: Event) -> Option<Self> {
+    pub(super) fn after(self, event: OrderEvent) -> Option<Self> {
         Some(match (self, event) {
-            (Self::Pending, Event::Secured) | (Self::Paying, Event::Declined) => Self::Confirmed,
-            (Self::Confirmed, Event::Pay) => Self::Paying,
-            (Self::Paying, Event::Charged) => Self::Paid,
-            (Self::Paid, Event::Ship) => Self::Shipping,
-            (Self::Shipping, Event::Booked) => Self::Shipped,
-            (Self::Shipped, Event::Complete) => Self::Completed,
-            (Self::Pending | Self::Confirmed, Event::OutOfStock)
-            | (Self::Confirmed | Self::Paying | Self::Paid, Event::Cancel)
-            | (Self::Shipping, Event::Refused) => Self::Cancelling,
-            (Self::Cancelling, Event::Unwound) => Self::Cancelled,
+            (Self::Pending, OrderEvent::StockCommitted) | (Self::Paying, OrderEvent::Declined) => {
+                Self::Confirmed
+            }
+            (Self::Confirmed, OrderEvent::Pay) => Self::Paying,
+            (Self::Paying, OrderEvent::Charged) => Self::Paid,
+            (Self::Paid, OrderEvent::Ship) => Self::Shipping,
+            (Self::Shipping, OrderEvent::Booked) => Self::Shipped,
+            (Self::Shipped, OrderEvent::Complete) => Self::Completed,
+            (Self::Pending | Self::Confirmed, OrderEvent::OutOfStock)
+            | (Self::Confirmed | Self::Paying | Self::Paid, OrderEvent::Cancel)
+            | (Self::Shipping, OrderEvent::Refused) => Self::Cancelling,
+            (Self::Cancelling, OrderEvent::Compensated) => Self::Cancelled,
             _ => return None,
         })
     }
 
-    /// As it stands in the database.
+    /// The value in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -108,36 +106,36 @@ impl State {
         }
     }
 
-    /// Reads what [`as_str`](Self::as_str) wrote.
+    /// Parses the value of [`as_str`](Self::as_str).
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is another value.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let known = Self::ALL.into_iter().find(|state| state.as_str() == text);
         known.ok_or_else(|| InvalidValue("is not a state of an order".into()))
     }
 }
 
-impl From<State> for OrderState {
-    fn from(state: State) -> Self {
+impl From<OrderState> for wire::OrderState {
+    fn from(state: OrderState) -> Self {
         match state {
-            State::Pending => Self::Pending,
-            State::Confirmed => Self::Confirmed,
-            State::Paying => Self::Paying,
-            State::Paid => Self::Paid,
-            State::Shipping => Self::Shipping,
-            State::Shipped => Self::Shipped,
-            State::Completed => Self::Completed,
-            State::Cancelling => Self::Cancelling,
-            State::Cancelled => Self::Cancelled,
+            OrderState::Pending => Self::Pending,
+            OrderState::Confirmed => Self::Confirmed,
+            OrderState::Paying => Self::Paying,
+            OrderState::Paid => Self::Paid,
+            OrderState::Shipping => Self::Shipping,
+            OrderState::Shipped => Self::Shipped,
+            OrderState::Completed => Self::Completed,
+            OrderState::Cancelling => Self::Cancelling,
+            OrderState::Cancelled => Self::Cancelled,
         }
     }
 }
 
-/// Why an order was cancelled.
+/// The reason why an order was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelReason {
-    /// Somebody asked for it.
+    /// A caller requested it.
     Requested,
     /// There were too few pieces.
     OutOfStock,
@@ -148,7 +146,7 @@ pub enum CancelReason {
 impl CancelReason {
     const ALL: [Self; 3] = [Self::Requested, Self::OutOfStock, Self::ShippingRefused];
 
-    /// As it stands in the database.
+    /// The value in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -158,17 +156,17 @@ impl CancelReason {
         }
     }
 
-    /// Reads what [`as_str`](Self::as_str) wrote.
+    /// Parses the value of [`as_str`](Self::as_str).
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is another value.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let known = Self::ALL.into_iter().find(|reason| reason.as_str() == text);
         known.ok_or_else(|| InvalidValue("is not a reason to cancel".into()))
     }
 }
 
-impl From<CancelReason> for WireReason {
+impl From<CancelReason> for wire::CancelReason {
     fn from(reason: CancelReason) -> Self {
         match reason {
             CancelReason::Requested => Self::Requested,
@@ -184,32 +182,35 @@ mod tests {
 
     #[test]
     fn states_and_reasons_are_read_as_they_were_written() {
-        for state in State::ALL {
-            assert_eq!(State::parse(state.as_str()), Ok(state));
+        for state in OrderState::ALL {
+            assert_eq!(OrderState::parse(state.as_str()), Ok(state));
         }
         for reason in CancelReason::ALL {
             assert_eq!(CancelReason::parse(reason.as_str()), Ok(reason));
         }
-        assert!(State::parse("").is_err() && CancelReason::parse("").is_err());
+        assert!(OrderState::parse("").is_err() && CancelReason::parse("").is_err());
     }
 
     #[test]
-    fn nothing_happens_to_what_is_final() {
+    fn a_final_state_has_no_transitions() {
         let events = [
-            Event::Secured,
-            Event::OutOfStock,
-            Event::Pay,
-            Event::Charged,
-            Event::Declined,
-            Event::Ship,
-            Event::Booked,
-            Event::Refused,
-            Event::Complete,
-            Event::Cancel,
-            Event::Unwound,
+            OrderEvent::StockCommitted,
+            OrderEvent::OutOfStock,
+            OrderEvent::Pay,
+            OrderEvent::Charged,
+            OrderEvent::Declined,
+            OrderEvent::Ship,
+            OrderEvent::Booked,
+            OrderEvent::Refused,
+            OrderEvent::Complete,
+            OrderEvent::Cancel,
+            OrderEvent::Compensated,
         ];
         for event in events {
-            assert_eq!((State::Completed.after(event), State::Cancelled.after(event)), (None, None));
+            assert_eq!(
+                (OrderState::Completed.after(event), OrderState::Cancelled.after(event)),
+                (None, None)
+            );
         }
     }
 }

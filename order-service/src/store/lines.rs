@@ -1,13 +1,13 @@
-//! All lines of an order in one statement, whatever their number.
+//! The lines of an order, which one statement inserts.
 
 use serde::Serialize;
 use service_kit::database::{Error, Sql, Value};
 
-use crate::domain::Line;
+use crate::domain::OrderLine;
 
-/// `$1` is the order, `$2` what [`json`] makes of its lines. Follows the order,
-/// and touches nothing when that did not, or when an order of the first version
-/// was made by the request `$3`.
+/// Inserts the lines `$2`, from [`json`], of the order `$1`. It runs after the
+/// insertion of the order, and inserts nothing when that did not, or when the
+/// request `$3` has created an order of the first version.
 pub(super) const INSERT: Sql = Sql::each(
     "INSERT INTO order_lines (order_id, position, product_id, title, unit_price, quantity) \
      SELECT $1, key, value->>'product_id', value->>'title', value->>'unit_price', value->>'quantity' \
@@ -28,8 +28,8 @@ struct Columns<'a> {
     quantity: u16,
 }
 
-pub(super) fn json(lines: &[Line]) -> Result<Value, Error> {
-    let columns = |line: &'_ Line| -> serde_json::Result<serde_json::Value> {
+pub(super) fn json(lines: &[OrderLine]) -> Result<Value, Error> {
+    let columns = |line: &'_ OrderLine| -> serde_json::Result<serde_json::Value> {
         serde_json::to_value(Columns {
             product_id: line.sku.as_str(),
             title: &line.title,

@@ -1,17 +1,17 @@
-//! What the store asks of its database.
+//! The statements of the store.
 //!
-//! No order is held or put off for as long as 60 s, [`MAX_AHEAD`]: what lies
-//! further ahead was written before the clock was set back, and does not count.
+//! No order is claimed or postponed for as long as 60 s, [`MAX_AHEAD`]: a later
+//! time was written before the clock was set back, and is ignored.
 
 use std::time::Duration;
 
 use service_kit::database::Sql;
 
-/// In the statements as `60000000`.
+/// The same as `60000000` in the statements.
 pub(crate) const MAX_AHEAD: Duration = Duration::from_secs(60);
 
-/// What of an order is read, by name: where a later version adds a column, a
-/// statement that reads all of them fails in programs that run meanwhile.
+/// The columns of an order, by name: where a later version adds a column, a
+/// prepared `SELECT *` would fail in programs that run meanwhile.
 macro_rules! columns {
     () => {
         "order_id, customer_id, request_etag, cart_etag, cart_full, state, sold, cancel_reason, payment_method, charge_id, \
@@ -19,7 +19,7 @@ macro_rules! columns {
     };
 }
 
-/// One row per line; an order has at least one.
+/// Selects one row per line; an order has at least one line.
 macro_rules! orders {
     ($which:literal) => {
         concat!(
@@ -32,9 +32,9 @@ macro_rules! orders {
     };
 }
 
-/// A statement with the present in its middle, in microseconds: the database
-/// server's on PostgreSQL, where replicas are on many machines, the machine's
-/// own on SQLite, which may have more of it.
+/// A statement with the current time between its parts, in microseconds: the
+/// server's clock on PostgreSQL, where replicas are on many machines, the machine's
+/// own on SQLite, which may have a suffix.
 macro_rules! at {
     ($($part:literal)|+) => {
         at!($($part)|+, on SQLite "")
@@ -64,8 +64,8 @@ macro_rules! claim_cart {
 
 pub(super) const BY_ID: &str = orders!("order_id = $1");
 
-/// As [`BY_ID`], and how it is held, without waiting for who writes it.
-pub(super) const PRESENT: Sql = at!(
+/// As [`BY_ID`], with the state of its claim, without a lock.
+pub(super) const SNAPSHOT: Sql = at!(
     "SELECT o.*, l.product_id, l.title, l.unit_price, l.quantity FROM (SELECT order_id, customer_id, \
      cart_etag, cart_full, state, sold, cancel_reason, payment_method, charge_id, tracking_number, total, currency, \
      create_time, update_time, version, attempts, claim, \
@@ -78,24 +78,25 @@ pub(super) const PRESENT: Sql = at!(
      JOIN order_lines l ON l.order_id = o.order_id ORDER BY o.order_id DESC, l.position"
 );
 
-/// Orders of the first version only: later ones have no request id.
+/// Selects an order of the first version: later ones have no request id.
 pub(super) const BY_REQUEST: &str = orders!("request_id = $1");
 
 pub(super) const OF_CUSTOMER: &str =
     orders!("customer_id = $1 AND order_id < $2 ORDER BY order_id DESC LIMIT $3");
 
 /// Claims the version `$2` of the cart of `$1` for the order `$3`, unless another
-/// has it that was not cancelled for want of goods, which is final. An order that
-/// is not there counts: PostgreSQL may not see it yet. Follows the claim on the
-/// request, as [`INSERT`] follows this one.
+/// order has it that was not cancelled as out of stock, which is final. An order
+/// that does not exist counts: PostgreSQL may not see it yet. It runs after the
+/// claim on the request, and [`INSERT`] after it.
 pub(super) const CLAIM_CART: Sql = Sql::each(claim_cart!(" WHERE changes() > 0"), claim_cart!(""));
 
-/// Which order the version of a cart was claimed for.
+/// Selects the order that has claimed a version of a cart.
 pub(super) const CLAIMED_CART: &str =
     "SELECT order_id FROM ordered_carts WHERE customer_id = $1 AND cart_etag = $2";
 
-/// Held by who inserts it, for `$8` microseconds. Follows the claim on its cart,
-/// and touches nothing when that did not: PostgreSQL does not come here then.
+/// Inserts an order with the first claim, for `$8` microseconds. It runs after the
+/// claim on the cart, and inserts nothing when that did not; on PostgreSQL the
+/// transaction has failed then.
 pub(super) const INSERT: Sql = at!(
     "INSERT INTO orders (order_id, customer_id, cart_etag, state, total, currency, create_time, update_time, \
      version, cart_full, sold, unsettled, claim, lease_time, due_time) \
@@ -105,8 +106,7 @@ pub(super) const INSERT: Sql = at!(
     on SQLite " WHERE changes() > 0"
 );
 
-/// Locks the order, so that writers of it follow one another, and tells how it
-/// is held.
+/// Locks an order against other writers, and returns the state of its claim.
 pub(super) const LOCK: Sql = at!(
     "UPDATE orders SET version = version WHERE order_id = $1 RETURNING claim, attempts, cart_etag, cart_full, \
      CAST(CASE WHEN lease_time > "
@@ -117,8 +117,8 @@ pub(super) const LOCK: Sql = at!(
         | " + 60000000) THEN 1 ELSE 0 END AS BIGINT) AS due"
 );
 
-/// Writes the order anew when it is still held by the claim `$2`; `$3` is the
-/// claim by which it then is, for `$4` microseconds.
+/// Updates an order if the claim `$2` still holds it; `$3` is the new claim, for
+/// `$4` microseconds.
 pub(super) const WRITE: Sql = at!("UPDATE orders SET claim = $3, lease_time = "
     | " + $4, due_time = "
     | " + $4, unsettled = $5, \
@@ -126,7 +126,7 @@ pub(super) const WRITE: Sql = at!("UPDATE orders SET claim = $3, lease_time = "
      payment_method = $12, charge_id = $13, tracking_number = $14, attempts = 0 \
      WHERE order_id = $1 AND claim = $2");
 
-/// Holds it no longer, and asks for it to be taken on in `$3` microseconds.
+/// Releases an order, which is due again in `$3` microseconds.
 pub(super) const POSTPONE: Sql = at!("UPDATE orders SET lease_time = 0, due_time = "
     | " + $3, attempts = attempts + 1 \
      WHERE order_id = $1 AND claim = $2");

@@ -1,4 +1,4 @@
-//! order-service with the services that it needs, in this process.
+//! order-service with its dependencies, in this process.
 
 use std::fmt::Debug;
 
@@ -30,7 +30,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_types::ErrorDetails;
 use uuid::Uuid;
 
-use crate::played::{CARD, sagas_of};
+use crate::fakes::{CARD, sagas_of};
 
 pub(crate) struct TestApp {
     orders: Vec<OrderServiceClient<Channel>>,
@@ -114,18 +114,18 @@ impl TestApp {
         Ok(self.replica(0).create_order(creation(request_id, cart_etag)).await?.into_inner())
     }
 
-    /// An order of one tea.
+    /// Creates an order of one tea.
     pub(crate) async fn ordered(&self) -> Order {
         self.fill("tea", 1).await;
         self.create(&new_request(), "").await.unwrap()
     }
 
-    /// An order of all that the cart holds.
+    /// Creates an order of the whole cart.
     pub(crate) async fn ordered_all(&self) -> Order {
         self.create(&new_request(), "").await.unwrap()
     }
 
-    /// Counts anew what there is of a product.
+    /// Sets the stock of a product.
     pub(crate) async fn restock(&self, product_id: &str, available: i64) {
         let request = SetStockRequest { product_id: product_id.into(), available, etag: String::new() };
         self.products().set_stock(request).await.unwrap();
@@ -137,19 +137,19 @@ impl TestApp {
         self.products().delete_product(request).await.unwrap();
     }
 
-    /// The sagas of one more replica, in the hands of the test.
+    /// The sagas of one more replica, which the test controls.
     pub(crate) async fn sagas(&self) -> Sagas {
         sagas_of(&self.database, &self.mesh, Faults::default()).await
     }
 
-    /// Where the charge of an order stands.
+    /// The state of the charge of an order.
     pub(crate) async fn charge_of(&self, order_id: &str) -> Option<ChargeState> {
         let request = GetChargeRequest { idempotency_key: order_id.into() };
         let found = self.payments().get_charge(request).await.unwrap();
         found.into_inner().charge.map(|charge| charge.state())
     }
 
-    /// As rows look once the clock was set forward by so many seconds.
+    /// Changes rows as if the clock had been set forward by so many seconds.
     pub(crate) async fn set_clock_forward(&self, seconds: i64) {
         let database = Database::open(self.database.url(), &OrderService::MIGRATIONS).await.unwrap();
         let mut open = database.begin().await.unwrap();
@@ -192,7 +192,7 @@ impl TestApp {
         Ok((page.orders, page.next_page_token))
     }
 
-    /// Pieces of a product: available, reserved, sold.
+    /// The pieces of a product: available, reserved, sold.
     pub(crate) async fn pieces(&self, product_id: &str) -> [i64; 3] {
         let request = GetStockRequest { product_id: product_id.into() };
         let Stock { available, reserved, sold, .. } =

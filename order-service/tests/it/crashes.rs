@@ -1,5 +1,5 @@
-//! Crashes at every point: what works on an order is dropped where it waits for
-//! the n-th time, for each n there is, and another replica carries on.
+//! Crashes at every await point: the work on an order is dropped at its n-th wait,
+//! for each n, and another replica resumes it.
 
 use std::{
     future::{Future, poll_fn},
@@ -14,44 +14,44 @@ use mesh_proto::shop::{
 };
 use order_service::{
     Error,
-    acts::Act,
     carrier::Faults,
-    checkout::{METHOD, Wanted, begin, finish},
-    domain::{OrderId, PaymentMethod, RequestId},
+    checkout::{execute, prepare},
+    commands::OrderCommand,
+    domain::{CREATE_ORDER, OrderId, OrderRequest, PaymentMethod, RequestId},
     saga::Sagas,
 };
 use service_kit::{
-    auth::Caller, idempotency::Asked, on_both_databases, testing::TestDatabase, value::CustomerId,
+    auth::Caller, idempotency::IdempotentRequest, on_both_databases, testing::TestDatabase, value::CustomerId,
 };
 
-use crate::played::{CARD, PlayedApp, item, seen, wanted};
+use crate::fakes::{CARD, FakeApp, create_request, item, snapshot};
 
-/// More tries than there are points: the end of the enumeration must be reached.
-const TRIES: usize = 2_000;
-/// How often in a row nothing was cut off at a point when there is none: what is
-/// answered before it is waited for has one point less.
-const UNCUT: usize = 10;
+/// More attempts than points: the enumeration must reach its end.
+const MAX_ATTEMPTS: usize = 2_000;
+/// The number of consecutive attempts without an interruption that ends the
+/// enumeration: a response that arrives before the wait has one point less.
+const UNINTERRUPTED_ATTEMPTS: usize = 10;
 
-/// The points at which work was cut off so far.
+/// The progress of the enumeration.
 #[derive(Default)]
 struct Points {
-    met: usize,
-    uncut: usize,
+    interrupted: usize,
+    uninterrupted: usize,
 }
 
 impl Points {
-    /// After a try at the point `met`; whether all are met.
+    /// Counts an attempt. Returns true at the end of the enumeration.
     fn count<T>(&mut self, done: &Option<T>) -> bool {
         match done {
-            Some(_) => self.uncut += 1,
-            None => *self = Self { met: self.met + 1, uncut: 0 },
+            Some(_) => self.uninterrupted += 1,
+            None => *self = Self { interrupted: self.interrupted + 1, uninterrupted: 0 },
         }
-        self.uncut == UNCUT
+        self.uninterrupted == UNINTERRUPTED_ATTEMPTS
     }
 }
 
-/// `work`, dropped where it waits for the n-th time; `None` when it was.
-async fn cut<T>(mut work: Pin<Box<impl Future<Output = T>>>, mut n: usize) -> Option<T> {
+/// Runs `work`, and drops it at its n-th wait; returns `None` then.
+async fn interrupt<T>(mut work: Pin<Box<impl Future<Output = T>>>, mut n: usize) -> Option<T> {
     poll_fn(|context| match work.as_mut().poll(context) {
         Poll::Ready(done) => Poll::Ready(Some(done)),
         Poll::Pending if n == 0 => Poll::Ready(None),
@@ -63,141 +63,155 @@ async fn cut<T>(mut work: Pin<Box<impl Future<Output = T>>>, mut n: usize) -> Op
     .await
 }
 
-pub(crate) fn understood(request: &CreateOrderRequest) -> Wanted {
+pub(crate) fn parsed(request: &CreateOrderRequest) -> OrderRequest {
     let id = RequestId::parse(&request.request_id).unwrap();
-    Wanted {
+    OrderRequest {
         customer: CustomerId::parse(&request.customer_id).unwrap(),
-        request: id,
-        seen: None,
-        total: None,
-        asked: Asked::new(&Caller::Anyone, METHOD, id, request),
+        id,
+        cart_etag: None,
+        expected_total: None,
+        idempotent: IdempotentRequest::new(&Caller::Unrestricted, CREATE_ORDER, id, request),
     }
 }
 
-async fn check_out(sagas: &Sagas, wanted: &Wanted) -> Result<Order, Error> {
-    let begun = begin(sagas, wanted).await?;
-    finish(sagas, wanted, begun).await
+async fn check_out(sagas: &Sagas, request: &OrderRequest) -> Result<Order, Error> {
+    let prepared = prepare(sagas, request).await?;
+    execute(sagas, request, prepared).await
 }
 
-/// The id of an order that was made.
-pub(crate) async fn made(app: &PlayedApp, sagas: &Sagas, customer: &str) -> OrderId {
+/// Creates an order.
+pub(crate) async fn create_order(app: &FakeApp, sagas: &Sagas, customer: &str) -> OrderId {
     app.carts.put(customer, [item("tea", 499, 1)]);
-    let order = check_out(sagas, &understood(&wanted(customer))).await.unwrap();
+    let order = check_out(sagas, &parsed(&create_request(customer))).await.unwrap();
     OrderId::parse(&order.order_id).unwrap()
 }
 
-/// The id of an order that was recorded and left.
-pub(crate) async fn left_pending(app: &PlayedApp, sagas: &Sagas) -> OrderId {
+/// Creates an order and abandons it while it is pending.
+pub(crate) async fn abandon_pending(app: &FakeApp, sagas: &Sagas) -> OrderId {
     app.carts.put("left", [item("tea", 499, 1)]);
-    app.stock.reserving.set(crate::played::Mood::Hangs);
-    let wanted = understood(&wanted("left"));
+    app.stock.reserving.set(crate::fakes::Behavior::Hangs);
+    let request = parsed(&create_request("left"));
     let time = std::time::Duration::from_millis(500);
-    let _ = tokio::time::timeout(time, check_out(sagas, &wanted)).await.unwrap_err();
-    app.stock.reserving.set(crate::played::Mood::Works);
+    let _ = tokio::time::timeout(time, check_out(sagas, &request)).await.unwrap_err();
+    app.stock.reserving.set(crate::fakes::Behavior::Works);
     let customer = CustomerId::parse("left").unwrap();
     sagas.store().list(&customer, None, 1).await.unwrap()[0].id()
 }
 
-async fn a_checkout_cut_off_anywhere_is_one_order(database: TestDatabase) {
-    let mut app = PlayedApp::spawn(database, 0).await;
+async fn a_checkout_interrupted_anywhere_is_one_order(database: TestDatabase) {
+    let mut app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let (mut cut_off, mut points) = (Vec::new(), Points::default());
-    for n in 0..TRIES {
-        let request = wanted(&format!("customer {n}"));
+    let (mut requests, mut points) = (Vec::new(), Points::default());
+    for n in 0..MAX_ATTEMPTS {
+        let request = create_request(&format!("customer {n}"));
         app.carts.put(&request.customer_id, [item("tea", 499, 1)]);
-        let done = cut(Box::pin(check_out(&sagas, &understood(&request))), points.met).await;
-        cut_off.push(request);
+        let done = interrupt(Box::pin(check_out(&sagas, &parsed(&request))), points.interrupted).await;
+        requests.push(request);
         if points.count(&done) {
             break;
         }
     }
-    assert!(points.met >= 5 && points.uncut == UNCUT, "{} points", points.met);
+    assert!(
+        points.interrupted >= 5 && points.uninterrupted == UNINTERRUPTED_ATTEMPTS,
+        "{} points",
+        points.interrupted
+    );
     app.expire_leases().await;
     app.add_replica().await;
-    for request in &cut_off {
-        let order = app.insist(|| app.create(0, request.clone())).await.unwrap();
+    for request in &requests {
+        let order = app.retry(|| app.create(0, request.clone())).await.unwrap();
         assert_eq!(order.state(), OrderState::Confirmed);
         assert_eq!(app.stock.of(&order.order_id), Some(ReservationState::Committed));
         assert_eq!(app.list(&request.customer_id, 0, "").await.0, [order]);
         assert!(app.carts.cart(&request.customer_id).items.is_empty());
     }
-    assert_eq!(app.stock.taken(), i64::try_from(cut_off.len()).unwrap());
+    assert_eq!(app.stock.taken(), i64::try_from(requests.len()).unwrap());
 }
 
-/// Cuts `act` off at every point, of one order after the other that `before`
-/// has led to; returns their ids.
-async fn cut_everywhere(app: &PlayedApp, sagas: &Sagas, before: &[Act], act: &Act) -> Vec<String> {
+/// Interrupts `command` at every point, each on a new order after the commands
+/// `before`; returns the orders' ids.
+async fn interrupt_everywhere(
+    app: &FakeApp,
+    sagas: &Sagas,
+    before: &[OrderCommand],
+    command: &OrderCommand,
+) -> Vec<String> {
     let (mut ids, mut points) = (Vec::new(), Points::default());
-    for n in 0..TRIES {
-        let id = made(app, sagas, &format!("customer {n}")).await;
-        for act in before {
-            act.perform(sagas, seen(sagas, id).await).await.unwrap();
+    for n in 0..MAX_ATTEMPTS {
+        let id = create_order(app, sagas, &format!("customer {n}")).await;
+        for command in before {
+            command.execute(sagas, snapshot(sagas, id).await).await.unwrap();
         }
         ids.push(id.to_string());
-        let done = cut(Box::pin(act.perform(sagas, seen(sagas, id).await)), points.met).await;
+        let done =
+            interrupt(Box::pin(command.execute(sagas, snapshot(sagas, id).await)), points.interrupted).await;
         if points.count(&done) {
             break;
         }
     }
-    assert!(points.met >= 2 && points.uncut == UNCUT, "{} points", points.met);
+    assert!(
+        points.interrupted >= 2 && points.uninterrupted == UNINTERRUPTED_ATTEMPTS,
+        "{} points",
+        points.interrupted
+    );
     ids
 }
 
-fn pay() -> Act {
-    Act::Pay(PaymentMethod::parse(CARD).unwrap())
+fn pay() -> OrderCommand {
+    OrderCommand::Pay(PaymentMethod::parse(CARD).unwrap())
 }
 
-async fn a_payment_cut_off_anywhere_is_one_charge(database: TestDatabase) {
-    let mut app = PlayedApp::spawn(database, 0).await;
+async fn a_payment_interrupted_anywhere_is_one_charge(database: TestDatabase) {
+    let mut app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let ids = Box::pin(cut_everywhere(&app, &sagas, &[], &pay())).await;
+    let ids = Box::pin(interrupt_everywhere(&app, &sagas, &[], &pay())).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
-        let order = app.insist(|| app.pay(0, id, CARD)).await.unwrap();
+        let order = app.retry(|| app.pay(0, id, CARD)).await.unwrap();
         assert_eq!(order.state(), OrderState::Paid);
         assert_eq!(app.payments.of(id), Some(ChargeState::Succeeded));
     }
 }
 
-async fn a_cancellation_cut_off_anywhere_refunds_and_returns(database: TestDatabase) {
-    let mut app = PlayedApp::spawn(database, 0).await;
+async fn a_cancellation_interrupted_anywhere_refunds_and_releases(database: TestDatabase) {
+    let mut app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let ids = Box::pin(cut_everywhere(&app, &sagas, &[pay()], &Act::Cancel)).await;
+    let ids = Box::pin(interrupt_everywhere(&app, &sagas, &[pay()], &OrderCommand::Cancel)).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
-        let order = app.insist(|| app.cancel(0, id)).await.unwrap();
+        let order = app.retry(|| app.cancel(0, id)).await.unwrap();
         assert_eq!(order.state(), OrderState::Cancelled);
         assert_eq!(app.payments.of(id), Some(ChargeState::Refunded));
         assert_eq!(app.stock.of(id), Some(ReservationState::Released));
     }
-    assert_eq!((app.payments.standing(), app.stock.taken()), (0, 0));
+    assert_eq!((app.payments.unrefunded(), app.stock.taken()), (0, 0));
 }
 
-async fn a_shipment_cut_off_anywhere_arrives(database: TestDatabase) {
-    let mut app = PlayedApp::spawn(database, 0).await;
+async fn a_shipment_interrupted_anywhere_arrives(database: TestDatabase) {
+    let mut app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let ids = Box::pin(cut_everywhere(&app, &sagas, &[pay()], &Act::Ship)).await;
+    let ids = Box::pin(interrupt_everywhere(&app, &sagas, &[pay()], &OrderCommand::Ship)).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
-        let order = app.insist(|| app.ship(0, id)).await.unwrap();
+        let order = app.retry(|| app.ship(0, id)).await.unwrap();
         assert_eq!(order.state(), OrderState::Shipped);
     }
-    assert_eq!(app.payments.standing(), ids.len());
+    assert_eq!(app.payments.unrefunded(), ids.len());
 }
 
-async fn a_refused_shipment_cut_off_anywhere_is_refunded(database: TestDatabase) {
-    let mut app = PlayedApp::spawn(database, 0).await;
+async fn a_refused_shipment_interrupted_anywhere_is_refunded(database: TestDatabase) {
+    let mut app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults { refuse: 1.0, ..Faults::default() }).await;
-    let ids = Box::pin(cut_everywhere(&app, &sagas, &[pay()], &Act::Ship)).await;
+    let ids = Box::pin(interrupt_everywhere(&app, &sagas, &[pay()], &OrderCommand::Ship)).await;
     app.expire_leases().await;
     app.add_replica().await;
     for id in &ids {
-        // Whose refusal was not written before the crash is shipped: the new
-        // replica's carrier takes it.
-        match app.insist(|| app.ship(0, id)).await {
+        // An order whose refusal was not written before the crash is shipped: the
+        // new replica's carrier accepts it.
+        match app.retry(|| app.ship(0, id)).await {
             Ok(order) => {
                 assert_eq!(order.state(), OrderState::Shipped);
                 assert_eq!(app.payments.of(id), Some(ChargeState::Succeeded));
@@ -212,9 +226,9 @@ async fn a_refused_shipment_cut_off_anywhere_is_refunded(database: TestDatabase)
 }
 
 on_both_databases!(
-    a_checkout_cut_off_anywhere_is_one_order,
-    a_payment_cut_off_anywhere_is_one_charge,
-    a_cancellation_cut_off_anywhere_refunds_and_returns,
-    a_shipment_cut_off_anywhere_arrives,
-    a_refused_shipment_cut_off_anywhere_is_refunded,
+    a_checkout_interrupted_anywhere_is_one_order,
+    a_payment_interrupted_anywhere_is_one_charge,
+    a_cancellation_interrupted_anywhere_refunds_and_releases,
+    a_shipment_interrupted_anywhere_arrives,
+    a_refused_shipment_interrupted_anywhere_is_refunded,
 );

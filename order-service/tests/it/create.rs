@@ -38,7 +38,7 @@ async fn an_order_copies_the_cart_and_empties_it(database: TestDatabase) {
     assert_eq!(app.pieces("mug").await, [999, 0, 1]);
 }
 
-async fn the_same_request_is_answered_the_same_whatever_happened_since(database: TestDatabase) {
+async fn a_repeated_request_gets_the_same_response_whatever_happened_since(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     let etag = app.fill("tea", 1).await.etag;
     let request = new_request();
@@ -110,7 +110,7 @@ async fn two_requests_with_one_id_at_once_make_one_order(database: TestDatabase)
     }
 }
 
-async fn one_version_of_a_cart_is_ordered_once_whoever_asks(database: TestDatabase) {
+async fn one_version_of_a_cart_is_ordered_once(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     for round in 0..20 {
         let cart = app.fill("tea", 1).await;
@@ -123,7 +123,7 @@ async fn one_version_of_a_cart_is_ordered_once_whoever_asks(database: TestDataba
             (Ok(_), Err(refused)) | (Err(refused), Ok(_)) => refused,
             both => panic!("{both:?}"),
         };
-        // Who came after the cart was emptied finds another one, or nothing in it.
+        // A call after the cart was emptied finds another version, or nothing in it.
         assert!(matches!(refused.code(), Code::Aborted | Code::FailedPrecondition), "{refused:?}");
         for again in requests {
             let _ = app.replica(0).create_order(again).await;
@@ -133,7 +133,7 @@ async fn one_version_of_a_cart_is_ordered_once_whoever_asks(database: TestDataba
     assert_eq!(app.pieces("tea").await, [980, 0, 20]);
 }
 
-async fn what_there_is_too_little_of_is_refused_the_same_again(database: TestDatabase) {
+async fn a_request_that_was_out_of_stock_fails_again_the_same_way(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.fill("tea", 999).await;
     app.ordered_all().await;
@@ -152,7 +152,7 @@ async fn what_there_is_too_little_of_is_refused_the_same_again(database: TestDat
     app.create(&new_request(), "").await.unwrap();
 }
 
-async fn an_order_comes_to_what_the_caller_was_shown(database: TestDatabase) {
+async fn an_order_has_the_total_that_the_caller_expects(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.fill("tea", 2).await;
     let wrong = CreateOrderRequest { expected_total: euros(9, 970_000_000), ..creation(&new_request(), "") };
@@ -162,18 +162,18 @@ async fn an_order_comes_to_what_the_caller_was_shown(database: TestDatabase) {
     assert_eq!(order.total, euros(9, 980_000_000));
 }
 
-async fn an_empty_cart_and_a_changed_one_make_no_order(database: TestDatabase) {
+async fn an_empty_cart_and_a_changed_one_are_not_ordered(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     refused(app.create(&new_request(), "").await, Code::FailedPrecondition, "CART_EMPTY");
     let etag = app.fill("tea", 1).await.etag;
     app.fill("tea", 1).await;
     let request = new_request();
     refused(app.create(&request, &etag).await, Code::Aborted, "CART_CHANGED");
-    // What was refused was not used up.
+    // The refused request was not stored.
     assert_eq!(app.create(&request, "").await.unwrap().lines[0].quantity, 2);
 }
 
-async fn a_request_is_known_also_when_the_clock_was_set_forward(database: TestDatabase) {
+async fn a_request_is_known_after_the_clock_was_set_forward(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let request = new_request();
     app.fill("tea", 1).await;
@@ -184,7 +184,7 @@ async fn a_request_is_known_also_when_the_clock_was_set_forward(database: TestDa
     assert_eq!(app.list(CUSTOMER, 0, "").await.unwrap().0.len(), 1);
 }
 
-async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
+async fn a_malformed_request_is_rejected_field_by_field(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     for request_id in ["", "1", "not-a-uuid", "00000000-0000-0000-0000-000000000000"] {
         refused_fields(app.create(request_id, "").await, &["request_id"]);
@@ -193,7 +193,7 @@ async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
     refused_fields(app.replica(0).create_order(bad).await, &["customer_id", "request_id", "cart_etag"]);
 }
 
-async fn without_cart_service_a_known_request_is_still_answered(database: TestDatabase) {
+async fn without_cart_service_a_known_request_still_gets_its_response(database: TestDatabase) {
     let mut app = TestApp::spawn(database).await;
     let request = new_request();
     app.fill("tea", 1).await;
@@ -208,15 +208,15 @@ async fn without_cart_service_a_known_request_is_still_answered(database: TestDa
 
 on_both_databases!(
     an_order_copies_the_cart_and_empties_it,
-    the_same_request_is_answered_the_same_whatever_happened_since,
+    a_repeated_request_gets_the_same_response_whatever_happened_since,
     a_request_id_is_not_for_another_request,
     one_request_sent_many_times_at_once_makes_one_order,
     two_requests_with_one_id_at_once_make_one_order,
-    one_version_of_a_cart_is_ordered_once_whoever_asks,
-    what_there_is_too_little_of_is_refused_the_same_again,
-    an_order_comes_to_what_the_caller_was_shown,
-    an_empty_cart_and_a_changed_one_make_no_order,
-    a_request_is_known_also_when_the_clock_was_set_forward,
-    what_is_malformed_is_refused_field_by_field,
-    without_cart_service_a_known_request_is_still_answered,
+    one_version_of_a_cart_is_ordered_once,
+    a_request_that_was_out_of_stock_fails_again_the_same_way,
+    an_order_has_the_total_that_the_caller_expects,
+    an_empty_cart_and_a_changed_one_are_not_ordered,
+    a_request_is_known_after_the_clock_was_set_forward,
+    a_malformed_request_is_rejected_field_by_field,
+    without_cart_service_a_known_request_still_gets_its_response,
 );

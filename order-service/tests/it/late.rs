@@ -1,5 +1,5 @@
-//! A charge that arrives late: its bytes were held in the network while the
-//! same charge was sent again and declined.
+//! A delayed charge: the network held its message while the same charge was sent
+//! again and declined.
 
 use std::{
     collections::VecDeque,
@@ -21,20 +21,19 @@ use registry_client::Channel;
 use service_kit::{
     database::Database,
     on_both_databases,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tonic::{Code, Request, Response, Status};
 
 use crate::{
     app::refused,
-    crashes::made,
-    played::{CARD, PlayedApp, play},
+    crashes::create_order,
+    fakes::{CARD, FakeApp, serve_fake},
 };
 
-/// A network before payment-service: it holds the first charges that come, so
-/// that their sender sees the connection break, and lets the others through,
-/// which are then declined.
+/// A network in front of payment-service. It holds the first charges, whose senders
+/// see a broken connection, and forwards the others, which are declined.
 #[derive(Clone)]
 struct Network {
     payments: PaymentServiceClient<Channel>,
@@ -43,13 +42,13 @@ struct Network {
 }
 
 impl Network {
-    /// What arrives of a charge that was held.
+    /// Delivers the oldest held charge.
     async fn deliver(&self) -> Option<Result<ChargeResponse, Status>> {
         let late = self.held.lock().unwrap().pop_front()?;
         Some(self.payments.clone().charge(late).await.map(Response::into_inner))
     }
 
-    /// Whether it holds this one.
+    /// Holds a charge, up to the limit. Returns false for others.
     fn hold(&self, charge: &ChargeRequest) -> bool {
         let mut held = self.held.lock().unwrap();
         let holds = held.len() < self.holds;
@@ -62,57 +61,55 @@ impl Network {
 
 #[tonic::async_trait]
 impl PaymentService for Network {
-    async fn charge(&self, asked: Request<ChargeRequest>) -> Result<Response<ChargeResponse>, Status> {
-        if self.hold(asked.get_ref()) {
+    async fn charge(&self, request: Request<ChargeRequest>) -> Result<Response<ChargeResponse>, Status> {
+        if self.hold(request.get_ref()) {
             return Err(Status::unavailable("the connection broke"));
         }
-        let mut declined = Request::new(asked.into_inner());
+        let mut declined = Request::new(request.into_inner());
         declined.metadata_mut().insert(METADATA, "decline".parse().unwrap());
         self.payments.clone().charge(declined).await
     }
 
-    async fn refund(&self, asked: Request<RefundRequest>) -> Result<Response<RefundResponse>, Status> {
-        self.payments.clone().refund(asked.into_inner()).await
+    async fn refund(&self, request: Request<RefundRequest>) -> Result<Response<RefundResponse>, Status> {
+        self.payments.clone().refund(request.into_inner()).await
     }
 
     async fn get_charge(
         &self,
-        asked: Request<GetChargeRequest>,
+        request: Request<GetChargeRequest>,
     ) -> Result<Response<GetChargeResponse>, Status> {
-        self.payments.clone().get_charge(asked.into_inner()).await
+        self.payments.clone().get_charge(request.into_inner()).await
     }
 
     async fn list_charges(
         &self,
-        asked: Request<ListChargesRequest>,
+        request: Request<ListChargesRequest>,
     ) -> Result<Response<ListChargesResponse>, Status> {
-        self.payments.clone().list_charges(asked.into_inner()).await
+        self.payments.clone().list_charges(request.into_inner()).await
     }
 
     async fn get_balance(
         &self,
-        asked: Request<GetBalanceRequest>,
+        request: Request<GetBalanceRequest>,
     ) -> Result<Response<GetBalanceResponse>, Status> {
-        self.payments.clone().get_balance(asked.into_inner()).await
+        self.payments.clone().get_balance(request.into_inner()).await
     }
 }
 
-/// Pays while `holds` charges are held, and then lets them arrive: what the
-/// customer was told stays true.
-async fn told_and_charged(database: TestDatabase, ledger: TestDatabase, holds: usize) {
-    // No other replica, which would carry the order on by a network of its own.
-    let app = PlayedApp::spawn(database, 0).await;
+/// Pays while `holds` charges are held, and then delivers them: the decline that the
+/// customer saw is final.
+async fn decline_is_final(database: TestDatabase, ledger: TestDatabase, holds: usize) {
+    // No other replica, which would resume the order through a network of its own.
+    let app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
-    let order_id = made(&app, &sagas, "ada").await.to_string();
+    let order_id = create_order(&app, &sagas, "ada").await.to_string();
     let open = Database::open(ledger.url(), &payment_service::PaymentService::MIGRATIONS).await.unwrap();
-    let base = Base { payment_faults: "metadata".into(), ..Base::open(mesh_to([]), open) };
-    let payments = Replica::start(|listener, stop| {
-        service::serve::<payment_service::PaymentService>(base, listener, stop)
-    })
-    .await;
+    let context = ServiceContext::open(mesh_to([]), open);
+    let service = payment_service::PaymentService { payment_faults: "metadata".into() };
+    let payments = Replica::start(|listener, stop| service::serve(service, context, listener, stop)).await;
     let payments = PaymentServiceClient::new(mesh_to([payments.address]).channel("payment-service"));
     let network = Network { payments: payments.clone(), held: Arc::default(), holds };
-    let between = play(PaymentServiceServer::new(network.clone())).await;
+    let between = serve_fake(PaymentServiceServer::new(network.clone())).await;
     let mesh = mesh_of([("payment-service", vec![between.address])]);
     let replica = Replica::of::<OrderService>(mesh, &app.database).await;
     let orders = OrderServiceClient::new(mesh_to([replica.address]).channel(NAME));
@@ -121,26 +118,26 @@ async fn told_and_charged(database: TestDatabase, ledger: TestDatabase, holds: u
         let request = PayOrderRequest { order_id: order_id.clone(), payment_method: CARD.into() };
         Ok(orders.clone().pay_order(request).await?.into_inner())
     };
-    refused(app.insist(pay).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
+    refused(app.retry(pay).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
     let get = GetOrderRequest { order_id: order_id.clone() };
     assert_eq!(orders.clone().get_order(get).await.unwrap().into_inner().state(), OrderState::Confirmed);
     for _ in 0..holds {
         let late = network.deliver().await.expect("nothing was held").unwrap_err();
         assert!(matches!(late.code(), Code::Aborted | Code::FailedPrecondition), "{late:?}");
     }
-    let asked = GetChargeRequest { idempotency_key: order_id.clone() };
-    let charge = payments.clone().get_charge(asked).await.unwrap().into_inner().charge.unwrap();
+    let request = GetChargeRequest { idempotency_key: order_id.clone() };
+    let charge = payments.clone().get_charge(request).await.unwrap().into_inner().charge.unwrap();
     assert_eq!(charge.state(), ChargeState::Declined);
 }
 
-/// The channel sends it again itself, within one attempt of the saga.
+/// The channel retries, within one attempt of the saga.
 async fn a_charge_that_arrives_after_its_repetition_was_declined_is_not_made(database: TestDatabase) {
-    told_and_charged(database, TestDatabase::sqlite(), 1).await;
+    decline_is_final(database, TestDatabase::sqlite(), 1).await;
 }
 
-/// All that one attempt of the saga sends is held, and the next is declined.
+/// All messages of one attempt of the saga are held, and the next is declined.
 async fn a_charge_that_arrives_after_a_later_one_was_declined_is_not_made(database: TestDatabase) {
-    told_and_charged(database, TestDatabase::sqlite(), 4).await;
+    decline_is_final(database, TestDatabase::sqlite(), 4).await;
 }
 
 on_both_databases!(

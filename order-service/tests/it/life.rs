@@ -1,5 +1,5 @@
-//! The life of an order against a model of it: whatever is asked, in whichever
-//! order, while payment-service loses its answers or not.
+//! The life of an order against a model: any commands in any order, while
+//! payment-service loses its responses or not.
 
 use mesh_proto::shop::{
     order::v1::{Order as Wire, OrderState},
@@ -8,8 +8,8 @@ use mesh_proto::shop::{
 };
 use order_service::{
     Error,
-    acts::Act,
     carrier::Faults,
+    commands::OrderCommand,
     domain::{Order, OrderId, PaymentMethod},
     saga::Sagas,
 };
@@ -19,13 +19,13 @@ use service_kit::testing::TestDatabase;
 use tokio::runtime::Runtime;
 
 use crate::{
-    crashes::made,
-    played::{CARD, Mood, PlayedApp, seen},
+    crashes::create_order,
+    fakes::{Behavior, CARD, FakeApp, snapshot},
 };
 
 const DECLINED: &str = "pm_card_declined";
 
-/// What may be done to the one order.
+/// A step on the order.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Pay,
@@ -33,25 +33,25 @@ enum Step {
     Ship,
     Complete,
     Cancel,
-    /// payment-service does what it is asked, and says so from now on, or not.
-    Mute(bool),
+    /// payment-service loses its responses from now on, or not.
+    LoseResponses(bool),
 }
 
-/// What the order should be.
+/// The expected state of the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Model {
     state: OrderState,
-    /// With what a charge was last tried: declined or not.
-    tried: Option<bool>,
-    /// Whether a charge stands.
+    /// The last attempt to charge: declined or not.
+    attempt: Option<bool>,
+    /// True while a charge is not refunded.
     charged: bool,
-    mute: bool,
-    /// What the last step was answered.
-    told: Told,
+    loses_responses: bool,
+    /// The response to the last step.
+    response: Response,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Response {
     Done,
     WrongState,
     Declined,
@@ -59,15 +59,15 @@ enum Told {
 }
 
 impl Model {
-    /// What is under way ends, if payment-service answers.
+    /// Ends the step in progress, unless payment-service loses responses.
     fn settled(mut self) -> Result<Self, Self> {
         let waits = matches!(self.state, OrderState::Paying | OrderState::Cancelling);
-        if waits && self.mute {
-            self.told = Told::Unknown;
+        if waits && self.loses_responses {
+            self.response = Response::Unknown;
             return Err(self);
         }
         match self.state {
-            OrderState::Paying if self.tried == Some(true) => self.state = OrderState::Confirmed,
+            OrderState::Paying if self.attempt == Some(true) => self.state = OrderState::Confirmed,
             OrderState::Paying => self.state = OrderState::Paid,
             OrderState::Cancelling => self.state = OrderState::Cancelled,
             _ => {}
@@ -76,29 +76,31 @@ impl Model {
     }
 
     fn pay(mut self, declined: bool) -> Self {
-        let tried = self.tried;
+        let attempt = self.attempt;
         if self.state == OrderState::Paying {
             self = match self.settled() {
                 Ok(settled) => settled,
                 Err(unknown) => return unknown,
             };
-            if self.state == OrderState::Confirmed && tried == Some(declined) {
-                return Self { told: Told::Declined, ..self };
+            if self.state == OrderState::Confirmed && attempt == Some(declined) {
+                return Self { response: Response::Declined, ..self };
             }
         }
         match self.state {
             OrderState::Paid | OrderState::Shipped | OrderState::Completed => {
-                return Self { told: Told::Done, ..self };
+                return Self { response: Response::Done, ..self };
             }
             OrderState::Confirmed => {}
-            _ => return Self { told: Told::WrongState, ..self },
+            _ => return Self { response: Response::WrongState, ..self },
         }
-        self.tried = Some(declined);
+        self.attempt = Some(declined);
         self.charged = !declined;
         self.state = OrderState::Paying;
         match self.settled() {
             Err(unknown) => unknown,
-            Ok(settled) => Self { told: if declined { Told::Declined } else { Told::Done }, ..settled },
+            Ok(settled) => {
+                Self { response: if declined { Response::Declined } else { Response::Done }, ..settled }
+            }
         }
     }
 
@@ -110,25 +112,27 @@ impl Model {
             };
         }
         match self.state {
-            OrderState::Paid => Self { state: OrderState::Shipped, told: Told::Done, ..self },
-            OrderState::Shipped | OrderState::Completed => Self { told: Told::Done, ..self },
-            _ => Self { told: Told::WrongState, ..self },
+            OrderState::Paid => Self { state: OrderState::Shipped, response: Response::Done, ..self },
+            OrderState::Shipped | OrderState::Completed => Self { response: Response::Done, ..self },
+            _ => Self { response: Response::WrongState, ..self },
         }
     }
 
     fn complete(self) -> Self {
         match self.state {
             OrderState::Shipped | OrderState::Completed => {
-                Self { state: OrderState::Completed, told: Told::Done, ..self }
+                Self { state: OrderState::Completed, response: Response::Done, ..self }
             }
-            _ => Self { told: Told::WrongState, ..self },
+            _ => Self { response: Response::WrongState, ..self },
         }
     }
 
     fn cancel(mut self) -> Self {
         match self.state {
-            OrderState::Cancelled => return Self { told: Told::Done, ..self },
-            OrderState::Shipped | OrderState::Completed => return Self { told: Told::WrongState, ..self },
+            OrderState::Cancelled => return Self { response: Response::Done, ..self },
+            OrderState::Shipped | OrderState::Completed => {
+                return Self { response: Response::WrongState, ..self };
+            }
             _ => {}
         }
         self.state = OrderState::Cancelling;
@@ -136,7 +140,7 @@ impl Model {
         self.charged = false;
         match self.settled() {
             Err(unknown) => unknown,
-            Ok(settled) => Self { told: Told::Done, ..settled },
+            Ok(settled) => Self { response: Response::Done, ..settled },
         }
     }
 }
@@ -146,8 +150,15 @@ impl ReferenceStateMachine for Model {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Self> {
-        let told = Told::Done;
-        Just(Self { state: OrderState::Confirmed, tried: None, charged: false, mute: false, told }).boxed()
+        let response = Response::Done;
+        Just(Self {
+            state: OrderState::Confirmed,
+            attempt: None,
+            charged: false,
+            loses_responses: false,
+            response,
+        })
+        .boxed()
     }
 
     fn transitions(_: &Self) -> BoxedStrategy<Step> {
@@ -157,7 +168,7 @@ impl ReferenceStateMachine for Model {
             2 => Just(Step::Ship),
             1 => Just(Step::Complete),
             1 => Just(Step::Cancel),
-            2 => any::<bool>().prop_map(Step::Mute),
+            2 => any::<bool>().prop_map(Step::LoseResponses),
         ]
         .boxed()
     }
@@ -169,7 +180,9 @@ impl ReferenceStateMachine for Model {
             Step::Ship => state.ship(),
             Step::Complete => state.complete(),
             Step::Cancel => state.cancel(),
-            Step::Mute(mute) => Self { mute, told: Told::Done, ..state },
+            Step::LoseResponses(loses_responses) => {
+                Self { loses_responses, response: Response::Done, ..state }
+            }
         }
     }
 }
@@ -177,22 +190,22 @@ impl ReferenceStateMachine for Model {
 /// One order on a database of its own.
 struct Life {
     runtime: Runtime,
-    app: PlayedApp,
+    app: FakeApp,
     sagas: Sagas,
     id: OrderId,
 }
 
 impl Life {
-    fn mute(&self, mute: bool) {
-        for temper in [&self.app.payments.charging, &self.app.payments.refunding] {
-            temper.set(if mute { Mood::Loses } else { Mood::Works });
+    fn loses_responses(&self, loses_responses: bool) {
+        for behavior in [&self.app.payments.charging, &self.app.payments.refunding] {
+            behavior.set(if loses_responses { Behavior::LosesResponse } else { Behavior::Works });
         }
     }
 
-    fn act(&self, act: &Act) -> Told {
-        told(&self.runtime.block_on(async {
-            let seen = seen(&self.sagas, self.id).await;
-            act.perform(&self.sagas, seen).await
+    fn command(&self, command: &OrderCommand) -> Response {
+        response(&self.runtime.block_on(async {
+            let seen = snapshot(&self.sagas, self.id).await;
+            command.execute(&self.sagas, seen).await
         }))
     }
 
@@ -201,18 +214,18 @@ impl Life {
     }
 }
 
-fn told(answer: &Result<Order, Error>) -> Told {
-    match answer {
-        Ok(_) => Told::Done,
-        Err(Error::WrongState(_)) => Told::WrongState,
-        Err(Error::Declined) => Told::Declined,
-        Err(Error::Neighbour(_)) => Told::Unknown,
+fn response(result: &Result<Order, Error>) -> Response {
+    match result {
+        Ok(_) => Response::Done,
+        Err(Error::WrongState(_)) => Response::WrongState,
+        Err(Error::Declined) => Response::Declined,
+        Err(Error::Dependency(_)) => Response::Unknown,
         Err(other) => panic!("{other:?}"),
     }
 }
 
-fn pay(method: &str) -> Act {
-    Act::Pay(PaymentMethod::parse(method).unwrap())
+fn pay(method: &str) -> OrderCommand {
+    OrderCommand::Pay(PaymentMethod::parse(method).unwrap())
 }
 
 impl StateMachineTest for Life {
@@ -223,27 +236,27 @@ impl StateMachineTest for Life {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (app, sagas, id) = runtime.block_on(async {
-            let app = PlayedApp::spawn(TestDatabase::sqlite(), 0).await;
+            let app = FakeApp::spawn(TestDatabase::sqlite(), 0).await;
             let sagas = app.sagas(Faults::default()).await;
-            let id = made(&app, &sagas, "ada").await;
+            let id = create_order(&app, &sagas, "ada").await;
             (app, sagas, id)
         });
         Self { runtime, app, sagas, id }
     }
 
     fn apply(life: Self, model: &Model, step: Step) -> Self {
-        let told = match step {
-            Step::Pay => life.act(&pay(CARD)),
-            Step::PayDeclined => life.act(&pay(DECLINED)),
-            Step::Ship => life.act(&Act::Ship),
-            Step::Complete => life.act(&Act::Complete),
-            Step::Cancel => life.act(&Act::Cancel),
-            Step::Mute(mute) => {
-                life.mute(mute);
-                Told::Done
+        let response = match step {
+            Step::Pay => life.command(&pay(CARD)),
+            Step::PayDeclined => life.command(&pay(DECLINED)),
+            Step::Ship => life.command(&OrderCommand::Ship),
+            Step::Complete => life.command(&OrderCommand::Complete),
+            Step::Cancel => life.command(&OrderCommand::Cancel),
+            Step::LoseResponses(loses_responses) => {
+                life.loses_responses(loses_responses);
+                Response::Done
             }
         };
-        assert_eq!(told, model.told, "{step:?}");
+        assert_eq!(response, model.response, "{step:?}");
         life
     }
 

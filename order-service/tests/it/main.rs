@@ -1,16 +1,16 @@
 //! Each rpc through a real client and server, on both databases: with real
-//! neighbours, and with played ones where they are to misbehave.
+//! dependencies, and with fakes that misbehave.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod app;
+mod cart_failures;
 mod crashes;
 mod create;
+mod fakes;
 mod late;
 mod life;
 mod migration;
-mod mishaps;
 mod orders;
-mod played;
 mod races;
 mod sagas;
 mod watch;

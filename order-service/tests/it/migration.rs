@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::{
     app::{CUSTOMER, creation, new_request, refused},
-    played::{CARD, PlayedApp, item},
+    fakes::{CARD, FakeApp, item},
 };
 
 const FIRST: Migrations = Migrations {
@@ -37,11 +37,11 @@ async fn write(database: &TestDatabase, orders: &[(&str, &str, &str, i64)]) {
     database.close().await;
 }
 
-async fn orders_of_the_first_version_live_on(database: TestDatabase) {
+async fn orders_of_the_first_version_survive_a_migration(database: TestDatabase) {
     let ids: [String; 4] = std::array::from_fn(|_| new_request());
     let [kept, gone, request, other] = &ids;
     write(&database, &[(kept, request, "confirmed", 1), (gone, other, "cancelled", 2)]).await;
-    let app = PlayedApp::spawn(database, 1).await;
+    let app = FakeApp::spawn(database, 1).await;
     let confirmed = app.get(kept).await.unwrap();
     assert_eq!((confirmed.state(), confirmed.lines.len()), (OrderState::Confirmed, 1));
     let cancelled = app.get(gone).await.unwrap();
@@ -67,4 +67,4 @@ async fn orders_of_the_first_version_live_on(database: TestDatabase) {
     app.ordered(0, CUSTOMER).await;
 }
 
-on_both_databases!(orders_of_the_first_version_live_on);
+on_both_databases!(orders_of_the_first_version_survive_a_migration);

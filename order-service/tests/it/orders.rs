@@ -1,4 +1,4 @@
-//! Orders that were made.
+//! Commands on existing orders.
 
 use mesh_proto::shop::{
     order::v1::{CancelOrderRequest, CancelReason, OrderState},
@@ -12,11 +12,11 @@ use tonic::{Code, Status};
 
 use crate::{
     app::{CUSTOMER, TestApp, creation, new_request, refused, refused_fields},
-    crashes::understood,
-    played::CARD,
+    crashes::parsed,
+    fakes::CARD,
 };
 
-async fn cancelling_twice_is_the_same_answer(database: TestDatabase) {
+async fn cancelling_twice_returns_the_same(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let order = app.ordered().await;
     let cancelled = app.cancel(&order.order_id).await.unwrap();
@@ -34,7 +34,7 @@ async fn cancelling_at_once_through_two_replicas_is_one_change(database: TestDat
         let (mut orders, order_id) = (app.replica(n % 2), order_id.clone());
         cancelling.spawn(async move {
             // One that another caller works on for more than a second, as on a
-            // busy machine, is asked for again, as every caller would.
+            // busy machine, is request for again, as every caller would.
             loop {
                 match orders.cancel_order(CancelOrderRequest { order_id: order_id.clone() }).await {
                     Err(status) if status.code() == Code::Aborted => {}
@@ -83,7 +83,7 @@ async fn a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return(databas
     refused(app.pay(&order_id).await, Code::FailedPrecondition, "WRONG_STATE");
 }
 
-async fn what_was_refunded_by_hand_is_not_shipped(database: TestDatabase) {
+async fn an_order_that_was_refunded_manually_is_not_shipped(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let order_id = app.ordered().await.order_id;
     app.pay(&order_id).await.unwrap();
@@ -96,7 +96,7 @@ async fn what_was_refunded_by_hand_is_not_shipped(database: TestDatabase) {
     assert_eq!(app.pieces("tea").await, [1_000, 0, 0]);
 }
 
-async fn what_was_released_by_hand_is_not_shipped_but_refunded(database: TestDatabase) {
+async fn an_order_whose_goods_were_released_manually_is_refunded_instead_of_shipped(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let order_id = app.ordered().await.order_id;
     app.pay(&order_id).await.unwrap();
@@ -107,7 +107,7 @@ async fn what_was_released_by_hand_is_not_shipped_but_refunded(database: TestDat
     assert_eq!(app.charge_of(&order_id).await, Some(ChargeState::Refunded));
 }
 
-async fn what_was_charged_by_hand_is_given_back_with_the_order(database: TestDatabase) {
+async fn a_manual_charge_is_refunded_with_the_order(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let order = app.ordered().await;
     let charge = ChargeRequest {
@@ -120,13 +120,13 @@ async fn what_was_charged_by_hand_is_given_back_with_the_order(database: TestDat
     app.payments().charge(charge).await.unwrap();
     app.cancel(&order.order_id).await.unwrap();
     assert_eq!(app.charge_of(&order.order_id).await, Some(ChargeState::Refunded));
-    // And nobody can charge for one that nobody has paid.
+    // No later charge of its key is possible.
     let order_id = app.ordered().await.order_id;
     app.cancel(&order_id).await.unwrap();
     assert_eq!(app.charge_of(&order_id).await, Some(ChargeState::Voided));
 }
 
-async fn an_order_that_is_not_there_is_not_found(database: TestDatabase) {
+async fn an_unknown_order_is_not_found(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let nobodys = new_request();
     refused(app.get(&nobodys).await, Code::NotFound, "ORDER_NOT_FOUND");
@@ -159,12 +159,12 @@ async fn a_product_that_is_deleted_after_the_cart_was_read_is_refused(database: 
     app.fill("tea", 1).await;
     app.fill("mug", 1).await;
     let (sagas, request) = (app.sagas().await, creation(&new_request(), ""));
-    let wanted = understood(&request);
-    let begun = checkout::begin(&sagas, &wanted).await.unwrap();
+    let request_to_order = parsed(&request);
+    let prepared = checkout::prepare(&sagas, &request_to_order).await.unwrap();
     app.delete("mug").await;
-    let told = checkout::finish(&sagas, &wanted, begun).await.map_err(Status::from);
-    let told = refused(told, Code::FailedPrecondition, "OUT_OF_STOCK");
-    assert_eq!(told.error_info().unwrap().metadata["product_ids"], "mug");
+    let response = checkout::execute(&sagas, &request_to_order, prepared).await.map_err(Status::from);
+    let details = refused(response, Code::FailedPrecondition, "OUT_OF_STOCK");
+    assert_eq!(details.error_info().unwrap().metadata["product_ids"], "mug");
     refused(app.create(&request.request_id, "").await, Code::FailedPrecondition, "OUT_OF_STOCK");
     let order = &app.list(CUSTOMER, 0, "").await.unwrap().0[0];
     assert_eq!(order.state(), OrderState::Cancelled);
@@ -173,13 +173,13 @@ async fn a_product_that_is_deleted_after_the_cart_was_read_is_refused(database: 
 
 on_both_databases!(
     a_product_that_is_deleted_after_the_cart_was_read_is_refused,
-    cancelling_twice_is_the_same_answer,
+    cancelling_twice_returns_the_same,
     cancelling_at_once_through_two_replicas_is_one_change,
     an_order_is_paid_shipped_and_completed,
     a_paid_order_that_is_cancelled_is_refunded_and_its_goods_return,
-    what_was_refunded_by_hand_is_not_shipped,
-    what_was_released_by_hand_is_not_shipped_but_refunded,
-    what_was_charged_by_hand_is_given_back_with_the_order,
-    an_order_that_is_not_there_is_not_found,
+    an_order_that_was_refunded_manually_is_not_shipped,
+    an_order_whose_goods_were_released_manually_is_refunded_instead_of_shipped,
+    a_manual_charge_is_refunded_with_the_order,
+    an_unknown_order_is_not_found,
     orders_are_listed_newest_first_and_each_customers_own,
 );

@@ -1,4 +1,4 @@
-//! Several at once, through two replicas, with neighbours that are shaky.
+//! Concurrent calls through two replicas, with shaky dependencies.
 
 use mesh_proto::shop::{
     order::v1::{CancelOrderRequest, OrderState, PayOrderRequest},
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 
 use crate::{
     app::CUSTOMER,
-    played::{CARD, Mood, PlayedApp, item, wanted},
+    fakes::{Behavior, CARD, FakeApp, create_request, item},
 };
 
-fn shake(app: &PlayedApp) {
+fn shake(app: &FakeApp) {
     for temper in [
         &app.stock.reserving,
         &app.stock.committing,
@@ -22,15 +22,15 @@ fn shake(app: &PlayedApp) {
         &app.payments.refunding,
         &app.carts.clearing,
     ] {
-        temper.set(Mood::Shaky(20));
+        temper.set(Behavior::Shaky(20));
     }
 }
 
 async fn the_same_request_a_hundred_times_at_once_is_one_order(database: TestDatabase) {
-    let app = PlayedApp::spawn(database, 2).await;
+    let app = FakeApp::spawn(database, 2).await;
     shake(&app);
     app.carts.put(CUSTOMER, [item("tea", 499, 1)]);
-    let request = wanted(CUSTOMER);
+    let request = create_request(CUSTOMER);
     let mut sending = JoinSet::new();
     for n in 0..100 {
         let (mut client, request) = (app.client(n % 2), request.clone());
@@ -43,14 +43,14 @@ async fn the_same_request_a_hundred_times_at_once_is_one_order(database: TestDat
         .filter_map(Result::ok)
         .map(|answer| answer.into_inner())
         .collect();
-    answers.push(app.insist(|| app.create(0, request.clone())).await.unwrap());
+    answers.push(app.retry(|| app.create(0, request.clone())).await.unwrap());
     answers.dedup();
     assert_eq!(answers.len(), 1);
     assert_eq!((app.stock.taken(), app.list(CUSTOMER, 0, "").await.0.len()), (1, 1));
 }
 
-async fn paying_and_cancelling_at_once_is_one_of_the_two(database: TestDatabase) {
-    let app = PlayedApp::spawn(database, 2).await;
+async fn of_a_concurrent_payment_and_cancellation_one_wins(database: TestDatabase) {
+    let app = FakeApp::spawn(database, 2).await;
     let mut ids = Vec::new();
     for n in 0..10 {
         ids.push(app.ordered(n % 2, CUSTOMER).await.order_id);
@@ -68,7 +68,7 @@ async fn paying_and_cancelling_at_once_is_one_of_the_two(database: TestDatabase)
     racing.join_all().await;
     for id in &ids {
         // Whatever came of both: it comes to rest.
-        let order = app.insist(|| app.pay(0, id, CARD)).await;
+        let order = app.retry(|| app.pay(0, id, CARD)).await;
         let state = app.get(id).await.unwrap().state();
         match order {
             Ok(_) => assert_eq!(state, OrderState::Paid),
@@ -90,8 +90,8 @@ async fn paying_and_cancelling_at_once_is_one_of_the_two(database: TestDatabase)
 }
 
 async fn orders_that_two_replicas_find_at_once_are_charged_once(database: TestDatabase) {
-    let app = PlayedApp::spawn(database, 2).await;
-    app.payments.charging.set(Mood::Loses);
+    let app = FakeApp::spawn(database, 2).await;
+    app.payments.charging.set(Behavior::LosesResponse);
     let mut ids = Vec::new();
     for n in 0..12 {
         let id = app.ordered(n % 2, CUSTOMER).await.order_id;
@@ -99,15 +99,15 @@ async fn orders_that_two_replicas_find_at_once_are_charged_once(database: TestDa
         ids.push(id);
     }
     app.expire_leases().await;
-    app.payments.charging.set(Mood::Shaky(30));
+    app.payments.charging.set(Behavior::Shaky(30));
     for id in &ids {
         app.becomes(id, OrderState::Paid).await;
     }
-    assert_eq!(app.payments.standing(), ids.len());
+    assert_eq!(app.payments.unrefunded(), ids.len());
 }
 
 on_both_databases!(
     the_same_request_a_hundred_times_at_once_is_one_order,
-    paying_and_cancelling_at_once_is_one_of_the_two,
+    of_a_concurrent_payment_and_cancellation_one_wins,
     orders_that_two_replicas_find_at_once_are_charged_once,
 );

@@ -13,7 +13,7 @@ async fn next(stream: &mut Streaming<Order>) -> Result<Option<Order>, Status> {
     timeout(Duration::from_secs(10), stream.message()).await.expect("no message came")
 }
 
-async fn a_watch_begins_with_the_present_and_sees_changes_through_any_replica(database: TestDatabase) {
+async fn a_watch_begins_with_the_current_state_and_sees_changes_through_any_replica(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     let order = app.ordered().await;
     let (mut here, mut there) = (app.watch(0, &order.order_id).await, app.watch(1, &order.order_id).await);
@@ -41,6 +41,6 @@ async fn a_watch_ends_with_unavailable_when_its_replica_stops(database: TestData
 }
 
 on_both_databases!(
-    a_watch_begins_with_the_present_and_sees_changes_through_any_replica,
+    a_watch_begins_with_the_current_state_and_sees_changes_through_any_replica,
     a_watch_ends_with_unavailable_when_its_replica_stops,
 );

@@ -1,7 +1,6 @@
-//! The ledger: what was charged and what went back, each twice. What the shop
-//! gets the customers give, so that all entries together come to nothing. What
-//! they come to by currency and kind, the database itself keeps up to date in
-//! `balances`, in the transaction that posts.
+//! The ledger: two entries for each charge and refund, one of the shop and one of the
+//! customers, so that the sum of all entries is zero. A trigger maintains the sums by
+//! currency and kind in `balances`, in the transaction that posts.
 
 use mesh_proto::google::r#type::Money as WireMoney;
 use service_kit::{
@@ -11,25 +10,24 @@ use service_kit::{
 
 use crate::domain::{Charge, Posting};
 
-/// Both entries at once. Their key holds a charge from being posted twice.
+/// Both entries of a posting. Their primary key prevents a second posting.
 const POST: &str = "INSERT INTO ledger (charge_id, kind, account, amount, currency, create_time) \
      VALUES ($1, $2, 'shop', $3, $5, $6), ($1, $2, 'customers', $4, $5, $6)";
 
-/// In two numbers, since the sum of amounts may be more than either database
-/// adds up.
+/// The sums are in two numbers, because they may exceed the integers of both databases.
 const SUMS: &str = "SELECT kind, CAST(SUM(entries) AS BIGINT) AS entries, \
      CAST(SUM(billions) AS BIGINT) AS billions, CAST(SUM(rest) AS BIGINT) AS rest \
      FROM balances WHERE currency = $1 GROUP BY kind";
 const BILLION: i128 = 1_000_000_000;
 
-/// Puts a posting into the ledger.
+/// Adds a posting to the ledger.
 pub(super) async fn post(
     open: &mut Transaction,
     charge: &Charge,
     posting: Option<Posting>,
 ) -> Result<(), Error> {
     let (Some(posting), Some(terms)) = (posting, &charge.terms) else { return Ok(()) };
-    // Positive, so that its negative fits as well.
+    // It is positive, so the negation cannot overflow.
     let amount = terms.amount.money();
     let (kind, shop) = match posting {
         Posting::Charge => ("charge", amount.minor()),
@@ -46,20 +44,20 @@ pub(super) async fn post(
     open.post(POST, &values).await
 }
 
-/// What the ledger holds in one currency.
+/// The balance of the ledger in one currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balance {
-    /// What was charged.
-    pub charged: Side,
-    /// What was given back.
-    pub refunded: Side,
+    /// The charges.
+    pub charged: Postings,
+    /// The refunds.
+    pub refunded: Postings,
     currency: Currency,
 }
 
 /// Postings of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Side {
-    /// How many.
+pub struct Postings {
+    /// Their number.
     pub entries: i64,
     minor: i128,
 }
@@ -71,8 +69,8 @@ impl Balance {
         self.currency
     }
 
-    /// What was charged, what was given back, and what remains; `None` when one
-    /// is more than an amount on the wire can be.
+    /// The charged amount, the refunded amount, and the difference; `None` when one
+    /// exceeds the largest amount of the protocol.
     #[must_use]
     pub fn amounts(&self) -> Option<[WireMoney; 3]> {
         let [charged, refunded] = [self.charged.minor, self.refunded.minor];
@@ -93,15 +91,15 @@ fn wire(minor: i128, currency: Currency) -> Option<WireMoney> {
 
 pub(super) async fn balance(database: &Database, currency: Currency) -> Result<Balance, Error> {
     let rows = database.rows(SUMS, &[currency.code().into()]).await?;
-    let mut balance = Balance { charged: Side::default(), refunded: Side::default(), currency };
+    let mut balance = Balance { charged: Postings::default(), refunded: Postings::default(), currency };
     for row in &rows {
         let [billions, rest]: [i64; 2] = [row.get("billions")?, row.get("rest")?];
         // Two numbers of 64 bits, one of them times 10^9: far below 2^127.
         let minor = i128::from(billions) * BILLION + i128::from(rest);
         let entries = row.get("entries")?;
         match row.get::<String>("kind")?.as_str() {
-            "charge" => balance.charged = Side { entries, minor },
-            _ => balance.refunded = Side { entries, minor: -minor },
+            "charge" => balance.charged = Postings { entries, minor },
+            _ => balance.refunded = Postings { entries, minor: -minor },
         }
     }
     Ok(balance)
@@ -112,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_beyond_a_charge_are_told_and_those_beyond_the_wire_are_not() {
+    fn sums_may_exceed_the_largest_charge_but_not_the_protocol() {
         let eur: Currency = "EUR".parse().unwrap();
         let sum = wire(i128::from(i64::MAX) * 100 + 99, eur).unwrap();
         assert_eq!((sum.units, sum.nanos), (i64::MAX, 990_000_000));

@@ -1,4 +1,4 @@
-//! payment-service in this process, and what tests ask of it.
+//! payment-service in this process, and its calls.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -13,7 +13,7 @@ use payment_service::{NAME, PaymentService, faults};
 use registry_client::Channel;
 use service_kit::{
     database::Database,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{self, Replica, TestDatabase, mesh_to},
 };
 use tonic::{Code, Request, Status};
@@ -42,8 +42,9 @@ impl TestApp {
     /// One replica with these faults.
     pub(crate) async fn with_faults(database: TestDatabase, faults: &str) -> Self {
         let open = Database::open(database.url(), &PaymentService::MIGRATIONS).await.unwrap();
-        let base = Base { payment_faults: faults.into(), ..Base::open(mesh_to([]), open) };
-        let replica = Replica::start(|listener, stop| service::serve::<PaymentService>(base, listener, stop));
+        let context = ServiceContext::open(mesh_to([]), open);
+        let service = PaymentService { payment_faults: faults.into() };
+        let replica = Replica::start(|listener, stop| service::serve(service, context, listener, stop));
         Self::of(database, vec![replica.await])
     }
 
@@ -60,7 +61,7 @@ impl TestApp {
         Self::spawn(self.database).await
     }
 
-    /// Its database, beside it.
+    /// Another connection to the database.
     pub(crate) async fn database(&self) -> Database {
         Database::open(self.database.url(), &PaymentService::MIGRATIONS).await.unwrap()
     }
@@ -100,7 +101,8 @@ impl TestApp {
         Ok(self.payments.clone().get_balance(request).await?.into_inner())
     }
 
-    /// Charged, refunded and left, in cents; how many charges and refunds.
+    /// The charged and refunded amounts and their difference in cents; the numbers of
+    /// charges and refunds.
     pub(crate) async fn balance(&self) -> ([i64; 3], [i64; 2]) {
         let found = self.balance_in("EUR").await.unwrap();
         let cents = |money: Option<Money>| {
@@ -132,11 +134,11 @@ pub(crate) fn declining(key: &str, cents: i64) -> Request<ChargeRequest> {
     Request::new(ChargeRequest { payment_method: "pm_card_declined".into(), ..charging(key, cents) })
 }
 
-/// A charge that asks for a fault, and how long it waits for an answer.
-pub(crate) fn faulty(key: &str, fault: &str, patience: Duration) -> Request<ChargeRequest> {
+/// A charge that requests a fault, with a deadline.
+pub(crate) fn faulty(key: &str, fault: &str, timeout: Duration) -> Request<ChargeRequest> {
     let mut request = Request::new(charging(key, 499));
     request.metadata_mut().insert(faults::METADATA, fault.parse().unwrap());
-    request.set_timeout(patience);
+    request.set_timeout(timeout);
     request
 }
 

@@ -1,4 +1,4 @@
-//! Every way that a key can go.
+//! The states of a charge.
 
 use mesh_proto::{
     google::r#type::Money,
@@ -12,7 +12,7 @@ use tonic::{Code, Request};
 
 use crate::app::{TestApp, charging, declining, eur, new_key, refused, refused_fields};
 
-async fn a_key_is_charged_once_however_often_it_is_asked(database: TestDatabase) {
+async fn a_repeated_charge_charges_once(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let key = new_key();
     let charge = app.charge(&key, 499).await.unwrap();
@@ -31,7 +31,7 @@ async fn a_key_that_was_charged_takes_no_other_body(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let key = new_key();
     app.charge(&key, 499).await.unwrap();
-    let secret = "pm_card_of_somebody_else";
+    let secret = "pm_card_of_another_customer";
     let cases: [(ChargeRequest, &[&str]); 4] = [
         (charging(&key, 498), &["amount"]),
         (
@@ -71,7 +71,7 @@ async fn a_declined_charge_leaves_the_key_free(database: TestDatabase) {
     assert_eq!(app.balance().await, ([0, 0, 0], [0, 0]));
     let charge = app.charge(&key, 500).await.unwrap();
     assert_eq!((charge.state(), charge.charge_id.clone()), (Succeeded, declined.charge_id));
-    // What was paid is paid; a card that is bad for it now is another body.
+    // The charge succeeded; a declined card is another body.
     refused(app.send(declining(&key, 500)).await, Code::InvalidArgument, "KEY_REUSED");
     assert_eq!(app.balance().await, ([500, 0, 500], [1, 0]));
 }
@@ -85,13 +85,13 @@ async fn a_decline_holds_for_its_attempt_and_those_before(database: TestDatabase
     let good = |number| attempt(number, Request::new(charging(&key, 499)));
     let bad = |number| attempt(number, declining(&key, 499));
     refused(app.send(bad(2)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
-    // What was sent before, or again, and is late. The card may be good by then.
+    // Late and repeated attempts, although the card is accepted by then.
     refused(app.send(good(1)).await, Code::Aborted, "CHARGE_SUPERSEDED");
     refused(app.send(good(2)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
     refused(app.send(bad(3)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
     refused(app.send(good(2)).await, Code::Aborted, "CHARGE_SUPERSEDED");
     assert_eq!((app.get(&key).await.unwrap().state(), app.balance().await), (Declined, ([0, 0, 0], [0, 0])));
-    // What succeeded has, whoever asks.
+    // A success holds for every attempt.
     let charge = app.send(good(4)).await.unwrap();
     for number in [0, 1, 4, 5] {
         assert_eq!(app.send(good(number)).await.unwrap(), charge);
@@ -106,7 +106,7 @@ async fn an_attempt_without_a_number_is_not_fenced_off(database: TestDatabase) {
     let numbered = ChargeRequest { fencing_token: 2, ..declining(&key, 499).into_inner() };
     refused(app.send(Request::new(numbered)).await, Code::FailedPrecondition, "PAYMENT_DECLINED");
     app.send(declining(&key, 499)).await.unwrap_err();
-    // What was declined without a number does not free those with one.
+    // A decline without a number does not reset the numbers.
     let late = ChargeRequest { fencing_token: 1, ..charging(&key, 499) };
     refused(app.send(Request::new(late)).await, Code::Aborted, "CHARGE_SUPERSEDED");
     assert_eq!(app.charge(&key, 499).await.unwrap().state(), Succeeded);
@@ -128,7 +128,7 @@ async fn a_refund_gives_everything_back_and_is_final(database: TestDatabase) {
     assert_eq!(app.balance().await, ([499, 499, 0], [1, 1]));
 }
 
-async fn what_is_refunded_before_it_is_charged_is_never_charged(database: TestDatabase) {
+async fn a_key_refunded_before_it_is_charged_is_never_charged(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let [unknown, declined] = [new_key(), new_key()];
     refused(app.get(&unknown).await, Code::NotFound, "CHARGE_NOT_FOUND");
@@ -175,12 +175,12 @@ async fn malformed_requests_are_refused_by_their_fields(database: TestDatabase) 
 }
 
 on_both_databases!(
-    a_key_is_charged_once_however_often_it_is_asked,
+    a_repeated_charge_charges_once,
     a_key_that_was_charged_takes_no_other_body,
     a_declined_charge_leaves_the_key_free,
     a_decline_holds_for_its_attempt_and_those_before,
     an_attempt_without_a_number_is_not_fenced_off,
     a_refund_gives_everything_back_and_is_final,
-    what_is_refunded_before_it_is_charged_is_never_charged,
+    a_key_refunded_before_it_is_charged_is_never_charged,
     malformed_requests_are_refused_by_their_fields,
 );

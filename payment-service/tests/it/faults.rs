@@ -1,4 +1,4 @@
-//! What the provider does to its callers, on purpose.
+//! Injected faults.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use payment_service::PaymentService;
 use service_kit::{
     database::Database,
     on_both_databases,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{TestDatabase, mesh_to},
 };
 use tokio::{net::TcpListener, time::Instant};
@@ -15,17 +15,17 @@ use tonic::Code;
 
 use crate::app::{TestApp, faulty, new_key, refused, refused_fields};
 
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(10);
 
-async fn what_was_lost_has_happened(database: TestDatabase) {
+async fn a_lost_call_has_taken_effect(database: TestDatabase) {
     let app = TestApp::with_faults(database, "metadata").await;
     let key = new_key();
-    let lost = app.send(faulty(&key, "lost", PATIENCE)).await.unwrap_err();
+    let lost = app.send(faulty(&key, "lost", TIMEOUT)).await.unwrap_err();
     assert_eq!(lost.code(), Code::DeadlineExceeded);
     let charge = app.get(&key).await.unwrap();
     assert_eq!(charge.state(), Succeeded);
-    // With a time the connection breaks after it; asked again, and again.
+    // With a time the connection breaks after it, at every attempt.
     let key = new_key();
     let broken = app.send(faulty(&key, "lost:1ms", LONG)).await;
     refused(broken, Code::Unavailable, "PROVIDER_UNAVAILABLE");
@@ -34,7 +34,7 @@ async fn what_was_lost_has_happened(database: TestDatabase) {
     assert_eq!(app.balance().await, ([998, 0, 998], [2, 0]));
 }
 
-async fn what_was_unavailable_has_not_happened(database: TestDatabase) {
+async fn an_unavailable_call_has_not_taken_effect(database: TestDatabase) {
     let app = TestApp::with_faults(database, "metadata").await;
     let key = new_key();
     let away = app.send(faulty(&key, "unavailable", LONG)).await;
@@ -46,12 +46,12 @@ async fn what_was_unavailable_has_not_happened(database: TestDatabase) {
     let begun = Instant::now();
     let charge = app.send(faulty(&key, "slow:300ms", LONG)).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300));
-    // What has succeeded is not declined any more.
+    // A successful charge is not declined any more.
     assert_eq!(app.send(faulty(&key, "decline", LONG)).await.unwrap(), charge);
     refused_fields(app.send(faulty(&key, "explode", LONG)).await, &["x-payment-fault"]);
 }
 
-async fn nobody_can_ask_for_faults_where_they_are_off(database: TestDatabase) {
+async fn callers_cannot_request_faults_where_they_are_off(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let key = new_key();
     let charge = app.charge(&key, 499).await.unwrap();
@@ -60,7 +60,7 @@ async fn nobody_can_ask_for_faults_where_they_are_off(database: TestDatabase) {
     }
 }
 
-async fn faults_by_chance_befall_charges_and_never_the_ledger(database: TestDatabase) {
+async fn random_faults_affect_charges_and_never_the_ledger(database: TestDatabase) {
     let app = TestApp::with_faults(database, "decline=0.3,unavailable=0.3,lost=0.3:1ms,slow=0.3:1ms").await;
     for _ in 0..20 {
         let key = new_key();
@@ -79,19 +79,20 @@ async fn faults_by_chance_befall_charges_and_never_the_ledger(database: TestData
 }
 
 on_both_databases!(
-    what_was_lost_has_happened,
-    what_was_unavailable_has_not_happened,
-    nobody_can_ask_for_faults_where_they_are_off,
-    faults_by_chance_befall_charges_and_never_the_ledger,
+    a_lost_call_has_taken_effect,
+    an_unavailable_call_has_not_taken_effect,
+    callers_cannot_request_faults_where_they_are_off,
+    random_faults_affect_charges_and_never_the_ledger,
 );
 
 #[tokio::test]
 async fn a_service_with_malformed_faults_does_not_start() {
     let folder = TestDatabase::sqlite();
     let open = Database::open(folder.url(), &PaymentService::MIGRATIONS).await.unwrap();
-    let base = Base { payment_faults: "lost=often".into(), ..Base::open(mesh_to([]), open) };
+    let context = ServiceContext::open(mesh_to([]), open);
+    let service = PaymentService { payment_faults: "lost=often".into() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let refused = service::serve::<PaymentService>(base, listener, std::future::pending()).await;
+    let refused = service::serve(service, context, listener, std::future::pending()).await;
     let words = format!("{:#}", refused.unwrap_err());
     assert!(words.contains("PAYMENT_FAULTS") && words.contains("`lost=often`"), "{words}");
 }

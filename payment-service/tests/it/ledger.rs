@@ -1,15 +1,15 @@
-//! Money never drifts: whatever happens in which order, the ledger is what was
-//! charged less what was refunded, and all of its entries come to nothing.
+//! Any sequence of charges and refunds leaves a ledger whose entries add up to zero and
+//! match the charges less the refunds.
 
 use std::{collections::HashMap, sync::Arc};
 
 use mesh_proto::{
     google::r#type::Money,
-    shop::payment::v1::{ChargeRequest, ChargeState},
+    shop::payment::v1::{self as wire, ChargeRequest},
 };
 use payment_service::{
     Error, PaymentService,
-    domain::{Amount, FencingToken, Key, PaymentMethod, State, Terms},
+    domain::{Amount, ChargeState, FencingToken, IdempotencyKey, PaymentMethod, Terms},
     store::Store,
 };
 use proptest::{
@@ -29,8 +29,8 @@ use tonic::{Code, Request};
 
 use crate::app::{TestApp, charging, declining, new_key, refused, refused_fields};
 
-/// The number of entries, and what they come to in all. Those of a charge must
-/// come to nothing, and the balances to what they say.
+/// The number of entries and their sum. It asserts that those of each charge add up to
+/// zero, and that the balances match.
 pub(crate) async fn entries(database: &Database) -> (i64, i64) {
     let row = database
         .row("SELECT COUNT(*) AS entries, CAST(COALESCE(SUM(amount), 0) AS BIGINT) AS total FROM ledger", &[])
@@ -48,7 +48,7 @@ pub(crate) async fn entries(database: &Database) -> (i64, i64) {
     (row.get("entries").unwrap(), row.get("total").unwrap())
 }
 
-async fn all_entries_come_to_nothing(database: TestDatabase) {
+async fn all_entries_add_up_to_zero(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let beside = app.database().await;
     let [paid, refunded, declined, void] = [new_key(), new_key(), new_key(), new_key()];
@@ -77,8 +77,8 @@ async fn each_currency_has_a_balance_of_its_own(database: TestDatabase) {
     refused_fields(app.balance_in("EURO").await, &["currency_code"]);
 }
 
-/// The largest amounts there are: their sum is told exactly for as long as the
-/// wire has room for it, and refused after that.
+/// The sum of the largest amounts is exact up to the limit of the protocol, and an
+/// error above it.
 async fn a_sum_is_exact_or_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let most = Money { currency_code: "EUR".into(), units: i64::MAX / 100, nanos: 70_000_000 };
@@ -104,7 +104,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // Few keys and few amounts, so that they meet.
+    // Few keys and few amounts, for many conflicts.
     let (key, cents) = (0..4_usize, 1..4_i64);
     prop_oneof![
         3 => (key.clone(), cents.clone()).prop_map(|(key, cents)| Step::Charge { key, cents }),
@@ -121,31 +121,37 @@ fn terms(cents: i64) -> Terms {
     }
 }
 
-/// What the steps say must be, kept in the simplest way.
+/// The model.
 #[derive(Default)]
 struct Model {
-    /// Where a key stands, and what was paid under it.
-    keys: HashMap<usize, (State, i64)>,
+    /// The state of each key, and the paid amount.
+    keys: HashMap<usize, (ChargeState, i64)>,
 }
 
 impl Model {
-    /// The state that the answer has; `None` when it is refused.
-    fn take(&mut self, step: &Step) -> Option<State> {
+    /// The state in the response; `None` when the step is refused.
+    fn take(&mut self, step: &Step) -> Option<ChargeState> {
         let (Step::Charge { key, .. } | Step::Decline { key, .. } | Step::Refund { key }) = *step;
         let before = self.keys.get(&key).copied();
         let after = match (step, before) {
-            (Step::Charge { .. } | Step::Decline { .. }, Some((State::Refunded | State::Voided, _))) => {
+            (
+                Step::Charge { .. } | Step::Decline { .. },
+                Some((ChargeState::Refunded | ChargeState::Voided, _)),
+            ) => {
                 return None;
             }
-            (Step::Charge { cents, .. } | Step::Decline { cents, .. }, Some((State::Succeeded, paid))) => {
-                return (paid == *cents).then_some(State::Succeeded);
+            (
+                Step::Charge { cents, .. } | Step::Decline { cents, .. },
+                Some((ChargeState::Succeeded, paid)),
+            ) => {
+                return (paid == *cents).then_some(ChargeState::Succeeded);
             }
-            (Step::Charge { cents, .. }, _) => (State::Succeeded, *cents),
-            (Step::Decline { .. }, _) => (State::Declined, 0),
-            (Step::Refund { .. }, Some((State::Succeeded | State::Refunded, paid))) => {
-                (State::Refunded, paid)
+            (Step::Charge { cents, .. }, _) => (ChargeState::Succeeded, *cents),
+            (Step::Decline { .. }, _) => (ChargeState::Declined, 0),
+            (Step::Refund { .. }, Some((ChargeState::Succeeded | ChargeState::Refunded, paid))) => {
+                (ChargeState::Refunded, paid)
             }
-            (Step::Refund { .. }, _) => (State::Voided, 0),
+            (Step::Refund { .. }, _) => (ChargeState::Voided, 0),
         };
         self.keys.insert(key, after);
         Some(after.0)
@@ -153,16 +159,16 @@ impl Model {
 
     /// Charged and refunded.
     fn sums(&self) -> [i64; 2] {
-        let sum = |states: &[State]| {
+        let sum = |states: &[ChargeState]| {
             self.keys.values().filter(|(state, _)| states.contains(state)).map(|(_, paid)| paid).sum()
         };
-        [sum(&[State::Succeeded, State::Refunded]), sum(&[State::Refunded])]
+        [sum(&[ChargeState::Succeeded, ChargeState::Refunded]), sum(&[ChargeState::Refunded])]
     }
 }
 
 async fn replay(store: &Store, database: &Database, steps: &[Step]) {
     let before = balance(store).await;
-    let keys: Vec<_> = (0..4).map(|_| Key::parse(&new_key()).unwrap()).collect();
+    let keys: Vec<_> = (0..4).map(|_| IdempotencyKey::parse(&new_key()).unwrap()).collect();
     let mut model = Model::default();
     let none = FencingToken::default();
     for step in steps {
@@ -173,7 +179,7 @@ async fn replay(store: &Store, database: &Database, steps: &[Step]) {
         };
         let state = match answer {
             Ok(charge) => Some(charge.state),
-            Err(Error::Reused(..) | Error::Voided(_)) => None,
+            Err(Error::KeyReused(..) | Error::Voided(_)) => None,
             Err(why) => panic!("{why}"),
         };
         assert_eq!(state, model.take(step), "{step:?} of {steps:?}");
@@ -203,8 +209,8 @@ async fn money_never_drifts(database: TestDatabase) {
     run.unwrap();
 }
 
-/// Many interleave on the same few keys, from two replicas, each repeating
-/// itself: each key is charged at most once.
+/// Many callers of two replicas repeat calls for the same few keys: each key is charged
+/// at most once.
 async fn money_never_drifts_in_any_order(database: TestDatabase) {
     let app = Arc::new(TestApp::with_replicas(database, 2).await);
     let keys: Arc<Vec<_>> = Arc::new((0..10).map(|_| new_key()).collect());
@@ -214,7 +220,7 @@ async fn money_never_drifts_in_any_order(database: TestDatabase) {
         walking.spawn(async move {
             for n in 0..20_usize {
                 let key = &keys[(walker * 7 + n * 3) % keys.len()];
-                // What it says is of no interest here, only what it leaves.
+                // Only the state afterwards matters.
                 let _ = match (walker + n) % 5 {
                     0 => app.refund(key).await,
                     1 => app.send(declining(key, 5)).await,
@@ -227,8 +233,8 @@ async fn money_never_drifts_in_any_order(database: TestDatabase) {
     let (mut charged, mut refunded) = (0, 0);
     for key in keys.iter() {
         match app.get(key).await.unwrap().state() {
-            ChargeState::Succeeded => charged += 1,
-            ChargeState::Refunded => {
+            wire::ChargeState::Succeeded => charged += 1,
+            wire::ChargeState::Refunded => {
                 charged += 1;
                 refunded += 1;
             }
@@ -241,7 +247,7 @@ async fn money_never_drifts_in_any_order(database: TestDatabase) {
 }
 
 on_both_databases!(
-    all_entries_come_to_nothing,
+    all_entries_add_up_to_zero,
     each_currency_has_a_balance_of_its_own,
     a_sum_is_exact_or_refused,
     money_never_drifts,

@@ -15,7 +15,7 @@ async fn pages_follow_one_another_from_the_newest(database: TestDatabase) {
         made.push(app.send(Request::new(request)).await.unwrap());
     }
     made.reverse();
-    for customer in ["", "ada", "bob", "nobody"] {
+    for customer in ["", "ada", "bob", "unknown"] {
         let (mut all, mut token) = (Vec::new(), String::new());
         loop {
             let (page, next) = app.list(customer, 4, &token).await.unwrap();

@@ -3,8 +3,8 @@
 
 mod app;
 mod charges;
+mod concurrency;
 mod faults;
 mod ledger;
 mod lists;
-mod meetings;
 mod upgrade;

@@ -1,4 +1,4 @@
-//! A database of an earlier version is brought up to date with its data.
+//! The migration of a database with data of an earlier version.
 
 use payment_service::PaymentService;
 use service_kit::{
@@ -13,7 +13,7 @@ use crate::{
     ledger::entries,
 };
 
-/// The schema of version 1: balances were added up when somebody asked.
+/// The schema of version 1, which computed balances on every read.
 const FIRST: Migrations = Migrations {
     sqlite: PaymentService::MIGRATIONS.sqlite.split_at(1).0,
     postgres: PaymentService::MIGRATIONS.postgres.split_at(1).0,
@@ -29,7 +29,7 @@ const POST_CHARGE: &str = "INSERT INTO ledger (charge_id, kind, account, amount,
 const POST_REFUND: &str = "INSERT INTO ledger (charge_id, kind, account, amount, currency, create_time) \
      VALUES ($1, 'refund', 'shop', -$2, $3, 7), ($1, 'refund', 'customers', $2, $3, 7)";
 
-/// What the first version writes.
+/// Writes a charge as the first version does.
 async fn write(database: &Database, statements: [&'static str; 2], key: &str, minor: i64, currency: &str) {
     let mut open = database.begin().await.unwrap();
     for statement in statements {
@@ -44,7 +44,7 @@ async fn charge(database: &Database, minor: i64, currency: &str) -> String {
     key
 }
 
-async fn what_the_first_version_posted_is_in_the_balance(database: TestDatabase) {
+async fn the_balance_includes_postings_of_the_first_version(database: TestDatabase) {
     let first = Database::open(database.url(), &FIRST).await.unwrap();
     for cents in 1..=40 {
         charge(&first, cents, "EUR").await;
@@ -58,7 +58,7 @@ async fn what_the_first_version_posted_is_in_the_balance(database: TestDatabase)
     assert_eq!(app.balance_in("JPY").await.unwrap().balance.unwrap().units, 500);
     assert_eq!(entries(&app.database().await).await, (86, 0));
 
-    // A replica of the first version that goes on until it is replaced.
+    // A replica of the first version still runs until it is replaced.
     let late = charge(&first, 180, "EUR").await;
     assert_eq!(app.balance().await, ([7_000_001_123, 7_000_000_123, 1_000], [42, 1]));
     app.refund(&late).await.unwrap();
@@ -67,4 +67,4 @@ async fn what_the_first_version_posted_is_in_the_balance(database: TestDatabase)
     first.close().await;
 }
 
-on_both_databases!(what_the_first_version_posted_is_in_the_balance);
+on_both_databases!(the_balance_includes_postings_of_the_first_version);

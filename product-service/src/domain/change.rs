@@ -8,22 +8,22 @@ use service_kit::{
 
 use super::{Description, Price, Product, Title};
 
-/// The longest path of a mask that an error repeats.
-const LONGEST_SHOWN: usize = 40;
+/// The longest path of a mask that an error message repeats.
+const MAX_SHOWN_PATH_BYTES: usize = 40;
 
 /// New values for some fields of a product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Of which product.
+    /// The product.
     pub sku: Sku,
-    /// The version that it must have, when that matters.
+    /// The version that it must have, if any.
     pub etag: Option<Etag>,
     title: Option<Title>,
     description: Option<Description>,
     price: Option<Price>,
 }
 
-/// Which fields are meant.
+/// The fields to change.
 #[derive(Clone, Copy, Default)]
 struct Mask {
     title: bool,
@@ -48,14 +48,14 @@ impl Mask {
         if paths.is_empty() {
             return Some(Self::ALL);
         }
-        // By the first that is wrong, so that a long list costs no long answer.
+        // Only the first error, so that a long list causes no long answer.
         let mask = paths.iter().try_fold(Self::default(), |mask, path| mask.with(path));
         fields.take("update_mask", mask)
     }
 }
 
 fn shown(path: &str) -> String {
-    if path.len() <= LONGEST_SHOWN && path.bytes().all(|b| b.is_ascii_graphic()) {
+    if path.len() <= MAX_SHOWN_PATH_BYTES && path.bytes().all(|b| b.is_ascii_graphic()) {
         format!("`{path}`")
     } else {
         "a path that no field of a product has".to_owned()
@@ -65,7 +65,7 @@ fn shown(path: &str) -> String {
 impl Change {
     /// The product after this change.
     #[must_use]
-    pub fn of(&self, product: &Product) -> Product {
+    pub fn apply(&self, product: &Product) -> Product {
         let Self { title, description, price, .. } = self.clone();
         Product {
             sku: product.sku.clone(),
@@ -86,13 +86,13 @@ impl TryFrom<UpdateProductRequest> for Change {
         let sku = fields.take("product.product_id", Sku::parse(&product.product_id));
         let etag = fields.take("product.etag", Etag::parse(&product.etag));
         let mask = Mask::take(&mut fields, &paths);
-        let meant = mask.unwrap_or_default();
-        // `Some(None)`: not meant. `None`: meant, and malformed.
-        let title = when(meant.title, || fields.take("product.title", Title::parse(&product.title)));
-        let description = when(meant.description, || {
+        let masked = mask.unwrap_or_default();
+        // `Some(None)`: not in the mask. `None`: in the mask, and malformed.
+        let title = when(masked.title, || fields.take("product.title", Title::parse(&product.title)));
+        let description = when(masked.description, || {
             fields.take("product.description", Description::parse(&product.description))
         });
-        let price = when(meant.price, || fields.take("product.price", Price::parse(product.price.as_ref())));
+        let price = when(masked.price, || fields.take("product.price", Price::parse(product.price.as_ref())));
         match (sku, etag, mask, title, description, price) {
             (Some(sku), Some(etag), Some(_), Some(title), Some(description), Some(price)) => {
                 Ok(Self { sku, etag, title, description, price })
@@ -102,8 +102,8 @@ impl TryFrom<UpdateProductRequest> for Change {
     }
 }
 
-fn when<T>(meant: bool, take: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
-    if meant { take().map(Some) } else { Some(None) }
+fn when<T>(is_masked: bool, take: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
+    if is_masked { take().map(Some) } else { Some(None) }
 }
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn after(paths: &[&str]) -> (String, String, i64) {
-        let product = Change::try_from(request(paths)).unwrap().of(&old());
+        let product = Change::try_from(request(paths)).unwrap().apply(&old());
         (
             product.title.as_str().to_owned(),
             product.description.as_str().to_owned(),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_says_which_fields_are_meant() {
+    fn a_change_applies_to_the_fields_of_its_mask() {
         let all = ("New".to_owned(), "new".to_owned(), 900);
         for paths in [&[][..], &["*"], &["price", "title", "description"], &["title", "*"]] {
             assert_eq!(after(paths), all, "{paths:?}");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_no_field_is_refused_by_its_name_unless_that_is_endless() {
+    fn an_unknown_path_is_repeated_in_the_error_unless_it_is_long() {
         let why = |path: &str| Change::try_from(request(&["title", path])).unwrap_err().into_status("test");
         assert_eq!(why("etag").message(), "update_mask: `etag` is not title, description, price or *");
         let long = why(&"x".repeat(5_000));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fields_that_are_meant_must_be_sound() {
+    fn only_fields_of_the_mask_must_be_valid() {
         let mut bare = request(&["title"]);
         bare.product =
             Some(wire::Product { product_id: "tea".into(), title: "New".into(), ..wire::Product::default() });

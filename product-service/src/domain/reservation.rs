@@ -1,71 +1,53 @@
-//! What a reservation is, and how it may change.
+//! Reservations and their state machine.
 
 use std::{fmt, time::Duration};
 
 use mesh_proto::shop::product::v1 as wire;
 use service_kit::{
+    id::Id,
     timestamp::Timestamp,
     value::{InvalidValue, Quantity, Sku},
 };
-use uuid::Uuid;
 
-/// A set of pieces that somebody wants to buy.
+/// Pieces of products that are set aside for a buyer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
-    /// Its id.
+    /// The id.
     pub id: ReservationId,
-    /// What it is of.
+    /// The pieces.
     pub items: Items,
-    /// Where it stands.
-    pub state: State,
-    /// When the lease runs out; only while it is held.
+    /// The state.
+    pub state: ReservationState,
+    /// The end of the lease; only in the state `Held`.
     pub expires: Option<Timestamp>,
 }
 
 /// The id of a reservation: a UUID that the caller chose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ReservationId(Uuid);
+pub type ReservationId = Id<Reservation>;
 
-impl ReservationId {
-    /// Reads an id; how a UUID is spelt makes no difference.
-    ///
-    /// # Errors
-    /// When it is not a UUID.
-    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let uuid = Uuid::try_parse(text).ok().filter(|uuid| !uuid.is_nil());
-        uuid.map(Self).ok_or_else(|| InvalidValue("must be a UUID that is not all zeroes".into()))
-    }
-}
-
-impl fmt::Display for ReservationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
-
-/// How long pieces are set aside.
+/// The time for which pieces are set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease(Duration);
 
 impl Lease {
-    /// What is meant when nothing is said.
+    /// The lease of a request that gives none.
     pub const DEFAULT: Self = Self(Duration::from_secs(600));
-    const LONGEST: Duration = Duration::from_secs(3_600);
-    const SHORTEST: Duration = Duration::from_secs(1);
+    const MAX: Duration = Duration::from_secs(3_600);
+    const MIN: Duration = Duration::from_secs(1);
 
-    /// Reads a lease.
+    /// Parses a lease.
     ///
     /// # Errors
     /// When it is not 1 s to 1 h.
     pub fn parse(wire: Option<prost_types::Duration>) -> Result<Self, InvalidValue> {
         let Some(wire) = wire else { return Ok(Self::DEFAULT) };
-        // By hand: the conversion of the generated type panics on some numbers.
+        // The conversion of the generated type panics on some numbers.
         let lease = match (u64::try_from(wire.seconds), u32::try_from(wire.nanos)) {
             (Ok(seconds @ 0..=3_600), Ok(nanos @ 0..1_000_000_000)) => Some(Duration::new(seconds, nanos)),
             _ => None,
         };
         lease
-            .filter(|lease| (Self::SHORTEST..=Self::LONGEST).contains(lease))
+            .filter(|lease| (Self::MIN..=Self::MAX).contains(lease))
             .map(Self)
             .ok_or_else(|| InvalidValue("must be 1 s to 1 h".into()))
     }
@@ -78,29 +60,29 @@ impl Lease {
     }
 }
 
-/// So many pieces of one product.
+/// Pieces of one product.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item {
-    /// Which product.
+    /// The product.
     pub sku: Sku,
-    /// How many pieces.
+    /// The number of pieces.
     pub quantity: Quantity,
 }
 
-/// Pieces of products, each product once, by SKU: whoever locks their stock
-/// does it in this order, and so nobody waits in a circle.
+/// Pieces of products, each product once, sorted by SKU. Transactions lock stock
+/// in this order and cannot deadlock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Items(Vec<Item>);
 
 impl Items {
-    /// These items.
+    /// Sorts `items`.
     ///
     /// # Errors
-    /// With the place of an item whose product stands before already.
+    /// With the index of an item whose product an earlier one has.
     pub fn of(items: Vec<Item>) -> Result<Self, usize> {
-        let twice = (1..items.len()).find(|&n| items[..n].iter().any(|item| item.sku == items[n].sku));
-        match twice {
-            Some(place) => Err(place),
+        let duplicate = (1..items.len()).find(|&n| items[..n].iter().any(|item| item.sku == items[n].sku));
+        match duplicate {
+            Some(index) => Err(index),
             None => {
                 let mut items = items;
                 items.sort();
@@ -114,10 +96,10 @@ impl Items {
         self.0.iter()
     }
 
-    /// Reads what `Display` wrote.
+    /// Parses the form that `Display` writes.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the text has another form.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let item = |word: &str| {
             let (sku, pieces) = word.split_once('*').ok_or_else(|| InvalidValue("is no item".into()))?;
@@ -131,79 +113,79 @@ impl Items {
 
 impl fmt::Display for Items {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, Item { sku, quantity }) in self.0.iter().enumerate() {
-            let space = if place > 0 { " " } else { "" };
+        for (index, Item { sku, quantity }) in self.0.iter().enumerate() {
+            let space = if index > 0 { " " } else { "" };
             write!(f, "{space}{sku}*{}", quantity.get())?;
         }
         Ok(())
     }
 }
 
-/// Where a reservation stands.
+/// The state of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// The pieces are set aside until the lease runs out.
+pub enum ReservationState {
+    /// The pieces are set aside until the lease expires.
     Held,
     /// The pieces are sold.
     Committed,
-    /// The pieces have returned, or never were taken; final.
+    /// The pieces are available again, or were never set aside; final.
     Released,
-    /// The lease ran out and the pieces have returned.
+    /// The lease expired and the pieces are available again.
     Expired,
 }
 
-/// What can happen to a reservation.
+/// An event in the life of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// It is asked for.
+pub enum ReservationEvent {
+    /// A call reserves the pieces.
     Reserve,
-    /// Its pieces are sold.
+    /// A call sells the pieces.
     Commit,
-    /// Its pieces are not, or no longer, sold.
+    /// A call returns the pieces.
     Release,
-    /// Its lease runs out.
-    RunOut,
+    /// The lease expires.
+    Expire,
 }
 
-/// Where a piece can be.
+/// The place of a piece in the stock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It can be reserved.
+    /// The piece can be reserved.
     Available,
-    /// It is set aside.
+    /// The piece is set aside.
     Reserved,
-    /// It is sold.
+    /// The piece is sold.
     Sold,
 }
 
-/// All pieces of a reservation go from one place to another.
+/// A transfer of all pieces of a reservation from one place to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Move {
-    /// Where they are.
+pub struct Transfer {
+    /// The place before.
     pub from: Place,
-    /// Where they go.
+    /// The place after.
     pub to: Place,
 }
 
-/// Why an event cannot happen.
+/// The reason why an event is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Impossible {
+pub enum InvalidTransition {
     /// There is no such reservation.
-    Unknown,
-    /// It was released.
+    NotFound,
+    /// The reservation was released.
     Released,
 }
 
-impl State {
-    /// Where a reservation stands after an event, and where its pieces go: all
-    /// transitions there are. `None` is one that is not known yet.
+impl ReservationState {
+    /// All transitions: the state after an event, and the transfer of the pieces.
+    /// `None` is the state of an unknown reservation.
     ///
     /// ```text
     ///             reserve              commit
     ///  unknown ─────────────► Held ─────────────► Committed
     ///     │                   ▲  │                 ▲     │
     ///     │           reserve │  │ lease           │     │
-    ///     │                   │  ▼ runs out        │     │
+    ///     │                   │  ▼ expires         │     │
     ///     │                  Expired ──commit──────┘     │
     ///     │ release                                      │
     ///     └────────► Released ◄──────────release─────────┘
@@ -211,34 +193,45 @@ impl State {
     ///                    └── final
     /// ```
     ///
-    /// Whatever happens a second time changes nothing.
+    /// A repeated event changes nothing.
     ///
     /// # Errors
-    /// [`Impossible`].
-    pub fn after(from: Option<Self>, event: Event) -> Result<(Self, Option<Move>), Impossible> {
+    /// [`InvalidTransition`].
+    pub fn after(
+        from: Option<Self>,
+        event: ReservationEvent,
+    ) -> Result<(Self, Option<Transfer>), InvalidTransition> {
         use Place::{Available, Reserved, Sold};
-        let goes = |from, to| Some(Move { from, to });
+        let transfer = |from, to| Some(Transfer { from, to });
         Ok(match (from, event) {
-            (None | Some(Self::Expired), Event::Reserve) => (Self::Held, goes(Available, Reserved)),
-            (Some(state @ (Self::Held | Self::Committed)), Event::Reserve) => (state, None),
+            (None | Some(Self::Expired), ReservationEvent::Reserve) => {
+                (Self::Held, transfer(Available, Reserved))
+            }
+            (Some(state @ (Self::Held | Self::Committed)), ReservationEvent::Reserve) => (state, None),
 
-            (Some(Self::Held), Event::Commit) => (Self::Committed, goes(Reserved, Sold)),
-            (Some(Self::Expired), Event::Commit) => (Self::Committed, goes(Available, Sold)),
-            (Some(Self::Committed), Event::Commit) => (Self::Committed, None),
+            (Some(Self::Held), ReservationEvent::Commit) => (Self::Committed, transfer(Reserved, Sold)),
+            (Some(Self::Expired), ReservationEvent::Commit) => (Self::Committed, transfer(Available, Sold)),
+            (Some(Self::Committed), ReservationEvent::Commit) => (Self::Committed, None),
 
-            (Some(Self::Held), Event::Release) => (Self::Released, goes(Reserved, Available)),
-            (Some(Self::Committed), Event::Release) => (Self::Released, goes(Sold, Available)),
-            (None | Some(Self::Expired | Self::Released), Event::Release) => (Self::Released, None),
+            (Some(Self::Held), ReservationEvent::Release) => (Self::Released, transfer(Reserved, Available)),
+            (Some(Self::Committed), ReservationEvent::Release) => (Self::Released, transfer(Sold, Available)),
+            (None | Some(Self::Expired | Self::Released), ReservationEvent::Release) => {
+                (Self::Released, None)
+            }
 
-            (Some(Self::Held), Event::RunOut) => (Self::Expired, goes(Reserved, Available)),
-            (Some(state), Event::RunOut) => (state, None),
+            (Some(Self::Held), ReservationEvent::Expire) => (Self::Expired, transfer(Reserved, Available)),
+            (Some(state), ReservationEvent::Expire) => (state, None),
 
-            (Some(Self::Released), Event::Reserve | Event::Commit) => return Err(Impossible::Released),
-            (None, Event::Commit | Event::RunOut) => return Err(Impossible::Unknown),
+            (Some(Self::Released), ReservationEvent::Reserve | ReservationEvent::Commit) => {
+                return Err(InvalidTransition::Released);
+            }
+            (None, ReservationEvent::Commit | ReservationEvent::Expire) => {
+                return Err(InvalidTransition::NotFound);
+            }
         })
     }
 
-    /// As it stands in the database.
+    /// The value in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -249,10 +242,10 @@ impl State {
         }
     }
 
-    /// Reads what [`as_str`](Self::as_str) wrote.
+    /// Parses a value of the database.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is no state.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         [Self::Held, Self::Committed, Self::Released, Self::Expired]
             .into_iter()
@@ -264,10 +257,10 @@ impl State {
 impl From<Reservation> for wire::Reservation {
     fn from(reservation: Reservation) -> Self {
         let state = match reservation.state {
-            State::Held => wire::ReservationState::Held,
-            State::Committed => wire::ReservationState::Committed,
-            State::Released => wire::ReservationState::Released,
-            State::Expired => wire::ReservationState::Expired,
+            ReservationState::Held => wire::ReservationState::Held,
+            ReservationState::Committed => wire::ReservationState::Committed,
+            ReservationState::Released => wire::ReservationState::Released,
+            ReservationState::Expired => wire::ReservationState::Expired,
         };
         let item = |Item { sku, quantity }: Item| wire::ReservedItem {
             product_id: sku.to_string(),
@@ -291,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn items_are_kept_by_sku_and_read_as_they_were_written() {
+    fn items_are_sorted_by_sku_and_survive_a_round_trip() {
         let items = Items::of(vec![item("tea", 3), item("a-1", 999), item("mug", 1)]).unwrap();
         assert_eq!(items.to_string(), "a-1*999 mug*1 tea*3");
         assert_eq!(Items::parse(&items.to_string()), Ok(items));
@@ -316,37 +309,62 @@ mod tests {
     }
 
     #[test]
-    fn the_second_time_changes_nothing_and_a_release_is_final() {
-        let all = [State::Held, State::Committed, State::Released, State::Expired].map(Some);
+    fn a_repeated_event_changes_nothing_and_a_release_is_final() {
+        let all = [
+            ReservationState::Held,
+            ReservationState::Committed,
+            ReservationState::Released,
+            ReservationState::Expired,
+        ]
+        .map(Some);
         for from in all.into_iter().chain([None]) {
-            for event in [Event::Reserve, Event::Commit, Event::Release, Event::RunOut] {
-                let Ok((to, _)) = State::after(from, event) else { continue };
-                assert_eq!(State::after(Some(to), event), Ok((to, None)), "{from:?} {event:?}");
-                assert!(from != Some(State::Released) || to == State::Released);
+            for event in [
+                ReservationEvent::Reserve,
+                ReservationEvent::Commit,
+                ReservationEvent::Release,
+                ReservationEvent::Expire,
+            ] {
+                let Ok((to, _)) = ReservationState::after(from, event) else { continue };
+                assert_eq!(ReservationState::after(Some(to), event), Ok((to, None)), "{from:?} {event:?}");
+                assert!(from != Some(ReservationState::Released) || to == ReservationState::Released);
             }
         }
-        for event in [Event::Reserve, Event::Commit] {
-            assert_eq!(State::after(Some(State::Released), event), Err(Impossible::Released));
+        for event in [ReservationEvent::Reserve, ReservationEvent::Commit] {
+            assert_eq!(
+                ReservationState::after(Some(ReservationState::Released), event),
+                Err(InvalidTransition::Released)
+            );
         }
-        assert_eq!(State::after(None, Event::Commit), Err(Impossible::Unknown));
+        assert_eq!(ReservationState::after(None, ReservationEvent::Commit), Err(InvalidTransition::NotFound));
     }
 
-    /// Where the pieces of a reservation are in each state.
-    fn place(state: Option<State>) -> Place {
+    /// The place of the pieces of a reservation in a state.
+    fn place(state: Option<ReservationState>) -> Place {
         match state {
-            Some(State::Held) => Place::Reserved,
-            Some(State::Committed) => Place::Sold,
-            None | Some(State::Released | State::Expired) => Place::Available,
+            Some(ReservationState::Held) => Place::Reserved,
+            Some(ReservationState::Committed) => Place::Sold,
+            None | Some(ReservationState::Released | ReservationState::Expired) => Place::Available,
         }
     }
 
     #[test]
-    fn pieces_go_where_the_state_says_they_are() {
-        let all = [State::Held, State::Committed, State::Released, State::Expired].map(Some);
+    fn transfers_match_the_place_of_each_state() {
+        let all = [
+            ReservationState::Held,
+            ReservationState::Committed,
+            ReservationState::Released,
+            ReservationState::Expired,
+        ]
+        .map(Some);
         for from in all.into_iter().chain([None]) {
-            for event in [Event::Reserve, Event::Commit, Event::Release, Event::RunOut] {
-                let Ok((to, moved)) = State::after(from, event) else { continue };
-                let ends = moved.map_or((place(from), place(from)), |Move { from, to }| (from, to));
+            for event in [
+                ReservationEvent::Reserve,
+                ReservationEvent::Commit,
+                ReservationEvent::Release,
+                ReservationEvent::Expire,
+            ] {
+                let Ok((to, moved)) = ReservationState::after(from, event) else { continue };
+                let ends = moved.map_or((place(from), place(from)), |Transfer { from, to }| (from, to));
                 assert_eq!(ends, (place(from), place(Some(to))), "{from:?} {event:?}");
             }
         }

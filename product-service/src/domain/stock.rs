@@ -1,4 +1,4 @@
-//! How many pieces of a product there are.
+//! The stock of a product.
 
 use mesh_proto::shop::product::v1 as wire;
 use service_kit::value::{Etag, InvalidValue, Sku};
@@ -6,15 +6,15 @@ use service_kit::value::{Etag, InvalidValue, Sku};
 /// The pieces of one product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stock {
-    /// Of which product.
+    /// The product.
     pub sku: Sku,
     /// Pieces that can be reserved.
     pub available: i64,
-    /// Pieces that are set aside.
+    /// Pieces that are set aside by reservations.
     pub reserved: i64,
     /// Pieces that were sold and not returned.
     pub sold: i64,
-    /// How often it was set.
+    /// The number of times it was set.
     pub etag: Etag,
 }
 
@@ -23,15 +23,15 @@ pub struct Stock {
 pub struct Count(i64);
 
 impl Count {
-    const MOST: i64 = 1_000_000_000;
+    const MAX: i64 = 1_000_000_000;
 
-    /// Reads a number of pieces.
+    /// Parses a number of pieces.
     ///
     /// # Errors
     /// When it is not 0 to 10^9.
     pub fn parse(number: i64) -> Result<Self, InvalidValue> {
         match number {
-            0..=Self::MOST => Ok(Self(number)),
+            0..=Self::MAX => Ok(Self(number)),
             _ => Err(InvalidValue("must be 0 to 1,000,000,000".into())),
         }
     }

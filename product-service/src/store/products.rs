@@ -1,4 +1,4 @@
-//! Changes of the catalogue, each with the event that tells of it.
+//! Changes of the catalogue and their events.
 
 use mesh_proto::shop::events::v1::{ProductChanged, ProductDeleted, event::Payload};
 use service_kit::{
@@ -10,7 +10,7 @@ use service_kit::{
 use super::{BY_ID, lock_product, read, stock};
 use crate::{
     Error,
-    domain::{Change, Product, Stored},
+    domain::{Change, Product, StoredProduct},
 };
 
 const INSERT: &str = "INSERT INTO products (product_id, title, description, price, currency, version) \
@@ -19,8 +19,8 @@ const INSERT: &str = "INSERT INTO products (product_id, title, description, pric
 const UPDATE: &str = "UPDATE products SET title = $2, description = $3, price = $4, currency = $5, \
      version = version + 1 WHERE product_id = $1";
 
-/// A product that was there before goes on with the version after its end, so
-/// that no event of it comes to stand before an older one.
+/// Continues the versions of a product that existed before, so that its events keep
+/// their order.
 const CONTINUE: &str = "UPDATE products SET version = stock.gone + 1 FROM stock \
      WHERE products.product_id = $1 AND stock.product_id = $1 AND stock.gone > 0";
 
@@ -30,20 +30,19 @@ pub(super) async fn create(
     open: &mut Transaction,
     outbox: &Outbox,
     product: &Product,
-) -> Result<Stored, Error> {
+) -> Result<StoredProduct, Error> {
     if open.execute(INSERT, &columns(product)).await? == 0 {
-        open.undo();
+        open.set_rollback_only();
         return match get(open, &product.sku).await? {
             Some(stored) if stored.product == *product => Ok(stored),
-            _ => Err(Error::Taken(product.sku.clone())),
+            _ => Err(Error::SkuTaken(product.sku.clone())),
         };
     }
     open.execute(CONTINUE, &[product.sku.as_str().into()]).await?;
-    stock::product_is_back(open, &product.sku).await?;
+    stock::restore(open, &product.sku).await?;
     let stored = get(open, &product.sku).await?;
-    let stored =
-        stored.ok_or_else(|| DatabaseError::corrupt("product", "is not there after its insertion"))?;
-    tell(open, outbox, &stored).await?;
+    let stored = stored.ok_or_else(|| DatabaseError::corrupt("product", "is missing after its insertion"))?;
+    append_event(open, outbox, &stored).await?;
     Ok(stored)
 }
 
@@ -51,27 +50,27 @@ pub(super) async fn update(
     open: &mut Transaction,
     outbox: &Outbox,
     change: &Change,
-) -> Result<Stored, Error> {
+) -> Result<StoredProduct, Error> {
     let missing = || Error::Missing(vec![change.sku.clone()]);
     if !lock_product(open, &change.sku).await? {
         return Err(missing());
     }
     let before = get(open, &change.sku).await?.ok_or_else(missing)?;
-    let after = change.of(&before.product);
+    let after = change.apply(&before.product);
     let same = after == before.product;
     let expected = change.etag.is_none_or(|seen| seen == before.etag);
-    // Another sending of this change may have come through unheard.
+    // An earlier attempt of this change may have been committed.
     let repeated = change.etag.is_some_and(|seen| same && before.etag.follows(seen));
     if !expected && !repeated {
         return Err(Error::ProductChanged(change.sku.clone()));
     }
     if same {
-        open.undo();
+        open.set_rollback_only();
         return Ok(before);
     }
     open.execute(UPDATE, &columns(&after)).await?;
-    let stored = Stored { product: after, etag: before.etag.next() };
-    tell(open, outbox, &stored).await?;
+    let stored = StoredProduct { product: after, etag: before.etag.next() };
+    append_event(open, outbox, &stored).await?;
     Ok(stored)
 }
 
@@ -83,26 +82,30 @@ pub(super) async fn delete(
 ) -> Result<(), Error> {
     lock_product(open, sku).await?;
     let Some(stored) = get(open, sku).await? else {
-        open.undo();
+        open.set_rollback_only();
         return Ok(());
     };
     if etag.is_some_and(|seen| seen != stored.etag) {
         return Err(Error::ProductChanged(sku.clone()));
     }
     let end = stored.etag.next();
-    stock::product_is_gone(open, sku, end).await?;
+    stock::write_off(open, sku, end).await?;
     open.execute(DELETE, &[sku.as_str().into()]).await?;
     let payload = Payload::ProductDeleted(ProductDeleted { product_id: sku.to_string() });
     outbox.append(open, sku.as_str(), end.version(), payload).await?;
     Ok(())
 }
 
-async fn tell(open: &mut Transaction, outbox: &Outbox, stored: &Stored) -> Result<(), DatabaseError> {
+async fn append_event(
+    open: &mut Transaction,
+    outbox: &Outbox,
+    stored: &StoredProduct,
+) -> Result<(), DatabaseError> {
     let payload = Payload::ProductChanged(ProductChanged { product: Some(stored.clone().into()) });
     outbox.append(open, stored.product.sku.as_str(), stored.etag.version(), payload).await
 }
 
-async fn get(open: &mut Transaction, sku: &Sku) -> Result<Option<Stored>, DatabaseError> {
+async fn get(open: &mut Transaction, sku: &Sku) -> Result<Option<StoredProduct>, DatabaseError> {
     let row = open.row(BY_ID, &[sku.as_str().into()]).await?;
     row.as_ref().map(read).transpose()
 }

@@ -1,7 +1,7 @@
-//! Pieces that are set aside.
+//! Reservations in the database.
 //!
-//! Time is the database's, so that replicas agree on when a lease runs out:
-//! the server's clock on PostgreSQL, that of the one machine on SQLite.
+//! Leases expire by the clock of the database, so that replicas agree: the server's
+//! clock on PostgreSQL, the machine's on SQLite.
 
 use std::time::Duration;
 
@@ -12,15 +12,17 @@ use service_kit::{
 
 use super::{
     Store,
-    stock::{Short, move_pieces},
+    stock::{Shortage, transfer_pieces},
 };
 use crate::{
     Error,
-    domain::{Event, Impossible, Items, Lease, Reservation, ReservationId, State},
+    domain::{
+        InvalidTransition, Items, Lease, Reservation, ReservationEvent, ReservationId, ReservationState,
+    },
 };
 
-/// Microseconds since 1970 by the database's clock, at the moment it is asked
-/// and not when the transaction began.
+/// Microseconds since 1970 by the database's clock, when the statement runs and not
+/// when the transaction began.
 macro_rules! now {
     (sqlite) => {
         "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
@@ -30,7 +32,7 @@ macro_rules! now {
     };
 }
 
-/// A statement with the present between its two parts.
+/// A statement with the current time between its two parts.
 macro_rules! with_now {
     ($before:literal, $after:literal) => {
         Sql::each(concat!($before, now!(sqlite), $after), concat!($before, now!(postgres), $after))
@@ -67,10 +69,10 @@ const RELEASE_FIRST: Sql = with_now!(
     ") ON CONFLICT (reservation_id) DO NOTHING"
 );
 
-/// Which have ended is asked again: a replica of the version before does not
-/// take back the time of one that it holds anew. On PostgreSQL by the time at
-/// which the transaction began: one that moves on finds nothing by an index.
-const FORGET: Sql = Sql::each(
+/// The statement checks the state too: a replica of the previous version does not
+/// reset `end_time` when it reserves again. On PostgreSQL it uses the time at which the
+/// transaction began: a volatile time cannot use the index.
+const DELETE_OLD: Sql = Sql::each(
     "DELETE FROM reservations WHERE reservation_id IN (SELECT reservation_id FROM reservations \
      WHERE end_time IS NOT NULL AND end_time <= CAST(unixepoch('subsec') * 1000000 AS INTEGER) - $1 \
      AND state IN ('released', 'expired') ORDER BY end_time LIMIT $2)",
@@ -79,42 +81,42 @@ const FORGET: Sql = Sql::each(
      AND state IN ('released', 'expired') ORDER BY end_time LIMIT $2)",
 );
 
-/// The leases that run out next.
-const NEXT: Sql = with_now!(
+/// The leases that expire next.
+const NEXT_LEASES: Sql = with_now!(
     "SELECT reservation_id, expire_time, ",
     " AS now FROM reservations WHERE state = 'held' ORDER BY expire_time LIMIT $1"
 );
 
-/// How many leases one sweep ends.
-const BATCH: usize = 100;
-/// How many reservations one transaction forgets.
-pub(crate) const FORGET_BATCH: u64 = 500;
+/// The most leases that one sweep ends.
+const MAX_ENDED_LEASES: usize = 100;
+/// The most reservations that one transaction deletes.
+pub(crate) const MAX_DELETED_RESERVATIONS: u64 = 500;
 
-/// What becomes of a reservation, with what that takes.
-enum Change<'a> {
+/// A change of a reservation, with its parameters.
+enum ReservationChange<'a> {
     Reserve(&'a Items, Lease),
     Commit,
     Release,
-    RunOut,
+    Expire,
 }
 
-impl Change<'_> {
-    fn event(&self) -> Event {
+impl ReservationChange<'_> {
+    fn event(&self) -> ReservationEvent {
         match self {
-            Self::Reserve(..) => Event::Reserve,
-            Self::Commit => Event::Commit,
-            Self::Release => Event::Release,
-            Self::RunOut => Event::RunOut,
+            Self::Reserve(..) => ReservationEvent::Reserve,
+            Self::Commit => ReservationEvent::Commit,
+            Self::Release => ReservationEvent::Release,
+            Self::Expire => ReservationEvent::Expire,
         }
     }
 }
 
-/// What a sweep has done.
+/// The result of a sweep.
 #[derive(Debug, Default)]
-pub struct Swept {
-    /// How many leases it ended.
+pub struct Sweep {
+    /// The number of leases it ended.
     pub ended: usize,
-    /// How long until the next one runs out, when one is known.
+    /// The time until the next lease expires, if one is known.
     pub next: Option<Duration>,
 }
 
@@ -122,111 +124,111 @@ impl Store {
     /// The reservation of that id.
     ///
     /// # Errors
-    /// [`Error::Impossible`], [`Error::Database`].
+    /// [`Error::Transition`], [`Error::Database`].
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn reservation(&self, id: ReservationId) -> Result<Reservation, Error> {
         let row = self.database.row(BY_ID, &[id.to_string().into()]).await?;
-        let kept = row.as_ref().map(read).transpose()?;
-        let kept = kept.ok_or(Error::Impossible(id, Impossible::Unknown))?;
-        let state = if kept.is_overdue() { State::Expired } else { kept.state };
-        Ok(kept.standing(id, state))
+        let stored = row.as_ref().map(read).transpose()?;
+        let stored = stored.ok_or(Error::Transition(id, InvalidTransition::NotFound))?;
+        let state = if stored.is_overdue() { ReservationState::Expired } else { stored.state };
+        Ok(stored.into_reservation(id, state))
     }
 
-    /// Sets pieces aside, all or none.
+    /// Reserves pieces, all or none.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::OutOfStock`], [`Error::Reused`],
-    /// [`Error::Impossible`] after a release, [`Error::Database`].
+    /// [`Error::Missing`], [`Error::OutOfStock`], [`Error::IdReused`],
+    /// [`Error::Transition`] after a release, [`Error::Database`].
     ///
     /// # Cancel safety
-    /// They may have been set aside; the same call again tells.
+    /// They may have been reserved; repeat the call to be sure.
     pub async fn reserve(
         &self,
         id: ReservationId,
         items: &Items,
         lease: Lease,
     ) -> Result<Reservation, Error> {
-        self.change(id, &Change::Reserve(items, lease)).await
+        self.change(id, &ReservationChange::Reserve(items, lease)).await
     }
 
-    /// Makes pieces sold.
+    /// Sells reserved pieces.
     ///
     /// # Errors
-    /// [`Error::OutOfStock`] after the lease ran out, [`Error::Impossible`],
+    /// [`Error::OutOfStock`] after the lease expired, [`Error::Transition`],
     /// [`Error::Database`].
     ///
     /// # Cancel safety
-    /// They may be sold; the same call again tells.
+    /// They may be sold; repeat the call to be sure.
     pub async fn commit(&self, id: ReservationId) -> Result<Reservation, Error> {
-        self.change(id, &Change::Commit).await
+        self.change(id, &ReservationChange::Commit).await
     }
 
-    /// Returns pieces, for good.
+    /// Returns pieces, finally.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// They may have returned; the same call again makes sure.
+    /// They may have been returned; repeat the call to be sure.
     pub async fn release(&self, id: ReservationId) -> Result<Reservation, Error> {
-        self.change(id, &Change::Release).await
+        self.change(id, &ReservationChange::Release).await
     }
 
-    /// Ends up to a hundred leases that have run out. Any replica may do it at
-    /// any time.
+    /// Ends up to 100 expired leases. Any replica may call it at any time.
     ///
     /// # Errors
-    /// The first; the others were swept nevertheless.
+    /// The first error; the other leases were ended nevertheless.
     ///
     /// # Cancel safety
     /// Each lease is ended or not.
-    pub async fn sweep(&self) -> Result<Swept, Error> {
-        let rows = self.database.rows(NEXT, &[i64::try_from(BATCH).unwrap_or(i64::MAX).into()]).await?;
-        let (mut swept, mut failed) = (Swept::default(), None);
+    pub async fn sweep(&self) -> Result<Sweep, Error> {
+        let limit = i64::try_from(MAX_ENDED_LEASES).unwrap_or(i64::MAX);
+        let rows = self.database.rows(NEXT_LEASES, &[limit.into()]).await?;
+        let (mut sweep, mut failed) = (Sweep::default(), None);
         for row in &rows {
-            let left: i64 = row.get::<i64>("expire_time")? - row.get::<i64>("now")?;
-            if left > 0 {
-                swept.next = Some(Duration::from_micros(left.unsigned_abs()));
+            let remaining: i64 = row.get::<i64>("expire_time")? - row.get::<i64>("now")?;
+            if remaining > 0 {
+                sweep.next = Some(Duration::from_micros(remaining.unsigned_abs()));
                 break;
             }
             let id = ReservationId::parse(&row.get::<String>("reservation_id")?);
             let id = id.map_err(|why| DatabaseError::corrupt("reservation_id", why))?;
-            match self.change(id, &Change::RunOut).await {
-                Ok(_) => swept.ended += 1,
+            match self.change(id, &ReservationChange::Expire).await {
+                Ok(_) => sweep.ended += 1,
                 Err(why) => failed = failed.or(Some(why)),
             }
         }
-        if swept.ended == BATCH {
-            swept.next = Some(Duration::ZERO);
+        if sweep.ended == MAX_ENDED_LEASES {
+            sweep.next = Some(Duration::ZERO);
         }
-        failed.map_or(Ok(swept), Err)
+        failed.map_or(Ok(sweep), Err)
     }
 
-    /// Forgets some reservations that were released or ran out longer ago than
-    /// `kept`; returns how many. Whoever comes with the id of one later makes a
-    /// new one, so it is kept for longer than anybody goes on with an order.
+    /// Deletes a batch of reservations that were released or expired longer ago than
+    /// `retention`; returns their number. A later request with the id of one reserves
+    /// anew, so `retention` is longer than any order takes.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// They may have been forgotten.
-    pub async fn forget_ended(&self, kept: Duration) -> Result<u64, DatabaseError> {
-        let micros = |number: u128| i64::try_from(number).unwrap_or(i64::MAX);
-        let values = [micros(kept.as_micros()).into(), micros(FORGET_BATCH.into()).into()];
+    /// They may have been deleted.
+    pub async fn delete_old_reservations(&self, retention: Duration) -> Result<u64, DatabaseError> {
+        let parameter = |number: u128| i64::try_from(number).unwrap_or(i64::MAX).into();
+        let values = [parameter(retention.as_micros()), parameter(MAX_DELETED_RESERVATIONS.into())];
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let forgotten = open.execute(FORGET, &values).await;
-            if let Some(forgotten) = unit.end(open, forgotten).await {
-                return forgotten;
+            let deleted = open.execute(DELETE_OLD, &values).await;
+            if let Some(deleted) = unit.end(open, deleted).await {
+                return deleted;
             }
         }
     }
 
-    async fn change(&self, id: ReservationId, change: &Change<'_>) -> Result<Reservation, Error> {
+    async fn change(&self, id: ReservationId, change: &ReservationChange<'_>) -> Result<Reservation, Error> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
@@ -241,113 +243,126 @@ impl Store {
 async fn change_in(
     open: &mut Transaction,
     id: ReservationId,
-    change: &Change<'_>,
+    change: &ReservationChange<'_>,
 ) -> Result<Reservation, Error> {
-    if let Change::Reserve(items, lease) = change
+    if let ReservationChange::Reserve(items, lease) = change
         && let Some(expires) = hold_first(open, id, items, *lease).await?
     {
-        let (state, moved) = State::after(None, Event::Reserve).map_err(|why| Error::Impossible(id, why))?;
-        if let Some(moved) = moved {
-            move_pieces(open, items, moved).await?.map_err(|short| refused(Event::Reserve, short))?;
-        }
+        let state = transition(open, id, items, None, ReservationEvent::Reserve).await?;
         return Ok(Reservation { id, items: (*items).clone(), state, expires: Some(expires) });
     }
-    let kept = match (lock(open, id).await?, change) {
-        (Some(kept), _) => kept,
-        (None, Change::Release) => {
+    let not_found = Error::Transition(id, InvalidTransition::NotFound);
+    let stored = match (lock(open, id).await?, change) {
+        (Some(stored), _) => stored,
+        (None, ReservationChange::Release) => {
             if open.execute(RELEASE_FIRST, &[id.to_string().into()]).await? == 1 {
-                let state = State::Released;
+                let state = ReservationState::Released;
                 return Ok(Reservation { id, items: Items::default(), state, expires: None });
             }
-            // Somebody was faster, and is done by now.
-            lock(open, id).await?.ok_or(Error::Impossible(id, Impossible::Unknown))?
+            // A concurrent transaction has inserted it, and has ended by now.
+            lock(open, id).await?.ok_or(not_found)?
         }
-        (None, _) => return Err(Error::Impossible(id, Impossible::Unknown)),
+        (None, _) => return Err(not_found),
     };
-    change_kept(open, id, kept, change).await
+    change_stored(open, id, stored, change).await
 }
 
-async fn change_kept(
+async fn change_stored(
     open: &mut Transaction,
     id: ReservationId,
-    kept: Kept,
-    change: &Change<'_>,
+    stored: StoredReservation,
+    change: &ReservationChange<'_>,
 ) -> Result<Reservation, Error> {
-    if let Change::Reserve(items, _) = change
-        && kept.items != **items
-        && !kept.was_never_made()
+    if let ReservationChange::Reserve(items, _) = change
+        && stored.items != **items
+        && !stored.was_never_held()
     {
-        return Err(Error::Reused(id));
+        return Err(Error::IdReused(id));
     }
-    let mut state = kept.state;
-    // Whether it was swept or not, a lease that has run out has run out; and
-    // one that was made anew since the sweep began has not.
-    let due = kept.is_overdue().then_some(Event::RunOut);
-    let asked = Some(change.event()).filter(|event| *event != Event::RunOut);
-    for event in due.into_iter().chain(asked) {
-        let (next, moved) = State::after(Some(state), event).map_err(|why| Error::Impossible(id, why))?;
-        if let Some(moved) = moved {
-            move_pieces(open, &kept.items, moved).await?.map_err(|short| refused(event, short))?;
-        }
-        state = next;
+    let mut state = stored.state;
+    // A lease expires at its time, swept or not; one that was renewed since the sweep
+    // began has not expired.
+    let due = stored.is_overdue().then_some(ReservationEvent::Expire);
+    let requested = Some(change.event()).filter(|event| *event != ReservationEvent::Expire);
+    for event in due.into_iter().chain(requested) {
+        state = transition(open, id, &stored.items, Some(state), event).await?;
     }
-    if state == kept.state && !kept.is_overdue() {
-        open.undo();
-        return Ok(kept.standing(id, state));
+    if state == stored.state && !stored.is_overdue() {
+        open.set_rollback_only();
+        return Ok(stored.into_reservation(id, state));
     }
     let expires = match (state, change) {
-        (State::Held, Change::Reserve(_, lease)) => Some(hold_again(open, id, *lease).await?),
+        (ReservationState::Held, ReservationChange::Reserve(_, lease)) => {
+            Some(hold_again(open, id, *lease).await?)
+        }
         _ => {
             open.post(WRITE, &[id.to_string().into(), state.as_str().into()]).await?;
             None
         }
     };
-    Ok(Reservation { id, items: kept.items, state, expires })
+    Ok(Reservation { id, items: stored.items, state, expires })
 }
 
-/// Who asks for pieces learns that there is no such product. Who asked before
-/// it was deleted learns that it has none left.
-fn refused(event: Event, short: Short) -> Error {
-    let Short { missing, mut left } = short;
-    if event == Event::Reserve && !missing.is_empty() {
+/// Transfers the pieces as `event` demands; returns the state after it.
+async fn transition(
+    open: &mut Transaction,
+    id: ReservationId,
+    items: &Items,
+    from: Option<ReservationState>,
+    event: ReservationEvent,
+) -> Result<ReservationState, Error> {
+    let after = ReservationState::after(from, event);
+    let (state, transfer) = after.map_err(|why| Error::Transition(id, why))?;
+    if let Some(transfer) = transfer {
+        let done = transfer_pieces(open, items, transfer).await?;
+        done.map_err(|shortage| shortage_error(event, shortage))?;
+    }
+    Ok(state)
+}
+
+/// Reserving a deleted product fails because it is missing. A reservation made before
+/// the deletion fails because no pieces are available.
+fn shortage_error(event: ReservationEvent, shortage: Shortage) -> Error {
+    let Shortage { missing, mut available } = shortage;
+    if event == ReservationEvent::Reserve && !missing.is_empty() {
         return Error::Missing(missing);
     }
-    left.extend(missing.into_iter().map(|sku| (sku, 0)));
-    left.sort();
-    Error::OutOfStock(left)
+    available.extend(missing.into_iter().map(|sku| (sku, 0)));
+    available.sort();
+    Error::OutOfStock(available)
 }
 
-/// A reservation as it is kept.
-struct Kept {
-    state: State,
+/// A row of `reservations`, with the time at which it was read.
+struct StoredReservation {
+    state: ReservationState,
     items: Items,
     expires: i64,
     now: i64,
 }
 
-impl Kept {
-    /// Whether its lease has run out and nobody has swept it yet.
+impl StoredReservation {
+    /// True when the lease has expired and was not swept yet.
     fn is_overdue(&self) -> bool {
-        self.state == State::Held && self.expires <= self.now
+        self.state == ReservationState::Held && self.expires <= self.now
     }
 
-    /// Whether it was released before anything was reserved.
-    fn was_never_made(&self) -> bool {
+    /// True when it was released before anything was reserved.
+    fn was_never_held(&self) -> bool {
         self.items == Items::default()
     }
 
-    fn standing(self, id: ReservationId, state: State) -> Reservation {
-        let expires = (state == State::Held).then(|| Timestamp::of_micros(self.expires));
+    fn into_reservation(self, id: ReservationId, state: ReservationState) -> Reservation {
+        let expires = (state == ReservationState::Held).then(|| Timestamp::of_micros(self.expires));
         Reservation { id, items: self.items, state, expires }
     }
 }
 
-async fn lock(open: &mut Transaction, id: ReservationId) -> Result<Option<Kept>, DatabaseError> {
+async fn lock(open: &mut Transaction, id: ReservationId) -> Result<Option<StoredReservation>, DatabaseError> {
     let row = open.row(LOCK, &[id.to_string().into()]).await?;
     row.as_ref().map(read).transpose()
 }
 
-/// Keeps a reservation of an id that was not known; when its lease runs out.
+/// Inserts a reservation of an unknown id; returns the end of its lease.
 async fn hold_first(
     open: &mut Transaction,
     id: ReservationId,
@@ -365,14 +380,14 @@ async fn hold_again(
     lease: Lease,
 ) -> Result<Timestamp, DatabaseError> {
     let row = open.row(HOLD_AGAIN, &[id.to_string().into(), lease.micros().into()]).await?;
-    let row = row.ok_or_else(|| DatabaseError::corrupt("reservation", "is gone while it is locked"))?;
+    let row = row.ok_or_else(|| DatabaseError::corrupt("reservation", "is missing while it is locked"))?;
     Ok(Timestamp::of_micros(row.get("expire_time")?))
 }
 
-fn read(row: &Row) -> Result<Kept, DatabaseError> {
-    let state = State::parse(&row.get::<String>("state")?);
+fn read(row: &Row) -> Result<StoredReservation, DatabaseError> {
+    let state = ReservationState::parse(&row.get::<String>("state")?);
     let items = Items::parse(&row.get::<String>("items")?);
-    Ok(Kept {
+    Ok(StoredReservation {
         state: state.map_err(|why| DatabaseError::corrupt("state", why))?,
         items: items.map_err(|why| DatabaseError::corrupt("items", why))?,
         expires: row.get("expire_time")?,

@@ -1,8 +1,8 @@
-//! How many pieces of a product there are.
+//! The stock of a product.
 //!
-//! A product whose stock was never set has no row. One that was deleted keeps
-//! its row, with nothing available: pieces that were sold may come back, and
-//! are there again should the product be.
+//! A product whose stock was never set has no row. A deleted product keeps its row
+//! without available pieces: sold pieces may be returned, and are available again
+//! when the product is.
 
 use service_kit::{
     database::{Error as DatabaseError, Row, Sql, Transaction, Value},
@@ -12,17 +12,17 @@ use service_kit::{
 use super::{Store, json, lock_product, read_sku};
 use crate::{
     Error,
-    domain::{Count, Items, Move, Place, Stock},
+    domain::{Count, Items, Place, Stock, Transfer},
 };
 
 macro_rules! stock {
-    ($which:literal) => {
+    ($condition:literal) => {
         concat!(
             "SELECT p.product_id, COALESCE(s.available, 0) AS available, \
              COALESCE(s.reserved, 0) AS reserved, COALESCE(s.sold, 0) AS sold, \
              COALESCE(s.version, 0) AS version, COALESCE(s.counted, 0) AS counted \
              FROM products p LEFT JOIN stock s ON s.product_id = p.product_id WHERE ",
-            $which
+            $condition
         )
     };
 }
@@ -41,15 +41,15 @@ const SET: &str = "INSERT INTO stock (product_id, available, reserved, sold, cou
      VALUES ($1, $2, 0, 0, $2, 1) ON CONFLICT (product_id) DO UPDATE \
      SET available = $2, counted = $2, version = stock.version + 1";
 
-/// Moves pieces, unless too few can be reserved or nobody sells them any more.
-const MOVE: &str = "UPDATE stock SET available = available + $2, reserved = reserved + $3, sold = sold + $4 \
+/// Transfers pieces, unless too few are available or the product was deleted.
+const TRANSFER: &str = "UPDATE stock SET available = available + $2, reserved = reserved + $3, sold = sold + $4 \
      WHERE product_id = $1 AND ($2 >= 0 OR (available + $2 >= 0 AND gone = 0))";
 
-const GONE: &str = "INSERT INTO stock (product_id, available, reserved, sold, counted, version, gone) \
+const WRITE_OFF: &str = "INSERT INTO stock (product_id, available, reserved, sold, counted, version, gone) \
      VALUES ($1, 0, 0, 0, 0, 0, $2) ON CONFLICT (product_id) DO UPDATE \
      SET available = 0, counted = 0, version = 0, gone = $2";
 
-const BACK: &str = "UPDATE stock SET gone = 0 WHERE product_id = $1 AND gone > 0";
+const RESTORE: &str = "UPDATE stock SET gone = 0 WHERE product_id = $1 AND gone > 0";
 
 impl Store {
     /// The stock of a product.
@@ -65,11 +65,11 @@ impl Store {
         Ok(read(&row)?)
     }
 
-    /// Sets how many pieces can be reserved from now on.
+    /// Sets the number of pieces that can be reserved.
     ///
     /// # Errors
-    /// [`Error::Missing`]; [`Error::StockChanged`] when it is not the version
-    /// that it must be, unless this very setting made it that.
+    /// [`Error::Missing`]; [`Error::StockChanged`] when it has another version than
+    /// the etag, unless this same call made it.
     ///
     /// # Cancel safety
     /// It may have been set.
@@ -95,15 +95,15 @@ async fn set(
     if !lock_product(open, sku).await? {
         return Err(missing());
     }
-    // Whoever reserves locks the stock and not the product.
+    // A reservation locks the stock and not the product.
     open.row(LOCK, &[sku.as_str().into()]).await?;
     let row = open.row(BY_ID, &[sku.as_str().into()]).await?.ok_or_else(missing)?;
     let stock = read(&row)?;
     if etag.is_some_and(|seen| seen != stock.etag) {
         let same = row.get::<i64>("counted")? == available.get();
-        // Another sending of this request may have come through unheard.
+        // An earlier attempt of this request may have been committed.
         if same && etag.is_some_and(|seen| stock.etag.follows(seen)) {
-            open.undo();
+            open.set_rollback_only();
             return Ok(stock);
         }
         return Err(Error::StockChanged(sku.clone()));
@@ -112,13 +112,12 @@ async fn set(
     Ok(Stock { available: available.get(), etag: stock.etag.next(), ..stock })
 }
 
-/// Moves all pieces of `items`. When there are too few of some, nothing must be
-/// committed; says of which, and how many there are.
-pub(super) async fn move_pieces(
+/// Transfers all pieces of `items`. On a [`Shortage`] the caller must not commit.
+pub(super) async fn transfer_pieces(
     open: &mut Transaction,
     items: &Items,
-    Move { from, to }: Move,
-) -> Result<Result<(), Short>, DatabaseError> {
+    Transfer { from, to }: Transfer,
+) -> Result<Result<(), Shortage>, DatabaseError> {
     let mut short = Vec::new();
     for item in items.iter() {
         let change = |place: Place| {
@@ -131,54 +130,52 @@ pub(super) async fn move_pieces(
             change(Place::Reserved),
             change(Place::Sold),
         ];
-        if open.execute(MOVE, &values).await? == 0 {
+        if open.execute(TRANSFER, &values).await? == 0 {
             short.push(item.sku.clone());
         }
     }
     match (short.is_empty(), from) {
         (true, _) => Ok(Ok(())),
-        (false, Place::Available) => Ok(Err(left(open, short).await?)),
-        (false, _) => Err(DatabaseError::corrupt("reservation", "is of a product without stock")),
+        (false, Place::Available) => Ok(Err(shortage(open, short).await?)),
+        (false, _) => Err(DatabaseError::corrupt("reservation", "has a product without stock")),
     }
 }
 
 /// Products of which there are too few pieces.
-pub(super) struct Short {
-    /// Those that are not in the catalogue.
+pub(super) struct Shortage {
+    /// The products that are not in the catalogue.
     pub(super) missing: Vec<Sku>,
-    /// The others, with how many pieces can be reserved.
-    pub(super) left: Vec<(Sku, i64)>,
+    /// The others, with the pieces available.
+    pub(super) available: Vec<(Sku, i64)>,
 }
 
-async fn left(open: &mut Transaction, short: Vec<Sku>) -> Result<Short, DatabaseError> {
+async fn shortage(open: &mut Transaction, short: Vec<Sku>) -> Result<Shortage, DatabaseError> {
     let rows = open.rows(BY_IDS, &[json(&short)]).await?;
-    let there: Result<Vec<Stock>, _> = rows.iter().map(read).collect();
-    let there = there?;
-    let of = |sku: &Sku| there.iter().find(|stock| stock.sku == *sku).map(|stock| stock.available);
-    let (mut missing, mut left) = (Vec::new(), Vec::new());
+    let stocks: Vec<Stock> = rows.iter().map(read).collect::<Result<_, _>>()?;
+    let (mut missing, mut available) = (Vec::new(), Vec::new());
     for sku in short {
-        match of(&sku) {
-            Some(available) => left.push((sku, available)),
+        match stocks.iter().find(|stock| stock.sku == sku) {
+            Some(stock) => available.push((sku, stock.available)),
             None => missing.push(sku),
         }
     }
-    Ok(Short { missing, left })
+    Ok(Shortage { missing, available })
 }
 
-/// Writes off what is available of a product that goes as this version.
-pub(super) async fn product_is_gone(open: &mut Transaction, sku: &Sku, end: Etag) -> Result<(), Error> {
+/// Writes off the available pieces of a product that is deleted as version `end`.
+pub(super) async fn write_off(open: &mut Transaction, sku: &Sku, end: Etag) -> Result<(), Error> {
     let row = open.row(LOCK, &[sku.as_str().into()]).await?;
     let reserved: i64 = row.map_or(Ok(0), |row| row.get("reserved"))?;
     if reserved > 0 {
         return Err(Error::Reserved { sku: sku.clone(), pieces: reserved });
     }
-    open.post(GONE, &[sku.as_str().into(), end.version().into()]).await?;
+    open.post(WRITE_OFF, &[sku.as_str().into(), end.version().into()]).await?;
     Ok(())
 }
 
-/// Lets pieces of a product that was gone be reserved again.
-pub(super) async fn product_is_back(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
-    open.post(BACK, &[sku.as_str().into()]).await
+/// Makes the pieces of a product that was deleted before available again.
+pub(super) async fn restore(open: &mut Transaction, sku: &Sku) -> Result<(), DatabaseError> {
+    open.post(RESTORE, &[sku.as_str().into()]).await
 }
 
 fn read(row: &Row) -> Result<Stock, DatabaseError> {

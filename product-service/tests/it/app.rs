@@ -1,4 +1,4 @@
-//! product-service in this process, and what tests ask of it.
+//! product-service in this process, and its calls.
 
 use std::fmt::Debug;
 
@@ -56,7 +56,7 @@ impl TestApp {
         Self::spawn(self.stop().await).await
     }
 
-    /// The database, with nobody on it.
+    /// Stops all replicas; returns the database.
     pub(crate) async fn stop(self) -> TestDatabase {
         for replica in self.replicas {
             replica.stop().await;
@@ -64,17 +64,17 @@ impl TestApp {
         self.database
     }
 
-    /// Its database, beside it.
+    /// Another connection to the database.
     pub(crate) async fn database(&self) -> Database {
         Database::open(self.database.url(), &ProductService::MIGRATIONS).await.unwrap()
     }
 
-    /// Lets the lease of a reservation run out now.
-    pub(crate) async fn run_out(&self, reservation_id: &str) {
-        run_out(&self.database().await, reservation_id).await;
+    /// Expires the lease of a reservation.
+    pub(crate) async fn expire(&self, reservation_id: &str) {
+        expire(&self.database().await, reservation_id).await;
     }
 
-    /// How many events wait, of one product.
+    /// The undelivered events of a product.
     pub(crate) async fn events(&self, product_id: &str) -> Vec<Row> {
         let sql = "SELECT sequence, event FROM outbox WHERE aggregate_id = $1 ORDER BY position";
         self.database().await.rows(sql, &[product_id.into()]).await.unwrap()
@@ -132,7 +132,7 @@ impl TestApp {
         Ok(self.products.clone().set_stock(request).await?.into_inner())
     }
 
-    /// A product with so many pieces.
+    /// Creates a product with `pieces` pieces.
     pub(crate) async fn stocked(&self, product_id: &str, pieces: i64) {
         self.create(Product { product_id: product_id.into(), ..tea() }).await.unwrap();
         self.set_stock(product_id, pieces, "").await.unwrap();
@@ -176,8 +176,8 @@ impl TestApp {
     }
 }
 
-/// Lets the lease of a reservation run out now: it ran out long ago.
-pub(crate) async fn run_out(database: &Database, reservation_id: &str) {
+/// Expires the lease of a reservation: it ran out long ago.
+pub(crate) async fn expire(database: &Database, reservation_id: &str) {
     let sql = "UPDATE reservations SET expire_time = 1 WHERE reservation_id = $1 AND state = 'held'";
     let mut open = database.begin().await.unwrap();
     assert_eq!(open.execute(sql, &[reservation_id.into()]).await.unwrap(), 1);
@@ -204,7 +204,7 @@ pub(crate) fn new_id() -> String {
 }
 
 #[track_caller]
-pub(crate) fn stands(result: Result<Reservation, Status>, state: ReservationState) -> Reservation {
+pub(crate) fn assert_state(result: Result<Reservation, Status>, state: ReservationState) -> Reservation {
     let reservation = result.unwrap();
     assert_eq!(reservation.state(), state);
     assert_eq!(reservation.expire_time.is_some(), state == ReservationState::Held);

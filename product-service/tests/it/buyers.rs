@@ -1,11 +1,11 @@
-//! Many who want the same few pieces.
+//! Many buyers of few pieces.
 
 use std::{future::Future, sync::Arc};
 
 use mesh_proto::shop::product::v1::{Reservation, ReservationState};
 use product_service::{
     Error, NAME, ProductService, SUBSCRIBERS,
-    domain::{Impossible, Item, Items, Lease, ReservationId, State},
+    domain::{self, InvalidTransition, Item, Items, Lease, ReservationId},
     store::Store,
 };
 use service_kit::{
@@ -19,15 +19,15 @@ use service_kit::{
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use crate::app::{TestApp, new_id, run_out};
+use crate::app::{TestApp, expire, new_id};
 
-/// Asks again for as long as the service says that it has too much to do.
-async fn insist<F>(mut ask: impl FnMut() -> F) -> Result<Reservation, Status>
+/// Repeats a call while the service is overloaded.
+async fn retry<F>(mut call: impl FnMut() -> F) -> Result<Reservation, Status>
 where
     F: Future<Output = Result<Reservation, Status>>,
 {
     for _ in 0..1_000 {
-        match ask().await {
+        match call().await {
             Err(why) if matches!(why.code(), Code::ResourceExhausted | Code::Unavailable) => {}
             done => return done,
         }
@@ -43,8 +43,8 @@ async fn five_hundred_buyers_of_a_hundred_pieces_get_just_those(database: TestDa
         let app = app.clone();
         buying.spawn(async move {
             let id = new_id();
-            match insist(|| app.reserve(&id, &[("tea", 1)])).await {
-                Ok(_) => insist(|| app.commit(&id)).await.map(|_| true).unwrap(),
+            match retry(|| app.reserve(&id, &[("tea", 1)])).await {
+                Ok(_) => retry(|| app.commit(&id)).await.map(|_| true).unwrap(),
                 Err(why) => {
                     assert_eq!(why.code(), Code::FailedPrecondition, "{why:?}");
                     false
@@ -56,7 +56,7 @@ async fn five_hundred_buyers_of_a_hundred_pieces_get_just_those(database: TestDa
     assert_eq!((bought, app.pieces("tea").await), (100, (0, 0, 100)));
 }
 
-async fn who_wants_the_same_products_in_opposite_orders_never_waits_in_a_circle(database: TestDatabase) {
+async fn reservations_of_the_same_products_in_opposite_orders_do_not_deadlock(database: TestDatabase) {
     let app = Arc::new(TestApp::with_replicas(database, 2).await);
     let skus = ["a", "b", "c", "d", "e"];
     for sku in skus {
@@ -72,11 +72,11 @@ async fn who_wants_the_same_products_in_opposite_orders_never_waits_in_a_circle(
                 items.reverse();
             }
             let id = new_id();
-            insist(|| app.reserve(&id, &items)).await.unwrap();
+            retry(|| app.reserve(&id, &items)).await.unwrap();
             match buyer % 3 {
-                0 => insist(|| app.commit(&id)).await.unwrap(),
-                1 => insist(|| app.release(&id)).await.unwrap(),
-                _ => insist(|| app.reserve(&id, &items)).await.unwrap(),
+                0 => retry(|| app.commit(&id)).await.unwrap(),
+                1 => retry(|| app.release(&id)).await.unwrap(),
+                _ => retry(|| app.reserve(&id, &items)).await.unwrap(),
             }
         });
     }
@@ -86,21 +86,21 @@ async fn who_wants_the_same_products_in_opposite_orders_never_waits_in_a_circle(
     }
 }
 
-async fn one_reservation_that_a_hundred_ask_for_holds_once(database: TestDatabase) {
+async fn a_hundred_calls_for_one_reservation_reserve_once(database: TestDatabase) {
     let app = Arc::new(TestApp::with_replicas(database, 2).await);
     app.stocked("tea", 100).await;
     let id = new_id();
-    let mut asking = JoinSet::new();
+    let mut calling = JoinSet::new();
     for _ in 0..100 {
         let (app, id) = (app.clone(), id.clone());
-        asking.spawn(async move { insist(|| app.reserve(&id, &[("tea", 1)])).await.unwrap() });
+        calling.spawn(async move { retry(|| app.reserve(&id, &[("tea", 1)])).await.unwrap() });
     }
-    let answers = asking.join_all().await;
+    let answers = calling.join_all().await;
     assert!(answers.iter().all(|answer| *answer == answers[0]));
     assert_eq!(app.pieces("tea").await, (99, 1, 0));
 }
 
-async fn a_release_and_a_reservation_that_meet_leave_nothing_held(database: TestDatabase) {
+async fn a_concurrent_release_and_reservation_leave_nothing_reserved(database: TestDatabase) {
     let app = Arc::new(TestApp::with_replicas(database, 2).await);
     app.stocked("tea", 100).await;
     let mut meeting = JoinSet::new();
@@ -108,8 +108,8 @@ async fn a_release_and_a_reservation_that_meet_leave_nothing_held(database: Test
         let app = app.clone();
         meeting.spawn(async move {
             let id = new_id();
-            let reserved = insist(|| app.reserve(&id, &[("tea", 1)]));
-            let released = insist(|| app.release(&id));
+            let reserved = retry(|| app.reserve(&id, &[("tea", 1)]));
+            let released = retry(|| app.release(&id));
             let (reserved, released) = if n % 2 == 0 {
                 tokio::join!(reserved, released)
             } else {
@@ -126,7 +126,7 @@ async fn a_release_and_a_reservation_that_meet_leave_nothing_held(database: Test
     assert_eq!(app.pieces("tea").await, (100, 0, 0));
 }
 
-/// Without a service around it nobody sweeps.
+/// A store without a service, so that nothing sweeps.
 async fn store(database: &TestDatabase) -> (Store, Database) {
     let open = Database::open(database.url(), &ProductService::MIGRATIONS).await.unwrap();
     (Store::new(open.clone(), Outbox::new(NAME, SUBSCRIBERS)), open)
@@ -137,9 +137,9 @@ fn teas(pieces: u16) -> Items {
     Items::of(vec![Item { sku: Sku::parse("tea").unwrap(), quantity }]).unwrap()
 }
 
-/// A lease runs out while its holder commits and several sweep: the pieces are
-/// sold or returned, once.
-async fn a_lease_that_runs_out_while_it_is_committed_is_counted_once(database: TestDatabase) {
+/// A lease expires while a call commits and two others sweep: the pieces are sold or
+/// returned, once.
+async fn a_lease_that_expires_during_its_commit_counts_once(database: TestDatabase) {
     let first = TestApp::spawn(database).await;
     first.stocked("tea", 50).await;
     let database = first.stop().await;
@@ -152,8 +152,8 @@ async fn a_lease_that_runs_out_while_it_is_committed_is_counted_once(database: T
             let id = new_id();
             let key = ReservationId::parse(&id).unwrap();
             one.reserve(key, &teas(1), Lease::DEFAULT).await.unwrap();
-            run_out(&open, &id).await;
-            assert_eq!(one.reservation(key).await.unwrap().state, State::Expired);
+            expire(&open, &id).await;
+            assert_eq!(one.reservation(key).await.unwrap().state, domain::ReservationState::Expired);
             let ended = async {
                 match n % 3 {
                     0 => other.commit(key).await.map(drop),
@@ -162,7 +162,7 @@ async fn a_lease_that_runs_out_while_it_is_committed_is_counted_once(database: T
                 }
             };
             let (ended, swept, again) = tokio::join!(ended, one.sweep(), other.sweep());
-            // All fifty pieces are wanted, one by each.
+            // There are fifty pieces, one for each.
             ended.unwrap();
             swept.unwrap();
             again.unwrap();
@@ -172,10 +172,10 @@ async fn a_lease_that_runs_out_while_it_is_committed_is_counted_once(database: T
     let stock = one.stock(&Sku::parse("tea").unwrap()).await.unwrap();
     assert_eq!((stock.available, stock.reserved, stock.sold), (17, 16, 17));
     let unknown = ReservationId::parse(&new_id()).unwrap();
-    assert!(matches!(one.commit(unknown).await, Err(Error::Impossible(_, Impossible::Unknown))));
+    assert!(matches!(one.commit(unknown).await, Err(Error::Transition(_, InvalidTransition::NotFound))));
 }
 
-async fn a_sweep_ends_every_lease_that_ran_out_and_no_other(database: TestDatabase) {
+async fn a_sweep_ends_all_expired_leases_and_no_others(database: TestDatabase) {
     let first = TestApp::spawn(database).await;
     first.stocked("tea", 999).await;
     let database = first.stop().await;
@@ -185,14 +185,14 @@ async fn a_sweep_ends_every_lease_that_ran_out_and_no_other(database: TestDataba
         let key = ReservationId::parse(&id).unwrap();
         store.reserve(key, &teas(1), Lease::DEFAULT).await.unwrap();
         if n % 5 > 0 {
-            run_out(&open, &id).await;
+            expire(&open, &id).await;
         }
     }
     let mut ended = Vec::new();
     loop {
-        let swept = store.sweep().await.unwrap();
-        ended.push(swept.ended);
-        match swept.next {
+        let sweep = store.sweep().await.unwrap();
+        ended.push(sweep.ended);
+        match sweep.next {
             Some(next) if !next.is_zero() => break,
             _ => {}
         }
@@ -204,9 +204,9 @@ async fn a_sweep_ends_every_lease_that_ran_out_and_no_other(database: TestDataba
 
 on_both_databases!(
     five_hundred_buyers_of_a_hundred_pieces_get_just_those,
-    who_wants_the_same_products_in_opposite_orders_never_waits_in_a_circle,
-    one_reservation_that_a_hundred_ask_for_holds_once,
-    a_release_and_a_reservation_that_meet_leave_nothing_held,
-    a_lease_that_runs_out_while_it_is_committed_is_counted_once,
-    a_sweep_ends_every_lease_that_ran_out_and_no_other,
+    reservations_of_the_same_products_in_opposite_orders_do_not_deadlock,
+    a_hundred_calls_for_one_reservation_reserve_once,
+    a_concurrent_release_and_reservation_leave_nothing_reserved,
+    a_lease_that_expires_during_its_commit_counts_once,
+    a_sweep_ends_all_expired_leases_and_no_others,
 );

@@ -18,7 +18,7 @@ async fn a_product_is_found_as_it_was_created_also_after_a_restart(database: Tes
     refused_field(app.get("Tea").await, "product_id");
 }
 
-async fn creating_it_again_is_the_same_answer_unless_it_differs(database: TestDatabase) {
+async fn creating_the_same_product_again_succeeds(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let first = app.create(tea()).await.unwrap();
     assert_eq!(app.create(Product { etag: "7".into(), ..tea() }).await.unwrap(), first);
@@ -47,10 +47,10 @@ async fn creating_at_once_makes_one_product(database: TestDatabase) {
     assert_eq!(app.list(0, "").await.unwrap().0.len(), 1);
 }
 
-async fn a_batch_comes_in_the_order_asked_for_or_names_what_is_missing(database: TestDatabase) {
+async fn a_batch_is_in_the_requested_order_or_names_missing_products(database: TestDatabase) {
     let app = TestApp::with_samples(database).await;
-    let asked = ["stoneware-mug", "hand-grinder", "stoneware-mug"];
-    assert_eq!(ids(&app.batch_get(&asked).await.unwrap()), asked);
+    let requested = ["stoneware-mug", "hand-grinder", "stoneware-mug"];
+    assert_eq!(ids(&app.batch_get(&requested).await.unwrap()), requested);
     let details = refused(
         app.batch_get(&["stoneware-mug", "no-such", "nor-this"]).await,
         Code::NotFound,
@@ -60,7 +60,7 @@ async fn a_batch_comes_in_the_order_asked_for_or_names_what_is_missing(database:
     refused_field(app.batch_get(&[]).await, "product_ids");
     refused_field(app.batch_get(&["a"; 101]).await, "product_ids");
     refused_field(app.batch_get(&["stoneware-mug", "x'; DROP TABLE products; --"]).await, "product_ids[1]");
-    // Its details travel in a header, which must stay small enough for peers.
+    // Error details are sent in a header, which must stay small enough for peers.
     let missing: Vec<_> = (0..100).map(|n| format!("{n:064}")).collect();
     let missing: Vec<_> = missing.iter().map(String::as_str).collect();
     refused(app.batch_get(&missing).await, Code::NotFound, "PRODUCT_NOT_FOUND");
@@ -101,9 +101,9 @@ async fn a_page_of_the_largest_products_can_be_received(database: TestDatabase) 
 
 on_both_databases!(
     a_product_is_found_as_it_was_created_also_after_a_restart,
-    creating_it_again_is_the_same_answer_unless_it_differs,
+    creating_the_same_product_again_succeeds,
     creating_at_once_makes_one_product,
-    a_batch_comes_in_the_order_asked_for_or_names_what_is_missing,
+    a_batch_is_in_the_requested_order_or_names_missing_products,
     pages_follow_one_another_by_sku,
     a_page_of_the_largest_products_can_be_received,
 );

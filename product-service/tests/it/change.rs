@@ -1,4 +1,4 @@
-//! Products change and go.
+//! Products are changed and deleted.
 
 use mesh_proto::shop::{
     events::v1::{Event, event::Payload},
@@ -8,7 +8,7 @@ use prost::Message;
 use service_kit::{on_both_databases, testing::TestDatabase};
 use tonic::Code;
 
-use crate::app::{TestApp, new_id, refused, refused_field, stands, tea};
+use crate::app::{TestApp, assert_state, new_id, refused, refused_field, tea};
 
 async fn only_the_fields_of_the_mask_change(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
@@ -29,11 +29,11 @@ async fn only_the_fields_of_the_mask_change(database: TestDatabase) {
     refused_field(app.update(other.clone(), &["title", "etag"]).await, "update_mask");
     refused_field(app.update(Product { price: None, ..tea() }, &["price"]).await, "product.price");
     refused_field(app.update(Product { etag: "x".into(), ..tea() }, &[]).await, "product.etag");
-    let nobody = Product { product_id: "nobody".into(), ..tea() };
-    refused(app.update(nobody, &[]).await, Code::NotFound, "PRODUCT_NOT_FOUND");
+    let unknown = Product { product_id: "unknown".into(), ..tea() };
+    refused(app.update(unknown, &[]).await, Code::NotFound, "PRODUCT_NOT_FOUND");
 }
 
-async fn a_change_that_is_sent_twice_is_one_change_and_one_of_an_old_version_is_none(database: TestDatabase) {
+async fn a_repeated_change_changes_once_and_an_outdated_one_fails(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.create(tea()).await.unwrap();
     let change = Product { title: "Other".into(), etag: "1".into(), ..tea() };
@@ -41,11 +41,11 @@ async fn a_change_that_is_sent_twice_is_one_change_and_one_of_an_old_version_is_
     assert_eq!(app.update(change.clone(), &["title"]).await.unwrap(), changed);
     let differing = Product { title: "Third".into(), ..change };
     refused(app.update(differing, &["title"]).await, Code::Aborted, "PRODUCT_CHANGED");
-    // What changes nothing makes no version.
+    // A change without an effect makes no version.
     assert_eq!(app.update(Product { etag: String::new(), ..changed.clone() }, &[]).await.unwrap(), changed);
 }
 
-async fn what_is_deleted_is_gone_and_may_come_back_as_a_later_version(database: TestDatabase) {
+async fn a_deleted_product_may_be_created_again_as_a_later_version(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.stocked("tea", 5).await;
     refused(app.delete("tea", "7").await, Code::Aborted, "PRODUCT_CHANGED");
@@ -62,10 +62,10 @@ async fn what_is_deleted_is_gone_and_may_come_back_as_a_later_version(database: 
     let stock = app.stock("tea").await.unwrap();
     assert_eq!((stock.available, stock.etag.as_str()), (0, "0"));
     app.set_stock("tea", 3, "0").await.unwrap();
-    stands(app.reserve(&new_id(), &[("tea", 3)]).await, ReservationState::Held);
+    assert_state(app.reserve(&new_id(), &[("tea", 3)]).await, ReservationState::Held);
 }
 
-async fn a_product_of_which_pieces_are_reserved_stays(database: TestDatabase) {
+async fn a_product_with_reserved_pieces_cannot_be_deleted(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.stocked("tea", 5).await;
     let id = new_id();
@@ -75,22 +75,22 @@ async fn a_product_of_which_pieces_are_reserved_stays(database: TestDatabase) {
     app.delete("tea", "").await.unwrap();
 }
 
-async fn what_was_sold_of_a_deleted_product_may_still_return(database: TestDatabase) {
+async fn sold_pieces_of_a_deleted_product_may_be_returned(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.stocked("tea", 5).await;
     let [sold, late] = [new_id(), new_id()];
     app.reserve(&sold, &[("tea", 2)]).await.unwrap();
     app.commit(&sold).await.unwrap();
     app.reserve(&late, &[("tea", 1)]).await.unwrap();
-    app.run_out(&late).await;
-    stands(app.reservation(&late).await, ReservationState::Expired);
+    app.expire(&late).await;
+    assert_state(app.reservation(&late).await, ReservationState::Expired);
     // Deleting waits until the lease that ran out was swept.
     while let Err(why) = app.delete("tea", "").await {
         assert_eq!(why.code(), Code::FailedPrecondition, "{why:?}");
     }
     refused(app.commit(&late).await, Code::FailedPrecondition, "OUT_OF_STOCK");
-    stands(app.release(&sold).await, ReservationState::Released);
-    stands(app.release(&late).await, ReservationState::Released);
+    assert_state(app.release(&sold).await, ReservationState::Released);
+    assert_state(app.release(&late).await, ReservationState::Released);
     app.create(tea()).await.unwrap();
     assert_eq!(app.pieces("tea").await, (2, 0, 0));
 }
@@ -109,7 +109,7 @@ async fn each_change_leaves_one_event_in_its_order(database: TestDatabase) {
     let rows = app.events("tea").await;
     let sequences: Vec<i64> = rows.iter().map(|row| row.get("sequence").unwrap()).collect();
     assert_eq!(sequences, [1, 2, 3, 4]);
-    let told: Vec<_> = rows
+    let titles: Vec<_> = rows
         .iter()
         .map(|row| {
             let event = Event::decode(&row.get::<Vec<u8>>("event").unwrap()[..]).unwrap();
@@ -120,14 +120,14 @@ async fn each_change_leaves_one_event_in_its_order(database: TestDatabase) {
             }
         })
         .collect();
-    assert_eq!(told, [tea().title.as_str(), "Other", "no tea", &tea().title]);
+    assert_eq!(titles, [tea().title.as_str(), "Other", "no tea", &tea().title]);
 }
 
 on_both_databases!(
     only_the_fields_of_the_mask_change,
-    a_change_that_is_sent_twice_is_one_change_and_one_of_an_old_version_is_none,
-    what_is_deleted_is_gone_and_may_come_back_as_a_later_version,
-    a_product_of_which_pieces_are_reserved_stays,
-    what_was_sold_of_a_deleted_product_may_still_return,
+    a_repeated_change_changes_once_and_an_outdated_one_fails,
+    a_deleted_product_may_be_created_again_as_a_later_version,
+    a_product_with_reserved_pieces_cannot_be_deleted,
+    sold_pieces_of_a_deleted_product_may_be_returned,
     each_change_leaves_one_event_in_its_order,
 );

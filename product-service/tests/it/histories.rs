@@ -1,5 +1,5 @@
-//! What happens at the same time could have happened one after the other: the
-//! histories of concurrent callers of two replicas are linearizable.
+//! Concurrent calls behave as if they had run in some order: histories of callers of
+//! two replicas are linearizable.
 
 use std::{
     future::Future,
@@ -18,7 +18,7 @@ use tonic_types::StatusExt;
 
 use crate::{
     app::{TestApp, new_id},
-    model::{Model, Op, PRODUCTS, Ret, WANTED},
+    model::{Model, Op, PRODUCTS, RESERVED_PIECES, Ret},
 };
 
 type Tester = LinearizabilityTester<usize, Model>;
@@ -27,8 +27,7 @@ const AVAILABLE: [i64; PRODUCTS] = [3, 3];
 const CALLERS: usize = 4;
 const CALLS: usize = 5;
 
-/// Has each caller make its calls one after the other, beside the others, and
-/// records when each began and ended.
+/// Runs the scripts concurrently and records when each call began and ended.
 async fn record<F>(scripts: Vec<Vec<Op>>, call: impl Fn(Op) -> F + Clone + Send + 'static) -> Tester
 where
     F: Future<Output = Ret> + Send,
@@ -51,7 +50,7 @@ where
 
 fn script() -> Vec<Op> {
     let op = |_| {
-        let n = fastrand::usize(..WANTED.len());
+        let n = fastrand::usize(..RESERVED_PIECES.len());
         match fastrand::u8(..8) {
             0..=2 => Op::Reserve(n),
             3 => Op::Commit(n),
@@ -62,7 +61,7 @@ fn script() -> Vec<Op> {
     (0..CALLS).map(op).collect()
 }
 
-/// The names that one round has for the places of the model.
+/// The products and reservations of one round.
 struct Round {
     app: Arc<TestApp>,
     skus: Vec<String>,
@@ -75,14 +74,14 @@ impl Round {
         for (sku, pieces) in skus.iter().zip(AVAILABLE) {
             app.stocked(sku, pieces).await;
         }
-        Self { app: app.clone(), skus, ids: WANTED.iter().map(|_| new_id()).collect() }
+        Self { app: app.clone(), skus, ids: RESERVED_PIECES.iter().map(|_| new_id()).collect() }
     }
 
     async fn call(&self, op: Op) -> Ret {
         loop {
             let answer = match op {
                 Op::Reserve(n) => {
-                    let items = self.skus.iter().map(String::as_str).zip(WANTED[n]);
+                    let items = self.skus.iter().map(String::as_str).zip(RESERVED_PIECES[n]);
                     let items = items.filter(|(_, pieces)| *pieces > 0);
                     let items: Vec<_> =
                         items.map(|(sku, pieces)| (sku, i32::try_from(pieces).unwrap())).collect();
@@ -95,7 +94,7 @@ impl Round {
                     .stock(&self.skus[product])
                     .await
                     .map(|stock| Ret::Pieces(stock.available, stock.reserved, stock.sold)),
-                other => panic!("{other:?} is nothing that callers ask for"),
+                other => panic!("{other:?} is no operation of callers"),
             };
             match answer {
                 Ok(ret) => return ret,
@@ -146,20 +145,20 @@ async fn callers_of_two_replicas_see_one_stock(database: TestDatabase) {
 
 on_both_databases!(callers_of_two_replicas_see_one_stock);
 
-/// A stock that looks, and then takes: between the two another looks.
+/// The control: a stock whose check and sale are two steps.
 #[tokio::test]
-async fn a_stock_that_sells_what_another_has_taken_is_found_out() {
-    let (left, looked) = (Arc::new(AtomicI64::new(AVAILABLE[0])), Arc::new(Barrier::new(2)));
+async fn a_stock_that_oversells_is_detected() {
+    let (left, checked) = (Arc::new(AtomicI64::new(AVAILABLE[0])), Arc::new(Barrier::new(2)));
     let torn = move |op: Op| {
-        let (left, looked) = (left.clone(), looked.clone());
+        let (left, checked) = (left.clone(), checked.clone());
         async move {
             let Op::Reserve(n) = op else { panic!("{op:?}") };
-            let enough = left.load(SeqCst) >= WANTED[n][0];
-            looked.wait().await;
+            let enough = left.load(SeqCst) >= RESERVED_PIECES[n][0];
+            checked.wait().await;
             if !enough {
                 return Ret::Short;
             }
-            left.fetch_sub(WANTED[n][0], SeqCst);
+            left.fetch_sub(RESERVED_PIECES[n][0], SeqCst);
             Ret::Held
         }
     };
@@ -169,7 +168,7 @@ async fn a_stock_that_sells_what_another_has_taken_is_found_out() {
 }
 
 #[test]
-fn a_read_that_is_older_than_what_was_answered_is_found_out() {
+fn an_outdated_read_is_detected() {
     let history = |seen| {
         let mut history = Tester::new(Model::of(AVAILABLE));
         history.on_invret(0, Op::Reserve(0), Ret::Held).unwrap();
@@ -178,7 +177,7 @@ fn a_read_that_is_older_than_what_was_answered_is_found_out() {
     };
     assert!(history(Ret::Pieces(1, 2, 0)));
     assert!(!history(Ret::Pieces(3, 0, 0)));
-    // At the same time it would be right.
+    // It is right while the reservation runs.
     let mut history = Tester::new(Model::of(AVAILABLE));
     history.on_invoke(0, Op::Reserve(0)).unwrap();
     history.on_invret(1, Op::Stock(0), Ret::Pieces(3, 0, 0)).unwrap();

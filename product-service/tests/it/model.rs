@@ -1,15 +1,14 @@
-//! The stock as it should be, kept in the simplest way: one thing after the
-//! other, in memory.
+//! The model of the stock: sequential, in memory.
 
 use stateright::semantics::SequentialSpec;
 
-/// How many products there are.
+/// The number of products.
 pub(crate) const PRODUCTS: usize = 2;
 
-/// What each reservation is of: pieces of each product, by their places.
-pub(crate) const WANTED: [[i64; PRODUCTS]; 4] = [[2, 0], [1, 2], [0, 2], [3, 1]];
+/// The pieces of each product in each reservation.
+pub(crate) const RESERVED_PIECES: [[i64; PRODUCTS]; 4] = [[2, 0], [1, 2], [0, 2], [3, 1]];
 
-/// What can be asked of the stock. Reservations and products by their places.
+/// The operations, with the indexes of reservations and products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
     Reserve(usize),
@@ -17,12 +16,12 @@ pub(crate) enum Op {
     Release(usize),
     Stock(usize),
     SetStock(usize, i64),
-    /// The lease runs out, and nobody sweeps it yet.
+    /// The lease expires and is not swept yet.
     Lapse(usize),
     Sweep,
 }
 
-/// What is answered.
+/// The results of operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Ret {
     Held,
@@ -32,7 +31,7 @@ pub(crate) enum Ret {
     Short,
     /// Refused: it was released.
     Final,
-    /// Refused: there is none.
+    /// Refused: there is no such reservation.
     Unknown,
     /// Available, reserved, sold.
     Pieces(i64, i64, i64),
@@ -40,7 +39,7 @@ pub(crate) enum Ret {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-enum Standing {
+enum ModelState {
     #[default]
     Unknown,
     Held,
@@ -54,7 +53,7 @@ enum Standing {
 pub(crate) struct Model {
     /// Available, reserved, sold.
     stock: [[i64; 3]; PRODUCTS],
-    reservations: [Standing; WANTED.len()],
+    reservations: [ModelState; RESERVED_PIECES.len()],
 }
 
 const AVAILABLE: usize = 0;
@@ -72,58 +71,58 @@ impl Model {
     }
 
     fn has(&self, reservation: usize) -> bool {
-        (0..PRODUCTS).all(|product| self.stock[product][AVAILABLE] >= WANTED[reservation][product])
+        (0..PRODUCTS).all(|product| self.stock[product][AVAILABLE] >= RESERVED_PIECES[reservation][product])
     }
 
     fn shift(&mut self, reservation: usize, from: usize, to: usize) {
-        for (stock, pieces) in self.stock.iter_mut().zip(WANTED[reservation]) {
+        for (stock, pieces) in self.stock.iter_mut().zip(RESERVED_PIECES[reservation]) {
             stock[from] -= pieces;
             stock[to] += pieces;
         }
     }
 
     fn sweep(&mut self, reservation: usize) {
-        if self.reservations[reservation] == Standing::Lapsed {
+        if self.reservations[reservation] == ModelState::Lapsed {
             self.shift(reservation, RESERVED, AVAILABLE);
-            self.reservations[reservation] = Standing::Expired;
+            self.reservations[reservation] = ModelState::Expired;
         }
     }
 
     fn reserve(&mut self, n: usize) -> Ret {
         match self.reservations[n] {
-            Standing::Unknown | Standing::Expired if !self.has(n) => Ret::Short,
-            Standing::Unknown | Standing::Expired => {
+            ModelState::Unknown | ModelState::Expired if !self.has(n) => Ret::Short,
+            ModelState::Unknown | ModelState::Expired => {
                 self.shift(n, AVAILABLE, RESERVED);
-                self.reservations[n] = Standing::Held;
+                self.reservations[n] = ModelState::Held;
                 Ret::Held
             }
-            Standing::Held | Standing::Lapsed => Ret::Held,
-            Standing::Committed => Ret::Committed,
-            Standing::Released => Ret::Final,
+            ModelState::Held | ModelState::Lapsed => Ret::Held,
+            ModelState::Committed => Ret::Committed,
+            ModelState::Released => Ret::Final,
         }
     }
 
     fn commit(&mut self, n: usize) -> Ret {
         let from = match self.reservations[n] {
-            Standing::Unknown => return Ret::Unknown,
-            Standing::Released => return Ret::Final,
-            Standing::Committed => return Ret::Committed,
-            Standing::Expired if !self.has(n) => return Ret::Short,
-            Standing::Expired => AVAILABLE,
-            Standing::Held | Standing::Lapsed => RESERVED,
+            ModelState::Unknown => return Ret::Unknown,
+            ModelState::Released => return Ret::Final,
+            ModelState::Committed => return Ret::Committed,
+            ModelState::Expired if !self.has(n) => return Ret::Short,
+            ModelState::Expired => AVAILABLE,
+            ModelState::Held | ModelState::Lapsed => RESERVED,
         };
         self.shift(n, from, SOLD);
-        self.reservations[n] = Standing::Committed;
+        self.reservations[n] = ModelState::Committed;
         Ret::Committed
     }
 
     fn release(&mut self, n: usize) -> Ret {
         match self.reservations[n] {
-            Standing::Held | Standing::Lapsed => self.shift(n, RESERVED, AVAILABLE),
-            Standing::Committed => self.shift(n, SOLD, AVAILABLE),
-            Standing::Unknown | Standing::Expired | Standing::Released => {}
+            ModelState::Held | ModelState::Lapsed => self.shift(n, RESERVED, AVAILABLE),
+            ModelState::Committed => self.shift(n, SOLD, AVAILABLE),
+            ModelState::Unknown | ModelState::Expired | ModelState::Released => {}
         }
-        self.reservations[n] = Standing::Released;
+        self.reservations[n] = ModelState::Released;
         Ret::Released
     }
 }
@@ -143,13 +142,13 @@ impl SequentialSpec for Model {
                 }
             }
             Op::Lapse(n) => {
-                if self.reservations[n] == Standing::Held {
-                    self.reservations[n] = Standing::Lapsed;
+                if self.reservations[n] == ModelState::Held {
+                    self.reservations[n] = ModelState::Lapsed;
                 }
                 Ret::Done
             }
             Op::Sweep => {
-                (0..WANTED.len()).for_each(|n| self.sweep(n));
+                (0..RESERVED_PIECES.len()).for_each(|n| self.sweep(n));
                 Ret::Done
             }
             Op::SetStock(product, pieces) => {

@@ -1,4 +1,4 @@
-//! Every way that a reservation can go.
+//! The states of a reservation.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use service_kit::{events::Outbox, on_both_databases, testing::TestDatabase};
 use tokio::time::timeout;
 use tonic::Code;
 
-use crate::app::{TestApp, new_id, refused, refused_field, stands};
+use crate::app::{TestApp, assert_state, new_id, refused, refused_field};
 
 const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -20,14 +20,14 @@ async fn five(database: TestDatabase) -> (TestApp, String) {
     (app, new_id())
 }
 
-async fn pieces_are_set_aside_once_however_often_it_is_asked(database: TestDatabase) {
+async fn a_repeated_reserve_reserves_once(database: TestDatabase) {
     let (app, id) = five(database).await;
-    let held = stands(app.reserve(&id, &[("tea", 2), ("mug", 1)]).await, Held);
+    let held = assert_state(app.reserve(&id, &[("tea", 2), ("mug", 1)]).await, Held);
     let items: Vec<_> = held.items.iter().map(|item| (item.product_id.as_str(), item.quantity)).collect();
     assert_eq!(items, [("mug", 1), ("tea", 2)]);
     // In another order and spelling it is the same; and the lease stays.
     let again = app.reserve(&id.to_uppercase(), &[("mug", 1), ("tea", 2)]).await;
-    assert_eq!(stands(again, Held), held);
+    assert_eq!(assert_state(again, Held), held);
     assert_eq!(app.reservation(&id).await.unwrap(), held);
     assert_eq!((app.pieces("tea").await, app.pieces("mug").await), ((3, 2, 0), (4, 1, 0)));
     for other in [&[("tea", 3), ("mug", 1)][..], &[("tea", 2)]] {
@@ -39,25 +39,25 @@ async fn a_committed_reservation_stays_so_until_it_is_released(database: TestDat
     let (app, id) = five(database).await;
     app.reserve(&id, &[("tea", 2)]).await.unwrap();
     for _ in 0..2 {
-        stands(app.commit(&id).await, Committed);
-        stands(app.reserve(&id, &[("tea", 2)]).await, Committed);
+        assert_state(app.commit(&id).await, Committed);
+        assert_state(app.reserve(&id, &[("tea", 2)]).await, Committed);
         assert_eq!(app.pieces("tea").await, (3, 0, 2));
     }
     for _ in 0..2 {
-        stands(app.release(&id).await, Released);
+        assert_state(app.release(&id).await, Released);
         assert_eq!(app.pieces("tea").await, (5, 0, 0));
         refused(app.commit(&id).await, Code::FailedPrecondition, "RESERVATION_RELEASED");
         let again = app.reserve(&id, &[("tea", 2)]).await;
         refused(again, Code::FailedPrecondition, "RESERVATION_RELEASED");
     }
-    assert_eq!(stands(app.reservation(&id).await, Released).items.len(), 1);
+    assert_eq!(assert_state(app.reservation(&id).await, Released).items.len(), 1);
 }
 
-async fn what_was_released_before_it_was_made_is_never_made(database: TestDatabase) {
+async fn a_reservation_released_before_it_is_made_is_never_made(database: TestDatabase) {
     let (app, id) = five(database).await;
     refused(app.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
     refused(app.commit(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
-    let released = stands(app.release(&id).await, Released);
+    let released = assert_state(app.release(&id).await, Released);
     assert!(released.items.is_empty());
     let late = app.reserve(&id, &[("tea", 2)]).await;
     refused(late, Code::FailedPrecondition, "RESERVATION_RELEASED");
@@ -65,22 +65,22 @@ async fn what_was_released_before_it_was_made_is_never_made(database: TestDataba
     assert_eq!(app.pieces("tea").await, (5, 0, 0));
 }
 
-async fn all_is_set_aside_or_nothing(database: TestDatabase) {
+async fn all_items_are_reserved_or_none(database: TestDatabase) {
     let (app, id) = five(database).await;
     let short = app.reserve(&id, &[("mug", 5), ("tea", 6)]).await;
     let details = refused(short, Code::FailedPrecondition, "OUT_OF_STOCK");
     let facts = &details.error_info().unwrap().metadata;
     assert_eq!((facts["product_ids"].as_str(), facts["available"].as_str()), ("tea", "5"));
-    let unknown = app.reserve(&id, &[("mug", 6), ("nobody", 1)]).await;
+    let unknown = app.reserve(&id, &[("mug", 6), ("unknown", 1)]).await;
     let details = refused(unknown, Code::NotFound, "PRODUCT_NOT_FOUND");
-    assert_eq!(details.error_info().unwrap().metadata["product_ids"], "nobody");
+    assert_eq!(details.error_info().unwrap().metadata["product_ids"], "unknown");
     refused(app.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
     assert_eq!((app.pieces("tea").await, app.pieces("mug").await), ((5, 0, 0), (5, 0, 0)));
     // Nothing is known of the id, so it may be used for something else.
-    stands(app.reserve(&id, &[("mug", 5), ("tea", 5)]).await, Held);
+    assert_state(app.reserve(&id, &[("mug", 5), ("tea", 5)]).await, Held);
 }
 
-async fn a_hundred_products_that_are_short_are_told_of_in_a_small_answer(database: TestDatabase) {
+async fn a_hundred_short_products_make_a_small_error(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let skus: Vec<_> = (0..100).map(|n| format!("{n:064}")).collect();
     for sku in &skus {
@@ -91,62 +91,62 @@ async fn a_hundred_products_that_are_short_are_told_of_in_a_small_answer(databas
     assert_eq!(details.error_info().unwrap().metadata["products"], "100");
 }
 
-async fn a_lease_that_ran_out_returns_its_pieces(database: TestDatabase) {
+async fn an_expired_lease_returns_its_pieces(database: TestDatabase) {
     let (app, id) = five(database).await;
     let second = prost_types::Duration { seconds: 1, nanos: 0 };
-    stands(app.reserve_for(&id, &[("tea", 5)], Some(second)).await, Held);
+    assert_state(app.reserve_for(&id, &[("tea", 5)], Some(second)).await, Held);
     let returned = async { while app.pieces("tea").await != (5, 0, 0) {} };
     timeout(Duration::from_secs(10), returned).await.unwrap();
-    stands(app.reservation(&id).await, Expired);
+    assert_state(app.reservation(&id).await, Expired);
     // Asked for again it is made anew, if there are pieces.
     let other = new_id();
     app.reserve(&other, &[("tea", 1)]).await.unwrap();
     for refused_again in [app.reserve(&id, &[("tea", 5)]).await, app.commit(&id).await] {
         refused(refused_again, Code::FailedPrecondition, "OUT_OF_STOCK");
-        stands(app.reservation(&id).await, Expired);
+        assert_state(app.reservation(&id).await, Expired);
     }
     app.release(&other).await.unwrap();
-    stands(app.reserve(&id, &[("tea", 5)]).await, Held);
+    assert_state(app.reserve(&id, &[("tea", 5)]).await, Held);
     assert_eq!(app.pieces("tea").await, (0, 5, 0));
 }
 
-async fn what_ran_out_is_committed_while_there_are_pieces(database: TestDatabase) {
+async fn an_expired_reservation_is_committed_while_pieces_are_available(database: TestDatabase) {
     let (app, id) = five(database).await;
     app.reserve(&id, &[("tea", 5), ("mug", 1)]).await.unwrap();
-    app.run_out(&id).await;
-    stands(app.commit(&id).await, Committed);
+    app.expire(&id).await;
+    assert_state(app.commit(&id).await, Committed);
     assert_eq!((app.pieces("tea").await, app.pieces("mug").await), ((0, 0, 5), (4, 0, 1)));
     let released = new_id();
     app.reserve(&released, &[("mug", 4)]).await.unwrap();
-    app.run_out(&released).await;
-    stands(app.release(&released).await, Released);
+    app.expire(&released).await;
+    assert_state(app.release(&released).await, Released);
     assert_eq!(app.pieces("mug").await, (4, 0, 1));
 }
 
-async fn what_ended_long_ago_is_forgotten_and_what_is_held_or_sold_is_not(database: TestDatabase) {
+async fn old_ended_reservations_are_deleted_and_held_or_sold_ones_are_not(database: TestDatabase) {
     let (app, sold) = five(database).await;
-    let [released, never_made, ran_out, again, held] = [(); 5].map(|()| new_id());
-    for id in [&sold, &released, &ran_out, &again, &held] {
+    let [released, never_made, expired, again, held] = [(); 5].map(|()| new_id());
+    for id in [&sold, &released, &expired, &again, &held] {
         app.reserve(id, &[("tea", 1)]).await.unwrap();
     }
     app.commit(&sold).await.unwrap();
     app.release(&released).await.unwrap();
     app.release(&never_made).await.unwrap();
-    for id in [&ran_out, &again] {
-        app.run_out(id).await;
+    for id in [&expired, &again] {
+        app.expire(id).await;
     }
     let swept = async { while app.pieces("tea").await != (3, 1, 1) {} };
     timeout(Duration::from_secs(10), swept).await.unwrap();
-    stands(app.reserve(&again, &[("tea", 1)]).await, Held);
+    assert_state(app.reserve(&again, &[("tea", 1)]).await, Held);
 
     let store = Store::new(app.database().await, Outbox::new(NAME, SUBSCRIBERS));
-    assert_eq!(store.forget_ended(Duration::from_secs(3_600)).await.unwrap(), 0);
-    assert_eq!(store.forget_ended(Duration::ZERO).await.unwrap(), 3);
-    for id in [&released, &never_made, &ran_out] {
+    assert_eq!(store.delete_old_reservations(Duration::from_secs(3_600)).await.unwrap(), 0);
+    assert_eq!(store.delete_old_reservations(Duration::ZERO).await.unwrap(), 3);
+    for id in [&released, &never_made, &expired] {
         refused(app.reservation(id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
     }
     for (id, state) in [(&sold, Committed), (&again, Held), (&held, Held)] {
-        stands(app.reservation(id).await, state);
+        assert_state(app.reservation(id).await, state);
     }
     assert_eq!(app.pieces("tea").await, (2, 2, 1));
 }
@@ -156,7 +156,7 @@ async fn reservations_outlive_a_restart(database: TestDatabase) {
     let held = app.reserve(&id, &[("tea", 2)]).await.unwrap();
     let app = app.restart().await;
     assert_eq!(app.reservation(&id).await.unwrap(), held);
-    stands(app.commit(&id).await, Committed);
+    assert_state(app.commit(&id).await, Committed);
 }
 
 async fn malformed_requests_are_refused_by_their_fields(database: TestDatabase) {
@@ -181,14 +181,14 @@ async fn malformed_requests_are_refused_by_their_fields(database: TestDatabase) 
 }
 
 on_both_databases!(
-    pieces_are_set_aside_once_however_often_it_is_asked,
+    a_repeated_reserve_reserves_once,
     a_committed_reservation_stays_so_until_it_is_released,
-    what_was_released_before_it_was_made_is_never_made,
-    all_is_set_aside_or_nothing,
-    a_hundred_products_that_are_short_are_told_of_in_a_small_answer,
-    a_lease_that_ran_out_returns_its_pieces,
-    what_ran_out_is_committed_while_there_are_pieces,
-    what_ended_long_ago_is_forgotten_and_what_is_held_or_sold_is_not,
+    a_reservation_released_before_it_is_made_is_never_made,
+    all_items_are_reserved_or_none,
+    a_hundred_short_products_make_a_small_error,
+    an_expired_lease_returns_its_pieces,
+    an_expired_reservation_is_committed_while_pieces_are_available,
+    old_ended_reservations_are_deleted_and_held_or_sold_ones_are_not,
     reservations_outlive_a_restart,
     malformed_requests_are_refused_by_their_fields,
 );

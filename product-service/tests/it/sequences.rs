@@ -1,9 +1,8 @@
-//! Whatever is done in which order, one thing after the other, the stock is as
-//! the model says.
+//! Any sequence of operations leaves the stock as the model says.
 
 use product_service::{
     Error, NAME, ProductService, SUBSCRIBERS,
-    domain::{Count, Impossible, Item, Items, Lease, Product, ReservationId, State},
+    domain::{Count, InvalidTransition, Item, Items, Lease, Product, ReservationId, ReservationState},
     store::Store,
 };
 use proptest::{
@@ -24,11 +23,11 @@ use tokio::{runtime::Handle, task::block_in_place};
 
 use crate::{
     app::{new_id, tea},
-    model::{Model, Op, PRODUCTS, Ret, WANTED},
+    model::{Model, Op, PRODUCTS, RESERVED_PIECES, Ret},
 };
 
 fn op() -> impl Strategy<Value = Op> {
-    let (reservation, product) = (0..WANTED.len(), 0..PRODUCTS);
+    let (reservation, product) = (0..RESERVED_PIECES.len(), 0..PRODUCTS);
     prop_oneof![
         4 => reservation.clone().prop_map(Op::Reserve),
         2 => reservation.clone().prop_map(Op::Commit),
@@ -39,7 +38,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The real thing, with products and reservations of one sequence's own.
+/// The real store, with products and reservations of one sequence.
 struct Real {
     store: Store,
     database: Database,
@@ -58,17 +57,17 @@ impl Real {
             store.set_stock(&sku, Count::parse(pieces).unwrap(), None).await.unwrap();
             skus.push(sku);
         }
-        let ids = WANTED.iter().map(|_| ReservationId::parse(&new_id()).unwrap()).collect();
+        let ids = RESERVED_PIECES.iter().map(|_| ReservationId::parse(&new_id()).unwrap()).collect();
         Self { store, database: database.clone(), skus, ids }
     }
 
     fn items(&self, reservation: usize) -> Items {
-        let wanted = self.skus.iter().zip(WANTED[reservation]).filter(|(_, pieces)| *pieces > 0);
+        let pieces = self.skus.iter().zip(RESERVED_PIECES[reservation]).filter(|(_, pieces)| *pieces > 0);
         let item = |(sku, pieces): (&Sku, i64)| Item {
             sku: sku.clone(),
             quantity: Quantity::parse(pieces).unwrap(),
         };
-        Items::of(wanted.map(item).collect()).unwrap()
+        Items::of(pieces.map(item).collect()).unwrap()
     }
 
     async fn invoke(&self, op: &Op) -> Ret {
@@ -96,12 +95,12 @@ impl Real {
             Op::Stock(product) => return self.pieces(product).await,
         };
         match answer.map(|reservation| reservation.state) {
-            Ok(State::Held) => Ret::Held,
-            Ok(State::Committed) => Ret::Committed,
-            Ok(State::Released) => Ret::Released,
+            Ok(ReservationState::Held) => Ret::Held,
+            Ok(ReservationState::Committed) => Ret::Committed,
+            Ok(ReservationState::Released) => Ret::Released,
             Err(Error::OutOfStock(_)) => Ret::Short,
-            Err(Error::Impossible(_, Impossible::Released)) => Ret::Final,
-            Err(Error::Impossible(_, Impossible::Unknown)) => Ret::Unknown,
+            Err(Error::Transition(_, InvalidTransition::Released)) => Ret::Final,
+            Err(Error::Transition(_, InvalidTransition::NotFound)) => Ret::Unknown,
             other => panic!("{other:?}"),
         }
     }
@@ -124,8 +123,8 @@ async fn replay(database: &Database, ops: &[Op]) {
         }
         assert!(matches!(op, Op::SetStock(..)) || model.totals() == before, "{op:?} of {ops:?}");
     }
-    // What still is held would be swept by the next sequence.
-    for n in 0..WANTED.len() {
+    // The sweep of the next sequence would end leases of this one.
+    for n in 0..RESERVED_PIECES.len() {
         real.invoke(&Op::Release(n)).await;
     }
 }

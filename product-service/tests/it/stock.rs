@@ -25,7 +25,7 @@ async fn a_product_has_no_pieces_until_they_are_set(database: TestDatabase) {
     refused_field(app.stock("").await, "product_id");
 }
 
-async fn setting_leaves_what_is_reserved_and_sold(database: TestDatabase) {
+async fn setting_keeps_reserved_and_sold_pieces(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.stocked("tea", 10).await;
     let [held, sold] = [new_id(), new_id()];
@@ -36,7 +36,7 @@ async fn setting_leaves_what_is_reserved_and_sold(database: TestDatabase) {
     assert_eq!((set.available, set.reserved, set.sold, set.etag.as_str()), (0, 2, 3, "2"));
 }
 
-async fn a_setting_that_is_sent_twice_sets_once(database: TestDatabase) {
+async fn a_repeated_setting_sets_once(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.stocked("tea", 10).await;
     app.set_stock("tea", 20, "1").await.unwrap();
@@ -62,7 +62,7 @@ async fn samples_can_be_stocked_at_every_start(database: TestDatabase) {
 
 on_both_databases!(
     a_product_has_no_pieces_until_they_are_set,
-    setting_leaves_what_is_reserved_and_sold,
-    a_setting_that_is_sent_twice_sets_once,
+    setting_keeps_reserved_and_sold_pieces,
+    a_repeated_setting_sets_once,
     samples_can_be_stocked_at_every_start,
 );

@@ -1,4 +1,4 @@
-//! A database of an earlier version is brought up to date with its data.
+//! The migration of a database with data of an earlier version.
 
 use mesh_proto::shop::product::v1::Product;
 use product_service::ProductService;

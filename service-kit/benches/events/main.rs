@@ -1,4 +1,4 @@
-//! How fast events are delivered: an outbox in which many wait, a subscriber that
+//! The throughput of event delivery: an outbox with many events, a subscriber that
 //! counts them, each with a replica of its own and a SQLite file.
 //! `cargo bench -p service-kit --bench events -- ROUNDS` runs it; it needs
 //! `nats-server`.
@@ -13,9 +13,10 @@ use std::{
 use mesh_proto::shop::events::v1::{Event, ProductDeleted, event::Payload};
 use service_kit::{
     database::{Database, Migration, Migrations, Transaction},
-    events::{Events, INBOX, Nats, OUTBOX, Outbox, Subscriber, Untaken},
+    events::{Events, HandleError, INBOX, OUTBOX, Outbox, Subscriber},
     lease::LEASES,
-    service::{self, Base, Service, Serving},
+    nats::Nats,
+    service::{self, Service, ServiceBuilder, ServiceContext},
     testing::{NatsServer, Replica, TestDatabase, mesh_of},
 };
 
@@ -26,10 +27,10 @@ const CONSUMER: &str = "consumer";
 /// Events that wait, of so many aggregates.
 const WAITING: usize = 5_000;
 const AGGREGATES: usize = 500;
-/// How often it is looked whether all have come.
-const LOOK: Duration = Duration::from_millis(5);
-/// Who is slower has failed.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// The interval of polls for the end.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// The timeout of the whole run.
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 fn main() -> Fallible<()> {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -60,24 +61,26 @@ async fn round(by_nats: bool) -> Fallible<f64> {
     };
     let (sent, taken) = (TestDatabase::sqlite(), TestDatabase::sqlite());
     let counted = Database::open(taken.url(), &Consumer::MIGRATIONS).await?;
-    let base = |mesh, database| Base { nats: nats.clone(), ..Base::open(mesh, database) };
-    let to = base(mesh_of([(CONSUMER, vec![])]), Database::open(taken.url(), &Consumer::MIGRATIONS).await?);
-    let consumer = Replica::start(|listener, stop| service::serve::<Consumer>(to, listener, stop)).await;
+    let context =
+        |mesh, database| ServiceContext { nats: nats.clone(), ..ServiceContext::open(mesh, database) };
+    let to =
+        context(mesh_of([(CONSUMER, vec![])]), Database::open(taken.url(), &Consumer::MIGRATIONS).await?);
+    let consumer = Replica::start(|listener, stop| service::serve(Consumer, to, listener, stop)).await;
     let mesh = mesh_of([(CONSUMER, vec![consumer.address])]);
-    let from = base(mesh, Database::open(sent.url(), &Producer::MIGRATIONS).await?);
+    let from = context(mesh, Database::open(sent.url(), &Producer::MIGRATIONS).await?);
     fill(&from).await?;
     let began = Instant::now();
-    let producer = Replica::start(|listener, stop| service::serve::<Producer>(from, listener, stop)).await;
+    let producer = Replica::start(|listener, stop| service::serve(Producer, from, listener, stop)).await;
     loop {
         let row = counted.row("SELECT number FROM counted", &[]).await?.ok_or("nothing is counted")?;
         let number: i64 = row.get("number")?;
         if usize::try_from(number)? >= WAITING {
             break;
         }
-        if began.elapsed() > PATIENCE {
-            return Err(format!("only {number} came within {PATIENCE:?}").into());
+        if began.elapsed() > TIMEOUT {
+            return Err(format!("only {number} came within {TIMEOUT:?}").into());
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let per_second = WAITING as f64 / began.elapsed().as_secs_f64();
     producer.stop().await;
@@ -85,9 +88,9 @@ async fn round(by_nats: bool) -> Fallible<f64> {
     Ok(per_second)
 }
 
-async fn fill(base: &Base) -> Fallible<()> {
-    let outbox = Outbox::of(base, PRODUCER, &[CONSUMER]);
-    let mut open = base.database.begin().await?;
+async fn fill(context: &ServiceContext) -> Fallible<()> {
+    let outbox = Outbox::of(context, PRODUCER, &[CONSUMER]);
+    let mut open = context.database.begin().await?;
     for n in 0..WAITING {
         let thing = format!("thing-{}", n % AGGREGATES);
         let payload = Payload::ProductDeleted(ProductDeleted { product_id: thing.clone() });
@@ -104,9 +107,13 @@ impl Service for Producer {
     const MIGRATIONS: Migrations =
         Migrations { sqlite: &[OUTBOX.sqlite[0], LEASES.sqlite[0]], postgres: &[] };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let outbox = Outbox::of(base, PRODUCER, &[CONSUMER]);
-        Ok(Events::of(base, PRODUCER).send(outbox).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, PRODUCER, &[CONSUMER]);
+        Ok(Events::of(context, PRODUCER).send(outbox).add_to(builder))
     }
 }
 
@@ -123,8 +130,12 @@ impl Service for Consumer {
     const MIGRATIONS: Migrations =
         Migrations { sqlite: &[COUNTED, INBOX.sqlite[0], LEASES.sqlite[0]], postgres: &[] };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Counter).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        Ok(Events::of(context, CONSUMER).receive(&[PRODUCER], Counter).add_to(builder))
     }
 }
 
@@ -133,7 +144,7 @@ struct Counter;
 
 #[tonic::async_trait]
 impl Subscriber for Counter {
-    async fn take(&self, open: &mut Transaction, _: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, _: &Event) -> Result<(), HandleError> {
         open.execute("UPDATE counted SET number = number + 1", &[]).await?;
         Ok(())
     }

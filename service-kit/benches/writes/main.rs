@@ -1,4 +1,4 @@
-//! What durable units of work cost: through `Database`, and by the same
+//! The cost of durable units of work: through `Database`, and by the same
 //! statements over a plain pool of sqlx. `cargo bench -p service-kit --bench
 //! writes -- 3 2` runs it.
 //!
@@ -53,7 +53,7 @@ async fn compare(
 ) -> Fallible<String> {
     let ours = Arc::new(Variant::ours(database).await?);
     let pool = Arc::new(Variant::pool(database).await?);
-    // What is done the first time only is not measured.
+    // One-time work is not measured.
     for variant in [&pool, &ours] {
         round(variant, time / 4).await?;
     }
@@ -103,9 +103,9 @@ async fn round(variant: &Arc<Variant>, time: Duration) -> Fallible<Round> {
         callers.spawn(async move {
             let mut latencies = Vec::new();
             while began.elapsed() < time {
-                let asked = Instant::now();
+                let began = Instant::now();
                 variant.write().await?;
-                latencies.push(asked.elapsed().as_secs_f64() * 1e3);
+                latencies.push(began.elapsed().as_secs_f64() * 1e3);
             }
             Fallible::Ok(latencies)
         });

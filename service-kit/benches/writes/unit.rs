@@ -71,7 +71,7 @@ impl Variant {
         Ok(Self::Ours(Database::open(database.url(), &MIGRATIONS).await?))
     }
 
-    /// What one would write without this crate; on a database that
+    /// The same without this crate; on a database that
     /// [`ours`](Self::ours) has made.
     pub(crate) async fn pool(database: &TestDatabase) -> Fallible<Self> {
         Ok(match database.url() {

@@ -1,4 +1,4 @@
-//! Who calls.
+//! The caller of a method.
 
 use std::sync::Arc;
 
@@ -8,20 +8,19 @@ use tonic::{Code, Request};
 use super::{Role, Roles};
 use crate::{error::Fault, value::CustomerId};
 
-/// Who calls.
+/// The authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Caller {
-    /// Nobody was asked, as authentication is off: may do everything.
-    Anyone,
-    /// Somebody who calls a public method: was not asked, and may do nothing
-    /// else.
-    Nobody,
+    /// Any caller while authentication is off, which may do everything.
+    Unrestricted,
+    /// The unauthenticated caller of a public method, which may do nothing else.
+    Anonymous,
     /// A person.
     User {
-        /// Who it is.
+        /// The customer's id.
         id: CustomerId,
-        /// What they may do.
+        /// The customer's roles.
         roles: Roles,
     },
     /// One of the shop's own services.
@@ -29,7 +28,7 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Who has sent this request.
+    /// The caller of this request.
     ///
     /// # Errors
     /// UNAUTHENTICATED when it did not pass a guard.
@@ -39,38 +38,37 @@ impl Caller {
         caller.ok_or_else(|| Fault::new(Code::Unauthenticated, "UNAUTHENTICATED", words))
     }
 
-    /// Whether the caller may see and change what belongs to `customer`: their
-    /// own, or anybody's for staff, admins and services.
+    /// Checks that the caller may see and change the data of `customer`: their own,
+    /// or everybody's for staff, admins and services.
     ///
     /// # Errors
     /// `PERMISSION_DENIED`.
     pub fn may_act_for(&self, customer: &CustomerId) -> Result<(), Fault> {
         let may = match self {
-            Self::Anyone | Self::Service(_) => true,
-            Self::Nobody => false,
+            Self::Unrestricted | Self::Service(_) => true,
+            Self::Anonymous => false,
             Self::User { id, .. } => id == customer || self.has(Role::Staff),
         };
-        let words = "this belongs to another customer; only that one and the staff may see or change it";
+        let words = "this belongs to another customer; only its owner and staff may see or change it";
         if may { Ok(()) } else { Err(Fault::new(Code::PermissionDenied, "NOT_OWNER", words)) }
     }
 
-    /// Whether the caller has a role: a person who was given it, and an admin
-    /// every one. No service has any.
+    /// True when the caller has a role. An admin has every role, a service none.
     #[must_use]
     pub fn has(&self, role: Role) -> bool {
         match self {
-            Self::Anyone => true,
-            Self::Nobody | Self::Service(_) => false,
+            Self::Unrestricted => true,
+            Self::Anonymous | Self::Service(_) => false,
             Self::User { roles, .. } => roles.contains(role) || roles.contains(Role::Admin),
         }
     }
 
-    /// A text that is the same in every call of this caller, and no other's.
+    /// A key that identifies the caller, the same in every call.
     #[must_use]
     pub fn key(&self) -> String {
         match self {
-            Self::Anyone => "anyone".to_owned(),
-            Self::Nobody => "nobody".to_owned(),
+            Self::Unrestricted => "anyone".to_owned(),
+            Self::Anonymous => "nobody".to_owned(),
             Self::User { id, .. } => format!("user:{}", id.as_str()),
             Self::Service(name) => format!("service:{name}"),
         }
@@ -100,8 +98,8 @@ mod tests {
         assert_eq!(may(&user("eve", [Role::Staff])), [true, true]);
         assert_eq!(may(&user("eve", [Role::Admin])), [true, true]);
         assert_eq!(may(&Caller::Service("order-service".parse().unwrap())), [true, true]);
-        assert_eq!(may(&Caller::Anyone), [true, true]);
-        assert_eq!(may(&Caller::Nobody), [false, false]);
+        assert_eq!(may(&Caller::Unrestricted), [true, true]);
+        assert_eq!(may(&Caller::Anonymous), [false, false]);
         let fault = user("ada", []).may_act_for(&bob).unwrap_err();
         assert_eq!(fault.code(), Code::PermissionDenied);
     }
@@ -112,14 +110,14 @@ mod tests {
         assert_eq!(has(&user("eve", [Role::Admin])), [true, true, true]);
         assert_eq!(has(&user("eve", [Role::Staff])), [false, true, false]);
         assert_eq!(has(&Caller::Service("order-service".parse().unwrap())), [false; 3]);
-        assert_eq!(has(&Caller::Nobody), [false; 3]);
+        assert_eq!(has(&Caller::Anonymous), [false; 3]);
     }
 
     #[test]
     fn no_two_callers_share_a_key() {
         let service = Caller::Service("order-service".parse().unwrap());
         let callers =
-            [Caller::Anyone, Caller::Nobody, user("anyone", []), user("order-service", []), service];
+            [Caller::Unrestricted, Caller::Anonymous, user("anyone", []), user("order-service", []), service];
         let mut keys: Vec<_> = callers.iter().map(Caller::key).collect();
         keys.sort();
         keys.dedup();

@@ -1,4 +1,4 @@
-//! What is still being answered when its caller's token expires.
+//! The end of a response when its caller's token expires or is revoked.
 
 use std::{
     future::Future,
@@ -12,101 +12,101 @@ use pin_project_lite::pin_project;
 use tokio::time::{Sleep, sleep};
 use tonic::codegen::http::{HeaderMap, Response};
 
-use super::{refusal::Refusal, revoked::Revoked, verified::Known};
+use super::{revoked::RevocationList, token_cache::VerifiedToken, token_error::TokenError};
 
-/// Until when a caller is believed.
+/// The lifetime of a caller's token.
 #[derive(Debug)]
-pub(super) struct Term {
-    known: Known,
-    revoked: Revoked,
-    /// The service that believes them.
+pub(super) struct TokenLifetime {
+    token: VerifiedToken,
+    revoked: RevocationList,
+    /// The service that is called.
     service: &'static str,
-    /// `None` until something has to be waited for, which in an answer of one
-    /// message nothing has.
-    over: Option<Pin<Box<Sleep>>>,
+    /// The timer, created when the response first has to wait for data. A response
+    /// of one message never does.
+    expiry: Option<Pin<Box<Sleep>>>,
 }
 
-impl Term {
-    pub(super) fn new(known: Known, revoked: Revoked, service: &'static str) -> Self {
-        Self { known, revoked, service, over: None }
+impl TokenLifetime {
+    pub(super) fn new(token: VerifiedToken, revoked: RevocationList, service: &'static str) -> Self {
+        Self { token, revoked, service, expiry: None }
     }
 
-    fn wait(&mut self) -> &mut Pin<Box<Sleep>> {
-        self.over.get_or_insert_with(|| {
-            let end = UNIX_EPOCH + Duration::from_secs(self.known.until.saturating_add(1));
+    fn expiry(&mut self) -> &mut Pin<Box<Sleep>> {
+        self.expiry.get_or_insert_with(|| {
+            let end = UNIX_EPOCH + Duration::from_secs(self.token.until.saturating_add(1));
             Box::pin(sleep(end.duration_since(SystemTime::now()).unwrap_or_default()))
         })
     }
 
-    /// Why it is over, if it is. Nothing is asked before there was something to
-    /// wait for: an answer that is there is sent.
-    fn over(&mut self, cx: &mut Context<'_>) -> Option<Refusal> {
-        let over = self.over.as_mut()?;
-        if over.as_mut().poll(cx).is_ready() {
-            return Some(Refusal::Expired);
+    /// The reason why the token is no longer valid, if so. Nothing is checked
+    /// before the response first waits: data that is ready is sent.
+    fn poll_error(&mut self, cx: &mut Context<'_>) -> Option<TokenError> {
+        let expiry = self.expiry.as_mut()?;
+        if expiry.as_mut().poll(cx).is_ready() {
+            return Some(TokenError::Expired);
         }
-        self.revoked.has(&self.known.caller, self.known.issued).then_some(Refusal::Revoked)
+        self.revoked.contains(&self.token.caller, self.token.issued).then_some(TokenError::Revoked)
     }
 
-    /// What an answer ends with.
-    fn trailers(&self, why: Refusal) -> HeaderMap {
+    /// The trailers of a response that ends early.
+    fn trailers(&self, why: TokenError) -> HeaderMap {
         let mut trailers = HeaderMap::new();
-        // Fails only for metadata that is no header, and ours has none.
+        // Fails only for invalid metadata, and this status has none.
         let _ = why.fault().into_status(self.service).add_header(&mut trailers);
         trailers
     }
 }
 
 pin_project! {
-    /// One call, until its answer begins.
+    /// The future of a call, until its response begins.
     #[derive(Debug)]
-    pub struct Call<F> {
+    pub struct GuardedCall<F> {
         #[pin]
         call: F,
-        term: Option<Term>,
+        lifetime: Option<TokenLifetime>,
     }
 }
 
-impl<F> Call<F> {
-    /// `call`, of whom is believed for `term`; for ever where there is none.
-    pub(super) fn new(call: F, term: Option<Term>) -> Self {
-        Self { call, term }
+impl<F> GuardedCall<F> {
+    /// Wraps `call`; without a `lifetime` its response never ends early.
+    pub(super) fn new(call: F, lifetime: Option<TokenLifetime>) -> Self {
+        Self { call, lifetime }
     }
 }
 
-impl<F, B, E> Future for Call<F>
+impl<F, B, E> Future for GuardedCall<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    type Output = Result<Response<Lasting<B>>, E>;
+    type Output = Result<Response<ExpiringBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.call.poll(cx))?;
-        let term = this.term.take();
-        Poll::Ready(Ok(answer.map(|body| Lasting { body: Some(body), term })))
+        let response = ready!(this.call.poll(cx))?;
+        let lifetime = this.lifetime.take();
+        Poll::Ready(Ok(response.map(|body| ExpiringBody { body: Some(body), lifetime })))
     }
 }
 
 pin_project! {
-    /// An answer's body. One that goes on for longer than its caller is believed
-    /// ends with UNAUTHENTICATED, so that they show who they are again.
+    /// A response body that ends with UNAUTHENTICATED when its caller's token
+    /// expires or is revoked.
     #[derive(Debug)]
-    pub struct Lasting<B> {
+    pub struct ExpiringBody<B> {
         #[pin]
         body: Option<B>,
-        term: Option<Term>,
+        lifetime: Option<TokenLifetime>,
     }
 }
 
-impl<B> Default for Lasting<B> {
-    /// Nothing, which is at its end.
+impl<B> Default for ExpiringBody<B> {
+    /// An empty body.
     fn default() -> Self {
-        Self { body: None, term: None }
+        Self { body: None, lifetime: None }
     }
 }
 
-impl<B: Body> Body for Lasting<B> {
+impl<B: Body> Body for ExpiringBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -116,20 +116,20 @@ impl<B: Body> Body for Lasting<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let Some(body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(None) };
-        let Some(term) = this.term else { return body.poll_frame(cx) };
-        // Before what there is to send, for they may not see it any more.
-        let why = match term.over(cx) {
+        let Some(lifetime) = this.lifetime else { return body.poll_frame(cx) };
+        // Before the next frame, which the caller may no longer see.
+        let why = match lifetime.poll_error(cx) {
             Some(why) => why,
             None => {
                 let polled = body.poll_frame(cx);
                 if polled.is_ready() {
                     return polled;
                 }
-                ready!(term.wait().as_mut().poll(cx));
-                Refusal::Expired
+                ready!(lifetime.expiry().as_mut().poll(cx));
+                TokenError::Expired
             }
         };
-        let trailers = term.trailers(why);
+        let trailers = lifetime.trailers(why);
         this.body.set(None);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
@@ -161,7 +161,7 @@ mod tests {
         value::CustomerId,
     };
 
-    /// Sends what it is given, and then waits for more.
+    /// A body of the messages in a channel.
     struct Stream(mpsc::Receiver<&'static str>);
 
     impl Body for Stream {
@@ -177,14 +177,16 @@ mod tests {
         }
     }
 
-    async fn lasting(term: Option<Term>) -> (mpsc::Sender<&'static str>, Pin<Box<Lasting<Stream>>>) {
+    async fn body(
+        lifetime: Option<TokenLifetime>,
+    ) -> (mpsc::Sender<&'static str>, Pin<Box<ExpiringBody<Stream>>>) {
         let (sender, receiver) = mpsc::channel(4);
         let call = async { Ok::<_, Infallible>(Response::new(Stream(receiver))) };
-        (sender, Box::pin(Call::new(call, term).await.unwrap().into_body()))
+        (sender, Box::pin(GuardedCall::new(call, lifetime).await.unwrap().into_body()))
     }
 
-    /// What is there, or the reason that it ended with.
-    fn next(body: &mut Pin<Box<Lasting<Stream>>>) -> Option<Option<String>> {
+    /// The next data, or the status that ended the body.
+    fn next(body: &mut Pin<Box<ExpiringBody<Stream>>>) -> Option<Option<String>> {
         let frame = poll_fn(|cx| body.as_mut().poll_frame(cx)).now_or_never()?;
         let text = |frame: Frame<Bytes>| match frame.into_data() {
             Ok(data) => String::from_utf8(data.into()).unwrap(),
@@ -193,13 +195,13 @@ mod tests {
         Some(frame.map(|frame| text(frame.unwrap())))
     }
 
-    fn term(left: u64) -> Option<Term> {
-        Some(Term::new(known(left), Revoked::default(), "test"))
+    fn lifetime(left: u64) -> Option<TokenLifetime> {
+        Some(TokenLifetime::new(known(left), RevocationList::default(), "test"))
     }
 
-    fn known(left: u64) -> Known {
+    fn known(left: u64) -> VerifiedToken {
         let ada = Caller::User { id: CustomerId::parse("ada").unwrap(), roles: [Role::Customer].into() };
-        Known { caller: Arc::new(ada), issued: token::now(), until: token::now() + left }
+        VerifiedToken { caller: Arc::new(ada), issued: token::now(), until: token::now() + left }
     }
 
     fn some(text: &str) -> Option<Option<String>> {
@@ -207,8 +209,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_ends_when_its_caller_is_believed_no_longer() {
-        let (sender, mut body) = lasting(term(900)).await;
+    async fn a_stream_ends_when_its_callers_token_expires() {
+        let (sender, mut body) = body(lifetime(900)).await;
         sender.try_send("a").unwrap();
         assert_eq!(next(&mut body), some("a"));
         assert_eq!(next(&mut body), None);
@@ -224,10 +226,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_of_a_caller_whose_token_is_revoked_tells_nothing_more() {
-        let (revoked, ada) = (Revoked::default(), known(900));
+    async fn a_stream_of_a_caller_whose_token_is_revoked_sends_nothing_more() {
+        let (revoked, ada) = (RevocationList::default(), known(900));
         let not_before = i64::try_from(ada.issued + 1).unwrap();
-        let (sender, mut body) = lasting(Some(Term::new(ada, revoked.clone(), "test"))).await;
+        let (sender, mut body) = body(Some(TokenLifetime::new(ada, revoked.clone(), "test"))).await;
         assert_eq!(next(&mut body), None);
         sender.try_send("a").unwrap();
         assert_eq!(next(&mut body), some("a"));
@@ -238,8 +240,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_there_is_sent_however_late() {
-        let (sender, mut body) = lasting(term(0)).await;
+    async fn a_response_that_is_ready_is_sent_however_late() {
+        let (sender, mut body) = body(lifetime(0)).await;
         advance(Duration::from_secs(60)).await;
         sender.try_send("a").unwrap();
         drop(sender);
@@ -248,8 +250,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_term_it_goes_on() {
-        let (sender, mut body) = lasting(None).await;
+    async fn without_a_lifetime_the_body_does_not_end() {
+        let (sender, mut body) = body(None).await;
         assert_eq!(next(&mut body), None);
         advance(Duration::from_secs(100_000)).await;
         assert_eq!(next(&mut body), None);

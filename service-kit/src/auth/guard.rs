@@ -1,4 +1,4 @@
-//! The layer in front of a generated server.
+//! The guard in front of a generated server.
 
 use std::{
     future::{Future, Ready, ready},
@@ -20,18 +20,18 @@ use tonic::{
 };
 
 use super::{
-    Auth, Caller, On,
-    expiry::{self, Lasting, Term},
-    refusal::Refusal,
-    table::{self, Allowed},
-    verified::Known,
+    Auth, Caller, EnabledAuth,
+    expiry::{ExpiringBody, GuardedCall, TokenLifetime},
+    table::{self, AccessRule},
+    token_cache::VerifiedToken,
+    token_error::TokenError,
     verifier::presented,
 };
 use crate::error::Fault;
 
-/// A service behind [`Auth`]. A call passes when [the table](super::TABLE) lets
-/// its caller make it, which is asked once, as the call begins; an answer that
-/// goes on for longer than the caller's token is believed is cut off then.
+/// A gRPC service behind [`Auth`]. A call passes when [the table](super::TABLE)
+/// allows it for the caller, which is checked once, as the call begins. A
+/// response that is still open when the caller's token expires ends then.
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     inner: S,
@@ -48,8 +48,8 @@ impl<S: NamedService> NamedService for Guarded<S> {
     const NAME: &'static str = S::NAME;
 }
 
-type Answer<S, B> = Result<Response<Lasting<B>>, <S as Service<Request<Body>>>::Error>;
-type Waiting<S, B> = Pin<Box<dyn Future<Output = Answer<S, B>> + Send>>;
+type GuardedResult<S, B> = Result<Response<ExpiringBody<B>>, <S as Service<Request<Body>>>::Error>;
+type DelayedCall<S, B> = Pin<Box<dyn Future<Output = GuardedResult<S, B>> + Send>>;
 
 impl<S, B> Service<Request<Body>> for Guarded<S>
 where
@@ -58,111 +58,118 @@ where
     S::Error: Send,
     B: Send + 'static,
 {
-    type Response = Response<Lasting<B>>;
+    type Response = Response<ExpiringBody<B>>;
     type Error = S::Error;
-    /// The call, its refusal, or what has to wait for keys first.
-    type Future = Either<expiry::Call<S::Future>, Either<Ready<Answer<S, B>>, Waiting<S, B>>>;
+    /// The call, its rejection, or a call that waits for keys first.
+    type Future = Either<GuardedCall<S::Future>, Either<Ready<GuardedResult<S, B>>, DelayedCall<S, B>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let Some(on) = &self.auth.on else {
-            request.extensions_mut().insert(Arc::new(Caller::Anyone));
-            return Either::Left(expiry::Call::new(self.inner.call(request), None));
+        let Some(auth) = &self.auth.enabled else {
+            request.extensions_mut().insert(Arc::new(Caller::Unrestricted));
+            return Either::Left(GuardedCall::new(self.inner.call(request), None));
         };
-        match on.admit(&request) {
-            Admission::Passed(caller, term) => {
+        match auth.admit(&request) {
+            Admission::Accepted(caller, lifetime) => {
                 request.extensions_mut().insert(caller);
-                Either::Left(expiry::Call::new(self.inner.call(request), term))
+                Either::Left(GuardedCall::new(self.inner.call(request), lifetime))
             }
-            Admission::Refused(fault) => Either::Right(Either::Left(ready(Ok(on.refuse(fault))))),
-            Admission::Waits(allowed, refusal) => {
-                let on = on.clone();
-                // The one that is ready serves, its clone is for later.
-                let later = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, later);
-                Either::Right(Either::Right(Box::pin(wait(on, inner, request, allowed, refusal))))
+            Admission::Rejected(fault) => Either::Right(Either::Left(ready(Ok(auth.reject(fault))))),
+            Admission::NeedsKeys(rule, error) => {
+                let auth = auth.clone();
+                // The instance that is ready serves this call, its clone the next.
+                let next = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, next);
+                Either::Right(Either::Right(Box::pin(call_with_keys(auth, inner, request, rule, error))))
             }
         }
     }
 }
 
-async fn wait<S, B>(
-    on: Arc<On>,
+/// Waits for keys, and then calls or rejects.
+async fn call_with_keys<S, B>(
+    auth: Arc<EnabledAuth>,
     mut inner: S,
     request: Request<Body>,
-    allowed: Allowed,
-    refusal: Refusal,
-) -> Answer<S, B>
+    rule: AccessRule,
+    error: TokenError,
+) -> GuardedResult<S, B>
 where
     S: Service<Request<Body>, Response = Response<B>>,
 {
     let (mut head, body) = request.into_parts();
-    match on.admit_later(&head, allowed, refusal).await {
-        Ok(known) => {
-            let term = on.term(&known);
-            head.extensions.insert(known.caller);
-            expiry::Call::new(inner.call(Request::from_parts(head, body)), Some(term)).await
+    match auth.admit_with_keys(&head, rule, error).await {
+        Ok(token) => {
+            let lifetime = auth.lifetime(&token);
+            head.extensions.insert(token.caller);
+            GuardedCall::new(inner.call(Request::from_parts(head, body)), Some(lifetime)).await
         }
-        Err(fault) => Ok(on.refuse(fault)),
+        Err(fault) => Ok(auth.reject(fault)),
     }
 }
 
 enum Admission {
-    /// Also for how long the caller is believed, where they were asked.
-    Passed(Arc<Caller>, Option<Term>),
-    Refused(Fault),
-    /// Keys are missing that may come.
-    Waits(Allowed, Refusal),
+    /// With the lifetime of the caller's token, if the method needs one.
+    Accepted(Arc<Caller>, Option<TokenLifetime>),
+    Rejected(Fault),
+    /// The key is missing, and may be fetched.
+    NeedsKeys(AccessRule, TokenError),
 }
 
-impl On {
-    /// Whether a request passes, as far as can be told without waiting.
+impl EnabledAuth {
+    /// Admits a request without waiting for keys.
     fn admit(&self, request: &Request<Body>) -> Admission {
         let path = request.uri().path();
-        let Some(allowed) = table::allowed(path) else {
-            let words = "no rule says who may call this method, so nobody may";
+        let Some(rule) = table::access_rule(path) else {
+            let words = "the method has no access rule, so no caller may call it";
             let fault = Fault::new(Code::PermissionDenied, "METHOD_UNKNOWN", words);
-            return Admission::Refused(fault.with("method", shown(path)));
+            return Admission::Rejected(fault.with("method", shown(path)));
         };
-        if allowed.is_public() {
-            return Admission::Passed(self.nobody.clone(), None);
+        if rule.is_public() {
+            return Admission::Accepted(self.anonymous.clone(), None);
         }
         let checked = presented(request.headers()).and_then(|token| self.verifier.check(token));
         match checked {
-            Ok(known) if allowed.to(&known.caller) => {
-                let term = self.term(&known);
-                Admission::Passed(known.caller, Some(term))
+            Ok(token) if rule.allows(&token.caller) => {
+                let lifetime = self.lifetime(&token);
+                Admission::Accepted(token.caller, Some(lifetime))
             }
-            Ok(_) => Admission::Refused(missing_role(path, allowed)),
-            Err(refusal @ (Refusal::NoKeys | Refusal::UnknownKey)) => Admission::Waits(allowed, refusal),
-            Err(refusal) => Admission::Refused(refusal.fault()),
+            Ok(_) => Admission::Rejected(missing_role(path, rule)),
+            Err(error @ (TokenError::NoKeys | TokenError::UnknownKey)) => Admission::NeedsKeys(rule, error),
+            Err(error) => Admission::Rejected(error.fault()),
         }
     }
 
-    async fn admit_later(&self, head: &Parts, allowed: Allowed, refusal: Refusal) -> Result<Known, Fault> {
-        let token = presented(&head.headers).map_err(Refusal::fault)?;
-        let known = self.verifier.check_again(token, refusal).await.map_err(Refusal::fault)?;
-        if allowed.to(&known.caller) { Ok(known) } else { Err(missing_role(head.uri.path(), allowed)) }
+    async fn admit_with_keys(
+        &self,
+        head: &Parts,
+        rule: AccessRule,
+        error: TokenError,
+    ) -> Result<VerifiedToken, Fault> {
+        let token = presented(&head.headers).map_err(TokenError::fault)?;
+        let token = self.verifier.check_again(token, error).await.map_err(TokenError::fault)?;
+        if rule.allows(&token.caller) { Ok(token) } else { Err(missing_role(head.uri.path(), rule)) }
     }
 
-    fn term(&self, known: &Known) -> Term {
-        Term::new(known.clone(), self.verifier.users().revoked().clone(), self.service)
+    fn lifetime(&self, token: &VerifiedToken) -> TokenLifetime {
+        TokenLifetime::new(token.clone(), self.verifier.users().revoked().clone(), self.service)
     }
 
-    fn refuse<B: Default>(&self, fault: Fault) -> Response<B> {
+    fn reject<B: Default>(&self, fault: Fault) -> Response<B> {
         fault.into_status(self.service).into_http()
     }
 }
 
-fn missing_role(path: &str, allowed: Allowed) -> Fault {
-    let fault = Fault::new(Code::PermissionDenied, "ROLE_MISSING", format!("this is for {allowed} to call"));
+fn missing_role(path: &str, rule: AccessRule) -> Fault {
+    let words = format!("only {rule} may call this method");
+    let fault = Fault::new(Code::PermissionDenied, "ROLE_MISSING", words);
     fault.with("method", shown(path))
 }
 
-/// The method as a status tells it; what is too long to be one is cut.
+/// The method for the status, shortened to 128 bytes.
 fn shown(path: &str) -> &str {
     let method = path.trim_start_matches('/');
     method.get(..128).unwrap_or(method)

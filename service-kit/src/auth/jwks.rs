@@ -1,10 +1,9 @@
-//! The keys of user-service and the tokens that it has revoked, as it publishes
-//! them.
+//! The keys and revocations that user-service publishes.
 //!
-//! One task asks: at the start, before the keys are old, and when a token names
-//! a key that is not known, though for that no more often than
-//! [`Pace::unknown`] says, whatever tokens come. Who needs the answer waits for
-//! it, a bounded time. While user-service is away the last good keys stay.
+//! One task fetches them: at the start, at intervals, and when a token names an
+//! unknown key, though for that no more often than
+//! [`JwksSettings::unknown_key_interval`]. Calls that need the response wait for
+//! it, a bounded time. While user-service is unavailable the last valid keys stay.
 
 use std::{
     future::pending,
@@ -25,80 +24,79 @@ use tracing::{info, warn};
 
 use super::{
     PublicKey,
-    revoked::Revoked,
-    token::{Issuer, Key},
+    revoked::RevocationList,
+    token::{Issuer, VerificationKey},
 };
 
-/// The most keys that are taken from an answer, and how large it may be.
-pub(super) const MOST_KEYS: usize = 16;
-const MOST_BYTES: usize = 1024 * 1024;
+/// The most keys that are taken from a response.
+pub(super) const MAX_KEYS: usize = 16;
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// When user-service is asked.
+/// The settings of the refresh.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
-    /// When keys are asked for again: after 0.8 to 1.0 of this. With `answer` it
-    /// bounds how long a revoked token is still believed.
-    refresh: Duration,
-    /// For how long keys are good while user-service is away.
-    keep: Duration,
-    /// How often an unknown key makes user-service be asked, at most.
-    unknown: Duration,
-    /// How long an answer is waited for.
-    answer: Duration,
-    /// The first and the longest wait after an answer that did not come.
-    retry: (Duration, Duration),
+pub(super) struct JwksSettings {
+    /// The interval between requests, of which 0.8 to 1.0 is used. Together with
+    /// `timeout` it bounds how long a revoked token is still accepted.
+    refresh_interval: Duration,
+    /// The time for which keys stay valid while user-service is unavailable.
+    max_age: Duration,
+    /// The minimum interval between requests because of unknown keys.
+    unknown_key_interval: Duration,
+    /// The timeout of a request.
+    timeout: Duration,
+    initial_backoff: Duration,
+    max_backoff: Duration,
 }
 
-impl Default for Pace {
+impl Default for JwksSettings {
     fn default() -> Self {
         Self {
-            refresh: Duration::from_secs(3),
-            keep: Duration::from_secs(24 * 3_600),
-            unknown: Duration::from_secs(10),
-            answer: Duration::from_secs(2),
-            retry: (Duration::from_millis(250), Duration::from_secs(3)),
+            refresh_interval: Duration::from_secs(3),
+            max_age: Duration::from_secs(24 * 3_600),
+            unknown_key_interval: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            initial_backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(3),
         }
     }
 }
 
-/// What is known of the keys.
 #[derive(Clone, Debug, Default)]
-struct State {
-    keys: Arc<[Key]>,
+struct JwksState {
+    keys: Arc<[VerificationKey]>,
     /// Grows when the keys change.
     generation: u64,
-    /// Until when they are good.
-    until: Option<Instant>,
-    /// Given by the service itself, which is user-service.
-    own: bool,
-    /// How often user-service was asked, and how often that came to an end.
-    asked: u64,
-    ended: u64,
+    valid_until: Option<Instant>,
+    /// The keys are this service's own, which is user-service.
+    is_own: bool,
+    /// The numbers of requests to user-service that were sent and completed.
+    sent: u64,
+    completed: u64,
 }
 
-impl State {
-    fn are_good(&self) -> bool {
-        self.own || self.until.is_some_and(|until| Instant::now() < until)
+impl JwksState {
+    fn are_valid(&self) -> bool {
+        self.is_own || self.valid_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Takes these keys; changes nothing that is the same.
-    fn take(&mut self, keys: Vec<PublicKey>) {
+    /// Sets the keys, if they differ.
+    fn set_keys(&mut self, keys: Vec<PublicKey>) {
         let same =
             self.keys.len() == keys.len() && keys.iter().all(|key| self.keys.iter().any(|k| k.is(key)));
         if !same {
-            self.keys = keys.into_iter().map(|key| Key::new(key, Issuer::Users)).collect();
+            self.keys = keys.into_iter().map(|key| VerificationKey::new(key, Issuer::Users)).collect();
             self.generation += 1;
         }
     }
 }
 
-/// What user-service answers.
-pub(super) struct Published {
+/// A response of user-service.
+pub(super) struct JwksResponse {
     keys: Vec<PublicKey>,
     revocations: Vec<Revocation>,
 }
 
-impl From<Vec<PublicKey>> for Published {
+impl From<Vec<PublicKey>> for JwksResponse {
     fn from(keys: Vec<PublicKey>) -> Self {
         Self { keys, revocations: Vec::new() }
     }
@@ -107,162 +105,161 @@ impl From<Vec<PublicKey>> for Published {
 /// The keys of user-service.
 #[derive(Debug)]
 pub(super) struct Jwks {
-    state: watch::Sender<State>,
-    revoked: Revoked,
-    pace: Pace,
-    wanted: Notify,
-    /// When an unknown key may be asked for again.
-    next: Mutex<Option<Instant>>,
+    state: watch::Sender<JwksState>,
+    revoked: RevocationList,
+    settings: JwksSettings,
+    refresh_request: Notify,
+    /// The earliest time of the next request because of an unknown key.
+    next_unknown: Mutex<Option<Instant>>,
 }
 
 impl Jwks {
-    pub(super) fn new(pace: Pace) -> Self {
-        let (state, revoked) = (watch::Sender::default(), Revoked::default());
-        Self { state, revoked, pace, wanted: Notify::new(), next: Mutex::new(None) }
+    pub(super) fn new(settings: JwksSettings) -> Self {
+        let (state, revoked) = (watch::Sender::default(), RevocationList::default());
+        Self { state, revoked, settings, refresh_request: Notify::new(), next_unknown: Mutex::new(None) }
     }
 
-    /// Takes the keys from who makes them. From then on nobody is asked.
+    /// Sets the keys of the service itself, and stops fetching.
     pub(super) fn publish(&self, keys: Vec<PublicKey>) {
         self.state.send_modify(|now| {
-            now.take(keys);
-            now.own = true;
+            now.set_keys(keys);
+            now.is_own = true;
         });
     }
 
-    /// The tokens that are believed no longer.
-    pub(super) fn revoked(&self) -> &Revoked {
+    /// The revoked tokens.
+    pub(super) fn revoked(&self) -> &RevocationList {
         &self.revoked
     }
 
-    /// The keys, and their generation, if they are good.
-    pub(super) fn keys(&self) -> Option<(Arc<[Key]>, u64)> {
+    /// The keys and their generation, while they are valid.
+    pub(super) fn keys(&self) -> Option<(Arc<[VerificationKey]>, u64)> {
         let now = self.state.borrow();
-        now.are_good().then(|| (now.keys.clone(), now.generation))
+        now.are_valid().then(|| (now.keys.clone(), now.generation))
     }
 
-    /// Waits until there are good keys, or no longer than for an answer.
-    pub(super) async fn good(&self) {
+    /// Waits for valid keys, at most as long as a request may take.
+    pub(super) async fn wait_for_keys(&self) {
         let mut state = self.state.subscribe();
-        let _ = timeout(self.pace.answer, state.wait_for(State::are_good)).await;
+        let _ = timeout(self.settings.timeout, state.wait_for(JwksState::are_valid)).await;
     }
 
-    /// Has user-service asked for a key that is not known, unless that was just
-    /// done, and waits for the end of the question that is under way.
-    pub(super) async fn ask(&self) {
+    /// Requests a refresh because of an unknown key, unless the last one was
+    /// recent, and waits for the request in progress.
+    pub(super) async fn refresh(&self) {
         let mut state = self.state.subscribe();
-        let (own, asked, ended) = {
+        let (is_own, sent, completed) = {
             let now = state.borrow();
-            (now.own, now.asked, now.ended)
+            (now.is_own, now.sent, now.completed)
         };
-        if own {
+        if is_own {
             return;
         }
-        let awaited = if asked > ended {
-            asked
-        } else if self.may_ask() {
-            self.wanted.notify_one();
-            asked + 1
+        let awaited = if sent > completed {
+            sent
+        } else if self.may_refresh() {
+            self.refresh_request.notify_one();
+            sent + 1
         } else {
             return;
         };
-        let _ = timeout(self.pace.answer, state.wait_for(|now| now.ended >= awaited)).await;
+        let _ = timeout(self.settings.timeout, state.wait_for(|now| now.completed >= awaited)).await;
     }
 
-    fn may_ask(&self) -> bool {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+    fn may_refresh(&self) -> bool {
+        let mut next = self.next_unknown.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let may = next.is_none_or(|next| next <= now);
         if may {
-            *next = Some(now + self.pace.unknown);
+            *next = Some(now + self.settings.unknown_key_interval);
         }
         may
     }
 
-    /// Keeps the keys as new as [`Pace`] says, by asking for them with `fetch`.
-    /// Goes on until it is dropped.
-    pub(super) async fn keep_new<F, P>(&self, fetch: impl Fn() -> F)
+    /// Fetches the keys at intervals, until it is dropped.
+    pub(super) async fn run_refresh<F, P>(&self, fetch: impl Fn() -> F)
     where
         F: Future<Output = Result<P, String>>,
-        P: Into<Published>,
+        P: Into<JwksResponse>,
     {
-        let mut failed = 0_u32;
-        while !self.state.borrow().own {
-            self.state.send_modify(|now| now.asked += 1);
-            let answer = timeout(self.pace.answer, fetch()).await;
-            let answer = answer.unwrap_or_else(|_| Err("it did not answer in time".to_owned()));
-            failed = self.told(answer.map(P::into), failed);
-            let pause = self.pause(failed);
+        let mut failures = 0_u32;
+        while !self.state.borrow().is_own {
+            self.state.send_modify(|now| now.sent += 1);
+            let response = timeout(self.settings.timeout, fetch()).await;
+            let response = response.unwrap_or_else(|_| Err("the request timed out".to_owned()));
+            failures = self.record_response(response.map(P::into), failures);
             tokio::select! {
-                () = sleep(pause) => {}
-                () = self.wanted.notified() => {}
+                () = sleep(self.delay(failures)) => {}
+                () = self.refresh_request.notified() => {}
             }
         }
         pending::<()>().await;
     }
 
-    /// Takes an answer, after so many that failed; how many have failed then.
-    /// Only what is believable replaces what is known.
-    fn told(&self, answer: Result<Published, String>, failed: u32) -> u32 {
-        let answer = answer.and_then(|published| {
-            if published.keys.is_empty() { Err("it has none".to_owned()) } else { Ok(published) }
+    /// Records a response after so many consecutive failures; returns their new
+    /// number. A response without keys counts as a failure.
+    fn record_response(&self, response: Result<JwksResponse, String>, failures: u32) -> u32 {
+        let response = response.and_then(|published| {
+            if published.keys.is_empty() { Err("the response has no keys".to_owned()) } else { Ok(published) }
         });
-        let failed = match &answer {
-            Ok(_) if failed > 0 => {
-                info!("user-service gives its keys again");
+        let failures = match &response {
+            Ok(_) if failures > 0 => {
+                info!("fetched the keys of user-service again");
                 0
             }
             Ok(_) => 0,
             Err(error) => {
                 let keys = self.state.borrow().keys.len();
-                if failed == 0 {
-                    warn!(%error, keys, "user-service does not give its keys, keeping {keys}: {error}");
+                if failures == 0 {
+                    warn!(%error, keys, "failed to fetch the keys of user-service, keeping {keys}: {error}");
                 }
-                failed.saturating_add(1)
+                failures.saturating_add(1)
             }
         };
         self.state.send_modify(|now| {
-            if let (Ok(published), false) = (answer, now.own) {
-                // Before who waits for keys goes on.
+            if let (Ok(published), false) = (response, now.is_own) {
+                // Before calls that wait for keys continue.
                 self.revoked.replace(&published.revocations);
-                now.take(published.keys);
-                now.until = Some(Instant::now() + self.pace.keep);
+                now.set_keys(published.keys);
+                now.valid_until = Some(Instant::now() + self.settings.max_age);
             }
-            now.ended = now.asked;
+            now.completed = now.sent;
         });
-        failed
+        failures
     }
 
-    fn pause(&self, failed: u32) -> Duration {
-        let (first, longest) = self.pace.retry;
-        let full = match failed {
-            0 => self.pace.refresh,
-            failed => first.saturating_mul(1 << (failed - 1).min(16)).min(longest),
+    /// The delay before the next request, after so many consecutive failures.
+    fn delay(&self, failures: u32) -> Duration {
+        let JwksSettings { refresh_interval, initial_backoff, max_backoff, .. } = self.settings;
+        let delay = match failures {
+            0 => refresh_interval,
+            failures => initial_backoff.saturating_mul(1 << (failures - 1).min(16)).min(max_backoff),
         };
-        full.mul_f64(0.8 + 0.2 * fastrand::f64())
+        delay.mul_f64(0.8 + 0.2 * fastrand::f64())
     }
 }
 
-/// Asks user-service for its keys and what it has revoked.
-pub(super) async fn fetch(channel: Channel) -> Result<Published, String> {
-    let mut users = UserServiceClient::new(channel).max_decoding_message_size(MOST_BYTES);
+/// Fetches the keys and revocations of user-service.
+pub(super) async fn fetch(channel: Channel) -> Result<JwksResponse, String> {
+    let mut users = UserServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let mut request = Request::new(GetJwksRequest {});
-    request.set_timeout(Pace::default().answer);
-    let answer = users.get_jwks(request).await;
-    let answer = answer.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
-    let wire::Jwks { keys, revocations } = answer.into_inner();
-    Ok(Published { keys: usable(&keys), revocations })
+    request.set_timeout(JwksSettings::default().timeout);
+    let response = users.get_jwks(request).await;
+    let response = response.map_err(|status| format!("{:?}: {}", status.code(), status.message()))?;
+    let wire::Jwks { keys, revocations } = response.into_inner();
+    Ok(JwksResponse { keys: valid_keys(&keys), revocations })
 }
 
-/// The keys that can be used, the first few.
-fn usable(jwks: &[Jwk]) -> Vec<PublicKey> {
-    if jwks.len() > MOST_KEYS {
-        warn!(keys = jwks.len(), "user-service has {} keys; {MOST_KEYS} are taken", jwks.len());
+/// The valid keys among the first [`MAX_KEYS`].
+fn valid_keys(jwks: &[Jwk]) -> Vec<PublicKey> {
+    if jwks.len() > MAX_KEYS {
+        warn!(keys = jwks.len(), "user-service published {} keys, using the first {MAX_KEYS}", jwks.len());
     }
     let read = |jwk| {
         let key = PublicKey::from_jwk(jwk);
-        key.inspect_err(|error| warn!(%error, "a key of user-service is passed over: {error}")).ok()
+        key.inspect_err(|error| warn!(%error, "ignoring an invalid key of user-service: {error}")).ok()
     };
-    jwks.iter().take(MOST_KEYS).filter_map(read).collect()
+    jwks.iter().take(MAX_KEYS).filter_map(read).collect()
 }
 
 #[cfg(test)]
@@ -272,43 +269,43 @@ mod tests {
     use super::*;
     use crate::auth::Signer;
 
-    /// A user-service whose answers the test decides.
+    /// A user-service with scripted responses.
     #[derive(Clone)]
     struct Users {
-        answer: Arc<Mutex<Result<Vec<PublicKey>, String>>>,
-        asked: Arc<AtomicUsize>,
-        takes: Duration,
+        response: Arc<Mutex<Result<Vec<PublicKey>, String>>>,
+        requests: Arc<AtomicUsize>,
+        delay: Duration,
     }
 
     impl Users {
         fn with(keys: &[PublicKey]) -> Self {
-            let answer = Arc::new(Mutex::new(Ok(keys.to_vec())));
-            Self { answer, asked: Arc::default(), takes: Duration::from_millis(10) }
+            let response = Arc::new(Mutex::new(Ok(keys.to_vec())));
+            Self { response, requests: Arc::default(), delay: Duration::from_millis(10) }
         }
 
-        fn has(&self, keys: &[PublicKey]) {
-            *self.answer.lock().unwrap() = Ok(keys.to_vec());
+        fn set_keys(&self, keys: &[PublicKey]) {
+            *self.response.lock().unwrap() = Ok(keys.to_vec());
         }
 
-        fn is_away(&self) {
-            *self.answer.lock().unwrap() = Err("away".to_owned());
+        fn fail(&self) {
+            *self.response.lock().unwrap() = Err("down".to_owned());
         }
 
-        fn asked(&self) -> usize {
-            self.asked.load(Relaxed)
+        fn requests(&self) -> usize {
+            self.requests.load(Relaxed)
         }
 
-        /// Keys that are kept new from it.
-        fn follow(&self) -> Arc<Jwks> {
-            let jwks = Arc::new(Jwks::new(Pace::default()));
-            let (kept, users) = (jwks.clone(), self.clone());
+        /// Starts a refresh from it.
+        fn refresh(&self) -> Arc<Jwks> {
+            let jwks = Arc::new(Jwks::new(JwksSettings::default()));
+            let (refreshed, users) = (jwks.clone(), self.clone());
             tokio::spawn(async move {
                 let fetch = || async {
-                    users.asked.fetch_add(1, Relaxed);
-                    sleep(users.takes).await;
-                    users.answer.lock().unwrap().clone()
+                    users.requests.fetch_add(1, Relaxed);
+                    sleep(users.delay).await;
+                    users.response.lock().unwrap().clone()
                 };
-                kept.keep_new(fetch).await;
+                refreshed.run_refresh(fetch).await;
             });
             jwks
         }
@@ -326,112 +323,113 @@ mod tests {
     async fn keys_rotate_with_an_overlap() {
         let (old, new) = (key(), key());
         let users = Users::with(std::slice::from_ref(&old));
-        let jwks = users.follow();
-        jwks.good().await;
+        let jwks = users.refresh();
+        jwks.wait_for_keys().await;
         assert!(knows(&jwks, &old));
         let generation = jwks.keys().unwrap().1;
-        users.has(&[old.clone(), new.clone()]);
-        sleep(Pace::default().refresh).await;
+        users.set_keys(&[old.clone(), new.clone()]);
+        sleep(JwksSettings::default().refresh_interval).await;
         assert!(knows(&jwks, &old) && knows(&jwks, &new));
-        users.has(std::slice::from_ref(&new));
-        sleep(Pace::default().refresh).await;
+        users.set_keys(std::slice::from_ref(&new));
+        sleep(JwksSettings::default().refresh_interval).await;
         assert!(!knows(&jwks, &old) && knows(&jwks, &new));
         assert_eq!(jwks.keys().unwrap().1, generation + 2);
-        sleep(10 * Pace::default().refresh).await;
+        sleep(10 * JwksSettings::default().refresh_interval).await;
         assert_eq!(jwks.keys().unwrap().1, generation + 2, "nothing has changed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_that_is_new_is_asked_for_at_once() {
+    async fn a_new_key_is_fetched_at_once() {
         let (old, new) = (key(), key());
         let users = Users::with(std::slice::from_ref(&old));
-        let jwks = users.follow();
-        jwks.good().await;
-        users.has(&[old, new.clone()]);
-        jwks.ask().await;
+        let jwks = users.refresh();
+        jwks.wait_for_keys().await;
+        users.set_keys(&[old, new.clone()]);
+        jwks.refresh().await;
         assert!(knows(&jwks, &new));
-        assert_eq!(users.asked(), 2);
+        assert_eq!(users.requests(), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_storm_of_unknown_keys_asks_once_in_ten_seconds() {
+    async fn a_storm_of_unknown_keys_sends_one_request_in_ten_seconds() {
         let users = Users::with(&[key()]);
-        let jwks = users.follow();
-        jwks.good().await;
+        let jwks = users.refresh();
+        jwks.wait_for_keys().await;
         let began = Instant::now();
         for _ in 0..10 {
-            futures_util::future::join_all((0..1_000).map(|_| jwks.ask())).await;
+            futures_util::future::join_all((0..1_000).map(|_| jwks.refresh())).await;
             sleep(Duration::from_secs(1)).await;
         }
-        // Beside those that come whatever is unknown.
-        let regular = began.elapsed().div_duration_f64(Pace::default().refresh.mul_f64(0.8));
-        let most = 3 + began.elapsed().as_secs() / 10 + regular as u64;
-        assert!(users.asked() as u64 <= most, "asked {} times", users.asked());
+        // Besides the regular requests.
+        let interval = JwksSettings::default().refresh_interval.mul_f64(0.8);
+        let regular = began.elapsed().div_duration_f64(interval);
+        let max = 3 + began.elapsed().as_secs() / 10 + regular as u64;
+        assert!(users.requests() as u64 <= max, "{} requests", users.requests());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_last_good_keys_stay_for_a_day_while_user_service_is_away() {
+    async fn the_last_valid_keys_stay_for_a_day_while_user_service_is_down() {
         let known = key();
         let users = Users::with(std::slice::from_ref(&known));
-        let jwks = users.follow();
-        jwks.good().await;
-        users.is_away();
+        let jwks = users.refresh();
+        jwks.wait_for_keys().await;
+        users.fail();
         sleep(Duration::from_secs(23 * 3_600)).await;
         assert!(knows(&jwks, &known));
         sleep(Duration::from_secs(3_600 + 300)).await;
         assert!(jwks.keys().is_none());
-        users.has(std::slice::from_ref(&known));
-        sleep(Pace::default().retry.1).await;
-        sleep(users.takes).await;
+        users.set_keys(std::slice::from_ref(&known));
+        sleep(JwksSettings::default().max_backoff).await;
+        sleep(users.delay).await;
         assert!(knows(&jwks, &known));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_comes_before_the_keys_waits_for_them_but_not_long() {
-        let users = Users { takes: Duration::from_secs(1), ..Users::with(&[key()]) };
-        let jwks = users.follow();
-        jwks.good().await;
+    async fn a_call_before_the_first_keys_waits_for_them_for_a_bounded_time() {
+        let users = Users { delay: Duration::from_secs(1), ..Users::with(&[key()]) };
+        let jwks = users.refresh();
+        jwks.wait_for_keys().await;
         assert!(jwks.keys().is_some());
         let users = Users::with(&[]);
-        users.is_away();
-        let jwks = users.follow();
+        users.fail();
+        let jwks = users.refresh();
         let began = Instant::now();
-        jwks.good().await;
+        jwks.wait_for_keys().await;
         assert!(jwks.keys().is_none());
-        assert_eq!(began.elapsed(), Pace::default().answer);
+        assert_eq!(began.elapsed(), JwksSettings::default().timeout);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_without_keys_is_not_believed() {
+    async fn a_response_without_keys_is_ignored() {
         let known = key();
         let users = Users::with(std::slice::from_ref(&known));
-        let jwks = users.follow();
-        jwks.good().await;
-        users.has(&[]);
+        let jwks = users.refresh();
+        jwks.wait_for_keys().await;
+        users.set_keys(&[]);
         sleep(Duration::from_secs(3_600)).await;
-        assert!(knows(&jwks, &known) && users.asked() > 5);
+        assert!(knows(&jwks, &known) && users.requests() > 5);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_makes_the_keys_asks_nobody() {
+    async fn a_service_with_its_own_keys_sends_no_request() {
         let users = Users::with(&[key()]);
         let own = key();
-        let jwks = Jwks::new(Pace::default());
+        let jwks = Jwks::new(JwksSettings::default());
         jwks.publish(vec![own.clone()]);
         let fetch = || async {
-            users.asked.fetch_add(1, Relaxed);
+            users.requests.fetch_add(1, Relaxed);
             Ok(Vec::new())
         };
-        assert!(timeout(Duration::from_secs(3_600), jwks.keep_new(fetch)).await.is_err());
-        jwks.ask().await;
-        assert!(knows(&jwks, &own) && users.asked() == 0);
+        assert!(timeout(Duration::from_secs(3_600), jwks.run_refresh(fetch)).await.is_err());
+        jwks.refresh().await;
+        assert!(knows(&jwks, &own) && users.requests() == 0);
     }
 
     #[test]
-    fn so_many_keys_are_taken_and_no_bad_one() {
+    fn the_number_of_keys_is_bounded_and_invalid_ones_are_ignored() {
         let mut jwks: Vec<_> = (0..20).map(|_| key().to_jwk()).collect();
         jwks[0].kid = "other".into();
         jwks[1].kty = "oct".into();
-        assert_eq!(usable(&jwks).len(), MOST_KEYS - 2);
+        assert_eq!(valid_keys(&jwks).len(), MAX_KEYS - 2);
     }
 }

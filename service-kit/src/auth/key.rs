@@ -4,30 +4,29 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mesh_proto::shop::user::v1::Jwk;
 use ring::digest::{SHA256, digest};
 
-/// Why something is no key. Never repeats what it is about.
+/// The reason why something is no key. Its text never shows the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
     /// Not 32 bytes, or not base64.
     #[error("the key must be 32 random bytes in base64")]
     Length,
-    /// A key that everybody knows the secret half of, or a seed that is not
-    /// random.
+    /// The secret half of the key is well known, or the seed is not random.
     #[error("the key is weak: it must be made of 32 random bytes")]
     Weak,
     /// Not an Ed25519 key to verify signatures with.
     #[error("the key must have kty OKP, crv Ed25519, alg EdDSA and use sig")]
     Kind,
-    /// It is named by another key's id.
+    /// The id belongs to another key.
     #[error("the key's kid is not its RFC 7638 thumbprint")]
     Name,
-    /// The system gives no random numbers.
-    #[error("the system gives no random numbers")]
+    /// The operating system returns no random numbers.
+    #[error("the operating system returns no random numbers")]
     NoRandom,
 }
 
-/// A public Ed25519 key, and the `kid` that tokens name it by: its RFC 7638
-/// thumbprint. So no two keys have the same.
+/// A public Ed25519 key, and the `kid` by which tokens name it: its RFC 7638
+/// thumbprint, which is unique.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     kid: String,
@@ -50,10 +49,10 @@ impl PublicKey {
         Ok(Self { kid, bytes })
     }
 
-    /// Reads a key as user-service publishes it.
+    /// Reads a key in the format that user-service publishes.
     ///
     /// # Errors
-    /// When it is of another kind, weak, or not named by its thumbprint.
+    /// When it is of another kind, weak, or its id is not its thumbprint.
     pub fn from_jwk(jwk: &Jwk) -> Result<Self, InvalidKey> {
         let kind = [&jwk.kty[..], &jwk.crv, &jwk.alg, &jwk.r#use];
         if kind != ["OKP", "Ed25519", "EdDSA", "sig"] {
@@ -64,7 +63,7 @@ impl PublicKey {
         if key.kid == jwk.kid { Ok(key) } else { Err(InvalidKey::Name) }
     }
 
-    /// The key as user-service publishes it.
+    /// The key in the format that user-service publishes.
     #[must_use]
     pub fn to_jwk(&self) -> Jwk {
         Jwk {
@@ -77,7 +76,7 @@ impl PublicKey {
         }
     }
 
-    /// What tokens name it by.
+    /// The id by which tokens name it.
     #[must_use]
     pub fn kid(&self) -> &str {
         &self.kid
@@ -128,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_another_kind_or_name_are_refused() {
+    fn keys_of_another_kind_or_id_are_rejected() {
         let refused = |change: fn(&mut Jwk)| {
             let mut jwk = jwk();
             change(&mut jwk);
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_anybody_can_sign_for_are_refused() {
+    fn weak_keys_are_rejected() {
         let with = |first: u8, rest: u8, last: u8| {
             let mut bytes = [rest; 32];
             (bytes[0], bytes[31]) = (first, last);

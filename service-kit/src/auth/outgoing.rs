@@ -1,4 +1,4 @@
-//! Calls to other services, made as oneself.
+//! Outgoing calls with a token.
 
 use std::{
     fmt,
@@ -21,17 +21,16 @@ use tonic::{
 
 use super::{Claims, Signer};
 
-/// For how long a token of a service holds, and for how long it is used.
-const LIFETIME: Duration = Duration::from_secs(300);
-const MINTED_EVERY: Duration = Duration::from_secs(60);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
+const MINT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A channel on which every call says who makes it. What a generated client is
-/// made of; cheap to clone.
+/// A channel that adds a token to every call, for generated clients. Cheap to
+/// clone.
 ///
 /// ```no_run
 /// # use mesh_proto::shop::cart::v1::cart_service_client::CartServiceClient;
-/// # fn build(base: &service_kit::service::Base) {
-/// let carts = CartServiceClient::new(base.auth.client(base.mesh.channel("cart-service")));
+/// # fn build(context: &service_kit::service::ServiceContext) {
+/// let carts = CartServiceClient::new(context.auth.client(context.mesh.channel("cart-service")));
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -42,38 +41,38 @@ pub struct Outgoing {
 
 #[derive(Clone, Debug)]
 enum Identity {
-    /// Nobody asks.
     None,
-    /// A service, which makes its own tokens.
-    Service(Arc<Minter>),
-    /// Whoever a token is about.
+    /// A service, which signs its own tokens.
+    Service(Arc<TokenSource>),
+    /// The subject of a token.
     Bearer(HeaderValue),
 }
 
 impl Outgoing {
-    /// `channel`, on which nobody says who they are.
-    pub(super) fn silent(channel: Channel) -> Self {
+    /// A channel for calls without a token.
+    pub(super) fn anonymous(channel: Channel) -> Self {
         Self { channel, identity: Identity::None }
     }
 
-    /// `channel`, for calls of a service.
-    pub(super) fn of(channel: Channel, minter: Arc<Minter>) -> Self {
-        Self { channel, identity: Identity::Service(minter) }
+    /// A channel for calls of a service.
+    pub(super) fn of(channel: Channel, tokens: Arc<TokenSource>) -> Self {
+        Self { channel, identity: Identity::Service(tokens) }
     }
 
-    /// `channel`, for calls of whoever `token` is about.
+    /// A channel for calls with `token`.
     ///
     /// # Errors
-    /// UNAUTHENTICATED when it cannot stand in a header.
-    pub fn bearing(channel: Channel, token: &SecretString) -> Result<Self, Status> {
+    /// UNAUTHENTICATED when it is no valid header value.
+    pub fn with_token(channel: Channel, token: &SecretString) -> Result<Self, Status> {
         let header = bearer(token.expose_secret());
-        let header = header.ok_or_else(|| Status::unauthenticated("the token cannot stand in a header"))?;
+        let header =
+            header.ok_or_else(|| Status::unauthenticated("the token is not a valid header value"))?;
         Ok(Self { channel, identity: Identity::Bearer(header) })
     }
 }
 
-/// The value of `authorization`, marked so that it is neither shown nor kept in
-/// the compression tables of a connection.
+/// The value of `authorization`, marked as sensitive so that it is neither shown
+/// nor kept in the compression tables of a connection.
 fn bearer(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);
@@ -92,7 +91,7 @@ impl Service<Request<Body>> for Outgoing {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let header = match &self.identity {
             Identity::None => None,
-            Identity::Service(minter) => minter.header(),
+            Identity::Service(tokens) => tokens.header(),
             Identity::Bearer(header) => Some(header.clone()),
         };
         if let Some(header) = header {
@@ -102,14 +101,14 @@ impl Service<Request<Body>> for Outgoing {
     }
 }
 
-/// Makes a service's own tokens, one a minute at most.
-pub(super) struct Minter {
+/// The source of a service's own tokens, at most one new token a minute.
+pub(super) struct TokenSource {
     signer: Signer,
     name: ServiceName,
     minted: Mutex<Option<(HeaderValue, Instant)>>,
 }
 
-impl Minter {
+impl TokenSource {
     pub(super) fn new(signer: Signer, name: ServiceName) -> Self {
         Self { signer, name, minted: Mutex::new(None) }
     }
@@ -117,21 +116,21 @@ impl Minter {
     fn header(&self) -> Option<HeaderValue> {
         let mut minted = self.minted.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let young = minted.as_ref().filter(|(_, at)| now.duration_since(*at) < MINTED_EVERY);
-        if let Some((header, _)) = young {
+        let current = minted.as_ref().filter(|(_, at)| now.duration_since(*at) < MINT_INTERVAL);
+        if let Some((header, _)) = current {
             return Some(header.clone());
         }
-        let token = self.signer.sign(&Claims::service(self.name.clone(), LIFETIME));
-        // What base64 is made of can stand in a header.
+        let token = self.signer.sign(&Claims::service(self.name.clone(), TOKEN_LIFETIME));
+        // Base64 is always a valid header value.
         let header = bearer(&token)?;
         *minted = Some((header.clone(), now));
         Some(header)
     }
 }
 
-impl fmt::Debug for Minter {
+impl fmt::Debug for TokenSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Minter").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("TokenSource").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -140,29 +139,29 @@ mod tests {
     use super::*;
     use crate::auth::Seed;
 
-    fn minter() -> Minter {
+    fn tokens() -> TokenSource {
         let signer = Signer::of(Seed::generate().unwrap()).unwrap();
-        Minter::new(signer, "cart-service".parse().unwrap())
+        TokenSource::new(signer, "cart-service".parse().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_token_is_used_for_a_minute() {
-        let minter = minter();
-        let first = minter.header().unwrap();
-        tokio::time::advance(MINTED_EVERY - Duration::from_millis(1)).await;
-        assert_eq!(minter.header().unwrap(), first);
+        let tokens = tokens();
+        let first = tokens.header().unwrap();
+        tokio::time::advance(MINT_INTERVAL - Duration::from_millis(1)).await;
+        assert_eq!(tokens.header().unwrap(), first);
         tokio::time::advance(Duration::from_millis(1)).await;
-        assert_ne!(minter.header().unwrap(), first);
+        assert_ne!(tokens.header().unwrap(), first);
     }
 
     #[tokio::test]
     async fn a_token_is_not_shown() {
-        let minter = minter();
-        let header = minter.header().unwrap();
+        let tokens = tokens();
+        let header = tokens.header().unwrap();
         assert!(header.is_sensitive());
-        let outgoing = Outgoing::of(Channel::broken(Status::internal("none")), Arc::new(minter));
-        let bearing = Outgoing::bearing(outgoing.channel.clone(), &"hunter2".into()).unwrap();
-        let shown = format!("{outgoing:?} {bearing:?} {header:?}");
+        let outgoing = Outgoing::of(Channel::broken(Status::internal("none")), Arc::new(tokens));
+        let with_token = Outgoing::with_token(outgoing.channel.clone(), &"hunter2".into()).unwrap();
+        let shown = format!("{outgoing:?} {with_token:?} {header:?}");
         let token = header.to_str().unwrap().trim_start_matches("Bearer ");
         assert!(!shown.contains(token) && !shown.contains("hunter2"), "{shown}");
     }

@@ -1,4 +1,4 @@
-//! What `jsonwebtoken` verifies with: Ed25519 of `ring`, and nothing else.
+//! The crypto provider of `jsonwebtoken`: Ed25519 of `ring`, and nothing else.
 
 use std::sync::Once;
 
@@ -16,10 +16,10 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes `jsonwebtoken` use it, once for the process.
+/// Installs the provider, once for the process.
 pub(super) fn install() {
     static ONCE: Once = Once::new();
-    // Nothing else in the tree installs one, and the crate's own are not built.
+    // No other crate installs one, and the crate's own are not built.
     ONCE.call_once(|| {
         let _ = PROVIDER.install_default();
     });
@@ -47,7 +47,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     }
 }
 
-/// Tokens are signed without it, by [`Signer`](super::Signer).
+/// Fails, since [`Signer`](super::Signer) signs tokens without `jsonwebtoken`.
 fn no_signer(_: &Algorithm, _: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     Err(ErrorKind::UnsupportedAlgorithm.into())
 }

@@ -1,10 +1,10 @@
-//! Tokens that are believed no longer, though they have not expired.
+//! Revoked tokens, which are rejected before they expire.
 //!
-//! user-service publishes beside its keys whose tokens end early: of accounts
-//! that are gone, and of those that have lost a role. It names them by
-//! [`digest_of`] their subject, for everybody may read the list. An entry stays
-//! for as long as a token may hold, so the list is as long as what happened in
-//! that time, and [`MAX_REVOCATIONS`] at most.
+//! user-service publishes, beside its keys, the accounts that were deleted or have
+//! lost a role. The list is public, so it has a digest of each subject, by
+//! [`digest_of`]. An entry stays for the maximum lifetime of a token, so the
+//! number of revocations in that time bounds the list, and [`MAX_REVOCATIONS`]
+//! does.
 
 use std::{
     collections::HashMap,
@@ -16,34 +16,33 @@ use ring::digest::{SHA256, digest};
 
 use super::Caller;
 
-/// The most revocations that are published and taken; of more, the latest.
+/// The most revocations that are published and used; of more, the latest.
 pub const MAX_REVOCATIONS: usize = 10_000;
 
-const DIGEST: usize = 16;
+const DIGEST_LENGTH: usize = 16;
 
-/// What a subject is named by in a [`Revocation`]: the first 16 bytes of its
+/// The digest that names a subject in a [`Revocation`]: the first 16 bytes of its
 /// SHA-256.
 #[must_use]
 pub fn digest_of(subject: &str) -> Vec<u8> {
     short(subject).to_vec()
 }
 
-fn short(subject: &str) -> [u8; DIGEST] {
-    let mut bytes = [0; DIGEST];
-    bytes.copy_from_slice(&digest(&SHA256, subject.as_bytes()).as_ref()[..DIGEST]);
+fn short(subject: &str) -> [u8; DIGEST_LENGTH] {
+    let mut bytes = [0; DIGEST_LENGTH];
+    bytes.copy_from_slice(&digest(&SHA256, subject.as_bytes()).as_ref()[..DIGEST_LENGTH]);
     bytes
 }
 
-/// The first second whose tokens are believed again, by subject. Cheap to
-/// clone; clones share it.
+/// The first second whose tokens are accepted again, by subject. Cheap to clone;
+/// clones share the list.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Revoked {
-    list: Arc<RwLock<HashMap<[u8; DIGEST], u64>>>,
+pub(super) struct RevocationList {
+    list: Arc<RwLock<HashMap<[u8; DIGEST_LENGTH], u64>>>,
 }
 
-impl Revoked {
-    /// Takes this list in place of the one before. What is malformed is passed
-    /// over.
+impl RevocationList {
+    /// Replaces the list. Malformed entries are ignored.
     pub(super) fn replace(&self, list: &[Revocation]) {
         let read = |revocation: &Revocation| {
             let subject = revocation.subject.as_slice().try_into().ok()?;
@@ -53,9 +52,9 @@ impl Revoked {
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = list;
     }
 
-    /// Whether the token of `caller` that was issued at that second, since 1970,
-    /// is believed no longer.
-    pub(super) fn has(&self, caller: &Caller, issued: u64) -> bool {
+    /// True when the token of `caller` that was issued at that second, since 1970,
+    /// is revoked.
+    pub(super) fn contains(&self, caller: &Caller, issued: u64) -> bool {
         let list = self.list.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
             return false;
@@ -79,24 +78,24 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_before_is_believed_no_longer_and_a_later_one_is() {
-        let revoked = Revoked::default();
-        assert!(!revoked.has(&user("ada"), 0));
+    fn an_earlier_token_is_revoked_and_a_later_one_is_not() {
+        let revoked = RevocationList::default();
+        assert!(!revoked.contains(&user("ada"), 0));
         revoked.replace(&[entry("ada", 100)]);
-        assert!(revoked.has(&user("ada"), 99) && !revoked.has(&user("ada"), 100));
-        assert!(!revoked.has(&user("bob"), 99));
-        assert!(!revoked.has(&Caller::Service("ada".parse().unwrap()), 99));
+        assert!(revoked.contains(&user("ada"), 99) && !revoked.contains(&user("ada"), 100));
+        assert!(!revoked.contains(&user("bob"), 99));
+        assert!(!revoked.contains(&Caller::Service("ada".parse().unwrap()), 99));
         revoked.replace(&[]);
-        assert!(!revoked.has(&user("ada"), 99));
+        assert!(!revoked.contains(&user("ada"), 99));
     }
 
     #[test]
-    fn what_is_malformed_is_passed_over_and_the_list_is_bounded() {
-        let revoked = Revoked::default();
+    fn malformed_entries_are_ignored_and_the_list_is_bounded() {
+        let revoked = RevocationList::default();
         let broken =
             [Revocation { subject: vec![1; 15], not_before: 100 }, entry("bob", -1), entry("ada", 100)];
         revoked.replace(&broken);
-        assert!(revoked.has(&user("ada"), 1) && !revoked.has(&user("bob"), 1));
+        assert!(revoked.contains(&user("ada"), 1) && !revoked.contains(&user("bob"), 1));
         let many: Vec<_> = (0..2 * MAX_REVOCATIONS).map(|n| entry(&n.to_string(), 100)).collect();
         revoked.replace(&many);
         assert_eq!(revoked.list.read().unwrap().len(), MAX_REVOCATIONS);

@@ -1,4 +1,4 @@
-//! What people may do.
+//! The roles of people.
 
 use std::{fmt, str::FromStr};
 
@@ -6,14 +6,15 @@ use mesh_proto::shop::user::v1 as wire;
 
 use crate::value::InvalidValue;
 
-/// What somebody may do.
+/// A role of a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Buys: sees and changes their own account, cart and orders.
+    /// A customer, who sees and changes their own account, cart and orders.
     Customer,
-    /// Works in the shop: keeps the catalogue and the stock, ships orders.
+    /// A member of staff, who maintains the catalogue and the stock and ships
+    /// orders.
     Staff,
-    /// May do everything.
+    /// An admin, who may do everything.
     Admin,
 }
 
@@ -75,19 +76,19 @@ impl TryFrom<wire::Role> for Role {
 pub struct Roles(u8);
 
 impl Roles {
-    /// Whether `role` is one of them.
+    /// True when `role` is in the set.
     #[must_use]
     pub const fn contains(self, role: Role) -> bool {
         self.0 & bit(role) != 0
     }
 
-    /// Whether there is none.
+    /// True when the set is empty.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Each of them, the least first.
+    /// The roles, the lowest first.
     pub fn iter(self) -> impl Iterator<Item = Role> {
         Role::ALL.into_iter().filter(move |role| self.contains(*role))
     }

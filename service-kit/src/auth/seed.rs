@@ -13,10 +13,10 @@ use super::InvalidKey;
 pub struct Seed(SecretBox<[u8; 32]>);
 
 impl Seed {
-    /// A seed that nobody else has.
+    /// A new random seed.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the operating system returns no random numbers.
     pub fn generate() -> Result<Self, InvalidKey> {
         let mut bytes = Box::new([0; 32]);
         SystemRandom::new().fill(&mut *bytes).map_err(|_| InvalidKey::NoRandom)?;
@@ -26,7 +26,7 @@ impl Seed {
     /// The seed of these bytes.
     ///
     /// # Errors
-    /// When they are not 32, or all alike, as nothing random is.
+    /// When they are not 32, or all the same.
     pub fn of(bytes: &[u8]) -> Result<Self, InvalidKey> {
         let bytes: &[u8; 32] = bytes.try_into().map_err(|_| InvalidKey::Length)?;
         if bytes.iter().all(|byte| *byte == bytes[0]) {
@@ -38,20 +38,20 @@ impl Seed {
     /// Reads a seed in base64, or in 64 hexadecimal digits.
     ///
     /// # Errors
-    /// When it is not 32 bytes; the text is not repeated.
+    /// When it is not 32 bytes; the error does not show the text.
     pub fn parse(text: &SecretString) -> Result<Self, InvalidKey> {
         let text = text.expose_secret().trim();
         let bytes = if text.len() == 64 { unhex(text) } else { STANDARD.decode(text).ok() };
         Self::of(&Zeroizing::new(bytes.ok_or(InvalidKey::Length)?))
     }
 
-    /// The bytes, for whoever keeps them.
+    /// The bytes, for storage.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         self.0.expose_secret()
     }
 
-    /// The seed in base64, as [`parse`](Self::parse) reads it.
+    /// The seed in base64, for [`parse`](Self::parse).
     #[must_use]
     pub fn to_base64(&self) -> SecretString {
         STANDARD.encode(self.expose()).into()
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_seed_is_refused_without_repeating_it() {
+    fn an_invalid_seed_is_rejected_without_showing_it() {
         for text in [
             "",
             "hunter2",

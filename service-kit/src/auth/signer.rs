@@ -1,4 +1,4 @@
-//! Makes tokens.
+//! The signing of tokens.
 
 use std::{
     fmt,
@@ -15,17 +15,16 @@ use uuid::Uuid;
 use super::{InvalidKey, PublicKey, Roles, Seed, token};
 use crate::value::CustomerId;
 
-/// What an access token says.
+/// The claims of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claims {
     subject: Subject,
-    /// When it was issued, and from when on it holds.
+    /// The time of issue, from which it is valid.
     issued: SystemTime,
-    /// For how long it holds.
     lifetime: Duration,
 }
 
-/// Whom a token is about.
+/// The subject of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Subject {
     User(CustomerId, Roles),
@@ -33,12 +32,11 @@ pub(super) enum Subject {
 }
 
 impl Claims {
-    /// The longest that a token may hold: 1 h. None that claims more is
-    /// accepted.
-    pub const LONGEST: Duration = Duration::from_secs(3_600);
+    /// The maximum lifetime of a token: 1 h. Tokens that claim more are rejected.
+    pub const MAX_LIFETIME: Duration = Duration::from_secs(3_600);
 
-    /// Says that who presents it is the user `id` and has these roles, from
-    /// now on for `lifetime`, at most [`LONGEST`](Self::LONGEST).
+    /// The claims of the user `id` with these roles, valid from now on for
+    /// `lifetime`, at most [`MAX_LIFETIME`](Self::MAX_LIFETIME).
     #[must_use]
     pub fn new(id: CustomerId, roles: impl Into<Roles>, lifetime: Duration) -> Self {
         Self::of(Subject::User(id, roles.into()), lifetime)
@@ -55,10 +53,10 @@ impl Claims {
     }
 
     fn of(subject: Subject, lifetime: Duration) -> Self {
-        Self { subject, issued: SystemTime::now(), lifetime: lifetime.min(Self::LONGEST) }
+        Self { subject, issued: SystemTime::now(), lifetime: lifetime.min(Self::MAX_LIFETIME) }
     }
 
-    /// When it expires, to the second.
+    /// The time of expiry, to the second.
     #[must_use]
     pub fn expires(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.issued_at() + self.lifetime.as_secs())
@@ -82,15 +80,15 @@ impl Signer {
     /// A new pair.
     ///
     /// # Errors
-    /// When the system gives no random numbers.
+    /// When the operating system returns no random numbers.
     pub fn generate() -> Result<Self, InvalidKey> {
         Self::of(Seed::generate()?)
     }
 
-    /// The pair of a seed.
+    /// The key pair of a seed.
     ///
     /// # Errors
-    /// When the seed gives none.
+    /// When the seed is invalid.
     pub fn of(seed: Seed) -> Result<Self, InvalidKey> {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| InvalidKey::Length)?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| InvalidKey::Length)?;
@@ -99,7 +97,7 @@ impl Signer {
         Ok(Self { seed, pair, public, header })
     }
 
-    /// The token that says `claims`.
+    /// Signs a token with `claims`.
     #[must_use]
     pub fn sign(&self, claims: &Claims) -> String {
         let issued = claims.issued_at();
@@ -124,7 +122,7 @@ impl Signer {
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// Signs what may be no token of ours.
+    /// Signs any texts as header and claims.
     #[cfg(feature = "fuzzing")]
     pub(super) fn sign_text(&self, header: &str, claims: &str) -> String {
         let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
@@ -133,13 +131,13 @@ impl Signer {
         format!("{message}.{signature}")
     }
 
-    /// What its tokens name it by.
+    /// The id by which its tokens name it.
     #[must_use]
     pub fn kid(&self) -> &str {
         self.public.kid()
     }
 
-    /// The key that its tokens are verified with.
+    /// The key that verifies its tokens.
     #[must_use]
     pub fn public(&self) -> &PublicKey {
         &self.public
@@ -151,15 +149,15 @@ impl Signer {
         self.public.to_jwk()
     }
 
-    /// The secret half, for whoever keeps it.
+    /// The secret half, for storage.
     #[must_use]
     pub fn seed(&self) -> &Seed {
         &self.seed
     }
 }
 
-/// A part of a token. What is encoded here has string keys only, of which
-/// there always is JSON.
+/// Encodes a part of a token. Its keys are strings, so it can always be
+/// serialized.
 fn encoded(part: &impl Serialize) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(part).unwrap_or_default())
 }
@@ -185,11 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn no_token_holds_longer_than_an_hour() {
+    fn no_token_is_valid_for_longer_than_an_hour() {
         let id = CustomerId::parse("ada").unwrap();
         let claims = Claims::new(id, [Role::Customer], Duration::MAX);
         let left = claims.expires().duration_since(SystemTime::now()).unwrap();
-        assert!(left <= Claims::LONGEST && left > Claims::LONGEST - Duration::from_secs(5), "{left:?}");
+        assert!(
+            left <= Claims::MAX_LIFETIME && left > Claims::MAX_LIFETIME - Duration::from_secs(5),
+            "{left:?}"
+        );
     }
 
     #[test]

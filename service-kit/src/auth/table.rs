@@ -1,57 +1,57 @@
-//! Who may call what: one row for each method of the protocol.
+//! The access rules: one row for each method of the protocol.
 
 use std::{collections::HashMap, fmt, sync::LazyLock};
 
 use super::{Caller, Role};
 
-/// Who may call a method. Whose cart, order or account it is about, the handler
-/// asks, by [`Caller::may_act_for`].
+/// The access rule of a method. The handler checks the owner of a cart, order or
+/// account, by [`Caller::may_act_for`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowed {
+pub struct AccessRule {
     people: People,
     services: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum People {
-    /// Everybody; nobody is asked for a token.
+    /// Everybody, without a token.
     All,
-    /// Whoever has an account.
+    /// Everybody with an account.
     SignedIn,
     Staff,
     Admin,
     None,
 }
 
-/// Everybody, with a token or without.
-const PUBLIC: Allowed = Allowed { people: People::All, services: true };
-/// Whoever has an account; its handler asks whose the thing is.
-const CUSTOMER: Allowed = Allowed { people: People::SignedIn, services: false };
+/// Everybody, with or without a token.
+const PUBLIC: AccessRule = AccessRule { people: People::All, services: true };
+/// Everybody with an account; the handler checks the owner.
+const CUSTOMER: AccessRule = AccessRule { people: People::SignedIn, services: false };
 /// Staff and admins.
-const STAFF: Allowed = Allowed { people: People::Staff, services: false };
+const STAFF: AccessRule = AccessRule { people: People::Staff, services: false };
 /// Admins.
-const ADMIN: Allowed = Allowed { people: People::Admin, services: false };
-/// The shop's own services, and no person.
-const SERVICE: Allowed = Allowed { people: People::None, services: true };
+const ADMIN: AccessRule = AccessRule { people: People::Admin, services: false };
+/// The shop's own services, and no people.
+const SERVICE: AccessRule = AccessRule { people: People::None, services: true };
 
-impl Allowed {
-    /// And the shop's own services.
+impl AccessRule {
+    /// Adds the shop's own services.
     const fn or_service(self) -> Self {
         Self { people: self.people, services: true }
     }
 
-    /// Whether nobody is asked for a token.
+    /// True when no token is needed.
     #[must_use]
     pub fn is_public(self) -> bool {
         self.people == People::All
     }
 
-    /// Whether `caller` is one of them.
+    /// True when `caller` may call the method.
     #[must_use]
-    pub fn to(self, caller: &Caller) -> bool {
+    pub fn allows(self, caller: &Caller) -> bool {
         match caller {
-            Caller::Anyone => true,
-            Caller::Nobody => self.is_public(),
+            Caller::Unrestricted => true,
+            Caller::Anonymous => self.is_public(),
             Caller::Service(_) => self.services,
             Caller::User { .. } => match self.people {
                 People::All | People::SignedIn => true,
@@ -63,7 +63,7 @@ impl Allowed {
     }
 }
 
-impl fmt::Display for Allowed {
+impl fmt::Display for AccessRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let people = match self.people {
             People::All => return f.write_str("everybody"),
@@ -77,21 +77,21 @@ impl fmt::Display for Allowed {
     }
 }
 
-/// Each method's path, and who may call it.
-pub const TABLE: [(&str, Allowed); 43] = [
-    // A cart is its customer's; an order is made of it, and empties it.
+/// The path and the access rule of each method.
+pub const TABLE: [(&str, AccessRule); 43] = [
+    // A cart belongs to its customer; order-service reads and empties it.
     ("/shop.cart.v1.CartService/GetCart", CUSTOMER.or_service()),
     ("/shop.cart.v1.CartService/AddItem", CUSTOMER),
     ("/shop.cart.v1.CartService/UpdateItem", CUSTOMER),
     ("/shop.cart.v1.CartService/RemoveItem", CUSTOMER),
     ("/shop.cart.v1.CartService/ClearCart", CUSTOMER.or_service()),
     ("/shop.cart.v1.CartService/WatchCart", CUSTOMER),
-    // Services tell each other what has happened; only admins look into it.
+    // Services deliver events to each other; only admins inspect them.
     ("/shop.events.v1.EventSinkService/Deliver", SERVICE),
     ("/shop.events.v1.EventLogService/GetBacklog", ADMIN),
     ("/shop.events.v1.EventLogService/ListParkedEvents", ADMIN),
     ("/shop.events.v1.EventLogService/RetryParkedEvent", ADMIN),
-    // An order is its customer's; what happens to the goods is the shop's.
+    // An order belongs to its customer; staff ships it.
     ("/shop.order.v1.OrderService/CreateOrder", CUSTOMER),
     ("/shop.order.v1.OrderService/GetOrder", CUSTOMER),
     ("/shop.order.v1.OrderService/ListOrders", CUSTOMER),
@@ -100,13 +100,13 @@ pub const TABLE: [(&str, Allowed); 43] = [
     ("/shop.order.v1.OrderService/CompleteOrder", STAFF),
     ("/shop.order.v1.OrderService/CancelOrder", CUSTOMER),
     ("/shop.order.v1.OrderService/WatchOrder", CUSTOMER),
-    // Only an order is paid, so no person charges another.
+    // Only order-service charges, so no person charges another.
     ("/shop.payment.v1.PaymentService/Charge", SERVICE),
     ("/shop.payment.v1.PaymentService/Refund", SERVICE),
     ("/shop.payment.v1.PaymentService/GetCharge", STAFF.or_service()),
     ("/shop.payment.v1.PaymentService/ListCharges", STAFF),
     ("/shop.payment.v1.PaymentService/GetBalance", STAFF),
-    // Everybody may look at what is sold; the staff decides what that is.
+    // Everybody may read the catalogue; staff changes it.
     ("/shop.product.v1.ProductService/CreateProduct", STAFF),
     ("/shop.product.v1.ProductService/GetProduct", PUBLIC),
     ("/shop.product.v1.ProductService/BatchGetProducts", PUBLIC),
@@ -119,7 +119,7 @@ pub const TABLE: [(&str, Allowed); 43] = [
     ("/shop.product.v1.ProductService/GetReservation", SERVICE),
     ("/shop.product.v1.ProductService/CommitReservation", SERVICE),
     ("/shop.product.v1.ProductService/ReleaseReservation", SERVICE),
-    // Who has no account or no token yet cannot show one.
+    // Callers without an account have no token.
     ("/shop.user.v1.UserService/Register", PUBLIC),
     ("/shop.user.v1.UserService/Login", PUBLIC),
     ("/shop.user.v1.UserService/RefreshToken", PUBLIC),
@@ -130,10 +130,10 @@ pub const TABLE: [(&str, Allowed); 43] = [
     ("/shop.user.v1.UserService/ListNotifications", CUSTOMER),
 ];
 
-/// Who may call the method at `path`; `None` for one that has no row, which
-/// nobody may call.
-pub(super) fn allowed(path: &str) -> Option<Allowed> {
-    static BY_PATH: LazyLock<HashMap<&str, Allowed>> = LazyLock::new(|| TABLE.into_iter().collect());
+/// The access rule of the method at `path`; `None` for one without a row, which
+/// no caller may call.
+pub(super) fn access_rule(path: &str) -> Option<AccessRule> {
+    static BY_PATH: LazyLock<HashMap<&str, AccessRule>> = LazyLock::new(|| TABLE.into_iter().collect());
     BY_PATH.get(path).copied()
 }
 
@@ -164,29 +164,29 @@ mod tests {
         let methods = methods();
         assert!(methods.len() > 40, "the descriptor set is read");
         let without: Vec<_> = methods.difference(&rows).collect();
-        assert!(without.is_empty(), "say in the table who may call {without:?}");
+        assert!(without.is_empty(), "add access rules for {without:?}");
         let gone: Vec<_> = rows.difference(&methods).collect();
         assert!(gone.is_empty(), "there are no such methods: {gone:?}");
     }
 
     #[test]
-    fn a_method_without_a_row_is_nobodys() {
+    fn a_method_without_a_row_has_no_access_rule() {
         for path in ["", "/", "/shop.cart.v1.CartService/getcart", "/shop.cart.v1.CartService/GetCart/"] {
-            assert_eq!(allowed(path), None, "{path}");
+            assert_eq!(access_rule(path), None, "{path}");
         }
     }
 
     #[test]
-    fn who_is_more_may_more() {
+    fn higher_roles_may_call_more_methods() {
         let user = |role| Caller::User { id: CustomerId::parse("ada").unwrap(), roles: Roles::from([role]) };
         let callers = [
-            Caller::Nobody,
+            Caller::Anonymous,
             user(Role::Customer),
             user(Role::Staff),
             user(Role::Admin),
             Caller::Service("order-service".parse().unwrap()),
         ];
-        let may = |allowed: Allowed| callers.each_ref().map(|caller| allowed.to(caller));
+        let may = |rule: AccessRule| callers.each_ref().map(|caller| rule.allows(caller));
         assert_eq!(may(PUBLIC), [true, true, true, true, true]);
         assert_eq!(may(CUSTOMER), [false, true, true, true, false]);
         assert_eq!(may(STAFF), [false, false, true, true, false]);
@@ -202,7 +202,7 @@ mod tests {
                 ["Charge", "Refund", "ReserveStock", "CommitReservation", "ReleaseReservation", "Deliver"];
             let method = path.rsplit('/').next().unwrap();
             if moves.contains(&method) {
-                assert_eq!(allowed(path), Some(SERVICE), "{path}");
+                assert_eq!(access_rule(path), Some(SERVICE), "{path}");
             }
         }
     }

@@ -1,11 +1,10 @@
-//! Access tokens: JWTs (RFC 7519, RFC 8037, RFC 9068) and whether to believe
-//! one.
+//! Access tokens: JWTs (RFC 7519, RFC 8037, RFC 9068) and their verification.
 //!
-//! A key says which algorithm its signatures have and whose tokens it signs;
-//! the token is never asked. `jsonwebtoken` verifies signature, `exp`, `nbf`,
-//! `iss` and `aud`; what it leaves open is decided here: the header holds
-//! nothing but what we put there, every claim is present, once and of its type,
-//! `iat` is not ahead, and nothing holds for long.
+//! The key determines the algorithm and the issuer, never the token.
+//! `jsonwebtoken` verifies signature, `exp`, `nbf`, `iss` and `aud`. This module
+//! verifies the rest: the header has exactly the known members, every claim is
+//! present, once and of its type, `iat` is not in the future, and the lifetime is
+//! bounded.
 
 use std::{
     sync::Arc,
@@ -17,28 +16,29 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Caller, Claims, PublicKey, Role, Roles, provider, refusal::Refusal, verified::Known};
+use super::{
+    Caller, Claims, PublicKey, Role, Roles, provider, token_cache::VerifiedToken, token_error::TokenError,
+};
 use crate::value::CustomerId;
 
-/// Who issues the tokens of people.
+/// The issuer of people's tokens.
 pub(super) const USERS: &str = "user-service";
-/// Who issues the tokens that services show one another: each its own.
+/// The issuer of services' tokens, each of which signs its own.
 pub(super) const SERVICES: &str = "services";
-/// Whom tokens are for.
 pub(super) const AUDIENCE: &str = "shop";
 /// The one role of a service.
 pub(super) const SERVICE_ROLE: &str = "service";
 
-/// How far the clocks of two machines may be apart.
+/// The tolerated difference between the clocks of two machines.
 pub(crate) const LEEWAY: Duration = Duration::from_secs(30);
-/// The longest token that is looked at.
-pub(super) const LONGEST: usize = 8 * 1024;
+/// The maximum length of a token in bytes.
+pub(super) const MAX_TOKEN_LENGTH: usize = 8 * 1024;
 
 const TYPE: &str = "at+jwt";
 const ALGORITHM: &str = "EdDSA";
 
-/// The first part of a token. Whatever else a header may hold, such as `jku`,
-/// `jwk`, `x5u` or `crit`, is refused unread.
+/// The first part of a token. A header with other members, such as `jku`, `jwk`,
+/// `x5u` or `crit`, is rejected.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header<'a> {
@@ -53,7 +53,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// The second part, as it is written.
+/// The second part, for signing.
 #[derive(Serialize)]
 pub(super) struct Payload<'a> {
     pub(super) iss: &'a str,
@@ -66,10 +66,10 @@ pub(super) struct Payload<'a> {
     pub(super) jti: Uuid,
 }
 
-/// The second part, as it is read: each of these is there once. Claims that are
-/// not known are passed over.
+/// The second part, when verified: each of these claims is present once. Unknown
+/// claims are ignored.
 #[derive(Deserialize)]
-struct Received {
+struct ReceivedClaims {
     #[serde(rename = "iss")]
     _issuer: String,
     #[serde(rename = "aud")]
@@ -83,23 +83,23 @@ struct Received {
     _id: Uuid,
 }
 
-/// Whose tokens a key signs.
+/// The issuer whose tokens a key signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Issuer {
     Users,
     Services,
 }
 
-/// A key that tokens are verified with.
+/// A key that verifies tokens.
 #[derive(Clone, Debug)]
-pub(super) struct Key {
+pub(super) struct VerificationKey {
     public: PublicKey,
     decoding: DecodingKey,
     issuer: Issuer,
     validation: Validation,
 }
 
-impl Key {
+impl VerificationKey {
     pub(super) fn new(public: PublicKey, issuer: Issuer) -> Self {
         provider::install();
         let mut validation = Validation::new(Algorithm::EdDSA);
@@ -118,39 +118,39 @@ impl Key {
         self.public.kid()
     }
 
-    /// Whether it is this key.
+    /// True when it is this key.
     pub(super) fn is(&self, key: &PublicKey) -> bool {
         self.public == *key
     }
 
-    /// Who presents `token`, and until when that is to be believed.
-    pub(super) fn verify(&self, token: &str) -> Result<Known, Refusal> {
-        let received = jsonwebtoken::decode::<Received>(token, &self.decoding, &self.validation);
-        let claims = received.map_err(|why| refusal(why.kind()))?.claims;
-        in_time(&claims, now())?;
+    /// Verifies `token`.
+    pub(super) fn verify(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        let received = jsonwebtoken::decode::<ReceivedClaims>(token, &self.decoding, &self.validation);
+        let claims = received.map_err(|why| token_error(why.kind()))?.claims;
+        check_times(&claims, now())?;
         let caller = match self.issuer {
             Issuer::Users => user(&claims)?,
             Issuer::Services => service(&claims)?,
         };
         let until = claims.exp + LEEWAY.as_secs();
-        Ok(Known { caller: Arc::new(caller), issued: claims.iat, until })
+        Ok(VerifiedToken { caller: Arc::new(caller), issued: claims.iat, until })
     }
 }
 
-/// The `kid` of a token that may be one of ours.
-pub(super) fn kid(token: &str) -> Result<String, Refusal> {
-    if token.len() > LONGEST {
-        return Err(Refusal::TooLong);
+/// Reads the `kid` of a token whose header may be valid.
+pub(super) fn kid(token: &str) -> Result<String, TokenError> {
+    if token.len() > MAX_TOKEN_LENGTH {
+        return Err(TokenError::TooLong);
     }
     let mut parts = token.split('.');
     let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(Refusal::Malformed);
+        return Err(TokenError::Malformed);
     };
-    let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Refusal::Malformed)?;
-    let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| Refusal::Header)?;
+    let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Malformed)?;
+    let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| TokenError::Header)?;
     if (header.typ, header.alg) != (TYPE, ALGORITHM) {
-        return Err(Refusal::Header);
+        return Err(TokenError::Header);
     }
     Ok(header.kid.to_owned())
 }
@@ -160,50 +160,50 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-fn refusal(why: &ErrorKind) -> Refusal {
+fn token_error(why: &ErrorKind) -> TokenError {
     match why {
-        ErrorKind::ExpiredSignature => Refusal::Expired,
-        ErrorKind::ImmatureSignature => Refusal::NotYet,
-        ErrorKind::InvalidSignature => Refusal::Signature,
-        ErrorKind::InvalidIssuer => Refusal::Issuer,
-        ErrorKind::InvalidAudience => Refusal::Audience,
-        ErrorKind::InvalidToken | ErrorKind::Base64(_) => Refusal::Malformed,
-        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => Refusal::Header,
-        _ => Refusal::Claims,
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::ImmatureSignature => TokenError::NotYet,
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::InvalidIssuer => TokenError::Issuer,
+        ErrorKind::InvalidAudience => TokenError::Audience,
+        ErrorKind::InvalidToken | ErrorKind::Base64(_) => TokenError::Malformed,
+        ErrorKind::InvalidAlgorithm | ErrorKind::UnsupportedAlgorithm => TokenError::Header,
+        _ => TokenError::Claims,
     }
 }
 
-fn in_time(claims: &Received, now: u64) -> Result<(), Refusal> {
-    let (longest, leeway) = (Claims::LONGEST.as_secs(), LEEWAY.as_secs());
+fn check_times(claims: &ReceivedClaims, now: u64) -> Result<(), TokenError> {
+    let (max_lifetime, leeway) = (Claims::MAX_LIFETIME.as_secs(), LEEWAY.as_secs());
     if claims.iat > now + leeway {
-        return Err(Refusal::NotYet);
+        return Err(TokenError::NotYet);
     }
-    if claims.exp > now + longest + leeway || claims.exp.saturating_sub(claims.iat) > longest {
-        return Err(Refusal::TooLongLived);
+    if claims.exp > now + max_lifetime + leeway || claims.exp.saturating_sub(claims.iat) > max_lifetime {
+        return Err(TokenError::TooLongLived);
     }
     if claims.exp < claims.iat || claims.exp < claims.nbf {
-        return Err(Refusal::Claims);
+        return Err(TokenError::Claims);
     }
     Ok(())
 }
 
-fn user(claims: &Received) -> Result<Caller, Refusal> {
-    let id = CustomerId::parse(&claims.sub).map_err(|_| Refusal::Subject)?;
+fn user(claims: &ReceivedClaims) -> Result<Caller, TokenError> {
+    let id = CustomerId::parse(&claims.sub).map_err(|_| TokenError::Subject)?;
     let roles: Option<Roles> = claims.roles.iter().map(|role| role.parse::<Role>().ok()).collect();
-    let roles = roles.filter(|roles| !roles.is_empty()).ok_or(Refusal::Roles)?;
+    let roles = roles.filter(|roles| !roles.is_empty()).ok_or(TokenError::Roles)?;
     Ok(Caller::User { id, roles })
 }
 
-fn service(claims: &Received) -> Result<Caller, Refusal> {
+fn service(claims: &ReceivedClaims) -> Result<Caller, TokenError> {
     if claims.roles != [SERVICE_ROLE] {
-        return Err(Refusal::Roles);
+        return Err(TokenError::Roles);
     }
-    claims.sub.parse().map(Caller::Service).map_err(|_| Refusal::Subject)
+    claims.sub.parse().map(Caller::Service).map_err(|_| TokenError::Subject)
 }
 
-/// A token, and one whose header and claims, a line each, are signed by a key
-/// that is believed: neither is believed for longer than a token may hold.
-/// [`ISSUED`] among the claims stands for the present.
+/// Verifies the data as a token, and a token whose header and claims, a line
+/// each, are signed with a known key: neither is accepted for longer than the
+/// maximum lifetime. [`ISSUED`] among the claims stands for the current time.
 #[cfg(feature = "fuzzing")]
 pub(super) fn fuzz(data: &[u8]) {
     use super::{Seed, Signer};
@@ -215,11 +215,11 @@ pub(super) fn fuzz(data: &[u8]) {
         .split_once('\n')
         .map(|(header, claims)| signer.sign_text(header, &claims.replace(ISSUED, &now().to_string())));
     for issuer in [Issuer::Users, Issuer::Services] {
-        let key = Key::new(signer.public().clone(), issuer);
+        let key = VerificationKey::new(signer.public().clone(), issuer);
         let _ = kid(text);
-        assert!(key.verify(text).is_err(), "nobody has signed it");
+        assert!(key.verify(text).is_err(), "it is not signed");
         if let Some(Ok(known)) = signed.as_deref().map(|token| key.verify(token)) {
-            let latest = now() + Claims::LONGEST.as_secs() + 2 * LEEWAY.as_secs();
+            let latest = now() + Claims::MAX_LIFETIME.as_secs() + 2 * LEEWAY.as_secs();
             assert!(known.until <= latest && known.issued <= known.until, "{known:?}");
         }
     }

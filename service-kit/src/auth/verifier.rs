@@ -1,31 +1,31 @@
-//! Who sends a request.
+//! The verification of presented tokens.
 
 use tonic::codegen::http::{HeaderMap, header::AUTHORIZATION};
 
 use super::{
     PublicKey,
-    jwks::{Jwks, Pace},
-    refusal::Refusal,
-    token::{self, Issuer, Key},
-    verified::{Known, Verified, fingerprint},
+    jwks::{Jwks, JwksSettings},
+    token::{self, Issuer, VerificationKey},
+    token_cache::{TokenCache, VerifiedToken, fingerprint},
+    token_error::TokenError,
 };
 
-/// How many tokens are remembered at least.
-const REMEMBERED: usize = 4_096;
+/// The minimum number of cached tokens.
+const MIN_CACHED_TOKENS: usize = 4_096;
 
-/// Tells who presents a token.
+/// The verifier of tokens.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    /// What services sign with, derived from the seed they share.
-    services: Key,
+    /// The key of services, derived from the seed that they share.
+    services: VerificationKey,
     users: Jwks,
-    verified: Verified,
+    cache: TokenCache,
 }
 
 impl Verifier {
-    pub(super) fn new(services: PublicKey, pace: Pace) -> Self {
-        let services = Key::new(services, Issuer::Services);
-        Self { services, users: Jwks::new(pace), verified: Verified::new(REMEMBERED) }
+    pub(super) fn new(services: PublicKey, settings: JwksSettings) -> Self {
+        let services = VerificationKey::new(services, Issuer::Services);
+        Self { services, users: Jwks::new(settings), cache: TokenCache::new(MIN_CACHED_TOKENS) }
     }
 
     /// The keys of people's tokens.
@@ -33,49 +33,54 @@ impl Verifier {
         &self.users
     }
 
-    /// Who presents `token`, as far as can be told without waiting.
-    pub(super) fn check(&self, token: &str) -> Result<Known, Refusal> {
-        let known = self.verify(token)?;
-        // Asked of tokens that were verified before, too.
-        if self.users.revoked().has(&known.caller, known.issued) { Err(Refusal::Revoked) } else { Ok(known) }
+    /// Verifies `token` without waiting for keys.
+    pub(super) fn check(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        let verified = self.verify(token)?;
+        // Checked for cached tokens, too.
+        let is_revoked = self.users.revoked().contains(&verified.caller, verified.issued);
+        if is_revoked { Err(TokenError::Revoked) } else { Ok(verified) }
     }
 
-    fn verify(&self, token: &str) -> Result<Known, Refusal> {
-        if token.len() > token::LONGEST {
-            return Err(Refusal::TooLong);
+    fn verify(&self, token: &str) -> Result<VerifiedToken, TokenError> {
+        if token.len() > token::MAX_TOKEN_LENGTH {
+            return Err(TokenError::TooLong);
         }
         let users = self.users.keys();
-        // Services are known also while the keys of people are not.
+        // Services are verified even without the keys of user-service.
         let generation = users.as_ref().map_or(0, |(_, generation)| *generation);
         let fingerprint = fingerprint(token);
-        if let Some(known) = self.verified.get(&fingerprint, generation, token::now()) {
-            return Ok(known);
+        if let Some(verified) = self.cache.get(&fingerprint, generation, token::now()) {
+            return Ok(verified);
         }
         let kid = token::kid(token)?;
-        let known = if kid == self.services.kid() {
+        let verified = if kid == self.services.kid() {
             self.services.verify(token)?
         } else {
-            let (keys, _) = users.ok_or(Refusal::NoKeys)?;
+            let (keys, _) = users.ok_or(TokenError::NoKeys)?;
             let key = keys.iter().find(|key| key.kid() == kid);
-            key.ok_or(Refusal::UnknownKey)?.verify(token)?
+            key.ok_or(TokenError::UnknownKey)?.verify(token)?
         };
-        self.verified.put(fingerprint, known.clone(), generation);
-        Ok(known)
+        self.cache.insert(fingerprint, verified.clone(), generation);
+        Ok(verified)
     }
 
-    /// Who presents `token`, after waiting a bounded time for keys that
-    /// `refusal`, what [`check`](Self::check) has said, is due to.
-    pub(super) async fn check_again(&self, token: &str, refusal: Refusal) -> Result<Known, Refusal> {
-        match refusal {
-            Refusal::NoKeys => self.users.good().await,
-            Refusal::UnknownKey => self.users.ask().await,
-            refusal => return Err(refusal),
+    /// Verifies `token` again after waiting a bounded time for keys, whose lack has
+    /// made [`check`](Self::check) fail with `error`.
+    pub(super) async fn check_again(
+        &self,
+        token: &str,
+        error: TokenError,
+    ) -> Result<VerifiedToken, TokenError> {
+        match error {
+            TokenError::NoKeys => self.users.wait_for_keys().await,
+            TokenError::UnknownKey => self.users.refresh().await,
+            error => return Err(error),
         }
         let checked = self.check(token);
         match checked {
-            // The first answer has come, and may be older than the key.
-            Err(Refusal::UnknownKey) if refusal == Refusal::NoKeys => {
-                self.users.ask().await;
+            // The first response may be older than the key.
+            Err(TokenError::UnknownKey) if error == TokenError::NoKeys => {
+                self.users.refresh().await;
                 self.check(token)
             }
             checked => checked,
@@ -83,14 +88,14 @@ impl Verifier {
     }
 }
 
-/// The token in `authorization: Bearer TOKEN`.
-pub(super) fn presented(headers: &HeaderMap) -> Result<&str, Refusal> {
+/// Reads the token in `authorization: Bearer TOKEN`.
+pub(super) fn presented(headers: &HeaderMap) -> Result<&str, TokenError> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
-    let value = all.next().ok_or(Refusal::Missing)?;
+    let value = all.next().ok_or(TokenError::Missing)?;
     if all.next().is_some() {
-        return Err(Refusal::Several);
+        return Err(TokenError::Several);
     }
-    let text = value.to_str().map_err(|_| Refusal::Scheme)?;
-    let (scheme, token) = text.split_once(' ').ok_or(Refusal::Scheme)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(token) } else { Err(Refusal::Scheme) }
+    let text = value.to_str().map_err(|_| TokenError::Scheme)?;
+    let (scheme, token) = text.split_once(' ').ok_or(TokenError::Scheme)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token) } else { Err(TokenError::Scheme) }
 }

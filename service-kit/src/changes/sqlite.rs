@@ -1,4 +1,4 @@
-//! Changes that other processes make to a SQLite file.
+//! Polling for changes that other processes make to a SQLite file.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -8,26 +8,26 @@ use tracing::{info, warn};
 
 use super::Changes;
 
-/// How often to look: a watcher sees another replica's change this much later
-/// at most. Looking takes microseconds and touches no disk.
-const INTERVAL: Duration = Duration::from_millis(100);
-/// How often to try again while looking fails.
-const RETRY: Duration = Duration::from_secs(1);
+/// The poll interval, which bounds how late a subscriber sees another replica's
+/// change. A poll takes microseconds and touches no disk.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Announces all keys whenever another connection has committed; never ends.
 ///
-/// Our own commits count as another's here, since this connection never
-/// writes; those who look find nothing new.
+/// This process's own commits count as well, since this connection never writes;
+/// subscribers find nothing new then.
 pub(crate) async fn poll(options: SqliteConnectOptions, changes: Changes) {
     let mut failing = false;
     loop {
-        changes.wanted().await;
+        changes.subscribed().await;
         let Err(why) = follow(&options, &changes, &mut failing).await;
         if !failing {
-            warn!(error = %why, "cannot look for changes of other replicas, trying on: {why}");
+            let every = RETRY_INTERVAL;
+            warn!(error = %why, "polling for changes of other replicas failed, retrying every {every:?}: {why}");
             failing = true;
         }
-        sleep(RETRY).await;
+        sleep(RETRY_INTERVAL).await;
     }
 }
 
@@ -37,19 +37,19 @@ async fn follow(
     failing: &mut bool,
 ) -> Result<Infallible, sqlx::Error> {
     let mut connection = options.connect().await?;
-    // Unlike any, so that the first look announces what happened before it.
+    // Unlike any version, so that the first poll announces earlier changes.
     let mut last = None;
     loop {
-        changes.wanted().await;
+        changes.subscribed().await;
         let now = Some(data_version(&mut connection).await?);
         if std::mem::take(failing) {
-            info!("looking for changes of other replicas again");
+            info!("polling for changes of other replicas works again");
         }
         if now != last {
             last = now;
             changes.announce_all();
         }
-        sleep(INTERVAL).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 

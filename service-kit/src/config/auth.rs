@@ -1,26 +1,26 @@
-//! Whether callers are asked who they are.
+//! The settings of authentication.
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
 use super::ServiceConfig;
-use crate::auth::{Auth, EncryptionKeys, Seed};
+use crate::auth::{Auth, Seed};
 
-/// Whether callers are asked who they are.
+/// The mode of authentication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Asked {
-    /// Every call is, but those that are for everybody.
+pub enum AuthMode {
+    /// Callers of all methods but the public ones are authenticated.
     On,
-    /// None is: whoever reaches the service may do everything.
+    /// No caller is authenticated, and every caller may do everything.
     Off,
 }
 
-impl Asked {
-    /// The setting as it is written.
+impl AuthMode {
+    /// The text of the setting.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,46 +31,33 @@ impl Asked {
 }
 
 impl ServiceConfig {
-    /// How callers of `service` are asked who they are. Says so where none is.
+    /// The authentication of callers of `service`. Logs a warning when it is off.
     ///
     /// # Errors
-    /// When nobody would be asked on an address that others reach, or there is
-    /// no key, or none that can be used.
+    /// When it is off on an address that other machines reach, or the key is
+    /// missing or invalid.
     pub fn auth(&self, service: &'static str) -> anyhow::Result<Auth> {
         match self.auth {
-            Asked::On => Auth::on(service, self.service_key()?),
-            Asked::Off if !self.listen.ip().to_canonical().is_loopback() => bail!(
-                "AUTH=off lets whoever reaches {} do everything; listen on this machine only, by LISTEN=127.0.0.1:0 \
-                 or another port, or set AUTH=on and AUTH_SERVICE_KEY",
+            AuthMode::On => Auth::on(service, self.service_key()?),
+            AuthMode::Off if !self.listen.ip().to_canonical().is_loopback() => bail!(
+                "AUTH=off lets every caller that reaches {} do everything; listen on this machine only with \
+                 LISTEN=127.0.0.1:0 or another port, or set AUTH=on and AUTH_SERVICE_KEY",
                 self.listen
             ),
-            Asked::Off => {
-                warn!(service, "callers of {service} are not asked who they are, for AUTH is off");
+            AuthMode::Off => {
+                warn!(service, "AUTH is off: {service} does not authenticate its callers");
                 Ok(Auth::off())
             }
         }
     }
 
-    /// Under which keys user-service encrypts the keys that sign tokens.
-    ///
-    /// # Errors
-    /// When the list cannot be read or holds what is no key.
-    pub fn encryption_keys(&self) -> anyhow::Result<EncryptionKeys> {
-        let (text, file) = (&self.auth_encryption_keys, &self.auth_encryption_keys_file);
-        let Some((keys, from)) = given("AUTH_ENCRYPTION_KEYS", text.as_ref(), file.as_deref())? else {
-            return Ok(EncryptionKeys::none());
-        };
-        EncryptionKeys::parse(&keys)
-            .map_err(|why| anyhow!("{from} cannot be used: {why}; make a key with `openssl rand -base64 32`"))
-    }
-
     fn service_key(&self) -> anyhow::Result<Seed> {
         let (text, file) = (&self.auth_service_key, &self.auth_service_key_file);
-        let Some((key, from)) = given("AUTH_SERVICE_KEY", text.as_ref(), file.as_deref())? else {
+        let Some((key, from)) = secret_setting("AUTH_SERVICE_KEY", text.as_ref(), file.as_deref())? else {
             bail!(
-                "AUTH is on, and there is no key that the shop's services know each other by: make one with \
-                 `openssl rand -base64 32` and give it to each of them as AUTH_SERVICE_KEY, or a file with it as \
-                 AUTH_SERVICE_KEY_FILE; or set AUTH=off, on a machine where nobody else is"
+                "AUTH is on, and AUTH_SERVICE_KEY is not set, by which the shop's services authenticate to each \
+                 other: make a key with `openssl rand -base64 32` and set it for all services as AUTH_SERVICE_KEY, \
+                 or in a file as AUTH_SERVICE_KEY_FILE; or set AUTH=off, on a machine without other users"
             )
         };
         Seed::parse(&key)
@@ -78,9 +65,12 @@ impl ServiceConfig {
     }
 }
 
-/// A secret that is given as the setting `name` or in the file that `name_FILE`
-/// names, and which of them; `None` where neither is set.
-fn given(
+/// Reads a secret from the setting `name` or from the file that `name_FILE`
+/// names, and returns it with its source; `None` when neither is set.
+///
+/// # Errors
+/// When both are set, or the file cannot be read.
+pub fn secret_setting(
     name: &str,
     text: Option<&SecretString>,
     file: Option<&Path>,
@@ -116,14 +106,14 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_asked_unless_that_is_turned_off() {
+    fn callers_are_authenticated_unless_that_is_turned_off() {
         assert_eq!(auth(&["--auth-service-key", KEY]), Ok(true));
         assert_eq!(auth(&["--auth", "off"]), Ok(false));
         assert_eq!(auth(&["--auth", "off", "--listen", "[::1]:0"]), Ok(false));
     }
 
     #[test]
-    fn nobody_is_left_unasked_where_others_reach() {
+    fn authentication_cannot_be_off_where_other_machines_reach() {
         for listen in ["0.0.0.0:50051", "[::]:0", "192.0.2.7:0", "[::ffff:192.0.2.7]:0"] {
             let why = auth(&["--auth", "off", "--listen", listen]).unwrap_err();
             assert!(
@@ -134,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_missing_or_bad_is_said_with_how_to_make_one() {
+    fn a_missing_or_invalid_key_is_reported_with_how_to_make_one() {
         let none = auth(&[]).unwrap_err();
         assert!(none.contains("openssl rand -base64 32") && none.contains("AUTH=off"), "{none}");
         let bad = auth(&["--auth-service-key", "hunter2"]).unwrap_err();
@@ -160,32 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_signing_keys_are_read_as_the_service_key_is() {
-        let keys = |args: &[&str]| {
-            let command = ServiceConfig::augment_args(Command::new("test")).no_binary_name(true);
-            let config = ServiceConfig::from_arg_matches(&command.get_matches_from(args)).unwrap();
-            assert!(!format!("{config:?}").contains(KEY));
-            config.encryption_keys().map(|keys| keys.encrypts()).map_err(|why| format!("{why:#}"))
-        };
-        assert_eq!(keys(&[]), Ok(false));
-        assert_eq!(keys(&["--auth-encryption-keys", ""]), Ok(false));
-        assert_eq!(keys(&["--auth-encryption-keys", KEY]), Ok(true));
-        assert_eq!(keys(&["--auth-encryption-keys", &format!("none,{KEY}")]), Ok(false));
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("keys");
-        std::fs::write(&file, format!("{KEY}\nnone\n")).unwrap();
-        assert_eq!(keys(&["--auth-encryption-keys-file", file.to_str().unwrap()]), Ok(true));
-        for (args, cause) in [
-            (["--auth-encryption-keys", "hunter2"], "AUTH_ENCRYPTION_KEYS cannot be used"),
-            (["--auth-encryption-keys-file", "/nowhere/keys"], "AUTH_ENCRYPTION_KEYS_FILE /nowhere/keys"),
-        ] {
-            let why = keys(&args).unwrap_err();
-            assert!(why.contains(cause) && !why.contains("hunter2"), "{why}");
-        }
-    }
-
-    #[test]
-    fn data_that_others_can_read_is_refused_while_callers_are_asked() {
+    fn data_that_others_can_read_is_refused_while_callers_are_authenticated() {
         use std::{fs, os::unix::fs::PermissionsExt};
         let state = tempfile::tempdir().unwrap();
         let check = |more: &[&str]| {
@@ -202,7 +167,7 @@ mod tests {
         let why = check(&[]).unwrap_err();
         assert!(why.contains(&format!("`chmod 700 {}`", data.display())), "{why}");
         assert_eq!(check(&["--auth", "off"]), Ok(()));
-        // Of a folder that the operator names only the database itself is asked.
+        // In a folder that the operator names only the database itself is checked.
         let file = data.join("elsewhere.db");
         let url = format!("sqlite:{}", file.display());
         assert_eq!(check(&["--database-url", &url]), Ok(()));

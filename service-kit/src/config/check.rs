@@ -1,4 +1,4 @@
-//! Settings that would not let a service start.
+//! Checks of settings without starting the service.
 
 use anyhow::bail;
 use clap::{ArgMatches, Command};
@@ -6,17 +6,16 @@ use registry_client::{AdminConfig, MeshBuilder, ServerConfig};
 use secrecy::ExposeSecret;
 
 use super::ServiceConfig;
-use crate::{database::DatabaseUrl, events::Nats};
+use crate::{database::DatabaseUrl, nats::Nats};
 
 impl ServiceConfig {
-    /// Checks all that can be checked without a socket or a database; each
-    /// service reads its own faults itself.
+    /// Checks all that can be checked without a socket or a database; for the
+    /// options of one service see [`Service::check`](crate::service::Service::check).
     ///
     /// # Errors
     /// When `service` would not start with these settings.
     pub fn check(&self, service: &'static str) -> anyhow::Result<()> {
         self.auth(service)?;
-        self.encryption_keys()?;
         self.advertised()?;
         if let Some(url) = self.database_url.as_ref().filter(|url| !url.expose_secret().is_empty()) {
             url.expose_secret().parse::<DatabaseUrl>()?;
@@ -24,7 +23,6 @@ impl ServiceConfig {
         if let Some(url) = self.nats_url() {
             Nats::check(url)?;
         }
-        self.admin.first()?;
         ServerConfig::from_env()?;
         drop(MeshBuilder::from_env()?);
         registry_client::consul::Client::from_env()?;
@@ -33,20 +31,20 @@ impl ServiceConfig {
     }
 }
 
-/// Refuses control characters in the settings that `matches` was given, flags
-/// or variables: nobody means them, and a carriage return at the end of
-/// `DATABASE_URL` would open another database.
+/// Refuses control characters in the flags and variables of `matches`: they are
+/// mistakes, and a carriage return at the end of `DATABASE_URL` would open
+/// another database.
 ///
 /// # Errors
-/// Names the setting, without its value.
+/// When a setting has one; the error names the setting, without its value.
 pub fn refuse_control_characters(command: &Command, matches: &ArgMatches) -> anyhow::Result<()> {
     for setting in command.get_arguments() {
         let Some(name) = setting.get_env() else { continue };
         let Ok(Some(mut values)) = matches.try_get_raw(setting.get_id().as_str()) else { continue };
         if values.any(|value| value.to_string_lossy().contains(char::is_control)) {
             bail!(
-                "{} holds a control character, such as a line break: remove it; a file with line ends of Windows \
-                 puts one at the end",
+                "{} holds a control character, such as a line break: remove it; a file with Windows line endings \
+                 has one at the end of each line",
                 name.display()
             );
         }
@@ -79,11 +77,7 @@ mod tests {
             ("--nats-url", "NATS_URL"),
             ("--advertise", "ADVERTISE"),
             ("--auth-service-key", "AUTH_SERVICE_KEY"),
-            ("--auth-encryption-keys", "AUTH_ENCRYPTION_KEYS"),
             ("--state-dir", "CONSORT_STATE_DIR"),
-            ("--admin-email", "ADMIN_EMAIL"),
-            ("--admin_password", "ADMIN_PASSWORD"),
-            ("--payment-faults", "PAYMENT_FAULTS"),
         ] {
             for value in ["hunter2\r", "hunter2\n", "hun\u{7f}ter2", "\thunter2"] {
                 let (command, matches) = read(&[flag, value]);
@@ -97,17 +91,10 @@ mod tests {
 
     #[test]
     fn flags_have_hyphens() {
-        let (mut command, _) = read(&[]);
+        let (command, _) = read(&[]);
         for flag in command.get_arguments().filter_map(|flag| flag.get_long()) {
             assert!(!flag.contains('_'), "--{flag}");
         }
-        for spelling in ["--admin-email", "--admin_email"] {
-            let (_, matches) = read(&[spelling, "eve@example.com"]);
-            let config = ServiceConfig::from_arg_matches(&matches).unwrap();
-            assert_eq!(config.admin.email.as_deref(), Some("eve@example.com"));
-        }
-        let help = command.render_long_help().to_string();
-        assert!(help.contains("--admin-password-file") && !help.contains("--admin_"), "{help}");
     }
 
     #[test]
@@ -122,10 +109,8 @@ mod tests {
             ("--database-url", "host=db password=hunter2", "DATABASE_URL"),
             ("--database-url", "postgres://shop:hun?hunter2@db/cart", "DATABASE_URL"),
             ("--nats-url", "nats://a:hunter2 b:x", "NATS_URL"),
-            ("--auth-encryption-keys", "hunter2", "AUTH_ENCRYPTION_KEYS"),
             ("--advertise", "a b:c", "ADVERTISE"),
             ("--listen", "192.0.2.7:1", "AUTH"),
-            ("--admin-password", "hunter2", "ADMIN_PASSWORD"),
         ] {
             let why = check(&[flag, value]).unwrap_err();
             assert!(why.contains(name) && !why.contains("hunter2"), "{why}");

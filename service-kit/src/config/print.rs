@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::{ArgMatches, parser::ValueSource};
+use clap::{Arg, ArgMatches, Command, parser::ValueSource};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::ServiceConfig;
@@ -14,14 +14,14 @@ use crate::database::masked;
 /// A setting that the mesh reads from the environment itself.
 struct Variable {
     name: &'static str,
-    /// What holds while it is unset, in words where it is not a value.
+    /// The default, or a description of it.
     default: &'static str,
     secret: bool,
 }
 
 impl Variable {
-    /// Whether `value` is secret, or may hold what is: an address with a user
-    /// or parameters.
+    /// True when `value` is secret, or may contain a secret: an address with a
+    /// user or parameters.
     fn hides(&self, value: &str) -> bool {
         self.secret || self.name == "CONSUL_HTTP_ADDR" && value.contains(['@', '?', '#'])
     }
@@ -35,7 +35,7 @@ const fn secret(name: &'static str) -> Variable {
     Variable { name, default: "(none)", secret: true }
 }
 
-/// What `registry-client` reads; its documentation says what each means.
+/// The settings of `registry-client`, whose documentation describes them.
 const MESH: [Variable; 33] = [
     variable("CONSUL_HTTP_ADDR", "127.0.0.1:8500"),
     secret("CONSUL_HTTP_TOKEN"),
@@ -72,58 +72,65 @@ const MESH: [Variable; 33] = [
     variable("CONSORT_ADMIN_ANYWHERE", "off"),
 ];
 
-/// Writes every setting of `service`, its value and where it came from, a line
-/// each. Passwords and tokens are not shown. `matches` is what `config` was
-/// read from.
-///
-/// # Errors
-/// When `out` fails.
-pub fn print(
-    service: &str,
-    config: &ServiceConfig,
-    matches: &ArgMatches,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    let database = match &config.database_url {
-        Some(url) if !url.expose_secret().is_empty() => shown(url),
-        _ => format!("sqlite:{}", config.default_file(service).display()),
-    };
-    let path =
-        |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display().to_string()).as_deref());
-    let own = [
-        ("LISTEN", "listen", config.listen.to_string()),
-        ("ADVERTISE", "advertise", or_none(config.advertise.as_deref())),
-        ("DATABASE_URL", "database_url", database),
-        ("NATS_URL", "nats_url", config.nats_url().map_or_else(|| "(none)".to_owned(), shown)),
-        ("CONSORT_STATE_DIR", "state_dir", config.state_dir.display().to_string()),
-        ("AUTH", "auth", config.auth.as_str().to_owned()),
-        ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(config.auth_service_key.as_ref())),
-        ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", path(&config.auth_service_key_file)),
-        ("AUTH_ENCRYPTION_KEYS", "auth_encryption_keys", or_masked(config.auth_encryption_keys.as_ref())),
-        ("AUTH_ENCRYPTION_KEYS_FILE", "auth_encryption_keys_file", path(&config.auth_encryption_keys_file)),
-        ("ADMIN_EMAIL", "admin_email", or_none(config.admin.email.as_deref())),
-        ("ADMIN_PASSWORD", "admin_password", or_masked(config.admin.password.as_ref())),
-        ("ADMIN_PASSWORD_FILE", "admin_password_file", path(&config.admin.password_file)),
-        ("PAYMENT_FAULTS", "payment_faults", or_none(Some(&config.payment_faults))),
-        ("RUST_LOG", "log", config.log.as_str().to_owned()),
-        ("CARRIER_FAULTS", "carrier_faults", or_none(Some(&config.carrier_faults))),
-    ];
-    for (name, id, value) in own {
-        writeln!(out, "{name:<26} {value:<40} {}", source(matches, id))?;
+impl ServiceConfig {
+    /// Writes every setting with its value and source, a line each, without passwords
+    /// and tokens. `options` has the options of the service itself.
+    pub(crate) fn print(
+        &self,
+        service: &str,
+        options: &Command,
+        matches: &ArgMatches,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        let database = match &self.database_url {
+            Some(url) if !url.expose_secret().is_empty() => shown(url),
+            _ => format!("sqlite:{}", self.default_file(service).display()),
+        };
+        let path =
+            |path: &Option<PathBuf>| or_none(path.as_ref().map(|path| path.display().to_string()).as_deref());
+        let own = [
+            ("LISTEN", "listen", self.listen.to_string()),
+            ("ADVERTISE", "advertise", or_none(self.advertise.as_deref())),
+            ("DATABASE_URL", "database_url", database),
+            ("NATS_URL", "nats_url", self.nats_url().map_or_else(|| "(none)".to_owned(), shown)),
+            ("CONSORT_STATE_DIR", "state_dir", self.state_dir.display().to_string()),
+            ("AUTH", "auth", self.auth.as_str().to_owned()),
+            ("AUTH_SERVICE_KEY", "auth_service_key", or_masked(self.auth_service_key.as_ref())),
+            ("AUTH_SERVICE_KEY_FILE", "auth_service_key_file", path(&self.auth_service_key_file)),
+            ("RUST_LOG", "log", self.log.as_str().to_owned()),
+        ];
+        for (name, id, value) in own {
+            writeln!(out, "{name:<26} {value:<40} {}", source(matches, id))?;
+        }
+        for option in options.get_arguments() {
+            let Some(name) = option.get_env() else { continue };
+            let (name, id) = (name.to_string_lossy(), option.get_id().as_str());
+            writeln!(out, "{name:<26} {:<40} {}", option_value(option, matches), source(matches, id))?;
+        }
+        for variable in &MESH {
+            let set = from_environment(variable.name);
+            let from = if set.is_some() { "environment" } else { "default" };
+            let value = set.map_or_else(
+                || variable.default.to_owned(),
+                |value| if variable.hides(&value) { "***".to_owned() } else { on_one_line(&value) },
+            );
+            writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
+        }
+        Ok(())
     }
-    for variable in &MESH {
-        let set = from_environment(variable.name);
-        let from = if set.is_some() { "environment" } else { "default" };
-        let value = set.map_or_else(
-            || variable.default.to_owned(),
-            |value| if variable.hides(&value) { "***".to_owned() } else { on_one_line(&value) },
-        );
-        writeln!(out, "{:<26} {value:<40} {from}", variable.name)?;
-    }
-    Ok(())
 }
 
-/// JSON may come in many lines.
+/// The value of an option that one service alone has.
+fn option_value(option: &Arg, matches: &ArgMatches) -> String {
+    let values = matches.try_get_raw(option.get_id().as_str()).ok().flatten();
+    let value = values.and_then(|mut values| values.next()).map(|value| value.to_string_lossy());
+    match value.filter(|value| !value.is_empty()) {
+        Some(_) if option.is_hide_env_values_set() => "***".to_owned(),
+        value => or_none(value.as_deref()),
+    }
+}
+
+/// Joins the lines of a value, such as JSON.
 fn on_one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -149,7 +156,7 @@ fn source(matches: &ArgMatches, id: &str) -> &'static str {
 }
 
 /// A variable that is set; one that is empty counts as unset.
-#[allow(clippy::disallowed_methods, reason = "it shows what the mesh's `from_env` will read")]
+#[allow(clippy::disallowed_methods, reason = "it shows the settings that the mesh's `from_env` will read")]
 fn from_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

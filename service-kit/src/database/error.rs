@@ -1,4 +1,4 @@
-//! What a database can answer instead of a result.
+//! The errors of a database.
 
 use std::time::Duration;
 
@@ -6,46 +6,46 @@ use sqlx::postgres::PgDatabaseError;
 use tonic::Code;
 use tracing::error;
 
-use super::health::is_trouble;
+use super::health::is_system_failure;
 use crate::error::{Fault, internal};
 
-/// Why a statement has no result. Violated constraints do not show here:
+/// The reason why a statement has no result. Violated constraints are none:
 /// stores write so that a conflict is a count of rows.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database is away, busy or full; may pass by itself. A commit that
-    /// ended so may have happened or not.
+    /// The database is unreachable, busy or full; may pass by itself. A commit
+    /// that ended so may have happened or not.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] sqlx::Error),
-    /// No answer within the time that a statement may take.
-    #[error("the database did not answer within {0:?}")]
+    /// A statement timed out.
+    #[error("the database did not respond within {0:?}")]
     Slow(Duration),
-    /// The disk or the server fails; nothing was tried. Passes by itself when
+    /// The disk or the server fails; nothing was attempted. Passes by itself when
     /// the cause does.
     #[error("the database cannot be written: {0}")]
     Failing(String),
-    /// The commit failed that this was part of: what was written may be there
-    /// or not, and what was read in the transaction may never have been.
+    /// The shared commit failed: the writes may be there or not, and rows read in
+    /// the transaction may never have been committed.
     #[error("a commit failed and may not be durable: {0}")]
     Undurable(String),
-    /// A statement of this transaction failed or was cancelled before; nothing
-    /// of it was done.
-    #[error("the transaction was given up after a statement of it had failed")]
-    GivenUp,
-    /// A row that had to be there was not; see
-    /// [`Transaction::require`](super::Transaction::require). Nothing of the
-    /// transaction was done.
-    #[error("a row that had to be there was not")]
+    /// An earlier statement of this transaction failed or was cancelled; the
+    /// transaction was rolled back.
+    #[error("the transaction was rolled back because one of its statements failed")]
+    Aborted,
+    /// A required row does not exist; see
+    /// [`Transaction::require`](super::Transaction::require). The transaction was
+    /// rolled back.
+    #[error("a required row does not exist")]
     Missed,
-    /// The statement or what it found is not as the code expects.
-    #[error("the database refused a statement: {0}")]
+    /// The statement or its result is not as the code expects.
+    #[error("the database rejected a statement: {0}")]
     Unexpected(#[source] sqlx::Error),
     /// A stored value is not valid.
     #[error("the database holds an invalid {what}: {why}")]
     Corrupt {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
-        /// Why it is not valid.
+        /// The reason why it is not valid.
         why: String,
     },
 }
@@ -56,28 +56,28 @@ impl Error {
         Self::Corrupt { what, why: why.to_string() }
     }
 
-    /// Whether it failed only because another transaction was under way, or had
-    /// changed the schema, and was undone: the same work may succeed now.
+    /// True when the transaction failed only because of a concurrent one, or of a
+    /// changed schema, and was rolled back: the same work may succeed now.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         // Serialization failure, deadlock.
         self.postgres().is_some_and(|error| matches!(error.code(), "40001" | "40P01") || is_stale_plan(error))
     }
 
-    /// What PostgreSQL answered.
+    /// The error that PostgreSQL returned.
     fn postgres(&self) -> Option<&PgDatabaseError> {
         let (Self::Unavailable(error) | Self::Unexpected(error)) = self else { return None };
         error.as_database_error()?.try_downcast_ref()
     }
 
-    /// Whether PostgreSQL says that the session is over, is not ours alone, leads
-    /// to a server that is not the one to write to, or has prepared what the
-    /// schema has outgrown.
+    /// True when PostgreSQL says that the session is over, is shared with others,
+    /// leads to a server that is not the primary, or holds a prepared statement
+    /// that no longer fits the schema.
     pub(super) fn ends_session(&self) -> bool {
         self.postgres().is_some_and(|error| ends_session(error.code()) || is_stale_plan(error))
     }
 
-    /// Whether SQLite says that another process is writing.
+    /// True when SQLite says that another process is writing.
     pub(super) fn is_busy(&self) -> bool {
         let Self::Unavailable(error) = self else { return false };
         let code =
@@ -85,21 +85,21 @@ impl Error {
         code.and_then(|code| sqlite_code(&code)).is_some_and(|code| matches!(code, 5 | 6))
     }
 
-    /// Whether the disk, the memory or the server failed, and not the
-    /// statement: whoever writes next will probably fail too.
-    pub(super) fn is_trouble(&self) -> bool {
+    /// True when the disk, the memory or the server failed, and not the
+    /// statement: the next write will probably fail too.
+    pub(super) fn is_system_failure(&self) -> bool {
         match self {
-            Self::Unavailable(why) | Self::Unexpected(why) => is_trouble(why),
+            Self::Unavailable(error) | Self::Unexpected(error) => is_system_failure(error),
             Self::Slow(_) | Self::Undurable(_) => true,
-            Self::Failing(_) | Self::GivenUp | Self::Missed | Self::Corrupt { .. } => false,
+            Self::Failing(_) | Self::Aborted | Self::Missed | Self::Corrupt { .. } => false,
         }
     }
 
-    /// What a caller is told. Logs the cause.
+    /// The fault for the caller. Logs the cause.
     #[must_use]
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Unavailable(_) | Self::Slow(_) | Self::Failing(_) | Self::Undurable(_) | Self::GivenUp => {
+            Self::Unavailable(_) | Self::Slow(_) | Self::Failing(_) | Self::Undurable(_) | Self::Aborted => {
                 error!(cause = %self, "{self}");
                 let words = "the database is not available right now; try again";
                 Fault::new(Code::Unavailable, "DATABASE_UNAVAILABLE", words)
@@ -152,25 +152,25 @@ fn postgres_may_pass(code: &str) -> bool {
     matches!(code.get(..2), Some("08" | "40" | "53" | "55" | "57" | "58")) || ends_session(code)
 }
 
-/// A statement was prepared before a column was added to what it selects: the
-/// session refuses it from then on, each time.
+/// True when a statement was prepared before a column was added to what it
+/// selects: the session rejects it from then on.
 fn is_stale_plan(error: &PgDatabaseError) -> bool {
     error.code() == "0A000" && error.routine() == Some("RevalidateCachedQuery")
 }
 
-/// What a session answers that shall not be used any more.
+/// True when a session that returns this code must not be used again.
 fn ends_session(code: &str) -> bool {
     match code {
         // Connection exceptions.
         _ if code.starts_with("08") => true,
-        // A server that takes no writes; sessions whose transaction was begun,
-        // or given up, by somebody else, as behind a pooler; those that the
-        // server ends because they were idle in a transaction or took too long.
+        // A read-only server; sessions whose transaction was begun or aborted
+        // by another client, as behind a pooler; those that the server ends
+        // because they were idle in a transaction or took too long.
         "25006" | "25001" | "25P01" | "25P02" | "25P03" | "25P04" => true,
-        // A prepared statement that is not there, or was there before: as
+        // A prepared statement that does not exist, or existed before, as
         // behind a pooler.
         "26000" | "42P05" => true,
-        // The server stops, has crashed, starts; the database is gone; the
+        // The server stops, has crashed or starts; the database was dropped; the
         // session was idle.
         "57P01" | "57P02" | "57P03" | "57P04" | "57P05" => true,
         _ => false,

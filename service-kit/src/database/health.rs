@@ -1,4 +1,4 @@
-//! Whether a database can be written.
+//! The health of a database.
 
 use std::{
     sync::Arc,
@@ -14,33 +14,33 @@ use super::{
     error::{is_postgres, sqlite_code},
 };
 
-/// Whether a database can be written, as its last write or probe found.
+/// The health of a database, as found by its last write or probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It can, as far as is known.
+    /// It can be written, as far as is known.
     #[default]
     Healthy,
-    /// It cannot, for this reason. Probed until it can.
+    /// It cannot be written, for this reason. It is probed until it can.
     Failing(String),
 }
 
 impl Health {
-    /// Whether it can be written.
+    /// True when it can be written.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         matches!(self, Self::Healthy)
     }
 }
 
-/// Where the health is told. Cheap to clone.
+/// The publisher of a database's health. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct HealthReporter {
     health: watch::Sender<Health>,
-    doubt: Arc<Notify>,
+    probe_request: Arc<Notify>,
     sessions: watch::Sender<SessionsSince>,
 }
 
-/// From when on sessions are used: those that were opened before are closed.
+/// The time from which sessions are used. Older sessions are closed.
 #[derive(Clone, Copy, Debug)]
 struct SessionsSince(Instant);
 
@@ -50,49 +50,50 @@ impl Default for SessionsSince {
     }
 }
 
-impl Told {
+impl HealthReporter {
     pub(super) fn watch(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }
 
-    /// Why it cannot be written, while it cannot.
-    pub(super) fn why(&self) -> Option<String> {
+    /// The reason why the database cannot be written, while it cannot.
+    pub(super) fn failure(&self) -> Option<String> {
         match &*self.health.borrow() {
             Health::Healthy => None,
             Health::Failing(why) => Some(why.clone()),
         }
     }
 
-    /// Notes what came of something that a failing server would make fail.
-    pub(super) fn noted<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
-        if let Err(why) = &done {
-            if why.ends_session() {
+    /// Observes the result of a statement: a failure may discard the sessions and
+    /// request a probe.
+    pub(super) fn observe<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(error) = &result {
+            if error.ends_session() {
                 self.discard_sessions();
             }
-            if matches!(why, Error::Unavailable(_) | Error::Slow(_)) && !why.is_conflict() {
-                self.doubt.notify_one();
+            if matches!(error, Error::Unavailable(_) | Error::Slow(_)) && !error.is_conflict() {
+                self.probe_request.notify_one();
             }
         }
-        done
+        result
     }
 
-    /// Has all sessions closed that are open now, each when it is not in use:
-    /// they may lead to a server that is no longer the one to write to.
+    /// Closes all sessions that are open now, each when it is not in use: they may
+    /// lead to a server that is no longer the primary.
     fn discard_sessions(&self) {
         self.sessions.send_replace(SessionsSince::default());
     }
 
-    /// Whether a session of that age was discarded.
+    /// True when a session of that age was discarded.
     pub(super) fn has_discarded(&self, age: Duration) -> bool {
         self.sessions.borrow().0.elapsed() < age
     }
 
-    /// Waits until something was noted that lets one doubt.
-    pub(super) async fn doubted(&self) {
-        self.doubt.notified().await;
+    /// Waits until an observed failure requests a probe.
+    pub(super) async fn probe_requested(&self) {
+        self.probe_request.notified().await;
     }
 
-    pub(super) fn failing(&self, why: String) {
+    pub(super) fn set_failing(&self, why: String) {
         self.health.send_if_modified(|now| {
             let began = now.is_healthy();
             if began {
@@ -103,35 +104,35 @@ impl Told {
         });
     }
 
-    pub(super) fn healthy(&self) {
+    pub(super) fn set_healthy(&self) {
         self.health.send_if_modified(|now| {
-            let mended = !now.is_healthy();
-            if mended {
-                // What was opened meanwhile leads to what failed.
+            let has_recovered = !now.is_healthy();
+            if has_recovered {
+                // Sessions that were opened meanwhile lead to the failed server.
                 self.discard_sessions();
                 info!("the database can be written again");
             }
             *now = Health::Healthy;
-            mended
+            has_recovered
         });
     }
 }
 
-/// Whether the disk, the memory or the server failed, and not the statement:
-/// whoever writes next will probably fail too.
-pub(super) fn is_trouble(why: &sqlx::Error) -> bool {
-    match why {
+/// True when the disk, the memory or the server failed, and not the statement:
+/// the next write will probably fail too.
+pub(super) fn is_system_failure(error: &sqlx::Error) -> bool {
+    match error {
         sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(why) => is_trouble_told(why.as_ref()),
+        sqlx::Error::Database(error) => is_system_failure_code(error.as_ref()),
         _ => false,
     }
 }
 
-fn is_trouble_told(why: &dyn DatabaseError) -> bool {
-    let code = why.code().unwrap_or_default();
-    if is_postgres(why) {
+fn is_system_failure_code(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    if is_postgres(error) {
         // Lost connections, a full disk, no memory, an operator's intervention
-        // or a crash, input and output that fail.
+        // or a crash, failing I/O.
         matches!(code.get(..2), Some("08" | "58"))
             || matches!(&*code, "53100" | "53200" | "57P01" | "57P02" | "57P03")
     } else {

@@ -1,4 +1,4 @@
-//! Schemas, and how they come to be.
+//! Schema migrations.
 
 use sqlx::{
     Connection, PgConnection, SqlSafeStr, SqliteConnection,
@@ -7,45 +7,46 @@ use sqlx::{
 
 use super::{SchemaVersion, version};
 
-/// One step from a schema to the next. Once released it never changes: its
-/// text is kept in the database as a checksum.
+/// One step from a schema to the next. A released step never changes: the
+/// database holds a checksum of its text.
 ///
 /// A rolling upgrade has programs of two versions on one database. So a schema
-/// changes in two releases: one adds what is new, and programs of before run on
-/// (*expand*); a later one takes away what they needed, once none of them is
-/// left (*contract*). Which of both a step does is the first line of its text:
+/// changes in two releases: one adds tables and columns, and old programs keep
+/// running (*expand*); a later one drops what only old programs needed, once
+/// none of them is left (*contract*). The first line of a step's text says which
+/// of both it does:
 ///
-/// - `-- expand`: whichever program could run before it still can. It adds
+/// - `-- expand`: all programs that could run before it still can. It adds
 ///   tables, indexes, and columns that may be empty or have a default, and
-///   expects rows without them from programs of before.
-///   Their statements name their columns: on SQLite one of `SELECT *` that was
-///   prepared before a column came breaks the connection that has it.
-/// - `-- contract 2`: programs run on it that lack the last two steps, this one
-///   included, or fewer. Say, it drops a column that the programs before the
-///   step before last were the last to use.
-/// - anything else: no program runs on it that does not know it.
+///   expects rows without them from old programs. Statements must name their
+///   columns: on SQLite a `SELECT *` that was prepared before a column was added
+///   breaks its connection.
+/// - `-- contract 2`: programs that lack the last two steps, this one included,
+///   can still run. For example, it drops a column that no program uses since
+///   the step before last.
+/// - anything else: only programs that know it can run.
 ///
-/// What follows for all steps, the oldest version that a program may know, is
-/// kept in the database beside the version, in `schema_compatibility`; an older
-/// program does not start.
+/// The oldest compatible version follows from all steps. The database holds it
+/// beside the version, in `schema_compatibility`; an older program does not
+/// start.
 #[derive(Clone, Copy, Debug)]
 pub struct Migration {
-    /// What it does, in a few words.
+    /// A description in a few words.
     pub name: &'static str,
-    /// Its statements.
+    /// The statements.
     pub sql: &'static str,
 }
 
 impl Migration {
-    /// How many of the last steps a program may lack; `None` when this one does
-    /// not matter to any.
-    fn may_lack(&self) -> Option<i64> {
+    /// The number of last steps that a program may lack; `None` when any program
+    /// may lack this one.
+    fn compatible_steps(&self) -> Option<i64> {
         let first = self.sql.lines().next().unwrap_or_default();
-        let said = first.strip_prefix("--").unwrap_or_default().trim();
-        if said == "expand" {
+        let kind = first.strip_prefix("--").unwrap_or_default().trim();
+        if kind == "expand" {
             return None;
         }
-        let steps = said.strip_prefix("contract ").and_then(|steps| steps.trim().parse().ok());
+        let steps = kind.strip_prefix("contract ").and_then(|steps| steps.trim().parse().ok());
         Some(steps.unwrap_or(0))
     }
 }
@@ -59,78 +60,90 @@ pub struct Migrations {
     pub postgres: &'static [Migration],
 }
 
-/// The schema that these steps lead to, of a database at version `present` for
-/// which `kept` is written down.
-pub(super) fn found(steps: &[Migration], present: i64, kept: Option<i64>) -> SchemaVersion {
-    let wanted = i64::try_from(steps.len()).unwrap_or(i64::MAX);
-    // What nothing is written down for was made by who did not know of it.
-    let oldest = if present <= wanted { oldest(steps) } else { kept.unwrap_or(present) };
-    SchemaVersion { present, wanted, oldest }
+/// The versions of a database at version `current`, where `stored` is the oldest
+/// compatible version that it holds.
+pub(super) fn schema_version(steps: &[Migration], current: i64, stored: Option<i64>) -> SchemaVersion {
+    let target = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+    // A program that stores none has made no step that older ones can lack.
+    let oldest_compatible =
+        if current <= target { oldest_compatible(steps) } else { stored.unwrap_or(current) };
+    SchemaVersion { current, target, oldest_compatible }
 }
 
 /// The oldest version that a program may know to run after these steps.
-fn oldest(steps: &[Migration]) -> i64 {
+fn oldest_compatible(steps: &[Migration]) -> i64 {
     let versions = (1..).zip(steps);
-    versions.fold(0, |oldest, (version, step)| match step.may_lack() {
+    versions.fold(0, |oldest, (version, step)| match step.compatible_steps() {
         Some(steps) => oldest.max(version - steps.clamp(0, version)),
         None => oldest,
     })
 }
 
-/// Why a schema was not brought up to date.
+/// The reason why a schema was not migrated.
 #[derive(Debug)]
-pub(super) enum NotMigrated {
-    /// It is one that this program does not run on.
+pub(super) enum MigrationError {
+    /// A newer program has migrated the schema, and this one cannot run on it.
     TooNew(SchemaVersion),
-    /// A step failed, or is not the one that was run.
+    /// A step failed, or differs from the one that the database has run.
     Step(MigrateError),
 }
 
-impl<E: Into<MigrateError>> From<E> for NotMigrated {
+impl<E: Into<MigrateError>> From<E> for MigrationError {
     fn from(why: E) -> Self {
         Self::Step(why.into())
     }
 }
 
-/// Runs what is missing, in the transaction that the caller holds: one writer
-/// at a time is the lock.
-pub(super) async fn sqlite(open: &mut SqliteConnection, migrations: &Migrations) -> Result<(), NotMigrated> {
+/// Runs the missing steps in the caller's transaction, which excludes other
+/// writers.
+pub(super) async fn sqlite(
+    open: &mut SqliteConnection,
+    migrations: &Migrations,
+) -> Result<(), MigrationError> {
     let steps = migrations.sqlite;
-    let found = version::of_sqlite(open, steps).await?;
-    if found.is_too_new() {
-        return Err(NotMigrated::TooNew(found));
+    let version = version::of_sqlite(open, steps).await?;
+    if version.is_too_new() {
+        return Err(MigrationError::TooNew(version));
     }
     migrator(steps).run_direct(None, open, false).await?;
-    if !found.is_newer() {
-        sqlx::query(version::TABLE).execute(&mut *open).await?;
-        sqlx::query(version::KEEP).bind(found.wanted).bind(found.oldest).execute(&mut *open).await?;
+    if !version.is_newer() {
+        sqlx::query(version::CREATE_TABLE).execute(&mut *open).await?;
+        sqlx::query(version::INSERT)
+            .bind(version.target)
+            .bind(version.oldest_compatible)
+            .execute(&mut *open)
+            .await?;
     }
     Ok(())
 }
 
-/// Runs what is missing under an advisory lock, all of it or nothing.
+/// Runs the missing steps under an advisory lock, all of them or none.
 pub(super) async fn postgres(
     connection: &mut PgConnection,
     migrations: &Migrations,
-) -> Result<(), NotMigrated> {
+) -> Result<(), MigrationError> {
     let steps = migrations.postgres;
-    // Until after the commit: who waits for it shall see what was done.
+    // Held until after the commit, so that the next holder sees its steps.
     connection.lock().await?;
     let mut open = connection.begin().await?;
-    let found = version::of_postgres(&mut open, steps).await?;
-    if found.is_too_new() {
-        return Err(NotMigrated::TooNew(found));
+    let version = version::of_postgres(&mut open, steps).await?;
+    if version.is_too_new() {
+        return Err(MigrationError::TooNew(version));
     }
     migrator(steps).run_direct(None, &mut *open, false).await?;
-    if !found.is_newer() {
-        sqlx::query(version::TABLE).execute(&mut *open).await?;
-        sqlx::query(version::KEEP).bind(found.wanted).bind(found.oldest).execute(&mut *open).await?;
+    if !version.is_newer() {
+        sqlx::query(version::CREATE_TABLE).execute(&mut *open).await?;
+        sqlx::query(version::INSERT)
+            .bind(version.target)
+            .bind(version.oldest_compatible)
+            .execute(&mut *open)
+            .await?;
     }
     open.commit().await?;
     Ok(connection.unlock().await?)
 }
 
-/// Steps that a newer program has made are its own affair.
+/// The steps as sqlx takes them. Those of a newer program are ignored.
 fn migrator(steps: &'static [Migration]) -> Migrator {
     let migration = |(version, step): (i64, &Migration)| {
         let sql = step.sql.into_sql_str();
@@ -147,7 +160,7 @@ mod tests {
 
     fn oldest_of(steps: &[&'static str]) -> i64 {
         let steps: Vec<_> = steps.iter().map(|sql| Migration { name: "", sql }).collect();
-        oldest(&steps)
+        oldest_compatible(&steps)
     }
 
     #[test]
@@ -162,7 +175,7 @@ mod tests {
     fn a_step_that_expands_shuts_nobody_out_and_one_that_contracts_those_before() {
         assert_eq!(oldest_of(&["SELECT 1", "-- expand\nSELECT 1"]), 1);
         assert_eq!(oldest_of(&["SELECT 1", "-- expand\nSELECT 1", "-- contract 1\nSELECT 1"]), 2);
-        // One that is more generous opens no door that was shut before.
+        // A later, more permissive step does not undo a stricter one.
         assert_eq!(oldest_of(&["SELECT 1", "SELECT 1", "-- contract 9\nSELECT 1"]), 2);
     }
 }

@@ -1,37 +1,34 @@
-//! PostgreSQL: shared by the replicas on any machine.
+//! PostgreSQL: one server, shared by replicas on any machine.
 
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::{task::JoinHandle, time::timeout};
 
-use super::{Migrations, OpenError, Pools, health::Told, migrate, url};
+use super::{Migrations, OpenError, Pools, health::HealthReporter, migrate, url};
 use crate::changes::{self, Changes};
 
 mod pooler;
 mod probe;
 mod session;
 
-pub(crate) use session::SESSION_LIFETIME;
-
-/// How long the server may take to let us in.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) async fn open(
     options: &PgConnectOptions,
     migrations: &Migrations,
     changes: &Changes,
-    health: &Told,
+    health: &HealthReporter,
 ) -> Result<(Pools, JoinHandle<()>), OpenError> {
-    // Poolers refuse start-up options that they do not know, and no column is a
-    // float.
+    // Without `extra_float_digits`, since poolers reject start-up options that
+    // they do not know, and no column is a float.
     let options = options.clone().application_name(env!("CARGO_PKG_NAME")).extra_float_digits(None);
     let connection = connect(&options).await?;
-    pooler::refuse_shared_sessions(&options).await?;
-    bring_up_to_date(&options, connection, migrations).await?;
+    pooler::reject_shared_sessions(&options).await?;
+    migrate(&options, connection, migrations).await?;
     let pool = session::pool(health).connect_lazy_with(options.clone());
     let feed = {
-        let listen = changes::listen_postgres(options.clone(), changes.clone());
+        let listen = changes::listen_postgres(options.clone(), session::SESSION_LIFETIME, changes.clone());
         let watch = probe::watch(options, health.clone());
         tokio::spawn(async move {
             tokio::join!(listen, watch);
@@ -41,15 +38,15 @@ pub(super) async fn open(
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, OpenError> {
-    let connected = timeout(CONNECT, PgConnection::connect_with(options)).await;
+    let connected = timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await;
     connected
-        .map_err(|_| OpenError::silent(options, CONNECT))?
+        .map_err(|_| OpenError::timed_out(options, CONNECT_TIMEOUT))?
         .map_err(|why| OpenError::postgres(options, &why))
 }
 
-/// On a connection of its own, since a migration may take longer than a
-/// statement otherwise may.
-async fn bring_up_to_date(
+/// Migrates on a connection of its own, since a migration may take longer than
+/// the statements of a service.
+async fn migrate(
     options: &PgConnectOptions,
     mut connection: PgConnection,
     migrations: &Migrations,

@@ -1,4 +1,4 @@
-//! Statements, what goes into them and what comes out.
+//! Statements, their parameters and their rows.
 
 use sqlx::{
     Decode, Encode, Postgres, Row as _, Sqlite, Type, postgres::PgRow, query::Query, sqlite::SqliteRow,
@@ -106,8 +106,8 @@ pub enum Row {
     Postgres(PgRow),
 }
 
-/// What a column can be read as: `i64`, `String`, `Vec<u8>`, or an `Option` of
-/// them.
+/// A type that a column can be read as: `i64`, `String`, `Vec<u8>`, or an
+/// `Option` of them.
 pub trait Column:
     for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>
 {

@@ -1,52 +1,54 @@
-//! Writing.
+//! Transactions, which write.
 
 use sqlx::Postgres;
 
-use super::{Error, Pools, Row, Sql, Value, bounded, health::Told, row::bind, sqlite};
+use super::{Error, Pools, Row, Sql, Value, bounded, health::HealthReporter, row::bind, sqlite};
 use crate::changes::{CHANNEL, Changes};
 
-/// A transaction that writes. Undone unless it is committed.
+/// A transaction that writes. It is rolled back unless it is committed.
 ///
-/// What it reads may have been written by transactions that are not durable
-/// yet: it may be said to others once this one has been committed or rolled
-/// back, and not when it was dropped.
+/// It may read rows of transactions that are not durable yet. Pass them on only
+/// after it has been committed or rolled back, and not after it was dropped.
 #[derive(Debug)]
-#[must_use = "a transaction that is dropped is undone"]
+#[must_use = "a transaction that is dropped is rolled back"]
 pub struct Transaction {
     open: Open,
     changed: Vec<String>,
     changes: Changes,
-    health: Told,
-    /// Whether it shall leave nothing behind although it succeeds.
-    undone: bool,
-    /// Whether it failed only because another was under way.
-    conflicted: bool,
-    /// Whether a statement failed, or is under way.
-    broken: bool,
+    health: HealthReporter,
+    is_rollback_only: bool,
+    /// A statement failed only because of a concurrent transaction.
+    has_conflict: bool,
+    /// A statement failed, or is in progress.
+    is_aborted: bool,
 }
 
 #[derive(Debug)]
 enum Open {
-    Sqlite(sqlite::Work),
+    Sqlite(sqlite::SqliteTransaction),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
 impl Transaction {
-    pub(super) async fn begin(pools: &Pools, changes: Changes, health: Told) -> Result<Self, Error> {
+    pub(super) async fn begin(
+        pools: &Pools,
+        changes: Changes,
+        health: HealthReporter,
+    ) -> Result<Self, Error> {
         let open = match pools {
             Pools::Sqlite { writer, .. } => {
                 writer.check()?;
-                Open::Sqlite(sqlite::Work::new(writer))
+                Open::Sqlite(sqlite::SqliteTransaction::new(writer))
             }
             Pools::Postgres(pool) => {
-                // The pool would go on to dial a server that is away until the
-                // caller's time is up.
-                if let Some(why) = health.why() {
-                    return Err(Error::Failing(why));
+                // The pool would dial an unreachable server until the caller's
+                // deadline.
+                if let Some(cause) = health.failure() {
+                    return Err(Error::Failing(cause));
                 }
-                // Boxed, for it may have to connect: whatever writes would be as large,
-                // on SQLite too.
-                Open::Postgres(health.noted(bounded(Box::pin(pool.begin())).await)?)
+                // Boxed, since connecting makes a large future, and the callers'
+                // would be as large, on SQLite too.
+                Open::Postgres(health.observe(bounded(Box::pin(pool.begin())).await)?)
             }
         };
         Ok(Self {
@@ -54,48 +56,47 @@ impl Transaction {
             changed: Vec::new(),
             changes,
             health,
-            undone: false,
-            conflicted: false,
-            broken: false,
+            is_rollback_only: false,
+            has_conflict: false,
+            is_aborted: false,
         })
     }
 
-    /// Says that it shall leave nothing behind, although it succeeds: what was
-    /// locked was found to need no change.
-    pub fn undo(&mut self) {
-        self.undone = true;
+    /// Marks the transaction to be rolled back although its work succeeds, since
+    /// the locked rows need no change.
+    pub fn set_rollback_only(&mut self) {
+        self.is_rollback_only = true;
     }
 
-    pub(super) fn is_conflicted(&self) -> bool {
-        self.conflicted
+    pub(super) fn has_conflict(&self) -> bool {
+        self.has_conflict
     }
 
-    /// Commits, unless it shall leave nothing behind.
+    /// Commits, or rolls back a transaction that is marked so.
     pub(super) async fn end(self) -> Result<(), Error> {
-        if self.undone { self.rollback().await } else { self.commit().await }
+        if self.is_rollback_only { self.rollback().await } else { self.commit().await }
     }
 
-    /// Before a statement. One that was cancelled half way leaves it as it is
-    /// while a statement is under way.
+    /// Marks the transaction aborted until the statement ends. A cancelled
+    /// statement leaves it so.
     fn begin_statement(&mut self) -> Result<(), Error> {
-        if std::mem::replace(&mut self.broken, true) { Err(Error::GivenUp) } else { Ok(()) }
+        if std::mem::replace(&mut self.is_aborted, true) { Err(Error::Aborted) } else { Ok(()) }
     }
 
-    /// After a statement.
-    fn noted<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
-        let done = if matches!(self.open, Open::Postgres(_)) { self.health.noted(done) } else { done };
-        self.broken = done.is_err();
-        self.conflicted |= done.as_ref().is_err_and(Error::is_conflict);
-        done
+    fn end_statement<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        let is_postgres = matches!(self.open, Open::Postgres(_));
+        let result = if is_postgres { self.health.observe(result) } else { result };
+        self.is_aborted = result.is_err();
+        self.has_conflict |= result.as_ref().is_err_and(Error::is_conflict);
+        result
     }
 
-    /// Has a statement run that nobody waits for: before the next one, or before
-    /// the commit, in the order in which they are given. On SQLite they travel
-    /// together, which costs one round trip for all of them. It must write, and
-    /// return no rows.
+    /// Enqueues a statement without waiting for it. Posted statements run in
+    /// order, before the next one or before the commit. On SQLite they share one
+    /// round trip. The statement must write, and return no rows.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute), now or from what is asked next.
+    /// As [`execute`](Self::execute), now or from the next statement.
     ///
     /// # Cancel safety
     /// As [`execute`](Self::execute).
@@ -103,15 +104,13 @@ impl Transaction {
         self.add(sql.into(), values, false).await
     }
 
-    /// As [`post`](Self::post), of a statement that must touch a row. It costs
-    /// the least to miss one when no other statement of the transaction touches
-    /// any then: on SQLite there is nothing to undo among what is written
-    /// together.
+    /// Like [`post`](Self::post), for a statement that must touch a row. A missing
+    /// row costs least when no other statement of the transaction touches any
+    /// then: on SQLite nothing has to be rolled back from the group commit.
     ///
     /// # Errors
-    /// Also [`Error::Missed`], when it touches none, now or from what is asked
-    /// next or from the commit: nothing more can then be done in this
-    /// transaction.
+    /// Also [`Error::Missed`], when it touches no row, now or from the next
+    /// statement or from the commit: the transaction is aborted then.
     ///
     /// # Cancel safety
     /// As [`execute`](Self::execute).
@@ -128,18 +127,16 @@ impl Transaction {
                 done => done.map(drop),
             },
         };
-        self.noted(done)
+        self.end_statement(done)
     }
 
-    /// Runs a statement; returns how many rows it touched.
+    /// Runs a statement; returns the number of rows that it touched.
     ///
     /// # Errors
-    /// When the database fails. Nothing more can then be done in this
-    /// transaction.
+    /// When the database fails. The transaction is aborted then.
     ///
     /// # Cancel safety
-    /// Drop the transaction after cancelling this: nothing more can be done in
-    /// it.
+    /// Cancelling aborts the transaction: drop it afterwards.
     pub async fn execute(&mut self, sql: impl Into<Sql>, values: &[Value]) -> Result<u64, Error> {
         let sql = sql.into();
         self.begin_statement()?;
@@ -149,7 +146,7 @@ impl Transaction {
                 .await
                 .map(|done| done.rows_affected()),
         };
-        self.noted(done)
+        self.end_statement(done)
     }
 
     /// Reads at most one row; also of a statement that writes, by `RETURNING`.
@@ -168,7 +165,7 @@ impl Transaction {
                 .await
                 .map(|row| row.map(Row::Postgres)),
         };
-        self.noted(found)
+        self.end_statement(found)
     }
 
     /// Reads all rows. The statement must bound how many there are.
@@ -187,11 +184,11 @@ impl Transaction {
                 .await
                 .map(|rows| rows.into_iter().map(Row::Postgres).collect()),
         };
-        self.noted(found)
+        self.end_statement(found)
     }
 
-    /// Says that what `key` names has changed: after the commit, whoever
-    /// subscribed to it hears of it, through whichever replica.
+    /// Announces a change of `key` after the commit, to the subscribers on all
+    /// replicas.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -207,26 +204,26 @@ impl Transaction {
         Ok(())
     }
 
-    /// Makes it durable; then tells this process's subscribers.
+    /// Makes the writes durable; then notifies this process's subscribers.
     ///
     /// # Errors
-    /// When the database fails, or a statement before has, or was cancelled, or
-    /// one that was posted fails.
-    /// [`Error::Unavailable`], [`Error::Slow`] and [`Error::Undurable`] leave
-    /// open whether the commit happened.
+    /// When the database fails, a statement has failed or was cancelled, or a
+    /// posted one fails.
+    /// After [`Error::Unavailable`], [`Error::Slow`] and [`Error::Undurable`] the
+    /// commit may have happened or not.
     ///
     /// # Cancel safety
     /// Not cancel safe: the commit may have happened or not.
     pub async fn commit(self) -> Result<(), Error> {
-        if self.broken {
-            // PostgreSQL would answer such a commit with success, and undo it.
+        if self.is_aborted {
+            // PostgreSQL would report success for such a commit, and roll back.
             self.rollback().await?;
-            return Err(Error::GivenUp);
+            return Err(Error::Aborted);
         }
         match self.open {
             Open::Sqlite(work) => work.commit(self.changed).await,
             Open::Postgres(open) => {
-                self.health.noted(bounded(open.commit()).await)?;
+                self.health.observe(bounded(open.commit()).await)?;
                 for key in &self.changed {
                     self.changes.announce(key);
                 }
@@ -235,13 +232,14 @@ impl Transaction {
         }
     }
 
-    /// Undoes it, and waits until it is undone, which frees the row or the
-    /// writer at once, and until what it has read is durable. Dropping does the
-    /// former a little later.
+    /// Rolls back, which frees the locked row or the writer at once, and waits
+    /// until everything that it has read is durable. Dropping frees them a little
+    /// later, and does not wait.
     ///
     /// # Errors
-    /// When the database fails; it is undone nevertheless.
-    /// [`Error::Undurable`] says that what it has read may never have been.
+    /// When the database fails; the transaction is rolled back nevertheless.
+    /// [`Error::Undurable`] says that it may have read rows that were never
+    /// committed.
     ///
     /// # Cancel safety
     /// Cancel safe.

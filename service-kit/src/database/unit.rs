@@ -1,4 +1,4 @@
-//! A unit of work, and when it is run again.
+//! A unit of work, and its retries after conflicts.
 
 use std::time::Duration;
 
@@ -6,25 +6,25 @@ use tokio::time::sleep;
 
 use super::{Database, Error, Transaction};
 
-/// How often work is tried that others are in the way of.
-const TRIES: u32 = 8;
-/// What the wait between two tries doubles from.
-const WAIT: Duration = Duration::from_millis(1);
+/// The most attempts of work that conflicts with other transactions.
+const MAX_ATTEMPTS: u32 = 8;
+/// The base of the exponential backoff between attempts.
+const BACKOFF_BASE: Duration = Duration::from_millis(1);
 
 /// A unit of work; see [`Database::unit`]. The work may run more than once, so
-/// it has no effect outside the transaction.
+/// it must have no effect outside the transaction.
 #[derive(Debug)]
 pub struct Unit {
     database: Database,
-    tries: u32,
+    attempts: u32,
 }
 
 impl Unit {
     pub(super) fn new(database: Database) -> Self {
-        Self { database, tries: 0 }
+        Self { database, attempts: 0 }
     }
 
-    /// Begins a try, after a pause when it is not the first.
+    /// Begins an attempt, after a backoff when it is not the first.
     ///
     /// # Errors
     /// As [`Database::begin`].
@@ -32,17 +32,17 @@ impl Unit {
     /// # Cancel safety
     /// As [`Database::begin`].
     pub async fn begin(&mut self) -> Result<Transaction, Error> {
-        if self.tries > 0 {
-            // Those that were in each other's way shall not meet again.
-            sleep(WAIT.mul_f64(fastrand::f64() * f64::from(1 << self.tries))).await;
+        if self.attempts > 0 {
+            // Random, so that the same transactions do not conflict again.
+            sleep(BACKOFF_BASE.mul_f64(fastrand::f64() * f64::from(1 << self.attempts))).await;
         }
-        self.tries += 1;
+        self.attempts += 1;
         self.database.begin().await
     }
 
-    /// Ends a try: commits work that succeeded, unless it has called
-    /// [`Transaction::undo`], and undoes what failed. `None` when it shall be
-    /// run again.
+    /// Ends an attempt: commits work that succeeded, unless it has called
+    /// [`Transaction::set_rollback_only`], and rolls back work that failed.
+    /// Returns `None` when the work is to run again.
     ///
     /// When the commit itself fails with [`Error::Unavailable`] or
     /// [`Error::Slow`], it may have happened or not.
@@ -54,20 +54,20 @@ impl Unit {
         open: Transaction,
         done: Result<T, E>,
     ) -> Option<Result<T, E>> {
-        let again = self.tries < TRIES;
+        let may_retry = self.attempts < MAX_ATTEMPTS;
         match done {
             Err(why) => {
-                let conflict = open.is_conflicted();
+                let conflict = open.has_conflict();
                 match open.rollback().await {
-                    // The work failed because of what it read, perhaps, and
-                    // that may never have been.
+                    // The work may have failed because of rows that were never
+                    // committed.
                     Err(undurable @ Error::Undurable(_)) => Some(Err(undurable.into())),
-                    // It is undone whatever the database says.
-                    _ => (!(conflict && again)).then_some(Err(why)),
+                    // It is rolled back even if the database reports an error.
+                    _ => (!(conflict && may_retry)).then_some(Err(why)),
                 }
             }
             Ok(done) => match open.end().await {
-                Err(why) if why.is_conflict() && again => None,
+                Err(why) if why.is_conflict() && may_retry => None,
                 ended => Some(ended.map(|()| done).map_err(E::from)),
             },
         }

@@ -4,17 +4,18 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use sqlx::postgres::PgConnectOptions;
 
-/// Which database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/NAME`.
-/// Shows no password, neither by `Display` nor by `Debug`.
+/// The address of a database: `sqlite:PATH` or
+/// `postgres://USER:PASSWORD@HOST/NAME`. Neither `Display` nor `Debug` shows the
+/// password.
 #[derive(Clone)]
 pub enum DatabaseUrl {
-    /// A file, made when it is missing.
+    /// A file, created when it is missing.
     Sqlite(PathBuf),
     /// A PostgreSQL server.
     Postgres(Box<PgConnectOptions>),
 }
 
-/// A text that names no database that can be used.
+/// The reason why a text is no database URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("DATABASE_URL {0}")]
 pub struct InvalidUrl(String);
@@ -27,13 +28,13 @@ impl FromStr for DatabaseUrl {
             Some(("sqlite", rest)) => sqlite(rest),
             Some(("postgres" | "postgresql", _)) => postgres(text),
             Some((scheme, rest)) if rest.starts_with("//") && is_scheme(scheme) => Err(InvalidUrl(format!(
-                "`{scheme}:` is of no database that is known here; write sqlite:PATH or \
+                "names an unsupported database `{scheme}:`; write sqlite:PATH or \
                  postgres://USER:PASSWORD@HOST/NAME"
             ))),
-            // What is not understood may hold a password anywhere.
+            // An invalid URL may hold a password anywhere.
             _ => Err(InvalidUrl(
-                "is of no database that is known here, and not shown since it may hold a password; write \
-                 sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME"
+                "names no supported database, and is not shown since it may hold a password; write sqlite:PATH \
+                 or postgres://USER:PASSWORD@HOST/NAME"
                     .to_owned(),
             )),
         }
@@ -42,22 +43,22 @@ impl FromStr for DatabaseUrl {
 
 fn sqlite(rest: &str) -> Result<DatabaseUrl, InvalidUrl> {
     let path = rest.strip_prefix("//").unwrap_or(rest);
-    // What others write to say what is the case here anyway.
+    // The default here; sqlx's own URLs have to say it.
     let path = path.strip_suffix("?mode=rwc").unwrap_or(path);
     if path.is_empty() || path.contains('?') || path == ":memory:" {
         let shown = path.split('?').next().unwrap_or_default();
         return Err(InvalidUrl(format!(
-            "`sqlite:{shown}` names no file; write sqlite:PATH without parameters (a database in memory \
-             cannot be shared by replicas)"
+            "`sqlite:{shown}` names no file; write sqlite:PATH without parameters (replicas cannot share a \
+             database in memory)"
         )));
     }
     Ok(DatabaseUrl::Sqlite(path.into()))
 }
 
 fn postgres(text: &str) -> Result<DatabaseUrl, InvalidUrl> {
-    let Some(shown) = understood(text) else {
+    let Some(shown) = mask_parts(text) else {
         return Err(InvalidUrl(
-            "cannot be read, and is not shown since it may hold a password; write \
+            "is not a valid URL, and is not shown since it may hold a password; write \
              postgres://USER:PASSWORD@HOST/NAME, in USER and PASSWORD %3F for `?`, %2F for `/`, %23 for `#`, %40 \
              for `@` and %25 for `%`"
                 .to_owned(),
@@ -66,7 +67,7 @@ fn postgres(text: &str) -> Result<DatabaseUrl, InvalidUrl> {
     let read: Result<PgConnectOptions, _> = text.parse();
     match read {
         Ok(options) => Ok(DatabaseUrl::Postgres(Box::new(options))),
-        Err(why) => Err(InvalidUrl(format!("`{shown}` cannot be read: {why}"))),
+        Err(why) => Err(InvalidUrl(format!("`{shown}` is not a valid URL: {why}"))),
     }
 }
 
@@ -79,7 +80,7 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
-/// A server and a database in words that hold no password.
+/// The server and the database without the password.
 pub(super) fn shown(options: &PgConnectOptions) -> String {
     let place = match options.get_socket() {
         Some(socket) => socket.display().to_string(),
@@ -95,16 +96,15 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// A URL with `***` where its password or token would stand: between user and
-/// host, and in parameters named so. A text that is not understood is `***` as
-/// a whole.
+/// Masks the password or token of a URL with `***`: between user and host, and
+/// in parameters named so. A text that is not a URL becomes `***` as a whole.
 #[must_use]
 pub fn masked(url: &str) -> String {
-    understood(url).unwrap_or_else(|| "***".to_owned())
+    mask_parts(url).unwrap_or_else(|| "***".to_owned())
 }
 
-/// The masked URL; `None` when it cannot be said where a password in it ends.
-fn understood(url: &str) -> Option<String> {
+/// Masks a URL; `None` when the end of the password is ambiguous.
+fn mask_parts(url: &str) -> Option<String> {
     if let Some(path) = url.strip_prefix("sqlite:") {
         return (!path.contains('?')).then(|| url.to_owned());
     }

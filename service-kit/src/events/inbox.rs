@@ -1,4 +1,4 @@
-//! The events that a service has taken, and those that it could not.
+//! The inbox: the events that a service has taken, and those that it has parked.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use super::{Subscriber, Untaken, queue::reason, tally::Tally};
+use super::{HandleError, Subscriber, counters::EventCounters, queue::reason};
 use crate::{
     database::{Database, Error, Migration, Migrations, Row, Sql, Transaction},
     timestamp::Timestamp,
@@ -26,25 +26,25 @@ pub const INBOX: Migrations = Migrations {
     postgres: &[Migration { name: "inbox", sql: include_str!("../../migrations/postgres/inbox.sql") }],
 };
 
-/// How many events share a transaction when all goes well.
-const TOGETHER: usize = 32;
-/// The longest that the effects of one transaction may take.
-const TAKE_LIMIT: Duration = Duration::from_secs(2);
-/// After so long the answer says what was taken until then; its sender waits
-/// 3 s.
-pub(super) const ANSWER_AFTER: Duration = Duration::from_millis(800);
-/// How long an event is remembered.
-const KEPT: Duration = Duration::from_hours(7 * 24);
-/// The age of an event from which on it may have been taken and forgotten: it is
-/// set aside then, unless it is remembered. Two days less than [`KEPT`], which
-/// counts by another machine's clock.
-const MAX_AGE: Duration = Duration::from_hours(5 * 24);
-/// How often what is older is forgotten.
-const CLEANING: Duration = Duration::from_mins(10);
-/// How much is forgotten in one transaction.
-const CLEANED: u64 = 1_000;
+/// The most events in one transaction, while none fails.
+const MAX_EVENTS_PER_TRANSACTION: usize = 32;
+/// The timeout of the subscriber's effects in one transaction.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time after which a batch is answered with what was taken until then; its
+/// sender waits 3 s.
+pub(super) const MAX_BATCH_TIME: Duration = Duration::from_millis(800);
+/// The age at which the record of an event is deleted.
+const RETENTION: Duration = Duration::from_hours(7 * 24);
+/// The age above which the record of an event may be deleted: an unknown event
+/// of that age is parked. Two days less than [`RETENTION`], which another
+/// machine's clock measures.
+const MAX_EVENT_AGE: Duration = Duration::from_hours(5 * 24);
+/// The interval between deletions of older records.
+const CLEANUP_INTERVAL: Duration = Duration::from_mins(10);
+/// The most rows that one transaction deletes.
+const CLEANUP_BATCH_SIZE: u64 = 1_000;
 
-const REMEMBER: &str =
+const RECORD: &str =
     "INSERT INTO inbox (event_id, take_time) VALUES ($1, $2) ON CONFLICT (event_id) DO NOTHING";
 
 const PARK: &str = "INSERT INTO inbox (event_id, take_time, parked, event) VALUES ($1, $2, $3, $4) \
@@ -61,89 +61,89 @@ const PARKED: &str = "SELECT event_id, event, parked, attempts FROM inbox WHERE 
 
 const PARKED_ONE: &str = "SELECT event FROM inbox WHERE event_id = $1 AND parked IS NOT NULL";
 
-const HOW_MANY_PARKED: &str = "SELECT count(*) AS parked FROM inbox WHERE parked IS NOT NULL";
+const COUNT_PARKED: &str = "SELECT count(*) AS parked FROM inbox WHERE parked IS NOT NULL";
 
-const FORGET: Sql = Sql::each(
+const DELETE_OLD: Sql = Sql::each(
     "DELETE FROM inbox WHERE event_id IN (SELECT event_id FROM inbox \
      WHERE parked IS NULL AND take_time < $1 ORDER BY take_time LIMIT $2)",
-    // Replicas that clean at once leave each other's rows alone.
+    // Replicas that delete at the same time skip each other's rows.
     "DELETE FROM inbox WHERE event_id IN (SELECT event_id FROM inbox \
      WHERE parked IS NULL AND take_time < $1 ORDER BY take_time LIMIT $2 FOR UPDATE SKIP LOCKED)",
 );
 
-/// Takes events, each once. Cheap to clone.
+/// The inbox of a service, which takes each event once. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Inbox {
     database: Database,
     subscriber: Arc<dyn Subscriber>,
-    tally: Arc<Tally>,
+    counters: Arc<EventCounters>,
 }
 
-/// How far it came with a batch.
+/// The progress with a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// So many of the first were taken, now or before, or parked.
+    /// The number of first events that were taken, now or before, or parked.
     pub(super) taken: usize,
-    /// Why not the next; `None` also when there was no time for it.
-    pub(super) stop: Option<Stop>,
+    /// The failure of the next one; `None` also when time ran out.
+    pub(super) failure: Option<Failure>,
 }
 
-/// Why an event was not taken.
+/// The reason why an event was not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// The database is away, for any event.
-    Away(String),
-    /// The event is to blame, or what it is about; it may succeed later.
-    Again(String),
-    /// It is no event that this version understands.
+pub(super) enum Failure {
+    /// The database is unavailable, for all events.
+    Unavailable(String),
+    /// The event or its aggregate failed; it may succeed later.
+    Failed(String),
+    /// This version does not understand the event.
     Malformed(String),
 }
 
-/// What was done for an event that could be retried.
-pub(super) enum Retried {
-    Taken,
+/// The outcome of a retry of a parked event.
+pub(super) enum RetryOutcome {
+    Handled,
     NotParked,
-    Never(String),
+    Failed(String),
 }
 
 impl Inbox {
     pub(super) fn new(database: Database, subscriber: Arc<dyn Subscriber>) -> Self {
-        Self { database, subscriber, tally: Arc::default() }
+        Self { database, subscriber, counters: Arc::default() }
     }
 
-    pub(super) fn tally(&self) -> &Arc<Tally> {
-        &self.tally
+    pub(super) fn counters(&self) -> &Arc<EventCounters> {
+        &self.counters
     }
 
-    /// Takes events in their order until one cannot be taken.
+    /// Takes events in order until one fails.
     ///
     /// # Cancel safety
-    /// Those until then may have been taken.
+    /// The first events may have been taken.
     pub(super) async fn take(&self, events: &[Event]) -> Progress {
         let began = Instant::now();
         let mut taken = 0;
-        for chunk in events.chunks(TOGETHER) {
-            if chunk.len() > 1 && self.together(chunk).await {
+        for chunk in events.chunks(MAX_EVENTS_PER_TRANSACTION) {
+            if chunk.len() > 1 && self.take_together(chunk).await {
                 taken += chunk.len();
             } else {
                 for event in chunk {
-                    match self.one(event).await {
+                    match self.take_one(event).await {
                         Ok(()) => taken += 1,
-                        Err(stop) => return Progress { taken, stop: Some(stop) },
+                        Err(failure) => return Progress { taken, failure: Some(failure) },
                     }
-                    if began.elapsed() > ANSWER_AFTER {
-                        return Progress { taken, stop: None };
+                    if began.elapsed() > MAX_BATCH_TIME {
+                        return Progress { taken, failure: None };
                     }
                 }
             }
-            if began.elapsed() > ANSWER_AFTER {
+            if began.elapsed() > MAX_BATCH_TIME {
                 break;
             }
         }
-        Progress { taken, stop: None }
+        Progress { taken, failure: None }
     }
 
-    /// Sets aside bytes that are no event; `id` names them.
+    /// Parks an event under `id`, also bytes that are no event.
     pub(super) async fn park(&self, id: &str, bytes: Vec<u8>, why: &str) -> Result<(), Error> {
         let mut unit = self.database.unit();
         loop {
@@ -153,109 +153,110 @@ impl Inbox {
             let done = open.execute(PARK, &values).await;
             if let Some(done) = unit.end(open, done).await {
                 if done? > 0 {
-                    Tally::add(&self.tally.parked, 1);
-                    warn!(id, "event {id} is set aside: {why}");
+                    EventCounters::add(&self.counters.parked, 1);
+                    warn!(id, "parked event {id}: {why}");
                 }
                 return Ok(());
             }
         }
     }
 
-    /// Takes all in one transaction, if all can be taken.
-    async fn together(&self, events: &[Event]) -> bool {
-        if events.iter().any(|event| fault(event).is_some()) {
+    /// Takes all in one transaction. Returns false when one fails.
+    async fn take_together(&self, events: &[Event]) -> bool {
+        if events.iter().any(|event| validation_error(event).is_some()) {
             return false;
         }
-        matches!(self.unit(events).await, Ok(()))
+        matches!(self.run_transaction(events).await, Ok(()))
     }
 
-    async fn one(&self, event: &Event) -> Result<(), Stop> {
-        if let Some(why) = fault(event) {
-            return Err(Stop::Malformed(why));
+    async fn take_one(&self, event: &Event) -> Result<(), Failure> {
+        if let Some(why) = validation_error(event) {
+            return Err(Failure::Malformed(why));
         }
-        let why = match self.unit(std::slice::from_ref(event)).await {
+        let why = match self.run_transaction(std::slice::from_ref(event)).await {
             Ok(()) => return Ok(()),
-            Err(Failed::Stop(stop)) => return Err(stop),
-            Err(Failed::Never(why)) => why,
+            Err(TransactionError::Retry(failure)) => return Err(failure),
+            Err(TransactionError::Permanent(why)) => why,
         };
         let parked = self.park(&event.event_id, event.encode_to_vec(), &why).await;
-        parked.map_err(|why| Stop::Away(why.to_string()))
+        parked.map_err(|why| Failure::Unavailable(why.to_string()))
     }
 
-    /// Remembers events and has their effects, in one transaction.
-    async fn unit(&self, events: &[Event]) -> Result<(), Failed> {
+    /// Records events and runs their effects, in one transaction.
+    async fn run_transaction(&self, events: &[Event]) -> Result<(), TransactionError> {
         let mut unit = self.database.unit();
         loop {
-            let mut open = unit.begin().await.map_err(away)?;
+            let mut open = unit.begin().await.map_err(unavailable)?;
             let effects = AssertUnwindSafe(self.effects(&mut open, events)).catch_unwind();
-            // What was cut off or panicked is dropped, which undoes it.
-            let done = match timeout(TAKE_LIMIT, effects).await {
+            // After a timeout or panic the transaction is dropped, which rolls it
+            // back.
+            let done = match timeout(HANDLER_TIMEOUT, effects).await {
                 Ok(Ok(done)) => done,
-                Ok(Err(_)) => return Err(again("its subscriber panicked".to_owned())),
-                Err(_) => return Err(again(format!("it was not taken within {TAKE_LIMIT:?}"))),
+                Ok(Err(_)) => return Err(failed("its subscriber panicked".to_owned())),
+                Err(_) => return Err(failed(format!("its subscriber took longer than {HANDLER_TIMEOUT:?}"))),
             };
             if matches!(done, Ok(0)) {
-                open.undo();
+                open.set_rollback_only();
             }
             if let Some(done) = unit.end(open, done).await {
                 let new = done?;
-                Tally::add(&self.tally.delivered, new);
-                Tally::add(&self.tally.duplicates, events.len() - new);
+                EventCounters::add(&self.counters.delivered, new);
+                EventCounters::add(&self.counters.duplicates, events.len() - new);
                 return Ok(());
             }
         }
     }
 
-    /// How many of the events were new.
-    async fn effects(&self, open: &mut Transaction, events: &[Event]) -> Result<usize, Failed> {
+    /// Runs the effects of new events; returns how many were new.
+    async fn effects(&self, open: &mut Transaction, events: &[Event]) -> Result<usize, TransactionError> {
         let mut new = 0;
         for event in events {
             let values = [event.event_id.as_str().into(), Timestamp::now().micros().into()];
-            // Waits for another transaction that is taking it.
-            if open.execute(REMEMBER, &values).await.map_err(away)? == 0 {
+            // Waits for another transaction that records the same event.
+            if open.execute(RECORD, &values).await.map_err(unavailable)? == 0 {
                 continue;
             }
-            if let Some(why) = is_too_old(event) {
-                return Err(Failed::Never(why));
+            if let Some(why) = age_error(event) {
+                return Err(TransactionError::Permanent(why));
             }
-            self.subscriber.take(open, event).await?;
+            self.subscriber.handle(open, event).await?;
             new += 1;
         }
         Ok(new)
     }
 
-    /// Takes a parked event after all.
-    pub(super) async fn retry(&self, id: &str) -> Result<Retried, Error> {
+    /// Handles a parked event.
+    pub(super) async fn retry(&self, id: &str) -> Result<RetryOutcome, Error> {
         let Some(row) = self.database.row(PARKED_ONE, &[id.into()]).await? else {
-            return Ok(Retried::NotParked);
+            return Ok(RetryOutcome::NotParked);
         };
         let bytes: Vec<u8> = row.get("event")?;
         let why = match Event::decode(bytes.as_slice()) {
             Err(why) => why.to_string(),
-            Ok(event) => match fault(&event) {
+            Ok(event) => match validation_error(&event) {
                 Some(why) => why,
-                None => match self.take_parked(&event).await {
-                    Ok(true) => return Ok(Retried::Taken),
-                    Ok(false) => return Ok(Retried::NotParked),
-                    Err(Untaken::Again(why)) => return Err(why),
-                    Err(Untaken::Never(why)) => why,
+                None => match self.handle_parked(&event).await {
+                    Ok(true) => return Ok(RetryOutcome::Handled),
+                    Ok(false) => return Ok(RetryOutcome::NotParked),
+                    Err(HandleError::Transient(why)) => return Err(why),
+                    Err(HandleError::Permanent(why)) => why,
                 },
             },
         };
         let mut open = self.database.begin().await?;
         open.execute(PARK_AGAIN, &[id.into(), reason(&why).into()]).await?;
         open.commit().await?;
-        Ok(Retried::Never(why))
+        Ok(RetryOutcome::Failed(why))
     }
 
-    async fn take_parked(&self, event: &Event) -> Result<bool, Untaken> {
+    async fn handle_parked(&self, event: &Event) -> Result<bool, HandleError> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
             let values = [event.event_id.as_str().into(), Timestamp::now().micros().into()];
             let done = match open.execute(UNPARK, &values).await {
                 Ok(0) => Ok(false),
-                Ok(_) => self.subscriber.take(&mut open, event).await.map(|()| true),
+                Ok(_) => self.subscriber.handle(&mut open, event).await.map(|()| true),
                 Err(why) => Err(why.into()),
             };
             if let Some(done) = unit.end(open, done).await {
@@ -264,12 +265,12 @@ impl Inbox {
         }
     }
 
-    /// The events that are parked here, oldest first, up to 1,000.
+    /// The parked events, oldest first, up to 1,000.
     pub(super) async fn parked(&self, name: &str) -> Result<Vec<ParkedEvent>, Error> {
         let parked = |row: &Row| {
             let bytes: Vec<u8> = row.get("event")?;
             let mut event = Event::decode(bytes.as_slice()).unwrap_or_default();
-            // The name that it is retried by.
+            // Retries name it by the row's id.
             event.event_id = row.get("event_id")?;
             let (reason, attempts) = (row.get("parked")?, row.get("attempts")?);
             Ok(ParkedEvent { event: Some(event), subscriber: name.to_owned(), reason, attempts })
@@ -277,33 +278,33 @@ impl Inbox {
         self.database.rows(PARKED, &[]).await?.iter().map(parked).collect()
     }
 
-    /// How many are parked here.
-    pub(super) async fn how_many_parked(&self) -> Result<i64, Error> {
-        let row = self.database.row(HOW_MANY_PARKED, &[]).await?;
+    /// The number of parked events.
+    pub(super) async fn count_parked(&self) -> Result<i64, Error> {
+        let row = self.database.row(COUNT_PARKED, &[]).await?;
         row.map_or(Ok(0), |row| row.get("parked"))
     }
 
-    /// Forgets what was taken long ago, now and then; never ends.
-    pub(super) async fn clean(self) {
+    /// Deletes old records at intervals; never ends.
+    pub(super) async fn run_cleanup(self) {
         loop {
-            // Replicas that started together clean apart.
-            sleep(CLEANING.mul_f64(0.5 + fastrand::f64())).await;
-            if let Err(why) = self.forget(KEPT).await {
-                error!(error = %why, "old events could not be forgotten, trying later: {why}");
+            // Random, so that replicas that started together do not coincide.
+            sleep(CLEANUP_INTERVAL.mul_f64(0.5 + fastrand::f64())).await;
+            if let Err(why) = self.delete_older_than(RETENTION).await {
+                error!(error = %why, "failed to delete old rows of `inbox`, retrying in 10 min: {why}");
             }
         }
     }
 
-    /// Forgets what was taken longer ago than `kept`, a part at a time.
-    pub(super) async fn forget(&self, kept: Duration) -> Result<(), Error> {
-        let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
-        let before = Timestamp::now().micros().saturating_sub(kept);
-        let most = i64::try_from(CLEANED).unwrap_or(i64::MAX);
+    /// Deletes records of events that were taken longer ago than `age`, in batches.
+    pub(super) async fn delete_older_than(&self, age: Duration) -> Result<(), Error> {
+        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        let before = Timestamp::now().micros().saturating_sub(age);
+        let limit = i64::try_from(CLEANUP_BATCH_SIZE).unwrap_or(i64::MAX);
         loop {
             let mut open = self.database.begin().await?;
-            let gone = open.execute(FORGET, &[before.into(), most.into()]).await?;
+            let deleted = open.execute(DELETE_OLD, &[before.into(), limit.into()]).await?;
             open.commit().await?;
-            if gone < CLEANED {
+            if deleted < CLEANUP_BATCH_SIZE {
                 return Ok(());
             }
         }
@@ -312,64 +313,66 @@ impl Inbox {
 
 impl std::fmt::Debug for Inbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let taken = self.tally.delivered.load(Relaxed);
+        let taken = self.counters.delivered.load(Relaxed);
         f.debug_struct("Inbox").field("taken", &taken).finish_non_exhaustive()
     }
 }
 
-/// Why a transaction of events was undone.
-enum Failed {
-    Stop(Stop),
-    Never(String),
+/// The reason why a transaction of events was rolled back.
+enum TransactionError {
+    Retry(Failure),
+    Permanent(String),
 }
 
-impl From<Error> for Failed {
+impl From<Error> for TransactionError {
     fn from(why: Error) -> Self {
         match why {
-            Error::Unavailable(_) | Error::Slow(_) | Error::Failing(_) | Error::Undurable(_) => away(why),
-            Error::Unexpected(_) | Error::Corrupt { .. } | Error::GivenUp | Error::Missed => {
-                again(why.to_string())
+            Error::Unavailable(_) | Error::Slow(_) | Error::Failing(_) | Error::Undurable(_) => {
+                unavailable(why)
+            }
+            Error::Unexpected(_) | Error::Corrupt { .. } | Error::Aborted | Error::Missed => {
+                failed(why.to_string())
             }
         }
     }
 }
 
-impl From<Untaken> for Failed {
-    fn from(why: Untaken) -> Self {
+impl From<HandleError> for TransactionError {
+    fn from(why: HandleError) -> Self {
         match why {
-            Untaken::Again(why) => why.into(),
-            Untaken::Never(why) => Self::Never(why),
+            HandleError::Transient(why) => why.into(),
+            HandleError::Permanent(why) => Self::Permanent(why),
         }
     }
 }
 
-fn away(why: Error) -> Failed {
-    Failed::Stop(Stop::Away(why.to_string()))
+fn unavailable(why: Error) -> TransactionError {
+    TransactionError::Retry(Failure::Unavailable(why.to_string()))
 }
 
-fn again(why: String) -> Failed {
-    Failed::Stop(Stop::Again(why))
+fn failed(why: String) -> TransactionError {
+    TransactionError::Retry(Failure::Failed(why))
 }
 
-/// Why an event that is not remembered is not taken either: it comes so late
-/// that it may have been taken and forgotten. Whoever knows better retries it.
-fn is_too_old(event: &Event) -> Option<String> {
+/// The reason to park an unknown event: it is so old that the record of it may be
+/// deleted already. An operator decides and retries it.
+fn age_error(event: &Event) -> Option<String> {
     let made = event.create_time.as_ref()?.seconds;
     let age = Timestamp::now().micros() / 1_000_000 - made;
-    let most = i64::try_from(MAX_AGE.as_secs()).unwrap_or(i64::MAX);
+    let most = i64::try_from(MAX_EVENT_AGE.as_secs()).unwrap_or(i64::MAX);
     (age > most).then(|| {
-        "it is more than five days old, and whether it was taken before may be forgotten; see whether its effect \
-         is there, and retry it if not"
+        "it is more than five days old, so the record of an earlier delivery may be deleted; check if it had its \
+         effect, and retry it if not"
             .to_owned()
     })
 }
 
-/// What keeps anybody from taking the event, if anything does.
-pub(super) fn fault(event: &Event) -> Option<String> {
+/// The reason why this version cannot take the event, if any.
+fn validation_error(event: &Event) -> Option<String> {
     if Uuid::try_parse(&event.event_id).is_err() {
         return Some("its event_id is not a UUID".to_owned());
     }
-    event.payload.is_none().then(|| "its payload is none that this version knows".to_owned())
+    event.payload.is_none().then(|| "this version does not know its payload".to_owned())
 }
 
 #[cfg(test)]
@@ -379,12 +382,12 @@ mod tests {
     use super::*;
     use crate::{on_both_databases, testing::TestDatabase};
 
-    /// Takes everything, and does nothing.
+    /// A subscriber without effects.
     struct Idle;
 
     #[tonic::async_trait]
     impl Subscriber for Idle {
-        async fn take(&self, _: &mut Transaction, _: &Event) -> Result<(), Untaken> {
+        async fn handle(&self, _: &mut Transaction, _: &Event) -> Result<(), HandleError> {
             Ok(())
         }
     }
@@ -396,7 +399,7 @@ mod tests {
         Inbox::new(database, Arc::new(Idle))
     }
 
-    /// So many events, taken so long ago; set aside where a reason is given.
+    /// Writes so many events, taken so long ago, and parked where a reason is given.
     async fn taken(inbox: &Inbox, name: &str, number: usize, ago: Duration, parked: &str) {
         const ROW: &str = "INSERT INTO inbox (event_id, take_time, parked) VALUES ($1, $2, NULLIF($3, ''))";
         let time = Timestamp::now().micros() - i64::try_from(ago.as_micros()).unwrap();
@@ -413,33 +416,33 @@ mod tests {
         rows.iter().map(|row| row.get("event_id").unwrap()).collect()
     }
 
-    async fn what_was_taken_long_ago_is_forgotten_and_nothing_else(database: TestDatabase) {
+    async fn records_of_events_taken_long_ago_are_deleted_and_nothing_else(database: TestDatabase) {
         let inbox = inbox(&database).await;
-        taken(&inbox, "old", 3, KEPT + HOUR, "").await;
-        taken(&inbox, "young", 2, KEPT - HOUR, "").await;
-        taken(&inbox, "parked", 1, KEPT * 10, "it is poison").await;
-        inbox.forget(KEPT).await.unwrap();
+        taken(&inbox, "old", 3, RETENTION + HOUR, "").await;
+        taken(&inbox, "young", 2, RETENTION - HOUR, "").await;
+        taken(&inbox, "parked", 1, RETENTION * 10, "it is poison").await;
+        inbox.delete_older_than(RETENTION).await.unwrap();
         assert_eq!(left(&inbox).await, ["parked-0", "young-0", "young-1"]);
-        assert_eq!(inbox.how_many_parked().await.unwrap(), 1);
+        assert_eq!(inbox.count_parked().await.unwrap(), 1);
     }
 
-    async fn more_than_a_transaction_forgets_is_forgotten_all_the_same(database: TestDatabase) {
+    async fn more_rows_than_one_transaction_deletes_are_deleted(database: TestDatabase) {
         let inbox = inbox(&database).await;
-        let many = usize::try_from(CLEANED).unwrap() + 5;
-        taken(&inbox, "old", many, KEPT + HOUR, "").await;
+        let many = usize::try_from(CLEANUP_BATCH_SIZE).unwrap() + 5;
+        taken(&inbox, "old", many, RETENTION + HOUR, "").await;
         taken(&inbox, "young", 1, HOUR, "").await;
-        inbox.forget(KEPT).await.unwrap();
+        inbox.delete_older_than(RETENTION).await.unwrap();
         assert_eq!(left(&inbox).await, ["young-0"]);
     }
 
-    async fn replicas_that_clean_at_once_do_not_hinder_each_other(database: TestDatabase) {
+    async fn replicas_that_delete_at_once_do_not_hinder_each_other(database: TestDatabase) {
         let inboxes = [inbox(&database).await, inbox(&database).await];
-        taken(&inboxes[0], "old", 2_500, KEPT + HOUR, "").await;
-        let [one, other] = inboxes.each_ref().map(|inbox| inbox.forget(KEPT));
+        taken(&inboxes[0], "old", 2_500, RETENTION + HOUR, "").await;
+        let [one, other] = inboxes.each_ref().map(|inbox| inbox.delete_older_than(RETENTION));
         let done = tokio::join!(one, other);
         done.0.unwrap();
         done.1.unwrap();
-        // What one had locked when the other looked is gone with its commit.
+        // Rows that one has locked and the other skipped are gone after its commit.
         assert_eq!(left(&inboxes[0]).await, [""; 0]);
     }
 
@@ -454,30 +457,29 @@ mod tests {
         }
     }
 
-    async fn an_event_that_may_be_forgotten_is_set_aside_and_one_that_is_known_is_not(
-        database: TestDatabase,
-    ) {
+    async fn an_old_event_is_parked_unless_it_is_recorded(database: TestDatabase) {
         let inbox = inbox(&database).await;
-        let [young, old, known] = [MAX_AGE - HOUR, MAX_AGE + HOUR, MAX_AGE + HOUR].map(event);
+        let [young, old, known] =
+            [MAX_EVENT_AGE - HOUR, MAX_EVENT_AGE + HOUR, MAX_EVENT_AGE + HOUR].map(event);
         let mut open = inbox.database.begin().await.unwrap();
         let values = [known.event_id.as_str().into(), Timestamp::now().micros().into()];
-        open.execute(REMEMBER, &values).await.unwrap();
+        open.execute(RECORD, &values).await.unwrap();
         open.commit().await.unwrap();
 
         let events = [young, old.clone(), known];
-        assert_eq!(inbox.take(&events).await, Progress { taken: 3, stop: None });
+        assert_eq!(inbox.take(&events).await, Progress { taken: 3, failure: None });
         let parked = inbox.parked("it").await.unwrap();
         assert_eq!(parked.len(), 1);
         assert_eq!(parked[0].event.as_ref().unwrap().event_id, old.event_id);
         assert!(parked[0].reason.contains("five days"), "{}", parked[0].reason);
-        assert!(matches!(inbox.retry(&old.event_id).await.unwrap(), Retried::Taken));
-        assert_eq!(inbox.how_many_parked().await.unwrap(), 0);
+        assert!(matches!(inbox.retry(&old.event_id).await.unwrap(), RetryOutcome::Handled));
+        assert_eq!(inbox.count_parked().await.unwrap(), 0);
     }
 
     on_both_databases!(
-        an_event_that_may_be_forgotten_is_set_aside_and_one_that_is_known_is_not,
-        what_was_taken_long_ago_is_forgotten_and_nothing_else,
-        more_than_a_transaction_forgets_is_forgotten_all_the_same,
-        replicas_that_clean_at_once_do_not_hinder_each_other,
+        an_old_event_is_parked_unless_it_is_recorded,
+        records_of_events_taken_long_ago_are_deleted_and_nothing_else,
+        more_rows_than_one_transaction_deletes_are_deleted,
+        replicas_that_delete_at_once_do_not_hinder_each_other,
     );
 }

@@ -1,4 +1,4 @@
-//! The outbox as its relay sees it: what waits for one subscriber.
+//! The queue of events that wait for one subscriber.
 
 use std::time::Instant;
 
@@ -9,29 +9,30 @@ use super::relay::RelaySettings;
 use crate::{
     changes::Subscription,
     database::{Database, Error, Row, Sql, Transaction, Value},
-    lease::{Lease, Unfenced},
+    lease::{FenceError, Lease},
     timestamp::Timestamp,
 };
 
-/// A table of events that wait, and what is done with it.
+/// The statements on a table of waiting events.
 #[derive(Debug)]
-pub(super) struct Table {
-    /// What is due and has nothing before it that is held back, in order.
+pub(super) struct EventTable {
+    /// Selects due events in order, except those behind one of their aggregate
+    /// that is not due yet.
     due: &'static str,
     delete: Sql,
-    hold: &'static str,
+    postpone: &'static str,
     park: &'static str,
     waiting: &'static str,
     backlogs: &'static str,
     parked: &'static str,
     unpark: &'static str,
-    /// Who waits for its rows subscribes to this.
+    /// The key of its changes, for subscriptions.
     pub(super) changed: &'static str,
 }
 
-macro_rules! table {
+macro_rules! event_table {
     ($table:literal) => {
-        Table {
+        EventTable {
             due: concat!(
                 "SELECT position, event_id, aggregate_id, attempts, event FROM ", $table, " o \
                  WHERE subscriber = $1 AND parked IS NULL AND due_time <= $2 AND NOT EXISTS \
@@ -46,7 +47,7 @@ macro_rules! table {
                     " WHERE position IN (SELECT jsonb_array_elements_text($1::jsonb)::bigint)"
                 ),
             ),
-            hold: concat!(
+            postpone: concat!(
                 "UPDATE ", $table, " SET attempts = attempts + 1, due_time = $2 \
                  WHERE position = $1 AND parked IS NULL"
             ),
@@ -54,7 +55,7 @@ macro_rules! table {
                 "UPDATE ", $table, " SET attempts = attempts + 1, parked = $2 \
                  WHERE position = $1 AND parked IS NULL"
             ),
-            // A count stops there: who has so many waiting needs no more digits.
+            // The limit bounds the time of the count.
             waiting: concat!(
                 "SELECT count(*) AS waiting, min(create_time) AS oldest FROM (SELECT create_time FROM ", $table,
                 " WHERE subscriber = $1 AND parked IS NULL ORDER BY position LIMIT 100000) o"
@@ -78,27 +79,27 @@ macro_rules! table {
     };
 }
 
-/// Events that this service sends.
-pub(super) const SENT: Table = table!("outbox");
-/// Events that came to this service by a stream.
-pub(super) const ARRIVED: Table = table!("arrivals");
+/// The events that this service sends.
+pub(super) const OUTBOX_TABLE: EventTable = event_table!("outbox");
+/// The events that this service has received from a stream.
+pub(super) const ARRIVALS_TABLE: EventTable = event_table!("arrivals");
 
-/// The longest reason that is kept.
-const REASON_MAX: usize = 500;
+/// The maximum length of a stored reason, in characters.
+const MAX_REASON_LENGTH: usize = 500;
 
-/// The first events, decoded: up to so many bytes, but at least one. When the
-/// first is none, why.
-pub(super) fn decoded(waiting: &[Waiting], bytes_max: usize) -> Result<Vec<Event>, String> {
+/// Decodes the first events: up to `max_bytes`, but at least one. Fails when the
+/// first cannot be decoded.
+pub(super) fn decode_batch(waiting: &[PendingEvent], max_bytes: usize) -> Result<Vec<Event>, String> {
     let mut events = Vec::with_capacity(waiting.len());
     let mut bytes = 0;
     for one in waiting {
         bytes += one.event.len();
-        if bytes > bytes_max && !events.is_empty() {
+        if bytes > max_bytes && !events.is_empty() {
             break;
         }
         match Event::decode(one.event.as_slice()) {
             Ok(event) => events.push(event),
-            // Those before it go first.
+            // The events before it are delivered first.
             Err(_) if !events.is_empty() => break,
             Err(why) => return Err(why.to_string()),
         }
@@ -108,7 +109,7 @@ pub(super) fn decoded(waiting: &[Waiting], bytes_max: usize) -> Result<Vec<Event
 
 /// An event that waits.
 #[derive(Clone, Debug)]
-pub(super) struct Waiting {
+pub(super) struct PendingEvent {
     pub(super) position: i64,
     pub(super) id: String,
     pub(super) aggregate: String,
@@ -116,29 +117,28 @@ pub(super) struct Waiting {
     pub(super) event: Vec<u8>,
 }
 
-/// What becomes of an event that was not taken and is to blame for it.
+/// The disposition of an event that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// Tried again, not before then.
-    Held(Timestamp),
-    /// Set aside for this reason.
-    Parked(String),
+pub(super) enum Disposition {
+    RetryAt(Timestamp),
+    /// Park it for this reason.
+    Park(String),
 }
 
-/// What waits for one subscriber.
+/// The queue of one subscriber.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     database: Database,
-    table: &'static Table,
+    table: &'static EventTable,
     subscriber: String,
 }
 
 impl Queue {
-    pub(super) fn new(database: Database, table: &'static Table, subscriber: &str) -> Self {
+    pub(super) fn new(database: Database, table: &'static EventTable, subscriber: &str) -> Self {
         Self { database, table, subscriber: subscriber.to_owned() }
     }
 
-    /// Hears of rows that are written.
+    /// Subscribes to new rows.
     pub(super) fn changes(&self) -> Subscription {
         self.database.changes().subscribe(self.table.changed)
     }
@@ -147,62 +147,62 @@ impl Queue {
         &self.subscriber
     }
 
-    /// Up to `most` events to deliver, in order.
-    pub(super) async fn due(&self, most: usize) -> Result<Vec<Waiting>, Error> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let values = [self.subscriber.as_str().into(), Timestamp::now().micros().into(), most.into()];
-        self.database.rows(self.table.due, &values).await?.iter().map(waiting).collect()
+    /// Reads up to `limit` events to deliver, in order.
+    pub(super) async fn due(&self, limit: usize) -> Result<Vec<PendingEvent>, Error> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = [self.subscriber.as_str().into(), Timestamp::now().micros().into(), limit.into()];
+        self.database.rows(self.table.due, &values).await?.iter().map(pending).collect()
     }
 
-    /// In one transaction of the lease's holder: deletes what was taken, and
-    /// writes what becomes of those that were not.
+    /// Deletes the events that were taken, and writes the dispositions of those
+    /// that failed, in one transaction that is fenced by the lease.
     pub(super) async fn settle(
         &self,
         lease: &mut Lease,
         settings: &RelaySettings,
         taken: &[i64],
-        fates: &[(i64, Fate)],
-    ) -> Result<(), Unfenced> {
+        dispositions: &[(i64, Disposition)],
+    ) -> Result<(), FenceError> {
         let mut unit = self.database.unit();
         loop {
             let since = Instant::now();
             let mut open = unit.begin().await?;
             let done = match lease.fence(&mut open, settings.lease).await {
-                Ok(()) => self.table.settle(&mut open, taken, fates).await.map_err(Unfenced::from),
+                Ok(()) => self.table.settle(&mut open, taken, dispositions).await.map_err(FenceError::from),
                 lost => lost,
             };
             if let Some(done) = unit.end(open, done).await {
                 done?;
-                lease.renewed(since, settings.lease);
+                lease.record_renewal(since, settings.lease);
                 return Ok(());
             }
         }
     }
 
-    /// How many wait, up to 100,000, and since when the oldest does.
-    pub(super) async fn waiting(&self) -> Result<(i64, Option<i64>), Error> {
+    /// Counts the waiting events, up to 100,000, and finds the time of the oldest.
+    pub(super) async fn backlog(&self) -> Result<(i64, Option<i64>), Error> {
         let row = self.database.row(self.table.waiting, &[self.subscriber.as_str().into()]).await?;
         let Some(row) = row else { return Ok((0, None)) };
         Ok((row.get("waiting")?, row.get("oldest")?))
     }
 }
 
-impl Table {
+impl EventTable {
     async fn settle(
         &self,
         open: &mut Transaction,
         taken: &[i64],
-        fates: &[(i64, Fate)],
+        dispositions: &[(i64, Disposition)],
     ) -> Result<(), Error> {
         if !taken.is_empty() {
             open.execute(self.delete, &[positions(taken)]).await?;
         }
-        for (position, fate) in fates {
-            match fate {
-                Fate::Held(due) => {
-                    open.execute(self.hold, &[(*position).into(), due.micros().into()]).await?
+        for (position, disposition) in dispositions {
+            match disposition {
+                Disposition::RetryAt(due) => {
+                    open.execute(self.postpone, &[(*position).into(), due.micros().into()]).await?
                 }
-                Fate::Parked(why) => {
+                Disposition::Park(why) => {
                     open.execute(self.park, &[(*position).into(), reason(why).into()]).await?
                 }
             };
@@ -210,7 +210,7 @@ impl Table {
         Ok(())
     }
 
-    /// What waits for each subscriber that something waits or is parked for.
+    /// The backlog of each subscriber with waiting or parked events.
     pub(super) async fn backlogs(&self, database: &Database) -> Result<Vec<Backlog>, Error> {
         let backlog = |row: &Row| {
             let oldest: Option<i64> = row.get("oldest")?;
@@ -229,7 +229,7 @@ impl Table {
         database.rows(self.parked, &[]).await?.iter().map(parked).collect()
     }
 
-    /// Lets a parked event wait again; whether it was parked.
+    /// Makes a parked event wait again. Returns false when it was not parked.
     pub(super) async fn unpark(
         &self,
         database: &Database,
@@ -253,16 +253,16 @@ impl Table {
 fn parked(row: &Row) -> Result<ParkedEvent, Error> {
     let bytes: Vec<u8> = row.get("event")?;
     let mut event = Event::decode(bytes.as_slice()).unwrap_or_default();
-    // The name that it is retried by.
+    // Retries name it by the row's id.
     event.event_id = row.get("event_id")?;
     let (subscriber, reason) = (row.get("subscriber")?, row.get("parked")?);
     Ok(ParkedEvent { event: Some(event), subscriber, reason, attempts: row.get("attempts")? })
 }
 
-/// A reason as it is kept: not without bound, and without what PostgreSQL keeps
-/// in no text.
+/// Shortens a reason for the database, and removes NUL, which PostgreSQL cannot
+/// store.
 pub(super) fn reason(why: &str) -> String {
-    why.chars().filter(|c| *c != '\0').take(REASON_MAX).collect()
+    why.chars().filter(|c| *c != '\0').take(MAX_REASON_LENGTH).collect()
 }
 
 fn positions(taken: &[i64]) -> Value {
@@ -270,8 +270,8 @@ fn positions(taken: &[i64]) -> Value {
     format!("[{}]", numbers.join(",")).into()
 }
 
-fn waiting(row: &Row) -> Result<Waiting, Error> {
-    Ok(Waiting {
+fn pending(row: &Row) -> Result<PendingEvent, Error> {
+    Ok(PendingEvent {
         position: row.get("position")?,
         id: row.get("event_id")?,
         aggregate: row.get("aggregate_id")?,

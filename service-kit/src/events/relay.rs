@@ -1,4 +1,4 @@
-//! Hands the events of an outbox to their subscribers.
+//! The relay, which delivers the events of an outbox to their subscribers.
 
 use std::{
     sync::Arc,
@@ -14,264 +14,261 @@ use tracing::{info, warn};
 
 use super::{
     Outbox,
-    mesh::ToSink,
-    nats::{NATS, ToStream},
-    queue::{Fate, Queue, SENT, Waiting},
-    tally::Tally,
+    counters::EventCounters,
+    nats::{NATS_SUBSCRIBER, StreamTransport},
+    queue::{Disposition, OUTBOX_TABLE, PendingEvent, Queue},
+    sink_transport::SinkTransport,
 };
 use crate::{
     changes::Subscription,
     database::Error,
-    lease::{Lease, Leases, Unfenced},
-    service::Base,
+    lease::{FenceError, Lease, Leases},
+    service::ServiceContext,
     timestamp::Timestamp,
 };
 
-/// How often what waits is counted, while something does.
-const COUNT: Duration = Duration::from_secs(2);
+/// The interval between counts of a backlog that is not empty.
+const COUNT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How a relay goes about it.
+/// The settings of a relay.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RelaySettings {
-    /// The most events that are delivered at once; 100.
-    pub batch: usize,
-    /// How often to look for events that nobody announced; 250 ms.
-    pub poll: Duration,
-    /// How long one replica may relay without saying that it still does; 6 s.
-    /// So long nothing is delivered after it died.
+    /// The maximum number of events in one delivery; 100.
+    pub batch_size: usize,
+    /// The interval of polls for events without a notification; 250 ms.
+    pub poll_interval: Duration,
+    /// The time to live of the relay's lease; 6 s. After a crash of the replica
+    /// that holds it nothing is delivered for so long.
     pub lease: Duration,
-    /// How long one delivery may take; 3 s. Less than `lease`.
-    pub deadline: Duration,
-    /// How often an event is tried that its subscriber cannot take, before it is
-    /// set aside; 20, which with the waits between them takes a quarter of an
-    /// hour.
-    pub attempts: i64,
-    /// The first wait after a failure, which doubles with each; 100 ms.
-    pub first: Duration,
-    /// The longest wait before an event is tried again; 60 s.
-    pub most: Duration,
-    /// The longest wait while a subscriber is away; 2 s. Over NATS it ends when
-    /// the connection is back.
-    pub away: Duration,
+    /// The timeout of one delivery; 3 s. Less than `lease`.
+    pub delivery_timeout: Duration,
+    /// The number of attempts for an event, after which it is parked; 20, which
+    /// takes a quarter of an hour with the backoff.
+    pub max_attempts: i64,
+    /// The backoff after the first failure, which doubles with each; 100 ms.
+    pub initial_backoff: Duration,
+    /// The maximum backoff of an event; 60 s.
+    pub max_backoff: Duration,
+    /// The maximum backoff while a subscriber is unavailable; 2 s. Over NATS it
+    /// ends when the connection is re-established.
+    pub max_unavailable_backoff: Duration,
 }
 
 impl Default for RelaySettings {
     fn default() -> Self {
         Self {
-            batch: 100,
-            poll: Duration::from_millis(250),
+            batch_size: 100,
+            poll_interval: Duration::from_millis(250),
             lease: Duration::from_secs(6),
-            deadline: Duration::from_secs(3),
-            attempts: 20,
-            first: Duration::from_millis(100),
-            most: Duration::from_secs(60),
-            away: Duration::from_secs(2),
+            delivery_timeout: Duration::from_secs(3),
+            max_attempts: 20,
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(60),
+            max_unavailable_backoff: Duration::from_secs(2),
         }
     }
 }
 
 impl RelaySettings {
-    /// The wait after the `n`-th failure in a row, which counts from 1.
-    fn wait(&self, n: u32, most: Duration) -> Duration {
-        let doubled = self.first.saturating_mul(1 << n.saturating_sub(1).min(16));
-        doubled.min(most).mul_f64(0.5 + fastrand::f64() / 2.0)
+    /// The backoff after the `n`-th failure in a row, which counts from 1.
+    fn backoff(&self, n: u32, max: Duration) -> Duration {
+        let doubled = self.initial_backoff.saturating_mul(1 << n.saturating_sub(1).min(16));
+        doubled.min(max).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
 
-/// Hands the events of `outbox` to each subscriber, through the mesh, until
-/// `leave` completes; then another replica may go on at once, and nothing more
-/// is done. Of all replicas one does so for each subscriber at a time.
+/// Delivers the events of `outbox` to each subscriber until `stop` completes;
+/// then it releases its lease, so that another replica can continue at once. One
+/// replica at a time delivers to a subscriber.
 ///
-/// An event that its subscriber cannot take is tried again, at first soon and
-/// then seldom; later ones of its aggregate wait behind it, others go on. After
-/// [`RelaySettings::attempts`] it is set aside, and its aggregate goes on. A
-/// subscriber that is away is no fault of its events, however long it is.
+/// An event that its subscriber cannot handle is retried with backoff; later
+/// events of its aggregate wait behind it, others do not. After
+/// [`RelaySettings::max_attempts`] it is parked, and its aggregate continues. The
+/// time during which a subscriber is unavailable does not count.
 ///
 /// # Cancel safety
-/// What is dropped between a delivery and its noting is delivered again.
+/// An event that was delivered, but not yet deleted, is delivered again.
 pub async fn relay(
     outbox: Outbox,
-    base: Base,
+    context: ServiceContext,
     settings: RelaySettings,
-    leave: impl Future<Output = ()> + Send,
+    stop: impl Future<Output = ()> + Send,
 ) {
-    let leave = leave.shared();
+    let stop = stop.shared();
     let one = |subscriber: &&'static str| {
-        let to = ToSink::new(&base, subscriber, settings.deadline);
-        let queue = Queue::new(base.database.clone(), &SENT, subscriber);
-        Relay::new(&base, queue, to, settings).until(leave.clone()).boxed()
+        let to = SinkTransport::new(&context, subscriber, settings.delivery_timeout);
+        let queue = Queue::new(context.database.clone(), &OUTBOX_TABLE, subscriber);
+        Relay::new(&context, queue, to, settings).run_until(stop.clone()).boxed()
     };
-    // Also over NATS: there may be some from before there was one.
+    // With NATS too: rows from before it was configured may be left.
     let mut relays: Vec<BoxFuture<'_, ()>> = outbox.subscribers.iter().map(one).collect();
-    if let Some(nats) = &base.nats {
-        let queue = Queue::new(base.database.clone(), &SENT, NATS);
-        let to = ToStream::new(nats.clone(), outbox.source, settings.deadline);
-        relays.push(Relay::new(&base, queue, to, settings).until(leave.clone()).boxed());
+    if let Some(nats) = &context.nats {
+        let queue = Queue::new(context.database.clone(), &OUTBOX_TABLE, NATS_SUBSCRIBER);
+        let to = StreamTransport::new(nats.clone(), outbox.source, settings.delivery_timeout);
+        relays.push(Relay::new(&context, queue, to, settings).run_until(stop.clone()).boxed());
     }
     join_all(relays).await;
 }
 
-/// How events reach a subscriber.
+/// The transport of events to a subscriber.
 #[tonic::async_trait]
 pub(super) trait Transport: Send + Sync {
-    /// Hands over events, oldest first.
-    async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered;
+    /// Delivers events, oldest first.
+    async fn deliver(&mut self, waiting: &[PendingEvent]) -> Delivery;
 
-    /// Until a subscriber that was away at the last delivery is seen to be back:
-    /// then it is tried at once. Never, where nothing tells of it.
-    async fn back(&mut self) {
+    /// Waits until a subscriber that was unavailable at the last delivery is
+    /// reachable again. Never completes where the transport cannot tell.
+    async fn reconnected(&mut self) {
         std::future::pending::<()>().await;
     }
 }
 
-/// What came of a delivery.
+/// The result of a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Delivered {
-    /// The positions of those that were taken.
+pub(super) struct Delivery {
+    /// The positions of the events that were taken.
     pub(super) taken: Vec<i64>,
-    pub(super) then: Then,
+    pub(super) status: DeliveryStatus,
 }
 
-/// What is to be done next.
+/// The status of a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Then {
-    /// Deliver on.
-    Go,
-    /// The events at these places are to blame, each of another aggregate; try
-    /// them later.
-    Blame(Vec<(usize, String)>),
-    /// The event at this place can never be taken; set it aside.
+pub(super) enum DeliveryStatus {
+    /// Nothing failed.
+    Continue,
+    /// The events at these indexes failed, each of another aggregate; retry them
+    /// later.
+    Failed(Vec<(usize, String)>),
+    /// The event at this index can never be taken; park it.
     Park(usize, String),
-    /// One of the events may be to blame; deliver fewer.
-    Narrow(String),
-    /// The subscriber is away; try later.
-    Away(String),
+    /// An unknown event of the batch failed; retry with a smaller one.
+    FailedBatch(String),
+    /// The subscriber is unavailable; retry later.
+    Unavailable(String),
 }
 
-impl Then {
-    /// Nothing was taken.
-    pub(super) fn alone(self) -> Delivered {
-        Delivered { taken: Vec::new(), then: self }
+impl DeliveryStatus {
+    pub(super) fn with_none_taken(self) -> Delivery {
+        Delivery { taken: Vec::new(), status: self }
     }
 }
 
-/// What to do after a round.
-enum Next {
-    /// There may be more.
-    More,
-    /// Nothing is due, or another replica sees to it.
-    Idle,
-    /// Wait, whatever is announced, unless the subscriber is back.
-    Later(Duration),
+/// The start of the next round.
+enum NextRound {
+    /// More events may be due.
+    Now,
+    /// Nothing is due, or another replica holds the lease.
+    OnChange,
+    /// Back off, unless the subscriber is reachable again.
+    After(Duration),
 }
 
-/// Hands events to one subscriber.
+/// The relay of events to one subscriber.
 pub(super) struct Relay<T> {
     queue: Queue,
     leases: Leases,
     transport: T,
     settings: RelaySettings,
     lease: Option<Lease>,
-    /// How many to deliver at once; fewer while one may be to blame.
+    /// The current batch size; smaller after [`DeliveryStatus::FailedBatch`].
     limit: usize,
-    /// Rounds that failed as a whole, in a row.
+    /// The number of rounds in a row that failed as a whole.
     failures: u32,
-    tally: Arc<Tally>,
+    counters: Arc<EventCounters>,
     counted: Option<Instant>,
 }
 
 impl<T: Transport> Relay<T> {
-    pub(super) fn new(base: &Base, queue: Queue, transport: T, settings: RelaySettings) -> Self {
-        let tally = Arc::new(Tally::default());
-        if let Some(meter) = base.mesh.meter() {
-            tally.tell(meter, true, queue.subscriber(), "shop.subscriber");
+    pub(super) fn new(context: &ServiceContext, queue: Queue, transport: T, settings: RelaySettings) -> Self {
+        let counters = Arc::new(EventCounters::default());
+        if let Some(meter) = context.mesh.meter() {
+            counters.register(meter, true, queue.subscriber(), "shop.subscriber");
         }
         Self {
             queue,
-            leases: Leases::new(base.database.clone()),
+            leases: Leases::new(context.database.clone()),
             transport,
             settings,
             lease: None,
-            limit: settings.batch,
+            limit: settings.batch_size,
             failures: 0,
-            tally,
+            counters,
             counted: None,
         }
     }
 
-    /// Delivers until `leave` completes, and then lets another replica go on.
-    pub(super) async fn until(mut self, leave: impl Future<Output = ()>) {
+    /// Delivers until `stop` completes, and then releases the lease.
+    pub(super) async fn run_until(mut self, stop: impl Future<Output = ()>) {
         tokio::select! {
-            () = leave => {}
+            () = stop => {}
             () = self.run() => {}
         }
         if let Some(lease) = self.lease.take() {
-            // It runs out all the same.
-            let _ = lease.give_up().await;
+            // After a failure it expires.
+            let _ = lease.release().await;
         }
     }
 
-    /// Never ends.
     async fn run(&mut self) {
         let mut changes = self.queue.changes();
         loop {
             match self.round().await {
-                Ok(Next::More) => {}
-                Ok(Next::Idle) => idle(&mut changes, self.settings.poll).await,
-                Ok(Next::Later(wait)) => self.pause(wait).await,
+                Ok(NextRound::Now) => {}
+                Ok(NextRound::OnChange) => wait_for_change(&mut changes, self.settings.poll_interval).await,
+                Ok(NextRound::After(wait)) => self.back_off(wait).await,
                 Err(why) => {
-                    let wait = self.failed(&format!("the outbox: {why}"));
+                    let wait = self.record_failure(&format!("the outbox: {why}"));
                     sleep(wait).await;
                 }
             }
         }
     }
 
-    /// Waits before a round that follows one that failed as a whole.
-    async fn pause(&mut self, wait: Duration) {
-        if timeout(wait, self.transport.back()).await.is_ok() {
-            // What it may fail for now has not failed before.
+    /// Waits after a round that failed as a whole.
+    async fn back_off(&mut self, wait: Duration) {
+        if timeout(wait, self.transport.reconnected()).await.is_ok() {
+            // The next failure has another cause.
             self.failures = self.failures.min(1);
         }
     }
 
-    async fn round(&mut self) -> Result<Next, Error> {
+    async fn round(&mut self) -> Result<NextRound, Error> {
         let waiting = self.queue.due(self.limit).await?;
-        self.count(waiting.is_empty()).await?;
-        if waiting.is_empty() || !self.holds().await? {
-            return Ok(Next::Idle);
+        self.update_backlog(waiting.is_empty()).await?;
+        if waiting.is_empty() || !self.ensure_lease().await? {
+            return Ok(NextRound::OnChange);
         }
         let delivered = self.transport.deliver(&waiting).await;
-        Tally::add(&self.tally.delivered, delivered.taken.len());
+        EventCounters::add(&self.counters.delivered, delivered.taken.len());
         if !delivered.taken.is_empty() {
-            self.went();
+            self.record_success();
         }
-        let fates = self.fates(&waiting, &delivered.then);
-        if !delivered.taken.is_empty() || !fates.is_empty() {
-            let Some(lease) = &mut self.lease else { return Ok(Next::Idle) };
-            match self.queue.settle(lease, &self.settings, &delivered.taken, &fates).await {
+        let dispositions = self.dispositions(&waiting, &delivered.status);
+        if !delivered.taken.is_empty() || !dispositions.is_empty() {
+            let Some(lease) = &mut self.lease else { return Ok(NextRound::OnChange) };
+            match self.queue.settle(lease, &self.settings, &delivered.taken, &dispositions).await {
                 Ok(()) => {}
-                Err(Unfenced::Lost(_)) => {
-                    // Whoever holds it now delivers them again, without effect.
+                Err(FenceError::LeaseLost(_)) => {
+                    // The new holder delivers them again, without effect.
                     self.lease = None;
-                    return Ok(Next::Idle);
+                    return Ok(NextRound::OnChange);
                 }
-                Err(Unfenced::Database(why)) => return Err(why),
+                Err(FenceError::Database(why)) => return Err(why),
             }
         }
-        Ok(self.next(delivered.then, waiting.len() == 1))
+        Ok(self.next(delivered.status, waiting.len() == 1))
     }
 
-    /// Whether the lease is ours for as long as a delivery may take.
-    async fn holds(&mut self) -> Result<bool, Error> {
-        let needed = self.settings.deadline.min(self.settings.lease / 2);
+    /// Takes or renews the lease. True when it lasts as long as a delivery may take.
+    async fn ensure_lease(&mut self) -> Result<bool, Error> {
+        let needed = self.settings.delivery_timeout.min(self.settings.lease / 2);
         match &mut self.lease {
-            Some(lease) if lease.left() > needed => return Ok(true),
+            Some(lease) if lease.remaining() > needed => return Ok(true),
             Some(lease) => match lease.renew(self.settings.lease).await {
                 Ok(()) => return Ok(true),
-                Err(Unfenced::Lost(_)) => self.lease = None,
-                Err(Unfenced::Database(why)) => return Err(why),
+                Err(FenceError::LeaseLost(_)) => self.lease = None,
+                Err(FenceError::Database(why)) => return Err(why),
             },
             None => {}
         }
@@ -280,91 +277,97 @@ impl<T: Transport> Relay<T> {
         Ok(self.lease.is_some())
     }
 
-    /// What becomes of the events that are to blame.
-    fn fates(&self, waiting: &[Waiting], then: &Then) -> Vec<(i64, Fate)> {
-        let fate = |place: usize, why: &str, never| Some(self.fate(waiting.get(place)?, why, never));
-        match then {
-            Then::Blame(all) => all.iter().filter_map(|(place, why)| fate(*place, why, false)).collect(),
-            Then::Park(place, why) => Vec::from_iter(fate(*place, why, true)),
-            // Alone, it is to blame.
-            Then::Narrow(why) if waiting.len() == 1 => Vec::from_iter(fate(0, why, false)),
-            Then::Go | Then::Narrow(_) | Then::Away(_) => Vec::new(),
+    /// The dispositions of the events that failed.
+    fn dispositions(&self, waiting: &[PendingEvent], status: &DeliveryStatus) -> Vec<(i64, Disposition)> {
+        let disposition =
+            |index: usize, why: &str, park| Some(self.disposition(waiting.get(index)?, why, park));
+        match status {
+            DeliveryStatus::Failed(all) => {
+                all.iter().filter_map(|(index, why)| disposition(*index, why, false)).collect()
+            }
+            DeliveryStatus::Park(index, why) => Vec::from_iter(disposition(*index, why, true)),
+            // A single event is the one that failed.
+            DeliveryStatus::FailedBatch(why) if waiting.len() == 1 => {
+                Vec::from_iter(disposition(0, why, false))
+            }
+            DeliveryStatus::Continue | DeliveryStatus::FailedBatch(_) | DeliveryStatus::Unavailable(_) => {
+                Vec::new()
+            }
         }
     }
 
-    fn fate(&self, event: &Waiting, why: &str, never: bool) -> (i64, Fate) {
+    fn disposition(&self, event: &PendingEvent, why: &str, park: bool) -> (i64, Disposition) {
         let settings = &self.settings;
-        Tally::add(&self.tally.failures, 1);
-        let (id, aggregate, tries) = (&event.id, &event.aggregate, event.attempts + 1);
+        EventCounters::add(&self.counters.failures, 1);
+        let (id, aggregate, attempts) = (&event.id, &event.aggregate, event.attempts + 1);
         let subscriber = self.queue.subscriber();
-        if never || tries >= settings.attempts {
-            Tally::add(&self.tally.parked, 1);
-            warn!(%id, %aggregate, subscriber, "event {id} is set aside after {tries} tries: {why}");
-            return (event.position, Fate::Parked(why.to_owned()));
+        if park || attempts >= settings.max_attempts {
+            EventCounters::add(&self.counters.parked, 1);
+            warn!(%id, %aggregate, subscriber, "parked event {id} after {attempts} attempts: {why}");
+            return (event.position, Disposition::Park(why.to_owned()));
         }
-        let wait = settings.wait(tries.try_into().unwrap_or(u32::MAX), settings.most);
-        if tries == 1 {
-            warn!(%id, %aggregate, subscriber, "{subscriber} cannot take event {id}, trying on: {why}");
+        let wait = settings.backoff(attempts.try_into().unwrap_or(u32::MAX), settings.max_backoff);
+        if attempts == 1 {
+            warn!(%id, %aggregate, subscriber, "failed to deliver event {id} to {subscriber}, retrying: {why}");
         }
         let micros = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
-        (event.position, Fate::Held(Timestamp::of_micros(Timestamp::now().micros() + micros)))
+        (event.position, Disposition::RetryAt(Timestamp::of_micros(Timestamp::now().micros() + micros)))
     }
 
-    fn next(&mut self, then: Then, alone: bool) -> Next {
-        match then {
-            Then::Go => {
-                self.limit = self.settings.batch.min(self.limit * 2);
-                Next::More
+    fn next(&mut self, status: DeliveryStatus, is_alone: bool) -> NextRound {
+        match status {
+            DeliveryStatus::Continue => {
+                self.limit = self.settings.batch_size.min(self.limit * 2);
+                NextRound::Now
             }
-            Then::Blame(..) | Then::Park(..) => Next::More,
-            Then::Narrow(_) if alone => Next::More,
-            Then::Narrow(why) => {
+            DeliveryStatus::Failed(..) | DeliveryStatus::Park(..) => NextRound::Now,
+            DeliveryStatus::FailedBatch(_) if is_alone => NextRound::Now,
+            DeliveryStatus::FailedBatch(why) => {
                 self.limit = 1;
-                Next::Later(self.failed(&why))
+                NextRound::After(self.record_failure(&why))
             }
-            Then::Away(why) => Next::Later(self.failed(&why)),
+            DeliveryStatus::Unavailable(why) => NextRound::After(self.record_failure(&why)),
         }
     }
 
-    /// A round failed as a whole; gives how long to wait.
-    fn failed(&mut self, why: &str) -> Duration {
-        Tally::add(&self.tally.failures, 1);
+    /// Records a round that failed as a whole; returns the backoff.
+    fn record_failure(&mut self, why: &str) -> Duration {
+        EventCounters::add(&self.counters.failures, 1);
         self.failures = self.failures.saturating_add(1);
         let subscriber = self.queue.subscriber();
         if self.failures == 1 {
-            warn!(subscriber, "events for {subscriber} wait: {why}");
+            warn!(subscriber, "failed to deliver events to {subscriber}, retrying: {why}");
         }
-        self.settings.wait(self.failures, self.settings.away)
+        self.settings.backoff(self.failures, self.settings.max_unavailable_backoff)
     }
 
-    fn went(&mut self) {
+    fn record_success(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
             let subscriber = self.queue.subscriber();
-            info!(subscriber, "events for {subscriber} go on");
+            info!(subscriber, "events are delivered to {subscriber} again");
         }
     }
 
-    /// Counts what waits, now and then; nothing while nothing does.
-    async fn count(&mut self, none_due: bool) -> Result<(), Error> {
+    /// Counts the backlog at intervals, while it is not empty.
+    async fn update_backlog(&mut self, none_due: bool) -> Result<(), Error> {
         let Some(counted) = self.counted else {
             if !none_due {
                 self.counted = Some(Instant::now());
-                let (waiting, oldest) = self.queue.waiting().await?;
-                self.tally.note(waiting, oldest);
+                let (waiting, oldest) = self.queue.backlog().await?;
+                self.counters.set_backlog(waiting, oldest);
             }
             return Ok(());
         };
-        if counted.elapsed() > COUNT {
-            let (waiting, oldest) = self.queue.waiting().await?;
-            self.tally.note(waiting, oldest);
+        if counted.elapsed() > COUNT_INTERVAL {
+            let (waiting, oldest) = self.queue.backlog().await?;
+            self.counters.set_backlog(waiting, oldest);
             self.counted = (waiting > 0).then(Instant::now);
         }
         Ok(())
     }
 }
 
-/// Until something was announced, or `poll` has passed.
-async fn idle(changes: &mut Subscription, poll: Duration) {
-    // Either way it is looked again.
-    let _ = timeout(poll, changes.changed()).await;
+/// Waits for an announcement, or for the next poll.
+async fn wait_for_change(changes: &mut Subscription, poll_interval: Duration) {
+    let _ = timeout(poll_interval, changes.changed()).await;
 }

@@ -1,4 +1,4 @@
-//! Takes what relays deliver.
+//! The sink, which takes the events that relays deliver.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 
 use super::{
     Subscriber,
-    inbox::{Inbox, Stop},
+    inbox::{Failure, Inbox},
 };
 use crate::{
     auth::Caller,
@@ -17,18 +17,16 @@ use crate::{
     error::{Fault, invalid},
 };
 
-/// The first event could not be taken now; others may.
+/// The first event cannot be taken now; others may.
 pub(super) const NOT_TAKEN: &str = "EVENT_NOT_TAKEN";
-/// The first event is none that this version understands.
+/// This version does not understand the first event.
 pub(super) const MALFORMED: &str = "EVENT_MALFORMED";
-/// One of the events is not its caller's.
+/// The caller is not the source of one of the events.
 const NOT_SOURCE: &str = "NOT_SOURCE";
-/// The most events of one call.
-const MOST: usize = 100;
+const MAX_EVENTS: usize = 100;
 
-/// Serves `EventSinkService`: each event has its effect once, in the
-/// transaction that remembers it. A service delivers its own events and no
-/// other's.
+/// The server of `EventSinkService`: each event has its effect once, in the
+/// transaction that records it. A service may deliver only its own events.
 #[derive(Clone, Debug)]
 pub struct Sink {
     name: &'static str,
@@ -36,56 +34,56 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// The sink of the service `name`, whose schema has
+    /// Makes the sink of the service `name`, whose schema has
     /// [`INBOX`](super::INBOX).
     #[must_use]
     pub fn new(name: &'static str, database: Database, subscriber: impl Subscriber) -> Self {
-        Self::over(name, Inbox::new(database, Arc::new(subscriber)))
+        Self::with_inbox(name, Inbox::new(database, Arc::new(subscriber)))
     }
 
-    pub(super) fn over(name: &'static str, inbox: Inbox) -> Self {
+    pub(super) fn with_inbox(name: &'static str, inbox: Inbox) -> Self {
         Self { name, inbox }
     }
 
     async fn deliver(&self, caller: &Caller, request: &DeliverRequest) -> Result<DeliverResponse, Fault> {
         let events = &request.events;
-        if events.is_empty() || events.len() > MOST {
-            return Err(invalid("events", format!("must be 1 to {MOST}")));
+        if events.is_empty() || events.len() > MAX_EVENTS {
+            return Err(invalid("events", format!("must be 1 to {MAX_EVENTS}")));
         }
-        is_source(caller, events)?;
+        check_source(caller, events)?;
         let progress = self.inbox.take(events).await;
-        match progress.stop {
-            Some(stop) if progress.taken == 0 => Err(refusal(stop)),
+        match progress.failure {
+            Some(failure) if progress.taken == 0 => Err(to_fault(failure)),
             _ => Ok(DeliverResponse { taken: progress.taken.try_into().unwrap_or(i32::MAX) }),
         }
     }
 }
 
-/// Whether all of it is the caller's to tell: what product-service says of an
-/// order, order-service has not said.
-fn is_source(caller: &Caller, events: &[Event]) -> Result<(), Fault> {
-    let is = match caller {
-        Caller::Anyone => true,
+/// Checks that the caller is the source of all events.
+fn check_source(caller: &Caller, events: &[Event]) -> Result<(), Fault> {
+    let is_source = match caller {
+        Caller::Unrestricted => true,
         Caller::Service(name) => events.iter().all(|event| event.source == name.as_str()),
-        Caller::Nobody | Caller::User { .. } => false,
+        Caller::Anonymous | Caller::User { .. } => false,
     };
-    let words = "a service delivers its own events; the `source` of one of these is another";
-    if is { Ok(()) } else { Err(Fault::new(Code::PermissionDenied, NOT_SOURCE, words)) }
+    let words = "a service may deliver only its own events; the `source` of one of these is another service";
+    if is_source { Ok(()) } else { Err(Fault::new(Code::PermissionDenied, NOT_SOURCE, words)) }
 }
 
-fn refusal(stop: Stop) -> Fault {
-    match stop {
-        Stop::Away(why) => {
-            tracing::error!(cause = %why, "events are not taken: {why}");
+fn to_fault(failure: Failure) -> Fault {
+    match failure {
+        Failure::Unavailable(why) => {
+            tracing::error!(cause = %why, "failed to take events: {why}");
             let words = "the database is not available right now; deliver again";
             Fault::new(Code::Unavailable, "DATABASE_UNAVAILABLE", words)
         }
-        Stop::Again(why) => {
-            tracing::warn!(cause = %why, "an event is not taken: {why}");
-            let words = "the first event could not be taken; deliver it later, and others before";
+        Failure::Failed(why) => {
+            tracing::warn!(cause = %why, "failed to take an event: {why}");
+            let words =
+                "the first event could not be taken; deliver it later, and other aggregates' events before";
             Fault::new(Code::Unavailable, NOT_TAKEN, words)
         }
-        Stop::Malformed(why) => {
+        Failure::Malformed(why) => {
             let words = format!("the first event cannot be taken: {why}");
             Fault::new(Code::InvalidArgument, MALFORMED, words)
         }
@@ -101,7 +99,7 @@ impl EventSinkService for Sink {
         };
         done.map(Response::new).map_err(|fault| {
             let mut status = fault.into_status(self.name);
-            // The relay knows better than the channel when to try again.
+            // The relay schedules retries, not the channel.
             status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from_static("-1"));
             status
         })

@@ -1,4 +1,4 @@
-//! Callers of services that ask who they are.
+//! Authenticated callers for tests.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use crate::{
     value::CustomerId,
 };
 
-/// Makes tokens, in place of user-service, and services that believe them.
+/// An issuer of tokens, in place of user-service, and of services that accept them.
 #[derive(Debug)]
 pub struct Callers {
     users: Signer,
@@ -18,10 +18,10 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// With keys of their own.
+    /// New callers with keys of their own.
     ///
     /// # Panics
-    /// When the system gives no random numbers.
+    /// When the operating system returns no random numbers.
     #[must_use]
     #[allow(clippy::new_without_default, reason = "every one differs")]
     pub fn new() -> Self {
@@ -29,22 +29,22 @@ impl Callers {
         Self { users, services: Seed::generate().unwrap_or_else(|why| panic!("{why}")) }
     }
 
-    /// What makes and signs the tokens of people.
+    /// The signer of people's tokens.
     #[must_use]
     pub fn signer(&self) -> &Signer {
         &self.users
     }
 
-    /// What services share.
+    /// The seed that services share.
     #[must_use]
     pub fn seed(&self) -> &Seed {
         &self.services
     }
 
-    /// An [`Auth`] of `service` that asks user-service for keys.
+    /// An [`Auth`] of `service` that fetches the keys of user-service.
     ///
     /// # Panics
-    /// When that is no service's name.
+    /// When that is no service name.
     #[must_use]
     pub fn auth_over_mesh(&self, service: &'static str) -> Auth {
         let seed = Seed::of(self.services.expose()).unwrap_or_else(|why| panic!("{why}"));
@@ -54,7 +54,7 @@ impl Callers {
     /// An [`Auth`] of `service` that has the keys already.
     ///
     /// # Panics
-    /// When that is no service's name.
+    /// When that is no service name.
     #[must_use]
     pub fn auth(&self, service: &'static str) -> Auth {
         let auth = self.auth_over_mesh(service);
@@ -62,30 +62,30 @@ impl Callers {
         auth
     }
 
-    /// A token of somebody with these roles.
+    /// A token of the customer `id` with these roles.
     ///
     /// # Panics
-    /// When `id` is none.
+    /// When `id` is invalid.
     #[must_use]
     pub fn token(&self, id: &str, roles: impl Into<Roles>) -> SecretString {
         let id = CustomerId::parse(id).unwrap_or_else(|why| panic!("{why}"));
         self.users.sign(&Claims::new(id, roles, Duration::from_secs(900))).into()
     }
 
-    /// `channel`, for calls of somebody with these roles.
+    /// A channel for calls of the customer `id` with these roles.
     ///
     /// # Panics
-    /// When `id` is none.
+    /// When `id` is invalid.
     #[must_use]
     pub fn client(&self, channel: Channel, id: &str, roles: impl Into<Roles>) -> Outgoing {
-        bearing(channel, &self.token(id, roles))
+        with_token(channel, &self.token(id, roles))
     }
 
-    /// As [`client`](Self::client), with a token that has expired already and is
-    /// believed for about `left` more, since no two clocks are the same.
+    /// Like [`client`](Self::client), with an expired token that is
+    /// accepted for about `left` more, because of the leeway for clocks.
     ///
     /// # Panics
-    /// When `id` is none.
+    /// When `id` is invalid.
     #[must_use]
     pub fn client_for(
         &self,
@@ -97,10 +97,10 @@ impl Callers {
         let id = CustomerId::parse(id).unwrap_or_else(|why| panic!("{why}"));
         let (lifetime, now) = (Duration::from_secs(900), SystemTime::now());
         let claims = Claims::new(id, roles, lifetime).issued(now + left - LEEWAY - lifetime);
-        bearing(channel, &self.users.sign(&claims).into())
+        with_token(channel, &self.users.sign(&claims).into())
     }
 }
 
-fn bearing(channel: Channel, token: &SecretString) -> Outgoing {
-    Outgoing::bearing(channel, token).unwrap_or_else(|why| panic!("{why}"))
+fn with_token(channel: Channel, token: &SecretString) -> Outgoing {
+    Outgoing::with_token(channel, token).unwrap_or_else(|why| panic!("{why}"))
 }

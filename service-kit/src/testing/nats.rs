@@ -48,8 +48,8 @@ impl NatsServer {
     /// When it cannot be killed.
     pub fn kill(&mut self) {
         let Some(mut script) = self.script.take() else { return };
-        let told = script.stdin.take().map(|mut life| life.write_all(b"kill\n"));
-        if !matches!(told, Some(Ok(()))) || script.wait().is_err() {
+        let sent = script.stdin.take().map(|mut life| life.write_all(b"kill\n"));
+        if !matches!(sent, Some(Ok(()))) || script.wait().is_err() {
             panic!("could not kill the NATS server");
         }
     }
@@ -70,7 +70,7 @@ fn run(port: u16, folder: &Path) -> Child {
         .arg(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // What stops the tests must not stop the script that cleans up.
+        // A signal to the tests must not reach the script that cleans up.
         .process_group(0)
         .spawn();
     let mut script = script.unwrap_or_else(|why| panic!("could not start sh: {why}"));

@@ -1,5 +1,5 @@
 # Starts a NATS server with JetStream on the loopback port $1 with its data in
-# the folder $2, says `ready`, and kills it when told to stop or when standard
+# the folder $2, says `ready`, and kills it on request or when standard
 # input ends; then the folder goes too.
 port=$1
 folder=$2
@@ -27,7 +27,7 @@ echo ready
 # Nobody reads from here on.
 exec >/dev/null 2>&1
 
-read -r told
+read -r command
 kill -KILL "$server"
 wait "$server"
-[ -n "$told" ] || rm -rf "$folder"
+[ -n "$command" ] || rm -rf "$folder"

@@ -35,7 +35,7 @@ impl PgBouncer {
             .args([server.folder().as_os_str(), settings.as_ref(), folder.as_os_str()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // What stops the tests must not stop the script that cleans up.
+            // A signal to the tests must not reach the script that cleans up.
             .process_group(0)
             .spawn();
         let mut script = child.unwrap_or_else(|why| panic!("could not start sh: {why}"));

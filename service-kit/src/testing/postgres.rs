@@ -10,7 +10,7 @@ use std::{
 
 /// Owns the server. Runs it as another user where this one is root, which it
 /// refuses to be. A crash loses the data, and that is meant: nothing is synced
-/// unless it is told to.
+/// unless it is requested.
 const SCRIPT: &str = include_str!("postgres.sh");
 
 /// A PostgreSQL server on a Unix socket, which ends with this value or with the
@@ -94,7 +94,7 @@ impl PostgresServer {
         &self.folder
     }
 
-    /// Its Unix socket.
+    /// The Unix socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.folder.join(".s.PGSQL.5432")

@@ -18,12 +18,12 @@ use super::TestDatabase;
 use crate::{
     auth::Auth,
     database::Database,
-    run::Shutdown,
-    service::{self, Base, Service},
+    service::Shutdown,
+    service::{self, Service, ServiceContext},
 };
 
-/// A mesh without a registry: whatever service is asked for is found at
-/// `addresses`. Its servers take no time to leave.
+/// A mesh without a registry, which resolves all services to `addresses`. Its
+/// servers drain without a delay.
 ///
 /// # Panics
 /// When the protocol's descriptor set cannot be read.
@@ -32,8 +32,8 @@ pub fn mesh_to(addresses: impl IntoIterator<Item = SocketAddr>) -> Mesh {
     mesh_over(FixedResolver::new(addresses))
 }
 
-/// A mesh without a registry that knows each service by its name, at these
-/// addresses. Its servers take no time to leave.
+/// A mesh without a registry, which resolves each service to addresses of its
+/// own. Its servers drain without a delay.
 ///
 /// # Panics
 /// When the protocol's descriptor set cannot be read.
@@ -42,29 +42,29 @@ pub fn mesh_of<'a>(services: impl IntoIterator<Item = (&'a str, Vec<SocketAddr>)
     let named = |(name, at): (&str, Vec<SocketAddr>)| (name.to_owned(), FixedResolver::new(at));
     mesh_over(Directory {
         services: services.into_iter().map(named).collect(),
-        nobody: FixedResolver::with([]),
+        empty: FixedResolver::with([]),
     })
 }
 
-/// Resolves each name to addresses of its own.
+/// A resolver with addresses of its own for each name.
 struct Directory {
     services: HashMap<String, FixedResolver>,
-    nobody: FixedResolver,
+    empty: FixedResolver,
 }
 
 impl Resolver for Directory {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
-        self.services.get(service.as_str()).unwrap_or(&self.nobody).resolve(service)
+        self.services.get(service.as_str()).unwrap_or(&self.empty).resolve(service)
     }
 }
 
 fn mesh_over(resolver: impl Resolver) -> Mesh {
-    let mut serving = ServerConfig::default();
-    serving.drain = Duration::ZERO;
-    serving.drain_timeout = Duration::from_secs(1);
+    let mut builder = ServerConfig::default();
+    builder.drain = Duration::ZERO;
+    builder.drain_timeout = Duration::from_secs(1);
     let mesh = Mesh::builder()
         .resolver(resolver)
-        .server_config(serving)
+        .server_config(builder)
         .descriptors(mesh_proto::FILE_DESCRIPTOR_SET)
         .build();
     mesh.unwrap_or_else(|why| panic!("{why}"))
@@ -73,18 +73,17 @@ fn mesh_over(resolver: impl Resolver) -> Mesh {
 /// A server on loopback that stops when it is dropped.
 #[derive(Debug)]
 pub struct Replica {
-    /// Where it listens.
+    /// The address at which it listens.
     pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     done: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Replica {
-    /// Starts `serve` on a free port. It answers from the return on: the port
-    /// is bound.
+    /// Starts `serve` on a free port, which is bound on return.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// When no port is free.
     ///
     /// # Cancel safety
     /// Cancel safe: nothing is left behind.
@@ -100,33 +99,33 @@ impl Replica {
         Self { address, stop, done }
     }
 
-    /// Starts the service `S` on a database, finding others by `mesh`, and
-    /// asking nobody who they are.
+    /// Starts the service `S` on a database, with the other services on `mesh`,
+    /// and without authentication.
     ///
     /// # Panics
     /// When the database cannot be opened.
     ///
     /// # Cancel safety
     /// As [`start`](Self::start).
-    pub async fn of<S: Service>(mesh: Mesh, database: &TestDatabase) -> Self {
-        Self::asking::<S>(mesh, database, Auth::off()).await
+    pub async fn of<S: Service + Default>(mesh: Mesh, database: &TestDatabase) -> Self {
+        Self::with_auth::<S>(mesh, database, Auth::off()).await
     }
 
-    /// As [`of`](Self::of), asking callers who they are.
+    /// Like [`of`](Self::of), with the authentication `auth`.
     ///
     /// # Panics
     /// When the database cannot be opened.
     ///
     /// # Cancel safety
     /// As [`start`](Self::start).
-    pub async fn asking<S: Service>(mesh: Mesh, database: &TestDatabase, auth: Auth) -> Self {
+    pub async fn with_auth<S: Service + Default>(mesh: Mesh, database: &TestDatabase, auth: Auth) -> Self {
         let open = Database::open(database.url(), &S::MIGRATIONS).await;
         let database = open.unwrap_or_else(|why| panic!("{why}"));
-        let base = Base { auth, ..Base::open(mesh, database) };
-        Self::start(|listener, shutdown| service::serve::<S>(base, listener, shutdown)).await
+        let context = ServiceContext { auth, ..ServiceContext::open(mesh, database) };
+        Self::start(|listener, shutdown| service::serve(S::default(), context, listener, shutdown)).await
     }
 
-    /// Stops it as SIGTERM would, and waits until it has.
+    /// Stops it as SIGTERM would, and waits for its end.
     ///
     /// # Panics
     /// When it failed.

@@ -1,4 +1,4 @@
-//! Who may call, as callers meet it.
+//! Authentication and authorization through real calls.
 
 mod behind;
 mod canary;

@@ -1,4 +1,4 @@
-//! What one replica changes, another hears of.
+//! Changes by one replica, seen by another.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn connections_that_the_server_cuts_are_made_anew() {
     const CUT: &str = "SELECT count(pg_terminate_backend(pid)) AS cut FROM pg_stat_activity \
          WHERE datname = current_database() AND pid <> pg_backend_pid()";
     let cut: i64 = one.row(CUT, &[]).await.unwrap().unwrap().get("cut").unwrap();
-    assert!(cut >= 1, "nobody listened");
+    assert!(cut >= 1, "no session listened");
 
     // Calls may fail until every connection that was cut has been noticed.
     let again = async {

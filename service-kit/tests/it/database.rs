@@ -126,7 +126,7 @@ fn files(database: &TestDatabase) -> [PathBuf; 2] {
     [file.clone(), format!("{}-wal", file.display()).into()]
 }
 
-/// Also while somebody watches changes, on a connection of its own.
+/// Also with a subscriber to changes, on a connection of its own.
 #[tokio::test]
 async fn after_a_clean_stop_the_file_alone_is_the_database() {
     let database = TestDatabase::sqlite();

@@ -1,4 +1,4 @@
-//! Events, from the change that they tell of to their effect elsewhere.
+//! Events, from the change to their effect in another service.
 
 mod bed;
 mod delivery;

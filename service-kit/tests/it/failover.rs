@@ -19,7 +19,7 @@ mod front;
 
 use front::{Front, Open};
 
-/// How soon a failure is to be known, and its end.
+/// The time within which a failure, and its end, must be noticed.
 const NOTICED: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 /// Connections of the pool, and more.
@@ -107,7 +107,7 @@ async fn raise(database: &Database, name: &str) -> Result<(), std::sync::Arc<Err
     written.await.map_err(Into::into)
 }
 
-async fn tell(server: &PostgresServer, statements: &'static str) {
+async fn run_sql(server: &PostgresServer, statements: &'static str) {
     let mut connection = PgConnection::connect(&server.url("postgres")).await.unwrap();
     for statement in statements.split(';') {
         connection.execute(statement).await.unwrap();
@@ -125,7 +125,7 @@ async fn an_address_that_led_to_a_standby_for_a_while_leaves_nothing_behind() {
     assert!(matches!(*refused, Error::Failing(_)), "{refused}");
     bed.read_for(Duration::from_millis(500)).await;
 
-    // Sessions on the standby stay open: only their end tells.
+    // Sessions on the standby stay open: only their end shows the failure.
     bed.front.switch(bed.primary.socket(), Open::Stay);
     bed.until(true).await;
     assert_eq!(bed.write().await, [""; 0]);
@@ -149,9 +149,10 @@ async fn sessions_on_a_standby_are_not_kept_although_the_probe_has_none() {
 async fn a_server_that_is_set_read_only_is_noticed_without_a_call() {
     let bed = Bed::start().await;
     raise(&bed.database, "a").await.unwrap();
-    tell(&bed.primary, "ALTER SYSTEM SET default_transaction_read_only = on;SELECT pg_reload_conf()").await;
+    run_sql(&bed.primary, "ALTER SYSTEM SET default_transaction_read_only = on;SELECT pg_reload_conf()")
+        .await;
     bed.until(false).await;
-    tell(
+    run_sql(
         &bed.primary,
         "SET default_transaction_read_only = off;ALTER SYSTEM RESET default_transaction_read_only;SELECT pg_reload_conf()",
     )
@@ -166,11 +167,11 @@ async fn sessions_that_began_read_only_are_closed_by_what_they_answer() {
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.05)'";
     let bed = Bed::start().await;
     sleep(Duration::from_millis(1_500)).await;
-    tell(&bed.primary, "ALTER DATABASE postgres SET default_transaction_read_only = on").await;
+    run_sql(&bed.primary, "ALTER DATABASE postgres SET default_transaction_read_only = on").await;
     bed.read_for(Duration::from_millis(200)).await;
-    tell(&bed.primary, KILL).await;
+    run_sql(&bed.primary, KILL).await;
     bed.read_for(Duration::from_millis(200)).await;
-    tell(
+    run_sql(
         &bed.primary,
         "SET default_transaction_read_only = off;ALTER DATABASE postgres RESET default_transaction_read_only",
     )
@@ -191,7 +192,7 @@ async fn a_standby_that_is_promoted_takes_over() {
     let bed = Bed { primary: PostgresServer::start(false), standby, front, database };
     bed.read_for(Duration::from_millis(300)).await;
     bed.until(false).await;
-    tell(&bed.standby, "SELECT pg_promote()").await;
+    run_sql(&bed.standby, "SELECT pg_promote()").await;
     bed.until(true).await;
     assert_eq!(bed.write().await, [""; 0]);
 }

@@ -14,8 +14,8 @@ use service_kit::{database::Database, testing::TestDatabase};
 
 use crate::database::{MIGRATIONS, open};
 
-const PATIENCE: Duration = Duration::from_secs(30);
-/// What a disk that is well again may take to be noticed.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The time within which a repaired disk must be noticed.
 const RECOVERY: Duration = Duration::from_secs(5);
 const WRITE: &str = "INSERT INTO counters (name, value) VALUES ($1, 1)";
 
@@ -35,11 +35,11 @@ async fn a_process_that_writes() {
         let done = write(&database, number).await;
         let health = database.health().borrow().is_healthy();
         let read = database.row("SELECT COUNT(*) AS count FROM counters", &[]).await.is_ok();
-        let said = match done {
+        let line = match done {
             Ok(()) => format!("\nwrote {number} {health} {read}\n"),
             Err(_) => format!("\nfailed {number} {health} {read}\n"),
         };
-        std::io::stdout().write_all(said.as_bytes()).unwrap();
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -61,7 +61,7 @@ struct Line {
 struct Writer {
     child: Child,
     stdin: Option<ChildStdin>,
-    said: Receiver<Line>,
+    lines: Receiver<Line>,
     acknowledged: Vec<i64>,
 }
 
@@ -77,17 +77,17 @@ impl Writer {
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{}", database.url()).unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let (say, said) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.filter_map(|line| parse(&line)) {
-                let _ = say.send(line);
+                let _ = sender.send(line);
             }
         });
-        Self { child, stdin: Some(stdin), said, acknowledged: Vec::new() }
+        Self { child, stdin: Some(stdin), lines: receiver, acknowledged: Vec::new() }
     }
 
     fn next(&mut self) -> Line {
-        let line = self.said.recv_timeout(PATIENCE).expect("the process that writes went silent");
+        let line = self.lines.recv_timeout(TIMEOUT).expect("the process that writes printed nothing");
         if line.wrote {
             self.acknowledged.push(line.number);
         }
@@ -95,7 +95,7 @@ impl Writer {
     }
 
     fn wait(&mut self, mut until: impl FnMut(&Line) -> bool) -> Line {
-        let give_up = Instant::now() + PATIENCE;
+        let give_up = Instant::now() + TIMEOUT;
         loop {
             let line = self.next();
             if until(&line) {
@@ -105,13 +105,13 @@ impl Writer {
         }
     }
 
-    /// Ends it; returns what it was told is durable.
+    /// Ends it; returns the number of acknowledged writes.
     fn end(mut self) -> Vec<i64> {
         drop(self.stdin.take());
         self.child.wait().unwrap();
         let rest = std::mem::take(&mut self.acknowledged);
         rest.into_iter()
-            .chain(self.said.try_iter().filter(|line| line.wrote).map(|line| line.number))
+            .chain(self.lines.try_iter().filter(|line| line.wrote).map(|line| line.number))
             .collect()
     }
 }
@@ -173,7 +173,7 @@ async fn survives(calls: &str, error: &str) {
         assert!(!line.wrote, "acknowledged {line:?} although {calls} fails");
         unhealthy += usize::from(!line.healthy);
     }
-    assert!(unhealthy > 10, "the health was not told");
+    assert!(unhealthy > 10, "the failure was not reported");
 
     fault.end();
     let well = Instant::now();

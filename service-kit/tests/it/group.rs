@@ -69,9 +69,9 @@ async fn nothing_is_acknowledged_after_a_statement_has_failed(database: TestData
     open.execute(RAISE, &["a".into()]).await.unwrap();
     open.execute(WRONG, &["b".into()]).await.unwrap_err();
     let more = open.execute(RAISE, &["a".into()]).await;
-    assert!(matches!(more, Err(Error::GivenUp)), "{more:?}");
+    assert!(matches!(more, Err(Error::Aborted)), "{more:?}");
     let committed = open.commit().await;
-    assert!(matches!(committed, Err(Error::GivenUp)), "{committed:?}");
+    assert!(matches!(committed, Err(Error::Aborted)), "{committed:?}");
     assert_eq!(value(&database, "a").await, None);
 }
 

@@ -1,11 +1,14 @@
-//! Requests that are sent again.
+//! Repeated requests.
 
 use std::time::{Duration, Instant};
 
 use service_kit::{
     auth::Caller,
     database::{Database, Error, Migrations},
-    idempotency::{Age, Answer, Asked, Claim, IDEMPOTENCY, claim, forget, look, settle},
+    idempotency::{
+        Claim, IDEMPOTENCY, IdempotentRequest, ServiceAge, StoredResponse, claim, complete, delete_expired,
+        lookup,
+    },
     on_both_databases,
     testing::TestDatabase,
 };
@@ -15,32 +18,32 @@ async fn open(database: &TestDatabase) -> Database {
     Database::open(database.url(), &IDEMPOTENCY).await.unwrap()
 }
 
-fn asked(id: &str, body: &str) -> Asked {
-    Asked::new(&Caller::Anyone, "Create", id, &body.to_owned())
+fn request(id: &str, body: &str) -> IdempotentRequest {
+    IdempotentRequest::new(&Caller::Unrestricted, "Create", id, &body.to_owned())
 }
 
-async fn claimed(database: &Database, asked: &Asked, reference: &str) -> Claim {
+async fn claimed(database: &Database, request: &IdempotentRequest, reference: &str) -> Claim {
     let mut unit = database.unit();
     loop {
         let mut open = unit.begin().await.unwrap();
-        let done = claim(&mut open, asked, reference).await;
+        let done = claim(&mut open, request, reference).await;
         if let Some(done) = unit.end(open, done).await {
             return match done {
                 Ok(()) => Claim::New,
-                Err(Error::Missed) => look(database, asked).await.unwrap(),
+                Err(Error::Missed) => lookup(database, request).await.unwrap(),
                 Err(why) => panic!("{why}"),
             };
         }
     }
 }
 
-async fn settled(database: &Database, reference: &str, answer: &str) {
+async fn settled(database: &Database, reference: &str, response: &str) {
     let mut open = database.begin().await.unwrap();
-    settle(&mut open, "Create", reference, Answer::reply(&answer.to_owned())).await.unwrap();
+    complete(&mut open, "Create", reference, StoredResponse::message(&response.to_owned())).await.unwrap();
     open.commit().await.unwrap();
 }
 
-/// Lets more than [`LIFE`](service_kit::idempotency::LIFE) pass.
+/// Lets more than [`RETENTION`](service_kit::idempotency::RETENTION) pass.
 async fn age(database: &Database) {
     run(database, "UPDATE idempotency_age SET minutes = minutes + 1441").await;
 }
@@ -51,38 +54,38 @@ async fn run(database: &Database, sql: &'static str) {
     open.commit().await.unwrap();
 }
 
-fn stored(answer: &str) -> Claim {
-    Claim::Stored(Answer::reply(&answer.to_owned()))
+fn stored(response: &str) -> Claim {
+    Claim::Stored(StoredResponse::message(&response.to_owned()))
 }
 
-async fn a_request_runs_and_is_then_answered_the_same_for_ever(database: TestDatabase) {
+async fn a_request_in_progress_gets_a_response_that_then_stays(database: TestDatabase) {
     let database = open(&database).await;
-    let tea = asked("1", "tea");
-    assert_eq!(look(&database, &tea).await.unwrap(), Claim::New);
+    let tea = request("1", "tea");
+    assert_eq!(lookup(&database, &tea).await.unwrap(), Claim::New);
     assert_eq!(claimed(&database, &tea, "a").await, Claim::New);
-    assert_eq!(claimed(&database, &tea, "b").await, Claim::Running("a".into()));
+    assert_eq!(claimed(&database, &tea, "b").await, Claim::InProgress("a".into()));
     settled(&database, "a", "done").await;
     settled(&database, "a", "twice").await;
     assert_eq!(claimed(&database, &tea, "b").await, stored("done"));
-    assert_eq!(look(&database, &tea).await.unwrap(), stored("done"));
+    assert_eq!(lookup(&database, &tea).await.unwrap(), stored("done"));
 }
 
 async fn an_id_is_for_one_body_of_one_method(database: TestDatabase) {
     let database = open(&database).await;
-    claimed(&database, &asked("1", "tea"), "a").await;
-    assert_eq!(claimed(&database, &asked("1", "mug"), "b").await, Claim::Reused);
+    claimed(&database, &request("1", "tea"), "a").await;
+    assert_eq!(claimed(&database, &request("1", "mug"), "b").await, Claim::IdReused);
     settled(&database, "a", "done").await;
-    assert_eq!(look(&database, &asked("1", "mug")).await.unwrap(), Claim::Reused);
-    let elsewhere = Asked::new(&Caller::Anyone, "Change", "1", &"tea".to_owned());
+    assert_eq!(lookup(&database, &request("1", "mug")).await.unwrap(), Claim::IdReused);
+    let elsewhere = IdempotentRequest::new(&Caller::Unrestricted, "Change", "1", &"tea".to_owned());
     assert_eq!(claimed(&database, &elsewhere, "c").await, Claim::New);
 }
 
-async fn a_claim_that_is_undone_never_was(database: TestDatabase) {
+async fn a_claim_that_is_rolled_back_leaves_nothing(database: TestDatabase) {
     let database = open(&database).await;
     let mut open = database.begin().await.unwrap();
-    claim(&mut open, &asked("1", "tea"), "a").await.unwrap();
+    claim(&mut open, &request("1", "tea"), "a").await.unwrap();
     open.rollback().await.unwrap();
-    assert_eq!(claimed(&database, &asked("1", "mug"), "b").await, Claim::New);
+    assert_eq!(claimed(&database, &request("1", "mug"), "b").await, Claim::New);
 }
 
 async fn of_many_at_once_one_is_new(database: TestDatabase) {
@@ -90,52 +93,52 @@ async fn of_many_at_once_one_is_new(database: TestDatabase) {
     let mut claiming = JoinSet::new();
     for n in 0..40 {
         let replica = replicas[n % 2].clone();
-        claiming.spawn(async move { claimed(&replica, &asked("1", "tea"), &n.to_string()).await });
+        claiming.spawn(async move { claimed(&replica, &request("1", "tea"), &n.to_string()).await });
     }
     let claims = claiming.join_all().await;
     assert_eq!(claims.iter().filter(|claim| **claim == Claim::New).count(), 1);
-    assert!(claims.iter().all(|claim| matches!(claim, Claim::New | Claim::Running(_))));
+    assert!(claims.iter().all(|claim| matches!(claim, Claim::New | Claim::InProgress(_))));
 }
 
-async fn an_old_answer_is_forgotten_and_an_old_claim_is_not(database: TestDatabase) {
+async fn an_old_response_is_deleted_and_an_old_claim_is_not(database: TestDatabase) {
     let database = open(&database).await;
-    claimed(&database, &asked("1", "tea"), "a").await;
-    claimed(&database, &asked("2", "tea"), "b").await;
+    claimed(&database, &request("1", "tea"), "a").await;
+    claimed(&database, &request("2", "tea"), "b").await;
     settled(&database, "a", "done").await;
     run(&database, "UPDATE idempotency_age SET minutes = minutes + 1440").await;
-    assert_eq!(forget(&database).await.unwrap(), 0, "the minute of the claim was not a whole one");
+    assert_eq!(delete_expired(&database).await.unwrap(), 0, "the minute of the claim was not a whole one");
     age(&database).await;
-    assert_eq!(forget(&database).await.unwrap(), 1);
-    assert_eq!(look(&database, &asked("1", "mug")).await.unwrap(), Claim::New);
-    assert_eq!(look(&database, &asked("2", "tea")).await.unwrap(), Claim::Running("b".into()));
-    assert_eq!(claimed(&database, &asked("1", "mug"), "c").await, Claim::New);
+    assert_eq!(delete_expired(&database).await.unwrap(), 1);
+    assert_eq!(lookup(&database, &request("1", "mug")).await.unwrap(), Claim::New);
+    assert_eq!(lookup(&database, &request("2", "tea")).await.unwrap(), Claim::InProgress("b".into()));
+    assert_eq!(claimed(&database, &request("1", "mug"), "c").await, Claim::New);
     settled(&database, "c", "done").await;
     age(&database).await;
-    assert_eq!(forget(&database).await.unwrap(), 1);
-    assert_eq!(forget(&database).await.unwrap(), 0);
-    assert_eq!(claimed(&database, &asked("2", "tea"), "d").await, Claim::Running("b".into()));
+    assert_eq!(delete_expired(&database).await.unwrap(), 1);
+    assert_eq!(delete_expired(&database).await.unwrap(), 0);
+    assert_eq!(claimed(&database, &request("2", "tea"), "d").await, Claim::InProgress("b".into()));
 }
 
-async fn an_answer_is_known_whatever_the_clock_says(database: TestDatabase) {
+async fn a_response_does_not_expire_by_the_clock(database: TestDatabase) {
     let database = open(&database).await;
-    let tea = asked("1", "tea");
+    let tea = request("1", "tea");
     claimed(&database, &tea, "a").await;
     settled(&database, "a", "done").await;
-    // As it looks once the clock was set forward by 25 hours.
+    // As after setting the clock forward by 25 hours.
     run(&database, "UPDATE idempotency SET expire_time = expire_time - 90000000000").await;
-    assert_eq!(look(&database, &tea).await.unwrap(), stored("done"));
+    assert_eq!(lookup(&database, &tea).await.unwrap(), stored("done"));
     assert_eq!(claimed(&database, &tea, "b").await, stored("done"));
-    assert_eq!(forget(&database).await.unwrap(), 0);
+    assert_eq!(delete_expired(&database).await.unwrap(), 0);
 }
 
-async fn the_age_grows_by_what_replicas_have_seen_pass(database: TestDatabase) {
+async fn the_age_advances_by_minutes_that_a_replica_has_seen(database: TestDatabase) {
     let database = open(&database).await;
     let minutes = async || {
         let row = database.row("SELECT minutes FROM idempotency_age", &[]).await.unwrap().unwrap();
         row.get::<i64>("minutes").unwrap()
     };
     let began = Instant::now();
-    let (mut one, mut other) = (Age::default(), Age::default());
+    let (mut one, mut other) = (ServiceAge::default(), ServiceAge::default());
     for (replica, second, then) in [
         ("one", 0, 0),
         ("other", 30, 0),
@@ -150,26 +153,26 @@ async fn the_age_grows_by_what_replicas_have_seen_pass(database: TestDatabase) {
         ("one", 500, 3),
     ] {
         let age = if replica == "one" { &mut one } else { &mut other };
-        age.grow(&database, || began + Duration::from_secs(second)).await.unwrap();
+        age.advance(&database, || began + Duration::from_secs(second)).await.unwrap();
         assert_eq!(minutes().await, then, "{replica} after {second} s");
     }
-    // Who is started anew has seen nothing pass.
+    // A restarted replica has not seen a minute.
     for second in [600, 700, 800] {
-        Age::default().grow(&database, || began + Duration::from_secs(second)).await.unwrap();
+        ServiceAge::default().advance(&database, || began + Duration::from_secs(second)).await.unwrap();
     }
     assert_eq!(minutes().await, 3);
 }
 
-/// What every version writes for a request that has asked for tea.
+/// The statement with which earlier versions claim a request for tea.
 const OLD: &str = "INSERT INTO idempotency (caller, method, request_id, body, reference, expire_time) \
      VALUES ($1, 'Create', $2, $3, $2, 1)";
 
-async fn what_is_known_outlives_a_new_schema(database: TestDatabase) {
+async fn known_requests_survive_a_migration(database: TestDatabase) {
     const FIRST: Migrations =
         Migrations { sqlite: &[IDEMPOTENCY.sqlite[0]], postgres: &[IDEMPOTENCY.postgres[0]] };
     let other = TestDatabase::sqlite();
     let other = open(&other).await;
-    claimed(&other, &asked("1", "tea"), "1").await;
+    claimed(&other, &request("1", "tea"), "1").await;
     let tea = other.row("SELECT caller, body FROM idempotency", &[]).await.unwrap().unwrap();
     let claim_as_before = async |database: &Database, id: &str| {
         let (caller, body) = (tea.get::<String>("caller").unwrap(), tea.get::<Vec<u8>>("body").unwrap());
@@ -184,29 +187,33 @@ async fn what_is_known_outlives_a_new_schema(database: TestDatabase) {
     settled(&before, "1", "done").await;
 
     let database = open(&database).await;
-    // By a replica that is replaced later.
+    // By a replica of the earlier version.
     claim_as_before(&before, "3").await;
     settled(&before, "3", "done late").await;
     before.close().await;
-    assert_eq!(claimed(&database, &asked("1", "tea"), "x").await, stored("done"));
-    assert_eq!(claimed(&database, &asked("1", "mug"), "x").await, Claim::Reused);
-    assert_eq!(claimed(&database, &asked("2", "tea"), "x").await, Claim::Running("2".into()));
-    assert_eq!(claimed(&database, &asked("3", "tea"), "x").await, stored("done late"));
+    assert_eq!(claimed(&database, &request("1", "tea"), "x").await, stored("done"));
+    assert_eq!(claimed(&database, &request("1", "mug"), "x").await, Claim::IdReused);
+    assert_eq!(claimed(&database, &request("2", "tea"), "x").await, Claim::InProgress("2".into()));
+    assert_eq!(claimed(&database, &request("3", "tea"), "x").await, stored("done late"));
     settled(&database, "2", "done too").await;
-    assert_eq!(look(&database, &asked("2", "tea")).await.unwrap(), stored("done too"));
+    assert_eq!(lookup(&database, &request("2", "tea")).await.unwrap(), stored("done too"));
     age(&database).await;
-    assert_eq!(forget(&database).await.unwrap(), 0, "they count as if they came a day later");
+    assert_eq!(
+        delete_expired(&database).await.unwrap(),
+        0,
+        "they count as if they were claimed at the migration"
+    );
     age(&database).await;
-    assert_eq!(forget(&database).await.unwrap(), 3);
+    assert_eq!(delete_expired(&database).await.unwrap(), 3);
 }
 
 on_both_databases!(
-    what_is_known_outlives_a_new_schema,
-    a_request_runs_and_is_then_answered_the_same_for_ever,
+    known_requests_survive_a_migration,
+    a_request_in_progress_gets_a_response_that_then_stays,
     an_id_is_for_one_body_of_one_method,
-    a_claim_that_is_undone_never_was,
+    a_claim_that_is_rolled_back_leaves_nothing,
     of_many_at_once_one_is_new,
-    an_old_answer_is_forgotten_and_an_old_claim_is_not,
-    an_answer_is_known_whatever_the_clock_says,
-    the_age_grows_by_what_replicas_have_seen_pass,
+    an_old_response_is_deleted_and_an_old_claim_is_not,
+    a_response_does_not_expire_by_the_clock,
+    the_age_advances_by_minutes_that_a_replica_has_seen,
 );

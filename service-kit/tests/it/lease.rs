@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use service_kit::{
     database::{Database, Migration, Migrations},
-    lease::{LEASES, Lease, Leases, MAX_LEASE, Unfenced},
+    lease::{FenceError, LEASES, Lease, Leases, MAX_LEASE},
     on_both_databases,
     testing::TestDatabase,
 };
@@ -25,12 +25,12 @@ async fn open(database: &TestDatabase) -> Database {
 }
 
 /// Writes as the holder.
-async fn note(database: &Database, lease: &Lease, value: &str) -> Result<(), Unfenced> {
+async fn note(database: &Database, lease: &Lease, value: &str) -> Result<(), FenceError> {
     let mut unit = database.unit();
     loop {
         let mut open = unit.begin().await?;
         let done = match lease.fence(&mut open, SHORT).await {
-            Ok(()) => open.execute(NOTE, &[value.into()]).await.map(drop).map_err(Unfenced::from),
+            Ok(()) => open.execute(NOTE, &[value.into()]).await.map(drop).map_err(FenceError::from),
             lost => lost,
         };
         if let Some(done) = unit.end(open, done).await {
@@ -58,10 +58,10 @@ async fn one_replica_at_a_time_holds_a_lease(database: TestDatabase) {
     assert!(other.take("a", LONG).await.unwrap().is_none());
     assert!(one.take("a", LONG).await.unwrap().is_none(), "twice in one replica");
     assert!(other.take("b", LONG).await.unwrap().is_some(), "another lease is free");
-    assert!(held.left() > LONG / 2 && held.left() <= LONG);
+    assert!(held.remaining() > LONG / 2 && held.remaining() <= LONG);
 
     let token = held.token();
-    held.give_up().await.unwrap();
+    held.release().await.unwrap();
     assert!(other.take("a", LONG).await.unwrap().unwrap().token() > token);
 }
 
@@ -79,9 +79,9 @@ async fn a_lease_is_held_on_by_its_holder_and_its_writes(database: TestDatabase)
     let leases = Leases::new(database.clone());
     let mut held = taken(&leases, SHORT).await;
     held.renew(LONG).await.unwrap();
-    assert!(held.left() > LONG / 2);
+    assert!(held.remaining() > LONG / 2);
     assert!(leases.take("a", LONG).await.unwrap().is_none());
-    // What is over is still its holder's, until somebody takes it.
+    // An expired lease stays with its holder until another takes it.
     held.renew(Duration::ZERO).await.unwrap();
     note(&database, &held, "mine").await.unwrap();
     assert_eq!(noted(&database).await.as_deref(), Some("mine"));
@@ -95,9 +95,9 @@ async fn whoever_lost_a_lease_writes_nothing(database: TestDatabase) {
     assert!(next.token() > frozen.token());
     note(&other, &next, "new").await.unwrap();
 
-    assert!(matches!(note(&one, &frozen, "old").await, Err(Unfenced::Lost(_))));
-    assert!(matches!(frozen.renew(LONG).await, Err(Unfenced::Lost(_))));
-    frozen.give_up().await.unwrap();
+    assert!(matches!(note(&one, &frozen, "old").await, Err(FenceError::LeaseLost(_))));
+    assert!(matches!(frozen.renew(LONG).await, Err(FenceError::LeaseLost(_))));
+    frozen.release().await.unwrap();
     assert_eq!(noted(&other).await.as_deref(), Some("new"));
     next.renew(LONG).await.unwrap();
 }
@@ -111,7 +111,7 @@ async fn a_lease_from_before_the_clock_was_set_back_keeps_nobody_waiting(databas
     ahead.commit().await.unwrap();
     let next = leases.take("a", LONG).await.unwrap().unwrap();
     assert!(next.token() > held.token());
-    assert!(matches!(note(&open, &held, "old").await, Err(Unfenced::Lost(_))));
+    assert!(matches!(note(&open, &held, "old").await, Err(FenceError::LeaseLost(_))));
     assert!(leases.take("a", LONG).await.unwrap().is_none(), "this one is a lease again");
 }
 
@@ -119,7 +119,7 @@ async fn no_lease_is_longer_than_the_longest(database: TestDatabase) {
     let leases = Leases::new(open(&database).await);
     let mut held = leases.take("a", 100 * MAX_LEASE).await.unwrap().unwrap();
     held.renew(100 * MAX_LEASE).await.unwrap();
-    assert!(held.left() <= MAX_LEASE);
+    assert!(held.remaining() <= MAX_LEASE);
     assert!(leases.take("a", LONG).await.unwrap().is_none());
 }
 

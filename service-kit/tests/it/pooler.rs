@@ -40,7 +40,7 @@ async fn is_refused(settings: &str) {
     let refused = refusals(settings, TIMES).await;
     assert_eq!(refused.len(), TIMES, "{refused:?}");
     for why in refused {
-        assert!(why.contains("no sessions of their own") && why.contains("pool_mode = session"), "{why}");
+        assert!(why.contains("share server sessions") && why.contains("pool_mode = session"), "{why}");
     }
 }
 
@@ -78,8 +78,8 @@ async fn in_session_mode_it_works_as_without() {
     for _ in 0..2 {
         replicas.push(Database::open(&url, &MIGRATIONS).await.unwrap());
     }
-    let mut heard = replicas[1].changes().subscribe("hello");
-    timeout(Duration::from_secs(5), heard.changed()).await.expect("nobody listens");
+    let mut subscription = replicas[1].changes().subscribe("hello");
+    timeout(Duration::from_secs(5), subscription.changed()).await.expect("no notification arrived");
     let mut writing = JoinSet::new();
     for writer in 0..16 {
         let replica = replicas[writer % 2].clone();
@@ -92,7 +92,7 @@ async fn in_session_mode_it_works_as_without() {
     writing.join_all().await;
     assert_eq!(value(&replicas[0], "a").await, Some(400));
     raise(&replicas[0], "hello").await;
-    timeout(Duration::from_secs(5), heard.changed()).await.expect("the change was not told");
+    timeout(Duration::from_secs(5), subscription.changed()).await.expect("the change was not announced");
     assert!(replicas[0].health().borrow().is_healthy());
 }
 

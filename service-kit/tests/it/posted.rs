@@ -1,4 +1,4 @@
-//! Statements that nobody waits for.
+//! Posted statements.
 
 use service_kit::{
     database::{Database, Error, Transaction},
@@ -59,18 +59,18 @@ async fn a_rollback_runs_none_of_them(database: TestDatabase) {
     assert_eq!(value(&database, "a").await, None);
 }
 
-async fn add_and(open: &mut Transaction, name: &str, trouble: Trouble) -> Result<(), Error> {
-    if matches!(trouble, Trouble::MissesAll) {
+async fn add_and(open: &mut Transaction, name: &str, trouble: FailureCase) -> Result<(), Error> {
+    if matches!(trouble, FailureCase::MissesAll) {
         open.require(PLUS, &[name.into(), 1_i64.into()]).await?;
         return open.post(DOUBLE, &[name.into()]).await;
     }
     open.post(ADD, &[name.into(), 1_i64.into()]).await?;
     match trouble {
-        Trouble::None | Trouble::MissesAll => {}
-        Trouble::Fails => open.post(WRONG, &[name.into()]).await?,
-        Trouble::Misses => open.require(PLUS, &["nobody".into(), 1_i64.into()]).await?,
-        Trouble::MissesThenFails => {
-            open.require(PLUS, &["nobody".into(), 1_i64.into()]).await?;
+        FailureCase::None | FailureCase::MissesAll => {}
+        FailureCase::Fails => open.post(WRONG, &[name.into()]).await?,
+        FailureCase::Misses => open.require(PLUS, &["missing".into(), 1_i64.into()]).await?,
+        FailureCase::MissesThenFails => {
+            open.require(PLUS, &["missing".into(), 1_i64.into()]).await?;
             open.post(WRONG, &[name.into()]).await?;
         }
     }
@@ -78,7 +78,7 @@ async fn add_and(open: &mut Transaction, name: &str, trouble: Trouble) -> Result
 }
 
 #[derive(Clone, Copy)]
-enum Trouble {
+enum FailureCase {
     None,
     Fails,
     Misses,
@@ -88,7 +88,7 @@ enum Trouble {
     MissesAll,
 }
 
-async fn commit(database: &Database, name: &str, trouble: Trouble) -> Result<(), Error> {
+async fn commit(database: &Database, name: &str, trouble: FailureCase) -> Result<(), Error> {
     let mut unit = database.unit();
     loop {
         let mut open = unit.begin().await?;
@@ -106,18 +106,21 @@ async fn one_that_fails_undoes_its_transaction_and_no_other(database: TestDataba
         let database = database.clone();
         writing.spawn(async move {
             let troubles = [
-                Trouble::None,
-                Trouble::Fails,
-                Trouble::Misses,
-                Trouble::MissesThenFails,
-                Trouble::MissesAll,
+                FailureCase::None,
+                FailureCase::Fails,
+                FailureCase::Misses,
+                FailureCase::MissesThenFails,
+                FailureCase::MissesAll,
             ];
             let trouble = troubles[number % troubles.len()];
             let name = format!("n{number:02}");
             match (commit(&database, &name, trouble).await, trouble) {
-                (Ok(()), Trouble::None) => assert_eq!(value(&database, &name).await, Some(2)),
-                (Err(Error::Unexpected(_)), Trouble::Fails)
-                | (Err(Error::Missed), Trouble::Misses | Trouble::MissesThenFails | Trouble::MissesAll) => {
+                (Ok(()), FailureCase::None) => assert_eq!(value(&database, &name).await, Some(2)),
+                (Err(Error::Unexpected(_)), FailureCase::Fails)
+                | (
+                    Err(Error::Missed),
+                    FailureCase::Misses | FailureCase::MissesThenFails | FailureCase::MissesAll,
+                ) => {
                     assert_eq!(value(&database, &name).await, None);
                 }
                 (done, _) => panic!("{name}: {done:?}"),
@@ -132,8 +135,9 @@ async fn many_at_once_are_each_whole(database: TestDatabase) {
     let mut writing = JoinSet::new();
     for number in 0..60 {
         let database = database.clone();
-        writing
-            .spawn(async move { commit(&database, &format!("n{number:02}"), Trouble::None).await.unwrap() });
+        writing.spawn(async move {
+            commit(&database, &format!("n{number:02}"), FailureCase::None).await.unwrap()
+        });
     }
     writing.join_all().await;
     let rows =
@@ -148,7 +152,7 @@ async fn who_misses_all_takes_nothing_from_others(database: TestDatabase) {
         let database = database.clone();
         writing.spawn(async move {
             let name = format!("n{number:02}");
-            let trouble = if number % 2 == 0 { Trouble::None } else { Trouble::MissesAll };
+            let trouble = if number % 2 == 0 { FailureCase::None } else { FailureCase::MissesAll };
             let done = commit(&database, &name, trouble).await;
             assert_eq!(matches!(done, Err(Error::Missed)), number % 2 == 1, "{name}: {done:?}");
             assert_eq!(value(&database, &name).await, (number % 2 == 0).then_some(2));
@@ -161,13 +165,13 @@ async fn nothing_is_kept_after_a_required_row_was_missed(database: TestDatabase)
     let database = open(&database).await;
     let mut open = database.begin().await.unwrap();
     open.post(ADD, &["a".into(), 1_i64.into()]).await.unwrap();
-    let missed = match open.require(PLUS, &["nobody".into(), 1_i64.into()]).await {
+    let missed = match open.require(PLUS, &["missing".into(), 1_i64.into()]).await {
         Ok(()) => open.row(READ, &[0_i64.into()]).await.map(drop),
         missed => missed,
     };
     assert!(matches!(missed, Err(Error::Missed)), "{missed:?}");
     let committed = open.commit().await;
-    assert!(matches!(committed, Err(Error::GivenUp)), "{committed:?}");
+    assert!(matches!(committed, Err(Error::Aborted)), "{committed:?}");
     assert_eq!(value(&database, "a").await, None);
 }
 

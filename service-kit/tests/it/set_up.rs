@@ -1,4 +1,4 @@
-//! What is said when a database cannot be opened.
+//! Errors when a database cannot be opened.
 
 use std::fs;
 
@@ -23,7 +23,9 @@ async fn a_folder_that_is_not_there_is_named_with_how_to_mend_it() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let why = refusal(&format!("sqlite:{}/a.db", missing.display()), &MIGRATIONS).await;
-    assert!(why.contains("No such file") && why.contains(&format!("make the folder {}", missing.display())));
+    assert!(
+        why.contains("No such file") && why.contains(&format!("create the folder {}", missing.display()))
+    );
 }
 
 #[tokio::test]
@@ -33,7 +35,7 @@ async fn a_file_that_is_no_database_is_not_touched() {
     let text = "chapter one ".repeat(1_000);
     fs::write(&file, &text).unwrap();
     let why = refusal(&format!("sqlite:{}", file.display()), &MIGRATIONS).await;
-    assert!(why.contains("it is not a database"), "{why}");
+    assert!(why.contains("the file is not a database"), "{why}");
     assert_eq!(fs::read_to_string(&file).unwrap(), text);
 }
 
@@ -79,15 +81,15 @@ async fn a_newer_schema_and_a_changed_one_are_refused(database: TestDatabase) {
     drop(open(&database).await);
     let older = Migrations { sqlite: &[], postgres: &[] };
     let why = Database::open(database.url(), &older).await.unwrap_err().to_string();
-    assert!(why.contains("a newer version has been here"), "{why}");
+    assert!(why.contains("run the newer program"), "{why}");
     const CHANGED: &[Migration] = &[Migration { name: "counters", sql: "CREATE TABLE other (name TEXT)" }];
     let changed = Migrations { sqlite: CHANGED, postgres: CHANGED };
     let why = Database::open(database.url(), &changed).await.unwrap_err().to_string();
     assert!(why.contains("changed by hand"), "{why}");
 }
 
-/// The steps of three releases: one adds, the next takes away what the first
-/// of them needed.
+/// The steps of three releases: one expands, the next drops what only the first
+/// of them needs.
 const RELEASES: [&[Migration]; 3] = {
     const NOTES: Migration = Migration {
         name: "notes",
@@ -103,11 +105,11 @@ fn release(number: usize) -> Migrations {
     Migrations { sqlite: RELEASES[number], postgres: RELEASES[number] }
 }
 
-/// More than the pool has.
+/// More than the connections of the pool.
 const CALLERS: usize = 20;
 
-/// On SQLite statements name their columns: one of `*` that was prepared before
-/// a column came breaks the connection, in sqlx.
+/// On SQLite statements name their columns: a `*` that was prepared before
+/// a column was added breaks the connection, in sqlx.
 const READ: Sql = Sql::each("SELECT name, value FROM counters", "SELECT c.* FROM counters c");
 const TOUCH: Sql = Sql::each(
     "UPDATE counters SET value = value RETURNING name, value",
@@ -154,12 +156,12 @@ async fn a_program_runs_on_what_the_next_has_expanded_and_not_on_what_it_has_con
     read_with_all_sessions(&old).await;
     touch_with_all_sessions(&old).await;
     let newer = Database::open(database.url(), &release(1)).await.unwrap();
-    // What its sessions have prepared selects a column less.
+    // The prepared statements of the old replica select one column less.
     read_with_all_sessions(&old).await;
     touch_with_all_sessions(&old).await;
     let version = Database::version(database.url(), &release(0)).await.unwrap();
     assert!(version.is_newer() && !version.is_too_new(), "{version:?}");
-    // A replica of before that dies meanwhile comes back, and writes.
+    // A restarted replica of the earlier version can still write.
     old.close().await;
     let old = Database::open(database.url(), &release(0)).await.unwrap();
     assert_eq!(raise(&old, "a").await, 2);
@@ -173,8 +175,8 @@ async fn a_program_runs_on_what_the_next_has_expanded_and_not_on_what_it_has_con
     assert_eq!(row.get::<i64>("count").unwrap(), 3);
     Database::open(database.url(), &release(1)).await.unwrap();
     let why = Database::open(database.url(), &release(0)).await.unwrap_err().to_string();
-    assert!(why.contains("version 3, for programs that know version 2"), "{why}");
-    assert!(why.contains("knows up to 1; a newer version has been here: run that version"), "{why}");
+    assert!(why.contains("version 3, which needs a program that knows version 2"), "{why}");
+    assert!(why.contains("knows versions up to 1; run the newer program"), "{why}");
     assert!(Database::version(database.url(), &release(0)).await.unwrap().is_too_new());
 }
 

@@ -5,11 +5,10 @@ use service_kit::value::InvalidValue;
 
 use super::Email;
 
-const SHORTEST: usize = 12;
-const LONGEST: usize = 128;
+const MIN_LENGTH: usize = 12;
+const MAX_LENGTH: usize = 128;
 
-/// The passwords that are tried first, of those that are long enough.
-/// Without regard to case.
+/// The most common passwords of that length, in lower case.
 const COMMON: [&str; 24] = [
     "0123456789ab",
     "012345678901",
@@ -37,20 +36,20 @@ const COMMON: [&str; 24] = [
     "welcome12345",
 ];
 
-/// A password that may be set. The characters are taken as they come: two
-/// spellings that Unicode calls equivalent (NFKC) are two passwords.
+/// A password that may be set. It is not normalized: two spellings that are equivalent
+/// in Unicode (NFKC) are two passwords.
 #[derive(Clone, Debug)]
 pub struct Password(Candidate);
 
 impl Password {
-    /// Reads a password.
+    /// Parses a password.
     ///
     /// # Errors
     /// When it is too short, too long, or easily guessed.
     pub fn parse(text: String) -> Result<Self, InvalidValue> {
         let candidate = Candidate::parse(text)?;
         let text = candidate.expose();
-        if text.chars().count() < SHORTEST {
+        if text.chars().count() < MIN_LENGTH {
             return Err(length());
         }
         let first = text.chars().next();
@@ -60,7 +59,7 @@ impl Password {
         Ok(Self(candidate))
     }
 
-    /// That the account of this address may have it.
+    /// Checks that the account of this address may have it.
     ///
     /// # Errors
     /// When it is the address.
@@ -68,28 +67,28 @@ impl Password {
         if self.0.expose().to_lowercase() == email.as_str() { Err(guessed()) } else { Ok(()) }
     }
 
-    /// As it is compared with what is stored.
+    /// The candidate, to verify against a stored hash.
     #[must_use]
     pub fn candidate(&self) -> &Candidate {
         &self.0
     }
 }
 
-/// What somebody says is the password. Never shown, and wiped from memory when
-/// it is dropped.
+/// A password as a caller has given it. Never shown, and wiped from memory when it is
+/// dropped.
 #[derive(Clone, Debug)]
 pub struct Candidate(SecretString);
 
 impl Candidate {
-    /// Reads what may be a password.
+    /// Parses a candidate.
     ///
     /// # Errors
-    /// When it cannot be one because of its length.
+    /// When its length is not that of a password.
     pub fn parse(text: String) -> Result<Self, InvalidValue> {
         let text = SecretString::from(text);
         let given = text.expose_secret();
         // The bytes bound the work of counting characters.
-        if given.is_empty() || given.len() > LONGEST * 4 || given.chars().count() > LONGEST {
+        if given.is_empty() || given.len() > MAX_LENGTH * 4 || given.chars().count() > MAX_LENGTH {
             return Err(length());
         }
         Ok(Self(text))
@@ -101,7 +100,7 @@ impl Candidate {
 }
 
 fn length() -> InvalidValue {
-    InvalidValue(format!("must be {SHORTEST} to {LONGEST} characters"))
+    InvalidValue(format!("must be {MIN_LENGTH} to {MAX_LENGTH} characters"))
 }
 
 fn guessed() -> InvalidValue {
@@ -125,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_easily_guessed_is_refused() {
+    fn an_easily_guessed_password_is_rejected() {
         for bad in COMMON.into_iter().chain(["PassWord1234", "aaaaaaaaaaaaaaaa", "ääääääääääää"])
         {
             assert!(parse(bad).unwrap_err().to_string().starts_with("is easily guessed"), "{bad}");

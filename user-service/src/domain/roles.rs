@@ -1,4 +1,4 @@
-//! Roles, as the protocol and the database spell them.
+//! Roles in the protocol and in the database.
 
 use mesh_proto::shop::user::v1 as wire;
 use service_kit::{
@@ -6,10 +6,10 @@ use service_kit::{
     value::InvalidValue,
 };
 
-/// Reads roles as the protocol has them: at least one.
+/// Parses the roles of the protocol, at least one.
 ///
 /// # Errors
-/// When there is none, or one is not known.
+/// When there is none, or one is unknown.
 pub fn parse_roles(numbers: &[i32]) -> Result<Roles, InvalidValue> {
     let known = |number: &i32| Role::try_from(wire::Role::try_from(*number).ok()?).ok();
     let roles: Option<Roles> = numbers.iter().map(known).collect();
@@ -18,22 +18,22 @@ pub fn parse_roles(numbers: &[i32]) -> Result<Roles, InvalidValue> {
         .ok_or_else(|| InvalidValue("must be one or more of ROLE_CUSTOMER, ROLE_STAFF and ROLE_ADMIN".into()))
 }
 
-/// Reads roles as [`written_roles`] writes them.
+/// Parses roles from the text of [`written_roles`].
 ///
 /// # Errors
-/// When one is not known.
+/// When one is unknown.
 pub fn read_roles(text: &str) -> Result<Roles, InvalidValue> {
     text.split(',').map(str::parse::<Role>).collect()
 }
 
-/// The roles as the database keeps them.
+/// The text of roles for the database.
 #[must_use]
 pub fn written_roles(roles: Roles) -> String {
     let names: Vec<_> = roles.iter().map(Role::as_str).collect();
     names.join(",")
 }
 
-/// These roles and one more.
+/// The roles plus one more.
 #[must_use]
 pub fn with_role(roles: Roles, role: Role) -> Roles {
     roles.iter().chain([role]).collect()

@@ -1,4 +1,4 @@
-//! The keys that access tokens are signed with.
+//! The signing keys of access tokens.
 
 use std::fmt::Display;
 
@@ -9,36 +9,35 @@ use service_kit::{
 };
 
 use super::Store;
-use crate::keys::Times;
+use crate::key_schedule::KeyPeriod;
 
-/// More than ever are there at once.
-const MOST: i64 = 64;
+/// More than there ever are.
+const MAX_KEYS: i64 = 64;
 
 const ALL: &str = "SELECT number, kid, seed, create_time, sign_from, sign_until FROM signing_keys ORDER BY number DESC LIMIT $1";
 
-/// Of the replicas that see that a key is missing, one adds it.
+/// Adds a key; of several replicas that see that it is due, one succeeds.
 const ADD: &str = "INSERT INTO signing_keys (number, kid, seed, create_time, sign_from, sign_until) \
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (number) DO NOTHING";
 
-/// The public half stays, by which it is told from another in its place.
+/// Encrypts a key again, if the row still has its public half.
 const ENCRYPT: &str = "UPDATE signing_keys SET seed = $3 WHERE number = $1 AND kid = $2";
 
 const REMOVE: &str = "DELETE FROM signing_keys WHERE number < $1";
 
-/// A key with its place in the row.
+/// A signing key with its period.
 #[derive(Debug)]
 pub struct StoredKey {
-    /// When it is what.
-    pub times: Times,
-    /// The key itself.
+    /// The period.
+    pub period: KeyPeriod,
+    /// The key.
     pub signer: Signer,
-    /// Whether it is stored as new ones are: encrypted under the same key, or
-    /// in clear.
+    /// True when it is encrypted like a new key, or in clear like a new key.
     pub is_current: bool,
 }
 
 impl Store {
-    /// The keys that are there, the newest first.
+    /// Reads the keys, the newest first.
     ///
     /// # Errors
     /// When the database fails.
@@ -46,11 +45,11 @@ impl Store {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn keys(&self) -> Result<Vec<StoredKey>, DatabaseError> {
-        let rows = self.database.rows(ALL, &[MOST.into()]).await?;
+        let rows = self.database.rows(ALL, &[MAX_KEYS.into()]).await?;
         rows.iter().map(|row| self.read(row)).collect()
     }
 
-    /// Adds the key of that number, unless another replica has.
+    /// Adds a key, unless another replica has added one with its number.
     ///
     /// # Errors
     /// When the database fails.
@@ -58,14 +57,14 @@ impl Store {
     /// # Cancel safety
     /// It may have been added.
     pub async fn add_key(&self, key: &StoredKey, now: Timestamp) -> Result<bool, DatabaseError> {
-        let StoredKey { times, signer, .. } = key;
+        let StoredKey { period, signer, .. } = key;
         let values: [Value; 6] = [
-            times.number.into(),
+            period.number.into(),
             signer.kid().into(),
             self.encrypted(signer)?.into(),
             now.micros().into(),
-            times.from.micros().into(),
-            times.until.micros().into(),
+            period.from.micros().into(),
+            period.until.micros().into(),
         ];
         let mut open = self.database.begin().await?;
         let added = open.execute(ADD, &values).await?;
@@ -73,35 +72,35 @@ impl Store {
         Ok(added == 1)
     }
 
-    /// Stores the secret half of a key anew, as new ones are stored.
+    /// Encrypts the secret half of a key again, like that of a new key.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
     /// It may have been stored.
-    pub async fn encrypt_again(&self, key: &StoredKey) -> Result<(), DatabaseError> {
-        let StoredKey { times, signer, .. } = key;
-        let values: [Value; 3] = [times.number.into(), signer.kid().into(), self.encrypted(signer)?.into()];
+    pub async fn re_encrypt(&self, key: &StoredKey) -> Result<(), DatabaseError> {
+        let StoredKey { period, signer, .. } = key;
+        let values: [Value; 3] = [period.number.into(), signer.kid().into(), self.encrypted(signer)?.into()];
         let mut open = self.database.begin().await?;
         open.execute(ENCRYPT, &values).await?;
         open.commit().await
     }
 
-    /// Removes the keys before that number.
+    /// Deletes the keys before that number.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// They may have been removed.
+    /// They may have been deleted.
     pub async fn remove_keys_before(&self, number: i64) -> Result<(), DatabaseError> {
         let mut open = self.database.begin().await?;
         open.execute(REMOVE, &[number.into()]).await?;
         open.commit().await
     }
 
-    /// Bound to the key that it is the secret half of.
+    /// Encrypts the secret half of a key, bound to its id.
     fn encrypted(&self, signer: &Signer) -> Result<Vec<u8>, DatabaseError> {
         self.encryption_keys.encrypt(signer.seed(), signer.kid()).map_err(|why| unreadable(&why))
     }
@@ -113,12 +112,12 @@ impl Store {
         if signer.kid() != kid {
             return Err(unreadable(&InvalidKey::Name));
         }
-        let times = Times {
+        let period = KeyPeriod {
             number: row.get("number")?,
             from: Timestamp::of_micros(row.get("sign_from")?),
             until: Timestamp::of_micros(row.get("sign_until")?),
         };
-        Ok(StoredKey { times, signer, is_current: decrypted.is_current })
+        Ok(StoredKey { period, signer, is_current: decrypted.is_current })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Accounts whose tokens end before they expire.
+//! The revocations of tokens.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use service_kit::{
     timestamp::Timestamp,
 };
 
-use super::{CLEAN_BATCH, Store};
+use super::{CLEANUP_BATCH_SIZE, Store};
 use crate::{clock::before, domain::UserId};
 
 const SECOND: i64 = 1_000_000;
 
-/// A later one never takes an earlier one back.
+/// Revokes the tokens of an account. A revocation never shortens an earlier one.
 const REVOKE: &str = "INSERT INTO revocations (user_id, not_before, revoke_time) VALUES ($1, $2, $3) \
      ON CONFLICT (user_id) DO UPDATE SET revoke_time = excluded.revoke_time, not_before = \
      CASE WHEN excluded.not_before > revocations.not_before THEN excluded.not_before \
@@ -23,20 +23,20 @@ const REVOKE: &str = "INSERT INTO revocations (user_id, not_before, revoke_time)
 const SINCE: &str = "SELECT user_id, not_before FROM revocations WHERE revoke_time > $1 \
      ORDER BY revoke_time DESC LIMIT $2";
 
-const CLEAN: &str = "DELETE FROM revocations WHERE user_id IN \
+const DELETE_OLD: &str = "DELETE FROM revocations WHERE user_id IN \
      (SELECT user_id FROM revocations WHERE revoke_time <= $1 LIMIT $2)";
 
 impl Store {
-    /// The latest of those made at most `ago` before `now`.
+    /// Reads the latest revocations of the time `age` before `now`.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn revocations(&self, now: Timestamp, ago: Duration) -> Result<Vec<Revocation>, DatabaseError> {
-        let most = i64::try_from(MAX_REVOCATIONS).unwrap_or(i64::MAX);
-        let rows = self.database.rows(SINCE, &[before(now, ago).micros().into(), most.into()]).await?;
+    pub async fn revocations(&self, now: Timestamp, age: Duration) -> Result<Vec<Revocation>, DatabaseError> {
+        let limit = i64::try_from(MAX_REVOCATIONS).unwrap_or(i64::MAX);
+        let rows = self.database.rows(SINCE, &[before(now, age).micros().into(), limit.into()]).await?;
         let read = |row: &service_kit::database::Row| {
             let subject = digest_of(&row.get::<String>("user_id")?);
             Ok(Revocation { subject, not_before: row.get("not_before")? })
@@ -44,40 +44,40 @@ impl Store {
         rows.iter().map(read).collect()
     }
 
-    /// Removes those that no token can be older than, some of them; returns how
-    /// many.
+    /// Deletes a batch of revocations whose tokens have all expired; returns their
+    /// number.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// They may have been removed.
-    pub async fn clean_revocations(&self, now: Timestamp) -> Result<u64, DatabaseError> {
+    /// They may have been deleted.
+    pub async fn delete_old_revocations(&self, now: Timestamp) -> Result<u64, DatabaseError> {
         let mut open = self.database.begin().await?;
-        let over = before(now, 2 * Claims::LONGEST);
-        let removed = open.execute(CLEAN, &[over.micros().into(), CLEAN_BATCH.into()]).await?;
+        let oldest = before(now, 2 * Claims::MAX_LIFETIME);
+        let deleted = open.execute(DELETE_OLD, &[oldest.micros().into(), CLEANUP_BATCH_SIZE.into()]).await?;
         open.commit().await?;
-        Ok(removed)
+        Ok(deleted)
     }
 }
 
-/// Ends the tokens that the account has: those issued up to the second of `now`.
+/// Revokes the tokens of an account that were issued up to the second of `now`.
 pub(super) async fn revoke(open: &mut Transaction, id: UserId, now: Timestamp) -> Result<(), DatabaseError> {
-    until(open, id, now.micros() / SECOND + 1, now).await
+    revoke_before(open, id, now.micros() / SECOND + 1, now).await
 }
 
-/// Ends all tokens of an account that gets no more: also those from a replica
-/// whose clock is ahead.
+/// Revokes all tokens of an account that gets no more, also those of a replica whose
+/// clock is ahead.
 pub(super) async fn revoke_all(
     open: &mut Transaction,
     id: UserId,
     now: Timestamp,
 ) -> Result<(), DatabaseError> {
-    let ahead = i64::try_from(Claims::LONGEST.as_secs()).unwrap_or(i64::MAX);
-    until(open, id, (now.micros() / SECOND).saturating_add(ahead), now).await
+    let ahead = i64::try_from(Claims::MAX_LIFETIME.as_secs()).unwrap_or(i64::MAX);
+    revoke_before(open, id, (now.micros() / SECOND).saturating_add(ahead), now).await
 }
 
-async fn until(
+async fn revoke_before(
     open: &mut Transaction,
     id: UserId,
     not_before: i64,

@@ -1,9 +1,8 @@
-//! Sessions: what a login leads to.
+//! Sessions, which begin with a login.
 //!
-//! A session has one refresh token that is good. Using it puts the next in its
-//! place; whoever comes with another that names the session has one that is
-//! used up, and ends it. So what is kept of a session is one row, however long
-//! it lasts.
+//! A session has one valid refresh token. Using it replaces it by the next; another
+//! token that names the session is an old one, and ends the session. So a session is
+//! one row, however long it lasts.
 
 use std::{slice, time::Duration};
 
@@ -12,48 +11,45 @@ use service_kit::{
     timestamp::Timestamp,
 };
 
-use super::{Account, BY_ID, CLEAN_BATCH, Store, failures, read};
+use super::{Account, BY_ID, CLEANUP_BATCH_SIZE, Store, failures, read};
 use crate::{
     clock::after,
     domain::{User, UserId},
     hasher::Hash,
-    limit::Subject,
+    login_limit::FailureSubject,
     refresh::RefreshToken,
 };
 
-/// How long a refresh token is good for.
-const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3_600);
-/// The most sessions of one account; the one that was not used for longest
-/// makes room.
-const MOST: i64 = 20;
+const REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// The most sessions of one account; of more, the least recently used are deleted.
+const MAX_SESSIONS: i64 = 20;
 
-/// Holds the account's row, so that no other password comes between: 0 when
-/// one has.
+/// Locks the account's row, if the password is still the same.
 const CONFIRM: &str = "UPDATE users SET password = $3 WHERE user_id = $1 AND password = $2";
 
-const MAKE_ROOM: &str = "DELETE FROM sessions WHERE user_id = $1 AND session_id IN \
+const DELETE_EXCESS: &str = "DELETE FROM sessions WHERE user_id = $1 AND session_id IN \
      (SELECT session_id FROM sessions WHERE user_id = $1 ORDER BY expire_time DESC, session_id \
       LIMIT 1000000 OFFSET $2)";
 
 const BEGIN: &str = "INSERT INTO sessions (session_id, user_id, token, create_time, expire_time) \
      VALUES ($1, $2, $3, $4, $5)";
 
-/// Waits for whoever uses the same token, and then finds it used up.
-const USE_UP: &str = "UPDATE sessions SET token = $3, expire_time = $5 \
+/// Replaces a token, after waiting for another use of the same one, which makes it
+/// invalid.
+const ROTATE: &str = "UPDATE sessions SET token = $3, expire_time = $5 \
      WHERE session_id = $1 AND token = $2 AND expire_time > $4 RETURNING user_id";
 
 const END: &str = "DELETE FROM sessions WHERE session_id = $1";
 
 const END_ALL: &str = "DELETE FROM sessions WHERE user_id = $1";
 
-const CLEAN: &str = "DELETE FROM sessions WHERE session_id IN \
+const DELETE_EXPIRED: &str = "DELETE FROM sessions WHERE session_id IN \
      (SELECT session_id FROM sessions WHERE expire_time <= $1 LIMIT $2)";
 
 impl Store {
-    /// Begins a session of the account whose password was found right, which
-    /// is kept as `kept` from now on, and forgets the logins of `subjects` that
-    /// failed.
-    /// `None` when the account has another password by now, or is gone.
+    /// Begins a session of the account whose password was verified, stores the
+    /// password as `hash`, and deletes the failed logins of `subjects`. Returns
+    /// `None` when the account has another password by now, or was deleted.
     ///
     /// # Errors
     /// When the database fails.
@@ -63,30 +59,30 @@ impl Store {
     pub async fn begin_session(
         &self,
         account: &Account,
-        kept: &Hash,
+        hash: &Hash,
         token: &RefreshToken,
-        subjects: &[Subject],
+        subjects: &[FailureSubject],
         now: Timestamp,
     ) -> Result<Option<User>, DatabaseError> {
         let mut unit = self.database.unit();
         loop {
             let mut open = unit.begin().await?;
-            let done = begin(&mut open, account, kept, token, subjects, now).await;
+            let done = begin(&mut open, account, hash, token, subjects, now).await;
             if let Some(done) = unit.end(open, done).await {
                 return done;
             }
         }
     }
 
-    /// Uses up `token` and puts `next`, of the same session, in its place.
-    /// Returns who has the session; `None` when the token is not good, and then
-    /// the session that it names has ended.
+    /// Replaces `token` by `next`, of the same session. Returns the user of the
+    /// session; `None` when the token is invalid, which ends the session that it
+    /// names.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// It may have been used up.
+    /// It may have been replaced.
     pub async fn refresh(
         &self,
         token: &RefreshToken,
@@ -103,46 +99,45 @@ impl Store {
         }
     }
 
-    /// Removes sessions whose token has expired, some of them; returns how
-    /// many.
+    /// Deletes a batch of expired sessions; returns their number.
     ///
     /// # Errors
     /// When the database fails.
     ///
     /// # Cancel safety
-    /// They may have been removed.
-    pub async fn clean_sessions(&self, now: Timestamp) -> Result<u64, DatabaseError> {
+    /// They may have been deleted.
+    pub async fn delete_old_sessions(&self, now: Timestamp) -> Result<u64, DatabaseError> {
         let mut open = self.database.begin().await?;
-        let removed = open.execute(CLEAN, &[now.micros().into(), CLEAN_BATCH.into()]).await?;
+        let deleted = open.execute(DELETE_EXPIRED, &[now.micros().into(), CLEANUP_BATCH_SIZE.into()]).await?;
         open.commit().await?;
-        Ok(removed)
+        Ok(deleted)
     }
 }
 
 async fn begin(
     open: &mut Transaction,
     account: &Account,
-    kept: &Hash,
+    hash: &Hash,
     token: &RefreshToken,
-    subjects: &[Subject],
+    subjects: &[FailureSubject],
     now: Timestamp,
 ) -> Result<Option<User>, DatabaseError> {
     let id: Value = account.user.id.to_string().into();
-    let confirm = [id.clone(), account.password.as_str().into(), kept.as_str().into()];
+    let confirm = [id.clone(), account.password.as_str().into(), hash.as_str().into()];
     if open.execute(CONFIRM, &confirm).await? == 0 {
-        open.undo();
+        open.set_rollback_only();
         return Ok(None);
     }
-    open.execute(MAKE_ROOM, &[id.clone(), (MOST - 1).into()]).await?;
+    open.execute(DELETE_EXCESS, &[id.clone(), (MAX_SESSIONS - 1).into()]).await?;
     let values = [
         token.session().into(),
         id.clone(),
         token.hash().into(),
         now.micros().into(),
-        after(now, LIFETIME).micros().into(),
+        after(now, REFRESH_TOKEN_LIFETIME).micros().into(),
     ];
     open.execute(BEGIN, &values).await?;
-    failures::forget(open, subjects).await?;
+    failures::delete(open, subjects).await?;
     user(open, id).await
 }
 
@@ -157,15 +152,15 @@ async fn refresh(
         token.hash().into(),
         next.hash().into(),
         now.micros().into(),
-        after(now, LIFETIME).micros().into(),
+        after(now, REFRESH_TOKEN_LIFETIME).micros().into(),
     ];
-    if let Some(row) = open.row(USE_UP, &values).await? {
+    if let Some(row) = open.row(ROTATE, &values).await? {
         let id = UserId::parse(&row.get::<String>("user_id")?);
         let id = id.map_err(|why| DatabaseError::corrupt("user_id", why))?;
         return user(open, id.to_string().into()).await;
     }
     if open.execute(END, &[token.session().into()]).await? == 0 {
-        open.undo();
+        open.set_rollback_only();
     }
     Ok(None)
 }

@@ -12,10 +12,10 @@ fn renamed(user: &User, name: &str) -> UpdateUserRequest {
     request
 }
 
-async fn only_what_the_mask_names_changes(database: TestDatabase) {
+async fn only_fields_of_the_mask_change(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let before = app.ada().await;
-    let wishes = User {
+    let changes = User {
         email: "Bob@example.com".into(),
         display_name: "Bob".into(),
         roles: vec![Role::Admin.into(), Role::Staff.into()],
@@ -24,7 +24,7 @@ async fn only_what_the_mask_names_changes(database: TestDatabase) {
     };
     let mut expected = before.clone();
     for (path, etag) in [("display_name", "2"), ("email", "3"), ("roles", "4")] {
-        let after = app.update(update(&wishes, &[path])).await.unwrap();
+        let after = app.update(update(&changes, &[path])).await.unwrap();
         match path {
             "display_name" => expected.display_name = "Bob".into(),
             "email" => expected.email = "bob@example.com".into(),
@@ -55,7 +55,7 @@ async fn the_same_change_again_changes_nothing(database: TestDatabase) {
     assert!(app.refresh(&tokens.refresh_token).await.is_ok(), "no new password, no end of sessions");
 }
 
-async fn an_etag_that_is_given_must_still_hold(database: TestDatabase) {
+async fn an_outdated_etag_is_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let user = app.ada().await;
     app.update(renamed(&user, "Bob")).await.unwrap();
@@ -65,7 +65,7 @@ async fn an_etag_that_is_given_must_still_hold(database: TestDatabase) {
     refused_field(app.update(renamed(&User { etag: "mine".into(), ..user }, "Eve")).await, "user.etag");
 }
 
-async fn an_address_that_is_taken_stays_its_owners(database: TestDatabase) {
+async fn a_taken_address_stays_with_its_owner(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.ada().await;
     let bob = app.register("bob@example.com", PASSWORD).await.unwrap();
@@ -75,7 +75,7 @@ async fn an_address_that_is_taken_stays_its_owners(database: TestDatabase) {
     app.login("bob@example.com", PASSWORD).await.unwrap();
 }
 
-async fn of_two_accounts_that_want_one_address_one_gets_it(database: TestDatabase) {
+async fn one_of_many_concurrent_changes_gets_an_address(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     let mut changing = tokio::task::JoinSet::new();
     for n in 0..6 {
@@ -91,7 +91,7 @@ async fn of_two_accounts_that_want_one_address_one_gets_it(database: TestDatabas
     }
 }
 
-async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
+async fn malformed_fields_are_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let user = app.ada().await;
     let huge = "a".repeat(1 << 20);
@@ -120,9 +120,9 @@ async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
         "user.user_id",
     );
     assert_eq!(app.get(&user.user_id).await.unwrap(), user);
-    let nobody = User { user_id: "018f3c5e-7b1a-7cc0-8f00-0123456789ab".into(), ..user };
+    let unknown = User { user_id: "018f3c5e-7b1a-7cc0-8f00-0123456789ab".into(), ..user };
     for path in ["display_name", "email"] {
-        refused(app.update(update(&nobody, &[path])).await, Code::NotFound, "USER_NOT_FOUND");
+        refused(app.update(update(&unknown, &[path])).await, Code::NotFound, "USER_NOT_FOUND");
     }
 }
 
@@ -141,11 +141,11 @@ async fn a_deleted_account_is_gone_with_its_sessions_and_its_address_is_free(dat
 }
 
 on_both_databases!(
-    only_what_the_mask_names_changes,
+    only_fields_of_the_mask_change,
     the_same_change_again_changes_nothing,
-    an_etag_that_is_given_must_still_hold,
-    an_address_that_is_taken_stays_its_owners,
-    of_two_accounts_that_want_one_address_one_gets_it,
-    what_is_malformed_is_refused_field_by_field,
+    an_outdated_etag_is_refused,
+    a_taken_address_stays_with_its_owner,
+    one_of_many_concurrent_changes_gets_an_address,
+    malformed_fields_are_refused,
     a_deleted_account_is_gone_with_its_sessions_and_its_address_is_free,
 );

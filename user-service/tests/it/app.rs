@@ -11,12 +11,21 @@ use registry_client::Channel;
 use service_kit::testing::{self, Replica, TestDatabase, mesh_to};
 use tonic::{Code, Status};
 use tonic_types::ErrorDetails;
-use user_service::{NAME, UserService};
+use user_service::{AdminOptions, NAME, UserService};
 
 pub(crate) const EMAIL: &str = "ada@example.com";
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
-/// Replicas that ask nobody who they are.
+/// user-service with a first admin.
+pub(crate) fn with_admin(email: &str, password: &str) -> UserService {
+    let (email, password) = (Some(email.to_owned()), Some(password.into()));
+    UserService {
+        admin: AdminOptions { email, password, ..AdminOptions::default() },
+        ..UserService::default()
+    }
+}
+
+/// Replicas without authentication.
 pub(crate) struct TestApp {
     users: Vec<UserServiceClient<Channel>>,
     pub(crate) replicas: Vec<Replica>,

@@ -1,4 +1,4 @@
-//! What is no longer of use is removed, and nothing else.
+//! Outdated rows are deleted, and no others.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use user_service::{
     Clock, NAME, SUBSCRIBERS, UserService, Users,
     domain::Email,
     hasher::Hasher,
-    keys::{Keyring, Terms},
-    limit::Subject,
+    keys::{KeySchedule, Keyring},
+    login_limit::FailureSubject,
     store::Store,
 };
 
@@ -23,14 +23,14 @@ const DAY: Duration = Duration::from_hours(24);
 const HOUR: Duration = Duration::from_hours(1);
 
 /// A store with a clock, and the rows to look at.
-struct Kept {
+struct TestStore {
     store: Store,
     clock: Clock,
     open: Database,
     _database: TestDatabase,
 }
 
-impl Kept {
+impl TestStore {
     async fn new(database: TestDatabase) -> Self {
         let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
         let store = Store::new(open.clone(), Outbox::new(NAME, SUBSCRIBERS));
@@ -42,16 +42,17 @@ impl Kept {
         rows.iter().map(|row| row.get("text").unwrap()).collect()
     }
 
-    /// Whose failures are remembered.
+    /// The subjects with stored failures.
     async fn subjects(&self) -> Vec<String> {
         self.texts("SELECT subject AS text FROM login_failures ORDER BY last_time").await
     }
 }
 
-async fn sessions_that_have_expired_are_removed(database: TestDatabase) {
-    let kept = Kept::new(database).await;
-    let (store, clock) = (kept.store.clone(), kept.clock.clone());
-    let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), Auth::off()).await.unwrap();
+async fn expired_sessions_are_deleted(database: TestDatabase) {
+    let test = TestStore::new(database).await;
+    let (store, clock) = (test.store.clone(), test.clock.clone());
+    let keys =
+        Keyring::open(store.clone(), clock.clone(), KeySchedule::default(), Auth::off()).await.unwrap();
     let users = Users::new(store.clone(), Hasher::new(), keys, clock.clone());
     users.register(Request::new(registration(EMAIL, PASSWORD))).await.unwrap();
     let sessions = "SELECT session_id AS text FROM sessions ORDER BY create_time";
@@ -60,64 +61,64 @@ async fn sessions_that_have_expired_are_removed(database: TestDatabase) {
     begin().await;
     clock.advance(HOUR);
     begin().await;
-    let both = kept.texts(sessions).await;
+    let both = test.texts(sessions).await;
     assert_eq!(both.len(), 2);
 
     clock.advance(30 * DAY - 2 * HOUR);
-    assert_eq!(store.clean_sessions(clock.now()).await.unwrap(), 0);
+    assert_eq!(store.delete_old_sessions(clock.now()).await.unwrap(), 0);
     clock.advance(HOUR + Duration::from_secs(1));
-    assert_eq!(store.clean_sessions(clock.now()).await.unwrap(), 1);
-    assert_eq!(kept.texts(sessions).await, both[1..]);
+    assert_eq!(store.delete_old_sessions(clock.now()).await.unwrap(), 1);
+    assert_eq!(test.texts(sessions).await, both[1..]);
     clock.advance(HOUR);
-    assert_eq!(store.clean_sessions(clock.now()).await.unwrap(), 1);
-    assert_eq!(kept.texts(sessions).await, [""; 0]);
+    assert_eq!(store.delete_old_sessions(clock.now()).await.unwrap(), 1);
+    assert_eq!(test.texts(sessions).await, [""; 0]);
 }
 
-async fn failures_of_long_ago_are_removed(database: TestDatabase) {
-    let kept = Kept::new(database).await;
-    let subject = |email: &str| Subject::account(&Email::parse(email).unwrap());
+async fn old_failures_are_deleted(database: TestDatabase) {
+    let test = TestStore::new(database).await;
+    let subject = |email: &str| FailureSubject::account(&Email::parse(email).unwrap());
     let (ada, bob) = (subject(EMAIL), subject("bob@example.com"));
-    kept.store.count_failure(std::slice::from_ref(&ada), kept.clock.now()).await.unwrap();
-    kept.clock.advance(HOUR / 2);
-    kept.store.count_failure(std::slice::from_ref(&bob), kept.clock.now()).await.unwrap();
-    assert_eq!(kept.store.clean_failures(kept.clock.now()).await.unwrap(), 0);
-    assert_eq!(kept.subjects().await, [ada.key(), bob.key()]);
-    kept.clock.advance(HOUR / 2);
-    assert_eq!(kept.store.clean_failures(kept.clock.now()).await.unwrap(), 1);
-    assert_eq!(kept.subjects().await, [bob.key()]);
+    test.store.count_failure(std::slice::from_ref(&ada), test.clock.now()).await.unwrap();
+    test.clock.advance(HOUR / 2);
+    test.store.count_failure(std::slice::from_ref(&bob), test.clock.now()).await.unwrap();
+    assert_eq!(test.store.delete_old_failures(test.clock.now()).await.unwrap(), 0);
+    assert_eq!(test.subjects().await, [ada.key(), bob.key()]);
+    test.clock.advance(HOUR / 2);
+    assert_eq!(test.store.delete_old_failures(test.clock.now()).await.unwrap(), 1);
+    assert_eq!(test.subjects().await, [bob.key()]);
 }
 
-/// Whoever fails under a hundred thousand names fills no disk.
-async fn the_oldest_of_too_many_failures_make_room(database: TestDatabase) {
+/// Failures under any number of names take bounded space.
+async fn the_oldest_of_too_many_failures_are_deleted(database: TestDatabase) {
     const MANY: &str = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100003) \
          INSERT INTO login_failures (subject, failures, last_time) SELECT 'account:' || i, 1, $1 + i FROM n";
-    let kept = Kept::new(database).await;
-    let mut open = kept.open.begin().await.unwrap();
+    let test = TestStore::new(database).await;
+    let mut open = test.open.begin().await.unwrap();
     open.execute(MANY, &[(Timestamp::now().micros() - 200_000).into()]).await.unwrap();
     open.commit().await.unwrap();
-    assert_eq!(kept.store.clean_failures(kept.clock.now()).await.unwrap(), 3);
-    let left = kept.subjects().await;
+    assert_eq!(test.store.delete_old_failures(test.clock.now()).await.unwrap(), 3);
+    let left = test.subjects().await;
     assert_eq!((left.len(), left[0].as_str()), (100_000, "account:4"));
 }
 
-async fn notifications_of_long_ago_are_removed(database: TestDatabase) {
+async fn old_notifications_are_deleted(database: TestDatabase) {
     const ROW: &str = "INSERT INTO notifications \
          (customer_id, position, event_id, order_id, order_etag, text, create_time) \
          VALUES ('ada', $1, 'event', 'order', '1', $2, $3)";
-    let kept = Kept::new(database).await;
-    let mut open = kept.open.begin().await.unwrap();
+    let test = TestStore::new(database).await;
+    let mut open = test.open.begin().await.unwrap();
     for (position, text, days) in [(1_i64, "old", 91), (2, "young", 89)] {
-        let made = kept.clock.now().micros() - i64::try_from((days * DAY).as_micros()).unwrap();
+        let made = test.clock.now().micros() - i64::try_from((days * DAY).as_micros()).unwrap();
         open.execute(ROW, &[position.into(), text.into(), made.into()]).await.unwrap();
     }
     open.commit().await.unwrap();
-    assert_eq!(kept.store.clean_notifications(kept.clock.now()).await.unwrap(), 1);
-    assert_eq!(kept.texts("SELECT text FROM notifications").await, ["young"]);
+    assert_eq!(test.store.delete_old_notifications(test.clock.now()).await.unwrap(), 1);
+    assert_eq!(test.texts("SELECT text FROM notifications").await, ["young"]);
 }
 
 on_both_databases!(
-    notifications_of_long_ago_are_removed,
-    sessions_that_have_expired_are_removed,
-    failures_of_long_ago_are_removed,
-    the_oldest_of_too_many_failures_make_room,
+    old_notifications_are_deleted,
+    expired_sessions_are_deleted,
+    old_failures_are_deleted,
+    the_oldest_of_too_many_failures_are_deleted,
 );

@@ -1,9 +1,9 @@
-//! `GetJwks`, and how keys follow one another.
+//! `GetJwks` and the succession of keys.
 
 use std::time::Duration;
 
 use service_kit::{
-    auth::{Auth, EncryptionKeys, PublicKey},
+    auth::{Auth, PublicKey},
     database::Database,
     events::Outbox,
     on_both_databases,
@@ -13,7 +13,8 @@ use service_kit::{
 use tokio::task::JoinSet;
 use user_service::{
     Clock, Error, NAME, SUBSCRIBERS, UserService,
-    keys::{Keyring, Terms},
+    encryption::EncryptionKeys,
+    keys::{KeySchedule, Keyring},
     store::Store,
 };
 
@@ -30,7 +31,7 @@ async fn opened(database: &TestDatabase, clock: &Clock, keys: &str) -> Result<Ke
     let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
     let keys = EncryptionKeys::parse(&keys.into()).unwrap();
     let store = Store::new(open, Outbox::new(NAME, SUBSCRIBERS)).encrypted_under(keys);
-    Keyring::open(store, clock.clone(), Terms::default(), Auth::off()).await
+    Keyring::open(store, clock.clone(), KeySchedule::default(), Auth::off()).await
 }
 
 async fn kids(keyring: &Keyring) -> Vec<String> {
@@ -61,23 +62,23 @@ async fn a_key_is_published_before_it_signs_and_until_its_tokens_expire(database
     assert_eq!(kids(&keyring).await, [first.as_str()]);
 
     clock.advance(24 * 60 * MINUTE - 9 * MINUTE);
-    keyring.look().await.unwrap();
+    keyring.refresh().await.unwrap();
     let both = kids(&keyring).await;
     assert_eq!((both.len(), signing(&keyring).await.as_str()), (2, first.as_str()));
     let second = both[0].clone();
 
     clock.advance(9 * MINUTE);
-    assert_eq!(signing(&keyring).await, second, "it signs from then on, also when nobody has looked");
-    keyring.look().await.unwrap();
+    assert_eq!(signing(&keyring).await, second, "it signs from then on, also without a refresh");
+    keyring.refresh().await.unwrap();
     assert_eq!(kids(&keyring).await, both, "the first has tokens that are still good");
 
     clock.advance(21 * MINUTE);
     assert_eq!(kids(&keyring).await, [second.as_str()]);
-    keyring.look().await.unwrap();
+    keyring.refresh().await.unwrap();
     assert_eq!((kids(&keyring).await, signing(&keyring).await), (vec![second.clone()], second));
 }
 
-async fn replicas_that_look_at_once_add_one_key_and_all_sign_with_it(database: TestDatabase) {
+async fn concurrent_refreshes_add_one_key_and_all_replicas_sign_with_it(database: TestDatabase) {
     let clock = Clock::system();
     let mut opening = JoinSet::new();
     let shared = std::sync::Arc::new(database);
@@ -95,7 +96,7 @@ async fn replicas_that_look_at_once_add_one_key_and_all_sign_with_it(database: T
         assert_eq!(signers.len(), 1, "round {round}");
         clock.advance(24 * 60 * MINUTE - 5 * MINUTE);
         let looking: JoinSet<_> =
-            replicas.iter().cloned().map(|keyring| async move { keyring.look().await.unwrap() }).collect();
+            replicas.iter().cloned().map(|keyring| async move { keyring.refresh().await.unwrap() }).collect();
         looking.join_all().await;
         assert_eq!(kids(&replicas[0]).await.len(), 2, "round {round}");
         clock.advance(10 * MINUTE);
@@ -139,13 +140,13 @@ async fn keys_are_encrypted_and_their_key_replaced_without_a_token_lost(database
     let mut seen = Vec::new();
     for keys in steps {
         let after = opened(&database, &clock, keys).await.unwrap();
-        before.look().await.unwrap();
+        before.refresh().await.unwrap();
         assert_eq!((signing(&before).await, signing(&after).await), (first.clone(), first.clone()), "{keys}");
         seen.extend(stored().await);
         before = after;
     }
     seen.dedup();
-    assert_eq!(seen.len(), 3, "in clear, under the first and under the second; nobody undid it");
+    assert_eq!(seen.len(), 3, "in clear, under the first and under the second; no replica reverted it");
     assert!(seen[1..].iter().all(|stored| !stored.windows(32).any(|part| part == clear[0])));
 
     for (keys, said) in [(OLD, "encrypted under the key"), ("none", "AUTH_ENCRYPTION_KEYS")] {
@@ -154,7 +155,7 @@ async fn keys_are_encrypted_and_their_key_replaced_without_a_token_lost(database
     }
 }
 
-async fn a_seed_in_clear_is_not_believed_where_all_are_encrypted(database: TestDatabase) {
+async fn a_seed_in_clear_is_refused_where_all_are_encrypted(database: TestDatabase) {
     const KEY: &str = "MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
     let clock = Clock::system();
     replica(&database, &clock).await;
@@ -164,9 +165,9 @@ async fn a_seed_in_clear_is_not_believed_where_all_are_encrypted(database: TestD
 
 on_both_databases!(
     keys_are_encrypted_and_their_key_replaced_without_a_token_lost,
-    a_seed_in_clear_is_not_believed_where_all_are_encrypted,
+    a_seed_in_clear_is_refused_where_all_are_encrypted,
     the_key_that_signed_a_token_is_published,
     a_key_is_published_before_it_signs_and_until_its_tokens_expire,
-    replicas_that_look_at_once_add_one_key_and_all_sign_with_it,
+    concurrent_refreshes_add_one_key_and_all_replicas_sign_with_it,
     after_a_long_sleep_a_key_signs_at_once,
 );

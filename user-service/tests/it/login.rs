@@ -1,4 +1,4 @@
-//! `Login`, and how often it may fail.
+//! `Login` and the limit of its failures.
 
 use std::{
     future::{Future, poll_fn},
@@ -23,7 +23,7 @@ use tonic::{Code, Request, transport::server::TcpConnectInfo};
 use user_service::{
     Clock, NAME, SUBSCRIBERS, UserService, Users,
     hasher::{HashError, Hasher},
-    keys::{Keyring, Terms},
+    keys::{KeySchedule, Keyring},
     store::Store,
 };
 
@@ -44,13 +44,14 @@ impl Handlers {
         let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
         let (store, hasher, clock) =
             (Store::new(open, Outbox::new(NAME, SUBSCRIBERS)), Hasher::new(), Clock::system());
-        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), Auth::off()).await.unwrap();
+        let keys =
+            Keyring::open(store.clone(), clock.clone(), KeySchedule::default(), Auth::off()).await.unwrap();
         let users = Users::new(store, hasher.clone(), keys, clock.clone());
         users.register(Request::new(registration(EMAIL, PASSWORD))).await.unwrap();
         Self { users, hasher, clock, _database: database }
     }
 
-    /// What a login answers, and how many hashes it took.
+    /// The answer to a login, and the number of hashes it took.
     async fn login(&self, email: &str, password: &str) -> (Result<(), tonic::Status>, u64) {
         let before = self.hasher.hashed();
         let answer = self.users.login(Request::new(login(email, password))).await;
@@ -94,18 +95,18 @@ async fn an_address_without_an_account_is_treated_as_one_with(database: TestData
     assert_eq!(known, expected.collect::<Vec<_>>());
 }
 
-async fn after_five_failures_it_takes_longer_and_longer(database: TestDatabase) {
+async fn after_five_failures_delays_grow(database: TestDatabase) {
     let app = Handlers::new(database).await;
     for _ in 0..5 {
         refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
     }
     for wait in [10, 20, 40, 80, 160, 320, 640, 900, 900] {
-        // Nobody is heard, not even with the right password.
+        // Every attempt is refused, also one with the right password.
         let details =
             refused(app.login(EMAIL, PASSWORD).await.0, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
-        let told = details.retry_info().unwrap().retry_delay.unwrap();
-        assert!(told <= Duration::from_secs(wait) && told > Duration::from_secs(wait - 5), "{told:?}");
-        app.clock.advance(told);
+        let delay = details.retry_info().unwrap().retry_delay.unwrap();
+        assert!(delay <= Duration::from_secs(wait) && delay > Duration::from_secs(wait - 5), "{delay:?}");
+        app.clock.advance(delay);
         refused(app.login(EMAIL, WRONG).await.0, Code::Unauthenticated, "CREDENTIALS_WRONG");
     }
     app.clock.advance(Duration::from_secs(900));
@@ -115,7 +116,7 @@ async fn after_five_failures_it_takes_longer_and_longer(database: TestDatabase) 
     }
 }
 
-async fn who_guesses_keeps_themselves_out_and_not_the_owner(database: TestDatabase) {
+async fn guesses_from_one_address_do_not_lock_out_the_owner(database: TestDatabase) {
     let app = Handlers::new(database).await;
     for _ in 0..5 {
         refused(app.login_from(1, WRONG).await, Code::Unauthenticated, "CREDENTIALS_WRONG");
@@ -132,9 +133,9 @@ async fn guesses_from_many_addresses_are_slowed_down_together(database: TestData
         refused(app.login_from(n / 5, WRONG).await, Code::Unauthenticated, "CREDENTIALS_WRONG");
     }
     let details = refused(app.login_from(200, PASSWORD).await, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
-    let told = details.retry_info().unwrap().retry_delay.unwrap();
-    assert!(told <= Duration::from_secs(1), "{told:?}");
-    app.clock.advance(told);
+    let delay = details.retry_info().unwrap().retry_delay.unwrap();
+    assert!(delay <= Duration::from_secs(1), "{delay:?}");
+    app.clock.advance(delay);
     app.login_from(200, PASSWORD).await.unwrap();
 }
 
@@ -157,12 +158,12 @@ async fn a_burst_of_guesses_through_two_replicas_is_cut_short(database: TestData
         guessing.spawn(async move { users.login(login(EMAIL, WRONG)).await.unwrap_err().code() });
     }
     let codes = guessing.join_all().await;
-    let heard = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
+    let hashed = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
     let refused = codes.iter().filter(|code| **code == Code::ResourceExhausted).count();
-    // Those that were being hashed when the fifth failed are heard too.
+    // Attempts that were being hashed when the fifth failed are answered too.
     let cores = std::thread::available_parallelism().unwrap().get();
-    assert_eq!(heard + refused, 60, "{codes:?}");
-    assert!((5..=5 + 4 * cores).contains(&heard), "{heard} guesses were heard");
+    assert_eq!(hashed + refused, 60, "{codes:?}");
+    assert!((5..=5 + 4 * cores).contains(&hashed), "{hashed} guesses were hashed");
     let next = app.login(EMAIL, PASSWORD).await;
     super::app::refused(next, Code::ResourceExhausted, "TOO_MANY_ATTEMPTS");
 }
@@ -180,22 +181,22 @@ async fn many_right_logins_at_once_all_succeed(database: TestDatabase) {
     }
 }
 
-async fn who_comes_while_too_many_wait_is_told_when_to_come_again(database: TestDatabase) {
+async fn a_full_queue_answers_with_a_retry_delay(database: TestDatabase) {
     let app = Handlers::new(database).await;
     let server = mesh_to([]).serve(NAME).add_service(Auth::off().guard(UserServiceServer::new(app.users)));
     let replica =
         Replica::start(async move |listener, shutdown| Ok(server.run(listener, shutdown).await?)).await;
     let mut users = UserServiceClient::new(mesh_to([replica.address]).channel(NAME));
-    let (mut turns, mut waiting) = (Vec::new(), Vec::new());
+    let (mut permits, mut waiting) = (Vec::new(), Vec::new());
     loop {
-        let mut turn = Box::pin(app.hasher.turn());
-        match poll_fn(|cx| Poll::Ready(turn.as_mut().poll(cx))).await {
-            Poll::Ready(Ok(turn)) => turns.push(turn),
+        let mut permit = Box::pin(app.hasher.acquire());
+        match poll_fn(|cx| Poll::Ready(permit.as_mut().poll(cx))).await {
+            Poll::Ready(Ok(permit)) => permits.push(permit),
             Poll::Ready(Err(why)) => {
                 assert!(matches!(why, HashError::Busy), "{why}");
                 break;
             }
-            Poll::Pending => waiting.push(turn),
+            Poll::Pending => waiting.push(permit),
         }
     }
     let before = app.hasher.hashed();
@@ -204,11 +205,11 @@ async fn who_comes_while_too_many_wait_is_told_when_to_come_again(database: Test
     assert_eq!(details.retry_info().unwrap().retry_delay, Some(Duration::from_secs(1)));
     assert_eq!(app.hasher.hashed(), before);
 
-    drop((turns, waiting));
+    drop((permits, waiting));
     users.login(login(EMAIL, PASSWORD)).await.unwrap();
 }
 
-async fn what_cannot_be_a_password_is_refused_unhashed(database: TestDatabase) {
+async fn malformed_passwords_are_refused_unhashed(database: TestDatabase) {
     let app = Handlers::new(database).await;
     for password in ["", &"a".repeat(129), &"a".repeat(1 << 20)] {
         let (answer, hashes) = app.login(EMAIL, password).await;
@@ -221,12 +222,12 @@ async fn what_cannot_be_a_password_is_refused_unhashed(database: TestDatabase) {
 on_both_databases!(
     wrong_in_address_and_wrong_in_password_are_one_answer,
     an_address_without_an_account_is_treated_as_one_with,
-    after_five_failures_it_takes_longer_and_longer,
-    who_guesses_keeps_themselves_out_and_not_the_owner,
+    after_five_failures_delays_grow,
+    guesses_from_one_address_do_not_lock_out_the_owner,
     guesses_from_many_addresses_are_slowed_down_together,
     an_hour_without_a_failure_forgets_them,
     a_burst_of_guesses_through_two_replicas_is_cut_short,
     many_right_logins_at_once_all_succeed,
-    who_comes_while_too_many_wait_is_told_when_to_come_again,
-    what_cannot_be_a_password_is_refused_unhashed,
+    a_full_queue_answers_with_a_retry_delay,
+    malformed_passwords_are_refused_unhashed,
 );

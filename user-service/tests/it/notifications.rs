@@ -1,4 +1,4 @@
-//! `ListNotifications`, and the events that lead to them.
+//! `ListNotifications` and the events behind them.
 
 use mesh_proto::shop::{
     events::v1::{
@@ -67,13 +67,13 @@ impl TestApp {
         Ok((page.notifications, page.next_page_token))
     }
 
-    async fn told(&self, customer: &str) -> Vec<String> {
-        let (told, _) = self.page(customer, 1_000, "").await.unwrap();
-        told.into_iter().map(|told| told.text).collect()
+    async fn texts(&self, customer: &str) -> Vec<String> {
+        let (notifications, _) = self.page(customer, 1_000, "").await.unwrap();
+        notifications.into_iter().map(|notification| notification.text).collect()
     }
 }
 
-async fn a_customer_is_told_of_each_change_once_and_in_order(database: TestDatabase) {
+async fn a_customer_is_notified_of_each_change_once_and_in_order(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     let events = [
         changed("o-1", 1, "ada", OrderState::Confirmed),
@@ -83,7 +83,7 @@ async fn a_customer_is_told_of_each_change_once_and_in_order(database: TestDatab
     for replica in [0, 1, 0] {
         assert_eq!(app.deliver(replica, &events).await.unwrap(), 3);
     }
-    let (told, token) = app.page("ada", 0, "").await.unwrap();
+    let (notifications, token) = app.page("ada", 0, "").await.unwrap();
     let paid = Notification {
         event_id: events[1].event_id.clone(),
         order_id: "o-1".into(),
@@ -91,12 +91,12 @@ async fn a_customer_is_told_of_each_change_once_and_in_order(database: TestDatab
         text: "Order o-1 is paid: 24.95 EUR.".into(),
         create_time: events[1].create_time,
     };
-    assert_eq!((told.len(), &told[1], token.as_str()), (2, &paid, ""));
-    assert_eq!(app.told("bob").await, ["Order o-2 is cancelled."]);
-    assert!(app.told("eve").await.is_empty());
+    assert_eq!((notifications.len(), &notifications[1], token.as_str()), (2, &paid, ""));
+    assert_eq!(app.texts("bob").await, ["Order o-2 is cancelled."]);
+    assert!(app.texts("eve").await.is_empty());
 }
 
-async fn what_does_not_concern_customers_is_taken_and_what_is_wrong_is_set_aside(database: TestDatabase) {
+async fn irrelevant_events_are_skipped_and_malformed_ones_parked(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let product = ProductDeleted { product_id: "tea".into() };
     let events = [
@@ -106,7 +106,7 @@ async fn what_does_not_concern_customers_is_taken_and_what_is_wrong_is_set_aside
         changed("o-3", 1, "ada", OrderState::Paid),
     ];
     assert_eq!(app.deliver(0, &events).await.unwrap(), 4);
-    assert_eq!(app.told("ada").await, ["Order o-3 is paid: 24.95 EUR."]);
+    assert_eq!(app.texts("ada").await, ["Order o-3 is paid: 24.95 EUR."]);
 }
 
 async fn pages_follow_one_another_oldest_first(database: TestDatabase) {
@@ -116,7 +116,7 @@ async fn pages_follow_one_another_oldest_first(database: TestDatabase) {
     let (mut all, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let (page, next) = app.page("ada", 10, &token).await.unwrap();
-        all.extend(page.into_iter().map(|told| told.order_id));
+        all.extend(page.into_iter().map(|notification| notification.order_id));
         pages += 1;
         token = next;
         if token.is_empty() {
@@ -132,20 +132,20 @@ async fn pages_follow_one_another_oldest_first(database: TestDatabase) {
     assert_eq!(app.page(&"a".repeat(1 << 20), 0, "").await.unwrap_err().code(), Code::InvalidArgument);
 }
 
-async fn nothing_is_kept_of_who_is_gone(database: TestDatabase) {
+async fn the_notifications_of_a_deleted_account_are_deleted(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let ada = app.ada().await.user_id;
     app.deliver(0, &[changed("o-1", 1, &ada, OrderState::Paid)]).await.unwrap();
-    assert_eq!(app.told(&ada).await.len(), 1);
+    assert_eq!(app.texts(&ada).await.len(), 1);
     app.delete(&ada).await.unwrap();
-    assert!(app.told(&ada).await.is_empty());
+    assert!(app.texts(&ada).await.is_empty());
     app.deliver(0, &[changed("o-1", 2, &ada, OrderState::Shipped)]).await.unwrap();
-    assert!(app.told(&ada).await.is_empty());
+    assert!(app.texts(&ada).await.is_empty());
 }
 
 on_both_databases!(
-    a_customer_is_told_of_each_change_once_and_in_order,
-    what_does_not_concern_customers_is_taken_and_what_is_wrong_is_set_aside,
+    a_customer_is_notified_of_each_change_once_and_in_order,
+    irrelevant_events_are_skipped_and_malformed_ones_parked,
     pages_follow_one_another_oldest_first,
-    nothing_is_kept_of_who_is_gone,
+    the_notifications_of_a_deleted_account_are_deleted,
 );

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::app::{EMAIL, PASSWORD, TestApp, refused, refused_field, registration};
 
-async fn an_account_is_found_as_it_was_made_also_after_a_restart(database: TestDatabase) {
+async fn an_account_is_found_as_registered_also_after_a_restart(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let made = app.register("Ada@Example.COM", PASSWORD).await.unwrap();
     let expected = User {
@@ -30,7 +30,7 @@ async fn an_account_is_found_as_it_was_made_also_after_a_restart(database: TestD
     refused_field(app.get("ada").await, "user_id");
 }
 
-async fn who_gives_no_name_is_called_by_the_address(database: TestDatabase) {
+async fn the_default_name_is_the_local_part_of_the_address(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let email = format!("{}@example.com", "a".repeat(120));
     let mut request = registration(&email, PASSWORD);
@@ -49,7 +49,7 @@ async fn an_address_has_one_account(database: TestDatabase) {
     app.login(EMAIL, PASSWORD).await.unwrap();
 }
 
-async fn of_many_at_once_through_two_replicas_one_makes_the_account(database: TestDatabase) {
+async fn one_of_many_concurrent_registrations_succeeds(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     let mut registering = JoinSet::new();
     for n in 0..12 {
@@ -64,7 +64,7 @@ async fn of_many_at_once_through_two_replicas_one_makes_the_account(database: Te
     }
 }
 
-async fn what_is_malformed_is_refused_field_by_field(database: TestDatabase) {
+async fn malformed_fields_are_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     let huge = "a".repeat(1 << 20);
     let emails = ["", "ada", "a@b@c", "a b@c", "a\0@b", "a@b\u{202e}", &huge, &format!("{huge}@b")];
@@ -111,10 +111,10 @@ async fn text_stays_text(database: TestDatabase) {
 }
 
 on_both_databases!(
-    an_account_is_found_as_it_was_made_also_after_a_restart,
-    who_gives_no_name_is_called_by_the_address,
+    an_account_is_found_as_registered_also_after_a_restart,
+    the_default_name_is_the_local_part_of_the_address,
     an_address_has_one_account,
-    of_many_at_once_through_two_replicas_one_makes_the_account,
-    what_is_malformed_is_refused_field_by_field,
+    one_of_many_concurrent_registrations_succeeds,
+    malformed_fields_are_refused,
     text_stays_text,
 );

@@ -1,5 +1,5 @@
-//! Rights that end when they end: what changes accounts asks the table, not the
-//! token.
+//! Lost rights end at once: every change of an account reads the roles from the
+//! table, not from the token.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -10,11 +10,10 @@ use mesh_proto::shop::user::v1::{
 use secrecy::SecretString;
 use service_kit::{
     auth::{self, Auth, Outgoing, Roles, digest_of},
-    config::FirstAdmin,
     database::Database,
     events::Outbox,
     on_both_databases,
-    service::{self, Base, Service},
+    service::{self, Service, ServiceContext},
     testing::{Callers, Replica, TestDatabase, mesh_to},
     timestamp::Timestamp,
 };
@@ -23,16 +22,16 @@ use user_service::{
     Clock, Error, NAME, SUBSCRIBERS, UserService, Users,
     domain::UserId,
     hasher::Hasher,
-    keys::{Keyring, Terms},
+    keys::{KeySchedule, Keyring},
     store::{Change, Store},
 };
 
-use crate::app::{EMAIL, PASSWORD, refused, registration, update};
+use crate::app::{EMAIL, PASSWORD, refused, registration, update, with_admin};
 
 const ADMIN: &str = "root@example.com";
 const BOB: &str = "bob@example.com";
 
-/// One replica that asks who calls, with a first admin.
+/// One replica with authentication and a first admin.
 struct Shop {
     replica: Replica,
     database: TestDatabase,
@@ -43,10 +42,10 @@ type Client = UserServiceClient<Outgoing>;
 impl Shop {
     async fn spawn(database: TestDatabase) -> Self {
         let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
-        let admin = FirstAdmin { email: ADMIN.to_owned(), password: SecretString::from(PASSWORD) };
         let auth = Callers::new().auth(NAME);
-        let base = Base { admin: Some(admin), auth, ..Base::open(mesh_to([]), open) };
-        let serve = |listener, shutdown| service::serve::<UserService>(base, listener, shutdown);
+        let context = ServiceContext { auth, ..ServiceContext::open(mesh_to([]), open) };
+        let serve =
+            |listener, shutdown| service::serve(with_admin(ADMIN, PASSWORD), context, listener, shutdown);
         Self { replica: Replica::start(serve).await, database }
     }
 
@@ -61,11 +60,11 @@ impl Shop {
         let request = LoginRequest { email: email.into(), password: PASSWORD.into() };
         let tokens = UserServiceClient::new(channel.clone()).login(request).await.unwrap().into_inner();
         let token = SecretString::from(tokens.access_token);
-        UserServiceClient::new(Outgoing::bearing(channel, &token).unwrap())
+        UserServiceClient::new(Outgoing::with_token(channel, &token).unwrap())
     }
 }
 
-/// Refused for that reason, or because the whole token is no longer believed.
+/// Refused for that reason, or because the whole token is revoked.
 #[track_caller]
 fn refused_to_demoted<T: Debug>(result: Result<T, Status>, reason: &str) {
     match result {
@@ -81,7 +80,7 @@ fn roles_of(user: &User, roles: &[Role]) -> UpdateUserRequest {
     update(&User { roles, etag: String::new(), ..user.clone() }, &["roles"])
 }
 
-async fn who_is_no_admin_any_more_makes_none(database: TestDatabase) {
+async fn a_former_admin_makes_no_admins(database: TestDatabase) {
     let shop = Shop::spawn(database).await;
     let (ada, bob) = (shop.register(EMAIL).await, shop.register(BOB).await);
     let mut root = shop.log_in(ADMIN).await;
@@ -103,10 +102,11 @@ async fn who_is_no_admin_any_more_makes_none(database: TestDatabase) {
     assert_eq!(now.roles, [i32::from(Role::Staff)]);
 }
 
-async fn who_is_gone_or_has_lost_a_role_is_listed_until_no_token_holds(database: TestDatabase) {
+async fn deleted_and_demoted_accounts_are_listed_until_their_tokens_expire(database: TestDatabase) {
     let open = Database::open(database.url(), &UserService::MIGRATIONS).await.unwrap();
     let (store, clock) = (Store::new(open, Outbox::new(NAME, SUBSCRIBERS)), Clock::system());
-    let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), Auth::off()).await.unwrap();
+    let keys =
+        Keyring::open(store.clone(), clock.clone(), KeySchedule::default(), Auth::off()).await.unwrap();
     let users = Users::new(store.clone(), Hasher::new(), keys, clock.clone());
     let listed =
         async || users.get_jwks(Request::new(GetJwksRequest {})).await.unwrap().into_inner().revocations;
@@ -120,7 +120,7 @@ async fn who_is_gone_or_has_lost_a_role_is_listed_until_no_token_holds(database:
         let change = Change { roles: Some(Roles::from([role])), ..Change::default() };
         store.update(ada, None, None, &change, clock.now()).await.unwrap();
     };
-    // What anybody may do is no right that was lost, and a gain is no loss.
+    // The rights of every caller cannot be lost, and a gain is no loss.
     give(auth::Role::Staff).await;
     give(auth::Role::Admin).await;
     assert_eq!(listed().await, []);
@@ -138,12 +138,12 @@ async fn who_is_gone_or_has_lost_a_role_is_listed_until_no_token_holds(database:
     // Nothing holds for longer than 15 minutes; clocks differ.
     clock.advance(Duration::from_secs(20 * 60));
     assert_eq!(listed().await, []);
-    assert_eq!(store.clean_revocations(clock.now()).await.unwrap(), 0);
+    assert_eq!(store.delete_old_revocations(clock.now()).await.unwrap(), 0);
     clock.advance(Duration::from_secs(2 * 3_600));
-    assert_eq!(store.clean_revocations(clock.now()).await.unwrap(), 2);
+    assert_eq!(store.delete_old_revocations(clock.now()).await.unwrap(), 2);
 }
 
-async fn the_transaction_itself_asks_what_the_account_may_do(database: TestDatabase) {
+async fn the_transaction_checks_the_rights_of_the_account(database: TestDatabase) {
     let shop = Shop::spawn(database).await;
     let (ada, bob) = (shop.register(EMAIL).await, shop.register(BOB).await);
     let id = |user: &User| UserId::parse(&user.user_id).unwrap();
@@ -158,13 +158,13 @@ async fn the_transaction_itself_asks_what_the_account_may_do(database: TestDatab
     }
     let why = store.delete(id(&bob), Some(id(&ada)), Timestamp::now()).await;
     assert!(matches!(why, Err(Error::Refused(_))), "{why:?}");
-    let why = store.delete(id(&bob), Some(UserId::new()), Timestamp::now()).await;
+    let why = store.delete(id(&bob), Some(UserId::new(Timestamp::now())), Timestamp::now()).await;
     assert!(matches!(why, Err(Error::Refused(_))), "{why:?}");
     store.delete(id(&bob), Some(id(&bob)), Timestamp::now()).await.unwrap();
 }
 
 on_both_databases!(
-    who_is_no_admin_any_more_makes_none,
-    who_is_gone_or_has_lost_a_role_is_listed_until_no_token_holds,
-    the_transaction_itself_asks_what_the_account_may_do,
+    a_former_admin_makes_no_admins,
+    deleted_and_demoted_accounts_are_listed_until_their_tokens_expire,
+    the_transaction_checks_the_rights_of_the_account,
 );

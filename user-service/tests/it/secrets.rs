@@ -1,4 +1,4 @@
-//! What no log may hold.
+//! Secrets stay out of the logs.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
 use crate::app::{TestApp, update};
 
-/// All that was logged.
+/// The whole log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -23,7 +23,7 @@ async fn a_refresh_token_is_good_once(database: TestDatabase) {
     assert!(app.refresh(&third.refresh_token).await.is_ok());
 }
 
-async fn a_token_that_is_used_twice_ends_its_session_and_no_other(database: TestDatabase) {
+async fn a_reused_token_ends_its_session_and_no_other(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.ada().await;
     let stolen = app.login(EMAIL, PASSWORD).await.unwrap();
@@ -35,7 +35,7 @@ async fn a_token_that_is_used_twice_ends_its_session_and_no_other(database: Test
     assert!(app.refresh(&other.refresh_token).await.is_ok());
 }
 
-async fn of_two_that_use_a_token_at_once_one_succeeds_and_the_session_ends(database: TestDatabase) {
+async fn one_of_many_concurrent_uses_of_a_token_succeeds_and_the_session_ends(database: TestDatabase) {
     let app = TestApp::with_replicas(database, 2).await;
     app.ada().await;
     let tokens = app.login(EMAIL, PASSWORD).await.unwrap();
@@ -51,7 +51,7 @@ async fn of_two_that_use_a_token_at_once_one_succeeds_and_the_session_ends(datab
     refused_token(app.refresh(&winner.refresh_token).await);
 }
 
-async fn what_is_no_token_of_ours_is_refused(database: TestDatabase) {
+async fn malformed_tokens_are_refused(database: TestDatabase) {
     let app = TestApp::spawn(database).await;
     app.ada().await;
     let good = app.login(EMAIL, PASSWORD).await.unwrap().refresh_token;
@@ -100,9 +100,9 @@ async fn an_account_has_twenty_sessions_at_most(database: TestDatabase) {
 
 on_both_databases!(
     a_refresh_token_is_good_once,
-    a_token_that_is_used_twice_ends_its_session_and_no_other,
-    of_two_that_use_a_token_at_once_one_succeeds_and_the_session_ends,
-    what_is_no_token_of_ours_is_refused,
+    a_reused_token_ends_its_session_and_no_other,
+    one_of_many_concurrent_uses_of_a_token_succeeds_and_the_session_ends,
+    malformed_tokens_are_refused,
     a_new_password_ends_every_session,
     an_account_has_twenty_sessions_at_most,
 );

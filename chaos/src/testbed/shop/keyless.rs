@@ -1,7 +1,6 @@
 //! Payments without the mechanism that R25 guards: each attempt to charge gets
 //! an idempotency key of its own.
 
-use anyhow::Context;
 use mesh_proto::shop::payment::v1::{
     ChargeRequest, ChargeResponse, GetBalanceRequest, GetBalanceResponse, GetChargeRequest,
     GetChargeResponse, ListChargesRequest, ListChargesResponse, RefundRequest, RefundResponse,
@@ -10,7 +9,7 @@ use mesh_proto::shop::payment::v1::{
 use payment_service::{PaymentService, Payments, store::Store};
 use service_kit::{
     database::Migrations,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -19,7 +18,7 @@ use uuid::Uuid;
 pub(crate) const ONE_KEY: &str = "one key for all tries to charge an order";
 
 /// The service.
-pub(super) struct KeylessPayments;
+pub(super) struct KeylessPayments(pub(super) PaymentService);
 
 struct Keyless(Payments);
 
@@ -28,10 +27,13 @@ impl Service for KeylessPayments {
     const VERSION: &'static str = PaymentService::VERSION;
     const MIGRATIONS: Migrations = PaymentService::MIGRATIONS;
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let faults = base.payment_faults.parse().context("PAYMENT_FAULTS cannot be read")?;
-        let payments = Payments::new(Store::new(base.database.clone()), faults);
-        Ok(serving.serve(PaymentServiceServer::new(Keyless(payments))))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let payments = Payments::new(Store::new(context.database.clone()), self.0.faults()?);
+        Ok(builder.serve(PaymentServiceServer::new(Keyless(payments))))
     }
 }
 

@@ -13,15 +13,15 @@ use mesh_proto::shop::{
 };
 use service_kit::{
     database::{Error, Migrations, Transaction},
-    events::{Events, Outbox, Sink, Subscriber, Untaken},
-    service::{Base, Service, Serving},
+    events::{Events, HandleError, Outbox, Sink, Subscriber},
+    service::{Service, ServiceBuilder, ServiceContext},
 };
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 use user_service::{
     Clock, NAME, Notifier, SUBSCRIBERS, UserService, Users,
     hasher::Hasher,
-    keys::{Keyring, Terms},
+    keys::{KeySchedule, Keyring},
     store::Store,
 };
 
@@ -55,48 +55,38 @@ impl Losses {
     fn draws_loss(self) -> bool {
         fastrand::u8(0..100) < self.sink_drops.unwrap_or_default()
     }
-
-    /// The losses that this process was started with.
-    fn configured() -> Self {
-        *CONFIGURED.get().unwrap_or(&Self { sink_drops: None, sink_forgets: false })
-    }
 }
-
-/// The losses of this process: a service is built from its base alone, and a
-/// process serves once.
-static CONFIGURED: std::sync::OnceLock<Losses> = std::sync::OnceLock::new();
 
 /// A user-service with [`Losses`].
 #[derive(Debug)]
-pub(super) struct LossyUserService;
-
-impl LossyUserService {
-    pub(super) fn configure(losses: Losses) {
-        CONFIGURED.get_or_init(|| losses);
-    }
-}
+pub(super) struct LossyUserService(pub(super) Losses);
 
 impl Service for LossyUserService {
     const NAME: &'static str = NAME;
     const VERSION: &'static str = UserService::VERSION;
     const MIGRATIONS: Migrations = UserService::MIGRATIONS;
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        let losses = Losses::configured();
-        let outbox = Outbox::of(base, NAME, SUBSCRIBERS);
-        let (store, clock) = (Store::new(base.database.clone(), outbox), Clock::system());
-        let keys = Keyring::open(store.clone(), clock.clone(), Terms::default(), base.auth.clone()).await?;
-        let serving = serving.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
-        let events = Events::of(base, NAME).send(outbox);
-        if base.nats.is_some() {
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        let losses = self.0;
+        let outbox = Outbox::of(context, NAME, SUBSCRIBERS);
+        let (store, clock) = (Store::new(context.database.clone(), outbox), Clock::system());
+        let keys =
+            Keyring::open(store.clone(), clock.clone(), KeySchedule::default(), context.auth.clone()).await?;
+        let builder = builder.serve(UserServiceServer::new(Users::new(store, Hasher::new(), keys, clock)));
+        let events = Events::of(context, NAME).send(outbox);
+        if context.nats.is_some() {
             // Events from the stream are lost in the subscriber.
             return Ok(events
-                .take(&["order-service"], LossySubscriber { losses, rejects: true })
-                .add_to(serving));
+                .receive(&["order-service"], LossySubscriber { losses, rejects: true })
+                .add_to(builder));
         }
         let subscriber = LossySubscriber { losses, rejects: false };
-        let sink = LossySink { inner: Sink::new(NAME, base.database.clone(), subscriber), losses };
-        Ok(events.add_to(serving.serve(EventSinkServiceServer::new(sink))))
+        let sink = LossySink { inner: Sink::new(NAME, context.database.clone(), subscriber), losses };
+        Ok(events.add_to(builder.serve(EventSinkServiceServer::new(sink))))
     }
 }
 
@@ -134,13 +124,13 @@ struct LossySubscriber {
 
 #[tonic::async_trait]
 impl Subscriber for LossySubscriber {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         let rejected = || Error::corrupt("event", "lost on purpose");
         let lost = self.rejects && self.losses.draws_loss();
         if lost && fastrand::bool() {
             return Err(rejected().into());
         }
-        Notifier.take(open, event).await?;
+        Notifier.handle(open, event).await?;
         if self.losses.sink_forgets {
             let id = event.event_id.as_str().into();
             open.execute("DELETE FROM inbox WHERE event_id = $1", &[id]).await?;

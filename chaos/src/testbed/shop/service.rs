@@ -13,7 +13,7 @@ use service_kit::{
     config::ServiceConfig,
     database::Migrations,
     events::{Events, Outbox},
-    service::{self, Base, Serving},
+    service::{self, ServiceBuilder, ServiceContext},
     telemetry,
 };
 use user_service::UserService;
@@ -72,6 +72,12 @@ pub(crate) struct ServeArgs {
     losses: Losses,
     #[command(flatten)]
     config: ServiceConfig,
+    #[command(flatten)]
+    order: OrderService,
+    #[command(flatten)]
+    payment: PaymentService,
+    #[command(flatten)]
+    user: UserService,
 }
 
 /// `chaos serve-shop`: runs one replica until SIGTERM or the end of its parent
@@ -81,40 +87,39 @@ pub(crate) struct ServeArgs {
 /// When it cannot run.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL)).context("could not set the parent-death signal")?;
-    let ServeArgs { service, without, losses, config } = args;
+    let ServeArgs { service, without, losses, config, order, payment, user } = args;
     telemetry::init(&config.log);
     let shutdown = Box::pin(shutdown_signal());
     if service == Service::Payment && without.as_deref() == Some(ONE_KEY) {
-        return service::run::<KeylessPayments>(config, shutdown).await;
+        return service::run(KeylessPayments(payment), config, shutdown).await;
     }
     match service {
         Service::User if losses.is_enabled() => {
-            LossyUserService::configure(losses);
-            Box::pin(service::run::<LossyUserService>(config, shutdown)).await
+            Box::pin(service::run(LossyUserService(losses), config, shutdown)).await
         }
-        Service::User => Box::pin(service::run::<UserService>(config, shutdown)).await,
-        Service::Product => Box::pin(service::run::<ProductService>(config, shutdown)).await,
-        Service::Cart => Box::pin(service::run::<CartService>(config, shutdown)).await,
-        Service::Payment => Box::pin(service::run::<PaymentService>(config, shutdown)).await,
+        Service::User => Box::pin(service::run(user, config, shutdown)).await,
+        Service::Product => Box::pin(service::run(ProductService, config, shutdown)).await,
+        Service::Cart => Box::pin(service::run(CartService, config, shutdown)).await,
+        Service::Payment => Box::pin(service::run(payment, config, shutdown)).await,
         Service::Order if without.as_deref() == Some(RECOVERY) => {
-            Box::pin(service::run::<OrderServiceWithoutRecovery>(config, shutdown)).await
+            Box::pin(service::run(OrderServiceWithoutRecovery(order), config, shutdown)).await
         }
-        Service::Order => Box::pin(service::run::<OrderService>(config, shutdown)).await,
+        Service::Order => Box::pin(service::run(order, config, shutdown)).await,
     }
 }
 
 /// An order-service that does not resume the work of dead replicas.
-struct OrderServiceWithoutRecovery;
+struct OrderServiceWithoutRecovery(OrderService);
 
 impl service::Service for OrderServiceWithoutRecovery {
     const NAME: &'static str = OrderService::NAME;
     const VERSION: &'static str = OrderService::VERSION;
     const MIGRATIONS: Migrations = OrderService::MIGRATIONS;
 
-    async fn build(base: &Base, serving: Serving) -> Result<Serving> {
-        let outbox = Outbox::of(base, Self::NAME, order_service::store::SUBSCRIBERS);
-        let orders = Orders::new(order_service::sagas(base, outbox)?, serving.drain());
-        let serving = serving.serve(OrderServiceServer::new(orders));
-        Ok(Events::of(base, Self::NAME).send(outbox).add_to(serving))
+    async fn build(&self, context: &ServiceContext, builder: ServiceBuilder) -> Result<ServiceBuilder> {
+        let outbox = Outbox::of(context, Self::NAME, order_service::store::SUBSCRIBERS);
+        let orders = Orders::new(self.0.sagas(context, outbox)?, builder.drain());
+        let builder = builder.serve(OrderServiceServer::new(orders));
+        Ok(Events::of(context, Self::NAME).send(outbox).add_to(builder))
     }
 }

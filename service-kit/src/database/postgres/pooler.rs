@@ -1,10 +1,9 @@
-//! Whether a connection is a session, or a pooler gives each of its
-//! transactions to another.
+//! Detects a pooler that runs each transaction of a connection on another session.
 //!
-//! What is relied upon ends with the session: statements that are prepared,
-//! `LISTEN`, `SET`, advisory locks. Behind a pooler in transaction mode they are
-//! some other client's, or nobody's, now and then: a service would start, and
-//! some of its calls fail. So it is found out first, by using them.
+//! A service relies on its session: prepared statements, `LISTEN`, `SET` and
+//! advisory locks end with it. Behind a pooler in transaction mode they get lost
+//! or reach another client: a service would start, and some of its calls fail.
+//! They are therefore tried first.
 
 use std::time::Duration;
 
@@ -18,18 +17,18 @@ use uuid::Uuid;
 
 use crate::database::OpenError;
 
-/// How long each of two connections may take.
+/// The timeout of each of the two connections.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long all that is asked on them may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the processes are compared.
+/// The timeout of all statements on them.
+const STATEMENTS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The number of comparisons of the server processes.
 const ROUNDS: u32 = 5;
-/// How long a notification may be under way.
+/// The timeout of a notification.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(5);
 const PID: &str = "SELECT pg_backend_pid() AS pid";
 
-/// Refuses a server whose connections are no sessions.
-pub(super) async fn refuse_shared_sessions(options: &PgConnectOptions) -> Result<(), OpenError> {
+/// Rejects a server whose connections share sessions.
+pub(super) async fn reject_shared_sessions(options: &PgConnectOptions) -> Result<(), OpenError> {
     let pool = PgPoolOptions::new()
         .max_connections(2)
         .acquire_timeout(CONNECT_TIMEOUT)
@@ -41,21 +40,21 @@ pub(super) async fn refuse_shared_sessions(options: &PgConnectOptions) -> Result
     let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
     let mut other = pool.acquire().await.map_err(failed)?;
     let channel = format!("consort_{}", Uuid::new_v4().simple());
-    let asking = timeout(ASK_TIMEOUT, has_own_process(&mut listener, &mut other, &channel));
-    let is_session = match asking.await {
-        Ok(Ok(own)) => own && hears(&mut listener).await,
-        // What was meant for another.
+    let compared = timeout(STATEMENTS_TIMEOUT, has_own_process(&mut listener, &mut other, &channel));
+    let is_session = match compared.await {
+        Ok(Ok(own)) => own && receives_notification(&mut listener).await,
+        // A response to another client's statement.
         Ok(Err(sqlx::Error::Protocol(_))) => false,
         Ok(Err(why)) => return Err(failed(why)),
-        // A pooler lets everybody in, and has the second wait for the first.
-        Err(_) => return Err(OpenError::one_connection(options, ASK_TIMEOUT)),
+        // A pooler accepts every connection, and the second waits for the first.
+        Err(_) => return Err(OpenError::one_connection(options, STATEMENTS_TIMEOUT)),
     };
     if is_session { Ok(()) } else { Err(OpenError::shared_sessions(options)) }
 }
 
-/// Whether the listener's statements run in one process, although another
-/// connection has a transaction in between; then notifies it. The statements
-/// are not prepared, so that they succeed on any session.
+/// Checks that the listener's statements run in one server process, although
+/// another connection has a transaction in between; then notifies the listener.
+/// The statements are not prepared, so that they succeed on any session.
 async fn has_own_process(
     listener: &mut PgListener,
     other: &mut PoolConnection<Postgres>,
@@ -65,8 +64,8 @@ async fn has_own_process(
     let own: i32 = listener.fetch_one(PID).await?.try_get("pid")?;
     for _ in 0..ROUNDS {
         other.execute("BEGIN").await?;
-        // A pooler that was given the listener's session back gives it to the
-        // other now, as a rule; and must then give the listener another.
+        // A pooler mostly gives the session that the listener has released to
+        // the other connection now, and must then give the listener another.
         let others: i32 = other.fetch_one(PID).await?.try_get("pid")?;
         let is_own = others != own && listener.fetch_one(PID).await?.try_get::<i32, _>("pid")? == own;
         other.execute("ROLLBACK").await?;
@@ -79,9 +78,9 @@ async fn has_own_process(
     Ok(true)
 }
 
-/// Whether a notification comes to the listener: on a shared session it comes
-/// to whoever uses that one just now, or to nobody. This is the proof; the
-/// processes are looked at first since a stray notification may disturb others.
-async fn hears(listener: &mut PgListener) -> bool {
+/// Checks that a notification reaches the listener: on a shared session it
+/// reaches another client or none. This is the proof; the processes are compared
+/// first since a stray notification may disturb others.
+async fn receives_notification(listener: &mut PgListener) -> bool {
     matches!(timeout(NOTIFY_TIMEOUT, listener.recv()).await, Ok(Ok(_)))
 }

@@ -1,6 +1,6 @@
-//! What one would write without this crate, to measure against: a pool whose
-//! connections take turns by SQLite's own lock, a commit for each unit of work,
-//! a round trip for each statement.
+//! The baseline of the benchmarks, which an application would have without this
+//! crate: a pool whose connections take turns by SQLite's own lock, a commit for
+//! each unit of work, a round trip for each statement.
 
 use std::path::Path;
 
@@ -10,20 +10,20 @@ use sqlx::{
 };
 
 use super::{
-    BUSY,
-    statement::{Answers, Statement, exchange},
+    BUSY_TIMEOUT,
+    statement::{Statement, StatementResults, run_statements},
 };
 use crate::database::{Error, bounded};
 
 pub(in crate::database) fn pool(path: &Path, writers: u32) -> SqlitePool {
-    // Durable and otherwise as SQLite comes: what `super::open` sets besides
-    // is part of what is measured.
+    // Durable and otherwise with SQLite's defaults: the other settings of
+    // `super::open` are part of the measured difference.
     let options = SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY);
+        .busy_timeout(BUSY_TIMEOUT);
     SqlitePoolOptions::new().max_connections(writers).connect_lazy_with(options)
 }
 
@@ -35,12 +35,12 @@ pub(super) async fn send(
     open: &mut Transaction<'static, Sqlite>,
     statements: &[&Statement],
     first_only: bool,
-) -> Result<Answers, Error> {
-    let mut answers = Answers::default();
+) -> Result<StatementResults, Error> {
+    let mut results = StatementResults::default();
     for statement in statements {
-        answers = exchange(open, &[statement], first_only).await?;
+        results = run_statements(open, &[statement], first_only).await?;
     }
-    Ok(answers)
+    Ok(results)
 }
 
 pub(super) async fn write(pool: &SqlitePool, statements: &[Statement]) -> Result<(), Error> {
@@ -50,6 +50,6 @@ pub(super) async fn write(pool: &SqlitePool, statements: &[Statement]) -> Result
     sent.map(drop)
 }
 
-pub(super) async fn end(open: Transaction<'static, Sqlite>, kept: bool) -> Result<(), Error> {
-    if kept { bounded(open.commit()).await } else { bounded(open.rollback()).await }
+pub(super) async fn end(open: Transaction<'static, Sqlite>, is_committed: bool) -> Result<(), Error> {
+    if is_committed { bounded(open.commit()).await } else { bounded(open.rollback()).await }
 }

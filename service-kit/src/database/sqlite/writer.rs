@@ -1,4 +1,4 @@
-//! How a unit of work comes to write.
+//! The queue in front of the one connection that writes.
 
 use std::sync::Arc;
 
@@ -11,81 +11,79 @@ use tokio::{
 #[cfg(feature = "test-util")]
 use super::plain;
 use super::{
-    ACQUIRE,
-    desk::Desk,
-    group::{Clerk, TURN},
-    statement::{Answers, Statement},
+    ACQUIRE_TIMEOUT,
+    group_commit::{GroupCommitter, TURN_TIMEOUT},
+    statement::{Statement, StatementResults},
+    writer_connection::WriterConnection,
 };
 use crate::{
     changes::Changes,
-    database::{Error, health::Told},
+    database::{Error, health::HealthReporter},
 };
 
-/// How many may wait for their turn; the next ones wait to wait.
-const WAITING: usize = 256;
+/// The capacity of the queue. Further requests wait for a place in it.
+const MAX_QUEUED: usize = 256;
 
-/// Where turns to write are asked for. Served first come, first served, by a
-/// task that ends with the last clone.
+/// A handle to the task that writes. Requests are served in order of arrival.
+/// The task ends with the last clone.
 #[derive(Clone, Debug)]
 pub(in crate::database) struct Writer {
-    queue: mpsc::Sender<Ask>,
-    health: Told,
-    /// Whose connections write instead, each for itself.
+    queue: mpsc::Sender<WriterMessage>,
+    health: HealthReporter,
+    /// Connections that write instead, each with commits of its own.
     #[cfg(feature = "test-util")]
     plain: Option<sqlx::SqlitePool>,
 }
 
-/// What the task is asked for.
 #[derive(Debug)]
-pub(super) enum Ask {
-    Write(Wish),
+pub(super) enum WriterMessage {
+    Write(WriteRequest),
     Close,
 }
 
-/// Where a turn is handed over.
-pub(super) type Give = oneshot::Sender<Result<Turn, Error>>;
+pub(super) type TurnSender = oneshot::Sender<Result<WriteTurn, Error>>;
 
-/// A unit of work that wants to be written.
+/// A unit of work that waits to be written.
 #[derive(Debug)]
-pub(super) enum Wish {
-    /// By whom it is: they get a turn.
-    Turn(Give),
-    /// By the task itself.
-    Whole(Whole),
+pub(super) enum WriteRequest {
+    /// The caller writes it and needs a turn for that.
+    Turn(TurnSender),
+    /// The task writes it.
+    Batch(Batch),
 }
 
-/// A unit of work of statements that nobody waits for.
+/// A unit of work whose statements are all known.
 #[derive(Debug)]
-pub(super) struct Whole {
+pub(super) struct Batch {
     pub(super) statements: Vec<Statement>,
-    /// What it changes.
+    /// The keys of the changes to announce.
     pub(super) keys: Vec<String>,
-    /// Told once it is durable, or has failed.
-    pub(super) told: oneshot::Sender<Result<(), Error>>,
+    /// Resolved once the batch is durable, or has failed.
+    pub(super) reply: oneshot::Sender<Result<(), Error>>,
 }
 
-impl Whole {
-    /// What two units have in common that differ in values only.
+impl Batch {
+    /// The statements' texts; equal for batches that differ in values only.
     pub(super) fn shape(&self) -> impl Iterator<Item = *const u8> {
         self.statements.iter().map(|statement| statement.sql.as_ptr())
     }
 }
 
-impl Wish {
-    /// Whether nobody wants it any more.
-    pub(super) fn is_void(&self) -> bool {
+impl WriteRequest {
+    /// True when the caller no longer waits.
+    pub(super) fn is_abandoned(&self) -> bool {
         match self {
-            Self::Turn(give) => give.is_closed(),
-            Self::Whole(whole) => whole.told.is_closed(),
+            Self::Turn(sender) => sender.is_closed(),
+            Self::Batch(batch) => batch.reply.is_closed(),
         }
     }
 
-    /// Nothing was written.
-    pub(super) fn refuse(self, why: Error) {
-        // Who no longer waits needs no answer.
+    /// Answers that nothing was written.
+    pub(super) fn reject(self, error: Error) {
+        // A caller that no longer waits needs no answer.
         match self {
-            Self::Turn(give) => drop(give.send(Err(why))),
-            Self::Whole(whole) => drop(whole.told.send(Err(why))),
+            Self::Turn(sender) => drop(sender.send(Err(error))),
+            Self::Batch(batch) => drop(batch.reply.send(Err(error))),
         }
     }
 }
@@ -96,11 +94,11 @@ impl Writer {
         options: SqliteConnectOptions,
         connection: SqliteConnection,
         changes: Changes,
-        health: Told,
+        health: HealthReporter,
     ) -> Self {
-        let (queue, asked) = mpsc::channel(WAITING);
+        let (queue, requests) = mpsc::channel(MAX_QUEUED);
         // Ends when the queue does.
-        tokio::spawn(Clerk::new(options, connection, asked, changes, health.clone()).serve());
+        tokio::spawn(GroupCommitter::new(options, connection, requests, changes, health.clone()).run());
         Self {
             queue,
             health,
@@ -109,111 +107,116 @@ impl Writer {
         }
     }
 
-    /// The same, but nobody commits with others.
+    /// The same without group commit.
     #[cfg(feature = "test-util")]
     pub(in crate::database) fn plain(self, pool: sqlx::SqlitePool) -> Self {
         Self { plain: Some(pool), ..self }
     }
 
-    /// Whether there is any use in asking.
+    /// Fails while writing is known to fail.
     pub(in crate::database) fn check(&self) -> Result<(), Error> {
-        self.health.why().map_or(Ok(()), |why| Err(Error::Failing(why)))
+        self.health.failure().map_or(Ok(()), |cause| Err(Error::Failing(cause)))
     }
 
     /// Waits for a turn.
-    pub(super) async fn begin(&self) -> Result<Turn, Error> {
+    pub(super) async fn begin(&self) -> Result<WriteTurn, Error> {
         self.check()?;
         #[cfg(feature = "test-util")]
         if let Some(pool) = &self.plain {
-            return plain::begin(pool).await.map(Turn::Plain);
+            return plain::begin(pool).await.map(WriteTurn::Plain);
         }
-        let (give, given) = oneshot::channel();
-        self.ask(Wish::Turn(give), given).await
+        let (sender, turn) = oneshot::channel();
+        self.request(WriteRequest::Turn(sender), turn).await
     }
 
-    /// Writes a unit of work; completes when it is durable. When it took too
-    /// long it may be or not.
+    /// Writes a unit of work; completes when it is durable. After
+    /// [`Error::Slow`] it may be durable or not.
     pub(super) async fn write(&self, statements: Vec<Statement>, keys: Vec<String>) -> Result<(), Error> {
         self.check()?;
         #[cfg(feature = "test-util")]
         if let Some(pool) = &self.plain {
             return plain::write(pool, &statements).await;
         }
-        let (told, done) = oneshot::channel();
-        self.ask(Wish::Whole(Whole { statements, keys, told }), done).await
+        let (reply, done) = oneshot::channel();
+        self.request(WriteRequest::Batch(Batch { statements, keys, reply }), done).await
     }
 
-    async fn ask<T>(&self, wish: Wish, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
-        let asked = async {
-            self.queue.send(Ask::Write(wish)).await.map_err(|_| sqlx::Error::PoolClosed)?;
-            answer.await.map_err(|_| sqlx::Error::PoolClosed)?
+    async fn request<T>(
+        &self,
+        request: WriteRequest,
+        reply: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let replied = async {
+            self.queue.send(WriterMessage::Write(request)).await.map_err(|_| sqlx::Error::PoolClosed)?;
+            reply.await.map_err(|_| sqlx::Error::PoolClosed)?
         };
-        timeout(ACQUIRE, asked).await.unwrap_or(Err(Error::Slow(ACQUIRE)))
+        timeout(ACQUIRE_TIMEOUT, replied).await.unwrap_or(Err(Error::Slow(ACQUIRE_TIMEOUT)))
     }
 
-    /// Refuses new work, and waits until what was asked for before is done.
+    /// Rejects new requests, and waits until those before are done.
     pub(in crate::database) async fn close(&self) {
-        if self.queue.send(Ask::Close).await.is_ok() {
+        if self.queue.send(WriterMessage::Close).await.is_ok() {
             self.queue.closed().await;
         }
     }
 }
 
-/// The turn of one unit of work: it alone writes, in a savepoint of a
-/// transaction that it shares with others. Dropping it undoes the work.
+/// The turn of one unit of work. It writes in a savepoint of a transaction that
+/// it shares with others; no other unit writes meanwhile. Dropping it rolls the
+/// work back.
 #[derive(Debug)]
-pub(super) enum Turn {
-    Desk {
-        desk: Arc<Mutex<Desk>>,
+pub(super) enum WriteTurn {
+    Shared {
+        connection: Arc<Mutex<WriterConnection>>,
         number: u64,
-        end: oneshot::Sender<End>,
+        end: oneshot::Sender<TurnEnd>,
     },
     /// In a transaction of its own.
     #[cfg(feature = "test-util")]
     Plain(sqlx::Transaction<'static, sqlx::Sqlite>),
 }
 
-/// How a turn ended.
+/// The end of a turn.
 #[derive(Debug)]
-pub(super) struct End {
-    /// The keys of what it changed, if its work is kept.
-    pub(super) kept: Option<Vec<String>>,
-    /// What it is told in any case once the transaction is committed.
-    pub(super) failed: Option<Error>,
-    /// Told once the transaction is committed, or has failed.
-    pub(super) told: oneshot::Sender<Result<(), Error>>,
+pub(super) struct TurnEnd {
+    /// The keys of the changes, unless the work was rolled back.
+    pub(super) committed: Option<Vec<String>>,
+    /// The reply to send although the transaction commits.
+    pub(super) error: Option<Error>,
+    /// Resolved once the transaction is committed, or has failed.
+    pub(super) reply: oneshot::Sender<Result<(), Error>>,
 }
 
-impl Turn {
+impl WriteTurn {
     pub(super) async fn send(
         &mut self,
         statements: &[&Statement],
         first_only: bool,
-    ) -> Result<Answers, Error> {
+    ) -> Result<StatementResults, Error> {
         match self {
-            Self::Desk { desk, number, .. } => {
-                let mut desk = desk.lock().await;
-                if !desk.is_open(*number) {
-                    return Err(Error::Slow(TURN));
+            Self::Shared { connection, number, .. } => {
+                let mut connection = connection.lock().await;
+                if !connection.is_open(*number) {
+                    return Err(Error::Slow(TURN_TIMEOUT));
                 }
-                desk.send(statements, first_only).await
+                connection.send(statements, first_only).await
             }
             #[cfg(feature = "test-util")]
             Self::Plain(open) => plain::send(open, statements, first_only).await,
         }
     }
 
-    /// Ends the turn; completes when the transaction has. What an undone turn
-    /// has read was written by others in the same transaction, perhaps: that
-    /// it was so may be said only after their commit too.
-    pub(super) async fn end(self, kept: Option<Vec<String>>) -> Result<(), Error> {
+    /// Ends the turn; completes when the transaction does. That holds for a
+    /// rollback too: what the turn has read may have been written by others in
+    /// the same transaction, and may be passed on only after their commit.
+    pub(super) async fn end(self, committed: Option<Vec<String>>) -> Result<(), Error> {
         let end = match self {
-            Self::Desk { end, .. } => end,
+            Self::Shared { end, .. } => end,
             #[cfg(feature = "test-util")]
-            Self::Plain(open) => return plain::end(open, kept.is_some()).await,
+            Self::Plain(open) => return plain::end(open, committed.is_some()).await,
         };
-        let (told, ended) = oneshot::channel();
-        end.send(End { kept, failed: None, told }).map_err(|_| Error::Slow(TURN))?;
+        let (reply, ended) = oneshot::channel();
+        end.send(TurnEnd { committed, error: None, reply }).map_err(|_| Error::Slow(TURN_TIMEOUT))?;
         ended.await.unwrap_or_else(|_| Err(Error::Undurable("the writer ended".to_owned())))
     }
 }

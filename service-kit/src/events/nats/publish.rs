@@ -1,4 +1,4 @@
-//! From an outbox to the stream.
+//! The transport of events from an outbox to the stream.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,35 +7,33 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::{
-    super::queue::Waiting,
-    super::relay::{Delivered, Then, Transport},
-    Nats,
-    link::Moment,
-    subject, token,
+    super::queue::PendingEvent,
+    super::relay::{Delivery, DeliveryStatus, Transport},
+    NOT_CONNECTED, TIMED_OUT, stream, subject, token,
 };
+use crate::nats::{ConnectionCounts, Nats};
 
-/// Publishes the events of one source.
+/// The publisher of one source's events.
 #[derive(Debug)]
-pub(in super::super) struct ToStream {
+pub(in super::super) struct StreamTransport {
     nats: Nats,
     source: &'static str,
     deadline: Duration,
-    /// Whether the stream was there last.
-    ready: bool,
-    /// When it was last begun to deliver.
-    began: Moment,
+    has_stream: bool,
+    /// The state of the connection when the last delivery began.
+    began: ConnectionCounts,
 }
 
-impl ToStream {
+impl StreamTransport {
     pub(in super::super) fn new(nats: Nats, source: &'static str, deadline: Duration) -> Self {
-        Self { began: nats.link.now(), nats, source, deadline, ready: false }
+        Self { began: nats.connection.snapshot(), nats, source, deadline, has_stream: false }
     }
 
-    /// Publishes at most one event of each aggregate, all at once; gives what
-    /// was acknowledged, and what went wrong first.
-    async fn wave(&self, wave: &[(usize, &Waiting)]) -> (Vec<i64>, Option<Then>) {
+    /// Publishes at most one event of each aggregate, concurrently. Returns the
+    /// acknowledged positions, and the first failure.
+    async fn publish_wave(&self, wave: &[(usize, &PendingEvent)]) -> (Vec<i64>, Option<DeliveryStatus>) {
         let context = self.nats.context();
-        let publish = async |(place, one): &(usize, &Waiting)| {
+        let publish = async |(index, one): &(usize, &PendingEvent)| {
             let mut headers = HeaderMap::new();
             headers.insert(async_nats::header::NATS_MESSAGE_ID, one.id.as_str());
             let subject = subject(self.source, &token(&one.aggregate));
@@ -43,65 +41,66 @@ impl ToStream {
             let acknowledged = async { sent.await?.await };
             let acknowledged = tokio::select! {
                 acknowledged = timeout(self.deadline, acknowledged) => acknowledged,
-                // Nobody acknowledges over a connection what came by another.
-                () = self.nats.link.lost_since(self.began) => {
-                    return Err(Then::Away("the connection to NATS was lost".to_owned()));
+                // The acknowledgement cannot arrive over another connection.
+                () = self.nats.connection.lost_since(self.began) => {
+                    return Err(DeliveryStatus::Unavailable("the connection to NATS was lost".to_owned()));
                 }
             };
             match acknowledged {
                 Ok(Ok(_)) => Ok(one.position),
                 Ok(Err(why)) if why.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    Err(Then::Park(*place, why.to_string()))
+                    Err(DeliveryStatus::Park(*index, why.to_string()))
                 }
-                Ok(Err(why)) => Err(Then::Away(why.to_string())),
-                Err(_) => Err(Then::Away("NATS does not answer".to_owned())),
+                Ok(Err(why)) => Err(DeliveryStatus::Unavailable(why.to_string())),
+                Err(_) => Err(DeliveryStatus::Unavailable(TIMED_OUT.to_owned())),
             }
         };
         let mut taken = Vec::with_capacity(wave.len());
-        let mut then = None;
+        let mut status = None;
         for done in join_all(wave.iter().map(publish)).await {
             match done {
                 Ok(position) => taken.push(position),
-                Err(why) => then = then.or(Some(why)),
+                Err(why) => status = status.or(Some(why)),
             }
         }
-        (taken, then)
+        (taken, status)
     }
 }
 
 #[tonic::async_trait]
-impl Transport for ToStream {
-    async fn deliver(&mut self, waiting: &[Waiting]) -> Delivered {
-        self.began = self.nats.link.now();
-        if !self.ready {
-            match self.nats.stream().await {
-                Ok(_) => self.ready = true,
-                Err(why) => return Then::Away(why).alone(),
+impl Transport for StreamTransport {
+    async fn deliver(&mut self, waiting: &[PendingEvent]) -> Delivery {
+        self.began = self.nats.connection.snapshot();
+        if !self.has_stream {
+            match stream(&self.nats).await {
+                Ok(_) => self.has_stream = true,
+                Err(why) => return DeliveryStatus::Unavailable(why).with_none_taken(),
             }
         }
         let mut taken = Vec::with_capacity(waiting.len());
-        let mut left: Vec<(usize, &Waiting)> = waiting.iter().enumerate().collect();
+        let mut left: Vec<(usize, &PendingEvent)> = waiting.iter().enumerate().collect();
         while !left.is_empty() {
-            if !self.nats.is_there() {
-                self.ready = false;
-                return Delivered { taken, then: Then::Away("NATS is away".to_owned()) };
+            if !self.nats.is_connected() {
+                self.has_stream = false;
+                return Delivery { taken, status: DeliveryStatus::Unavailable(NOT_CONNECTED.to_owned()) };
             }
-            // One of an aggregate is acknowledged before the next is sent.
+            // An event is acknowledged before the next of its aggregate is sent.
             let mut seen = HashSet::new();
             let (wave, later) = left.iter().partition(|(_, one)| seen.insert(one.aggregate.as_str()));
             left = later;
             let wave: Vec<_> = wave;
-            let (acknowledged, then) = self.wave(&wave).await;
+            let (acknowledged, status) = self.publish_wave(&wave).await;
             taken.extend(acknowledged);
-            if let Some(then) = then {
-                self.ready = matches!(then, Then::Park(..));
-                return Delivered { taken, then };
+            if let Some(status) = status {
+                self.has_stream = matches!(status, DeliveryStatus::Park(..));
+                return Delivery { taken, status };
             }
         }
-        Delivered { taken, then: Then::Go }
+        Delivery { taken, status: DeliveryStatus::Continue }
     }
-    async fn back(&mut self) {
-        self.nats.back_since(self.began).await;
+
+    async fn reconnected(&mut self) {
+        self.nats.reconnected_since(self.began).await;
     }
 }
 
@@ -114,8 +113,8 @@ mod tests {
 
     use super::*;
 
-    /// A server that takes what is published, and goes away without a word.
-    async fn takes_and_leaves(listener: TcpListener) {
+    /// A server that receives a message, and disconnects without acknowledging it.
+    async fn receive_and_disconnect(listener: TcpListener) {
         let (socket, _) = listener.accept().await.unwrap();
         let mut socket = BufReader::new(socket);
         socket.write_all(b"INFO {\"headers\":true,\"max_payload\":1048576}\r\n").await.unwrap();
@@ -134,15 +133,15 @@ mod tests {
     async fn an_acknowledgement_is_not_waited_for_when_its_connection_is_lost() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("nats://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(takes_and_leaves(listener));
+        let server = tokio::spawn(receive_and_disconnect(listener));
         let nats = Nats::connect(&url.into(), "test").await.unwrap();
-        nats.link.made_since(Moment::default()).await;
+        nats.connection.connected_since(ConnectionCounts::default()).await;
         let limit = Duration::from_secs(60);
-        let mut to = ToStream { ready: true, ..ToStream::new(nats, "test", limit) };
+        let mut to = StreamTransport { has_stream: true, ..StreamTransport::new(nats, "test", limit) };
         let (id, aggregate) = ("id".to_owned(), "a".to_owned());
-        let waiting = Waiting { position: 1, id, aggregate, attempts: 0, event: vec![1] };
-        let then = Then::Away("the connection to NATS was lost".to_owned());
-        assert_eq!(to.deliver(&[waiting]).await, then.alone());
+        let waiting = PendingEvent { position: 1, id, aggregate, attempts: 0, event: vec![1] };
+        let status = DeliveryStatus::Unavailable("the connection to NATS was lost".to_owned());
+        assert_eq!(to.deliver(&[waiting]).await, status.with_none_taken());
         server.await.unwrap();
     }
 }

@@ -11,7 +11,7 @@ use registry_client::{Channel, Mesh};
 use service_kit::{
     auth::{Auth, Caller, Outgoing},
     database::Migrations,
-    service::{Base, Service, Serving},
+    service::{Service, ServiceBuilder, ServiceContext},
     testing::{Callers, Replica, TestDatabase, mesh_to},
 };
 use tonic::{
@@ -51,8 +51,8 @@ macro_rules! echoes {
             }
         )+
 
-        fn serve_all(serving: Serving) -> Serving {
-            serving$(.serve($name))+
+        fn serve_all(builder: ServiceBuilder) -> ServiceBuilder {
+            builder$(.serve($name))+
         }
     };
 }
@@ -67,13 +67,14 @@ echoes! {
     Users "shop.user.v1.UserService"
 }
 
-/// What passed the guard ends with this code, which nothing else gives.
+/// The status of a call that passed the guard, which no other error has.
 fn passed(request: http::Request<Body>) -> http::Response<Body> {
     let request = Request::from_http(request);
     let caller = Caller::of(&request).map_or_else(|_| "no caller".to_owned(), Caller::key);
     Status::new(Code::DataLoss, caller).into_http()
 }
 
+#[derive(Debug, Default)]
 pub(crate) struct Guarded;
 
 impl Service for Guarded {
@@ -81,8 +82,8 @@ impl Service for Guarded {
     const VERSION: &'static str = "0";
     const MIGRATIONS: Migrations = Migrations { sqlite: &[], postgres: &[] };
 
-    async fn build(_: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(serve_all(serving))
+    async fn build(&self, _: &ServiceContext, builder: ServiceBuilder) -> anyhow::Result<ServiceBuilder> {
+        Ok(serve_all(builder))
     }
 }
 
@@ -111,7 +112,7 @@ impl Behind {
 
     async fn with(callers: Callers, auth: Auth, mesh: Mesh) -> Self {
         let database = TestDatabase::sqlite();
-        let replica = Replica::asking::<Guarded>(mesh, &database, auth).await;
+        let replica = Replica::with_auth::<Guarded>(mesh, &database, auth).await;
         let channel = mesh_to([replica.address]).channel(NAME);
         Self { callers, channel, _replica: replica, _database: database }
     }
@@ -135,7 +136,7 @@ impl Behind {
     }
 }
 
-/// Who has called, or why the call did not pass.
+/// The caller, or the status of a rejected call.
 pub(crate) async fn call(
     through: Outgoing,
     path: &'static str,

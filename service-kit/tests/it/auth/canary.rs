@@ -1,4 +1,4 @@
-//! What is secret stands in no log line, however much is logged.
+//! Secrets are not logged, at any level.
 
 use std::{
     io::{self, Write},
@@ -73,7 +73,7 @@ async fn no_secret_stands_in_any_log_line() {
         "canary-token-1177.canary-token-1178.canary-token-1179".to_owned(),
     ];
     for token in &tokens {
-        let through = Outgoing::bearing(behind.channel.clone(), &token.as_str().into()).unwrap();
+        let through = Outgoing::with_token(behind.channel.clone(), &token.as_str().into()).unwrap();
         for path in [METHOD, "/shop.payment.v1.PaymentService/Charge"] {
             let _ = call(through.clone(), path, tonic::Request::new(())).await;
         }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use service_kit::{auth::Seed, testing::Callers};
 
 /// Whom good tokens are about.
-pub(crate) const SUBJECT: &str = "ada-whom-nobody-tells";
+pub(crate) const SUBJECT: &str = "ada-the-secret-subject";
 
 /// Makes the parts of tokens by hand, and signs with any key.
 pub(crate) struct Forge {

@@ -8,7 +8,7 @@ use tonic::{Code, Request};
 
 use super::behind::{Behind, NAME, call};
 
-/// What needs no token; everything else does.
+/// The methods that need no token.
 const PUBLIC: [&str; 8] = [
     "/shop.product.v1.ProductService/BatchGetProducts",
     "/shop.product.v1.ProductService/GetProduct",
@@ -49,14 +49,14 @@ async fn every_method_lets_in_whom_its_row_names_and_nobody_else() {
                 },
                 _ => service_kit::auth::Caller::Service("order-service".parse().unwrap()),
             };
-            let answer = call(through, path, Request::new(())).await;
+            let response = call(through, path, Request::new(())).await;
             if is_public {
-                assert_eq!(answer.unwrap(), "nobody", "{path}");
-            } else if allowed.to(&caller) {
-                assert_eq!(answer.unwrap(), key, "{path}");
+                assert_eq!(response.unwrap(), "nobody", "{path}");
+            } else if allowed.allows(&caller) {
+                assert_eq!(response.unwrap(), key, "{path}");
                 passed += 1;
             } else {
-                let details = refused(NAME, answer, Code::PermissionDenied, "ROLE_MISSING");
+                let details = refused(NAME, response, Code::PermissionDenied, "ROLE_MISSING");
                 let method = &details.error_info().unwrap().metadata["method"];
                 assert_eq!(format!("/{method}"), path);
                 kept_out += 1;
@@ -71,8 +71,8 @@ async fn a_method_without_a_row_is_denied_to_everybody() {
     let behind = Behind::spawn().await;
     let admin = behind.callers.client(behind.channel.clone(), "eve", [Role::Admin]);
     for path in ["/shop.cart.v1.CartService/Steal", "/shop.cart.v1.CartService/getcart"] {
-        let answer = call(admin.clone(), path, Request::new(())).await;
-        refused(NAME, answer, Code::PermissionDenied, "METHOD_UNKNOWN");
+        let response = call(admin.clone(), path, Request::new(())).await;
+        refused(NAME, response, Code::PermissionDenied, "METHOD_UNKNOWN");
     }
 }
 
@@ -86,8 +86,8 @@ async fn health_is_told_to_everybody() {
         client.ready().await.unwrap();
         let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
         let codec = tonic_prost::ProstCodec::<(), ()>::default();
-        let answer = client.unary(Request::new(()), path, codec).await;
-        let code = answer.err().map(|status| status.code());
+        let response = client.unary(Request::new(()), path, codec).await;
+        let code = response.err().map(|status| status.code());
         assert!(!matches!(code, Some(Code::Unauthenticated | Code::PermissionDenied)), "{code:?}");
     }
 }

@@ -14,7 +14,7 @@ use super::{
     forge::{Forge, SUBJECT, changed, encode, now, sign},
 };
 
-/// For whoever has an account.
+/// For everybody with an account.
 const FOR_USERS: &str = "/shop.order.v1.OrderService/GetOrder";
 /// For services alone.
 const FOR_SERVICES: &str = "/shop.payment.v1.PaymentService/Charge";
@@ -23,7 +23,7 @@ const MISSING: &str = "TOKEN_MISSING";
 const INVALID: &str = "TOKEN_INVALID";
 const EXPIRED: &str = "TOKEN_EXPIRED";
 
-/// What it is, what is sent, and the reason it is refused for.
+/// The name, the token, and the expected reason.
 type Case = (&'static str, Vec<MetadataValue<Ascii>>, &'static str);
 
 fn raw(text: impl AsRef<[u8]>) -> Vec<MetadataValue<Ascii>> {
@@ -279,8 +279,8 @@ async fn no_bad_token_is_accepted_and_each_is_refused_with_its_reason() {
                 let said = format!("{status:?}");
                 assert!(!said.contains(SUBJECT), "{what}: {said}");
                 let value = headers.first().map_or("", |value| value.to_str().unwrap_or_default());
-                let told = value.split(['.', ' ']).any(|part| part.len() > 12 && said.contains(part));
-                assert!(!told, "{what}: {said}");
+                let is_shown = value.split(['.', ' ']).any(|part| part.len() > 12 && said.contains(part));
+                assert!(!is_shown, "{what}: {said}");
                 assert!(status.message().len() > 20, "{what}: {said}");
                 status
             });

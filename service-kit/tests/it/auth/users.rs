@@ -33,7 +33,7 @@ const METHOD: &str = "/shop.order.v1.OrderService/GetOrder";
 pub(crate) struct Users {
     keys: Arc<Mutex<Option<Vec<Jwk>>>>,
     revocations: Arc<Mutex<Vec<Revocation>>>,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
 }
 
 impl Users {
@@ -54,15 +54,15 @@ impl Users {
         *self.revocations.lock().unwrap() = vec![Revocation { subject: digest_of(subject), not_before }];
     }
 
-    fn asked(&self) -> usize {
-        self.asked.load(Relaxed)
+    fn requests(&self) -> usize {
+        self.requests.load(Relaxed)
     }
 }
 
 #[tonic::async_trait]
 impl UserService for Users {
     async fn get_jwks(&self, _: Request<wire::GetJwksRequest>) -> Result<Response<Jwks>, Status> {
-        self.asked.fetch_add(1, Relaxed);
+        self.requests.fetch_add(1, Relaxed);
         let keys = self.keys.lock().unwrap().clone();
         let revocations = self.revocations.lock().unwrap().clone();
         keys.map(|keys| Response::new(Jwks { keys, revocations })).ok_or_else(|| Status::unavailable("away"))
@@ -104,7 +104,7 @@ impl UserService for Users {
 }
 
 fn token(signer: &Signer) -> String {
-    let claims = Claims::new(CustomerId::parse("ada").unwrap(), [Role::Customer], Claims::LONGEST / 4);
+    let claims = Claims::new(CustomerId::parse("ada").unwrap(), [Role::Customer], Claims::MAX_LIFETIME / 4);
     signer.sign(&claims)
 }
 
@@ -119,8 +119,8 @@ async fn a_new_key_is_believed_at_once_beside_the_old() {
     users.has(&[old.public(), new.public()]);
     behind.with_token(METHOD, &token(&new)).await.unwrap();
     behind.with_token(METHOD, &token(&old)).await.unwrap();
-    // A third time when this took long: they are asked for now and then.
-    assert!((2..=3).contains(&users.asked()), "asked {} times", users.asked());
+    // A third request when this took long, at the regular interval.
+    assert!((2..=3).contains(&users.requests()), "{} requests", users.requests());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,10 +138,10 @@ async fn forged_keys_make_no_storm() {
     let refusals = answers
         .into_iter()
         .filter(|answer| answer.as_ref().is_err_and(|status| status.code() == Code::Unauthenticated));
-    // What the server's limits refused was not looked at.
+    // The server limits rejected some calls before the guard.
     assert!(refusals.count() > 100);
     let regular = usize::try_from(began.elapsed().as_secs()).unwrap();
-    assert!(users.asked() <= 3 + regular, "asked {} times", users.asked());
+    assert!(users.requests() <= 3 + regular, "{} requests", users.requests());
     behind.with_token(METHOD, &token(&signer)).await.unwrap();
 }
 
@@ -191,7 +191,7 @@ async fn a_revoked_token_is_refused_within_five_seconds_and_others_are_not() {
     let behind = Behind::over(mesh_of([("user-service", vec![replica.address])])).await;
     let of = |name| {
         let id = CustomerId::parse(name).unwrap();
-        signer.sign(&Claims::new(id, [Role::Customer], Claims::LONGEST / 4))
+        signer.sign(&Claims::new(id, [Role::Customer], Claims::MAX_LIFETIME / 4))
     };
     let (ada, bob) = (of("ada"), of("bob"));
     behind.with_token(METHOD, &ada).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_revoked_token_is_refused_within_five_seconds_and_others_are_not() {
     };
     refused::<()>(NAME, Err(refusal), Code::Unauthenticated, "TOKEN_REVOKED");
     behind.with_token(METHOD, &bob).await.unwrap();
-    // The list stays while nobody gives another.
+    // The list stays while user-service is down.
     replica.stop().await;
     refused(NAME, behind.with_token(METHOD, &ada).await, Code::Unauthenticated, "TOKEN_REVOKED");
 }

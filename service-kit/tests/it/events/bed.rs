@@ -1,5 +1,5 @@
 //! A producer and a consumer of events. The consumer's effect is a row in a
-//! journal that would take the same event twice.
+//! journal that does not detect duplicates.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,9 +11,10 @@ use registry_client::Mesh;
 use service_kit::{
     auth::Auth,
     database::{Database, Error, Migration, Migrations, Transaction},
-    events::{Events, INBOX, Nats, OUTBOX, Outbox, RelaySettings, Subscriber, Untaken},
+    events::{Events, HandleError, INBOX, OUTBOX, Outbox, RelaySettings, Subscriber},
     lease::LEASES,
-    service::{self, Base, Service, Serving},
+    nats::Nats,
+    service::{self, Service, ServiceBuilder, ServiceContext},
     testing::{Callers, NatsServer, Replica, TestDatabase, mesh_of, mesh_to},
 };
 use tokio::net::TcpListener;
@@ -22,15 +23,15 @@ use tonic::Status;
 pub(crate) const PRODUCER: &str = "producer";
 pub(crate) const CONSUMER: &str = "consumer";
 
-/// Quick, for tests.
+/// Short intervals for tests.
 pub(crate) fn settings() -> RelaySettings {
     let mut settings = RelaySettings::default();
-    settings.poll = Duration::from_millis(20);
+    settings.poll_interval = Duration::from_millis(20);
     settings.lease = Duration::from_secs(2);
-    settings.deadline = Duration::from_secs(1);
-    settings.first = Duration::from_millis(5);
-    settings.most = Duration::from_millis(20);
-    settings.away = Duration::from_millis(100);
+    settings.delivery_timeout = Duration::from_secs(1);
+    settings.initial_backoff = Duration::from_millis(5);
+    settings.max_backoff = Duration::from_millis(20);
+    settings.max_unavailable_backoff = Duration::from_millis(100);
     settings
 }
 
@@ -47,24 +48,28 @@ impl Service for Producer {
         postgres: &[THINGS, OUTBOX.postgres[0], LEASES.postgres[0]],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, PRODUCER).send(outbox(base)).settings(settings()).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        Ok(Events::of(context, PRODUCER).send(outbox(context)).settings(settings()).add_to(builder))
     }
 }
 
-pub(crate) fn outbox(base: &Base) -> Outbox {
-    Outbox::of(base, PRODUCER, &[CONSUMER])
+pub(crate) fn outbox(context: &ServiceContext) -> Outbox {
+    Outbox::of(context, PRODUCER, &[CONSUMER])
 }
 
 const JOURNAL_SQLITE: Migration = Migration {
     name: "journal",
     sql: "CREATE TABLE journal (position INTEGER PRIMARY KEY AUTOINCREMENT, thing TEXT NOT NULL, \
-          sequence INTEGER NOT NULL) STRICT; CREATE TABLE mended (thing TEXT PRIMARY KEY) STRICT",
+          sequence INTEGER NOT NULL) STRICT; CREATE TABLE repaired (thing TEXT PRIMARY KEY) STRICT",
 };
 const JOURNAL_POSTGRES: Migration = Migration {
     name: "journal",
     sql: "CREATE TABLE journal (position BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \
-          thing TEXT NOT NULL, sequence BIGINT NOT NULL); CREATE TABLE mended (thing TEXT PRIMARY KEY)",
+          thing TEXT NOT NULL, sequence BIGINT NOT NULL); CREATE TABLE repaired (thing TEXT PRIMARY KEY)",
 };
 
 pub(crate) struct Consumer;
@@ -77,22 +82,26 @@ impl Service for Consumer {
         postgres: &[JOURNAL_POSTGRES, INBOX.postgres[0], LEASES.postgres[0]],
     };
 
-    async fn build(base: &Base, serving: Serving) -> anyhow::Result<Serving> {
-        Ok(Events::of(base, CONSUMER).take(&[PRODUCER], Journal).settings(settings()).add_to(serving))
+    async fn build(
+        &self,
+        context: &ServiceContext,
+        builder: ServiceBuilder,
+    ) -> anyhow::Result<ServiceBuilder> {
+        Ok(Events::of(context, CONSUMER).receive(&[PRODUCER], Journal).settings(settings()).add_to(builder))
     }
 }
 
-/// Writes down every event. What a thing is called says what goes wrong.
+/// A subscriber that records every event. The name of a thing selects the failure.
 #[derive(Debug)]
 pub(crate) struct Journal;
 
 #[tonic::async_trait]
 impl Subscriber for Journal {
-    async fn take(&self, open: &mut Transaction, event: &Event) -> Result<(), Untaken> {
+    async fn handle(&self, open: &mut Transaction, event: &Event) -> Result<(), HandleError> {
         let thing = event.aggregate_id.as_str();
         const NOTE: &str = "INSERT INTO journal (thing, sequence) VALUES ($1, $2)";
         open.execute(NOTE, &[thing.into(), event.sequence.into()]).await?;
-        if open.row("SELECT thing FROM mended WHERE thing = $1", &[thing.into()]).await?.is_some() {
+        if open.row("SELECT thing FROM repaired WHERE thing = $1", &[thing.into()]).await?.is_some() {
             return Ok(());
         }
         if thing.starts_with("flaky") && fastrand::u8(0..10) < 3 {
@@ -105,21 +114,21 @@ impl Subscriber for Journal {
             panic!("its second event is too much");
         }
         if thing.starts_with("poison") && event.sequence == 2 {
-            return Err(Untaken::Never("its second event is poison".to_owned()));
+            return Err(HandleError::Permanent("its second event is poison".to_owned()));
         }
         Ok(())
     }
 }
 
-/// The databases of both, and what brings events from one to the other.
+/// The databases of both services, and the transport between them.
 pub(crate) struct Bed {
     sent: TestDatabase,
     taken: TestDatabase,
-    /// The producer's, as a replica of its own has it open.
+    /// The producer's database, opened by the test.
     pub(crate) producer: Database,
     pub(crate) consumer: Database,
     nats: Option<Nats>,
-    /// Of the producer and of the consumer.
+    /// The auth of the producer and of the consumer.
     auths: [Auth; 2],
     pub(crate) server: Option<NatsServer>,
 }
@@ -134,31 +143,31 @@ impl Bed {
     }
 
     /// Over NATS.
-    pub(crate) async fn by_nats(sent: TestDatabase) -> Self {
+    pub(crate) async fn over_nats(sent: TestDatabase) -> Self {
         let server = NatsServer::start();
         let nats = Nats::connect(&server.url(), "test").await.unwrap();
         Self { nats: Some(nats), server: Some(server), ..Self::new(sent).await }
     }
 
-    /// Where both ask their callers who they are.
-    pub(crate) fn asking(self, callers: &Callers) -> Self {
+    /// With authentication.
+    pub(crate) fn authenticated(self, callers: &Callers) -> Self {
         Self { auths: [callers.auth(PRODUCER), callers.auth(CONSUMER)], ..self }
     }
 
     pub(crate) async fn consume(&self) -> Replica {
-        let base = self.consumers().await;
-        Replica::start(|listener, shutdown| service::serve::<Consumer>(base, listener, shutdown)).await
+        let context = self.consumers().await;
+        Replica::start(|listener, shutdown| service::serve(Consumer, context, listener, shutdown)).await
     }
 
-    async fn consumers(&self) -> Base {
+    async fn consumers(&self) -> ServiceContext {
         let auth = self.auths[1].clone();
-        Base { auth, ..self.on(mesh(&[]), open::<Consumer>(&self.taken).await) }
+        ServiceContext { auth, ..self.on(mesh(&[]), open::<Consumer>(&self.taken).await) }
     }
 
     /// A consumer that listens there, and not at its replica's address.
     pub(crate) async fn consume_at(&self, there: TcpListener) -> Replica {
-        let base = self.consumers().await;
-        Replica::start(|_, shutdown| service::serve::<Consumer>(base, there, shutdown)).await
+        let context = self.consumers().await;
+        Replica::start(|_, shutdown| service::serve(Consumer, context, there, shutdown)).await
     }
 
     pub(crate) async fn produce(&self, consumers: &[SocketAddr]) -> Replica {
@@ -167,31 +176,31 @@ impl Bed {
 
     pub(crate) async fn produce_by(&self, mesh: Mesh) -> Replica {
         let auth = self.auths[0].clone();
-        let base = Base { auth, ..self.on(mesh, open::<Producer>(&self.sent).await) };
-        Replica::start(|listener, shutdown| service::serve::<Producer>(base, listener, shutdown)).await
+        let context = ServiceContext { auth, ..self.on(mesh, open::<Producer>(&self.sent).await) };
+        Replica::start(|listener, shutdown| service::serve(Producer, context, listener, shutdown)).await
     }
 
-    pub(crate) fn base(&self, consumers: &[SocketAddr]) -> Base {
+    pub(crate) fn context(&self, consumers: &[SocketAddr]) -> ServiceContext {
         self.on(mesh(consumers), self.producer.clone())
     }
 
-    fn on(&self, mesh: Mesh, database: Database) -> Base {
-        Base { nats: self.nats.clone(), ..Base::open(mesh, database) }
+    fn on(&self, mesh: Mesh, database: Database) -> ServiceContext {
+        ServiceContext { nats: self.nats.clone(), ..ServiceContext::open(mesh, database) }
     }
 
-    /// Who the producer's rows are for.
-    pub(crate) fn addressee(&self) -> &'static str {
+    /// The subscriber of the outbox rows.
+    pub(crate) fn subscriber(&self) -> &'static str {
         if self.nats.is_some() { "nats" } else { CONSUMER }
     }
 
-    /// Who keeps an event that its consumer cannot take.
-    pub(crate) fn keeper<'a>(&self, producer: &'a Replica, consumer: &'a Replica) -> &'a Replica {
+    /// The replica that parks an event that keeps failing.
+    pub(crate) fn parking_replica<'a>(&self, producer: &'a Replica, consumer: &'a Replica) -> &'a Replica {
         if self.nats.is_some() { consumer } else { producer }
     }
 
-    /// Changes a thing and tells of it.
-    pub(crate) async fn tell(&self, thing: &str) {
-        tell(&self.base(&[]), thing).await;
+    /// Changes a thing and appends the event.
+    pub(crate) async fn change(&self, thing: &str) {
+        change(&self.context(&[]), thing).await;
     }
 
     /// The sequences of a thing's events in the order of their effects.
@@ -201,7 +210,7 @@ impl Bed {
         rows.iter().map(|row| row.get("sequence").unwrap()).collect()
     }
 
-    /// Waits for the journal of a thing to be so.
+    /// Waits until the journal of a thing has so many entries, and compares it.
     pub(crate) async fn wait_for(&self, thing: &str, expected: impl IntoIterator<Item = i64>) {
         let expected: Vec<i64> = expected.into_iter().collect();
         let mut last = Vec::new();
@@ -214,7 +223,7 @@ impl Bed {
         assert!(came);
     }
 
-    /// Waits until nothing waits to be delivered.
+    /// Waits until the outbox is empty.
     pub(crate) async fn drained(&self) {
         let mut left = 0;
         let empty = until(async || {
@@ -228,10 +237,10 @@ impl Bed {
         self.producer.row(sql, &[]).await.unwrap().unwrap().get("n").unwrap()
     }
 
-    /// From now on everything of this thing fits.
-    pub(crate) async fn mend(&self, thing: &str) {
+    /// Makes all further events of this thing succeed.
+    pub(crate) async fn repair(&self, thing: &str) {
         let mut open = self.consumer.begin().await.unwrap();
-        open.execute("INSERT INTO mended (thing) VALUES ($1)", &[thing.into()]).await.unwrap();
+        open.execute("INSERT INTO repaired (thing) VALUES ($1)", &[thing.into()]).await.unwrap();
         open.commit().await.unwrap();
     }
 }
@@ -244,19 +253,19 @@ fn mesh(consumers: &[SocketAddr]) -> Mesh {
     mesh_of([(CONSUMER, consumers.to_vec())])
 }
 
-/// Changes a thing and tells of it.
-pub(crate) async fn tell(base: &Base, thing: &str) {
-    let mut unit = base.database.unit();
+/// Changes a thing and appends the event.
+pub(crate) async fn change(context: &ServiceContext, thing: &str) {
+    let mut unit = context.database.unit();
     loop {
         let mut open = unit.begin().await.unwrap();
-        let done = told(&mut open, &outbox(base), thing).await;
+        let done = write_change(&mut open, &outbox(context), thing).await;
         if let Some(done) = unit.end(open, done).await {
             return done.unwrap();
         }
     }
 }
 
-pub(crate) async fn told(open: &mut Transaction, outbox: &Outbox, thing: &str) -> Result<(), Error> {
+pub(crate) async fn write_change(open: &mut Transaction, outbox: &Outbox, thing: &str) -> Result<(), Error> {
     const CHANGE: &str = "INSERT INTO things (name, version) VALUES ($1, 1) \
          ON CONFLICT (name) DO UPDATE SET version = things.version + 1 RETURNING version";
     let version = open.row(CHANGE, &[thing.into()]).await?.unwrap().get("version")?;
@@ -264,7 +273,7 @@ pub(crate) async fn told(open: &mut Transaction, outbox: &Outbox, thing: &str) -
     outbox.append(open, thing, version, payload).await
 }
 
-/// Whether `condition` comes true within 30 s.
+/// Waits up to 30 s for `condition`; returns false on timeout.
 pub(crate) async fn until(mut condition: impl AsyncFnMut() -> bool) -> bool {
     let waiting = async {
         while !condition().await {
@@ -288,20 +297,20 @@ pub(crate) async fn retry(of: &Replica, parked: &ParkedEvent) -> Result<(), Stat
 
 /// Runs each case, an `async fn(Bed)`, over the mesh and over NATS, on both
 /// databases.
-macro_rules! by_every_way {
+macro_rules! over_every_transport {
     ($($case:ident),+ $(,)?) => {
-        mod by_mesh {
+        mod over_mesh {
             $(async fn $case(database: service_kit::testing::TestDatabase) {
                 super::$case($crate::events::bed::Bed::new(database).await).await;
             })+
             service_kit::on_both_databases!($($case),+);
         }
-        mod by_nats {
+        mod over_nats {
             $(async fn $case(database: service_kit::testing::TestDatabase) {
-                super::$case($crate::events::bed::Bed::by_nats(database).await).await;
+                super::$case($crate::events::bed::Bed::over_nats(database).await).await;
             })+
             service_kit::on_both_databases!($($case),+);
         }
     };
 }
-pub(crate) use by_every_way;
+pub(crate) use over_every_transport;

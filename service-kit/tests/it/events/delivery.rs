@@ -1,4 +1,4 @@
-//! Every event has its effect once, in order, whatever is cut off.
+//! Every event has its effect once, in order, whatever is interrupted.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use service_kit::{
 };
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::bed::{Bed, CONSUMER, by_every_way, outbox, parked, settings, tell, told};
+use super::bed::{Bed, CONSUMER, change, outbox, over_every_transport, parked, settings, write_change};
 
 async fn every_event_has_its_effect_once_and_in_order(bed: Bed) {
     let consumers = [bed.consume().await, bed.consume().await];
     let addresses = consumers.each_ref().map(|replica| replica.address);
     let _producers = [bed.produce(&addresses).await, bed.produce(&addresses).await];
-    let mut telling = JoinSet::new();
+    let mut changing = JoinSet::new();
     for writer in 0..4 {
-        let base = bed.base(&addresses);
-        telling.spawn(async move {
+        let context = bed.context(&addresses);
+        changing.spawn(async move {
             for n in 0..48 {
-                tell(&base, &format!("thing-{}", (writer + n) % 8)).await;
+                change(&context, &format!("thing-{}", (writer + n) % 8)).await;
             }
         });
     }
-    telling.join_all().await;
+    changing.join_all().await;
     bed.drained().await;
     for thing in 0..8 {
         bed.wait_for(&format!("thing-{thing}"), 1..=24).await;
@@ -39,8 +39,8 @@ async fn a_sink_that_fails_often_loses_and_doubles_nothing(bed: Bed) {
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
     for n in 0..40 {
-        bed.tell(&format!("flaky-{}", n % 4)).await;
-        bed.tell("sound").await;
+        bed.change(&format!("flaky-{}", n % 4)).await;
+        bed.change("sound").await;
     }
     bed.drained().await;
     for thing in 0..4 {
@@ -53,20 +53,20 @@ async fn a_sink_that_fails_often_loses_and_doubles_nothing(bed: Bed) {
 async fn relays_that_are_cut_off_anywhere_deliver_again_without_effect(bed: Bed) {
     let consumer = bed.consume().await;
     for n in 0..60 {
-        bed.tell(&format!("thing-{}", n % 3)).await;
+        bed.change(&format!("thing-{}", n % 3)).await;
     }
     let mut settings = settings();
     // Small batches and short leases: many places to be cut off at.
-    settings.batch = 5;
+    settings.batch_size = 5;
     settings.lease = Duration::from_millis(30);
-    settings.deadline = Duration::from_millis(500);
+    settings.delivery_timeout = Duration::from_millis(500);
     for _ in 0..60 {
-        let base = bed.base(&[consumer.address]);
-        let relaying = relay(outbox(&base), base, settings, std::future::pending());
+        let context = bed.context(&[consumer.address]);
+        let relaying = relay(outbox(&context), context, settings, std::future::pending());
         let _ = tokio::time::timeout(Duration::from_millis(fastrand::u64(1..60)), relaying).await;
     }
-    let base = bed.base(&[consumer.address]);
-    let last = tokio::spawn(relay(outbox(&base), base, settings, std::future::pending()));
+    let context = bed.context(&[consumer.address]);
+    let last = tokio::spawn(relay(outbox(&context), context, settings, std::future::pending()));
     bed.drained().await;
     for thing in 0..3 {
         bed.wait_for(&format!("thing-{thing}"), 1..=20).await;
@@ -74,7 +74,7 @@ async fn relays_that_are_cut_off_anywhere_deliver_again_without_effect(bed: Bed)
     last.abort();
 }
 
-async fn what_comes_again_has_no_effect(database: TestDatabase) {
+async fn a_duplicate_has_no_effect(database: TestDatabase) {
     let bed = Bed::new(database).await;
     let consumer = bed.consume().await;
     let events: Vec<Event> = (1..=40)
@@ -97,20 +97,20 @@ async fn what_comes_again_has_no_effect(database: TestDatabase) {
     bed.wait_for("thing", 1..=40).await;
 }
 
-async fn events_wait_for_a_subscriber_that_is_away(database: TestDatabase) {
+async fn events_wait_for_a_subscriber_that_is_down(database: TestDatabase) {
     let bed = Bed::new(database).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let producer = bed.produce(&[address]).await;
     for _ in 0..5 {
-        bed.tell("thing").await;
+        bed.change("thing").await;
     }
     let mut log = EventLogServiceClient::new(mesh_to([producer.address]).channel("any"));
     let backlogs = log.get_backlog(GetBacklogRequest {}).await.unwrap().into_inner().backlogs;
     assert_eq!((backlogs[0].subscriber.as_str(), backlogs[0].waiting, backlogs[0].parked), (CONSUMER, 5, 0));
     assert!(backlogs[0].oldest_time.is_some());
-    // Away for far longer than the attempts of an event would last.
+    // Down for far longer than the attempts of an event would last.
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(bed.count("SELECT count(*) AS n FROM outbox WHERE attempts = 0 AND parked IS NULL").await, 5);
 
@@ -121,33 +121,33 @@ async fn events_wait_for_a_subscriber_that_is_away(database: TestDatabase) {
     assert_eq!((backlogs.len(), backlogs[0].waiting), (1, 0));
 }
 
-async fn a_relay_that_leaves_hands_over_at_once(database: TestDatabase) {
+async fn a_relay_that_stops_hands_over_at_once(database: TestDatabase) {
     let bed = Bed::new(database).await;
     let consumer = bed.consume().await;
     let mut settings = settings();
     settings.lease = Duration::from_secs(60);
     let begin = |bed: &Bed| {
-        let (leave, left) = tokio::sync::oneshot::channel::<()>();
-        let base = bed.base(&[consumer.address]);
-        let left = async { drop(left.await) };
-        (leave, tokio::spawn(relay(outbox(&base), base, settings, left)))
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let context = bed.context(&[consumer.address]);
+        let stopped = async { drop(stopped.await) };
+        (stop, tokio::spawn(relay(outbox(&context), context, settings, stopped)))
     };
-    let (leave, first) = begin(&bed);
-    bed.tell("thing").await;
+    let (stop, first) = begin(&bed);
+    bed.change("thing").await;
     bed.wait_for("thing", [1]).await;
     bed.drained().await;
-    drop(leave);
+    drop(stop);
     first.await.unwrap();
-    let (_leave, second) = begin(&bed);
-    bed.tell("thing").await;
+    let (_stop, second) = begin(&bed);
+    bed.change("thing").await;
     bed.wait_for("thing", [1, 2]).await;
     second.abort();
 }
 
-async fn a_replica_that_stops_gives_up_what_it_held(bed: Bed) {
+async fn a_replica_that_stops_releases_its_leases(bed: Bed) {
     let consumer = bed.consume().await;
     let producer = bed.produce(&[consumer.address]).await;
-    bed.tell("thing").await;
+    bed.change("thing").await;
     bed.wait_for("thing", [1]).await;
     bed.drained().await;
     consumer.stop().await;
@@ -162,24 +162,24 @@ async fn a_replica_that_stops_gives_up_what_it_held(bed: Bed) {
 async fn a_lease_whose_holder_froze_passes_on(database: TestDatabase) {
     let bed = Bed::new(database).await;
     let consumer = bed.consume().await;
-    // A relay that took the lease, delivered nothing, and does nothing more.
+    // A relay that took the lease, and froze before its first delivery.
     let leases = service_kit::lease::Leases::new(bed.producer.clone());
     let name = format!("relay/{CONSUMER}");
     let frozen = leases.take(&name, Duration::from_millis(600)).await.unwrap().unwrap();
     let _producer = bed.produce(&[consumer.address]).await;
-    bed.tell("thing").await;
+    bed.change("thing").await;
     bed.wait_for("thing", [1]).await;
     let mut open = bed.producer.begin().await.unwrap();
     assert!(frozen.fence(&mut open, Duration::from_secs(1)).await.is_err());
 }
 
-async fn an_event_that_is_committed_late_is_not_passed_over(bed: Bed) {
+async fn an_event_that_is_committed_late_is_not_skipped(bed: Bed) {
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
-    let base = bed.base(&[]);
+    let context = bed.context(&[]);
     let mut late = bed.producer.begin().await.unwrap();
-    told(&mut late, &outbox(&base), "late").await.unwrap();
-    bed.tell("early").await;
+    write_change(&mut late, &outbox(&context), "late").await.unwrap();
+    bed.change("early").await;
     bed.wait_for("early", [1]).await;
     bed.drained().await;
     assert!(bed.journal("late").await.is_empty());
@@ -187,29 +187,29 @@ async fn an_event_that_is_committed_late_is_not_passed_over(bed: Bed) {
     bed.wait_for("late", [1]).await;
 }
 
-/// What PostgreSQL does: what was written first is committed last.
+/// On PostgreSQL the row that was written first may be committed last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_committed_late_is_not_passed_over_by_mesh() {
+async fn an_event_that_is_committed_late_is_not_skipped_over_mesh() {
     let database = TestDatabase::postgres().await;
-    an_event_that_is_committed_late_is_not_passed_over(Bed::new(database).await).await;
+    an_event_that_is_committed_late_is_not_skipped(Bed::new(database).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_committed_late_is_not_passed_over_by_nats() {
+async fn an_event_that_is_committed_late_is_not_skipped_over_nats() {
     let database = TestDatabase::postgres().await;
-    an_event_that_is_committed_late_is_not_passed_over(Bed::by_nats(database).await).await;
+    an_event_that_is_committed_late_is_not_skipped(Bed::over_nats(database).await).await;
 }
 
-by_every_way!(
+over_every_transport!(
     every_event_has_its_effect_once_and_in_order,
     a_sink_that_fails_often_loses_and_doubles_nothing,
     relays_that_are_cut_off_anywhere_deliver_again_without_effect,
-    a_replica_that_stops_gives_up_what_it_held,
+    a_replica_that_stops_releases_its_leases,
 );
 
 on_both_databases!(
-    what_comes_again_has_no_effect,
-    events_wait_for_a_subscriber_that_is_away,
-    a_relay_that_leaves_hands_over_at_once,
+    a_duplicate_has_no_effect,
+    events_wait_for_a_subscriber_that_is_down,
+    a_relay_that_stops_hands_over_at_once,
     a_lease_whose_holder_froze_passes_on,
 );

@@ -1,4 +1,4 @@
-//! Events and calls as a person sees them at 3 a.m.: by `/metrics`.
+//! Events and calls in `/metrics`.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -11,14 +11,14 @@ use tokio::{
 
 use super::bed::{Bed, PRODUCER, until};
 
-/// The page, now.
+/// Gets the current page.
 async fn metrics(admin: SocketAddr) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, page) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, page) = response.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{response}");
     page.to_owned()
 }
 
@@ -47,8 +47,8 @@ const WAITING: &str = r#"shop_events_waiting{shop_subscriber="consumer"}"#;
 const AGE: &str = r#"shop_events_oldest_age_seconds{shop_subscriber="consumer"}"#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_that_cannot_be_delivered_is_seen_to_wait_and_to_grow_old() {
-    // Nobody answers there for now.
+async fn an_event_that_cannot_be_delivered_shows_in_the_backlog_and_ages() {
+    // Nothing accepts connections there yet.
     let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = there.local_addr().unwrap();
     let mesh = Mesh::builder().resolver(FixedResolver::new([address]));
@@ -60,7 +60,7 @@ async fn an_event_that_cannot_be_delivered_is_seen_to_wait_and_to_grow_old() {
     let page = metrics(admin).await;
     assert_eq!((value(&page, WAITING), value(&page, AGE)), (0.0, 0.0));
 
-    bed.tell("sound").await;
+    bed.change("sound").await;
     assert!(until(async || value(&metrics(admin).await, WAITING) == 1.0).await);
     let age = value(&metrics(admin).await, AGE);
     assert!(until(async || value(&metrics(admin).await, AGE) > age + 0.1).await);

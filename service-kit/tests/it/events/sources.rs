@@ -1,4 +1,4 @@
-//! Whose events a sink takes.
+//! The sources that a sink accepts.
 
 use mesh_proto::shop::events::v1::{
     DeliverRequest, Event, ProductDeleted, event::Payload, event_sink_service_client::EventSinkServiceClient,
@@ -24,7 +24,7 @@ fn event(source: &str) -> Event {
 
 async fn a_service_delivers_its_own_events_and_no_others(database: TestDatabase) {
     let callers = Callers::new();
-    let bed = Bed::new(database).await.asking(&callers);
+    let bed = Bed::new(database).await.authenticated(&callers);
     let consumer = bed.consume().await;
     let channel = mesh_to([consumer.address]).channel(CONSUMER);
     let deliver = async |caller: &'static str, sources: &[&str]| -> Result<i32, Status> {
@@ -43,10 +43,10 @@ async fn a_service_delivers_its_own_events_and_no_others(database: TestDatabase)
 }
 
 async fn a_relay_is_the_source_of_what_it_delivers(database: TestDatabase) {
-    let bed = Bed::new(database).await.asking(&Callers::new());
+    let bed = Bed::new(database).await.authenticated(&Callers::new());
     let consumer = bed.consume().await;
     let _producer = bed.produce(&[consumer.address]).await;
-    bed.tell("thing").await;
+    bed.change("thing").await;
     bed.wait_for("thing", [1]).await;
     bed.drained().await;
 }

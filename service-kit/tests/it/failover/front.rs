@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// What happens to the connections that are open.
+/// The fate of open connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Open {
     /// They stay where they lead.
