@@ -15,7 +15,7 @@ use std::{
 
 use crate::{
     instance::{InstanceId, ParseError},
-    policy::limit::Limit,
+    policy::limit::CallLimit,
 };
 
 mod least_request;
@@ -125,7 +125,7 @@ pub struct Load {
     in_flight: AtomicU32,
     /// The newest outcomes, a bit each, the last lowest; 1 for a failure.
     history: AtomicU64,
-    limit: Option<Limit>,
+    limit: Option<CallLimit>,
 }
 
 /// How many of the newest outcomes decide whether an instance is failing.
@@ -136,12 +136,12 @@ const FAILING: u32 = 4;
 impl Load {
     /// That of an instance which bears no more requests at once than `limit`
     /// says.
-    pub(crate) fn limited(limit: Option<Limit>) -> Self {
+    pub(crate) fn limited(limit: Option<CallLimit>) -> Self {
         Self { limit, ..Self::default() }
     }
 
     /// What every request to the instance passes, if anything.
-    pub(crate) fn limit(&self) -> Option<&Limit> {
+    pub(crate) fn limit(&self) -> Option<&CallLimit> {
         self.limit.as_ref()
     }
 
@@ -159,8 +159,9 @@ impl Load {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Whether at least a quarter of its newest attempts failed. Few requests
-    /// under way are then no sign of room: failures end sooner than work.
+    /// Returns whether at least a quarter of its newest attempts failed. Few
+    /// requests under way are then no sign of room: failures end sooner than
+    /// work.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         let history = self.history.load(Relaxed);
@@ -235,7 +236,7 @@ impl ReadySet {
         self.candidates.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.candidates.is_empty()

@@ -160,13 +160,13 @@ impl Codes {
         Self((1 << NAMES.len()) - 2)
     }
 
-    /// Whether `code` is in it.
+    /// Returns whether `code` is in it.
     #[must_use]
     pub const fn contains(self, code: Code) -> bool {
         self.0 & (1 << code.0) != 0
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether nothing is in it.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0

@@ -35,7 +35,7 @@ pub struct ChannelConfig {
     /// `keepalive_timeout`, whichever is less. Both only as often as the peer
     /// accepts pings: see `keepalive_min`.
     pub keepalive_time: Duration,
-    /// How long the answer to that may take before the connection counts as
+    /// How long the response to that may take before the connection counts as
     /// dead; 5 s unless set (`CONSORT_KEEPALIVE_TIMEOUT`).
     pub keepalive_timeout: Duration,
     /// The least time between two pings that every instance accepts, with or
@@ -55,9 +55,9 @@ pub struct ChannelConfig {
     /// is tried again a second after a try began, so that a value of about 1 s
     /// finds a healed network soonest.
     pub connect_timeout: Duration,
-    /// Whether a call fails at once, with UNAVAILABLE, when no instance is
-    /// ready and none is being connected to for the first time. Off unless
-    /// set: the call waits for one until its deadline.
+    /// True if a call fails at once, with UNAVAILABLE, when no instance is
+    /// ready and none is being connected to for the first time. Off unless set:
+    /// the call waits for one until its deadline.
     pub fail_fast: bool,
     /// What holds for each method, and for all together; nothing but the
     /// defaults unless set (`CONSORT_SERVICE_CONFIG`, gRPC's service-config
@@ -67,7 +67,7 @@ pub struct ChannelConfig {
     /// [`OutlierConfig`] has it, unless set. `None` never does. What the
     /// service config says of it wins.
     pub outlier: Option<OutlierConfig>,
-    /// Whether each instance is asked for its own health
+    /// True if each instance is asked for its own health
     /// (`grpc.health.v1.Health/Watch`), and gets no calls while it says that it
     /// does not serve; on unless set. One without a health service is called
     /// all the same.

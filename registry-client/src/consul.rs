@@ -97,7 +97,7 @@ use self::{
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
-    /// Whether each request goes out on a connection of its own.
+    /// True if each request goes out on a connection of its own.
     on_new_connections: bool,
 }
 
@@ -147,7 +147,7 @@ impl Client {
         self.inner.transport.addr()
     }
 
-    /// Whether the agent runs on this machine.
+    /// Returns whether the agent runs on this machine.
     fn is_local(&self) -> bool {
         self.inner.transport.endpoint.is_local()
     }
@@ -170,7 +170,7 @@ impl Client {
         self.inner.transport.wait(&call, cursor, wait).await
     }
 
-    /// Asks, and reads the JSON of the answer.
+    /// Asks, and reads the JSON of the response.
     async fn fetch<T: for<'a> Deserialize<'a>>(&self, call: Call) -> Result<T, Error> {
         let answer = self.send(call.clone()).await?;
         self.decode(&call, &answer)

@@ -89,9 +89,9 @@ const PROBES: u32 = 3;
 const MAX_IDLE: Duration = Duration::from_secs(2 * 3600);
 
 impl Liveness {
-    /// Probes after `idle` without a byte, and gives up when there is no answer
-    /// for about `timeout` more: at least three probes, a second or more apart,
-    /// because one may be lost.
+    /// Probes after `idle` without a byte, and gives up when there is no
+    /// response for about `timeout` more: at least three probes, a second or
+    /// more apart, because one may be lost.
     pub(crate) fn new(idle: Duration, timeout: Duration) -> Self {
         Self { idle: idle.min(MAX_IDLE), timeout: timeout.min(MAX_IDLE) }
     }

@@ -28,9 +28,9 @@ pub(crate) struct Framing {
 pub(crate) struct Rules {
     /// The most bytes of one message.
     pub(crate) max_bytes: usize,
-    /// Whether a message may be compressed: an encoding was agreed on.
+    /// True if a message may be compressed: an encoding was agreed on.
     pub(crate) compressed: bool,
-    /// Whether there is one message only.
+    /// True if there is one message only.
     pub(crate) single: bool,
 }
 
@@ -60,13 +60,13 @@ impl Framing {
         Self::new(Rules { max_bytes, compressed: true, single: false })
     }
 
-    /// Whether there is one message only.
+    /// Returns whether there is one message only.
     #[inline]
     pub(crate) fn is_single(&self) -> bool {
         self.rules.single
     }
 
-    /// Whether there is one message only, and it has not begun.
+    /// Returns whether there is one message only, and it has not begun.
     #[inline]
     pub(crate) fn lacks_its_message(&self) -> bool {
         self.rules.single && self.messages == 0
@@ -82,7 +82,7 @@ impl Framing {
         PREFIX + self.size
     }
 
-    /// Whether the body may end here: not within a message.
+    /// Returns whether the body may end here: not within a message.
     #[inline]
     pub(crate) fn is_between_messages(&self) -> bool {
         self.have == 0 && self.left == 0

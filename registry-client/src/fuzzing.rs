@@ -9,7 +9,7 @@ pub use crate::{
 };
 use crate::{
     framing::{Framing, Rules},
-    policy::{Methods, Policies, ServiceConfig, deadline},
+    policy::{Methods, Policies, ServiceConfig, timeout},
 };
 
 /// The longest message of an error that says what is wrong with an input.
@@ -46,10 +46,10 @@ pub fn framing(data: &[u8]) {
 
 /// `grpc-timeout`: what was read can be sent on, and never grows by it.
 pub fn grpc_timeout(data: &[u8]) {
-    let Some(time) = deadline::parse(data) else { return };
-    let sent = deadline::format(time);
+    let Some(time) = timeout::parse(data) else { return };
+    let sent = timeout::format(time);
     assert!(sent.len() <= 9, "{sent}");
     // At least the least unit, so that a call is never sent without one.
-    let again = deadline::parse(sent.as_bytes());
+    let again = timeout::parse(sent.as_bytes());
     assert!(again.is_some_and(|again| again <= time.max(Duration::from_nanos(1))), "{time:?} {sent}");
 }

@@ -4,7 +4,7 @@
 //! Four have a say: the registry's checks, the instance's own health service
 //! (watch), the state of its connection, and how attempts on it ended
 //! (outlier detection). Where the first two change their mind again and again,
-//! damping delays the return. `weigh` is the one place that weighs them.
+//! damping delays the return. `verdict` is the one place that weighs them.
 
 use crate::code::{Code, Codes};
 
@@ -16,10 +16,10 @@ mod record;
 mod verdict;
 
 pub(crate) use damping::{Damping, Hold};
-pub(crate) use eject::{Detector, Judged, Phase, Standing, Subject};
-pub(crate) use probe::{Probe, Probed};
+pub(crate) use eject::{Detector, EjectionState, OutlierCandidate, Phase, Sweep};
+pub(crate) use probe::{Probe, ProbeState};
 pub(crate) use record::Rules;
-pub(crate) use verdict::{By, Preference, Verdict, Watch, weigh};
+pub(crate) use verdict::{DecidedBy, Preference, ServingState, Verdict, verdict};
 
 pub use outlier::OutlierConfig;
 pub use record::Record;

@@ -99,7 +99,7 @@ pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;
 
-pub use channel::{Answer, Call, Channel};
+pub use channel::{Channel, ResponseBody, ResponseFuture};
 pub use config::{AdminConfig, AdmissionConfig, Advertise, ChannelConfig, ServerConfig, parse_duration};
 pub use error::Error;
 pub use mesh::{Mesh, MeshBuilder};

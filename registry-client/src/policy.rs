@@ -18,7 +18,6 @@ use std::{
 use crate::Error;
 
 pub mod budget;
-pub mod deadline;
 pub mod hedge;
 pub mod incoming;
 pub mod limit;
@@ -26,6 +25,7 @@ mod methods;
 pub mod retry;
 pub mod service_config;
 pub mod throttle;
+pub mod timeout;
 mod usual;
 mod window;
 
@@ -39,21 +39,21 @@ use usual::UsualLatency;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct MethodPolicy {
-    /// Whether the descriptor says that the method may be sent twice.
+    /// True if the descriptor says that the method may be sent twice.
     pub idempotent: bool,
-    /// Whether the answer is a stream, which has no natural end.
+    /// True if the response is a stream, which has no natural end.
     pub streams_answer: bool,
-    /// Whether a descriptor says that the answer is one message.
+    /// True if a descriptor says that the response is one message.
     pub unary_answer: bool,
     /// The longest a call may take; of this and the caller's `grpc-timeout` the
     /// smaller holds.
     pub timeout: Option<Duration>,
-    /// Whether a call waits while no instance is ready; `None`: as
+    /// True if a call waits while no instance is ready; `None`: as
     /// [`ChannelConfig::fail_fast`](crate::ChannelConfig::fail_fast) says.
     pub wait_for_ready: Option<bool>,
     /// The most bytes of one request message.
     pub max_request_bytes: Option<usize>,
-    /// The most bytes of one message of the answer.
+    /// The most bytes of one message of the response.
     pub max_response_bytes: Option<usize>,
     /// When another attempt follows a failed one. Where `hedging` is in force:
     /// as that says, at once and for its non-fatal codes.
@@ -65,7 +65,7 @@ pub struct MethodPolicy {
     latencies: Option<Latencies>,
     /// How long its successful attempts take.
     usual: UsualLatency,
-    /// Whether any instance has answered it with something else than
+    /// True if any instance has answered it with something else than
     /// UNIMPLEMENTED.
     implemented: AtomicBool,
 }
@@ -110,8 +110,8 @@ impl MethodPolicy {
         }
     }
 
-    /// Whether a request that may have been processed may be sent again: the
-    /// descriptor says so, or the operator.
+    /// Returns whether a request that may have been processed may be sent
+    /// again: the descriptor says so, or the operator.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.idempotent || self.retry.applies
     }
@@ -129,7 +129,7 @@ impl MethodPolicy {
         &self.usual
     }
 
-    /// Whether any instance has answered it with something else than
+    /// Returns whether any instance has answered it with something else than
     /// UNIMPLEMENTED.
     pub(crate) fn is_implemented(&self) -> bool {
         self.implemented.load(Relaxed)
@@ -153,7 +153,7 @@ impl MethodPolicy {
         }
     }
 
-    /// Whether [`observe`](Self::observe) takes note of anything.
+    /// Returns whether [`observe`](Self::observe) takes note of anything.
     pub(crate) fn is_timed(&self) -> bool {
         self.latencies.is_some()
     }

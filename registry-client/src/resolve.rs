@@ -19,7 +19,7 @@ pub mod fixed;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resolution {
-    /// The newest set that was believed; `None` until the first answer.
+    /// The newest set that was believed; `None` until the first response.
     pub instances: Option<Arc<[Instance]>>,
     /// Why the last look-up failed, in words; `None` once one succeeded. The
     /// set beside it is the last good one.
@@ -28,7 +28,7 @@ pub struct Resolution {
     pub stale_since: Option<SystemTime>,
     /// When the set was saved, if it comes from a snapshot that an earlier
     /// process left and the registry has not been believed to say it since;
-    /// `None` from the registry's first answer on.
+    /// `None` from the registry's first response on.
     pub remembered: Option<SystemTime>,
 }
 
@@ -54,7 +54,7 @@ impl Resolution {
 /// Tells the current set of a service's instances, and every change of it.
 pub trait Resolver: Send + Sync + 'static {
     /// Begins to watch `service` and returns at once. The view changes only
-    /// when the content does; it never goes back to "no answer yet", and a
+    /// when the content does; it never goes back to "no response yet", and a
     /// failed look-up leaves the instances as they were. The watch ends when
     /// the last receiver is dropped. Called within a tokio runtime; must not
     /// block.
@@ -96,7 +96,7 @@ pub struct RegistryCounters {
     /// Queries sent, failed ones included.
     pub queries: Counter,
     /// Queries that brought no usable answer: no agent, no leader, a missing
-    /// right, an answer that is not believed.
+    /// right, a response that is not believed.
     pub errors: Counter,
     /// Blocking queries that returned because the registry's index moved, with
     /// the content that was known already.
@@ -105,12 +105,12 @@ pub struct RegistryCounters {
 }
 
 impl RegistryCounters {
-    /// Notes that the registry gave a good answer at this moment.
+    /// Notes that the registry gave a good response at this moment.
     pub fn record_answer(&self) {
         *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// The age of the last good answer; `None` before the first. A registry
+    /// The age of the last good response; `None` before the first. A registry
     /// that has no news answers when the wait of a blocking query ends.
     #[must_use]
     pub fn answer_age(&self) -> Option<Duration> {

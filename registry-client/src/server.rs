@@ -340,7 +340,7 @@ const BUILT_IN: [&str; 3] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// Whether `path` is a method of those.
+/// Returns whether `path` is a method of those.
 fn is_built_in(path: &str) -> bool {
     let service = path.strip_prefix('/').and_then(|path| path.split('/').next());
     service.is_some_and(|service| BUILT_IN.contains(&service))

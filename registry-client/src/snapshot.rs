@@ -37,12 +37,12 @@ const READ: Duration = Duration::from_secs(2);
 /// A resolver that remembers on disk what another one told: the registry's
 /// last good set is there when a process starts and the registry is not.
 ///
-/// **Reading.** Until the registry's first answer the set of the file is told,
-/// with its date in [`Resolution::remembered`]; the registry has a head start
-/// of one second. When that first answer is empty or has less than half of
-/// the file's instances (a registry that lost its memory while this process
+/// **Reading.** Until the registry's first response the set of the file is
+/// told, with its date in [`Resolution::remembered`]; the registry has a head
+/// start of one second. When that first response is empty or has less than half
+/// of the file's instances (a registry that lost its memory while this process
 /// restarted), both are told together for ten seconds, or for as long as an
-/// error stands beside the answer; then the registry is believed, and the
+/// error stands beside the response; then the registry is believed, and the
 /// channel keeps those instances that answer, as it does for any set that
 /// collapsed.
 ///

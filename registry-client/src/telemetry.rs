@@ -46,7 +46,7 @@ pub struct Attempt {
     pub why: String,
     /// How it ended, in words; empty while it is under way.
     pub outcome: String,
-    /// Whether the instance answered, with whatever status.
+    /// True if the instance answered, with whatever status.
     pub answered: bool,
 }
 
@@ -67,7 +67,7 @@ impl Explain {
         })
     }
 
-    /// The attempt at `place` ended without an answer.
+    /// The attempt at `place` ended without a response.
     pub(crate) fn end(&self, place: usize, outcome: impl fmt::Display) {
         self.with(|attempts| {
             if let Some(attempt) = attempts.get_mut(place) {

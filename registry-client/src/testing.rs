@@ -24,7 +24,7 @@
 //! | fails fast, fails some calls | `set(Reply::fail(code))`, [`set_share`](FaultyService::set_share) |
 //! | resets streams, answers pages or nonsense | `set(Reply::Reset(code, after))`, `set(Reply::Raw { .. })` |
 //! | asks for patience | `set(Reply::pushback(code, after))` |
-//! | hangs before or amid its answer | `set(Reply::Hang)`, `set(Reply::HangAfterHead)` |
+//! | hangs before or amid its response | `set(Reply::Hang)`, `set(Reply::HangAfterHead)` |
 //! | drains, drains all the time | [`go_away`](FaultyService::go_away), `set(Reply::GoAway)` |
 //! | takes few streams, refuses them | [`set_http2`](FaultyService::set_http2), `set(Reply::Refuse)` |
 //! | is not well and says so | [`set_health`](FaultyService::set_health) |

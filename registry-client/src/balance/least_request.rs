@@ -39,8 +39,8 @@ fn two(n: usize) -> (usize, usize) {
     (first, if second >= first { second + 1 } else { second })
 }
 
-/// Whether `a` has strictly fewer requests under way for its weight than `b`,
-/// and not because it fails.
+/// Returns whether `a` has strictly fewer requests under way for its weight
+/// than `b`, and not because it fails.
 fn lighter(a: &Candidate, b: &Candidate) -> bool {
     let busy = |c: &Candidate| u64::from(c.load.in_flight());
     // (busy a / weight a) < (busy b / weight b), without the divisions

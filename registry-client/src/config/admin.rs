@@ -12,7 +12,7 @@ use crate::{Error, instance::ParseError};
 pub struct AdminConfig {
     /// The address to listen on (`CONSORT_ADMIN`); port 0 takes a free one.
     pub address: SocketAddr,
-    /// Whether it may be one that other machines reach; off unless set
+    /// True if it may be one that other machines reach; off unless set
     /// (`CONSORT_ADMIN_ANYWHERE=on`). There is no encryption and nobody is
     /// asked who he is.
     pub anywhere: bool,

@@ -116,14 +116,14 @@ pub struct ServerConfig {
     /// How often an idle connection is asked whether its peer still lives;
     /// 30 s unless set.
     pub keepalive_time: Duration,
-    /// How long the answer to that may take before the connection is closed;
+    /// How long the response to that may take before the connection is closed;
     /// 10 s unless set.
     pub keepalive_timeout: Duration,
-    /// Whether a request may be compressed with gzip, and an answer's messages of
-    /// 1 KiB and more are, for callers that take it (`grpc-accept-encoding`); on
-    /// unless set (`CONSORT_GZIP`). Off, what each service was made with holds.
-    /// Switch it off where a message holds a secret beside what an attacker
-    /// chose, and its length can be seen.
+    /// True if a request may be compressed with gzip, and a response's messages
+    /// of 1 KiB and more are, for callers that take it
+    /// (`grpc-accept-encoding`); on unless set (`CONSORT_GZIP`). Off, what each
+    /// service was made with holds. Switch it off where a message holds a
+    /// secret beside what an attacker chose, and its length can be seen.
     pub gzip: bool,
     /// The most bytes that a message may have once it is decompressed; 4 MiB
     /// unless set, which is a service's own limit unless it is made with another

@@ -12,8 +12,8 @@ pub struct HealthQuery {
     pub filter: Option<String>,
     /// Another datacenter than the agent's.
     pub datacenter: Option<String>,
-    /// Whether any server may answer, also one that may lag behind the
-    /// leader. It then answers while there is no leader.
+    /// True if any server may answer, also one that may lag behind the leader.
+    /// It then answers while there is no leader.
     pub stale: bool,
 }
 
@@ -39,7 +39,7 @@ impl Client {
     /// The instances of a service with their checks, passing or not.
     ///
     /// # Errors
-    /// Any [`Error`]. A missing right shows as an empty answer, not as one.
+    /// Any [`Error`]. A missing right shows as an empty response, not as one.
     pub async fn health(&self, service: &str, query: &HealthQuery) -> Result<Vec<HealthEntry>, Error> {
         let Bounded(entries) = self.fetch(query.call(service)?).await?;
         Ok(entries)

@@ -163,8 +163,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether the agent's certificate is not verified at all. Off unless
-    /// set; only for trials (`CONSUL_HTTP_SSL_VERIFY=false`).
+    /// Returns whether the agent's certificate is not verified at all. Off
+    /// unless set; only for trials (`CONSUL_HTTP_SSL_VERIFY=false`).
     pub fn skip_verify(mut self, skip: bool) -> Self {
         self.tls.skip_verify = skip;
         self

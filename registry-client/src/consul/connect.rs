@@ -87,8 +87,8 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// Whether a connection has carried an answer before, which is what makes
-/// its death while pooled an everyday thing. Travels in the extensions.
+/// True if a connection has carried a response before, which is what makes its
+/// death while pooled an everyday thing. Travels in the extensions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Used(Arc<AtomicBool>);
 

@@ -79,8 +79,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether the agent runs on this machine, so that asking it often costs
-    /// nobody else anything.
+    /// Returns whether the agent runs on this machine, so that asking it often
+    /// costs nobody else anything.
     pub(super) fn is_local(&self) -> bool {
         match &self.at {
             At::Unix(_) => true,

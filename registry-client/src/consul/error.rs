@@ -91,8 +91,8 @@ pub enum Error {
         said: String,
     },
 
-    /// The agent has no answer for another datacenter now (500, 502, 503, 504):
-    /// there is none of that name, or its servers cannot be reached.
+    /// The agent has no response for another datacenter now (500, 502, 503,
+    /// 504): there is none of that name, or its servers cannot be reached.
     #[error(
         "Consul at {addr} cannot answer for datacenter `{datacenter}` now ({status}: {said}); it is asked \
          again: compare the name with `consul catalog datacenters`, and if it is right look at the servers \
@@ -122,7 +122,7 @@ pub enum Error {
         said: String,
     },
 
-    /// The answer is none that a Consul agent gives: a redirect, a page of a
+    /// The response is none that a Consul agent gives: a redirect, a page of a
     /// proxy, cut or foreign JSON, or more bytes than are accepted.
     #[error(
         "what {addr} answered to {path} is not Consul's: {cause}; check that CONSUL_HTTP_ADDR names an agent"
@@ -150,8 +150,8 @@ pub enum TokenState {
 }
 
 impl Error {
-    /// Whether the same request may succeed later without anybody changing it
-    /// or the token.
+    /// Returns whether the same request may succeed later without anybody
+    /// changing it or the token.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -169,7 +169,7 @@ impl Error {
         }
     }
 
-    /// Whether Consul said that there is no such thing.
+    /// Returns whether Consul said that there is no such thing.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })

@@ -1,4 +1,4 @@
-//! One request to an agent and its answer, with the rules that hold for all
+//! One request to an agent and its response, with the rules that hold for all
 //! of them: bounded time, bounded bodies, no redirects, a token by header, and
 //! an error that tells what helps.
 
@@ -44,7 +44,7 @@ pub(super) struct Call {
     pub(super) body: Bytes,
     /// The ACL rights it takes, for the message of a refusal.
     pub(super) needs: String,
-    /// Whether its connection is closed behind it.
+    /// True if its connection is closed behind it.
     pub(super) last_on_its_connection: bool,
 }
 
@@ -348,8 +348,8 @@ fn root(error: &(dyn std::error::Error + 'static)) -> String {
     said(deepest.to_string().as_bytes())
 }
 
-/// Whether a 500 blames the request. A server's words come through a client
-/// agent inside `rpc error making call: …`, so this is asked first.
+/// Returns whether a 500 blames the request. A server's words come through a
+/// client agent inside `rpc error making call: …`, so this is asked first.
 fn is_ours(body: &[u8]) -> bool {
     const OURS: [&str; 9] = [
         "Failed to create boolean expression evaluator",

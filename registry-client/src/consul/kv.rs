@@ -146,8 +146,8 @@ impl Resource for Key {
     }
 }
 
-/// Whether a 404 says that the key is absent: it has an index then, and no
-/// body. Any other 404 is somebody else's.
+/// Returns whether a 404 says that the key is absent: it has an index then, and
+/// no body. Any other 404 is somebody else's.
 fn absent(client: &Client, call: &Call, answer: &Answer) -> Result<bool, Error> {
     if answer.found {
         return Ok(false);

@@ -48,7 +48,7 @@ pub struct Registration {
     task: JoinHandle<()>,
 }
 
-/// Whether the registry knows the instance, as far as we know.
+/// True if the registry knows the instance, as far as we know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistrationState {
@@ -110,7 +110,8 @@ impl Registration {
         &self.spec
     }
 
-    /// Whether the registry knows the instance, and every change of that.
+    /// Returns whether the registry knows the instance, and every change of
+    /// that.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<RegistrationState> {
         self.state.clone()

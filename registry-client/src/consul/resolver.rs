@@ -27,9 +27,9 @@ use crate::{
 
 /// Resolves services by Consul's health endpoint. Cheap to clone.
 ///
-/// Every instance is told, whatever its checks say: the channel decides what
-/// to do with a critical one. Reads may be answered by any server, so that
-/// discovery goes on while there is no leader. An empty answer is told as an
+/// Every instance is told, whatever its checks say: the channel decides what to
+/// do with a critical one. Reads may be answered by any server, so that
+/// discovery goes on while there is no leader. An empty response is told as an
 /// empty set; whether to believe it is the channel's business. One watch per
 /// service, datacenter and filter serves all resolvers of one [`Client`] and
 /// its clones; it ends when nobody looks.
@@ -140,7 +140,7 @@ fn publish(resolution: &mut Resolution, news: News<'_, &Told>) -> bool {
     true
 }
 
-/// What an answer told.
+/// What a response told.
 struct Told {
     found: Found,
     /// Why it may not be all, in words.
@@ -229,7 +229,7 @@ impl Health {
     }
 }
 
-/// An agent's answer of a service's instances: whatever was read can be
+/// An agent's response of a service's instances: whatever was read can be
 /// dialled, and its words are bounded.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_health(data: &[u8]) {
@@ -291,8 +291,8 @@ impl Resource for Health {
 }
 
 impl Health {
-    /// A missing right shows as an empty answer. That of a token is told, and
-    /// the answer is none; that of nobody's token can only be guessed.
+    /// A missing right shows as an empty response. That of a token is told, and
+    /// the response is none; that of nobody's token can only be guessed.
     fn doubt_nothing(&self, call: &Call, answer: &Answer) -> Result<Option<Arc<str>>, Error> {
         let (addr, has_token) = (self.client.shown(), self.client.inner.transport.has_token());
         if answer.meta.filtered && has_token {

@@ -166,7 +166,7 @@ impl ServiceSpec {
         format!("service:{}", self.id)
     }
 
-    /// Whether Consul would take it and mean the same.
+    /// Returns whether Consul would take it and mean the same.
     ///
     /// # Errors
     /// [`Error::Invalid`], naming the first rule that is broken.

@@ -26,13 +26,14 @@ impl Version {
         Self { text: text.to_owned(), number: (next(), next(), next()) }
     }
 
-    /// Whether it is `major.minor` or newer.
+    /// Returns whether it is `major.minor` or newer.
     #[must_use]
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         self.number >= (major, minor, 0)
     }
 
-    /// Whether it is Consul Enterprise, which has namespaces and partitions.
+    /// Returns whether it is Consul Enterprise, which has namespaces and
+    /// partitions.
     #[must_use]
     pub fn is_enterprise(&self) -> bool {
         self.text.split_once('+').is_some_and(|(_, build)| build.contains("ent"))
@@ -66,7 +67,7 @@ pub(super) async fn ask(transport: &Transport) -> Result<Version, Error> {
     Ok(Version::parse(&this.config.version))
 }
 
-/// Reads an answer's JSON; 404 is [`Error::NotFound`].
+/// Reads a response's JSON; 404 is [`Error::NotFound`].
 pub(super) fn decode<'a, T: Deserialize<'a>>(
     transport: &Transport,
     call: &Call,

@@ -1,8 +1,8 @@
 //! The one engine behind every read that follows a resource of Consul's.
 //!
-//! [`follow`] asks, judges, compares and tells: a [`Resource`] says what to
-//! ask and how to read it, [`cursor`] what an answer is worth, [`pace`] how
-//! fast to go. Data that is held survives every failure.
+//! [`follow`] asks, judges, compares and tells: a [`Resource`] says what to ask
+//! and how to read it, [`cursor`] what a response is worth, [`pace`] how fast
+//! to go. Data that is held survives every failure.
 
 pub(super) mod cursor;
 pub(super) mod pace;
@@ -15,18 +15,18 @@ use tokio::{sync::watch, time::sleep};
 
 use self::{
     cursor::{By, Cursor, Doubt, Verdict, judge},
-    pace::{Backoff, Bucket, Complaint, Pace, jittered},
+    pace::{Bucket, Complaint, Pace, jittered},
 };
 use super::{
     Client, Error,
     http::{Answer, Call},
 };
-use crate::resolve::RegistryCounters;
+use crate::{backoff::Backoff, resolve::RegistryCounters};
 
 /// The longest backoff spares servers that many ask. Knocking at a closed
 /// port of this machine costs nobody anything, and discovery is back seconds
 /// after the agent.
-const LOCAL_MOST: Duration = Duration::from_secs(4);
+const MAX_LOCAL_BACKOFF: Duration = Duration::from_secs(4);
 
 /// Who answers blocking queries: a client, or a script in tests.
 pub(super) trait Source: Send + Sync {
@@ -41,7 +41,7 @@ pub(super) trait Source: Send + Sync {
     /// Who that is, for messages.
     fn addr(&self) -> &str;
 
-    /// Whether it runs on this machine.
+    /// Returns whether it runs on this machine.
     fn is_local(&self) -> bool;
 }
 
@@ -70,7 +70,7 @@ pub(super) trait Resource: fmt::Display + Send + Sync {
     /// What to ask.
     fn call(&self) -> Result<Call, Error>;
 
-    /// Reads an answer, which may be a 404.
+    /// Reads a response, which may be a 404.
     fn read(&self, answer: &Answer) -> Result<Self::Value, Error>;
 
     /// How `new` differs from what is held, volatile parts left out.
@@ -94,14 +94,14 @@ pub(super) trait Resource: fmt::Display + Send + Sync {
     }
 }
 
-/// How a new answer differs from what is held.
+/// How a new response differs from what is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Same,
     /// It changes or adds, and takes nothing away.
     Differs,
-    /// Something that is held is missing in it. When nothing is held, an
-    /// empty answer counts as this.
+    /// Something that is held is missing in it. When nothing is held, an empty
+    /// response counts as this.
     Loses,
 }
 
@@ -163,7 +163,7 @@ struct State<T> {
 }
 
 enum Progress {
-    /// The answer was good; whether it changed anything.
+    /// The response was good; whether it changed anything.
     Told(bool),
     AskAgain,
 }
@@ -180,7 +180,7 @@ impl From<Error> for Trouble {
     }
 }
 
-/// One question and what its answer is worth.
+/// One question and what its response is worth.
 async fn step<S: Source, R: Resource>(
     source: &S,
     resource: &R,
@@ -203,7 +203,7 @@ async fn step<S: Source, R: Resource>(
     let change = resource.compare(state.held.as_ref(), &value);
     if change == Change::Loses && answer.meta.streaming && state.cursor != Cursor::Start {
         // A stream tells neither that its server lost the leader nor that the
-        // token lost a right; the answer to a question from the start does.
+        // token lost a right; the response to a question from the start does.
         tracing::debug!(watch = %resource, "asking from the start: something is missing in a streaming answer");
         state.cursor = Cursor::Start;
         return Ok(Progress::AskAgain);
@@ -234,7 +234,7 @@ impl<T> State<T> {
             polls: false,
             held: None,
             bucket: Bucket::new(2, pace.refill),
-            backoff: Backoff::new(&pace),
+            backoff: pace.backoff(),
             cause: None,
             complaint: Complaint::default(),
         }
@@ -271,7 +271,7 @@ impl<T> State<T> {
                      look at its servers with `consul operator raft list-peers`",
                     source.addr()
                 );
-                (self.backoff.next(self.pace.backoff_most), words)
+                (self.backoff.next(), words)
             }
         };
         if self.complaint.is_news(&words) {
@@ -292,9 +292,10 @@ impl<T> State<T> {
         if self.cause.replace(cause).is_some_and(|before| before != cause) {
             self.backoff.reset();
         }
-        let most = self.pace.backoff_most;
-        let unreachable = matches!(error, Error::Unreachable { .. });
-        self.backoff.next(if unreachable && source.is_local() { most.min(LOCAL_MOST) } else { most })
+        match error {
+            Error::Unreachable { .. } if source.is_local() => self.backoff.next_at_most(MAX_LOCAL_BACKOFF),
+            _ => self.backoff.next(),
+        }
     }
 }
 
@@ -302,7 +303,7 @@ impl<T> State<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct View<T> {
-    /// The newest content; `None` until the first answer.
+    /// The newest content; `None` until the first response.
     pub value: Option<T>,
     /// Why the last look failed, in words; the value beside it is the last
     /// good one.

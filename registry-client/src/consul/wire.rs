@@ -200,7 +200,7 @@ pub struct AgentConfig {
     /// The name of its node.
     #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
-    /// Whether it is a server.
+    /// True if it is a server.
     #[serde(deserialize_with = "null_is_default")]
     pub server: bool,
     /// Its version, such as `1.22.5`.

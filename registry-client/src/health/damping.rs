@@ -83,7 +83,7 @@ impl Damping {
 
 impl Hold {
     /// The reason, and what is left of the hold.
-    pub(crate) fn why(&self, now: Instant) -> String {
+    pub(crate) fn reason(&self, now: Instant) -> String {
         let left = self.until.saturating_duration_since(now).as_secs_f64().ceil();
         format!("{self}; held for {left:.0} s more")
     }
@@ -144,8 +144,8 @@ mod tests {
         assert_eq!(held[14..17], [28, 30, 30]);
         assert!(held[16..].iter().all(|length| *length == 30), "{held:?}");
         assert_eq!(damping.returns.len(), MAX_RETURNS);
-        let why = damping.hold().unwrap().why(Instant::now());
-        assert_eq!(why, "returned at least 16 times within a minute; held for 30 s more");
+        let reason = damping.hold().unwrap().reason(Instant::now());
+        assert_eq!(reason, "returned at least 16 times within a minute; held for 30 s more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,10 +156,10 @@ mod tests {
         // Nothing changes while the same is seen again.
         assert_eq!(damping.observe(true, Instant::now()), None);
         let hold = damping.hold().unwrap();
-        assert_eq!(hold.why(Instant::now()), "returned 4 times within a minute; held for 6 s more");
+        assert_eq!(hold.reason(Instant::now()), "returned 4 times within a minute; held for 6 s more");
         tokio::time::advance(Duration::from_millis(5_900)).await;
         assert!(!damping.advance(Instant::now()));
-        assert_eq!(hold.why(Instant::now()), "returned 4 times within a minute; held for 1 s more");
+        assert_eq!(hold.reason(Instant::now()), "returned 4 times within a minute; held for 1 s more");
         tokio::time::advance(Duration::from_millis(100)).await;
         assert!(damping.advance(Instant::now()));
         assert_eq!(damping.hold(), None);

@@ -47,11 +47,11 @@ pub struct OutlierConfig {
     /// broken stream and a deadline that passed on this side count too, a
     /// call that its caller cancelled does not.
     pub failures: Codes,
-    /// Whether an instance is ejected only when it clearly does worse than
-    /// the others together, so that a fault of the whole service ejects
-    /// nobody; on unless set. Clearly: such a run of failures is less likely
-    /// than one in a billion at the others' rate, or its share of failures
-    /// lies four standard errors above theirs.
+    /// True if an instance is ejected only when it clearly does worse than the
+    /// others together, so that a fault of the whole service ejects nobody; on
+    /// unless set. Clearly: such a run of failures is less likely than one in a
+    /// billion at the others' rate, or its share of failures lies four standard
+    /// errors above theirs.
     pub compare: bool,
 }
 

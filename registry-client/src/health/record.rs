@@ -18,12 +18,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Rules {
     failures: Codes,
-    /// Whether weak evidence counts: only where an instance is compared with
+    /// True if weak evidence counts: only where an instance is compared with
     /// the others before it is ejected.
     counts_weak: bool,
     /// So many failures in a row wake outlier detection; 0 for none.
     run: u32,
-    pub(crate) alarm: Notify,
+    pub(crate) wake: Notify,
 }
 
 impl Rules {
@@ -32,7 +32,7 @@ impl Rules {
             failures: config.failures,
             counts_weak: config.compare,
             run: config.consecutive.as_ref().map_or(0, |rule| rule.failures.get()),
-            alarm: Notify::new(),
+            wake: Notify::new(),
         }
     }
 
@@ -45,7 +45,7 @@ impl Rules {
     }
 
     /// At the first so many in a row, and each time that they have doubled.
-    fn is_alarming(&self, run: u32) -> bool {
+    fn wakes_detection(&self, run: u32) -> bool {
         self.run > 0 && run.is_multiple_of(self.run) && (run / self.run).is_power_of_two()
     }
 }
@@ -89,8 +89,8 @@ impl Record {
     #[cold]
     fn fail(&self) {
         self.failures.fetch_add(1, Relaxed);
-        if self.rules.is_alarming(self.load.record_failure()) {
-            self.rules.alarm.notify_one();
+        if self.rules.wakes_detection(self.load.record_failure()) {
+            self.rules.wake.notify_one();
         }
     }
 
@@ -129,21 +129,21 @@ mod tests {
         Record::new(Arc::new(Rules::new(&OutlierConfig::default())), Arc::default())
     }
 
-    fn alarmed(record: &Record) -> bool {
-        let mut notified = std::pin::pin!(record.rules.alarm.notified());
+    fn woken(record: &Record) -> bool {
+        let mut notified = std::pin::pin!(record.rules.wake.notified());
         notified.as_mut().enable()
     }
 
     #[test]
     fn a_run_of_failures_alarms_at_five_and_at_each_doubling() {
         let record = record();
-        let alarms: Vec<u32> = (1..=64)
+        let wakes: Vec<u32> = (1..=64)
             .filter(|_| {
                 record.observe(LOST);
-                alarmed(&record)
+                woken(&record)
             })
             .collect();
-        assert_eq!(alarms, [5, 10, 20, 40]);
+        assert_eq!(wakes, [5, 10, 20, 40]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::instance::Health;
 
 /// What an instance's own health service (`grpc.health.v1`) says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Watch {
+pub(crate) enum ServingState {
     /// It is not asked, or has no such service, or does not answer.
     #[default]
     Off,
@@ -17,7 +17,7 @@ pub(crate) enum Watch {
     NotServing,
 }
 
-impl Watch {
+impl ServingState {
     /// The name in small letters.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -31,11 +31,11 @@ impl Watch {
 
 /// Which of them decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum DecidedBy {
     /// The registry's checks, or its maintenance.
     Registry,
     /// The instance's own health service.
-    Watch,
+    ServingState,
     /// The state of its connection.
     Connection,
     /// How attempts ended.
@@ -44,12 +44,12 @@ pub(crate) enum By {
     Damping,
 }
 
-impl By {
+impl DecidedBy {
     /// The name in small letters.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Registry => "registry",
-            Self::Watch => "watch",
+            Self::ServingState => "watch",
             Self::Connection => "connection",
             Self::Outlier => "outlier",
             Self::Damping => "damping",
@@ -57,18 +57,18 @@ impl By {
     }
 }
 
-/// Whether calls go to an instance.
+/// True if calls go to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// They do.
     In,
     /// They do when nobody is in ("panic"): one that answers, though it may
     /// fail, is better than failing for certain.
-    LastResort(By),
+    LastResort(DecidedBy),
     /// One may, to find out whether more should; else as a last resort.
     Probe,
     /// They cannot, or must not.
-    Out(By),
+    Out(DecidedBy),
 }
 
 /// The groups of instances in the order in which they are used: calls go to the
@@ -89,7 +89,7 @@ impl Verdict {
     pub(crate) fn preference(self) -> Option<Preference> {
         match self {
             Self::In => Some(Preference::Well),
-            Self::LastResort(By::Damping) => Some(Preference::Held),
+            Self::LastResort(DecidedBy::Damping) => Some(Preference::Held),
             Self::LastResort(_) | Self::Probe => Some(Preference::LastResort),
             Self::Out(_) => None,
         }
@@ -98,22 +98,30 @@ impl Verdict {
 
 /// Weighs what they say. The first row that fits decides. `held`: its return is
 /// delayed.
-pub(crate) fn weigh(registry: Health, connected: bool, watch: Watch, outlier: Phase, held: bool) -> Verdict {
+pub(crate) fn verdict(
+    registry: Health,
+    connected: bool,
+    watch: ServingState,
+    outlier: Phase,
+    held: bool,
+) -> Verdict {
     match (registry, connected, watch, outlier) {
         // An operator's word, even against panic.
-        (Health::Maintenance, _, _, _) => Verdict::Out(By::Registry),
-        (_, false, _, _) => Verdict::Out(By::Connection),
+        (Health::Maintenance, _, _, _) => Verdict::Out(DecidedBy::Registry),
+        (_, false, _, _) => Verdict::Out(DecidedBy::Connection),
         // A moment later it is known.
-        (_, _, Watch::Unknown, _) => Verdict::Out(By::Watch),
-        (Health::Critical, _, _, _) => Verdict::LastResort(By::Registry),
+        (_, _, ServingState::Unknown, _) => Verdict::Out(DecidedBy::ServingState),
+        (Health::Critical, _, _, _) => Verdict::LastResort(DecidedBy::Registry),
         // So a server says that it is going, too.
-        (_, _, Watch::NotServing, _) => Verdict::LastResort(By::Watch),
-        (_, _, _, Phase::Ejected) => Verdict::LastResort(By::Outlier),
+        (_, _, ServingState::NotServing, _) => Verdict::LastResort(DecidedBy::ServingState),
+        (_, _, _, Phase::Ejected) => Verdict::LastResort(DecidedBy::Outlier),
         (_, _, _, Phase::Probation) => Verdict::Probe,
-        (Health::Passing | Health::Warning, true, Watch::Serving | Watch::Off, Phase::In) => match held {
-            true => Verdict::LastResort(By::Damping),
-            false => Verdict::In,
-        },
+        (Health::Passing | Health::Warning, true, ServingState::Serving | ServingState::Off, Phase::In) => {
+            match held {
+                true => Verdict::LastResort(DecidedBy::Damping),
+                false => Verdict::In,
+            }
+        }
     }
 }
 
@@ -127,32 +135,32 @@ mod tests {
         let last = Verdict::LastResort;
         for (registry, connected, watch, outlier, verdict) in [
             // All is well, or nothing is said against it.
-            (Passing, true, Watch::Serving, In, Verdict::In),
-            (Passing, true, Watch::Off, In, Verdict::In),
-            (Warning, true, Watch::Serving, In, Verdict::In),
+            (Passing, true, ServingState::Serving, In, Verdict::In),
+            (Passing, true, ServingState::Off, In, Verdict::In),
+            (Warning, true, ServingState::Serving, In, Verdict::In),
             // Each of the four alone.
-            (Critical, true, Watch::Serving, In, last(By::Registry)),
-            (Passing, true, Watch::NotServing, In, last(By::Watch)),
-            (Passing, false, Watch::Serving, In, Verdict::Out(By::Connection)),
-            (Passing, true, Watch::Serving, Ejected, last(By::Outlier)),
-            (Passing, true, Watch::Serving, Probation, Verdict::Probe),
+            (Critical, true, ServingState::Serving, In, last(DecidedBy::Registry)),
+            (Passing, true, ServingState::NotServing, In, last(DecidedBy::ServingState)),
+            (Passing, false, ServingState::Serving, In, Verdict::Out(DecidedBy::Connection)),
+            (Passing, true, ServingState::Serving, Ejected, last(DecidedBy::Outlier)),
+            (Passing, true, ServingState::Serving, Probation, Verdict::Probe),
             // Not even as a last resort.
-            (Maintenance, true, Watch::Serving, In, Verdict::Out(By::Registry)),
-            (Maintenance, false, Watch::Off, Ejected, Verdict::Out(By::Registry)),
-            (Critical, false, Watch::Off, In, Verdict::Out(By::Connection)),
-            (Passing, true, Watch::Unknown, In, Verdict::Out(By::Watch)),
-            (Critical, true, Watch::Unknown, In, Verdict::Out(By::Watch)),
+            (Maintenance, true, ServingState::Serving, In, Verdict::Out(DecidedBy::Registry)),
+            (Maintenance, false, ServingState::Off, Ejected, Verdict::Out(DecidedBy::Registry)),
+            (Critical, false, ServingState::Off, In, Verdict::Out(DecidedBy::Connection)),
+            (Passing, true, ServingState::Unknown, In, Verdict::Out(DecidedBy::ServingState)),
+            (Critical, true, ServingState::Unknown, In, Verdict::Out(DecidedBy::ServingState)),
             // Whose word goes before whose.
-            (Critical, true, Watch::NotServing, Ejected, last(By::Registry)),
-            (Passing, true, Watch::NotServing, Ejected, last(By::Watch)),
-            (Critical, true, Watch::Serving, Probation, last(By::Registry)),
-            (Passing, true, Watch::NotServing, Probation, last(By::Watch)),
+            (Critical, true, ServingState::NotServing, Ejected, last(DecidedBy::Registry)),
+            (Passing, true, ServingState::NotServing, Ejected, last(DecidedBy::ServingState)),
+            (Critical, true, ServingState::Serving, Probation, last(DecidedBy::Registry)),
+            (Passing, true, ServingState::NotServing, Probation, last(DecidedBy::ServingState)),
         ] {
             let case = format!("{registry:?}, connected {connected}, {watch:?}, {outlier:?}");
-            assert_eq!(weigh(registry, connected, watch, outlier, false), verdict, "{case}");
+            assert_eq!(super::verdict(registry, connected, watch, outlier, false), verdict, "{case}");
             // A hold keeps out who would be in, and helps nobody else.
-            let held = if verdict == Verdict::In { last(By::Damping) } else { verdict };
-            assert_eq!(weigh(registry, connected, watch, outlier, true), held, "{case}, held");
+            let held = if verdict == Verdict::In { last(DecidedBy::Damping) } else { verdict };
+            assert_eq!(super::verdict(registry, connected, watch, outlier, true), held, "{case}, held");
         }
     }
 }

@@ -103,7 +103,7 @@ impl Budget {
         self.calls.sum_of(slots, now)
     }
 
-    /// Whether one more attempt may be sent; it is spent then.
+    /// Returns whether one more attempt may be sent; it is spent then.
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
         match &self.kind {
@@ -120,7 +120,7 @@ impl Budget {
         }
     }
 
-    /// Whether [`succeeded`](Self::succeeded) changes anything.
+    /// Returns whether [`succeeded`](Self::succeeded) changes anything.
     pub(crate) fn counts_successes(&self) -> bool {
         matches!(self.kind, Kind::Tokens(_))
     }

@@ -11,8 +11,8 @@ use std::{
 use crate::code::{Code, Codes};
 
 /// When further attempts of a call are begun while earlier ones are under way.
-/// The first answer counts; the others are cancelled. Only ever in force for a
-/// method that may be sent twice.
+/// The first response counts; the others are cancelled. Only ever in force for
+/// a method that may be sent twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HedgingPolicy {

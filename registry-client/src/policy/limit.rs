@@ -41,7 +41,7 @@ impl LimitConfig {
 /// Why a call may not begin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Limited {
+pub enum LimitExceeded {
     /// As many wait already as may.
     #[error("{of} has {max} calls under way and {queue} waiting, the most that may")]
     QueueFull {
@@ -67,7 +67,7 @@ pub enum Limited {
 /// A limit that calls go through, first come, first served. Cheap to clone;
 /// clones share it.
 #[derive(Clone)]
-pub struct Limit {
+pub struct CallLimit {
     shared: Arc<Shared>,
 }
 
@@ -81,9 +81,9 @@ struct Shared {
 /// A place among the calls under way; dropping it makes room for the next.
 #[derive(Debug)]
 #[must_use = "a call is counted for as long as it holds its permit"]
-pub struct Permit(#[allow(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
+pub struct CallPermit(#[allow(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
 
-impl Limit {
+impl CallLimit {
     /// A limit of `of`, such as `cart-service`, which its errors name.
     #[must_use]
     pub fn new(of: &str, config: LimitConfig) -> Self {
@@ -93,11 +93,11 @@ impl Limit {
     }
 
     /// A place, if one is free and nobody waits for it. Never blocks.
-    pub fn try_enter(&self) -> Option<Permit> {
-        self.shared.places.clone().try_acquire_owned().ok().map(Permit)
+    pub fn try_enter(&self) -> Option<CallPermit> {
+        self.shared.places.clone().try_acquire_owned().ok().map(CallPermit)
     }
 
-    /// Whether every place is taken.
+    /// Returns whether every place is taken.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.shared.places.available_permits() == 0
@@ -116,7 +116,7 @@ impl Limit {
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future leaves the queue.
-    pub async fn enter(self) -> Result<Permit, Limited> {
+    pub async fn enter(self) -> Result<CallPermit, LimitExceeded> {
         enter_any(vec![self]).await.map(|(_, permit)| permit)
     }
 }
@@ -129,7 +129,7 @@ impl Limit {
 ///
 /// # Cancel safety
 /// Cancel safe: dropping the future leaves every queue.
-pub(crate) async fn enter_any(limits: Vec<Limit>) -> Result<(usize, Permit), Limited> {
+pub(crate) async fn enter_any(limits: Vec<CallLimit>) -> Result<(usize, CallPermit), LimitExceeded> {
     let entered = limits.iter().enumerate().find_map(|(index, limit)| Some((index, limit.try_enter()?)));
     if let Some(entered) = entered {
         return Ok(entered);
@@ -139,18 +139,18 @@ pub(crate) async fn enter_any(limits: Vec<Limit>) -> Result<(usize, Permit), Lim
         limits.iter().find_map(|limit| Some((&*limit.shared, Waiting::begin(&limit.shared)?)))
     else {
         let Shared { of, config: LimitConfig { max, queue, .. }, .. } = &*first.shared;
-        return Err(Limited::QueueFull { of: of.clone(), max: *max, queue: *queue });
+        return Err(LimitExceeded::QueueFull { of: of.clone(), max: *max, queue: *queue });
     };
     let LimitConfig { max, wait, .. } = shared.config;
     let places = limits.iter().map(|limit| Box::pin(limit.shared.places.clone().acquire_owned()));
     match timeout(wait, select_all(places)).await {
-        Ok((Ok(permit), index, _)) => Ok((index, Permit(permit))),
+        Ok((Ok(permit), index, _)) => Ok((index, CallPermit(permit))),
         // Nobody closes a semaphore, so it is only ever the time.
-        _ => Err(Limited::TooLong { of: shared.of.clone(), max, wait }),
+        _ => Err(LimitExceeded::TooLong { of: shared.of.clone(), max, wait }),
     }
 }
 
-impl fmt::Debug for Limit {
+impl fmt::Debug for CallLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { of, config, places, .. } = &*self.shared;
         let (free, waiting) = (places.available_permits(), self.waiting());
@@ -188,12 +188,12 @@ mod tests {
 
     const WAIT: Duration = Duration::from_millis(100);
 
-    fn limit(max: u32, queue: u32) -> Limit {
-        Limit::new("cart-service", LimitConfig { queue, wait: WAIT, ..LimitConfig::new(max) })
+    fn limit(max: u32, queue: u32) -> CallLimit {
+        CallLimit::new("cart-service", LimitConfig { queue, wait: WAIT, ..LimitConfig::new(max) })
     }
 
     /// Lets others run until as many wait.
-    async fn until_waiting(limit: &Limit, waiting: u32) {
+    async fn until_waiting(limit: &CallLimit, waiting: u32) {
         while limit.waiting() != waiting {
             tokio::task::yield_now().await;
         }
@@ -264,7 +264,7 @@ mod tests {
         let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(enter_any(limits.clone()))).collect();
         until_waiting(&limits[2], 1).await;
         let refused = enter_any(limits.clone()).await.unwrap_err();
-        assert!(matches!(refused, Limited::QueueFull { .. }), "one waits in each queue");
+        assert!(matches!(refused, LimitExceeded::QueueFull { .. }), "one waits in each queue");
         drop(held.remove(1));
         let mut entered = Vec::new();
         for waiting in waiting {
@@ -280,7 +280,7 @@ mod tests {
         let limit = limit(1, 0);
         let _first = limit.try_enter().unwrap();
         let begun = Instant::now();
-        assert!(matches!(limit.enter().await, Err(Limited::QueueFull { queue: 0, .. })));
+        assert!(matches!(limit.enter().await, Err(LimitExceeded::QueueFull { queue: 0, .. })));
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

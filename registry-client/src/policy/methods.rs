@@ -18,12 +18,12 @@ pub struct Methods {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Method {
-    /// Whether a request that may have been carried out can be sent again:
+    /// True if a request that may have been carried out can be sent again:
     /// `idempotency_level` is `NO_SIDE_EFFECTS` or `IDEMPOTENT`.
     pub idempotent: bool,
-    /// Whether the answer is a stream, which has no natural end.
+    /// True if the response is a stream, which has no natural end.
     pub streams_answer: bool,
-    /// Whether the answer is one message, as a descriptor says.
+    /// True if the response is one message, as a descriptor says.
     pub unary_answer: bool,
 }
 

@@ -33,7 +33,7 @@ pub struct RetryPolicy {
     /// as UNAVAILABLE. None unless set, but half of the call's time where the
     /// method is hedged.
     pub attempt_timeout: Option<Duration>,
-    /// Whether an attempt that may have been processed may be repeated. In a
+    /// True if an attempt that may have been processed may be repeated. In a
     /// configuration, `false` forbids it. In a
     /// [`MethodPolicy`](super::MethodPolicy) it is `true` only where the method
     /// is idempotent, or where the configuration names it and nothing else.
@@ -65,9 +65,9 @@ impl RetryPolicy {
     /// `max_backoff`; `turn` counts from 1.
     fn delay(&self, turn: u32) -> Duration {
         let exponent = i32::try_from(turn.saturating_sub(1)).unwrap_or(i32::MAX);
-        let most = self.initial_backoff.as_secs_f64() * self.multiplier.powi(exponent);
-        let most = Duration::try_from_secs_f64(most).unwrap_or(self.max_backoff).min(self.max_backoff);
-        most.mul_f64(fastrand::f64())
+        let max = self.initial_backoff.as_secs_f64() * self.multiplier.powi(exponent);
+        let max = Duration::try_from_secs_f64(max).unwrap_or(self.max_backoff).min(self.max_backoff);
+        max.mul_f64(fastrand::f64())
     }
 }
 
@@ -75,12 +75,12 @@ impl RetryPolicy {
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// The most attempts in all. Those that were provably not processed are free
 /// within this bound; the deadline bounds them too.
-const SENDS: u32 = 8;
+const MAX_SENDS: u32 = 8;
 
 /// How an attempt failed, as far as sending again is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Failure {
+pub enum FailureKind {
     /// The request never left this process.
     NotSent,
     /// The server said that it did not process the request (`REFUSED_STREAM`,
@@ -93,19 +93,19 @@ pub enum Failure {
     /// not have been processed.
     Unavailable,
     /// The attempt amounts to this code.
-    Answered(Code),
+    Status(Code),
     /// Anything else; sending again would not help.
     Final,
 }
 
-impl From<Outcome> for Failure {
+impl From<Outcome> for FailureKind {
     fn from(Outcome { code, cause }: Outcome) -> Self {
         match cause {
             Cause::NotSent => Self::NotSent,
             Cause::Refused => Self::Refused,
             Cause::ConnectionLost | Cause::AttemptTimeout => Self::Unavailable,
             Cause::Status | Cause::WrongService | Cause::Reset | Cause::NotGrpc | Cause::Malformed => {
-                Self::Answered(code)
+                Self::Status(code)
             }
             Cause::TooLarge
             | Cause::RequestFailed
@@ -122,7 +122,7 @@ pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// Its value that says not to: any that is negative.
 pub(crate) const NEVER: &str = "-1";
 /// Stands beside a `RESOURCE_EXHAUSTED` that a server of this library answered
-/// before it began the call; see [`Failure::Rejected`].
+/// before it began the call; see [`FailureKind::Rejected`].
 pub(crate) const REFUSED: &str = "consort-refused";
 
 /// What the server said about sending again, in `grpc-retry-pushback-ms`.
@@ -147,20 +147,20 @@ impl Pushback {
 
 /// What one call has already tried.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tries {
+pub struct AttemptCounts {
     /// Attempts beyond the first that may have been processed.
     counted: u32,
     /// Attempts beyond the first.
     sends: u32,
     /// Delays since the call began, or since the server last said how long.
-    turns: u32,
+    delays: u32,
     /// The server asked not to be sent this again.
-    stopped: bool,
+    is_forbidden: bool,
     /// A server has refused it once.
-    refused: bool,
+    was_refused: bool,
 }
 
-impl Tries {
+impl AttemptCounts {
     /// Attempts made before the one that is next or under way; with hedging,
     /// before the last begun. What `grpc-previous-rpc-attempts` tells.
     #[must_use]
@@ -176,25 +176,25 @@ impl Tries {
     /// server refused is sent again once whatever the policy says; after that
     /// the policy decides, or servers that refuse would get a multiple of the
     /// load.
-    pub fn again(
+    pub fn retry_delay(
         &mut self,
-        failure: Failure,
+        failure: FailureKind,
         policy: &RetryPolicy,
         pushback: Option<Pushback>,
     ) -> Option<Duration> {
-        self.stopped |= pushback == Some(Pushback::Never);
+        self.is_forbidden |= pushback == Some(Pushback::Never);
         let code = match failure {
-            Failure::Rejected if self.sends > 0 => return None,
-            Failure::Refused if self.refused => Some(Code::UNAVAILABLE),
-            Failure::NotSent | Failure::Refused | Failure::Rejected => None,
-            Failure::Unavailable => Some(Code::UNAVAILABLE),
-            Failure::Answered(code) => Some(code),
-            Failure::Final => return None,
+            FailureKind::Rejected if self.sends > 0 => return None,
+            FailureKind::Refused if self.was_refused => Some(Code::UNAVAILABLE),
+            FailureKind::NotSent | FailureKind::Refused | FailureKind::Rejected => None,
+            FailureKind::Unavailable => Some(Code::UNAVAILABLE),
+            FailureKind::Status(code) => Some(code),
+            FailureKind::Final => return None,
         };
-        self.refused |= failure == Failure::Refused;
+        self.was_refused |= failure == FailureKind::Refused;
         let counts = code.is_some();
-        let worth_it = code.is_none_or(|code| policy.applies && policy.codes.contains(code));
-        if !worth_it || !self.has_room(counts.then_some(policy.max_attempts)) {
+        let is_retryable = code.is_none_or(|code| policy.applies && policy.codes.contains(code));
+        if !is_retryable || !self.allows_another(counts.then_some(policy.max_attempts)) {
             return None;
         }
         let first = self.sends == 0;
@@ -202,21 +202,21 @@ impl Tries {
         self.counted += u32::from(counts);
         Some(match pushback {
             Some(Pushback::After(delay)) => {
-                self.turns = 0;
+                self.delays = 0;
                 delay
             }
             _ if first && !counts => Duration::ZERO,
             _ => {
-                self.turns += 1;
-                policy.delay(self.turns)
+                self.delays += 1;
+                policy.delay(self.delays)
             }
         })
     }
 
-    /// Whether one more attempt may be sent while others are under way; it is
-    /// recorded then.
+    /// Returns whether one more attempt may be sent while others are under way;
+    /// it is recorded then.
     pub fn hedge(&mut self, policy: &HedgingPolicy) -> bool {
-        let room = self.has_room(Some(policy.max_attempts));
+        let room = self.allows_another(Some(policy.max_attempts));
         if room {
             self.sends += 1;
             self.counted += 1;
@@ -224,11 +224,11 @@ impl Tries {
         room
     }
 
-    /// Whether another attempt stays within every bound; `most` is that of the
-    /// counted ones, when it counts.
-    fn has_room(self, most: Option<u32>) -> bool {
-        let counted = most.is_none_or(|most| self.counted + 1 < most.min(MAX_ATTEMPTS));
-        !self.stopped && counted && self.sends + 1 < SENDS
+    /// Returns whether another attempt stays within every bound; `max` is that
+    /// of the counted ones, when it counts.
+    fn allows_another(self, max: Option<u32>) -> bool {
+        let counted = max.is_none_or(|max| self.counted + 1 < max.min(MAX_ATTEMPTS));
+        !self.is_forbidden && counted && self.sends + 1 < MAX_SENDS
     }
 }
 
@@ -244,34 +244,36 @@ mod tests {
 
     #[test]
     fn an_idempotent_call_gets_two_more_attempts() {
-        let mut tries = Tries::default();
-        assert!(tries.again(Failure::Unavailable, &policy(), None).is_some());
-        assert!(tries.again(Failure::Answered(Code::UNAVAILABLE), &policy(), None).is_some());
-        assert_eq!(tries.again(Failure::Unavailable, &policy(), None), None);
-        assert_eq!(tries.sends(), 2);
+        let mut counts = AttemptCounts::default();
+        assert!(counts.retry_delay(FailureKind::Unavailable, &policy(), None).is_some());
+        assert!(counts.retry_delay(FailureKind::Status(Code::UNAVAILABLE), &policy(), None).is_some());
+        assert_eq!(counts.retry_delay(FailureKind::Unavailable, &policy(), None), None);
+        assert_eq!(counts.sends(), 2);
     }
 
     #[test]
     fn a_call_that_is_not_idempotent_is_repeated_only_if_provably_not_processed() {
-        let mut tries = Tries::default();
+        let mut counts = AttemptCounts::default();
         let off = RetryPolicy { applies: false, ..policy() };
-        assert_eq!(tries.again(Failure::Refused, &off, None), Some(Duration::ZERO));
-        assert_eq!(tries.again(Failure::Unavailable, &off, None), None);
-        assert_eq!(tries.again(Failure::Answered(Code::UNAVAILABLE), &off, None), None);
+        assert_eq!(counts.retry_delay(FailureKind::Refused, &off, None), Some(Duration::ZERO));
+        assert_eq!(counts.retry_delay(FailureKind::Unavailable, &off, None), None);
+        assert_eq!(counts.retry_delay(FailureKind::Status(Code::UNAVAILABLE), &off, None), None);
     }
 
     #[test]
     fn attempts_that_never_left_come_to_an_end() {
-        let mut tries = Tries::default();
-        let more = (0..100).take_while(|_| tries.again(Failure::NotSent, &policy(), None).is_some()).count();
+        let mut counts = AttemptCounts::default();
+        let more = (0..100)
+            .take_while(|_| counts.retry_delay(FailureKind::NotSent, &policy(), None).is_some())
+            .count();
         assert_eq!(more, 7);
     }
 
     #[test]
     fn a_refused_stream_is_sent_again_once_and_then_as_the_policy_says() {
         let more = |policy: &RetryPolicy| {
-            let mut tries = Tries::default();
-            (0..100).take_while(|_| tries.again(Failure::Refused, policy, None).is_some()).count()
+            let mut counts = AttemptCounts::default();
+            (0..100).take_while(|_| counts.retry_delay(FailureKind::Refused, policy, None).is_some()).count()
         };
         assert_eq!(more(&RetryPolicy::off()), 1);
         assert_eq!(more(&policy()), 3, "once, and the two retries of an idempotent method");
@@ -279,77 +281,95 @@ mod tests {
 
     #[test]
     fn a_rejection_is_worth_one_more_attempt() {
-        let mut tries = Tries::default();
+        let mut counts = AttemptCounts::default();
         let off = RetryPolicy::off();
-        assert_eq!(tries.again(Failure::Rejected, &off, None), Some(Duration::ZERO));
-        assert_eq!(tries.again(Failure::Rejected, &off, None), None);
+        assert_eq!(counts.retry_delay(FailureKind::Rejected, &off, None), Some(Duration::ZERO));
+        assert_eq!(counts.retry_delay(FailureKind::Rejected, &off, None), None);
     }
 
     #[test]
     fn a_final_failure_is_never_repeated() {
-        assert_eq!(Tries::default().again(Failure::Final, &policy(), None), None);
+        assert_eq!(AttemptCounts::default().retry_delay(FailureKind::Final, &policy(), None), None);
     }
 
     #[test]
     fn only_the_codes_of_the_policy_are_repeated() {
         let codes = Codes::of(&[Code::INTERNAL]);
         let policy = RetryPolicy { codes, ..policy() };
-        assert!(Tries::default().again(Failure::Answered(Code::INTERNAL), &policy, None).is_some());
-        assert_eq!(Tries::default().again(Failure::Answered(Code::UNAVAILABLE), &policy, None), None);
-        assert_eq!(Tries::default().again(Failure::Unavailable, &policy, None), None, "broken");
+        assert!(
+            AttemptCounts::default()
+                .retry_delay(FailureKind::Status(Code::INTERNAL), &policy, None)
+                .is_some()
+        );
+        assert_eq!(
+            AttemptCounts::default().retry_delay(FailureKind::Status(Code::UNAVAILABLE), &policy, None),
+            None
+        );
+        assert_eq!(
+            AttemptCounts::default().retry_delay(FailureKind::Unavailable, &policy, None),
+            None,
+            "broken"
+        );
     }
 
     #[test]
     fn a_policy_cannot_ask_for_more_than_five_attempts() {
         let policy = RetryPolicy { max_attempts: 100, ..policy() };
-        let mut tries = Tries::default();
-        let more =
-            (0..100).take_while(|_| tries.again(Failure::Unavailable, &policy, None).is_some()).count();
+        let mut counts = AttemptCounts::default();
+        let more = (0..100)
+            .take_while(|_| counts.retry_delay(FailureKind::Unavailable, &policy, None).is_some())
+            .count();
         assert_eq!(more, 4);
     }
 
     #[test]
     fn one_attempt_is_no_retry() {
         let policy = RetryPolicy { max_attempts: 1, ..policy() };
-        assert_eq!(Tries::default().again(Failure::Unavailable, &policy, None), None);
-        assert_eq!(Tries::default().again(Failure::Unavailable, &RetryPolicy::off(), None), None);
+        assert_eq!(AttemptCounts::default().retry_delay(FailureKind::Unavailable, &policy, None), None);
+        assert_eq!(
+            AttemptCounts::default().retry_delay(FailureKind::Unavailable, &RetryPolicy::off(), None),
+            None
+        );
     }
 
     #[test]
     fn a_server_may_say_when_or_never() {
         let wait = Duration::from_millis(700);
-        let mut tries = Tries::default();
+        let mut counts = AttemptCounts::default();
         let after = Some(Pushback::After(wait));
-        assert_eq!(tries.again(Failure::Unavailable, &policy(), after), Some(wait));
-        let mut tries = Tries::default();
-        assert_eq!(tries.again(Failure::Unavailable, &policy(), Some(Pushback::Never)), None);
+        assert_eq!(counts.retry_delay(FailureKind::Unavailable, &policy(), after), Some(wait));
+        let mut counts = AttemptCounts::default();
+        assert_eq!(counts.retry_delay(FailureKind::Unavailable, &policy(), Some(Pushback::Never)), None);
         let hedging = HedgingPolicy::default();
-        assert!(!tries.hedge(&hedging), "never is never, for a hedge too");
+        assert!(!counts.hedge(&hedging), "never is never, for a hedge too");
     }
 
     #[test]
     fn every_outcome_has_its_place_in_the_policy() {
         for (cause, code, failure) in [
-            (Cause::Status, Code::from_number(10), Failure::Answered(Code::from_number(10))),
-            (Cause::Reset, Code::INTERNAL, Failure::Answered(Code::INTERNAL)),
-            (Cause::NotGrpc, Code::UNAVAILABLE, Failure::Answered(Code::UNAVAILABLE)),
-            (Cause::Malformed, Code::INTERNAL, Failure::Answered(Code::INTERNAL)),
-            (Cause::Refused, Code::UNAVAILABLE, Failure::Refused),
-            (Cause::NotSent, Code::UNAVAILABLE, Failure::NotSent),
-            (Cause::ConnectionLost, Code::UNAVAILABLE, Failure::Unavailable),
-            (Cause::AttemptTimeout, Code::DEADLINE_EXCEEDED, Failure::Unavailable),
-            (Cause::DeadlineExceeded, Code::DEADLINE_EXCEEDED, Failure::Final),
-            (Cause::RequestFailed, Code::UNAVAILABLE, Failure::Final),
-            (Cause::TooLarge, Code::RESOURCE_EXHAUSTED, Failure::Final),
+            (Cause::Status, Code::from_number(10), FailureKind::Status(Code::from_number(10))),
+            (Cause::Reset, Code::INTERNAL, FailureKind::Status(Code::INTERNAL)),
+            (Cause::NotGrpc, Code::UNAVAILABLE, FailureKind::Status(Code::UNAVAILABLE)),
+            (Cause::Malformed, Code::INTERNAL, FailureKind::Status(Code::INTERNAL)),
+            (Cause::Refused, Code::UNAVAILABLE, FailureKind::Refused),
+            (Cause::NotSent, Code::UNAVAILABLE, FailureKind::NotSent),
+            (Cause::ConnectionLost, Code::UNAVAILABLE, FailureKind::Unavailable),
+            (Cause::AttemptTimeout, Code::DEADLINE_EXCEEDED, FailureKind::Unavailable),
+            (Cause::DeadlineExceeded, Code::DEADLINE_EXCEEDED, FailureKind::Final),
+            (Cause::RequestFailed, Code::UNAVAILABLE, FailureKind::Final),
+            (Cause::TooLarge, Code::RESOURCE_EXHAUSTED, FailureKind::Final),
         ] {
-            assert_eq!(Failure::from(Outcome { code, cause }), failure, "{cause:?}");
+            assert_eq!(FailureKind::from(Outcome { code, cause }), failure, "{cause:?}");
         }
     }
 
     #[test]
     fn pushback_does_not_make_a_code_worth_repeating() {
         let after = Some(Pushback::After(Duration::ZERO));
-        assert_eq!(Tries::default().again(Failure::Answered(Code::INTERNAL), &policy(), after), None);
+        assert_eq!(
+            AttemptCounts::default().retry_delay(FailureKind::Status(Code::INTERNAL), &policy(), after),
+            None
+        );
     }
 
     #[test]
@@ -363,10 +383,10 @@ mod tests {
         };
         let longest = |pushback: Option<Pushback>| {
             let last = |_| {
-                let mut tries = Tries::default();
-                tries.again(Failure::Unavailable, &policy, None);
-                tries.again(Failure::Unavailable, &policy, pushback);
-                tries.again(Failure::Unavailable, &policy, None).unwrap()
+                let mut counts = AttemptCounts::default();
+                counts.retry_delay(FailureKind::Unavailable, &policy, None);
+                counts.retry_delay(FailureKind::Unavailable, &policy, pushback);
+                counts.retry_delay(FailureKind::Unavailable, &policy, None).unwrap()
             };
             (0..200).map(last).max().unwrap()
         };
@@ -387,21 +407,21 @@ mod tests {
     #[test]
     fn hedges_and_retries_share_one_count() {
         let hedging = HedgingPolicy { max_attempts: 3, ..HedgingPolicy::default() };
-        let mut tries = Tries::default();
-        assert!(tries.hedge(&hedging));
-        assert!(tries.again(Failure::Unavailable, &policy(), None).is_some());
-        assert!(!tries.hedge(&hedging));
-        assert_eq!(tries.again(Failure::Unavailable, &policy(), None), None);
-        assert_eq!(tries.sends(), 2);
+        let mut counts = AttemptCounts::default();
+        assert!(counts.hedge(&hedging));
+        assert!(counts.retry_delay(FailureKind::Unavailable, &policy(), None).is_some());
+        assert!(!counts.hedge(&hedging));
+        assert_eq!(counts.retry_delay(FailureKind::Unavailable, &policy(), None), None);
+        assert_eq!(counts.sends(), 2);
     }
 
-    fn failures() -> impl Strategy<Value = Failure> {
+    fn failures() -> impl Strategy<Value = FailureKind> {
         prop_oneof![
-            Just(Failure::NotSent),
-            Just(Failure::Refused),
-            Just(Failure::Unavailable),
-            (0..17).prop_map(|code| Failure::Answered(Code::from_number(code))),
-            Just(Failure::Final),
+            Just(FailureKind::NotSent),
+            Just(FailureKind::Refused),
+            Just(FailureKind::Unavailable),
+            (0..17).prop_map(|code| FailureKind::Status(Code::from_number(code))),
+            Just(FailureKind::Final),
         ]
     }
 
@@ -416,21 +436,21 @@ mod tests {
         ) {
             let policy = RetryPolicy { max_attempts, multiplier, ..policy() };
             let hedging = HedgingPolicy { max_attempts, ..HedgingPolicy::default() };
-            let mut tries = Tries::default();
-            let (mut sent, mut counted, mut refused) = (1, 1, false);
+            let mut counts = AttemptCounts::default();
+            let (mut sent, mut counted, mut was_refused) = (1, 1, false);
             for (failure, hedge) in events {
-                let free = failure == Failure::NotSent || (failure == Failure::Refused && !refused);
-                let counts = hedge || !free;
-                refused |= !hedge && failure == Failure::Refused;
+                let free = failure == FailureKind::NotSent || (failure == FailureKind::Refused && !was_refused);
+                let is_counted = hedge || !free;
+                was_refused |= !hedge && failure == FailureKind::Refused;
                 let more = if hedge {
-                    tries.hedge(&hedging)
+                    counts.hedge(&hedging)
                 } else {
-                    let delay = tries.again(failure, &policy, None);
+                    let delay = counts.retry_delay(failure, &policy, None);
                     prop_assert!(delay.is_none_or(|delay| delay <= policy.max_backoff));
                     delay.is_some()
                 };
                 sent += u32::from(more);
-                counted += u32::from(more && counts);
+                counted += u32::from(more && is_counted);
             }
             prop_assert!(sent <= 8 && counted <= max_attempts.clamp(1, 5));
         }

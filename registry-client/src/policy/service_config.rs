@@ -97,11 +97,11 @@ impl Default for ServiceConfig {
 pub struct MethodConfig {
     /// The longest a call may take, however long its caller would wait.
     pub timeout: Option<Duration>,
-    /// Whether a call waits while no instance is ready, or fails at once.
+    /// True if a call waits while no instance is ready, or fails at once.
     pub wait_for_ready: Option<bool>,
     /// The most bytes of one request message.
     pub max_request_bytes: Option<usize>,
-    /// The most bytes of one message of the answer.
+    /// The most bytes of one message of the response.
     pub max_response_bytes: Option<usize>,
     /// When another attempt follows a failed one. For a service or for all it
     /// holds for idempotent methods only; for one method it is the word that

@@ -6,8 +6,8 @@
 //! - Only what an overloaded server of this library refused before it began it
 //!   counts as refused. A service that is down or fails is tried like any other,
 //!   so an outage costs nothing after its end.
-//! - A call without an answer yet counts as accepted, so that neither the first
-//!   calls of a process nor slow ones are refused.
+//! - A call without a response yet counts as accepted, so that neither the
+//!   first calls of a process nor slow ones are refused.
 //! - Seconds are looked back on and not minutes, and where nothing was refused
 //!   within them everything is sent: that is all that an overload costs after its
 //!   end.
@@ -57,7 +57,7 @@ pub struct Throttle {
     k: f64,
     /// How many slots are looked back on.
     slots: u64,
-    /// Whether anything was refused of late.
+    /// True if anything was refused of late.
     is_active: AtomicBool,
     /// What the service refused.
     refused: Window<SLOTS>,
@@ -80,10 +80,10 @@ impl Throttle {
         }
     }
 
-    /// Whether a call may be sent; asked once of each. `budget` knows how many
-    /// were. `random` draws evenly from 0 to 1. Refused with the probability
-    /// `max(0, (requests − k × accepts) / (requests + 1))`, where those that were
-    /// refused here count as requests too.
+    /// Returns whether a call may be sent; asked once of each. `budget` knows
+    /// how many were. `random` draws evenly from 0 to 1. Refused with the
+    /// probability `max(0, (requests − k × accepts) / (requests + 1))`, where
+    /// those that were refused here count as requests too.
     #[must_use]
     #[inline]
     pub fn admit(&self, now: Instant, budget: &Budget, random: impl FnOnce() -> f64) -> bool {

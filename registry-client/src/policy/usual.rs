@@ -19,13 +19,13 @@ const MASK: u64 = (1 << BITS) - 1;
 /// The smoothed latency of a method and its smoothed deviation. Lock-free; of
 /// two samples at the same moment one may be lost.
 ///
-/// Source: RFC 6298, which bounds by them how long an answer may be awaited
+/// Source: RFC 6298, which bounds by them how long a response may be awaited
 /// before its packet counts as lost; mean plus four deviations.
 #[derive(Debug, Default)]
 pub(crate) struct UsualLatency(AtomicU64);
 
 impl UsualLatency {
-    /// Whether there are too few samples to tell.
+    /// Returns whether there are too few samples to tell.
     pub(crate) fn is_learning(&self) -> bool {
         self.0.load(Relaxed) >> (2 * BITS) < ENOUGH
     }
@@ -42,8 +42,8 @@ impl UsualLatency {
         self.0.store((count + 1).min(ENOUGH) << (2 * BITS) | deviation << BITS | mean, Relaxed);
     }
 
-    /// Whether an attempt that has gone on for so long takes longer than is
-    /// usual. `false` until there are enough samples.
+    /// Returns whether an attempt that has gone on for so long takes longer
+    /// than is usual. `false` until there are enough samples.
     pub(crate) fn is_exceeded_by(&self, elapsed: Duration) -> bool {
         let held = self.0.load(Relaxed);
         let usual = Duration::from_micros((held & MASK) + 4 * (held >> BITS & MASK));

@@ -16,11 +16,11 @@ use crate::instance::{Address, Instance, ParseError, ServiceName};
 /// Resolves services by DNS: every address of a host, or every target of an
 /// SRV record. Cheap to clone.
 ///
-/// DNS says nothing of health, so every instance passes; targets of a lower
-/// SRV priority stand as critical, which is to say that they are used when no
-/// other is left. Looks again when what it found expires, within the bounds of
+/// DNS says nothing of health, so every instance passes; targets of a lower SRV
+/// priority stand as critical, which is to say that they are used when no other
+/// is left. Looks again when what it found expires, within the bounds of
 /// [`with_interval`](Self::with_interval). A failed look-up leaves the
-/// instances as they were; that a name does not exist is an answer for SRV,
+/// instances as they were; that a name does not exist is a response for SRV,
 /// where a server says so, and a failure for addresses, where the system does
 /// not tell it from one.
 ///

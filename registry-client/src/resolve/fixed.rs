@@ -30,7 +30,7 @@ impl FixedResolver {
         Self { view: Arc::new(watch::Sender::new(found)) }
     }
 
-    /// A resolver that has not had an answer yet, as every other begins.
+    /// A resolver that has not had a response yet, as every other begins.
     #[must_use]
     pub fn unresolved() -> Self {
         Self { view: Arc::new(watch::Sender::new(Resolution::default())) }

@@ -12,10 +12,11 @@ use super::{
     peers::{PeerConnection, Peers, Share},
     quiet::Quiet,
 };
+use crate::backoff::Backoff;
 
-/// The wait after a connection could not be taken in: doubles up to the last.
-const PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The first delay after `accept` failed; doubles up to the next.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
 /// A listener that refuses connections above their peer's share.
 #[derive(Debug)]
@@ -42,17 +43,18 @@ impl Acceptor {
     /// taken in is the peer's affair, and a process that is out of file
     /// descriptors gets some back.
     pub(super) async fn accept(&self) -> Accepted {
-        let mut pause = PAUSE;
+        let mut backoff = Backoff::exact(INITIAL_BACKOFF, MAX_BACKOFF);
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    if pause != PAUSE {
-                        info!("connections can be taken in again");
-                        pause = PAUSE;
+                    if !backoff.is_reset() {
+                        info!("connections are accepted again");
+                        backoff.reset();
                     }
                     match self.peers.connect(peer.ip()) {
                         Ok((connection, share)) => {
-                            // Without this, small answers wait 40 ms for the peer's acknowledgement.
+                            // Without this, small responses wait 40 ms for the
+                            // peer's acknowledgement.
                             let _ = stream.set_nodelay(true);
                             return Accepted { stream, connection, share };
                         }
@@ -61,11 +63,10 @@ impl Acceptor {
                 }
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
-                    if pause == PAUSE {
-                        warn!(%error, "cannot take in connections, trying on: {error}; if files ran out, raise `ulimit -n`");
+                    if backoff.is_reset() {
+                        warn!(%error, "failed to accept a connection, retrying: {error}; if the process ran out of file descriptors, raise `ulimit -n`");
                     }
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(backoff.next()).await;
                 }
             }
         }

@@ -30,7 +30,7 @@ use tower_service::Service;
 use super::{content_type::is_grpc, peers::PeerConnection, state::MethodState};
 use crate::{
     AdmissionConfig, Error,
-    policy::{deadline, retry},
+    policy::{retry, timeout},
 };
 
 mod gate;
@@ -176,13 +176,13 @@ where
 
 /// How long the caller waits. One that cannot be read was refused before.
 fn caller_timeout(headers: &HeaderMap) -> Option<Duration> {
-    deadline::parse(headers.get("grpc-timeout")?.as_bytes())
+    timeout::parse(headers.get("grpc-timeout")?.as_bytes())
 }
 
 type Turn = Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>;
 
 pin_project! {
-    /// One call, until its answer begins.
+    /// One call, until its response begins.
     #[project = CallProjection]
     pub(super) enum Call<S, B, F> {
         Waiting { turn: Turn, waiting: Option<Waiting<S, B>> },
@@ -249,7 +249,7 @@ fn ended(head: &HeaderMap) -> Ended {
 }
 
 pin_project! {
-    /// An answer's body, which is under way until it was taken.
+    /// A response's body, which is under way until it was taken.
     #[derive(Debug)]
     pub(super) struct Held<R> {
         #[pin]

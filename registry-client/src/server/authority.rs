@@ -91,8 +91,8 @@ impl Authorities {
         }
     }
 
-    /// Whether an authority has come since the last time that HTTP/2 refuses
-    /// as it stands.
+    /// Returns whether an authority has come since the last time that HTTP/2
+    /// refuses as it stands.
     pub(super) fn take_refused(&mut self) -> bool {
         mem::take(&mut self.refused)
     }

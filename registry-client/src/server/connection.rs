@@ -90,7 +90,7 @@ pub(super) struct Connections {
     age: Age,
     drain: Drain,
     cut: CancellationToken,
-    /// Whether an authority was refused already.
+    /// True if an authority was refused already.
     refused: Arc<Once>,
 }
 

@@ -57,7 +57,7 @@ where
     }
 }
 
-/// The answer to what is not a request; `None` lets it in.
+/// The response to what is not a request; `None` lets it in.
 fn rejection<B, R: Default>(request: &Request<B>, max_header_list_size: u32) -> Option<Response<R>> {
     if request.method() != Method::POST {
         let status =
@@ -97,7 +97,7 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
     4 * FIELD + scheme + authority + path + method + fields.sum::<usize>()
 }
 
-/// Whether a request is one of gRPC, in protobuf.
+/// Returns whether a request is one of gRPC, in protobuf.
 pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && has_grpc_type(request.headers())
 }

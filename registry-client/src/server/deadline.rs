@@ -2,8 +2,8 @@
 //! calls that its handler makes.
 //!
 //! Covers the whole call, a stream's messages included: the handler is dropped
-//! and the answer is `DEADLINE_EXCEEDED`, where tonic's own server would answer
-//! CANCELLED and only until the first message.
+//! and the response is `DEADLINE_EXCEEDED`, where tonic's own server would
+//! answer CANCELLED and only until the first message.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ use tokio::{
 use tonic::Status;
 use tower_service::Service;
 
-use crate::policy::{deadline, incoming::Incoming};
+use crate::policy::{incoming::Incoming, timeout};
 
 /// Bounds each call of the service within by its `grpc-timeout`.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ where
 }
 
 pin_project! {
-    /// One call, until its answer begins.
+    /// One call, until its response begins.
     #[project = CallProjection]
     pub(super) enum Call<F> {
         Within { #[pin] call: TaskLocalFuture<Incoming, F>, incoming: Incoming, expiry: Option<Pin<Box<Sleep>>> },
@@ -103,7 +103,7 @@ where
 }
 
 pin_project! {
-    /// An answer's body, cut off with `DEADLINE_EXCEEDED` when its time is up.
+    /// A response's body, cut off with `DEADLINE_EXCEEDED` when its time is up.
     #[derive(Debug)]
     pub(super) struct Bounded<R> {
         #[pin]
@@ -168,7 +168,7 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
 /// believes in one.
 fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-    let parsed = deadline::parse(value.as_bytes());
+    let parsed = timeout::parse(value.as_bytes());
     parsed.map(Some).ok_or_else(|| Status::internal(format!("malformed grpc-timeout {value:?}")))
 }
 

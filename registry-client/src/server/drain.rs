@@ -24,7 +24,7 @@ impl Drain {
         self.token.cancel();
     }
 
-    /// Whether the server has stopped taking calls.
+    /// Returns whether the server has stopped taking calls.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.token.is_cancelled()

@@ -2,11 +2,11 @@
 //!
 //! For every service of a server alike, the built-in ones too, without a switch
 //! on each: what is below sees messages that are not compressed. tonic's own
-//! switch compresses every answer to every caller that takes gzip, which gRPC's
-//! clients for Python, C++ and Java all do: a small message gets larger by it,
-//! and costs more than the call. Here a message is compressed when it has
-//! [`MIN_SIZE`] bytes and gets smaller. A message that would become larger than
-//! allowed is refused before it is.
+//! switch compresses every response to every caller that takes gzip, which
+//! gRPC's clients for Python, C++ and Java all do: a small message gets larger
+//! by it, and costs more than the call. Here a message is compressed when it
+//! has [`MIN_SIZE`] bytes and gets smaller. A message that would become larger
+//! than allowed is refused before it is.
 
 use std::{
     convert::Infallible,
@@ -47,7 +47,8 @@ const MIN_SIZE: usize = 1024;
 /// its length in four bytes.
 const PREFIX_LEN: usize = 5;
 
-/// Decompresses the requests of the service within, and compresses its answers.
+/// Decompresses the requests of the service within, and compresses its
+/// responses.
 #[derive(Clone, Debug)]
 pub(super) struct Gzip<S> {
     inner: S,
@@ -97,7 +98,7 @@ fn accepts_gzip(value: &HeaderValue) -> bool {
 }
 
 pin_project! {
-    /// One call, until its answer begins.
+    /// One call, until its response begins.
     pub(super) struct Call<F> {
         #[pin]
         call: F,
@@ -134,7 +135,7 @@ where
     }
 }
 
-/// Whether messages follow that are not compressed.
+/// Returns whether messages follow that are not compressed.
 fn has_messages(head: &HeaderMap) -> bool {
     !head.contains_key(GRPC_STATUS) && !head.contains_key(ENCODING)
 }

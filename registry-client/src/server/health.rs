@@ -73,13 +73,14 @@ impl Health {
         });
     }
 
-    /// Whether the whole server says that it serves.
+    /// Returns whether the whole server says that it serves.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.state.borrow().status("") == Some(ServingStatus::Serving)
     }
 
-    /// Whether each service says that it can do its work; the whole left out.
+    /// Returns whether each service says that it can do its work; the whole
+    /// left out.
     pub(super) fn services(&self) -> BTreeMap<String, bool> {
         let named = |(name, able): (&String, &bool)| (!name.is_empty()).then(|| (name.clone(), *able));
         self.state.borrow().services.iter().filter_map(named).collect()

@@ -56,7 +56,8 @@ impl Listing {
         Ok(Self { registration: Some(registration) })
     }
 
-    /// Whether the registry knows the server; `None` without a registry.
+    /// Returns whether the registry knows the server; `None` without a
+    /// registry.
     pub(super) fn state(&self) -> Option<watch::Receiver<RegistrationState>> {
         self.registration.as_ref().map(Registration::state)
     }
@@ -116,7 +117,7 @@ async fn spec(
     Ok(spec)
 }
 
-/// Whether what listens on `bound` is reached at the host of `address`.
+/// Returns whether what listens on `bound` is reached at the host of `address`.
 fn is_reached_at(address: &Address, bound: SocketAddr) -> bool {
     let host: Option<IpAddr> = address.host().parse().ok();
     match bound.ip() {

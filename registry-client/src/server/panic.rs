@@ -55,7 +55,7 @@ where
 }
 
 pin_project! {
-    /// One call, until its answer begins; `None` once it has panicked.
+    /// One call, until its response begins; `None` once it has panicked.
     pub(super) struct Call<F> {
         #[pin]
         call: Option<F>,
@@ -87,7 +87,7 @@ where
 }
 
 pin_project! {
-    /// An answer's body; `None` once it has panicked.
+    /// A response's body; `None` once it has panicked.
     #[derive(Debug)]
     pub(super) struct Caught<R> {
         #[pin]

@@ -21,7 +21,8 @@ struct Held {
 }
 
 impl Quiet {
-    /// Whether to write the line now: how often it was held back before.
+    /// Returns whether to write the line now: how often it was held back
+    /// before.
     pub(super) fn say(&self) -> Option<u64> {
         let now = Instant::now();
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);

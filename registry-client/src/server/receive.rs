@@ -156,7 +156,7 @@ impl Whole {
 }
 
 pin_project! {
-    /// One call, until its answer begins.
+    /// One call, until its response begins.
     #[project = CallProjection]
     pub(super) enum Call<S, B, F> {
         Receiving { receiving: Option<Receiving<S, B>> },

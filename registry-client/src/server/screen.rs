@@ -91,7 +91,7 @@ where
     }
 }
 
-/// What is known of a call beside its answer.
+/// What is known of a call beside its response.
 #[derive(Debug)]
 struct Facts {
     served: Arc<Served>,
@@ -101,7 +101,7 @@ struct Facts {
 }
 
 impl Facts {
-    /// Puts right the status in the head of an answer.
+    /// Puts right the status in the head of a response.
     fn correct_head(&self, head: &mut HeaderMap) {
         shorten_message(head);
         let Some(code) = head.get(GRPC_STATUS) else { return };
@@ -120,7 +120,7 @@ impl Facts {
         }
     }
 
-    /// Puts right the status after the messages of an answer.
+    /// Puts right the status after the messages of a response.
     fn correct_trailers(&self, trailers: &mut HeaderMap) {
         shorten_message(trailers);
         let is_too_large = trailers.get(GRPC_STATUS).is_some_and(|code| code == "11")
@@ -130,14 +130,15 @@ impl Facts {
         }
     }
 
-    /// Whether the method takes one message: its handler runs once the whole
-    /// request was read, and not before.
+    /// Returns whether the method takes one message: its handler runs once the
+    /// whole request was read, and not before.
     fn takes_one(&self) -> bool {
         self.kind.is_some_and(|kind| !kind.client_streaming)
     }
 
-    /// Whether the method answers with one message: then what its handler
-    /// refuses stands in the head, and what cannot be encoded in the trailers.
+    /// Returns whether the method answers with one message: then what its
+    /// handler refuses stands in the head, and what cannot be encoded in the
+    /// trailers.
     fn answers_once(&self) -> bool {
         self.kind.is_some_and(|kind| !kind.server_streaming)
     }
@@ -178,7 +179,7 @@ fn shorten_message(fields: &mut HeaderMap) {
 }
 
 pin_project! {
-    /// One call, until its answer begins.
+    /// One call, until its response begins.
     pub(super) struct Call<F> {
         #[pin]
         call: F,
@@ -204,7 +205,7 @@ where
 }
 
 pin_project! {
-    /// An answer's body, with its trailers put right.
+    /// A response's body, with its trailers put right.
     #[derive(Debug)]
     pub(super) struct Screened<R> {
         #[pin]

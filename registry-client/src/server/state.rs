@@ -29,16 +29,16 @@ pub struct ServerState {
     pub listens: String,
     /// What it says of its health as a whole.
     pub serving: bool,
-    /// Whether each of its services says that it can do its work, by full name.
+    /// True if each of its services says that it can do its work, by full name.
     pub services: BTreeMap<String, bool>,
-    /// Whether it has stopped taking calls.
+    /// True if it has stopped taking calls.
     pub draining: bool,
-    /// Whether the registry knows it: `registered`, or why not, in words;
+    /// True if the registry knows it: `registered`, or why not, in words;
     /// `None` when it does not register.
     pub registration: Option<String>,
     /// Open connections.
     pub connections: usize,
-    /// Calls that have begun and whose answer was not taken whole.
+    /// Calls that have begun and whose response was not taken whole.
     pub streams: usize,
     /// Bytes of messages that are held for peers: see
     /// [`ServerConfig::max_buffered_bytes`](crate::ServerConfig::max_buffered_bytes).

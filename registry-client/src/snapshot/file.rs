@@ -72,8 +72,8 @@ impl Snapshot {
         self.saved.elapsed().unwrap_or_default()
     }
 
-    /// Whether `new` is so much smaller that a registry which lost its memory
-    /// is likelier than a service that shrank: empty, or less than half.
+    /// Returns whether `new` is so much smaller that a registry which lost its
+    /// memory is likelier than a service that shrank: empty, or less than half.
     pub(super) fn collapses_to(&self, new: &[Instance]) -> bool {
         new.len() * 2 < self.instances.len()
     }

@@ -11,7 +11,7 @@ use crate::{
     resolve::Resolution,
 };
 
-/// How long a remembered set is told beside a first answer that is much
+/// How long a remembered set is told beside a first response that is much
 /// smaller: long enough for its instances to be connected to, after which the
 /// channel keeps those that answer.
 pub(super) const TRIAL: Duration = Duration::from_secs(10);
@@ -22,7 +22,7 @@ pub(super) struct Recall {
     service: ServiceName,
     /// `None` once the registry's own word holds.
     snapshot: Option<Snapshot>,
-    /// Until when a much smaller first answer is not alone believed.
+    /// Until when a much smaller first response is not alone believed.
     trial: Option<Instant>,
     said: Said,
 }

@@ -17,8 +17,8 @@ const SOON: Duration = Duration::from_millis(500);
 /// An unchanged set is saved again this often, for its date.
 pub(super) const REFRESH: Duration = Duration::from_secs(300);
 /// How long the registry must say an empty or much smaller set before it
-/// replaces a good one: as long as the channel keeps instances that such an
-/// answer lacks.
+/// replaces a good one: as long as the channel keeps instances that such a
+/// response lacks.
 pub(super) const BELIEF: Duration = Duration::from_secs(600);
 
 /// Saves one service's set; one write at a time.

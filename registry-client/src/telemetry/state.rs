@@ -38,7 +38,7 @@ pub struct InstanceState {
     pub id: String,
     /// Where it listens.
     pub address: String,
-    /// Whether calls go to it.
+    /// True if calls go to it.
     pub ready: bool,
     /// Why not, or why although something speaks against it, in words; empty
     /// when nothing does.

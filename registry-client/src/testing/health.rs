@@ -123,7 +123,7 @@ fn refuse(mut answer: SendResponse<Bytes>, out: Option<SendStream<Bytes>>, statu
     if out.is_some() {
         return finish(out, status);
     }
-    // The client may be gone, and then needs no answer.
+    // The client may be gone, and then needs no response.
     let _ = answer.send_response(stream::only(status), true);
 }
 

@@ -51,7 +51,7 @@ pub enum Way {
 }
 
 impl Fault {
-    /// Whether bytes that go this way are stopped.
+    /// Returns whether bytes that go this way are stopped.
     fn stops(self, way: Way) -> bool {
         match self {
             Self::BlackHole(stopped) => stopped == Way::Both || stopped == way,

@@ -27,9 +27,9 @@ pub enum Reply {
     /// `RST_STREAM` with this HTTP/2 error code (8 is CANCEL, 2
     /// `INTERNAL_ERROR`), after so long.
     Reset(u32, Duration),
-    /// The head of an answer, and then `RST_STREAM` with this error code.
+    /// The head of a response, and then `RST_STREAM` with this error code.
     ResetAfterHead(u32),
-    /// Exactly this, once the request has ended: a proxy's page, an answer
+    /// Exactly this, once the request has ended: a proxy's page, a response
     /// without trailers, messages that break gRPC's rules.
     Raw {
         /// The head.
@@ -41,12 +41,12 @@ pub enum Reply {
     },
     /// Nothing, ever.
     Hang,
-    /// The head of an answer, and then nothing.
+    /// The head of a response, and then nothing.
     HangAfterHead,
     /// As [`Echo`](Self::Echo), and the connection takes no more streams: as
     /// the reply to everything, a storm of GOAWAY.
     GoAway,
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Close,
 }
 

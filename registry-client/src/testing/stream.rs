@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use super::Reply;
 
-/// Whether the client reset the stream.
+/// True if the client reset the stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     Ours,
@@ -127,21 +127,21 @@ fn only_head(mut answer: SendResponse<Bytes>, head: Response<()>) -> End {
     if answer.send_response(head, true).is_ok() { End::Ours } else { End::Reset }
 }
 
-/// The head of an answer that has messages.
+/// The head of a response that has messages.
 pub(super) fn head() -> Response<()> {
     let mut head = Response::new(());
     head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     head
 }
 
-/// The head of an answer that is only a status.
+/// The head of a response that is only a status.
 pub(super) fn only(status: &Status) -> Response<()> {
     let mut head = head();
     head.headers_mut().extend(trailers(status));
     head
 }
 
-/// A status as the end of an answer.
+/// A status as the end of a response.
 pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {

@@ -15,13 +15,13 @@ use crate::{
     server::within,
 };
 
-/// The status and the body of one answer.
+/// The status and the body of one response.
 async fn ask(admin: SocketAddr, line: &str) -> (u16, String) {
     let (status, _, body) = answer(admin, line).await;
     (status, body)
 }
 
-/// The status, the head and the body of one answer.
+/// The status, the head and the body of one response.
 async fn answer(admin: SocketAddr, line: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     stream.write_all(format!("{line} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();

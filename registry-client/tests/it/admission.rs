@@ -264,7 +264,8 @@ async fn a_channel_hands_its_caller_the_refusal_itself() {
         calls.spawn(async move { crate::channel::call(&channel, "/test.v1.Scripted/Hold").await });
     }
     for call in within(calls.join_all()).await {
-        // The answer comes before the request has ended, which is no fault of the connection.
+        // The response comes before the request has ended, which is no fault of
+        // the connection.
         let status = call.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         assert!(status.get_error_details().retry_info().is_some(), "{status}");

@@ -27,7 +27,7 @@ pub(crate) const ADD: &str = "/test.v1.Peer/Add";
 /// Marked `NO_SIDE_EFFECTS`.
 pub(crate) const GET: &str = "/test.v1.Peer/Get";
 
-/// `NO_SIDE_EFFECTS`, and its answer is a stream.
+/// `NO_SIDE_EFFECTS`, and its response is a stream.
 pub(crate) const WATCH: &str = "/test.v1.Peer/Watch";
 
 pub(crate) fn methods() -> Methods {
@@ -84,7 +84,7 @@ pub(crate) async fn send(
 
 /// A `grpc-timeout` in microseconds.
 pub(crate) fn timeout_micros(value: &http::HeaderValue) -> u128 {
-    registry_client::policy::deadline::parse(value.as_bytes()).unwrap().as_micros()
+    registry_client::policy::timeout::parse(value.as_bytes()).unwrap().as_micros()
 }
 
 /// A request that tells where it went.

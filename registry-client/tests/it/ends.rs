@@ -179,7 +179,7 @@ fn late() -> Vec<Case> {
     ]
 }
 
-/// Whether the channel has taken out the instance of that index.
+/// Returns whether the channel has taken out the instance of that index.
 fn is_out(state: &ChannelState, n: usize) -> bool {
     state.instances[n].decided_by == Some("outlier")
 }

@@ -60,7 +60,7 @@ async fn until(server: &Running, what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// Every one of a hundred honest calls gets its answer.
+/// Every one of a hundred honest calls gets its response.
 async fn honest_calls_are_answered(server: &Running) {
     let connection = Connection::open(server.address).await;
     for _ in 0..100 {
@@ -293,7 +293,7 @@ async fn what_no_handler_reads_counts_where_a_peer_has_many_connections() {
     let more = Bytes::from(asks.repeat((200 << 10) / asks.len()));
     let mut held = Vec::new();
     for _ in 0..60 {
-        // Its answers are not taken, so that the handler does not read on.
+        // Its responses are not taken, so that the handler does not read on.
         let connection = attacker(server.address, Builder::new().initial_window_size(0)).await;
         let (response, mut stream) = connection.open_call(REFLECTION, Some(asks.clone())).await.unwrap();
         // Some are closed at once: there is no room any more.

@@ -159,7 +159,7 @@ impl Connection {
         Ok((response, stream))
     }
 
-    /// Whether the server still takes new calls on this connection.
+    /// Returns whether the server still takes new calls on this connection.
     pub(crate) async fn is_usable(&self) -> bool {
         self.0.clone().ready().await.is_ok()
     }

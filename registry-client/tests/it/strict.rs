@@ -30,7 +30,7 @@ pub(crate) const LIMIT: usize = 1_000;
 /// `test.v1.Strict`.
 #[derive(Clone, Default)]
 pub(crate) struct Strict {
-    /// Whether it takes and gives gzip.
+    /// True if it takes and gives gzip.
     pub(crate) gzip: bool,
     /// Its limit, if that is not `LIMIT`.
     pub(crate) limit: Option<usize>,

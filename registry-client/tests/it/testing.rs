@@ -112,7 +112,7 @@ async fn echoed(socket: &mut TcpStream, words: &[u8]) -> Vec<u8> {
     heard
 }
 
-/// Whether nothing comes for a while.
+/// Returns whether nothing comes for a while.
 async fn is_silent(socket: &mut TcpStream) -> bool {
     timeout(Duration::from_millis(100), socket.read_u8()).await.is_err()
 }

@@ -20,7 +20,7 @@ use crate::{channel::methods, server::within};
 struct Case {
     /// The sizes of the request's frames, in bytes.
     frames: Vec<usize>,
-    /// Whether each frame is a while in coming.
+    /// True if each frame is a while in coming.
     paced: bool,
     stream_window: u32,
     largest_frame: u32,

@@ -142,7 +142,7 @@ fn an_hour_without_the_registry_drops_nobody() {
         },
         load: Load { every: Duration::from_secs(2), deadline: Duration::from_secs(3), until: MINUTE * 60 },
         tick: Duration::from_millis(50),
-        // Listed by the registry's first answer after the outage.
+        // Listed by the registry's first response after the outage.
         newcomer: Some(back + Duration::from_millis(1)),
     };
     let outcome = prove(&scenario).unwrap_or_else(|broken| panic!("{broken}"));

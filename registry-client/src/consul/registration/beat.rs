@@ -73,8 +73,8 @@ impl Beat {
     }
 }
 
-/// Whether the agent does not know the check: 404, and on old agents the text
-/// that newer ones have for a check of another type.
+/// Returns whether the agent does not know the check: 404, and on old agents
+/// the text that newer ones have for a check of another type.
 fn is_forgotten(error: &Error) -> bool {
     match error {
         Error::NotFound { .. } => true,

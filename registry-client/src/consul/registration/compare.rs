@@ -98,7 +98,7 @@ pub(super) fn own_maintenance(reason: &str) -> String {
     format!("{reason}{OWN}")
 }
 
-/// Whether an earlier process of this instance asked for a maintenance.
+/// Returns whether an earlier process of this instance asked for a maintenance.
 pub(super) fn is_own(notes: &str) -> bool {
     notes.ends_with(OWN)
 }

@@ -27,7 +27,7 @@ use crate::consul::{
     AgentService, CheckStatus, Client, Error, ServiceSpec, View,
     watch::{
         self as engine,
-        pace::{Backoff, Bucket, Complaint, Pace, jittered},
+        pace::{Bucket, Complaint, Pace, jittered},
     },
 };
 
@@ -53,13 +53,13 @@ pub(super) struct Reconciler {
     pace: Pace,
     /// Bounds a fight with whoever else writes our entry.
     registrations: Bucket,
-    /// Whether a maintenance that an earlier process of ours left has been
+    /// True if a maintenance that an earlier process of ours left has been
     /// looked for.
     lifted: AtomicBool,
     complaint: Mutex<Complaint>,
-    /// Whether the check passed at the last look.
+    /// True if the check passed at the last look.
     passing: AtomicBool,
-    /// Whether the servers have shown the instance.
+    /// True if the servers have shown the instance.
     was_shown: AtomicBool,
     /// When it was last registered because servers and agent differed.
     healed: Mutex<Option<Instant>>,
@@ -74,7 +74,7 @@ struct Look {
     frozen: Option<String>,
     /// Why it is to be registered again, if the next look finds the same.
     lost: Option<String>,
-    /// Whether somebody took it out of service.
+    /// True if somebody took it out of service.
     maintained: bool,
 }
 
@@ -96,8 +96,8 @@ impl Reconciler {
         // second.
         let most = if client.is_local() { Duration::from_millis(2500) } else { Duration::from_secs(5) };
         let pace = Pace {
-            backoff_first: Duration::from_millis(250),
-            backoff_most: most,
+            initial_backoff: Duration::from_millis(250),
+            max_backoff: most,
             slow: Duration::from_secs(10),
             refill: Duration::from_millis(250),
             ..Pace::default()
@@ -134,14 +134,10 @@ impl Reconciler {
             () = stop.cancelled() => return Err(Stopped),
             () = self.registrations.take() => {}
         }
-        let mut backoff = Backoff::new(&self.pace);
+        let mut backoff = self.pace.backoff();
         while let Err(e) = self.register_once().await {
             self.pending(&e.to_string());
-            let pause = if e.is_retryable() {
-                backoff.next(self.pace.backoff_most)
-            } else {
-                jittered(self.pace.slow)
-            };
+            let pause = if e.is_retryable() { backoff.next() } else { jittered(self.pace.slow) };
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped),
                 () = sleep(pause.max(Duration::from_millis(50))) => {}
@@ -190,7 +186,7 @@ impl Reconciler {
     }
 
     async fn watch_entry(&self, look_again: &Notify) -> String {
-        // A new watch each time: its first answer is news whatever it says,
+        // A new watch each time: its first response is news whatever it says,
         // so that an entry lost again at once is noticed too.
         let entry = Entry { client: self.client.clone(), id: self.spec.id.clone() };
         let mut entry = engine::spawn(self.client.clone(), entry, self.pace);
@@ -271,8 +267,8 @@ impl Reconciler {
         }
     }
 
-    /// Whether registering again may be tried against a difference between
-    /// agent and servers.
+    /// Returns whether registering again may be tried against a difference
+    /// between agent and servers.
     fn may_heal(&self) -> bool {
         let mut healed = self.healed.lock().unwrap_or_else(PoisonError::into_inner);
         let may = healed.is_none_or(|at| at.elapsed() >= HEAL_AGAIN);

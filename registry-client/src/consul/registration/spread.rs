@@ -35,9 +35,9 @@ pub(super) struct Spread {
     /// Each of its requests goes out on a connection of its own.
     client: Client,
     spec: Arc<ServiceSpec>,
-    /// Whether there is more than one agent.
+    /// True if there is more than one agent.
     seen: Arc<AtomicBool>,
-    /// Whether an entry of an earlier process has been complained of.
+    /// True if an entry of an earlier process has been complained of.
     complained: Arc<AtomicBool>,
 }
 
@@ -47,7 +47,7 @@ impl Spread {
         Self { client, spec: spec.clone(), seen: Arc::default(), complained: Arc::default() }
     }
 
-    /// Whether requests reach more than one agent.
+    /// Returns whether requests reach more than one agent.
     pub(super) fn is_seen(&self) -> bool {
         self.seen.load(Relaxed)
     }
@@ -93,7 +93,7 @@ impl Spread {
         }
     }
 
-    /// Whether different agents answer the same question.
+    /// Returns whether different agents answer the same question.
     async fn agents_differ(&self) -> bool {
         let check = self.spec.check_id();
         let mut nodes = BTreeSet::new();

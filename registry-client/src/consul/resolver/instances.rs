@@ -14,7 +14,7 @@ const MOST_WEIGHT: i64 = 128;
 /// output.
 pub(super) type Failing = Vec<(String, CheckStatus)>;
 
-/// The instances of an answer, in the order of their ids.
+/// The instances of a response, in the order of their ids.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     /// Shared with whoever is told of them.
@@ -50,7 +50,8 @@ impl fmt::Display for Omitted {
     }
 }
 
-/// The instances of an answer, and what was left out. `wan`: at the addresses for other datacenters.
+/// The instances of a response, and what was left out. `wan`: at the addresses
+/// for other datacenters.
 pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Found, HashSet<Omitted>) {
     let mut omitted = HashSet::new();
     let mut usable = Vec::new();
@@ -190,7 +191,7 @@ fn verdict(checks: &[Check]) -> (Health, String) {
     }
 }
 
-/// Whether a check stands for a maintenance, of a service or of a node.
+/// Returns whether a check stands for a maintenance, of a service or of a node.
 fn is_maintenance(check_id: &str) -> bool {
     check_id == "_node_maintenance" || check_id.starts_with("_service_maintenance:")
 }

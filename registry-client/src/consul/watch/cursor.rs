@@ -1,4 +1,4 @@
-//! What an answer to a blocking query is worth, and where to go on from it.
+//! What a response to a blocking query is worth, and where to go on from it.
 //! Pure: no clock, no network.
 
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(in crate::consul) enum By {
     Hash,
 }
 
-/// What the headers of an answer say.
+/// What the headers of a response say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::consul) struct Meta {
     pub(in crate::consul) index: Option<u64>,
@@ -53,7 +53,7 @@ impl Meta {
     }
 }
 
-/// What to do with an answer (200, or a 404 that means "absent").
+/// What to do with a response (200, or a 404 that means "absent").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// It is none: ask again from the start, at once.
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
     Read { next: Cursor, doubt: Option<Doubt>, poll: bool },
 }
 
-/// Why an answer is not believed when it takes something away.
+/// Why a response is not believed when it takes something away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     NoLeader,
@@ -74,7 +74,7 @@ pub(super) enum Doubt {
 /// peace it is some tenths of a second.
 const STALE: Duration = Duration::from_secs(5);
 
-/// Judges the head of an answer to a query that went on from `asked`.
+/// Judges the head of a response to a query that went on from `asked`.
 pub(super) fn judge(by: By, asked: &Cursor, meta: &Meta) -> Verdict {
     match by {
         By::Hash => judge_hash(meta),
@@ -109,7 +109,7 @@ fn judge_index(asked: &Cursor, meta: &Meta) -> Verdict {
     if let Cursor::Index(before) = *asked
         && index < before
     {
-        // A restored or restarted store, or a streaming answer of an older
+        // A restored or restarted store, or a streaming response of an older
         // view. Waiting on the old index would hide the present.
         return Verdict::AskAgain("the index went backwards");
     }
@@ -164,7 +164,7 @@ mod tests {
             // Backwards starts again.
             (Cursor::Index(7), blocking(6), again(backwards)),
             (Cursor::Index(7), streaming(6), again(backwards)),
-            // Streaming: 1 or less is no answer, and no leader means nothing.
+            // Streaming: 1 or less is no response, and no leader means nothing.
             (Cursor::Index(7), streaming(0), again(none)),
             (Cursor::Index(1), streaming(1), again(none)),
             (Cursor::Index(7), streaming(8), read(Cursor::Index(8))),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::backoff::full_jitter;
+use crate::backoff::Backoff;
 
 /// The pace of a watch or of another loop that asks an agent for ever.
 #[derive(Clone, Copy, Debug)]
@@ -12,9 +12,9 @@ pub(in crate::consul) struct Pace {
     /// How long one blocking query waits at the agent.
     pub(in crate::consul) wait: Duration,
     /// The first backoff after a failure draws from 0 to this.
-    pub(in crate::consul) backoff_first: Duration,
+    pub(in crate::consul) initial_backoff: Duration,
     /// Backoffs grow up to this.
-    pub(in crate::consul) backoff_most: Duration,
+    pub(in crate::consul) max_backoff: Duration,
     /// The pause after a failure that only a person can mend: half of this
     /// to this.
     pub(in crate::consul) slow: Duration,
@@ -28,8 +28,8 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             wait: Duration::from_secs(25),
-            backoff_first: Duration::from_millis(500),
-            backoff_most: Duration::from_secs(30),
+            initial_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(30),
             slow: Duration::from_secs(30),
             // So that no ten seconds, however they are cut, hold more than twenty.
             refill: Duration::from_millis(525),
@@ -38,27 +38,9 @@ impl Default for Pace {
     }
 }
 
-/// Exponential backoff with full jitter: 0 to a ceiling that doubles.
-#[derive(Debug)]
-pub(in crate::consul) struct Backoff {
-    first: Duration,
-    failures: u32,
-}
-
-impl Backoff {
-    pub(in crate::consul) fn new(pace: &Pace) -> Self {
-        Self { first: pace.backoff_first, failures: 0 }
-    }
-
-    /// What to wait after one more failure, at most `most`.
-    pub(in crate::consul) fn next(&mut self, most: Duration) -> Duration {
-        self.failures = self.failures.saturating_add(1);
-        full_jitter(self.first, self.failures, most)
-    }
-
-    /// It worked: begin from the first again.
-    pub(in crate::consul) fn reset(&mut self) {
-        self.failures = 0;
+impl Pace {
+    pub(in crate::consul) fn backoff(&self) -> Backoff {
+        Backoff::full_jitter(self.initial_backoff, self.max_backoff)
     }
 }
 
@@ -104,7 +86,7 @@ pub(in crate::consul) struct Complaint {
 impl Complaint {
     const PAUSE: Duration = Duration::from_secs(30);
 
-    /// Whether these words are to be said at this moment.
+    /// Returns whether these words are to be said at this moment.
     pub(in crate::consul) fn is_news(&mut self, words: &str) -> bool {
         let news = match &self.last {
             None => true,
@@ -125,17 +107,6 @@ impl Complaint {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_backoff_doubles_to_its_limit_and_begins_again() {
-        let (pace, most) = (Pace::default(), Pace::default().backoff_most);
-        let mut backoff = Backoff::new(&pace);
-        for ceiling in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
-            assert!(backoff.next(most) <= Duration::from_millis(ceiling));
-        }
-        backoff.reset();
-        assert!(backoff.next(most) <= Duration::from_millis(500));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_bucket_gives_a_burst_and_then_one_token_a_refill() {

@@ -45,7 +45,7 @@ impl Resource for Numbers {
     }
 }
 
-/// Gives its answers in turn, then the last word for ever.
+/// Gives its responses in turn, then the last word for ever.
 #[derive(Default)]
 struct Script {
     answers: Mutex<VecDeque<Result<Answer, Error>>>,

@@ -36,7 +36,7 @@ pub(super) fn name(text: &str) -> Result<Name, ParseError> {
     Name::from_utf8(text).map_err(|e| ParseError(format!("`{text}` is not a DNS name ({e})")))
 }
 
-/// Looks up the SRV records of a name. That there are none is an answer.
+/// Looks up the SRV records of a name. That there are none is a response.
 pub(super) async fn look(servers: &Servers, text: &str) -> Result<Found, String> {
     let name = name(text).map_err(|e| e.to_string())?;
     let resolver = resolver(servers).map_err(|e| e.to_string())?;

@@ -200,8 +200,8 @@ impl Gate {
         self.has_turn(before, caller_timeout).then_some(place)
     }
 
-    /// Whether the turn of a call comes in time that has so many before it in the
-    /// queue.
+    /// Returns whether the turn of a call comes in time that has so many before
+    /// it in the queue.
     fn has_turn(&self, before: usize, caller_timeout: Option<Duration>) -> bool {
         let turn = {
             let state = self.state();
@@ -330,7 +330,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The handler has ended. The call is under way until its answer was taken.
+    /// The handler has ended. The call is under way until its response was
+    /// taken.
     pub(super) fn answer(&mut self, ended: Ended) {
         self.ended = None;
         let mut state = self.gate.state();

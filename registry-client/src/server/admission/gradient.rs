@@ -192,9 +192,9 @@ impl Gradient {
         }
     }
 
-    /// Whether the limit has shrunk. What is above it is refused anyway then, and
-    /// calls that wait for the processor only keep others waiting: those that are
-    /// done, and those that are refused.
+    /// Returns whether the limit has shrunk. What is above it is refused anyway
+    /// then, and calls that wait for the processor only keep others waiting:
+    /// those that are done, and those that are refused.
     fn is_shedding(&self) -> bool {
         self.limit < self.bounds.initial as f64
     }

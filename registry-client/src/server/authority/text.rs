@@ -56,13 +56,13 @@ impl Text {
         }
     }
 
-    /// Whether the value that ends here is refused.
+    /// Returns whether the value that ends here is refused.
     pub(super) fn is_refused(&self) -> bool {
         !self.begun || self.is_beyond_help || self.after_at || self.bracket == Bracket::Open
     }
 
-    /// Whether an authority may go on with this byte: what RFC 3986 has in a
-    /// host and a port, and the `http` crate takes.
+    /// Returns whether an authority may go on with this byte: what RFC 3986 has
+    /// in a host and a port, and the `http` crate takes.
     fn takes(&mut self, byte: u8) -> bool {
         self.begun = true;
         self.after_at = byte == b'@';

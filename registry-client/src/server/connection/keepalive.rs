@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::ServerConfig;
 
-/// Whether a peer has sent anything of late. Cheap to clone.
+/// True if a peer has sent anything of late. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct Activity(Arc<AtomicBool>);
 
@@ -24,7 +24,7 @@ impl Activity {
         self.0.store(true, Relaxed);
     }
 
-    /// Whether something has arrived since this was last called.
+    /// Returns whether something has arrived since this was last called.
     fn take(&self) -> bool {
         self.0.swap(false, Relaxed)
     }

@@ -29,7 +29,7 @@ impl RequestBody {
         Self { stream, first: None, data_ended: false, _followed: followed }
     }
 
-    /// Whether all of it has arrived, in no more than one frame.
+    /// Returns whether all of it has arrived, in no more than one frame.
     pub(super) fn is_here(&mut self) -> bool {
         if self.first.is_none()
             && let Poll::Ready(Some(Ok(data))) =

@@ -7,8 +7,8 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Whether the peer reads what is sent; it does until the socket is full. Cheap to
-/// clone; clones share it.
+/// True if the peer reads what is sent; it does until the socket is full. Cheap
+/// to clone; clones share it.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct Writable(Arc<State>);
 

@@ -1,4 +1,4 @@
-//! An answer's body, compressed where it is worth it.
+//! A response's body, compressed where it is worth it.
 
 use std::{
     io::Write,

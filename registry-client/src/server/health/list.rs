@@ -31,7 +31,7 @@ use super::{State, answer};
 
 const PATH: &str = "/grpc.health.v1.Health/List";
 
-/// The most services that an answer lists, as in grpc-go.
+/// The most services that a response lists, as in grpc-go.
 const MAX_SERVICES: usize = 100;
 
 /// `grpc.health.v1.HealthListRequest`.

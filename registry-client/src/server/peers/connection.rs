@@ -54,8 +54,8 @@ pub(in crate::server) enum NoRoom {
 }
 
 impl NoRoom {
-    /// The answer to a request that was not looked at: a channel may try another
-    /// instance.
+    /// The response to a request that was not looked at: a channel may try
+    /// another instance.
     pub(in crate::server) fn refused(self) -> Status {
         let mut status = Status::resource_exhausted(self.to_string());
         status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
@@ -124,7 +124,7 @@ impl PeerConnection {
         self.evicted.cancel();
     }
 
-    /// Whether it counts and is not on its way out.
+    /// Returns whether it counts and is not on its way out.
     pub(super) fn is_open(&self) -> bool {
         self.usage.of(Resource::Connections).load(SeqCst) > 0 && !self.evicted.is_cancelled()
     }

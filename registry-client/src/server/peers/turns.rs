@@ -68,8 +68,8 @@ impl<F: Future> Future for InTurn<F> {
 }
 
 impl Peer {
-    /// Whether one of its tasks takes turns: they are many, or this one floods, and
-    /// there is another peer.
+    /// Returns whether one of its tasks takes turns: they are many, or this one
+    /// floods, and there is another peer.
     fn takes_turns(&self, floods: bool) -> bool {
         let held = |resource| self.usage.of(resource).load(SeqCst);
         let connections = held(Resource::Connections);

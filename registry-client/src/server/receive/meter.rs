@@ -32,7 +32,7 @@ pub(in crate::server) struct Metered<B> {
     body: B,
     framing: Framing,
     timeout: Duration,
-    /// Whether there is one message, which is held until it is whole.
+    /// True if there is one message, which is held until it is whole.
     takes_one: bool,
     /// Whose room is taken; `None` takes none.
     connection: Option<Arc<PeerConnection>>,
@@ -75,7 +75,7 @@ where
         self.framing.size()
     }
 
-    /// Whether more messages have begun than one.
+    /// Returns whether more messages have begun than one.
     pub(super) fn has_second(&self) -> bool {
         self.framing.messages() > 1
     }
@@ -85,7 +85,7 @@ where
         self.share.take()
     }
 
-    /// Whether a message is awaited that must arrive in time.
+    /// Returns whether a message is awaited that must arrive in time.
     fn is_due(&self) -> bool {
         self.takes_one || !self.framing.is_between_messages()
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::super::described::{self, Kind, Method};
 use crate::Error;
 
-/// How many services an answer lists, and how many characters of what a caller
+/// How many services a response lists, and how many characters of what a caller
 /// asked for it repeats: enough to see the mistake, and no more than a header
 /// should hold.
 const MAX_LISTED: usize = 10;

@@ -190,7 +190,7 @@ impl TestAgent {
         }
     }
 
-    /// Whether this server's own address is `rpc`.
+    /// Returns whether this server's own address is `rpc`.
     pub(crate) fn serves(&self, rpc: &str) -> bool {
         matches!(&self.kind, Kind::Consul { server, .. } if rpc == format!("127.0.0.1:{server}"))
     }

@@ -27,7 +27,7 @@ use crate::consul::{
 /// What a liar says instead of the truth.
 #[derive(Clone, Debug)]
 enum Garbage {
-    /// An answer of the blocking backend with this index and body.
+    /// A response of the blocking backend with this index and body.
     Body(String, String),
     Status(u16, String),
     Bytes(Vec<u8>),
@@ -137,7 +137,7 @@ async fn no_garbage_panics_loses_the_set_or_outlasts_itself() {
     assert!(refused > 150, "only {refused} of {number} were refused");
 }
 
-/// An empty answer of the streaming backend.
+/// An empty response of the streaming backend.
 fn streaming(index: u64) -> Reply {
     let headers = [("X-Consul-Index", index.to_string()), ("X-Consul-Query-Backend", "streaming".to_owned())];
     Reply::Http(200, headers.to_vec(), "[]".to_owned())

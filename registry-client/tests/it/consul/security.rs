@@ -161,7 +161,7 @@ async fn a_lost_token_keeps_the_set_and_one_in_its_file_is_taken_up() {
 async fn a_token_that_lost_its_right_keeps_the_set() {
     let guarded = Guarded::start().await;
     if !guarded.client("root").version().await.unwrap().at_least(1, 11) {
-        // Nothing in an older agent's answer tells that something is hidden.
+        // Nothing in an older agent's response tells that something is hidden.
         return;
     }
     guarded.client("root").register(&spec()).await.unwrap();
