@@ -13,7 +13,7 @@ use registry_client::{
     Channel, ChannelConfig, Mesh,
     balance::Balancer,
     consul::{CheckStatus, Client, ConsulResolver, HealthEntry, HealthQuery, instance_id},
-    instance::{Health, InstanceId},
+    instance::{InstanceHealth, InstanceId},
     policy::budget::BudgetConfig,
     resolve::{Resolution, Resolver},
 };
@@ -332,7 +332,7 @@ impl Bed {
 /// Whether the registry shows that instance passing.
 pub(crate) fn passes(now: &Resolution, id: &InstanceId) -> bool {
     let listed = now.instances.iter().flat_map(|all| all.iter());
-    listed.into_iter().any(|i| i.id == *id && i.health == Health::Passing)
+    listed.into_iter().any(|i| i.id == *id && i.health == InstanceHealth::Passing)
 }
 
 /// The id under which a replica registers.

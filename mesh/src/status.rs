@@ -155,7 +155,7 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use registry_client::instance::{Health, Instance};
+    use registry_client::instance::{InstanceHealth, Instance};
 
     use super::*;
 
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_date_is_told_only_of_the_health_it_belongs_to() {
         let mut critical = Instance::new("cart-a", "127.0.0.1:1".parse().unwrap());
-        critical.health = Health::Critical;
+        critical.health = InstanceHealth::Critical;
         critical.reason = "refused".into();
         let found = Resolution::found(vec![critical]);
         let line = lines(Service::Cart, &found, &[process("127.0.0.1:1")]).remove(0);

@@ -7,6 +7,7 @@ use std::{
 };
 
 use http::{HeaderValue, Uri, uri::Authority};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 
@@ -19,7 +20,7 @@ use crate::{
         budget::Budget,
         timeout::{self, SERVER_MARGIN},
     },
-    resolve::Resolver,
+    resolve::{Resolution, Resolver},
     telemetry::{ChannelState, Counters},
 };
 
@@ -108,7 +109,18 @@ impl Channel {
         methods: Methods,
         config: ChannelConfig,
     ) -> Self {
-        Self::over(service, resolver, methods, config, Connector::default())
+        let resolution = resolver.resolve(&service);
+        Self::from_resolution(service, resolution, methods, config)
+    }
+
+    /// A channel to the instances of `resolution`.
+    pub(crate) fn from_resolution(
+        service: ServiceName,
+        resolution: watch::Receiver<Resolution>,
+        methods: Methods,
+        config: ChannelConfig,
+    ) -> Self {
+        Self::build(service, resolution, methods, config, Connector::default())
     }
 
     /// Like [`new`](Self::new), with a `connector` that opens the sockets.
@@ -121,18 +133,18 @@ impl Channel {
         config: ChannelConfig,
         connector: Connector,
     ) -> Self {
-        Self::over(service, resolver, methods, config, connector)
+        let resolution = resolver.resolve(&service);
+        Self::build(service, resolution, methods, config, connector)
     }
 
-    fn over(
+    fn build(
         service: ServiceName,
-        resolver: &dyn Resolver,
+        resolution: watch::Receiver<Resolution>,
         methods: Methods,
         config: ChannelConfig,
         connector: Connector,
     ) -> Self {
         let config = config.settled();
-        let resolution = resolver.resolve(&service);
         let view = Arc::new(View::new());
         let Ok(authority) = Authority::try_from(service.as_str()) else {
             return Self::broken(Status::internal(format!("`{service}` is not a valid authority of a URI")));

@@ -78,11 +78,11 @@ mod state;
 #[cfg(feature = "fuzzing")]
 pub use authority::fuzz_http2_head;
 pub use drain::Drain;
-pub use health::Health;
+pub use health::ServerHealth;
 pub use signal::{hangup, shutdown_signal};
 pub use state::{MethodState, ServerState};
 
-pub(crate) use state::Inside;
+pub(crate) use state::ServerHandle;
 
 use accept::Acceptor;
 use admission::Admission;
@@ -112,7 +112,7 @@ pub struct Server {
     /// These two win over `config`.
     weight: Option<u16>,
     locality: Option<Result<Locality, ParseError>>,
-    inside: Arc<Inside>,
+    handle: Arc<ServerHandle>,
     mesh: Weak<Shared>,
 }
 
@@ -137,7 +137,7 @@ impl Server {
             meta: meta.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             weight: None,
             locality: None,
-            inside: Inside::new(Health::new(), Drain::new()),
+            handle: ServerHandle::new(ServerHealth::new(), Drain::new()),
             mesh,
         }
     }
@@ -162,7 +162,7 @@ impl Server {
             return self;
         }
         self.served.push(S::NAME);
-        self.inside.health.report(S::NAME, true);
+        self.handle.health.report(S::NAME, true);
         self.routes.add_service(service);
         self
     }
@@ -216,20 +216,20 @@ impl Server {
 
     /// A handle to say that a service cannot do its work for now.
     #[must_use]
-    pub fn health(&self) -> Health {
-        self.inside.health.clone()
+    pub fn health(&self) -> ServerHealth {
+        self.handle.health.clone()
     }
 
     /// A handle that tells services when to end streams that would go on for
     /// ever.
     #[must_use]
     pub fn drain_signal(&self) -> Drain {
-        self.inside.drain.clone()
+        self.handle.drain.clone()
     }
 
     /// What tells of this server for as long as it is there.
-    pub(crate) fn inside(&self) -> Weak<Inside> {
-        Arc::downgrade(&self.inside)
+    pub(crate) fn handle(&self) -> Weak<ServerHandle> {
+        Arc::downgrade(&self.handle)
     }
 
     /// Serves on `listener`, registered, until `shutdown` completes; then stops
@@ -252,8 +252,8 @@ impl Server {
         let bound = listener.local_addr().map_err(Error::Listener)?;
         let name = self.name.clone().map_err(|why| Error::Config(why.to_string()))?;
         let (registry, config) = (self.registry.clone(), self.settled_config()?);
-        let inside = self.inside.clone();
-        let (health, drain) = (inside.health.clone(), inside.drain.clone());
+        let handle = self.handle.clone();
+        let (health, drain) = (handle.health.clone(), handle.drain.clone());
         health.set_registered(name.as_str());
         let metrics = self.mesh.upgrade().and_then(|mesh| mesh.metrics_address());
         let wanted = Wanted { name: name.clone(), tags: self.tags.clone(), meta: self.meta.clone(), metrics };
@@ -272,7 +272,7 @@ impl Server {
         let open = TaskTracker::new();
         let version = wanted.meta.get("version").cloned().unwrap_or_default();
         let listing = Listing::begin(registry.as_ref(), wanted, bound, &config).await?;
-        let _ = inside.running.set(Running {
+        let _ = handle.running.set(Running {
             service: name.to_string(),
             version,
             bound,
@@ -326,7 +326,7 @@ impl Server {
             return Err(Error::Config(format!("the service {name} was added twice; {mend}")));
         }
         let mut routes = self.routes;
-        routes.add_service(self.inside.health.service(self.inside.drain.clone()));
+        routes.add_service(self.handle.health.service(self.handle.drain.clone()));
         let served: Vec<_> = self.served.into_iter().chain(BUILT_IN).collect();
         reflection::add(&mut routes, &served, &self.descriptors)?;
         Ok(routes.routes())

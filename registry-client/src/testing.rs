@@ -74,7 +74,7 @@ mod server;
 mod service;
 mod stream;
 
-pub use health::Health;
+pub use health::HealthReply;
 pub use proxy::{Fault, FaultProxy, Way};
 pub use reply::Reply;
 pub use server::FaultyServer;

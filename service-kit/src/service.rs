@@ -5,7 +5,7 @@ use std::{convert::Infallible, fmt, future::Future, pin::Pin, time::Duration};
 
 use registry_client::{
     Mesh,
-    server::{Drain, Health, Server},
+    server::{Drain, Server, ServerHealth},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tonic::{
@@ -199,7 +199,7 @@ pub async fn serve<S: Service>(
 /// another instance, whose disk may be well.
 async fn tell_health(
     mut database: watch::Receiver<database::Health>,
-    server: Health,
+    server: ServerHealth,
     names: Vec<&'static str>,
 ) {
     loop {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use registry_client::policy::deadline;
+use registry_client::policy::timeout;
 use serde::{Deserialize, Serialize};
 use tonic::metadata::MetadataMap;
 
@@ -42,7 +42,7 @@ struct State {
 impl Ledger {
     /// A call begins; it ends with what is returned.
     pub(super) fn enter(&self, metadata: &MetadataMap) -> Entry<'_> {
-        let granted = metadata.get("grpc-timeout").and_then(|value| deadline::parse(value.as_bytes()));
+        let granted = metadata.get("grpc-timeout").and_then(|value| timeout::parse(value.as_bytes()));
         let expiry = granted.map(|granted| Instant::now() + granted);
         let entry = self.with(|state| {
             state.report.calls += 1;

@@ -78,9 +78,9 @@ impl ClientLimits {
 
     /// Records that the service rejected a call because it was overloaded.
     #[cold]
-    pub(super) fn refused(&self) {
+    pub(super) fn record_rejection(&self) {
         if let Some(throttle) = &self.throttle {
-            throttle.refused(Instant::now());
+            throttle.record_rejection(Instant::now());
         }
     }
 }
@@ -96,7 +96,7 @@ impl AdmittedCall {
     pub(super) fn ended(&mut self, code: Code) {
         let Some(held) = &mut self.0 else { return };
         if let Some(budget) = held.budget.take_if(|_| code == Code::OK) {
-            budget.succeeded();
+            budget.record_success();
         }
     }
 }

@@ -40,7 +40,7 @@ use crate::{
         limit::{self, CallPermit, LimitExceeded},
         retry::AttemptCounts,
     },
-    telemetry::{Explain, Retried},
+    telemetry::{Explain, RetryCounts},
 };
 
 pin_project! {
@@ -76,7 +76,7 @@ struct CallState {
     /// The time that a server is given beyond what is left of the call.
     margin: Duration,
     counts: AttemptCounts,
-    retried: Retried,
+    retry_counts: RetryCounts,
     /// The instances that have failed this call.
     failed_on: Vec<InstanceId>,
     explain: Option<Explain>,
@@ -152,7 +152,7 @@ impl ResponseFuture {
             bounds_body,
             margin,
             counts: AttemptCounts::default(),
-            retried: Retried::default(),
+            retry_counts: RetryCounts::default(),
             failed_on: Vec::new(),
             explain: parts.extensions.remove::<Explain>(),
             stage: queue.map_or(Stage::Pick, |limit| {
@@ -191,7 +191,7 @@ impl Future for ResponseFuture {
             }
         };
         if let Some(meters) = state.core.counters.meters() {
-            meters.call(&state.retried);
+            meters.call(&state.retry_counts);
         }
         // Ends the attempts that are under way, and with them their streams.
         *this.state = Err(None);

@@ -78,7 +78,7 @@ impl InFlight {
 
     /// Records that the response has begun without a status.
     pub(super) fn response_began(&mut self) {
-        if !self.policy.unary_answer {
+        if !self.policy.unary_response {
             // A stream may end at any time; its head is all that can be waited
             // for.
             self.learn_usual();

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     ChannelConfig,
     balance::ReadySet,
-    health::{Detector, OutlierConfig, Preference, Rules},
+    health::{Detector, FailureRules, OutlierConfig, Preference},
     instance::{InstanceId, ServiceName},
     resolve::Resolution,
     telemetry::Counters,
@@ -58,7 +58,7 @@ pub(super) struct Pool {
     counters: Arc<Counters>,
     /// The URI of the health check; `None` when it is off.
     health: Option<Uri>,
-    rules: Arc<Rules>,
+    rules: Arc<FailureRules>,
     /// `None` when outlier detection is off.
     detector: Option<Detector>,
     /// The next step of a new instance's weight.
@@ -84,7 +84,7 @@ impl Pool {
         let outlier = config.outlier.clone();
         Self {
             health: method.parse().ok().filter(|_| config.health_watch),
-            rules: Arc::new(Rules::new(outlier.as_ref().unwrap_or(&OutlierConfig::default()))),
+            rules: Arc::new(FailureRules::new(outlier.as_ref().unwrap_or(&OutlierConfig::default()))),
             detector: outlier.map(|config| Detector::new(config, Instant::now())),
             pings: Arc::new(ServicePings::new(service.clone())),
             service,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     code::Code,
-    framing::{Framing, Rules},
+    framing::{Framing, MessageRules},
     outcome::{Cause, Outcome},
 };
 
@@ -72,7 +72,7 @@ impl ResponseBody {
     pub(super) fn new(
         frames: RecvStream,
         in_flight: InFlight,
-        (bounds, rules): (Bounds, Rules),
+        (bounds, rules): (Bounds, MessageRules),
         admitted: AdmittedCall,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
@@ -152,7 +152,7 @@ impl ResponseStream {
         if code == Code::OK && !self.framing.is_between_messages() {
             return Err(ResponseFault::Truncated);
         }
-        if code == Code::OK && self.framing.lacks_its_message() {
+        if code == Code::OK && self.framing.lacks_message() {
             return Err(ResponseFault::NoMessage);
         }
         Ok(code)

@@ -83,7 +83,7 @@ impl Resolver for ConsulResolver {
             Joined::Running(receiver) => return receiver,
             Joined::New(sender, receiver, counters) => (sender, receiver, counters),
         };
-        let health = Health {
+        let health = HealthResource {
             client: self.client.clone(),
             service: service.clone(),
             discovery: self.discovery.clone(),
@@ -107,7 +107,7 @@ impl Resolver for ConsulResolver {
 }
 
 /// Follows one service until nobody looks.
-async fn watch_health(health: Health, pace: Pace, key: Key, sender: Arc<watch::Sender<Resolution>>) {
+async fn watch_health(health: HealthResource, pace: Pace, key: Key, sender: Arc<watch::Sender<Resolution>>) {
     let client = health.client.clone();
     let followed = follow(&client, &health, pace, |news| {
         sender.send_if_modified(|resolution| publish(resolution, news));
@@ -200,7 +200,7 @@ impl Shared {
 }
 
 /// The health of a service, followed.
-struct Health {
+struct HealthResource {
     client: Client,
     service: ServiceName,
     discovery: Discovery,
@@ -209,14 +209,14 @@ struct Health {
     warned: Mutex<HashSet<Omitted>>,
 }
 
-impl fmt::Display for Health {
+impl fmt::Display for HealthResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "service `{}`{}", self.service, self.discovery)
     }
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-impl Health {
+impl HealthResource {
     /// Asks nobody.
     fn of_nobody() -> Self {
         Self {
@@ -233,7 +233,7 @@ impl Health {
 /// dialled, and its words are bounded.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_health(data: &[u8]) {
-    match Health::of_nobody().read(&Answer::with_body(data.to_vec())) {
+    match HealthResource::of_nobody().read(&Answer::with_body(data.to_vec())) {
         Ok(told) => {
             for instance in told.found.instances.iter() {
                 assert!(instance.address.port() > 0 && instance.weight > 0, "{instance:?}");
@@ -244,7 +244,7 @@ pub fn fuzz_health(data: &[u8]) {
     }
 }
 
-impl Resource for Health {
+impl Resource for HealthResource {
     type Value = Told;
     const BY: By = By::Index;
 
@@ -290,7 +290,7 @@ impl Resource for Health {
     }
 }
 
-impl Health {
+impl HealthResource {
     /// A missing right shows as an empty response. That of a token is told, and
     /// the response is none; that of nobody's token can only be guessed.
     fn doubt_nothing(&self, call: &Call, answer: &Answer) -> Result<Option<Arc<str>>, Error> {
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn no_mutation_of_an_answer_does_harm() {
-        let health = Health::of_nobody();
+        let health = HealthResource::of_nobody();
         assert_eq!(health.read(&Answer::with_body(ANSWER.into())).unwrap().found.instances.len(), 1);
         let mut random = fastrand::Rng::with_seed(7);
         let (mut read, mut refused) = (0, 0);
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn every_change_counts_for_what_it_is() {
-        let health = Health::of_nobody();
+        let health = HealthResource::of_nobody();
         let read = |body: &str| health.read(&Answer::with_body(body.into())).unwrap();
         let one = read(ANSWER);
         let other = ANSWER.replace("web-1", "web-2").replace("9001", "9003");

@@ -213,7 +213,7 @@ async fn step<S: Source, R: Resource>(
     }
     let changed = state.held.is_none() || change != Change::Same;
     if let Some(counters) = resource.counters() {
-        counters.record_answer();
+        counters.record_response();
         if !changed && state.cursor != Cursor::Start && state.cursor != next {
             counters.unchanged_wakes.add();
         }

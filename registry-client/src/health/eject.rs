@@ -1,5 +1,5 @@
-//! Who is ejected, and when they return: the algorithm of [`OutlierConfig`],
-//! on given times.
+//! The ejection of outliers: the algorithm of [`OutlierConfig`], on given
+//! times.
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
@@ -11,48 +11,48 @@ use super::{
     record::Tally,
 };
 
-/// Up to this share is added to an ejection time at random.
+/// The largest share of an ejection time that is added to it at random.
 const JITTER: f64 = 0.1;
-/// A run of failures that is less likely than this at the others' rate is the
-/// instance's own.
+/// The probability, at the others' failure rate, below which a run of failures
+/// is the instance's own.
 const MAX_CHANCE: f64 = 1e-9;
-/// So many standard errors apart, two shares of failures differ.
+/// The distance in standard errors from which two shares of failures differ.
 const MIN_STANDARD_ERRORS: f64 = 4.0;
 
-/// Where an instance stands with outlier detection.
+/// The phase of an instance in outlier detection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing speaks against it.
+    /// The instance is not ejected.
     #[default]
     In,
-    /// It is out for a time.
+    /// The instance is ejected for a time.
     Ejected,
-    /// The time is over; a call is to show whether it returns.
+    /// The ejection is over; a probe decides whether the instance returns.
     Probation,
 }
 
-/// One instance's standing; kept across registry updates.
+/// The ejection state of one instance; kept across registry updates.
 #[derive(Debug, Default)]
 pub(crate) struct EjectionState {
     phase: Phase,
-    /// When the phase began, or, of an ejection, when it ends.
+    /// The start of the phase, or, of an ejection, its end.
     at: Option<Instant>,
-    /// How often it was ejected, less one for each quiet interval since.
+    /// The number of ejections, less one for each quiet interval since.
     ejections: u32,
     losses: u32,
     lost_in_interval: bool,
-    /// Why it was ejected last.
+    /// The cause of the last ejection.
     cause: Option<EjectionCause>,
 }
 
-/// Why an instance is ejected.
+/// The cause of an ejection.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum EjectionCause {
     Run(u32),
     Losses(u32),
-    /// Its success rate and the least that was tolerated, in percent.
+    /// The success rate and the least that was tolerated, in percent.
     SuccessRate(f64, f64),
-    /// Its failures in percent.
+    /// The share of failures, in percent.
     Failures(f64),
     Probe,
 }
@@ -67,7 +67,7 @@ impl fmt::Display for EjectionCause {
                 write!(f, "{own:.1} % of its calls succeed, {least:.1} % are the least among its peers")
             }
             Self::Failures(percent) => write!(f, "{percent:.0} % of its calls fail"),
-            Self::Probe => f.write_str("the call that tried it failed"),
+            Self::Probe => f.write_str("its probe failed"),
         }
     }
 }
@@ -81,12 +81,13 @@ impl EjectionState {
         self.ejections
     }
 
-    /// When something is due by time alone.
+    /// The end of the current ejection.
     pub(crate) fn ends_at(&self) -> Option<Instant> {
         self.at.filter(|_| self.phase == Phase::Ejected)
     }
 
-    /// An ejection whose time is over becomes probation; whether it did.
+    /// Turns an ejection whose time is over into probation; returns whether it
+    /// did.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
         let over = self.ends_at().is_some_and(|until| until <= now);
         if over {
@@ -95,25 +96,25 @@ impl EjectionState {
         over
     }
 
-    /// The probe succeeded.
+    /// Ends the ejection: the probe succeeded.
     pub(crate) fn restore(&mut self, record: &Record, now: Instant) {
         record.clear();
         (self.phase, self.at, self.losses) = (Phase::In, Some(now), 0);
     }
 
-    /// Its connection broke or fell silent.
+    /// Records that the connection broke or timed out.
     pub(crate) fn lost_connection(&mut self) {
         self.losses = self.losses.saturating_add(1);
         self.lost_in_interval = true;
     }
 
-    /// Why it is out, in words.
+    /// The reason for which the instance is out.
     pub(crate) fn reason(&self) -> Option<String> {
         let cause = self.cause?;
         match self.phase {
             Phase::In => None,
             Phase::Ejected => Some(format!("ejected: {cause}")),
-            Phase::Probation => Some(format!("ejected: {cause}; the next call tries it")),
+            Phase::Probation => Some(format!("ejected: {cause}; the next call probes it")),
         }
     }
 
@@ -122,25 +123,26 @@ impl EjectionState {
     }
 }
 
-/// An instance as it is judged.
+/// An instance that outlier detection examines.
 #[derive(Debug)]
 pub(crate) struct OutlierCandidate<'a> {
     pub(crate) record: &'a Record,
     pub(crate) ejection: &'a mut EjectionState,
 }
 
-/// What a judgement led to.
+/// The result of a step of outlier detection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sweep {
-    /// Who is ejected now, by place.
+    /// The candidates that were ejected, by index.
     pub(crate) ejected: Vec<usize>,
-    /// How many would have been if not too many were, or by enforcement.
+    /// The number of ejections that the limit or the enforcement percentage
+    /// prevented.
     pub(crate) unenforced: u32,
-    /// True if anything that is told of an instance is different now.
+    /// True if the visible state of an instance changed.
     pub(crate) changed: bool,
 }
 
-/// Judges the instances of one service.
+/// The outlier detection of one service.
 #[derive(Debug)]
 pub(crate) struct Detector {
     config: OutlierConfig,
@@ -152,12 +154,13 @@ impl Detector {
         Self { config, last_sweep: now }
     }
 
-    /// When the next sweep is due.
+    /// The time of the next sweep.
     pub(crate) fn next_sweep(&self) -> Instant {
         self.last_sweep + self.config.interval
     }
 
-    /// Looks for what acts at once: runs of failures and lost connections.
+    /// Ejects for the causes that act at once: runs of failures and lost
+    /// connections.
     pub(crate) fn check_acute(&self, candidates: &mut [OutlierCandidate<'_>], now: Instant) -> Sweep {
         let mut sweep = Sweep::default();
         for i in 0..candidates.len() {
@@ -168,7 +171,7 @@ impl Detector {
         sweep
     }
 
-    /// Looks at what the past interval has told, and begins the next.
+    /// Ejects by the statistics of the past interval, and begins the next.
     pub(crate) fn sweep(&mut self, candidates: &mut [OutlierCandidate<'_>], now: Instant) -> Sweep {
         let mut sweep = self.check_acute(candidates, now);
         let tallies: Vec<Tally> = candidates.iter().map(|candidate| candidate.record.take()).collect();
@@ -189,12 +192,12 @@ impl Detector {
         sweep
     }
 
-    /// The probe failed: out again, for longer.
+    /// Ejects again, for longer: the probe failed.
     pub(crate) fn eject_again(&self, candidate: &mut OutlierCandidate<'_>, now: Instant) {
         self.eject(candidate, EjectionCause::Probe, now);
     }
 
-    /// The probe showed nothing: out for as long again.
+    /// Ejects again, for as long: the probe was inconclusive.
     pub(crate) fn extend(&self, candidate: &mut OutlierCandidate<'_>, now: Instant) {
         let ejection = &mut *candidate.ejection;
         ejection.phase = Phase::Ejected;
@@ -202,7 +205,7 @@ impl Detector {
         candidate.record.clear();
     }
 
-    /// Why `i` is to be ejected at once, if it is.
+    /// The cause for which `i` is ejected at once, if any.
     fn acute_cause(&self, candidates: &[OutlierCandidate<'_>], i: usize) -> Option<(EjectionCause, u32)> {
         let OutlierCandidate { record, ejection } = &candidates[i];
         if ejection.phase != Phase::In {
@@ -223,7 +226,7 @@ impl Detector {
         None
     }
 
-    /// Whom the interval's numbers speak against.
+    /// The outliers by the statistics of the interval.
     fn statistical_outliers(
         &self,
         candidates: &[OutlierCandidate<'_>],
@@ -284,7 +287,7 @@ impl Detector {
         candidate.record.clear();
     }
 
-    /// How long the `n`th ejection lasts.
+    /// The length of the `n`th ejection.
     fn time(&self, n: u32) -> Duration {
         let (base, most) = (self.config.base_ejection_time, self.config.max_ejection_time);
         base.saturating_mul(n).min(most.max(base)).mul_f64(1.0 + JITTER * fastrand::f64())
@@ -312,7 +315,7 @@ impl Tally {
     }
 }
 
-/// A50's success rate: below the mean by so many standard deviations.
+/// A50's success rate ejection: below the mean by so many standard deviations.
 fn success_rate(
     rule: &SuccessRate,
     hosts: &[usize],
@@ -332,7 +335,7 @@ fn success_rate(
         .extend(below.map(|i| (*i, EjectionCause::SuccessRate(rate(i), least), rule.enforcement_percentage)));
 }
 
-/// A50's failure percentage: above a fixed one.
+/// A50's failure percentage ejection: above a fixed threshold.
 fn failure_percentage(
     rule: &FailurePercentage,
     hosts: &[usize],
@@ -356,9 +359,9 @@ fn others<'a>(
     others.map(|(_, candidate)| candidate).filter(|candidate| candidate.ejection.phase == Phase::In)
 }
 
-/// Returns whether `run` failures in a row are unlikely for an instance that
-/// fails as the others do: lately, which tells of a fault that has just begun,
-/// or in all that is remembered, which tells of one that comes and goes.
+/// Returns whether `run` failures in a row are unlikely at the others' failure
+/// rate: their recent one, for a fault that has just begun, or the one of all
+/// that is remembered, for a fault that comes and goes.
 fn is_unlikely<'a>(run: u32, others: impl Iterator<Item = &'a OutlierCandidate<'a>> + Clone) -> bool {
     let share = |depth: u32| {
         let failed = others.clone().map(|other| other.record.failed_of_last(depth));
@@ -368,7 +371,7 @@ fn is_unlikely<'a>(run: u32, others: impl Iterator<Item = &'a OutlierCandidate<'
     share(run).max(share(64)).powf(f64::from(run)) < MAX_CHANCE
 }
 
-/// Returns whether the others lose connections, too: on average half as many.
+/// Returns whether the others lose connections too: on average half as many.
 fn lose_alike<'a>(lost: u32, others: impl Iterator<Item = &'a OutlierCandidate<'a>> + Clone) -> bool {
     let n = others.clone().count() as u64;
     let sum: u64 = others.map(|other| u64::from(other.ejection.losses)).sum();

@@ -5,37 +5,37 @@ use std::sync::{
     atomic::{AtomicU8, Ordering::Relaxed},
 };
 
-use super::record::Rules;
+use super::record::FailureRules;
 use crate::outcome::{Evidence, Outcome};
 
-/// What became of a probe.
+/// The state of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeState {
-    /// No call has taken it.
+    /// No call has claimed the slot.
     Offered,
-    /// A call is under way.
+    /// A call is in flight.
     Taken,
-    /// It succeeded.
+    /// The call succeeded.
     Passed,
-    /// It failed.
+    /// The call failed.
     Failed,
-    /// It ended without showing anything: its caller dropped it, say.
+    /// The call was inconclusive, for example because its caller dropped it.
     Undecided,
 }
 
-/// One call that is let through to an instance on probation; whoever judges is
-/// woken at each step of it.
+/// One call to an instance on probation; each change of its state wakes outlier
+/// detection.
 #[derive(Debug)]
 pub(crate) struct Probe {
     state: AtomicU8,
-    rules: Arc<Rules>,
+    rules: Arc<FailureRules>,
 }
 
 const STATES: [ProbeState; 5] =
     [ProbeState::Offered, ProbeState::Taken, ProbeState::Passed, ProbeState::Failed, ProbeState::Undecided];
 
 impl Probe {
-    pub(crate) fn new(rules: Arc<Rules>) -> Self {
+    pub(crate) fn new(rules: Arc<FailureRules>) -> Self {
         Self { state: AtomicU8::new(ProbeState::Offered as u8), rules }
     }
 
@@ -43,12 +43,13 @@ impl Probe {
         STATES[usize::from(self.state.load(Relaxed))]
     }
 
-    /// A call takes it. Whoever offers it sees to it that only one does.
+    /// Records that a call has claimed the slot; the slot ensures that only one
+    /// does.
     pub(crate) fn take(&self) {
         self.transition(ProbeState::Offered, ProbeState::Taken);
     }
 
-    /// The call ended.
+    /// Records the outcome of the call.
     pub(crate) fn observe(&self, outcome: Outcome) {
         let state = match self.rules.evidence(outcome) {
             Evidence::Success => ProbeState::Passed,
@@ -58,7 +59,8 @@ impl Probe {
         self.transition(ProbeState::Taken, state);
     }
 
-    /// The call is gone; if it had not ended, it showed nothing.
+    /// Records that the call was dropped; without an outcome it is
+    /// inconclusive.
     pub(crate) fn drop_call(&self) {
         self.transition(ProbeState::Taken, ProbeState::Undecided);
     }
@@ -86,9 +88,9 @@ mod tests {
             (&[ended(Cause::Cancelled), ok], ProbeState::Undecided),
             (&[], ProbeState::Undecided),
         ] {
-            let probe = Probe::new(Arc::new(Rules::new(&OutlierConfig::default())));
+            let probe = Probe::new(Arc::new(FailureRules::new(&OutlierConfig::default())));
             probe.observe(ended(Cause::ConnectionLost));
-            assert_eq!(probe.state(), ProbeState::Offered, "nobody took it, so it has no end");
+            assert_eq!(probe.state(), ProbeState::Offered, "no call claimed it, so it has no end");
             probe.take();
             assert_eq!(probe.state(), ProbeState::Taken);
             for &outcome in outcomes {

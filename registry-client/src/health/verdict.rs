@@ -1,24 +1,24 @@
-//! The one verdict on an instance.
+//! The verdict on an instance.
 
 use super::Phase;
-use crate::instance::Health;
+use crate::instance::InstanceHealth;
 
-/// What an instance's own health service (`grpc.health.v1`) says.
+/// The status of an instance's own health service (`grpc.health.v1`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ServingState {
-    /// It is not asked, or has no such service, or does not answer.
+    /// The health check is off, not implemented or without a response.
     #[default]
     Off,
-    /// It was asked just now.
+    /// The first response is awaited.
     Unknown,
-    /// It serves.
+    /// The instance serves.
     Serving,
-    /// It does not, or does not any more.
+    /// The instance does not serve.
     NotServing,
 }
 
 impl ServingState {
-    /// The name in small letters.
+    /// The name in lower case.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -29,7 +29,7 @@ impl ServingState {
     }
 }
 
-/// Which of them decided.
+/// The source of a decision against an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DecidedBy {
     /// The registry's checks, or its maintenance.
@@ -38,14 +38,14 @@ pub(crate) enum DecidedBy {
     ServingState,
     /// The state of its connection.
     Connection,
-    /// How attempts ended.
+    /// Outlier detection, by the outcomes of attempts.
     Outlier,
     /// The delay of a return, after several within a short time.
     Damping,
 }
 
 impl DecidedBy {
-    /// The name in small letters.
+    /// The name in lower case.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Registry => "registry",
@@ -57,35 +57,34 @@ impl DecidedBy {
     }
 }
 
-/// True if calls go to an instance.
+/// The decision whether calls go to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// They do.
     In,
-    /// They do when nobody is in ("panic"): one that answers, though it may
-    /// fail, is better than failing for certain.
+    /// They do when no instance is in ("panic"): an instance that may fail is
+    /// better than a call that fails for certain.
     LastResort(DecidedBy),
-    /// One may, to find out whether more should; else as a last resort.
+    /// One call may, as a probe; others only as a last resort.
     Probe,
     /// They cannot, or must not.
     Out(DecidedBy),
 }
 
-/// The groups of instances in the order in which they are used: calls go to the
-/// first that is not empty, and to no other.
+/// The groups of instances in the order of their use: calls go to the first
+/// group that is not empty, and to no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Preference {
-    /// Nothing speaks against them.
+    /// Healthy instances.
     Well,
-    /// They are in service, but their return is delayed.
+    /// Healthy instances whose return is delayed.
     Held,
-    /// They answer, though something speaks against them.
+    /// Connected instances that a source has decided against.
     LastResort,
 }
 
 impl Verdict {
-    /// The group of an instance with this verdict; `None` where it is never
-    /// called.
+    /// The group of an instance with this verdict; `None` if it gets no calls.
     pub(crate) fn preference(self) -> Option<Preference> {
         match self {
             Self::In => Some(Preference::Well),
@@ -96,32 +95,35 @@ impl Verdict {
     }
 }
 
-/// Weighs what they say. The first row that fits decides. `held`: its return is
-/// delayed.
+/// The verdict from all sources. The first row that matches decides. `held`:
+/// the return of the instance is delayed.
 pub(crate) fn verdict(
-    registry: Health,
+    registry: InstanceHealth,
     connected: bool,
     watch: ServingState,
     outlier: Phase,
     held: bool,
 ) -> Verdict {
     match (registry, connected, watch, outlier) {
-        // An operator's word, even against panic.
-        (Health::Maintenance, _, _, _) => Verdict::Out(DecidedBy::Registry),
+        // An operator's decision, which holds even in panic.
+        (InstanceHealth::Maintenance, _, _, _) => Verdict::Out(DecidedBy::Registry),
         (_, false, _, _) => Verdict::Out(DecidedBy::Connection),
-        // A moment later it is known.
+        // The status is known a moment later.
         (_, _, ServingState::Unknown, _) => Verdict::Out(DecidedBy::ServingState),
-        (Health::Critical, _, _, _) => Verdict::LastResort(DecidedBy::Registry),
-        // So a server says that it is going, too.
+        (InstanceHealth::Critical, _, _, _) => Verdict::LastResort(DecidedBy::Registry),
+        // A server that shuts down reports this too.
         (_, _, ServingState::NotServing, _) => Verdict::LastResort(DecidedBy::ServingState),
         (_, _, _, Phase::Ejected) => Verdict::LastResort(DecidedBy::Outlier),
         (_, _, _, Phase::Probation) => Verdict::Probe,
-        (Health::Passing | Health::Warning, true, ServingState::Serving | ServingState::Off, Phase::In) => {
-            match held {
-                true => Verdict::LastResort(DecidedBy::Damping),
-                false => Verdict::In,
-            }
-        }
+        (
+            InstanceHealth::Passing | InstanceHealth::Warning,
+            true,
+            ServingState::Serving | ServingState::Off,
+            Phase::In,
+        ) => match held {
+            true => Verdict::LastResort(DecidedBy::Damping),
+            false => Verdict::In,
+        },
     }
 }
 
@@ -131,7 +133,7 @@ mod tests {
 
     #[test]
     fn one_table_decides() {
-        use {Health::*, Phase::*};
+        use {InstanceHealth::*, Phase::*};
         let last = Verdict::LastResort;
         for (registry, connected, watch, outlier, verdict) in [
             // All is well, or nothing is said against it.

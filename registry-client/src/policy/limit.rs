@@ -1,4 +1,4 @@
-//! How many calls may be under way at once, to a service or to one instance.
+//! Client-side limits on concurrent calls, to a service or to one instance.
 
 use std::{
     fmt,
@@ -15,57 +15,56 @@ use tokio::{
     time::timeout,
 };
 
-/// A bound on calls at once, and on waiting for one's turn. Off unless
-/// configured.
+/// The settings of a concurrency limit and its queue. Off unless configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitConfig {
-    /// The most calls under way at once; 1 or more.
+    /// The most concurrent calls; 1 or more.
     pub max: u32,
-    /// The most calls that wait meanwhile; as many as `max` unless set. With 0
-    /// none waits.
+    /// The most calls that wait in the queue; as many as `max` unless set. With
+    /// 0 none waits.
     pub queue: u32,
-    /// The longest that one of them waits; 1 s unless set. Its deadline bounds
-    /// it too.
+    /// The longest wait of a call; 1 s unless set. The deadline of the call
+    /// bounds it too.
     pub wait: Duration,
 }
 
 impl LimitConfig {
-    /// At most `max` under way, as many waiting, for 1 s.
+    /// At most `max` concurrent calls, as many in the queue, for at most 1 s.
     #[must_use]
     pub fn new(max: u32) -> Self {
         Self { max, queue: max, wait: Duration::from_secs(1) }
     }
 }
 
-/// Why a call may not begin.
+/// The reason for which a call was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LimitExceeded {
-    /// As many wait already as may.
+    /// The queue is full.
     #[error("{of} has {max} calls under way and {queue} waiting, the most that may")]
     QueueFull {
-        /// What the limit is of.
+        /// The name of what is limited.
         of: Arc<str>,
-        /// The most under way.
+        /// The most concurrent calls.
         max: u32,
-        /// The most waiting.
+        /// The most waiting calls.
         queue: u32,
     },
-    /// It was not its turn in time.
+    /// No call ended within the longest wait.
     #[error("{of} has {max} calls under way, the most that may, and none ended within {wait:?}")]
-    TooLong {
-        /// What the limit is of.
+    WaitTimeout {
+        /// The name of what is limited.
         of: Arc<str>,
-        /// The most under way.
+        /// The most concurrent calls.
         max: u32,
-        /// How long the call waited.
+        /// The time that the call waited.
         wait: Duration,
     },
 }
 
-/// A limit that calls go through, first come, first served. Cheap to clone;
-/// clones share it.
+/// A limit on concurrent calls with a first-come, first-served queue. Cheap to
+/// clone; clones share it.
 #[derive(Clone)]
 pub struct CallLimit {
     shared: Arc<Shared>,
@@ -78,13 +77,13 @@ struct Shared {
     waiting: AtomicU32,
 }
 
-/// A place among the calls under way; dropping it makes room for the next.
+/// A permit for one call; dropping it admits the next.
 #[derive(Debug)]
 #[must_use = "a call is counted for as long as it holds its permit"]
 pub struct CallPermit(#[allow(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
 
 impl CallLimit {
-    /// A limit of `of`, such as `cart-service`, which its errors name.
+    /// A limit for `of`, such as `cart-service`, which errors name.
     #[must_use]
     pub fn new(of: &str, config: LimitConfig) -> Self {
         let places = usize::try_from(config.max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
@@ -92,27 +91,27 @@ impl CallLimit {
         Self { shared: Arc::new(Shared { of: of.into(), config, places, waiting: AtomicU32::new(0) }) }
     }
 
-    /// A place, if one is free and nobody waits for it. Never blocks.
+    /// A permit, if one is available and no call waits for it. Never blocks.
     pub fn try_enter(&self) -> Option<CallPermit> {
         self.shared.places.clone().try_acquire_owned().ok().map(CallPermit)
     }
 
-    /// Returns whether every place is taken.
+    /// Returns whether no permit is available.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.shared.places.available_permits() == 0
     }
 
-    /// How many wait for a place.
+    /// The number of waiting calls.
     #[must_use]
     pub fn waiting(&self) -> u32 {
         self.shared.waiting.load(Relaxed)
     }
 
-    /// A place, after waiting for one if need be.
+    /// Waits for a permit.
     ///
     /// # Errors
-    /// When too many wait already, or the wait takes too long.
+    /// When the queue is full, or the wait takes too long.
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future leaves the queue.
@@ -121,11 +120,11 @@ impl CallLimit {
     }
 }
 
-/// A place at whichever of `limits` has one first, with its index; waits in the
-/// queue of the first that has room for one more. There is at least one limit.
+/// The first permit of any of `limits`, with the limit's index; the call waits
+/// in the first queue that is not full. `limits` is not empty.
 ///
 /// # Errors
-/// When too many wait at all of them already, or the wait takes too long.
+/// When every queue is full, or the wait takes too long.
 ///
 /// # Cancel safety
 /// Cancel safe: dropping the future leaves every queue.
@@ -136,7 +135,7 @@ pub(crate) async fn enter_any(limits: Vec<CallLimit>) -> Result<(usize, CallPerm
     }
     let Some(first) = limits.first() else { return std::future::pending().await };
     let Some((shared, _waiting)) =
-        limits.iter().find_map(|limit| Some((&*limit.shared, Waiting::begin(&limit.shared)?)))
+        limits.iter().find_map(|limit| Some((&*limit.shared, QueueSlot::begin(&limit.shared)?)))
     else {
         let Shared { of, config: LimitConfig { max, queue, .. }, .. } = &*first.shared;
         return Err(LimitExceeded::QueueFull { of: of.clone(), max: *max, queue: *queue });
@@ -145,8 +144,8 @@ pub(crate) async fn enter_any(limits: Vec<CallLimit>) -> Result<(usize, CallPerm
     let places = limits.iter().map(|limit| Box::pin(limit.shared.places.clone().acquire_owned()));
     match timeout(wait, select_all(places)).await {
         Ok((Ok(permit), index, _)) => Ok((index, CallPermit(permit))),
-        // Nobody closes a semaphore, so it is only ever the time.
-        _ => Err(LimitExceeded::TooLong { of: shared.of.clone(), max, wait }),
+        // The semaphore is never closed, so this is a timeout.
+        _ => Err(LimitExceeded::WaitTimeout { of: shared.of.clone(), max, wait }),
     }
 }
 
@@ -163,10 +162,10 @@ impl fmt::Debug for CallLimit {
     }
 }
 
-/// One that waits, counted until it is dropped.
-struct Waiting<'a>(&'a Shared);
+/// A place in the queue, counted until it is dropped.
+struct QueueSlot<'a>(&'a Shared);
 
-impl<'a> Waiting<'a> {
+impl<'a> QueueSlot<'a> {
     /// `None` when the queue is full.
     fn begin(shared: &'a Shared) -> Option<Self> {
         let one_more = |waiting: u32| (waiting < shared.config.queue).then(|| waiting + 1);
@@ -174,7 +173,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Relaxed);
     }
@@ -238,7 +237,7 @@ mod tests {
         assert_eq!(said, "cart-service has 1 calls under way and 1 waiting, the most that may");
         second.abort();
         assert!(second.await.unwrap_err().is_cancelled());
-        assert_eq!(limit.waiting(), 0, "who stops waiting leaves the queue");
+        assert_eq!(limit.waiting(), 0, "a cancelled call leaves the queue");
     }
 
     #[tokio::test(start_paused = true)]

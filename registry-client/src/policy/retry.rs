@@ -1,4 +1,4 @@
-//! Whether, and when, a failed attempt is followed by another.
+//! The retries of failed attempts.
 
 use std::time::Duration;
 
@@ -8,35 +8,33 @@ use crate::{
     outcome::{Cause, Outcome},
 };
 
-/// When a method's failed attempts are followed by others. What was provably
-/// not processed is sent again whatever stands here.
+/// The retry policy of a method. A request that was provably not processed is
+/// sent again regardless of it.
 ///
 /// Source: gRFC A6, "Retry Policy"; delays are fully jittered.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
     /// The most attempts that may have been processed, the first included; 3
-    /// unless set, 1 is no retry, and above 5 counts as 5.
+    /// unless set. 1 is no retry, and above 5 counts as 5.
     pub max_attempts: u32,
-    /// The delay before the second attempt is anything up to this; 25 ms
-    /// unless set.
+    /// The longest delay before the second attempt; 25 ms unless set.
     pub initial_backoff: Duration,
-    /// No delay is longer; 1 s unless set.
+    /// The longest delay; 1 s unless set.
     pub max_backoff: Duration,
-    /// How much longer than the one before the next delay may be; 2 unless
-    /// set, above 0.
+    /// The factor by which the longest delay grows; 2 unless set, above 0.
     pub multiplier: f64,
-    /// The codes that are worth another attempt; UNAVAILABLE unless set. A
-    /// connection that broke counts as UNAVAILABLE.
+    /// The retryable status codes; UNAVAILABLE unless set. A lost connection
+    /// counts as UNAVAILABLE.
     pub codes: Codes,
-    /// The longest that one attempt may take; then it is abandoned and counts
-    /// as UNAVAILABLE. None unless set, but half of the call's time where the
-    /// method is hedged.
+    /// The longest time of one attempt; after it the attempt is abandoned and
+    /// counts as UNAVAILABLE. None unless set, but half of the call's time
+    /// where the method is hedged.
     pub attempt_timeout: Option<Duration>,
-    /// True if an attempt that may have been processed may be repeated. In a
+    /// True if an attempt that may have been processed may be retried. In a
     /// configuration, `false` forbids it. In a
     /// [`MethodPolicy`](super::MethodPolicy) it is `true` only where the method
-    /// is idempotent, or where the configuration names it and nothing else.
+    /// is idempotent, or where the configuration names this method alone.
     pub applies: bool,
 }
 
@@ -55,7 +53,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Sends nothing again that may have been processed.
+    /// A policy that retries no request that may have been processed.
     #[must_use]
     pub fn off() -> Self {
         Self { max_attempts: 1, applies: false, ..Self::default() }
@@ -71,30 +69,30 @@ impl RetryPolicy {
     }
 }
 
-/// The most counted attempts that any policy can ask for (gRFC A6).
+/// The most counted attempts of any policy (gRFC A6).
 pub(super) const MAX_ATTEMPTS: u32 = 5;
-/// The most attempts in all. Those that were provably not processed are free
-/// within this bound; the deadline bounds them too.
+/// The most attempts in all. Requests that were provably not processed are not
+/// counted, but bounded by this and by the deadline.
 const MAX_SENDS: u32 = 8;
 
-/// How an attempt failed, as far as sending again is concerned.
+/// The kind of a failure, for the decision about a retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailureKind {
     /// The request never left this process.
     NotSent,
-    /// The server said that it did not process the request (`REFUSED_STREAM`,
-    /// a GOAWAY below its stream).
+    /// The server reported that it did not process the request
+    /// (`REFUSED_STREAM`, or a GOAWAY with a lower stream).
     Refused,
     /// The server's admission control rejected the request before it began.
-    /// Another instance may have room, so that is worth one more attempt.
+    /// Another instance may have capacity, so one more attempt is allowed.
     Rejected,
     /// The connection broke or the attempt timed out: the request may or may
     /// not have been processed.
     Unavailable,
-    /// The attempt amounts to this code.
+    /// The attempt ended with this code, or maps to it.
     Status(Code),
-    /// Anything else; sending again would not help.
+    /// Any other failure; a retry would not help.
     Final,
 }
 
@@ -117,26 +115,26 @@ impl From<Outcome> for FailureKind {
     }
 }
 
-/// The metadata of what the server said about sending again (gRFC A6).
+/// The metadata key of a server's pushback (gRFC A6).
 pub(crate) const PUSHBACK: &str = "grpc-retry-pushback-ms";
-/// Its value that says not to: any that is negative.
+/// A value of [`PUSHBACK`] that forbids retries: any negative one.
 pub(crate) const NEVER: &str = "-1";
-/// Stands beside a `RESOURCE_EXHAUSTED` that a server of this library answered
-/// before it began the call; see [`FailureKind::Rejected`].
-pub(crate) const REFUSED: &str = "consort-refused";
+/// The metadata key that marks a `RESOURCE_EXHAUSTED` of this library's server
+/// that was sent before the call began; see [`FailureKind::Rejected`].
+pub(crate) const REJECTED: &str = "consort-refused";
 
-/// What the server said about sending again, in `grpc-retry-pushback-ms`.
+/// The server's pushback, in `grpc-retry-pushback-ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushback {
-    /// After exactly this long.
+    /// Retry after exactly this delay.
     After(Duration),
-    /// Not at all.
+    /// Do not retry.
     Never,
 }
 
 impl Pushback {
-    /// Reads the value of `grpc-retry-pushback-ms`. What is negative, above
-    /// `i32::MAX` or no number means "not at all" (gRFC A6).
+    /// Reads the value of `grpc-retry-pushback-ms`. A value that is negative,
+    /// above `i32::MAX` or no number means [`Never`](Self::Never) (gRFC A6).
     #[must_use]
     pub fn parse(value: &[u8]) -> Self {
         let millis = std::str::from_utf8(value).ok().and_then(|text| text.parse::<i32>().ok());
@@ -145,37 +143,36 @@ impl Pushback {
     }
 }
 
-/// What one call has already tried.
+/// The counts of a call's attempts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttemptCounts {
     /// Attempts beyond the first that may have been processed.
     counted: u32,
     /// Attempts beyond the first.
     sends: u32,
-    /// Delays since the call began, or since the server last said how long.
+    /// Delays since the call began, or since the last pushback with a delay.
     delays: u32,
-    /// The server asked not to be sent this again.
+    /// True if the server forbade further attempts.
     is_forbidden: bool,
-    /// A server has refused it once.
+    /// True if a server has refused the stream once.
     was_refused: bool,
 }
 
 impl AttemptCounts {
-    /// Attempts made before the one that is next or under way; with hedging,
-    /// before the last begun. What `grpc-previous-rpc-attempts` tells.
+    /// The attempts before the next or current one; with hedging, before the
+    /// last one begun. The value of `grpc-previous-rpc-attempts`.
     #[must_use]
     pub fn sends(self) -> u32 {
         self.sends
     }
 
-    /// Records a failed attempt and decides: `Some(delay)` to send another
-    /// after that long, `None` to give up.
+    /// Records a failed attempt and decides: `Some(delay)` for another attempt
+    /// after that delay, `None` for none.
     ///
-    /// Source: gRFC A6 (transparent retries, retry policy, pushback). No delay
-    /// is owed the first time that the server did not process anything. What a
-    /// server refused is sent again once whatever the policy says; after that
-    /// the policy decides, or servers that refuse would get a multiple of the
-    /// load.
+    /// Source: gRFC A6 (transparent retries, retry policy, pushback). The first
+    /// retry of a request that was not processed has no delay. A refused stream
+    /// is retried once regardless of the policy; after that the policy decides,
+    /// because servers that refuse would get a multiple of the load otherwise.
     pub fn retry_delay(
         &mut self,
         failure: FailureKind,
@@ -213,8 +210,8 @@ impl AttemptCounts {
         })
     }
 
-    /// Returns whether one more attempt may be sent while others are under way;
-    /// it is recorded then.
+    /// Returns whether another attempt may be sent while others are in flight,
+    /// and records it.
     pub fn hedge(&mut self, policy: &HedgingPolicy) -> bool {
         let room = self.allows_another(Some(policy.max_attempts));
         if room {
@@ -224,8 +221,8 @@ impl AttemptCounts {
         room
     }
 
-    /// Returns whether another attempt stays within every bound; `max` is that
-    /// of the counted ones, when it counts.
+    /// Returns whether another attempt stays within every bound; `max` bounds
+    /// the counted attempts, if this one counts.
     fn allows_another(self, max: Option<u32>) -> bool {
         let counted = max.is_none_or(|max| self.counted + 1 < max.min(MAX_ATTEMPTS));
         !self.is_forbidden && counted && self.sends + 1 < MAX_SENDS

@@ -127,7 +127,7 @@ impl Shared {
         details.set_error_info("OVERLOADED", &self.server, facts);
         let mut status = Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details);
         // So that a channel may try another instance, whatever the method.
-        status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
+        status.metadata_mut().insert(retry::REJECTED, MetadataValue::from_static("1"));
         status
     }
 }

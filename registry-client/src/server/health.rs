@@ -30,7 +30,7 @@ use list::WithList;
 /// services do, because callers choose an instance as a whole. Once the server
 /// is leaving, nothing serves any more, whatever is reported.
 #[derive(Clone, Debug)]
-pub struct Health {
+pub struct ServerHealth {
     state: Arc<watch::Sender<State>>,
 }
 
@@ -57,7 +57,7 @@ impl State {
     }
 }
 
-impl Health {
+impl ServerHealth {
     pub(super) fn new() -> Self {
         let services = BTreeMap::from([(String::new(), true)]);
         Self { state: Arc::new(watch::Sender::new(State { services, ..State::default() })) }
@@ -189,7 +189,7 @@ mod tests {
 
     const CART: &str = "shop.cart.v1.CartService";
 
-    fn service(health: &Health, drain: &Drain) -> Service {
+    fn service(health: &ServerHealth, drain: &Drain) -> Service {
         Service { state: health.state.subscribe(), drain: drain.clone() }
     }
 
@@ -200,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_serves_while_it_runs_and_all_its_services_are_able() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let service = service(&health, &Drain::new());
         health.report(CART, true);
         assert_eq!(check(&service, "").await, Ok(ServingStatus::NotServing));
@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_registered_name_stands_for_the_whole_server() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let service = service(&health, &Drain::new());
         health.report(CART, true);
         health.set_running(true);
@@ -239,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_tells_each_change_once_and_ends_when_the_server_drains() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let drain = Drain::new();
         let service = service(&health, &drain);
         let request = Request::new(HealthCheckRequest::default());
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_of_an_unknown_name_waits_for_it() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let service = service(&health, &Drain::new());
         health.set_running(true);
         let request = Request::new(HealthCheckRequest { service: CART.into() });

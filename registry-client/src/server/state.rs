@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Drain, Health,
+    Drain, ServerHealth,
     admission::Admission,
     peers::{Peers, Resource},
 };
@@ -67,8 +67,8 @@ pub struct MethodState {
 
 /// What a [`ServerState`] is made of; lives as long as the server.
 #[derive(Debug)]
-pub(crate) struct Inside {
-    pub(super) health: Health,
+pub(crate) struct ServerHandle {
+    pub(super) health: ServerHealth,
     pub(super) drain: Drain,
     pub(super) running: OnceLock<Running>,
 }
@@ -85,8 +85,8 @@ pub(super) struct Running {
     pub(super) admission: Admission,
 }
 
-impl Inside {
-    pub(super) fn new(health: Health, drain: Drain) -> Arc<Self> {
+impl ServerHandle {
+    pub(super) fn new(health: ServerHealth, drain: Drain) -> Arc<Self> {
         Arc::new(Self { health, drain, running: OnceLock::new() })
     }
 

@@ -21,7 +21,7 @@ pub(super) const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// `grpc.health.v1.Health/Watch` and `/Check` and whatever service they name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Health {
+pub enum HealthReply {
     /// `SERVING`.
     #[default]
     Serving,
@@ -37,7 +37,7 @@ pub enum Health {
     Silent,
 }
 
-impl Health {
+impl HealthReply {
     /// A `HealthCheckResponse`, framed as gRPC frames it.
     fn message(self) -> Option<Bytes> {
         let status = match self {
@@ -54,18 +54,18 @@ impl Health {
 /// The present answer, and the news that it changed.
 #[derive(Default)]
 pub(super) struct Current {
-    now: Mutex<Health>,
+    now: Mutex<HealthReply>,
     /// Wakes in a fixed order, so that a simulation can be repeated.
     changed: Notify,
 }
 
 impl Current {
-    pub(super) fn set(&self, health: Health) {
+    pub(super) fn set(&self, health: HealthReply) {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = health;
         self.changed.notify_waiters();
     }
 
-    fn get(&self) -> Health {
+    fn get(&self) -> HealthReply {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,10 +81,10 @@ impl Current {
             if told != Some(now) {
                 told = Some(now);
                 match now {
-                    Health::Unimplemented => {
+                    HealthReply::Unimplemented => {
                         return refuse(answer, out, &Status::unimplemented("no health checking here"));
                     }
-                    Health::NotFound => {
+                    HealthReply::NotFound => {
                         return refuse(answer, out, &Status::not_found("no such service here"));
                     }
                     _ => {}

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Health, Io, Reply,
+    HealthReply, Io, Reply,
     health::{self, Current},
     stream::{self, End},
 };
@@ -124,7 +124,7 @@ impl FaultyService {
     }
 
     /// Says this of its health from now on, at once on streams that watch it.
-    pub fn set_health(&self, health: Health) {
+    pub fn set_health(&self, health: HealthReply) {
         self.shared.health.set(health);
     }
 

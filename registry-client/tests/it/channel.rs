@@ -9,7 +9,7 @@ use prost_types::{
 use registry_client::{
     Channel, ChannelConfig,
     balance::Balancer,
-    instance::{Health, Instance},
+    instance::{Instance, InstanceHealth},
     policy::Methods,
     resolve::fixed::FixedResolver,
     telemetry::Explain,
@@ -312,11 +312,11 @@ async fn an_instance_that_comes_back_is_used_again() {
     let peer = FaultyServer::start_at(address, Reply::Echo).await.unwrap();
     // News from the registry cuts the wait for that try short.
     let mut news = peer.instance("0");
-    news.health = Health::Critical;
+    news.health = InstanceHealth::Critical;
     resolver.set([news.clone()]);
     // On this one thread the pool takes it in when the test gives way.
     tokio::task::yield_now().await;
-    news.health = Health::Passing;
+    news.health = InstanceHealth::Passing;
     resolver.set([news]);
     assert_eq!(call(&channel, GET).await.unwrap(), "hello");
 }
@@ -326,7 +326,7 @@ async fn a_critical_instance_is_used_only_when_there_is_no_other() {
     let (well, ill) = (echo().await, echo().await);
     let (channel, resolver) = connected(&[&well, &ill], |_| {}).await;
     let mut critical = ill.instance("1");
-    critical.health = Health::Critical;
+    critical.health = InstanceHealth::Critical;
     resolver.set([well.instance("0"), critical.clone()]);
     let until_avoided = async {
         while {

@@ -9,7 +9,7 @@ use registry_client::{
     Error, Mesh, ServerConfig,
     instance::ServiceName,
     resolve::{Resolution, Resolver},
-    server::{Drain, Health, Server, ServerState},
+    server::{Drain, Server, ServerHealth, ServerState},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,7 +39,7 @@ pub(crate) struct Running {
     mesh: Mesh,
     pub(crate) address: SocketAddr,
     pub(crate) service: Scripted,
-    health: Health,
+    health: ServerHealth,
     drain: Drain,
     pub(crate) stop: oneshot::Sender<()>,
     pub(crate) run: JoinHandle<Result<(), Error>>,

@@ -9,7 +9,7 @@ use registry_client::{
     Channel, ChannelConfig,
     policy::Methods,
     resolve::fixed::FixedResolver,
-    testing::{Fault, FaultProxy, FaultyServer, Health, Reply, Way},
+    testing::{Fault, FaultProxy, FaultyServer, HealthReply, Reply, Way},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -51,11 +51,13 @@ async fn a_health_watch_is_told_of_every_change_and_counts_as_no_request() {
     let server = FaultyServer::start(Reply::Hang).await.unwrap();
     let mut client = HealthClient::new(channel(&server));
     let mut watch = within(client.watch(HealthCheckRequest::default())).await.unwrap().into_inner();
-    for (health, status) in [(Health::Serving, 1), (Health::NotServing, 2), (Health::ServiceUnknown, 3)] {
+    for (health, status) in
+        [(HealthReply::Serving, 1), (HealthReply::NotServing, 2), (HealthReply::ServiceUnknown, 3)]
+    {
         server.set_health(health);
         assert_eq!(within(watch.message()).await.unwrap().unwrap().status, status);
     }
-    server.set_health(Health::Unimplemented);
+    server.set_health(HealthReply::Unimplemented);
     assert_eq!(within(watch.message()).await.unwrap_err().code(), Code::Unimplemented);
     let refused = within(client.check(HealthCheckRequest::default())).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);

@@ -44,7 +44,7 @@ impl CallTimeout {
             // A stream without a timeout may go on for ever: only the wait for
             // its head has the default one, and the request has no
             // `grpc-timeout`.
-            let bounds_body = !policy.streams_answer;
+            let bounds_body = !policy.server_streaming;
             if bounds_body {
                 headers.insert(TIMEOUT, core.default_timeout.clone());
             }

@@ -19,14 +19,14 @@ use super::{
 };
 use crate::{
     code::Code,
-    framing::Rules,
+    framing::MessageRules,
     outcome::{Cause, Outcome},
     policy::retry::{self, Pushback, RetryPolicy},
 };
 
 const PUSHBACK: HeaderName = HeaderName::from_static(retry::PUSHBACK);
 
-const REFUSED: HeaderName = HeaderName::from_static(retry::REFUSED);
+const REJECTED: HeaderName = HeaderName::from_static(retry::REJECTED);
 
 impl CallState {
     /// Handles the end of the attempt at `index`. Ready with the end of the
@@ -79,7 +79,7 @@ impl CallState {
                 return Poll::Pending;
             }
             if is_rejected(code, &head) {
-                self.core.admission.refused();
+                self.core.admission.record_rejection();
             }
             if self.is_exhausted && self.is_nested {
                 head.headers_mut().insert(PUSHBACK, HeaderValue::from_static(retry::NEVER));
@@ -107,13 +107,13 @@ impl CallState {
         });
         let bounds = Bounds {
             deadline: self.bounds_body.then_some(self.deadline),
-            streams: self.policy.streams_answer,
+            streams: self.policy.server_streaming,
             has_status,
         };
-        let rules = Rules {
+        let rules = MessageRules {
             max_bytes: self.policy.max_response_bytes.unwrap_or(self.core.config.max_response_bytes),
             compressed,
-            single: self.policy.unary_answer,
+            single: self.policy.unary_response,
         };
         let admitted = std::mem::take(&mut self.admitted);
         head.map(|frames| ResponseBody::new(frames, in_flight, (bounds, rules), admitted, upload))
@@ -211,7 +211,7 @@ impl CallState {
     /// The delay before the next attempt; `None` when there is none.
     fn delay(&mut self, failure: retry::FailureKind, pushback: Option<Pushback>) -> Option<Duration> {
         if self.is_repeatable(failure) || pushback == Some(Pushback::Never) {
-            self.core.budget.failed();
+            self.core.budget.record_failure();
         }
         let delay = self.counts.retry_delay(failure, &self.policy.retry, pushback)?;
         let now = Instant::now();
@@ -228,12 +228,12 @@ impl CallState {
         }
         if matches!(failure, retry::FailureKind::NotSent | retry::FailureKind::Refused) {
             self.core.counters.transparent_retries.add();
-            self.retried.transparent += 1;
+            self.retry_counts.transparent += 1;
         } else {
             self.core.counters.retries.add();
-            self.retried.retries += 1;
+            self.retry_counts.retries += 1;
         }
-        self.retried.delay += delay;
+        self.retry_counts.delay += delay;
         Some(delay)
     }
 
@@ -284,7 +284,7 @@ impl CallState {
 /// Returns whether the server rejected the call before it began: its
 /// concurrency limit was reached.
 fn is_rejected(code: Code, head: &http::Response<h2::RecvStream>) -> bool {
-    code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REFUSED)
+    code == Code::RESOURCE_EXHAUSTED && head.headers().contains_key(REJECTED)
 }
 
 impl Stage {

@@ -128,7 +128,7 @@ impl CallState {
             self.core.counters.budget_refused.add();
         } else if self.send(target).is_ok() {
             self.core.counters.hedges.add();
-            self.retried.hedges += 1;
+            self.retry_counts.hedges += 1;
             if let Some(hedging) = &mut self.hedging {
                 hedging.timer.as_mut().reset(now + hedging.delay);
             }

@@ -16,10 +16,10 @@ use super::{
 use crate::{
     balance::{Candidate, Load, slow_start},
     health::{
-        Damping, DecidedBy, EjectionState, Hold, OutlierCandidate, Phase, Preference, Probe, Record, Rules,
-        ServingState, Verdict, verdict,
+        Damping, DecidedBy, EjectionState, FailureRules, Hold, OutlierCandidate, Phase, Preference, Probe,
+        Record, ServingState, Verdict, verdict,
     },
-    instance::{Health, Instance},
+    instance::{Instance, InstanceHealth},
     telemetry::InstanceState,
 };
 
@@ -95,7 +95,7 @@ impl Member {
 
     /// Returns whether the instance has less than its full weight yet.
     pub(super) fn is_warming(&self) -> bool {
-        self.tenths < slow_start::WHOLE
+        self.tenths < slow_start::FULL_TENTHS
     }
 
     /// Updates the effective weight; slow start begins when the instance is
@@ -105,7 +105,7 @@ impl Member {
             self.warming = Warming::Since(now);
         }
         self.tenths = match self.warming {
-            Warming::Done => slow_start::WHOLE,
+            Warming::Done => slow_start::FULL_TENTHS,
             Warming::Waiting => 1,
             Warming::Since(since) => slow_start::tenths(now - since, window),
         };
@@ -129,7 +129,7 @@ impl Member {
     }
 
     /// The probe slot while the instance is on probation.
-    pub(super) fn probe_slot(&mut self, rules: &Arc<Rules>) -> Option<Arc<ProbeSlot>> {
+    pub(super) fn probe_slot(&mut self, rules: &Arc<FailureRules>) -> Option<Arc<ProbeSlot>> {
         if self.verdict() != Verdict::Probe {
             // An unclaimed slot is withdrawn; the end of a probe in flight is
             // awaited.
@@ -155,10 +155,10 @@ impl Member {
         };
         let registry = match self.instance.health {
             _ if self.unlisted.is_some() => "unlisted",
-            Health::Passing => "passing",
-            Health::Warning => "warning",
-            Health::Critical => "critical",
-            Health::Maintenance => "maintenance",
+            InstanceHealth::Passing => "passing",
+            InstanceHealth::Warning => "warning",
+            InstanceHealth::Critical => "critical",
+            InstanceHealth::Maintenance => "maintenance",
         };
         let state = InstanceState {
             id: self.instance.id.to_string(),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     balance::{Load, slow_start},
     health::{Damping, EjectionState, Record},
-    instance::{HEALTH_SERVICE, Health, Instance, InstanceId},
+    instance::{HEALTH_SERVICE, Instance, InstanceHealth, InstanceId},
     policy::limit::CallLimit,
 };
 
@@ -63,12 +63,13 @@ impl Pool {
             && member.instance.address == instance.address
             && member.health == health
         {
-            let recovered = instance.health == Health::Passing && member.instance.health != Health::Passing;
+            let recovered = instance.health == InstanceHealth::Passing
+                && member.instance.health != InstanceHealth::Passing;
             let news = recovered || member.unlisted.is_some();
             member.unlisted = None;
             member.instance = instance.clone();
             member.pings.learn(instance, self.config.keepalive_min);
-            member.subchannel.set_expect_success(instance.health == Health::Passing);
+            member.subchannel.set_expect_success(instance.health == InstanceHealth::Passing);
             if news {
                 member.subchannel.reset_backoff();
             }
@@ -91,7 +92,7 @@ impl Pool {
         pings.learn(instance, self.config.keepalive_min);
         let observed = (load.clone(), Observer::Record(record.clone()));
         let subchannel = self.connect_to(instance, observed, health.clone(), pings.clone());
-        subchannel.set_expect_success(instance.health == Health::Passing);
+        subchannel.set_expect_success(instance.health == InstanceHealth::Passing);
         let member = Member {
             instance: instance.clone(),
             generation: self.generations,
@@ -106,7 +107,7 @@ impl Pool {
             health_probe: None,
             // The first instances have no others to take the load meanwhile.
             warming: if self.was_healthy { Warming::Waiting } else { Warming::Done },
-            tenths: slow_start::WHOLE,
+            tenths: slow_start::FULL_TENTHS,
             subchannel,
             unlisted: None,
         };

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 
 use crate::{
     consul::{Check, CheckStatus, HealthEntry},
-    instance::{Address, Health, Instance, InstanceId},
+    instance::{Address, Instance, InstanceHealth, InstanceId},
 };
 
 /// The most that one instance may weigh; Consul's own sidecars cap it so.
@@ -107,7 +107,7 @@ impl Entry {
 fn process(first: Entry, others: Vec<Entry>, omitted: &mut HashSet<Omitted>) -> (Instance, Failing) {
     // Whichever entry decides, the process stays the same.
     let (id, node) = (first.instance.id.clone(), first.node.clone());
-    let rank = |entry: &Entry| (entry.instance.health != Health::Maintenance, entry.instance.health);
+    let rank = |entry: &Entry| (entry.instance.health != InstanceHealth::Maintenance, entry.instance.health);
     let (mut decider, mut tags) = (first, Vec::new());
     for mut other in others {
         let (at, registered) = (&other.instance.address, id.registered());
@@ -139,11 +139,11 @@ fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String
     let id = InstanceId::at(&entry.service.service, &entry.service.id, &address);
     let (health, reason) = verdict(&entry.checks);
     let weights = entry.service.weights;
-    let weight = if health == Health::Warning { weights.warning } else { weights.passing };
+    let weight = if health == InstanceHealth::Warning { weights.warning } else { weights.passing };
     let weight = u16::try_from(weight.min(MOST_WEIGHT)).unwrap_or(0);
-    let usable = weight > 0 || matches!(health, Health::Critical | Health::Maintenance);
+    let usable = weight > 0 || matches!(health, InstanceHealth::Critical | InstanceHealth::Maintenance);
     let (health, reason) =
-        if usable { (health, reason) } else { (Health::Critical, format!("its weight is {weight}")) };
+        if usable { (health, reason) } else { (InstanceHealth::Critical, format!("its weight is {weight}")) };
     let failing = entry.checks.iter().filter(|check| check.status != CheckStatus::Passing);
     let mut failing: Vec<_> = failing.map(|check| (check.id.clone(), check.status)).collect();
     failing.sort_unstable();
@@ -179,15 +179,15 @@ fn address(entry: &HealthEntry, wan: bool) -> Result<Address, String> {
 }
 
 /// The worst of all checks, the node's included, and its words.
-fn verdict(checks: &[Check]) -> (Health, String) {
+fn verdict(checks: &[Check]) -> (InstanceHealth, String) {
     if let Some(check) = checks.iter().find(|check| is_maintenance(&check.id)) {
-        return (Health::Maintenance, check.notes.clone());
+        return (InstanceHealth::Maintenance, check.notes.clone());
     }
     let worst = checks.iter().max_by_key(|check| check.status);
     match worst.map(|check| (check, check.status)) {
-        None | Some((_, CheckStatus::Passing)) => (Health::Passing, String::new()),
-        Some((check, CheckStatus::Warning)) => (Health::Warning, words(check)),
-        Some((check, CheckStatus::Critical)) => (Health::Critical, words(check)),
+        None | Some((_, CheckStatus::Passing)) => (InstanceHealth::Passing, String::new()),
+        Some((check, CheckStatus::Warning)) => (InstanceHealth::Warning, words(check)),
+        Some((check, CheckStatus::Critical)) => (InstanceHealth::Critical, words(check)),
     }
 }
 
@@ -232,11 +232,11 @@ mod tests {
         let kept =
             serde_json::json!({"CheckID": "_service_maintenance:a", "Status": "critical", "Notes": "moved"});
         let cases = [
-            (vec![], Health::Passing, 128, ""),
-            (vec![&passing], Health::Passing, 128, ""),
-            (vec![&passing, &warning], Health::Warning, 2, "check `w` is warning (hm)"),
-            (vec![&critical, &warning], Health::Critical, 128, "check `c` is critical (no answer)"),
-            (vec![&critical, &kept], Health::Maintenance, 128, "moved"),
+            (vec![], InstanceHealth::Passing, 128, ""),
+            (vec![&passing], InstanceHealth::Passing, 128, ""),
+            (vec![&passing, &warning], InstanceHealth::Warning, 2, "check `w` is warning (hm)"),
+            (vec![&critical, &warning], InstanceHealth::Critical, 128, "check `c` is critical (no answer)"),
+            (vec![&critical, &kept], InstanceHealth::Maintenance, 128, "moved"),
         ];
         for (checks, health, weight, reason) in cases {
             let found = only(one("a", serde_json::json!(checks)));
@@ -249,7 +249,7 @@ mod tests {
         let mut entry = one("a", serde_json::json!([]));
         entry["Service"]["Weights"]["Passing"] = 0.into();
         let found = only(entry);
-        assert_eq!((found.health, found.reason.as_str()), (Health::Critical, "its weight is 0"));
+        assert_eq!((found.health, found.reason.as_str()), (InstanceHealth::Critical, "its weight is 0"));
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn what_listens_at_one_address_is_one_process_of_the_best_health_unless_it_is_maintained() {
-        use Health::{Critical, Maintenance, Passing, Warning};
+        use InstanceHealth::{Critical, Maintenance, Passing, Warning};
         let cases = [
             ("passing", "passing", Passing),
             ("passing", "critical", Passing),

@@ -283,11 +283,11 @@ async fn queries_errors_and_vain_wakes_are_counted_and_the_last_good_answer_ages
         blocking(8, "[1,2]"),
     ]);
     let numbers = Numbers::default();
-    assert_eq!(numbers.0.answer_age(), None);
+    assert_eq!(numbers.0.response_age(), None);
     let _ = timeout(Duration::from_secs(600), follow(&script, &numbers, Pace::default(), |_| ())).await;
     let Numbers(counters) = &numbers;
     let counted = [&counters.queries, &counters.errors, &counters.unchanged_wakes].map(Counter::get);
     assert_eq!(counted, [script.asked().len() as u64, 2, 1]);
-    let age = counters.answer_age().unwrap();
+    let age = counters.response_age().unwrap();
     assert!((Duration::from_secs(540)..Duration::from_secs(600)).contains(&age), "{age:?}");
 }

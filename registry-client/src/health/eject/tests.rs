@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{super::Rules, *};
+use super::{super::FailureRules, *};
 use crate::{code::Code, outcome::Outcome};
 
 const NO_INSTANCES: [usize; 0] = [];
@@ -25,7 +25,7 @@ struct Bed {
 impl Bed {
     fn new(instances: usize, config: OutlierConfig) -> Self {
         fastrand::seed(7);
-        let rules = Arc::new(Rules::new(&config));
+        let rules = Arc::new(FailureRules::new(&config));
         let now = Instant::now();
         Self {
             detector: Detector::new(config, now),

@@ -171,11 +171,11 @@ fn field(name: &str, number: i32, label: Label, kind: Type, of: Option<String>) 
 mod tests {
     use tonic_health::pb::health_check_response::ServingStatus;
 
-    use super::{super::Health, *};
+    use super::{super::ServerHealth, *};
 
     #[test]
     fn each_service_is_listed_as_it_is() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         health.report("a.A", true);
         let list = || health.state.borrow().list().unwrap().statuses;
         let statuses = |able| BTreeMap::from(["", "a.A"].map(|name| (name.to_owned(), answer(able))));
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_list_has_a_hundred_services_and_no_more() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         for nth in 1..100 {
             health.report(&format!("a.A{nth}"), true);
         }

@@ -58,7 +58,7 @@ impl NoRoom {
     /// another instance.
     pub(in crate::server) fn refused(self) -> Status {
         let mut status = Status::resource_exhausted(self.to_string());
-        status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
+        status.metadata_mut().insert(retry::REJECTED, MetadataValue::from_static("1"));
         status
     }
 }

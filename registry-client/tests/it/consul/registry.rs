@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use registry_client::{
     consul::{CheckSpec, CheckStatus, Client, ConsulResolver, Error, ServiceSpec},
-    instance::{Health, Instance},
+    instance::{Instance, InstanceHealth},
     resolve::{Resolution, Resolver},
 };
 use tokio::{sync::watch, time::timeout};
@@ -54,7 +54,7 @@ async fn every_change_of_the_set_is_told(agent: TestAgent) {
     let found = until(&mut view, "both are there", |found| found.len() == 2).await;
     let ids: Vec<&str> = found.iter().map(|instance| instance.id.as_str()).collect();
     assert_eq!(ids, ["web-127.0.0.1-5001", "web-127.0.0.1-5002"]);
-    assert!(found.iter().all(|instance| instance.health == Health::Passing));
+    assert!(found.iter().all(|instance| instance.health == InstanceHealth::Passing));
     client.deregister("web-127.0.0.1-5001").await.unwrap();
     let left = until(&mut view, "one is left", |found| found.len() == 1).await;
     assert_eq!(left[0].address.port(), 5002);
@@ -76,17 +76,17 @@ async fn health_weight_tags_and_meta_are_told(agent: TestAgent) {
         (7, "a,b".to_owned(), "v2")
     );
     client.update_check(&spec.check_id(), CheckStatus::Warning, "low on memory").await.unwrap();
-    let found = until(&mut view, "it warns", |found| found[0].health == Health::Warning).await;
+    let found = until(&mut view, "it warns", |found| found[0].health == InstanceHealth::Warning).await;
     assert_eq!(found[0].weight, 3);
     client.update_check(&spec.check_id(), CheckStatus::Critical, "out of memory").await.unwrap();
-    let found = until(&mut view, "it is critical", |found| found[0].health == Health::Critical).await;
+    let found = until(&mut view, "it is critical", |found| found[0].health == InstanceHealth::Critical).await;
     assert!(found[0].reason.contains(&spec.check_id()), "{}", found[0].reason);
     client.maintenance(&spec.id, Some("disk swap")).await.unwrap();
-    let found = until(&mut view, "it is out", |found| found[0].health == Health::Maintenance).await;
+    let found = until(&mut view, "it is out", |found| found[0].health == InstanceHealth::Maintenance).await;
     assert_eq!(found[0].reason, "disk swap");
     client.maintenance(&spec.id, None).await.unwrap();
     client.pass_check(&spec.check_id()).await.unwrap();
-    until(&mut view, "it passes", |found| found[0].health == Health::Passing).await;
+    until(&mut view, "it passes", |found| found[0].health == InstanceHealth::Passing).await;
 }
 
 async fn a_filter_selects_instances(agent: TestAgent) {
