@@ -19,7 +19,7 @@ use super::{
     failure::Failure,
     interim::FinalResponse,
     peer::Peer,
-    response::{ResponseHead, screen_head, status_of},
+    response::{ResponseHead, status_of, validate_head},
 };
 use crate::{
     backoff::Backoff,
@@ -200,7 +200,7 @@ impl HealthStream {
             Ok(response) => response.await.map_err(|error| Failure::broken(&self.peer, error, None))?,
             Err(failure) => return Err(failure.take().map_or(WatchError::Malformed, WatchError::Failed)),
         };
-        match screen_head(&head, &self.peer, None) {
+        match validate_head(&head, &self.peer, None) {
             Ok(ResponseHead::Status(code)) => Err(WatchError::with(code)),
             Ok(ResponseHead::Messages { .. }) => Ok(head.into_body()),
             // An HTTP "not found" means that the method does not exist.

@@ -55,7 +55,7 @@ pub(super) enum ResponseHead {
 /// # Errors
 /// [`Failure::NotGrpc`] or [`Failure::Malformed`].
 #[inline]
-pub(super) fn screen_head<T>(
+pub(super) fn validate_head<T>(
     head: &Response<T>,
     from: &Peer,
     accepted: Option<&HeaderValue>,
@@ -104,7 +104,7 @@ pub(super) fn status_of(headers: &HeaderMap) -> Option<Code> {
 
 /// Repairs the fields of a status that would make tonic panic or lose the
 /// status: details that are not base64, a message that is not UTF-8.
-pub(super) fn screen_status(headers: &mut HeaderMap) {
+pub(super) fn repair_status(headers: &mut HeaderMap) {
     // A success has only its status: nothing to repair.
     if headers.len() <= 1 {
         return;
@@ -189,8 +189,8 @@ mod tests {
         ];
         let accepted = HeaderValue::from_static("deflate, gzip");
         for (http, headers, expected) in cases {
-            let screened = screen_head(&head(*http, headers), &peer(), Some(&accepted));
-            match (screened, expected) {
+            let validated = validate_head(&head(*http, headers), &peer(), Some(&accepted));
+            match (validated, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, *expected, "{http} {headers:?}"),
                 (Err(failure), Err((code, words))) => {
                     let (found, said) = (failure.outcome().code.to_string(), failure.to_string());
@@ -201,7 +201,7 @@ mod tests {
             }
         }
         let compressed = head(200, &[TYPE, ("grpc-encoding", "gzip")]);
-        assert!(screen_head(&compressed, &peer(), None).is_err(), "the request accepted none");
+        assert!(validate_head(&compressed, &peer(), None).is_err(), "the request accepted none");
     }
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-status", "3".parse().unwrap());
             headers.insert("grpc-status-details-bin", details.parse().unwrap());
-            screen_status(&mut headers);
+            repair_status(&mut headers);
             assert_eq!(headers.contains_key("grpc-status-details-bin"), kept, "{details}");
             // Panics if it reads what was kept as malformed.
             assert!(Status::from_header_map(&headers).is_some());
@@ -234,7 +234,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-status", "5".parse().unwrap());
             headers.insert("grpc-message", HeaderValue::from_bytes(message).unwrap());
-            screen_status(&mut headers);
+            repair_status(&mut headers);
             let status = Status::from_header_map(&headers).unwrap();
             assert_eq!((status.code(), status.message()), (tonic::Code::NotFound, text));
         }

@@ -18,7 +18,7 @@ use super::{
     deadline::Deadline,
     failure::{Failure, ResponseFault},
     in_flight::InFlight,
-    response::{screen_status, status_of},
+    response::{repair_status, status_of},
 };
 use crate::{
     code::Code,
@@ -132,7 +132,7 @@ impl ResponseStream {
                 Ok(code) => {
                     self.in_flight.end(Outcome::status(code));
                     self.ended = Some(code);
-                    screen_status(&mut trailers);
+                    repair_status(&mut trailers);
                     Ok(Frame::trailers(trailers))
                 }
                 Err(fault) => Err(self.fail_malformed(fault)),

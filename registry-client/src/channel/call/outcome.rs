@@ -11,7 +11,7 @@ use tonic::{Status, metadata::MetadataValue};
 use super::{
     super::{
         failure::Failure,
-        response::{ResponseHead, screen_head, screen_status},
+        response::{ResponseHead, repair_status, validate_head},
         response_body::{Bounds, ResponseBody},
         upload::{RemainingUpload, RequestBody},
     },
@@ -39,7 +39,7 @@ impl CallState {
         let failure = match ended {
             Ok(head) => {
                 let accepted = self.head.accepted_encodings();
-                match screen_head(&head, self.attempts[index].in_flight.peer(), accepted) {
+                match validate_head(&head, self.attempts[index].in_flight.peer(), accepted) {
                     Ok(ResponseHead::Messages { compressed }) => {
                         let attempt = &mut self.attempts[index];
                         attempt.in_flight.response_began();
@@ -86,7 +86,7 @@ impl CallState {
             }
         }
         self.admitted.ended(code);
-        screen_status(head.headers_mut());
+        repair_status(head.headers_mut());
         Poll::Ready(Ok(self.hand_over(index, head, false, true)))
     }
 
