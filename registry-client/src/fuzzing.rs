@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The longest message of an error that says what is wrong with an input.
-pub(crate) const MOST_SAID: usize = 2 << 10;
+pub(crate) const MAX_MESSAGE_LEN: usize = 2 << 10;
 
 /// gRPC's service config: what is taken can be used, what is not is said in a
 /// message that a log can hold.
@@ -24,7 +24,7 @@ pub fn service_config(data: &[u8]) {
             let policies = Policies::new(&Methods::default(), &config);
             policies.expect("what was read can be used");
         }
-        Err(error) => assert!(error.to_string().len() <= MOST_SAID, "{error}"),
+        Err(error) => assert!(error.to_string().len() <= MAX_MESSAGE_LEN, "{error}"),
     }
 }
 

@@ -66,8 +66,8 @@ pub(super) async fn run(setting: Setting) -> Result<Outcome> {
     outcome.within("passing again after the agent's restart", restarted, PASSING, look);
     outcome.within("registered again after the agent was wiped", wiped, REGISTERED, look);
     let most = stopped + BLOCKED;
-    outcome.within("shutdown while the agent hangs", Some(hung), most, "server/listing.rs");
-    outcome.within("shutdown while the agent is gone", Some(gone), most, "server/listing.rs");
+    outcome.within("shutdown while the agent hangs", Some(hung), most, "server/registration.rs");
+    outcome.within("shutdown while the agent is gone", Some(gone), most, "server/registration.rs");
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls", failed, 0, "channel/pool.rs: unlisted instances; server.rs: the drain");
     Ok(outcome)

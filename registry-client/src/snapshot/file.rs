@@ -369,7 +369,7 @@ pub fn fuzz_file(data: &[u8]) {
             let again = written.ok().and_then(|bytes| read(&bytes).ok());
             assert_eq!(again.map(|again| again.instances), Some(snapshot.instances));
         }
-        Err(why) => assert!(why.to_string().len() <= crate::fuzzing::MOST_SAID, "{why}"),
+        Err(why) => assert!(why.to_string().len() <= crate::fuzzing::MAX_MESSAGE_LEN, "{why}"),
     }
 }
 

@@ -176,7 +176,7 @@ async fn a_service_of_another_datacenter_is_found_there_and_called_while_its_reg
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(error().contains("cannot answer for datacenter `dc2`"), "{}", error());
+    assert!(error().contains("cannot reach datacenter `dc2`"), "{}", error());
     assert_eq!((ready(&channel), ready(&canary)), (addresses([&v1, &v2]), addresses([&v2])));
 
     there.start().await;

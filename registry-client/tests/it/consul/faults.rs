@@ -90,7 +90,10 @@ async fn the_last_good_set_survives_whatever_is_answered() {
         (|| Reply::plain(404, "404 page not found"), "404 page not found"),
         (|| Reply::plain(500, "No cluster leader"), "500: No cluster leader"),
         (|| Reply::plain(503, "resolver error"), "503: resolver error"),
-        (|| Reply::plain(429, "Your IP is issuing too many concurrent connections"), "is asked too much"),
+        (
+            || Reply::plain(429, "Your IP is issuing too many concurrent connections"),
+            "rejects requests because of too many",
+        ),
         (
             || Reply::Http(307, vec![("Location", "/v1/health/service/other".to_owned())], String::new()),
             "307, a redirect to /v1/health/service/other",
