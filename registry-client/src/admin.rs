@@ -127,7 +127,7 @@ pub(crate) async fn bind(config: &AdminConfig) -> Result<TcpListener, Error> {
     if !address.ip().is_loopback() {
         if !anywhere {
             return Err(Error::Config(format!(
-                "CONSORT_ADMIN: {address} is reached from other machines, and whoever reaches it sees everything; \
+                "CONSORT_ADMIN: {address} is reachable from other machines, which can then read everything; \
                  take 127.0.0.1, or allow it by CONSORT_ADMIN_ANYWHERE=on"
             )));
         }

@@ -129,11 +129,11 @@ impl ChannelConfig {
         let balancer = env.parse("CONSORT_BALANCER")?;
         let service_config =
             env.parse_with("CONSORT_SERVICE_CONFIG", ServiceConfig::from_file_or_json)?.unwrap_or_default();
-        if let (Some(asked), Some(other)) = (balancer, service_config.balancer)
-            && asked != other
+        if let (Some(from_env), Some(from_service_config)) = (balancer, service_config.balancer)
+            && from_env != from_service_config
         {
             return Err(Error::Config(format!(
-                "CONSORT_BALANCER: `{asked}` contradicts CONSORT_SERVICE_CONFIG, where loadBalancingConfig says `{other}`; set one of them"
+                "CONSORT_BALANCER: `{from_env}` contradicts CONSORT_SERVICE_CONFIG, where loadBalancingConfig says `{from_service_config}`; set one of them"
             )));
         }
         Ok(Self {
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     fn read(name: &'static str, value: &'static str) -> Result<ChannelConfig, String> {
-        let lookup = move |asked: &str| (asked == name).then(|| value.into());
+        let lookup = move |from_env: &str| (from_env == name).then(|| value.into());
         ChannelConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
     }
 
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(read("CONSORT_SERVICE_CONFIG", config).unwrap().balancer, Balancer::RoundRobin);
         assert_eq!(read("CONSORT_SERVICE_CONFIG", "{}").unwrap(), ChannelConfig::default());
         let both = |balancer: &'static str| {
-            let lookup = move |asked: &str| match asked {
+            let lookup = move |from_env: &str| match from_env {
                 "CONSORT_SERVICE_CONFIG" => Some(config.into()),
                 "CONSORT_BALANCER" => Some(balancer.into()),
                 _ => None,

@@ -90,7 +90,7 @@ impl Framing {
     }
 
     /// # Errors
-    /// When a message begins that breaks the rules.
+    /// When a message violates the rules.
     #[inline]
     pub(crate) fn pass(&mut self, mut data: &[u8]) -> Result<(), Violation> {
         while !data.is_empty() {

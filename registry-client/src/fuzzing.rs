@@ -1,5 +1,5 @@
-//! What reads bytes that others wrote, for the crate `fuzz`. Each function
-//! panics when a promise is broken; none is for users.
+//! The fuzz targets of this crate, for the crate `fuzz`. Each function panics
+//! when a property is violated; none is for users.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::{
     policy::{Methods, Policies, ServiceConfig, timeout},
 };
 
-/// The longest message of an error that says what is wrong with an input.
+/// The longest error message about an input, in bytes.
 pub(crate) const MAX_MESSAGE_LEN: usize = 2 << 10;
 
-/// gRPC's service config: what is taken can be used, what is not is said in a
-/// message that a log can hold.
+/// Fuzzes gRPC's service config: an accepted one is usable, and an error is
+/// short enough for a log.
 pub fn service_config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match ServiceConfig::parse(text) {
@@ -28,8 +28,8 @@ pub fn service_config(data: &[u8]) {
     }
 }
 
-/// Length-prefixed messages: what is found does not depend on how the bytes
-/// are cut into frames.
+/// Fuzzes length-prefixed messages: the result does not depend on how the bytes
+/// are split into frames.
 pub fn framing(data: &[u8]) {
     let Some((&[rules, cut], data)) = data.split_first_chunk() else { return };
     let begin = || {
@@ -44,7 +44,8 @@ pub fn framing(data: &[u8]) {
     assert_eq!(end(&whole), end(&pieces));
 }
 
-/// `grpc-timeout`: what was read can be sent on, and never grows by it.
+/// Fuzzes `grpc-timeout`: a parsed value can be formatted again, and never
+/// grows.
 pub fn grpc_timeout(data: &[u8]) {
     let Some(time) = timeout::parse(data) else { return };
     let sent = timeout::format(time);

@@ -199,9 +199,8 @@ impl Locality {
     /// The locality of a zone, or with an empty `zone` that of a whole region.
     ///
     /// # Errors
-    /// When `region` is empty, for a zone means something within its region
-    /// only, or when one of them is longer than 128 bytes or holds control
-    /// characters.
+    /// When `region` is empty, because a zone is part of a region only, or when
+    /// one of them is longer than 128 bytes or holds control characters.
     pub fn new(region: &str, zone: &str) -> Result<Self, ParseError> {
         for (what, name) in [("region", region), ("zone", zone)] {
             if name.len() > MAX_LOCALITY_NAME || name.chars().any(char::is_control) {

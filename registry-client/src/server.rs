@@ -315,8 +315,8 @@ impl Server {
     /// The routes of all services, health and reflection included.
     fn routes(self) -> Result<Routes, Error> {
         if let Some(name) = self.added_twice {
-            let mend = if BUILT_IN.contains(&name) { "every server has it already" } else { "add it once" };
-            return Err(Error::Config(format!("the service {name} was added twice; {mend}")));
+            let fix = if BUILT_IN.contains(&name) { "every server has it already" } else { "add it once" };
+            return Err(Error::Config(format!("the service {name} was added twice; {fix}")));
         }
         let mut routes = self.routes;
         routes.add_service(self.handle.health.service(self.handle.drain.clone()));

@@ -19,8 +19,8 @@ pub(super) enum NoInstance {
 }
 
 impl NoInstance {
-    /// Whether an instance is likely to be ready soon, so that even a call that
-    /// fails fast waits.
+    /// Returns whether an instance is likely to be ready soon, so that even a
+    /// call that fails fast waits.
     pub(super) fn is_settling(&self) -> bool {
         matches!(self, Self::NeverResolved(None) | Self::Connecting(_))
     }

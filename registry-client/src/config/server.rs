@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_nobody_can_dial_is_refused() {
+    fn an_address_that_cannot_be_dialled_is_refused() {
         for bad in ["0.0.0.0", "0.0.0.0:80", "::", "[::]:80", "host:0", "host:99999", "http://host", ""] {
             assert!(bad.parse::<Advertise>().is_err(), "{bad}");
         }

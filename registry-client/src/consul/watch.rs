@@ -266,7 +266,7 @@ impl<T> WatchState<T> {
             QueryFailure::Error(e) => (self.failure_delay(source, e), e.to_string()),
             QueryFailure::Doubt(doubt) => {
                 let words = format!(
-                    "ignoring a response of Consul at {} that lists less than before, because {doubt}; if that lasts, \
+                    "Consul at {} lists less than before, which is ignored because {doubt}; if that lasts, \
                      look at its servers with `consul operator raft list-peers`",
                     source.addr()
                 );

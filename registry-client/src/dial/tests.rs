@@ -15,12 +15,12 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// What becomes of an attempt.
+/// The end of an attempt.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// It connects after so many milliseconds.
+    /// Connects after so many milliseconds.
     Connects(u64),
-    /// It is refused after so many.
+    /// Is refused after so many milliseconds.
     Refused(u64),
     /// No packet comes back.
     Swallowed,
@@ -31,7 +31,7 @@ use End::{Connects, Refused, Swallowed};
 struct Outcome {
     winner: Result<SocketAddr, Vec<AddressError>>,
     took: Duration,
-    /// When each attempt started.
+    /// The start of each attempt.
     started: Vec<(SocketAddr, Duration)>,
 }
 

@@ -14,7 +14,7 @@ pub(crate) enum ProbeState {
     /// No call has claimed the slot.
     Offered,
     /// A call is in flight.
-    Taken,
+    InFlight,
     /// The call succeeded.
     Passed,
     /// The call failed.
@@ -31,8 +31,13 @@ pub(crate) struct Probe {
     rules: Arc<FailureRules>,
 }
 
-const STATES: [ProbeState; 5] =
-    [ProbeState::Offered, ProbeState::Taken, ProbeState::Passed, ProbeState::Failed, ProbeState::Undecided];
+const STATES: [ProbeState; 5] = [
+    ProbeState::Offered,
+    ProbeState::InFlight,
+    ProbeState::Passed,
+    ProbeState::Failed,
+    ProbeState::Undecided,
+];
 
 impl Probe {
     pub(crate) fn new(rules: Arc<FailureRules>) -> Self {
@@ -46,7 +51,7 @@ impl Probe {
     /// Records that a call has claimed the slot; the slot ensures that only one
     /// does.
     pub(crate) fn take(&self) {
-        self.transition(ProbeState::Offered, ProbeState::Taken);
+        self.transition(ProbeState::Offered, ProbeState::InFlight);
     }
 
     /// Records the outcome of the call.
@@ -56,13 +61,13 @@ impl Probe {
             Evidence::Failure | Evidence::WeakFailure => ProbeState::Failed,
             Evidence::Nothing => ProbeState::Undecided,
         };
-        self.transition(ProbeState::Taken, state);
+        self.transition(ProbeState::InFlight, state);
     }
 
     /// Records that the call was dropped; without an outcome it is
     /// inconclusive.
     pub(crate) fn drop_call(&self) {
-        self.transition(ProbeState::Taken, ProbeState::Undecided);
+        self.transition(ProbeState::InFlight, ProbeState::Undecided);
     }
 
     fn transition(&self, from: ProbeState, to: ProbeState) {
@@ -92,7 +97,7 @@ mod tests {
             probe.observe(ended(Cause::ConnectionLost));
             assert_eq!(probe.state(), ProbeState::Offered, "no call claimed it, so it has no end");
             probe.take();
-            assert_eq!(probe.state(), ProbeState::Taken);
+            assert_eq!(probe.state(), ProbeState::InFlight);
             for &outcome in outcomes {
                 probe.observe(outcome);
             }

@@ -160,7 +160,7 @@ mod tests {
         ] {
             let case = format!("{registry:?}, connected {connected}, {watch:?}, {outlier:?}");
             assert_eq!(super::verdict(registry, connected, watch, outlier, false), verdict, "{case}");
-            // A hold keeps out who would be in, and helps nobody else.
+            // A hold affects only an instance that would be in.
             let held = if verdict == Verdict::In { last(DecidedBy::Damping) } else { verdict };
             assert_eq!(super::verdict(registry, connected, watch, outlier, true), held, "{case}, held");
         }

@@ -368,13 +368,13 @@ mod tests {
             let mut now = start;
             // Of each moment: when, what the ten seconds before it allow, what was spent.
             let (mut calls, mut moments) = (Vec::new(), Vec::<(Instant, f64, usize)>::new());
-            for (pause, begun, wanted) in steps {
+            for (pause, begun, requested) in steps {
                 now += Duration::from_millis(pause);
                 for _ in 0..begun {
                     budget.deposit(now);
                     calls.push(now);
                 }
-                let granted = (0..wanted).filter(|_| budget.withdraw(now)).count();
+                let granted = (0..requested).filter(|_| budget.withdraw(now)).count();
                 let lately = calls.iter().filter(|at| now - **at < WINDOW).count() as f64;
                 moments.push((now, f64::max(lately * 0.2, 20.0), granted));
                 let window = || moments.iter().filter(|(at, ..)| now - *at < WINDOW);

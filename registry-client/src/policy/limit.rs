@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_allowed() {
+    async fn no_call_waits_longer_than_allowed() {
         let limit = limit(1, 1);
         let _first = limit.try_enter().unwrap();
         let begun = Instant::now();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_came_first_is_served_first() {
+    async fn the_first_to_wait_is_served_first() {
         let limit = limit(1, 2);
         let first = limit.try_enter().unwrap();
         let second = tokio::spawn(limit.clone().enter());

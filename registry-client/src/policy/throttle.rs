@@ -130,7 +130,7 @@ mod tests {
         rng: fastrand::Rng,
     }
 
-    /// What became of the calls of some time.
+    /// The results of calls.
     #[derive(Debug, Default)]
     struct CallCounts {
         accepted: u32,
@@ -215,10 +215,10 @@ mod tests {
     }
 
     proptest! {
-        /// However little is accepted, who draws high enough gets through: a
-        /// cure is noticed.
+        /// A high enough draw is always admitted, so that a recovery is
+        /// detected.
         #[test]
-        fn nobody_is_refused_for_certain(calls in 1u32..1_000) {
+        fn no_call_is_throttled_for_certain(calls in 1u32..1_000) {
             let mut caller = Caller::new(ThrottleConfig::default());
             caller.call(f64::from(calls) / f64::from(PER_SECOND), 0.0);
             let now = caller.start + Duration::from_secs(1) * calls / PER_SECOND;

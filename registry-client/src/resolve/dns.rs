@@ -233,9 +233,9 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_does_not_exist_is_said_in_words() {
         let mut view =
-            DnsResolver::hosts("{service}.invalid:80").unwrap().resolve(&"nobody".parse().unwrap());
+            DnsResolver::hosts("{service}.invalid:80").unwrap().resolve(&"missing".parse().unwrap());
         let now = view.wait_for(|now| now.error.is_some()).await.unwrap();
-        assert!(now.error.as_deref().unwrap().contains("`nobody.invalid:80`"), "{now:?}");
+        assert!(now.error.as_deref().unwrap().contains("`missing.invalid:80`"), "{now:?}");
         assert_eq!(now.instances, None);
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! A few cannot be corrected: an empty one, one with an unclosed bracket, or
 //! with a percent sign in Huffman code (which differs from a space by one bit).
-//! Those are logged.
+//! These are logged.
 
 use std::mem;
 
@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// How a field may be written.
+    /// The encodings of a field.
     #[derive(Clone, Copy, Debug)]
     enum Form {
         /// By the static table's name.

@@ -89,7 +89,7 @@ pub(super) enum SnapshotError {
     Io(#[from] io::Error),
     #[error("it is no regular file")]
     NotAFile,
-    #[error("it is larger than {MAX_FILE_BYTES} bytes")]
+    #[error("it is longer than {MAX_FILE_BYTES} bytes")]
     TooLong,
     #[error("it is malformed ({0})")]
     Malformed(String),

@@ -16,7 +16,7 @@ fn web() -> ServiceName {
     "web".parse().unwrap()
 }
 
-/// What stands on disk.
+/// The snapshot on disk.
 fn on_disk(dir: &Path) -> Option<Vec<u16>> {
     let folder = SnapshotDir::new(dir.join("snapshots"));
     let snapshot = folder.load(&Key::new(&web(), String::new())).unwrap()?;

@@ -9,7 +9,7 @@ use registry_client::{
     Channel, ChannelConfig,
     policy::Methods,
     resolve::fixed::FixedResolver,
-    testing::{Fault, FaultProxy, FaultyServer, HealthReply, Reply, Way},
+    testing::{Direction, Fault, FaultProxy, FaultyServer, HealthReply, Reply},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -131,7 +131,7 @@ async fn a_delay_holds_for_both_ways() {
 
 #[tokio::test]
 async fn what_a_black_hole_held_arrives_when_it_is_over() {
-    for way in [Way::Both, Way::ToServer, Way::ToClient] {
+    for way in [Direction::Both, Direction::ToServer, Direction::ToClient] {
         let proxy = FaultProxy::start(tcp_echo().await).await.unwrap();
         let mut socket = through(&proxy).await;
         proxy.set(Fault::BlackHole(way)).await;

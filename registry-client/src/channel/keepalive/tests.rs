@@ -51,7 +51,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// How a server counts the pings that come too soon; each of the three closes
+/// The way a server counts pings that come too soon; each of the three closes
 /// the connection at the third.
 #[derive(Clone, Copy, Debug)]
 enum Counts {
@@ -124,7 +124,7 @@ impl Strikes {
     }
 }
 
-/// What a [`Server`] does, changed by a test while it serves.
+/// The behaviour of a [`Server`], which a test changes while it serves.
 #[derive(Default)]
 struct Orders {
     /// Pings that came.
@@ -135,7 +135,7 @@ struct Orders {
     answers: AtomicBool,
 }
 
-/// What a [`Server`] does beside what is asked of it.
+/// A command of a test to a [`Server`].
 #[derive(Clone, Debug)]
 enum Order {
     /// Sends a byte of data, and the head of the response before it.
@@ -450,7 +450,7 @@ async fn a_peer_that_hangs_with_calls_in_flight_is_dead_whoever_it_is() {
     }
 }
 
-/// What callers do to one connection, for half an hour at least.
+/// Uses a connection like callers of this kind, for at least half an hour.
 async fn use_it(bed: &Bed, how: &str) {
     let mut held = Vec::new();
     match how {
@@ -534,7 +534,7 @@ async fn servers_that_count_pings_keep_the_connection_whatever_its_callers_do() 
     }
 }
 
-/// The same with calls that begin, end and are given up in any order.
+/// Calls begin, end and are cancelled in any order.
 #[tokio::test(start_paused = true)]
 async fn servers_that_count_pings_keep_the_connection_in_any_order_of_events() {
     for seed in 0..60 {

@@ -66,7 +66,7 @@ impl Pool {
                     // time, as in gRFC A50.
                     member.ejection.restore(&member.record, now);
                 }
-                ProbeState::Taken if !outlasts => {
+                ProbeState::InFlight if !outlasts => {
                     member.probe_started.get_or_insert(now);
                     continue;
                 }
@@ -81,7 +81,7 @@ impl Pool {
                 // A probe that lasts longer than a deadline shows as little as
                 // one that its caller dropped. The next comes after another
                 // ejection, which bounds the rate of probes.
-                ProbeState::Taken | ProbeState::Undecided => {
+                ProbeState::InFlight | ProbeState::Undecided => {
                     detector.extend(&mut member.outlier_candidate(), now)
                 }
             }

@@ -128,12 +128,12 @@ mod tests {
         let same = serde_json::json!({"ID": "cart-10.0.0.1-5000", "Service": "cart", "Address": "10.0.0.1",
             "Port": 5000, "Tags": ["a", "b"], "Meta": null, "Weights": {"Passing": 1, "Warning": 1},
             "TaggedAddresses": {"lan_ipv4": {"Address": "10.0.0.1", "Port": 5000}}});
-        // An agent that does not tell the locality.
+        // An agent that does not report the locality.
         assert_eq!(entry_mismatch(&spec(), &service(same.clone())), None);
         let mut placed = same.clone();
         placed["Locality"] = serde_json::json!({"Region": "eu", "Zone": "a"});
         assert_eq!(entry_mismatch(&spec(), &service(placed.clone())), None);
-        // One that says where an instance runs which does not say so itself.
+        // An agent with a locality for an instance without one.
         let anywhere = ServiceSpec { locality: None, ..spec() };
         assert_eq!(entry_mismatch(&anywhere, &service(placed)), None);
         for (field, value, words) in [
@@ -187,7 +187,7 @@ mod tests {
         assert!(with(serde_json::json!({"ServiceID": "x"})).unwrap().contains("`x`"));
         assert!(with(serde_json::json!({"ServiceID": own, "Type": "ttl"})).unwrap().contains("type ttl"));
         assert!(with(serde_json::json!({"ServiceID": own, "Interval": "9s"})).unwrap().contains("9s"));
-        // An agent that does not tell type and times.
+        // An agent that does not report type and times.
         assert_eq!(with(serde_json::json!({"ServiceID": own})), None);
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::{cursor::Meta, *};
 use crate::{consul::TokenState, telemetry::Counter};
 
-/// A list of numbers, told in any order.
+/// A list of numbers, in any order.
 #[derive(Default)]
 struct Numbers(RegistryCounters);
 
@@ -45,7 +45,7 @@ impl Resource for Numbers {
     }
 }
 
-/// Gives its responses in turn, then the last word for ever.
+/// A source with these responses in turn, then `then` for ever.
 #[derive(Default)]
 struct Script {
     answers: Mutex<VecDeque<Result<HttpResponse, Error>>>,
@@ -126,7 +126,7 @@ fn bad_request() -> Result<HttpResponse, Error> {
     })
 }
 
-/// What is told within ten minutes, a word each.
+/// The events within ten minutes, a word each.
 async fn published(script: &Script) -> Vec<String> {
     let mut published = Vec::new();
     let numbers = Numbers::default();
@@ -223,7 +223,7 @@ async fn an_agent_of_this_machine_is_found_again_within_seconds() {
     published(&script).await;
     let queries = script.queries().len();
     assert!((150..=700).contains(&queries), "{queries} questions in 600 s");
-    // One that answers is spared like any other, whoever it is.
+    // A responding agent gets the normal backoff, even a local one.
     let script = Script { local: true, ..Script::always(no_leader) };
     published(&script).await;
     let queries = script.queries().len();

@@ -17,7 +17,7 @@ struct Bed {
     began: Instant,
     now: Instant,
     calls: usize,
-    /// When, who, and how often by then.
+    /// The time, the instance, and its ejections by then.
     ejected: Vec<(f64, usize, u32)>,
     unenforced: u32,
 }

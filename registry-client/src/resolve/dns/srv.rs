@@ -176,9 +176,9 @@ mod tests {
 
     async fn until(
         view: &mut tokio::sync::watch::Receiver<Resolution>,
-        wanted: impl Fn(&Resolution) -> bool,
+        condition: impl Fn(&Resolution) -> bool,
     ) -> Resolution {
-        let found = tokio::time::timeout(Duration::from_secs(20), view.wait_for(wanted)).await;
+        let found = tokio::time::timeout(Duration::from_secs(20), view.wait_for(condition)).await;
         found.expect("in time").unwrap().clone()
     }
 
@@ -197,10 +197,10 @@ mod tests {
         })
         .await;
         let found = until(&mut view(server), |now| now.instances.is_some()).await.instances.unwrap();
-        let told: Vec<_> =
+        let expected: Vec<_> =
             found.iter().map(|i| (i.id.as_str(), i.address.to_string(), i.weight, i.health)).collect();
         assert_eq!(
-            told,
+            expected,
             [
                 ("a.test:80", "10.0.0.1:80".to_owned(), 5, InstanceHealth::Passing),
                 ("b.test:81", "b.test:81".to_owned(), 1, InstanceHealth::Passing),

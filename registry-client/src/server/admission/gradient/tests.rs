@@ -12,13 +12,13 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { min: 4, max: 1_000, initial: 1_000 };
 
-/// What is simulated. Times in seconds.
+/// The parameters of a simulation. Times in seconds.
 struct Scene<'a> {
     workers: usize,
     deadline: f64,
     /// Calls per second at that time.
     rate: &'a dyn Fn(f64) -> f64,
-    /// How long the next call is worked on at that time.
+    /// The service time of the next call at that time.
     work: &'a dyn Fn(f64, &mut Rng) -> f64,
     seconds: f64,
     seed: u64,
@@ -57,7 +57,7 @@ struct Simulation<'a> {
 }
 
 impl Scene<'_> {
-    /// What happened in each second.
+    /// The results of each second.
     fn run(&self) -> Vec<Second> {
         let zero = Instant::now();
         let mut simulation = Simulation {
