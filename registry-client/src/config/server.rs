@@ -387,9 +387,9 @@ mod tests {
     #[test]
     fn what_is_registered_is_read_and_bounded() {
         let read = |name: &'static str, value: &'static str| {
-            let lookup = move |asked: &str| match asked {
+            let lookup = move |variable: &str| match variable {
                 "CONSORT_REGION" if name == "CONSORT_ZONE" => Some("eu".into()),
-                asked => (asked == name).then(|| value.into()),
+                variable => (variable == name).then(|| value.into()),
             };
             ServerConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
         };

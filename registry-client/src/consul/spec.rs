@@ -368,7 +368,7 @@ mod tests {
             })
         );
         let CheckSpec::Grpc { success_before_passing, failures_before_critical, .. } = &mut spec.check else {
-            panic!("a gRPC check was asked for")
+            panic!("a gRPC check is expected")
         };
         (*success_before_passing, *failures_before_critical) = (2, 3);
         spec.locality = Some(Locality::new("eu", "a").unwrap());

@@ -78,7 +78,7 @@ pub(crate) enum Preference {
     /// Healthy instances.
     Well,
     /// Healthy instances whose return is delayed.
-    Held,
+    Damped,
     /// Connected instances that a source has decided against.
     LastResort,
 }
@@ -88,7 +88,7 @@ impl Verdict {
     pub(crate) fn preference(self) -> Option<Preference> {
         match self {
             Self::In => Some(Preference::Well),
-            Self::LastResort(DecidedBy::Damping) => Some(Preference::Held),
+            Self::LastResort(DecidedBy::Damping) => Some(Preference::Damped),
             Self::LastResort(_) | Self::Probe => Some(Preference::LastResort),
             Self::Out(_) => None,
         }

@@ -24,15 +24,15 @@ fn on_disk(dir: &Path) -> Option<Vec<u16>> {
 }
 
 /// Waits, in real time too, for threads do the writing.
-async fn saved(dir: &Path, wanted: &[u16]) {
+async fn saved(dir: &Path, expected: &[u16]) {
     for _ in 0..3_000 {
-        if on_disk(dir).as_deref() == Some(wanted) {
+        if on_disk(dir).as_deref() == Some(expected) {
             return;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         std::thread::sleep(Duration::from_millis(1));
     }
-    panic!("{wanted:?} was not saved, but {:?}", on_disk(dir));
+    panic!("{expected:?} was not saved, but {:?}", on_disk(dir));
 }
 
 #[tokio::test(start_paused = true)]

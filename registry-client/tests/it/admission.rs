@@ -309,5 +309,9 @@ async fn refusals_of_one_moment_are_alike_and_each_is_counted() {
         assert_eq!((info.reason.as_str(), info.metadata["method"].as_str()), ("OVERLOADED", HOLD));
     }
     let (status, _) = within(connection.call(HOLD, &[("content-type", "text/html")])).await.unwrap();
-    assert_ne!(status.code(), Code::ResourceExhausted, "what is no gRPC is told so: {status}");
+    assert_ne!(
+        status.code(),
+        Code::ResourceExhausted,
+        "a request that is not gRPC is rejected as such: {status}"
+    );
 }

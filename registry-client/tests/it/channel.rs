@@ -87,7 +87,7 @@ pub(crate) fn timeout_micros(value: &http::HeaderValue) -> u128 {
     registry_client::policy::timeout::parse(value.as_bytes()).unwrap().as_micros()
 }
 
-/// A request that tells where it went.
+/// A request that records its attempts.
 pub(crate) fn explained() -> (Request<String>, Explain) {
     let (mut request, explain) = (Request::new("hello".to_owned()), Explain::default());
     request.extensions_mut().insert(explain.clone());
@@ -115,7 +115,7 @@ pub(crate) async fn connected(
     let resolver = FixedResolver::with(peers.iter().enumerate().map(instance));
     let channel = channel(&resolver, change);
     let ready = async {
-        // Whom a call goes to tells who is ready.
+        // The instance of a call shows which ones are ready.
         let mut seen = std::collections::BTreeSet::new();
         while seen.len() < peers.len() {
             let (request, explain) = explained();
@@ -239,7 +239,7 @@ async fn the_time_that_is_left_is_told_to_the_server() {
 #[tokio::test]
 async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
     for reply in [Reply::fail(Code::Unavailable), Reply::Close] {
-        // Fails real calls only: the first calls tell that it is connected.
+        // Fails real calls only: the first calls show that it is connected.
         let bad = scripted(move |n| if n < 8 { Reply::Echo } else { reply.clone() }).await;
         let good = echo().await;
         let (channel, _resolver) = connected(&[&bad, &good], |_| {}).await;
@@ -253,7 +253,7 @@ async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
                 moved += 1;
             }
         }
-        assert!(moved > 0, "the bad instance was never asked");
+        assert!(moved > 0, "the bad instance got no call");
     }
 }
 

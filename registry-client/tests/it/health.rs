@@ -19,10 +19,10 @@ use crate::{
     server::within,
 };
 
-/// Waits until the channel's state is as `wanted`.
-async fn until(channel: &Channel, wanted: impl Fn(&ChannelState) -> bool) {
+/// Waits until the channel's state satisfies `condition`.
+async fn until(channel: &Channel, condition: impl Fn(&ChannelState) -> bool) {
     let reached = async {
-        while !wanted(&channel.state().unwrap()) {
+        while !condition(&channel.state().unwrap()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -41,23 +41,23 @@ fn ready(state: &ChannelState) -> Vec<bool> {
 /// A peer on a thread of its own, which can be made to stand still.
 pub(crate) struct Freezer {
     freeze: Option<tokio::sync::oneshot::Sender<()>>,
-    _thaw: std::sync::mpsc::Sender<()>,
+    _resume: std::sync::mpsc::Sender<()>,
 }
 
 impl Freezer {
     pub(crate) async fn start() -> (Self, FaultyServer) {
-        let (tell, peer) = tokio::sync::oneshot::channel();
+        let (report, peer) = tokio::sync::oneshot::channel();
         let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
-        let (thaw, thawed) = std::sync::mpsc::channel::<()>();
+        let (resume, resumed) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let _ = tell.send(echo().await);
+                let _ = report.send(echo().await);
                 let _ = frozen.await;
-                let _ = thawed.recv();
+                let _ = resumed.recv();
             });
         });
-        (Self { freeze: Some(freeze), _thaw: thaw }, peer.await.unwrap())
+        (Self { freeze: Some(freeze), _resume: resume }, peer.await.unwrap())
     }
 
     pub(crate) fn freeze(&mut self) {
@@ -336,24 +336,24 @@ async fn an_instance_that_joins_others_gets_a_small_share_at_first() {
 
 #[tokio::test]
 async fn an_instance_is_asked_for_the_name_that_it_registered_and_a_stranger_does_not_know_it() {
-    let (well, stranger) = (echo().await, echo().await);
+    let (well, other_program) = (echo().await, echo().await);
     let resolver = FixedResolver::with([]);
     let named = |peer: &FaultyServer, id: &str| {
         let mut instance = peer.instance(id);
         instance.meta.insert(HEALTH_SERVICE.to_owned(), "peer".to_owned());
         instance
     };
-    stranger.set_health(HealthReply::NotFound);
-    resolver.set([named(&well, "0"), named(&stranger, "1")]);
+    other_program.set_health(HealthReply::NotFound);
+    resolver.set([named(&well, "0"), named(&other_program, "1")]);
     let channel = crate::channel::channel(&resolver, |_| {});
     until(&channel, |state| ready(state) == [true, false] && !state.instances[1].why.is_empty()).await;
     let out = instance(&channel, 1);
     assert_eq!(out.decided_by, Some("watch"), "{out:?}");
     assert!(out.why.contains("`peer`"), "{out:?}");
-    // Registered without a name, as by a server of another make, it is asked
+    // Registered without a name, as by another kind of server, it is checked
     // for the whole.
-    stranger.set_health(HealthReply::Serving);
-    resolver.set([named(&well, "0"), stranger.instance("1")]);
+    other_program.set_health(HealthReply::Serving);
+    resolver.set([named(&well, "0"), other_program.instance("1")]);
     until(&channel, |state| ready(state) == [true, true]).await;
 }
 

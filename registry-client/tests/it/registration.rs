@@ -62,9 +62,12 @@ fn view(agent: &str) -> watch::Receiver<Resolution> {
     ConsulResolver::new(client(agent)).resolve(&"test".parse().unwrap())
 }
 
-/// The instances as soon as they are as `wanted`.
-async fn once(view: &mut watch::Receiver<Resolution>, wanted: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
-    let fits = |now: &Resolution| now.instances.as_ref().is_some_and(|set| wanted(set));
+/// The instances as soon as they are as `condition`.
+async fn once(
+    view: &mut watch::Receiver<Resolution>,
+    condition: impl Fn(&[Instance]) -> bool,
+) -> Vec<Instance> {
+    let fits = |now: &Resolution| now.instances.as_ref().is_some_and(|set| condition(set));
     within(view.wait_for(fits)).await.unwrap().instances.as_deref().unwrap().to_vec()
 }
 

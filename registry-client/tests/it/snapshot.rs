@@ -66,7 +66,7 @@ async fn a_process_that_starts_without_its_registry_calls_whom_it_remembers_and_
     agent.start().await;
     register(&agent, &server).await;
     let answered = || async { log.lines("the snapshot is no longer used").len() == 1 };
-    eventually("the registry's return is told", answered).await;
+    eventually("the registry's return is published", answered).await;
     assert_eq!(echo(after.channel("test")).await.unwrap(), "hello");
 }
 
@@ -140,7 +140,7 @@ async fn a_file_that_is_not_what_was_written_is_one_warning_and_the_call_says_wh
             loop {
                 match echo(channel.clone()).await {
                     Err(refused) if refused.message().contains("cannot reach Consul") => return refused,
-                    other => drop(other.expect_err("there is nobody to call")),
+                    other => drop(other.expect_err("there is no instance to call")),
                 }
             }
         };

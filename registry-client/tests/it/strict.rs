@@ -215,7 +215,7 @@ impl Raw {
         let mut send = within(send.ready()).await.unwrap();
         let (answer, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
         for piece in self.body {
-            // A server that has refused already wants none of it.
+            // A server that has rejected the call reads none of it.
             let _ = body.send_data(piece, false);
         }
         let _ = body.send_data(Bytes::new(), true);

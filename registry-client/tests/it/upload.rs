@@ -43,7 +43,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// A gRPC message whose bytes tell their places.
+/// A gRPC message whose bytes encode their positions.
 fn message(size: usize) -> Bytes {
     let mut message = vec![0];
     message.put_u32(u32::try_from(size).unwrap());

@@ -17,13 +17,13 @@ pub(crate) enum Kind {
     Hold(usize),
     /// The process is killed, and started again when this is over.
     Crash(usize),
-    /// The registry cannot be asked.
+    /// The registry is unreachable.
     RegistryDown,
-    /// The registry says that there is nobody.
+    /// The registry lists no instance.
     RegistryEmpty,
     /// The registry has forgotten all but this instance.
     RegistryShrunk(usize),
-    /// The registry tells an address of this instance where nobody is.
+    /// The registry lists this instance at an unused address.
     RegistryStale(usize),
 }
 

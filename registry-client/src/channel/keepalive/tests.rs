@@ -419,7 +419,7 @@ async fn silent_calls_are_pinged_soon_and_once_for_each_silence() {
     assert_eq!(bed.pings(), 1, "it has said that it is alive");
     let _second = bed.request();
     sleep(SECOND * 5 / 2).await;
-    assert_eq!(bed.pings(), 2, "a new request is a new reason to ask");
+    assert_eq!(bed.pings(), 2, "a new request is a new reason to ping");
     sleep(SECOND * 12).await;
     assert_eq!(bed.pings(), 3, "as often as an idle one");
 }

@@ -52,7 +52,7 @@ impl Bed {
         }
     }
 
-    /// 200 calls a second for so long; `ends` tells the end of the `n`th call
+    /// 200 calls a second for so long; `ends` gives the end of the `n`th call
     /// of an instance at a time.
     fn run(&mut self, seconds: u64, mut ends: impl FnMut(usize, f64) -> Outcome) {
         for _ in 0..seconds * 200 {

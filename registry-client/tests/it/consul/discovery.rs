@@ -101,7 +101,7 @@ async fn a_filter_that_consul_rejects_is_named_by_the_call_and_is_not_asked_agai
     let resolver = ConsulResolver::new(client).with_discovery(wrong);
     let _view = resolver.resolve(&name);
     let counters = resolver.counters(&name).unwrap();
-    eventually("it was asked", || async { counters.errors.get() == 1 }).await;
+    eventually("it was queried", || async { counters.errors.get() == 1 }).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(counters.queries.get(), 1);
 }

@@ -1,4 +1,4 @@
-//! An agent that answers whatever a test wants, true or not.
+//! An agent whose responses a test scripts, true or not.
 
 use std::{
     net::SocketAddr,

@@ -46,12 +46,12 @@ async fn listed(client: &Client) -> Option<AgentService> {
     Some(client.health("test", &HealthQuery::default()).await.ok()?.pop()?.service)
 }
 
-async fn turns(client: &Client, wanted: CheckStatus) -> Duration {
+async fn turns(client: &Client, condition: CheckStatus) -> Duration {
     let began = Instant::now();
     let has_turned = || async {
         let entries = client.health("test", &HealthQuery::default()).await.unwrap_or_default();
         let mut checks = entries.iter().flat_map(|entry| &entry.checks);
-        checks.any(|check| check.kind == "grpc" && check.status == wanted)
+        checks.any(|check| check.kind == "grpc" && check.status == condition)
     };
     eventually("its check turns", has_turned).await;
     began.elapsed()
