@@ -155,7 +155,7 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use registry_client::instance::{InstanceHealth, Instance};
+    use registry_client::instance::{Instance, InstanceHealth};
 
     use super::*;
 

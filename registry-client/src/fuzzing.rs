@@ -8,7 +8,7 @@ pub use crate::{
     snapshot::fuzz_file as snapshot,
 };
 use crate::{
-    framing::{Framing, Rules},
+    framing::{Framing, MessageRules},
     policy::{Methods, Policies, ServiceConfig, timeout},
 };
 
@@ -34,7 +34,7 @@ pub fn framing(data: &[u8]) {
     let Some((&[rules, cut], data)) = data.split_first_chunk() else { return };
     let begin = || {
         let (compressed, single) = (rules & 1 != 0, rules & 2 != 0);
-        Framing::new(Rules { max_bytes: usize::from(rules), compressed, single })
+        Framing::new(MessageRules { max_bytes: usize::from(rules), compressed, single })
     };
     let (mut whole, mut pieces) = (begin(), begin());
     let found = whole.pass(data).err();
