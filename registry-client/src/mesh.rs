@@ -87,7 +87,7 @@ impl Mesh {
 
     /// A channel to `service`; the same one each time. Must be called within a
     /// tokio runtime. An invalid name gives a channel whose every call fails
-    /// with INVALID_ARGUMENT.
+    /// with `INVALID_ARGUMENT`.
     #[must_use]
     pub fn channel(&self, service: &str) -> Channel {
         let name: ServiceName = match service.parse() {

@@ -182,7 +182,7 @@ impl Pool {
         {
             match &event {
                 SubchannelEvent::Connected(_) | SubchannelEvent::Added(_) => {
-                    self.counters.connections_opened.add()
+                    self.counters.connections_opened.add();
                 }
                 SubchannelEvent::Failed(_) => self.counters.connections_failed.add(),
                 SubchannelEvent::Closed(_) | SubchannelEvent::Goaway(_) | SubchannelEvent::Removed(_) => {

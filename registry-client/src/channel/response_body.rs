@@ -26,7 +26,7 @@ use crate::{
     outcome::{Cause, Outcome},
 };
 
-/// The least size of a WINDOW_UPDATE, in bytes: a small part of the stream's
+/// The least size of a `WINDOW_UPDATE`, in bytes: a small part of the stream's
 /// window.
 const MIN_WINDOW_UPDATE: usize = 64 << 10;
 

@@ -26,9 +26,8 @@ use super::{
     watch::cursor::{Cursor, Meta},
 };
 
-/// The timeout of a request: an agent without a leader responds to register,
-/// check and maintenance only after 7 to 19 s, and delays every other local
-/// read as long.
+/// The timeout of a request: an agent without a leader takes 7 to 19 s to
+/// respond.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The timeout of idle connections; an agent closes them after 120 s.
@@ -299,7 +298,7 @@ impl Transport {
                     return Err(Error::Decode {
                         addr: self.addr(),
                         path: call.path.clone(),
-                        cause: format!("it is larger than the limit of {} bytes", self.max_body),
+                        cause: format!("it is longer than the {} bytes that are accepted", self.max_body),
                     });
                 }
                 Err(e) => {
@@ -362,9 +361,8 @@ fn root(error: &(dyn std::error::Error + 'static)) -> String {
     excerpt(deepest.to_string().as_bytes())
 }
 
-/// Returns whether a 500 is an error of the request. A server's message arrives
-/// through a client agent inside `rpc error making call: …`, so this is checked
-/// first.
+/// Returns whether a 500 is an error of the request, even inside a client
+/// agent's `rpc error making call: …`.
 fn blames_request(body: &[u8]) -> bool {
     const REQUEST_ERRORS: [&str; 9] = [
         "Failed to create boolean expression evaluator",

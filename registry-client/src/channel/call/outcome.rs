@@ -248,7 +248,7 @@ impl CallState {
         status
     }
 
-    /// Ends every attempt with DEADLINE_EXCEEDED; the deadline has passed.
+    /// Ends every attempt with `DEADLINE_EXCEEDED`; the deadline has passed.
     pub(super) fn expire(&mut self) -> Failure {
         self.core.counters.expired.add();
         for attempt in &mut self.attempts {

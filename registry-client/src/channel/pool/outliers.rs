@@ -82,7 +82,7 @@ impl Pool {
                 // one that its caller dropped. The next comes after another
                 // ejection, which bounds the rate of probes.
                 ProbeState::InFlight | ProbeState::Undecided => {
-                    detector.extend(&mut member.outlier_candidate(), now)
+                    detector.extend(&mut member.outlier_candidate(), now);
                 }
             }
             (member.probe_slot, member.probe_started, member.health_probe) = (None, None, None);

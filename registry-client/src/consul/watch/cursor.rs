@@ -121,7 +121,7 @@ fn decide_by_index(queried: &Cursor, meta: &Meta) -> ReadDecision {
 impl std::fmt::Display for Doubt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoLeader => f.write_str("the responding server has no leader"),
+            Self::NoLeader => f.write_str("the responding server knows no leader"),
             Self::Stale(for_) => {
                 write!(f, "the responding server has had no contact to its leader for {for_:?}")
             }

@@ -238,7 +238,7 @@ async fn a_long_outage_does_not_slow_what_comes_after_it() {
         let numbers = Numbers::default();
         let followed = follow(&script, &numbers, Pace::default(), |news| match (&news, left) {
             (WatchEvent::Failed(words), None) if words.contains("No cluster leader") => {
-                left = Some(Instant::now())
+                left = Some(Instant::now());
             }
             (WatchEvent::Changed(_), Some(since)) => assert!(since.elapsed() <= Duration::from_millis(501)),
             _ => {}

@@ -155,7 +155,7 @@ impl Gradient {
         self.window.peak = self.window.peak.max(in_flight);
         CallStart {
             at: now,
-            in_flight: in_flight,
+            in_flight,
             caller_timeout: caller_timeout.unwrap_or(DEFAULT_CALLER_TIMEOUT).as_secs_f64(),
         }
     }

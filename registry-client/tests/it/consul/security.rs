@@ -154,7 +154,7 @@ async fn a_lost_token_keeps_the_set_and_one_in_its_file_is_taken_up() {
     let repaired = view.wait_for(|now| now.error.is_none());
     let now = timeout(2 * TEST_TIMEOUT, repaired).await.expect("it is repaired").unwrap().clone();
     assert_eq!(now.instances.unwrap().len(), 1);
-    assert_eq!(log.lines("service `web` cannot be read").len(), 1, "it is said once");
+    assert_eq!(log.lines("failed to read service `web`").len(), 1, "it is said once");
 }
 
 #[tokio::test]
