@@ -295,7 +295,7 @@ impl MeshBuilder {
 
     /// Saves the sets of the registry in `dir` (`CONSORT_STATE_DIR`), so that
     /// the next process can start while the registry is down; see
-    /// [`SnapshotResolver`](crate::Remembered). Nothing is written unless this is
+    /// [`SnapshotResolver`](crate::SnapshotResolver). Nothing is written unless this is
     /// set.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());

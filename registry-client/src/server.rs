@@ -3,10 +3,15 @@
 //! From start to stop:
 //!
 //! 1. The listener is bound; the health is `NOT_SERVING`.
-//! 2. The instance registers, and stays registered whatever happens to the registry. The server serves even if the registry is unreachable.
+//! 2. The instance registers, and stays registered whatever happens to the
+//!    registry. The server serves even if the registry is unreachable.
 //! 3. Connections are accepted; the health is SERVING.
-//! 4. On the stop signal the health is `NOT_SERVING`, which is pushed to every open `Watch`, and the instance enters maintenance mode in the registry. Calls are still accepted until callers have had time to notice ([`ServerConfig::drain`]).
-//! 5. The listener closes and every connection gets GOAWAY. Calls in flight finish, or are cut off after [`ServerConfig::drain_timeout`].
+//! 4. On the stop signal the health is `NOT_SERVING`, which is pushed to every
+//!    open `Watch`, and the instance enters maintenance mode in the registry.
+//!    Calls are still accepted until callers have had time to notice
+//!    ([`ServerConfig::drain`]).
+//! 5. The listener closes and every connection gets GOAWAY. Calls in flight
+//!    finish, or are cut off after [`ServerConfig::drain_timeout`].
 //! 6. The instance deregisters.
 //!
 //! An `:authority` that is invalid in HTTP/2, such as the list of addresses

@@ -8,9 +8,15 @@
 //!
 //! # A short guide
 //!
-//! 1. Start one [`FaultyServer`] for each instance; it echoes the messages of generated clients, or behaves like a [`Reply`].
-//! 2. Give the channel a [`FixedResolver`](crate::resolve::fixed::FixedResolver), whose [`set`](crate::resolve::fixed::FixedResolver::set) and [`fail`](crate::resolve::fixed::FixedResolver::fail) simulate a registry that changes or fails.
-//! 3. Call, change the behaviour of the server, call again. Wait on [`until`](FaultyService::until) instead of sleeping.
+//! 1. Start one [`FaultyServer`] for each instance; it echoes the messages of
+//!    generated clients, or behaves like a [`Reply`].
+//! 2. Give the channel a
+//!    [`FixedResolver`](crate::resolve::fixed::FixedResolver), whose
+//!    [`set`](crate::resolve::fixed::FixedResolver::set) and
+//!    [`fail`](crate::resolve::fixed::FixedResolver::fail) simulate a registry
+//!    that changes or fails.
+//! 3. Call, change the behaviour of the server, call again. Wait on
+//!    [`until`](FaultyService::until) instead of sleeping.
 //!
 //! | fault | how |
 //! |---|---|

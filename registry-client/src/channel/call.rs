@@ -81,7 +81,7 @@ struct CallState {
     failed_on: Vec<InstanceId>,
     explain: Option<Explain>,
     stage: Stage,
-    /// The attempts under way: one, unless the call is hedged.
+    /// The attempts in flight: one, unless the call is hedged.
     attempts: SmallVec<[Attempt; 1]>,
     hedging: Option<Hedging>,
 }
@@ -107,7 +107,7 @@ enum QueuedPermit {
 
 impl std::fmt::Debug for ResponseFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Call").finish_non_exhaustive()
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }
 }
 
@@ -193,7 +193,7 @@ impl Future for ResponseFuture {
         if let Some(meters) = state.core.counters.meters() {
             meters.call(&state.retry_counts);
         }
-        // Ends the attempts that are under way, and with them their streams.
+        // Ends the attempts in flight, and with them their streams.
         *this.state = Err(None);
         this.timer.set(None);
         Poll::Ready(ended)

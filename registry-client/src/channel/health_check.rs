@@ -1,4 +1,4 @@
-//! Client-side health checking: the status of an instance's own health service, watched on its connection.
+//! Client-side health checking: a watch of an instance's own health service.
 //!
 //! Source: gRFC A17. Unlike there, a stream that fails does not take the instance
 //! out: its last status holds until there is another. Without any status the

@@ -75,7 +75,7 @@ impl Meters {
             hedges: count("grpc.client.call.hedges", "{hedge}", "Hedges of a call that had any", 5),
             retry_delay: seconds(
                 "grpc.client.call.retry_delay",
-                "Time of a call after its first attempt in which none was under way",
+                "Time of a call after its first attempt in which no attempt was in flight",
             ),
             by_code: (0..17).map(by_code).collect(),
             target: [target],
