@@ -28,10 +28,10 @@ use crate::instance::{Address, Instance, ParseError, ServiceName};
 /// # fn main() -> Result<(), registry_client::instance::ParseError> {
 /// use registry_client::resolve::dns::DnsResolver;
 ///
-/// // A headless service of Kubernetes: all its pods, at one port. let pods =
-/// DnsResolver::hosts("{service}.default.svc.cluster.local:50051")?; // SRV
-/// records, which include the port. let srv =
-/// DnsResolver::srv("_grpc._tcp.{service}.example.org")?;
+/// // A headless service of Kubernetes: all its pods, at one port.
+/// let pods = DnsResolver::hosts("{service}.default.svc.cluster.local:50051")?;
+/// // SRV records, which include the port.
+/// let srv = DnsResolver::srv("_grpc._tcp.{service}.example.org")?;
 /// # Ok(())
 /// # }
 /// ```

@@ -87,7 +87,7 @@ const FILL_TIMEOUT: Duration = Duration::from_millis(100);
 /// and every connection.
 ///
 /// ```
-/// use registry_client::testing::{Fault, FaultProxy, FaultyServer, Reply, Way};
+/// use registry_client::testing::{Direction, Fault, FaultProxy, FaultyServer, Reply};
 /// use tokio::{io::AsyncReadExt, net::TcpStream};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -95,11 +95,11 @@ const FILL_TIMEOUT: Duration = Duration::from_millis(100);
 /// let server = FaultyServer::start(Reply::Echo).await?;
 /// let proxy = FaultProxy::start(server.address()).await?;
 ///
-/// // `proxy.instance("one")` is the instance for a resolver, instead of the
-/// server. let mut through = TcpStream::connect(proxy.address()).await?;
+/// // `proxy.instance("one")` is the instance for a resolver.
+/// let mut through = TcpStream::connect(proxy.address()).await?;
 /// server.until(|seen| seen.open == 1).await;
 ///
-/// proxy.set(Fault::BlackHole(Way::Both)).await;
+/// proxy.set(Fault::BlackHole(Direction::Both)).await;
 /// proxy.set(Fault::None).await;
 /// proxy.reset();
 /// let end = through.read_to_end(&mut Vec::new()).await;

@@ -50,8 +50,8 @@ const MAX_CONNECTIONS: usize = 1024;
 ///
 /// // A request that may have been processed fails for its caller.
 /// one.set(Reply::fail(Code::Internal));
-/// other.set(Reply::fail(Code::Internal)); assert_eq!(say("hello",
-/// &channel).await.unwrap_err().code(), Code::Internal);
+/// other.set(Reply::fail(Code::Internal));
+/// assert_eq!(say("hello", &channel).await.unwrap_err().code(), Code::Internal);
 /// assert!(one.counts().requests + other.counts().requests >= 22);
 /// # Ok(())
 /// # }
