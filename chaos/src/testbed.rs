@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use registry_client::{
     Channel, ChannelConfig,
     consul::{CheckStatus, Client, ConsulResolver, HealthEntry, HealthQuery, instance_id},
-    instance::{Health, InstanceId},
+    instance::{InstanceHealth, InstanceId},
     resolve::{Resolution, Resolver},
 };
 use tokio::{
@@ -205,7 +205,7 @@ impl Testbed {
 /// Returns whether the registry shows that instance passing.
 pub(crate) fn passes(now: &Resolution, id: &InstanceId) -> bool {
     let count_listed = now.instances.iter().flat_map(|all| all.iter());
-    count_listed.into_iter().any(|i| i.id == *id && i.health == Health::Passing)
+    count_listed.into_iter().any(|i| i.id == *id && i.health == InstanceHealth::Passing)
 }
 
 /// The id under which a replica registers.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
-use registry_client::{Answer, Channel, ChannelConfig, Mesh, resolve::fixed::FixedResolver};
+use registry_client::{Channel, ChannelConfig, Mesh, ResponseBody, resolve::fixed::FixedResolver};
 use tonic::{Status, body::Body, codec::CompressionEncoding::Gzip};
 use tower_service::Service;
 
@@ -102,7 +102,7 @@ pub(crate) struct Connections {
 }
 
 impl Service<Request<Body>> for Client {
-    type Response = Response<ScannedBody<Answer>>;
+    type Response = Response<ScannedBody<ResponseBody>>;
     type Error = Status;
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 

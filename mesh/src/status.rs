@@ -157,7 +157,7 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use registry_client::instance::{Health, Instance};
+    use registry_client::instance::{Instance, InstanceHealth};
 
     use super::*;
 
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_date_is_shown_only_with_the_health_it_belongs_to() {
         let mut critical = Instance::new("cart-a", "127.0.0.1:1".parse().unwrap());
-        critical.health = Health::Critical;
+        critical.health = InstanceHealth::Critical;
         critical.reason = "refused".into();
         let mesh = Resolution::found(vec![critical]);
         let line = lines(Service::Cart, &mesh, &[process("127.0.0.1:1")]).remove(0);

@@ -1,15 +1,14 @@
-//! What a process tells of itself to whoever is on the same machine: plain
-//! HTTP on a loopback address.
+//! The admin endpoint of a process: plain HTTP on a loopback address.
 //!
 //! | path | answer |
 //! |---|---|
 //! | `/debug/mesh` | [`MeshState`] as JSON: the process, its servers, its channels |
-//! | `/metrics` | what [`MeshBuilder::metrics_page`](crate::MeshBuilder::metrics_page) renders for Prometheus, else 404 |
+//! | `/metrics` | the page of [`MeshBuilder::metrics_page`](crate::MeshBuilder::metrics_page) for Prometheus, else 404 |
 //! | `/healthz` | 200 while every server of the process serves, else 503 |
 //!
-//! Nothing can be changed through it. It is bounded: few connections in all
-//! and from one address, small requests, little time. When it is full, a new
-//! connection takes the place of the one that has kept us waiting longest.
+//! The endpoint is read-only and bounded: few connections in all and from one
+//! address, small requests, short timeouts. When it is full, a new connection
+//! replaces the one that has been idle longest.
 
 mod connections;
 
@@ -34,25 +33,25 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use connections::{Activity, Connections};
+use connections::{Activity, OpenConnections};
 
 use crate::{AdminConfig, Error, mesh::Shared, server::ServerState, telemetry::ChannelState};
 
-/// How long one connection may last.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a peer may take to ask.
-const HEAD_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest time of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time for the head of a request.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The most bytes of a request's head.
-const HEAD_MAX: usize = 16 * 1024;
-/// The wait after a connection could not be taken in.
-const PAUSE: Duration = Duration::from_millis(100);
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+/// The delay after `accept` failed.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What `/metrics` answers without a page.
-const UNMEASURED: &str = "nothing is measured here: the program gives its mesh no `metrics_page`; \
+/// The response of `/metrics` without a page.
+const NO_METRICS_PAGE: &str = "nothing is measured here: the program gives its mesh no `metrics_page`; \
      there are /debug/mesh and /healthz\n";
 
-/// What renders `/metrics`: the page, or why there is none. Behind a lock, so
-/// that one that is slow occupies a single thread, however often it is asked.
+/// The renderer of `/metrics`. Behind a lock, so that a slow one occupies a
+/// single thread, however many requests there are.
 #[derive(Clone)]
 pub(crate) struct Page(Arc<Mutex<Render>>);
 
@@ -67,8 +66,8 @@ impl Page {
 
     async fn answer(self) -> Response<Full<Bytes>> {
         let mut render = self.0.lock_owned().await;
-        // Going through all that is measured may take longer than a call should
-        // have to wait for its thread.
+        // Rendering may take longer than a call should have to wait for its
+        // thread.
         let rendered = spawn_blocking(move || match render() {
             Ok(page) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page.into()),
             Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be rendered: {why}\n")),
@@ -78,15 +77,15 @@ impl Page {
     }
 }
 
-/// Everything that a process knows of its mesh, as `/debug/mesh` shows it.
+/// The state of the mesh in a process, as `/debug/mesh` shows it.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct MeshState {
     /// The process.
     pub process: ProcessState,
-    /// Its servers that run.
+    /// The running servers.
     pub servers: Vec<ServerState>,
-    /// Its channels, by service.
+    /// The channels, by service.
     pub channels: Vec<ChannelState>,
 }
 
@@ -94,11 +93,11 @@ pub struct MeshState {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct ProcessState {
-    /// Its id.
+    /// The process id.
     pub pid: u32,
     /// The version of this library.
     pub library: &'static str,
-    /// Seconds since its first mesh was made.
+    /// Seconds since the first mesh was built.
     pub uptime_s: u64,
 }
 
@@ -107,57 +106,57 @@ impl ProcessState {
         Self {
             pid: std::process::id(),
             library: env!("CARGO_PKG_VERSION"),
-            uptime_s: BEGAN.elapsed().as_secs(),
+            uptime_s: STARTED_AT.elapsed().as_secs(),
         }
     }
 }
 
-static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+static STARTED_AT: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// From now on the process is up.
+/// Starts the uptime of the process.
 pub(crate) fn begin_uptime() {
-    LazyLock::force(&BEGAN);
+    LazyLock::force(&STARTED_AT);
 }
 
-/// Listens where `config` says.
+/// Listens on the address of `config`.
 ///
 /// # Errors
-/// When that is not allowed, or cannot be listened on.
+/// When the address is not allowed or cannot be bound.
 pub(crate) async fn bind(config: &AdminConfig) -> Result<TcpListener, Error> {
     let AdminConfig { address, anywhere } = config;
     if !address.ip().is_loopback() {
         if !anywhere {
             return Err(Error::Config(format!(
-                "CONSORT_ADMIN: {address} is reached from other machines, and whoever reaches it sees everything; \
+                "CONSORT_ADMIN: {address} is reachable from other machines, which can then read everything; \
                  take 127.0.0.1, or allow it by CONSORT_ADMIN_ANYWHERE=on"
             )));
         }
-        warn!(%address, "what this process knows of the mesh is shown to whoever reaches {address}");
+        warn!(%address, "the admin endpoint on {address} is readable by every host that can reach it");
     }
     TcpListener::bind(address).await.map_err(|why| {
         Error::Config(format!("CONSORT_ADMIN: cannot listen on {address}: {why}; take another address"))
     })
 }
 
-/// Answers on `listener` for as long as it is polled and the mesh is there.
+/// Serves on `listener` for as long as it is polled.
 pub(crate) async fn serve(listener: TcpListener, mesh: Weak<Shared>) {
     if let Ok(address) = listener.local_addr() {
-        info!(%address, "this process tells of itself at http://{address}/debug/mesh");
+        info!(%address, "the admin endpoint is at http://{address}/debug/mesh");
     }
     // Dropped with this task, which ends them.
-    let mut open = Connections::default();
+    let mut open = OpenConnections::default();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let mesh = mesh.clone();
                 open.spawn(peer.ip(), |activity| async move {
-                    // A peer that is slow or breaks off is its own affair.
-                    let _ = timeout(PATIENCE, connection(stream, activity, mesh)).await;
+                    // Errors of a slow or broken peer are ignored.
+                    let _ = timeout(CONNECTION_TIMEOUT, connection(stream, activity, mesh)).await;
                 });
             }
             Err(error) => {
-                warn!(%error, "the admin endpoint cannot take in a connection: {error}");
-                sleep(PAUSE).await;
+                warn!(%error, "the admin endpoint failed to accept a connection: {error}");
+                sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -171,12 +170,12 @@ async fn connection(
     let service = service_fn(|request: Request<Incoming>| {
         let answer = answer(request, mesh.clone());
         let activity = &activity;
-        async move { Ok::<_, Infallible>(activity.answering(answer).await) }
+        async move { Ok::<_, Infallible>(activity.run_busy(answer).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(HEAD_MAX)
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(MAX_HEADER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await
@@ -193,18 +192,18 @@ async fn answer(request: Request<Incoming>, mesh: Weak<Shared>) -> Response<Full
         "/debug/mesh" => json(&mesh.state()),
         "/metrics" => {
             let page = mesh.metrics_page();
-            // A mesh that is let go is gone, and is not kept by who asks.
+            // A request must not keep the mesh alive.
             drop(mesh);
             match page {
                 Some(page) => page.answer().await,
-                None => text(StatusCode::NOT_FOUND, UNMEASURED),
+                None => text(StatusCode::NOT_FOUND, NO_METRICS_PAGE),
             }
         }
         "/healthz" => {
             let servers = mesh.servers();
             match servers.iter().find(|server| !server.serving) {
-                Some(ill) => {
-                    text(StatusCode::SERVICE_UNAVAILABLE, format!("{} does not serve\n", ill.service))
+                Some(failing) => {
+                    text(StatusCode::SERVICE_UNAVAILABLE, format!("{} does not serve\n", failing.service))
                 }
                 None => text(StatusCode::OK, "ok\n"),
             }

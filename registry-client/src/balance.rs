@@ -1,8 +1,7 @@
-//! Which of the ready instances a call goes to.
+//! Balancing: the choice of a ready instance for each attempt.
 //!
-//! A [`Picker`] sees an immutable [`ReadySet`] and answers with an index into
-//! it. It runs once for every attempt, so it takes no lock, allocates nothing
-//! and never waits.
+//! A [`Picker`] returns an index into an immutable [`ReadySet`]. It runs once
+//! for every attempt, so it takes no lock, does not allocate and never waits.
 
 use std::{
     fmt,
@@ -15,7 +14,7 @@ use std::{
 
 use crate::{
     instance::{InstanceId, ParseError},
-    policy::limit::Limit,
+    policy::limit::CallLimit,
 };
 
 mod least_request;
@@ -35,18 +34,18 @@ pub use weighted::Weighted;
 pub enum Balancer {
     /// `round_robin`: one after the other.
     RoundRobin,
-    /// `random`: any, each as likely.
+    /// `random`: any, with equal probability.
     Random,
-    /// `weighted`: one after the other, each as often as its weight says.
+    /// `weighted`: one after the other, in proportion to the weights.
     Weighted,
-    /// `least_request`: the one with fewer requests under way of two drawn at
-    /// random.
+    /// `least_request`: of two drawn at random, the one with fewer requests in
+    /// flight.
     #[default]
     LeastRequest,
 }
 
 impl Balancer {
-    /// Every policy there is.
+    /// Every policy.
     pub const ALL: [Self; 4] = [Self::RoundRobin, Self::Random, Self::Weighted, Self::LeastRequest];
 
     /// The name in configuration, such as `round_robin`.
@@ -60,7 +59,7 @@ impl Balancer {
         }
     }
 
-    /// A picker of this policy, to be used for one channel.
+    /// A picker of this policy, for one channel.
     #[must_use]
     pub fn picker(self) -> Box<dyn Picker> {
         match self {
@@ -91,10 +90,9 @@ impl fmt::Display for Balancer {
 
 /// Chooses the instance for an attempt.
 pub trait Picker: Send + Sync + fmt::Debug {
-    /// The index of the chosen candidate, below `ready.len()`; `None` when
-    /// the set is empty, which means "wait". Must not block, lock or
-    /// allocate. Sets come and go: state of the picker's own must hold for
-    /// any set.
+    /// The index of the chosen candidate, below `ready.len()`; `None` when the
+    /// set is empty, which means "wait". Must not block, lock or allocate. Sets
+    /// come and go: the picker's own state must be valid for any set.
     fn pick(&self, ready: &ReadySet) -> Option<usize>;
 }
 
@@ -103,49 +101,47 @@ pub trait Picker: Send + Sync + fmt::Debug {
 #[derive(Clone, Debug, Default)]
 pub struct ReadySet {
     candidates: Box<[Candidate]>,
-    /// Running sums of the weights, when they differ.
+    /// The running sums of the weights, when the weights differ.
     sums: Option<Box<[u32]>>,
 }
 
 /// One instance of a [`ReadySet`].
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// Which instance.
+    /// The id of the instance.
     pub id: InstanceId,
-    /// Its share of the load relative to the others; at least 1.
+    /// The share of the load relative to the others; at least 1.
     pub weight: u16,
-    /// What it is doing; outlives the set.
+    /// The current load; outlives the set.
     pub load: Arc<Load>,
 }
 
-/// What one instance is doing for this process, and how its newest attempts
-/// ended.
+/// The load of one instance by this process, and the newest outcomes.
 #[derive(Debug, Default)]
 pub struct Load {
     in_flight: AtomicU32,
     /// The newest outcomes, a bit each, the last lowest; 1 for a failure.
     history: AtomicU64,
-    limit: Option<Limit>,
+    limit: Option<CallLimit>,
 }
 
-/// How many of the newest outcomes decide whether an instance is failing.
-const RECENT: u32 = 16;
-/// So many failures among them mean that it is.
-const FAILING: u32 = 4;
+/// The newest outcomes that decide whether an instance is failing.
+const RECENT_OUTCOMES: u32 = 16;
+/// The failures among them from which an instance is failing.
+const MIN_FAILURES: u32 = 4;
 
 impl Load {
-    /// That of an instance which bears no more requests at once than `limit`
-    /// says.
-    pub(crate) fn limited(limit: Option<Limit>) -> Self {
+    /// The load of an instance with a limit on concurrent calls.
+    pub(crate) fn limited(limit: Option<CallLimit>) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// What every request to the instance passes, if anything.
-    pub(crate) fn limit(&self) -> Option<&Limit> {
+    /// The limit on concurrent calls, if any.
+    pub(crate) fn limit(&self) -> Option<&CallLimit> {
         self.limit.as_ref()
     }
 
-    /// Requests sent and not yet answered to the end.
+    /// Requests whose response is not complete.
     #[must_use]
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
@@ -159,24 +155,26 @@ impl Load {
         self.in_flight.fetch_sub(1, Relaxed);
     }
 
-    /// Whether at least a quarter of its newest attempts failed. Few requests
-    /// under way are then no sign of room: failures end sooner than work.
+    /// Returns whether at least a quarter of the newest attempts failed. Few
+    /// requests in flight are no sign of capacity then: failures end sooner
+    /// than work.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         let history = self.history.load(Relaxed);
-        history != 0 && (history & newest(RECENT)).count_ones() >= FAILING
+        history != 0 && (history & newest(RECENT_OUTCOMES)).count_ones() >= MIN_FAILURES
     }
 
     pub(crate) fn record_success(&self) {
-        // Most of the time it is 0 already, and a load costs other cores
-        // nothing. Two that end at once may count as one here.
+        // Most of the time it is 0 already, and a load does not take the cache
+        // line from other cores. Two concurrent outcomes may count as one.
         let history = self.history.load(Relaxed);
         if history != 0 {
             self.history.store(history << 1, Relaxed);
         }
     }
 
-    /// Failures in a row with this one, at most 64.
+    /// Records a failure; returns the failures in a row with this one, at most
+    /// 64.
     pub(crate) fn record_failure(&self) -> u32 {
         let history = self.history.load(Relaxed) << 1 | 1;
         self.history.store(history, Relaxed);
@@ -188,12 +186,12 @@ impl Load {
         self.history.load(Relaxed).trailing_ones()
     }
 
-    /// How many of the last `n` attempts failed; `n` is at most 64.
+    /// The failures among the last `n` attempts; `n` is at most 64.
     pub(crate) fn failed_of_last(&self, n: u32) -> u32 {
         (self.history.load(Relaxed) & newest(n)).count_ones()
     }
 
-    /// Forgets how attempts ended.
+    /// Clears the outcomes.
     pub(crate) fn clear_history(&self) {
         self.history.store(0, Relaxed);
     }
@@ -212,8 +210,8 @@ impl ReadySet {
         for candidate in &mut candidates {
             candidate.weight = candidate.weight.max(1);
         }
-        let uneven = candidates.windows(2).any(|pair| pair[0].weight != pair[1].weight);
-        let sums = uneven.then(|| {
+        let weights_differ = candidates.windows(2).any(|pair| pair[0].weight != pair[1].weight);
+        let sums = weights_differ.then(|| {
             let add = |sum: &mut u32, c: &Candidate| {
                 *sum = sum.saturating_add(u32::from(c.weight));
                 Some(*sum)
@@ -229,27 +227,27 @@ impl ReadySet {
         &self.candidates
     }
 
-    /// How many there are.
+    /// The number of candidates.
     #[must_use]
     pub fn len(&self) -> usize {
         self.candidates.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there is no candidate.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.candidates.is_empty()
     }
 
-    /// A candidate at random, each as likely as its weight says.
+    /// A candidate at random, in proportion to the weights.
     fn draw(&self) -> Option<usize> {
         let n = self.candidates.len();
         match &self.sums {
             _ if n == 0 => None,
             None => Some(fastrand::usize(..n)),
             Some(sums) => {
-                let ticket = fastrand::u32(..sums[n - 1]);
-                Some(sums.partition_point(|&sum| sum <= ticket))
+                let drawn = fastrand::u32(..sums[n - 1]);
+                Some(sums.partition_point(|&sum| sum <= drawn))
             }
         }
     }

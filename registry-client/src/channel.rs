@@ -1,5 +1,4 @@
-//! What a generated client calls through: the way from a request to an
-//! instance and back.
+//! The client side of a call: from a request to an instance and back.
 
 use std::{
     fmt,
@@ -8,6 +7,7 @@ use std::{
 };
 
 use http::{HeaderValue, Uri, uri::Authority};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, body::Body};
 
@@ -18,41 +18,44 @@ use crate::{
     policy::{
         Methods, Policies,
         budget::Budget,
-        deadline::{self, SERVER_MARGIN},
+        timeout::{self, SERVER_MARGIN},
     },
-    resolve::Resolver,
+    resolve::{Resolution, Resolver},
     telemetry::{ChannelState, Counters},
 };
 
 mod admission;
-mod answer;
 mod call;
 mod connect;
 mod connection;
+mod deadline;
 mod failure;
 mod head;
+mod health_check;
 mod in_flight;
 mod interim;
 mod keepalive;
+mod no_instance;
+mod peer;
 mod pool;
 mod response;
+mod response_body;
+mod streams;
 mod subchannel;
 mod upload;
-mod watch;
 
-use admission::Admission;
-pub use answer::Answer;
-pub use call::Call;
+use admission::ClientLimits;
+pub use call::ResponseFuture;
 #[cfg(not(feature = "test-util"))]
 use connect::Connector;
 #[cfg(feature = "test-util")]
 pub use connect::{Connector, Io};
 use failure::Failure;
-use pool::{Known, Pool, View};
+use pool::{InstanceSnapshot, Pool, View};
+pub use response_body::ResponseBody;
 
-/// What a generated client calls through: every call goes to one of the
-/// service's instances, and to another if that one fails and the method may
-/// be sent again.
+/// A gRPC channel to one service: every call goes to one of the service's
+/// instances, and to another if that one fails and the method may be retried.
 ///
 /// Use it as the argument of a generated client's `new`. Cheap to clone;
 /// clones share their connections, which close when the last clone and the
@@ -62,25 +65,25 @@ use pool::{Known, Pool, View};
 /// Every call ends: after its `grpc-timeout` ([`tonic::Request::set_timeout`])
 /// or else after [`ChannelConfig::deadline`], with `DEADLINE_EXCEEDED`. That
 /// covers waiting for an instance, connecting, every attempt and the body of
-/// the answer. Only where a descriptor says that the answer is a stream, and
-/// the caller set no timeout, the default covers no more than its head.
+/// the response. Only where a descriptor says that the response is a stream,
+/// and the caller set no timeout, the default covers no more than its head.
 ///
 /// # Retries
-/// A request that provably was not processed is sent again to another
-/// instance. One that may have been is, up to two times and within the
-/// channel's budget, if its method is marked `NO_SIDE_EFFECTS` or `IDEMPOTENT`
-/// in [`Methods`] and the request is no larger than 256 KiB. A
+/// A request that was provably not processed is sent again, to another
+/// instance. A request that may have been processed is retried, up to twice and
+/// within the retry budget, if its method is marked `NO_SIDE_EFFECTS` or
+/// `IDEMPOTENT` in [`Methods`] and the request is no larger than 256 KiB. A
 /// [`ServiceConfig`](crate::policy::ServiceConfig) changes all of that, and can
 /// hedge: send to a second instance before the first has answered.
 ///
 /// # Cancel safety
-/// Dropping a call, or the body of its answer, resets its stream.
+/// Dropping a call, or the body of its response, resets its stream.
 #[derive(Clone)]
 pub struct Channel {
     core: Result<Arc<Core>, Status>,
 }
 
-/// What the clones of a channel share.
+/// The part of a channel that its clones share.
 struct Core {
     service: ServiceName,
     authority: Authority,
@@ -88,7 +91,7 @@ struct Core {
     default_timeout: HeaderValue,
     policies: Policies,
     budget: Arc<Budget>,
-    admission: Admission,
+    admission: ClientLimits,
     config: ChannelConfig,
     picker: Box<dyn Picker>,
     view: Arc<View>,
@@ -97,8 +100,8 @@ struct Core {
 }
 
 impl Channel {
-    /// A channel to `service` over whatever `resolver` says. Called within a
-    /// tokio runtime; connecting begins at once.
+    /// A channel to the instances of `service` that `resolver` finds. Must be
+    /// called within a tokio runtime; connecting begins at once.
     #[must_use]
     pub fn new(
         service: ServiceName,
@@ -106,11 +109,21 @@ impl Channel {
         methods: Methods,
         config: ChannelConfig,
     ) -> Self {
-        Self::over(service, resolver, methods, config, Connector::default())
+        let resolution = resolver.resolve(&service);
+        Self::from_resolution(service, resolution, methods, config)
     }
 
-    /// A channel as [`new`](Self::new) makes it, whose sockets `connector`
-    /// opens.
+    /// A channel to the instances of `resolution`.
+    pub(crate) fn from_resolution(
+        service: ServiceName,
+        resolution: watch::Receiver<Resolution>,
+        methods: Methods,
+        config: ChannelConfig,
+    ) -> Self {
+        Self::build(service, resolution, methods, config, Connector::default())
+    }
+
+    /// Like [`new`](Self::new), with a `connector` that opens the sockets.
     #[cfg(feature = "test-util")]
     #[must_use]
     pub fn with_connector(
@@ -120,34 +133,36 @@ impl Channel {
         config: ChannelConfig,
         connector: Connector,
     ) -> Self {
-        Self::over(service, resolver, methods, config, connector)
+        let resolution = resolver.resolve(&service);
+        Self::build(service, resolution, methods, config, connector)
     }
 
-    fn over(
+    fn build(
         service: ServiceName,
-        resolver: &dyn Resolver,
+        resolution: watch::Receiver<Resolution>,
         methods: Methods,
         config: ChannelConfig,
         connector: Connector,
     ) -> Self {
         let config = config.settled();
-        let resolution = resolver.resolve(&service);
         let view = Arc::new(View::new());
         let Ok(authority) = Authority::try_from(service.as_str()) else {
-            return Self::broken(Status::internal(format!("`{service}` cannot stand in a URI")));
+            return Self::broken(Status::internal(format!("`{service}` is not a valid authority of a URI")));
         };
-        let Ok(default_timeout) = HeaderValue::try_from(deadline::format(config.deadline + SERVER_MARGIN))
+        let Ok(default_timeout) = HeaderValue::try_from(timeout::format(config.deadline + SERVER_MARGIN))
         else {
-            return Self::broken(Status::internal("the deadline cannot stand in a header"));
+            return Self::broken(Status::internal(
+                "the configured deadline does not fit into a grpc-timeout header",
+            ));
         };
         let policies = match Policies::new(&methods, &config.service_config) {
             Ok(policies) => policies,
             Err(why) => return Self::broken(Status::invalid_argument(why.to_string())),
         };
-        let admission = Admission::new(&service, &config.service_config);
+        let admission = ClientLimits::new(&service, &config.service_config);
         let counters = Arc::<Counters>::default();
-        let told = counters.clone();
-        let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution, told);
+        let counted = counters.clone();
+        let pool = Pool::new(service.clone(), connector, config.clone(), view.clone(), resolution, counted);
         let core = Core {
             service,
             authority,
@@ -170,7 +185,8 @@ impl Channel {
         Self { core: Err(status) }
     }
 
-    /// What the channel knows right now; `None` of a [broken](Self::broken) one.
+    /// The state of the channel at this moment; `None` for a
+    /// [broken](Self::broken) one.
     #[must_use]
     pub fn state(&self) -> Option<ChannelState> {
         let core = self.core.as_ref().ok()?;
@@ -179,9 +195,9 @@ impl Channel {
             service: core.service.to_string(),
             balancer: core.config.balancer.to_string(),
             ready: snapshot.ready.len(),
-            why_none: snapshot.ready.is_empty().then(|| snapshot.why.to_string()),
+            why_none: snapshot.ready.is_empty().then(|| snapshot.no_instance.to_string()),
             resolver_error: snapshot.resolver_error.as_deref().map(str::to_owned),
-            instances: snapshot.known.iter().map(Known::state).collect(),
+            instances: snapshot.instances.iter().map(InstanceSnapshot::state).collect(),
             calls: core.counters.calls.get(),
             attempts: core.counters.attempts.get(),
             retries: core.counters.retries.get() + core.counters.transparent_retries.get(),
@@ -190,7 +206,7 @@ impl Channel {
         })
     }
 
-    /// What the channel has counted; `None` of a [broken](Self::broken) one.
+    /// The counters of the channel; `None` for a [broken](Self::broken) one.
     #[must_use]
     pub fn counters(&self) -> Option<Arc<Counters>> {
         self.core.as_ref().ok().map(|core| core.counters.clone())
@@ -209,20 +225,20 @@ impl Core {
 }
 
 impl tower_service::Service<http::Request<Body>> for Channel {
-    type Response = http::Response<Answer>;
+    type Response = http::Response<ResponseBody>;
     type Error = Status;
-    type Future = Call;
+    type Future = ResponseFuture;
 
-    /// Always ready: waiting for an instance belongs to the call, where the
-    /// deadline bounds it.
+    /// Always ready: a call itself waits for an instance, bounded by its
+    /// deadline.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Call {
+    fn call(&mut self, request: http::Request<Body>) -> ResponseFuture {
         match &self.core {
-            Ok(core) => Call::new(core.clone(), request),
-            Err(status) => Call::failed(status.clone()),
+            Ok(core) => ResponseFuture::new(core.clone(), request),
+            Err(status) => ResponseFuture::failed(status.clone()),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! gRPC status codes as plain numbers, for what decides about calls without
-//! knowing a gRPC library.
+//! gRPC status codes as plain numbers, independent of a gRPC library.
 
 use std::{fmt, str::FromStr};
 
@@ -33,27 +32,27 @@ pub struct Code(u8);
 impl Code {
     /// Success.
     pub const OK: Self = Self(0);
-    /// The caller gave up.
+    /// The caller cancelled the call.
     pub const CANCELLED: Self = Self(1);
-    /// Nothing better is known; also what an unknown number counts as.
+    /// An unknown error; also the code for an unknown number.
     pub const UNKNOWN: Self = Self(2);
-    /// Too late.
+    /// The deadline passed.
     pub const DEADLINE_EXCEEDED: Self = Self(4);
-    /// There is no such thing.
+    /// The entity does not exist.
     pub const NOT_FOUND: Self = Self(5);
-    /// Too many, too much, too fast.
+    /// A quota or limit was exceeded.
     pub const RESOURCE_EXHAUSTED: Self = Self(8);
-    /// A fault within.
+    /// An internal error.
     pub const INTERNAL: Self = Self(13);
-    /// Not now.
+    /// The service is unavailable at the moment.
     pub const UNAVAILABLE: Self = Self(14);
     /// Data is lost for good.
     pub const DATA_LOSS: Self = Self(15);
-    /// The caller may not.
+    /// The caller lacks a permission.
     pub const PERMISSION_DENIED: Self = Self(7);
-    /// There is no such method.
+    /// The method does not exist.
     pub const UNIMPLEMENTED: Self = Self(12);
-    /// Nobody knows who the caller is.
+    /// The caller is not authenticated.
     pub const UNAUTHENTICATED: Self = Self(16);
 
     /// The code of that number; [`Code::UNKNOWN`] when there is none.
@@ -73,8 +72,7 @@ impl Code {
         }
     }
 
-    /// The code that a response without a gRPC status amounts to, by its HTTP
-    /// status.
+    /// The code of a response without a gRPC status, by its HTTP status.
     ///
     /// Source: gRPC, "HTTP to gRPC Status Code Mapping".
     #[must_use]
@@ -89,7 +87,7 @@ impl Code {
         }
     }
 
-    /// The code that the reset of a stream amounts to, by its HTTP/2 error code.
+    /// The code of a stream reset, by its HTTP/2 error code.
     ///
     /// Source: gRPC over HTTP/2, "Errors".
     #[must_use]
@@ -160,13 +158,13 @@ impl Codes {
         Self((1 << NAMES.len()) - 2)
     }
 
-    /// Whether `code` is in it.
+    /// Returns whether `code` is in it.
     #[must_use]
     pub const fn contains(self, code: Code) -> bool {
         self.0 & (1 << code.0) != 0
     }
 
-    /// Whether nothing is in it.
+    /// Returns whether nothing is in it.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0

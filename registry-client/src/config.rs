@@ -18,77 +18,74 @@ pub use server::{Advertise, ServerConfig};
 
 pub(crate) use env::{Environment, refuse_control_characters};
 
-/// How a [`Channel`](crate::Channel) calls.
+/// The settings of a [`Channel`](crate::Channel).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ChannelConfig {
-    /// The longest a call may take when its caller sets no `grpc-timeout`:
-    /// waiting, connecting and all attempts together; 15 s unless set
+    /// The deadline of a call whose caller sets no `grpc-timeout`: waiting,
+    /// connecting and all attempts together; 15 s unless set
     /// (`CONSORT_DEADLINE`).
     pub deadline: Duration,
-    /// Which instance a call goes to; `least_request` unless set
-    /// (`CONSORT_BALANCER`).
+    /// The balancing policy; `least_request` unless set (`CONSORT_BALANCER`).
     pub balancer: Balancer,
-    /// After how long a silence a connection is pinged, to find out whether its
-    /// peer is alive; 10 s unless set (`CONSORT_KEEPALIVE_TIME`). One with calls
-    /// in flight is pinged sooner: after half of this or of
-    /// `keepalive_timeout`, whichever is less. Both only as often as the peer
-    /// accepts pings: see `keepalive_min`.
+    /// The silence after which a connection is pinged, to detect a dead peer;
+    /// 10 s unless set (`CONSORT_KEEPALIVE_TIME`). A connection with calls in
+    /// flight is pinged sooner: after half of this or of `keepalive_timeout`,
+    /// whichever is less. Both are limited by the rate of pings that the peer
+    /// accepts: see `keepalive_min`.
     pub keepalive_time: Duration,
-    /// How long the answer to that may take before the connection counts as
-    /// dead; 5 s unless set (`CONSORT_KEEPALIVE_TIMEOUT`).
+    /// The longest wait for a PING ACK before the connection counts as dead; 5
+    /// s unless set (`CONSORT_KEEPALIVE_TIMEOUT`).
     pub keepalive_timeout: Duration,
     /// The least time between two pings that every instance accepts, with or
     /// without calls in flight; `None` unless set (`CONSORT_KEEPALIVE_MIN`).
-    /// Then it is what the instance has registered as
+    /// `None` uses the value that the instance has registered as
     /// [`KEEPALIVE_MIN`](crate::instance::KEEPALIVE_MIN), as this library's own
-    /// servers do. With neither, a connection carries no more pings than a
-    /// gRPC server of any language accepts by default: two in a row while
-    /// calls in flight are silent, and then one every 5.5 min, each only
-    /// while calls are in flight; data or headers from the peer allow two
-    /// again. A peer that hangs is noticed late then, by the deadlines of the
-    /// calls that it does not answer; a machine that is gone is noticed by the
-    /// operating system's keep-alive after `keepalive_time` and three probes.
+    /// servers do. Without either, a connection carries no more pings than a
+    /// gRPC server of any language accepts by default: two in a row while calls
+    /// in flight are silent, and then one every 5.5 min, each only while calls
+    /// are in flight; data or headers from the peer allow two again. A peer
+    /// that hangs is then detected late, by the deadlines of its calls; a
+    /// machine that is gone is detected by TCP keepalive after `keepalive_time`
+    /// and three probes.
     pub keepalive_min: Option<Duration>,
-    /// The longest that connecting to one instance may take; 5 s unless set
-    /// (`CONSORT_CONNECT_TIMEOUT`). An instance that the registry calls passing
-    /// is tried again a second after a try began, so that a value of about 1 s
-    /// finds a healed network soonest.
+    /// The timeout of an attempt to connect to an instance; 5 s unless set
+    /// (`CONSORT_CONNECT_TIMEOUT`). The next attempt at a passing instance
+    /// comes a second after the start of the last, so that a value of about 1 s
+    /// finds a recovered network soonest.
     pub connect_timeout: Duration,
-    /// Whether a call fails at once, with UNAVAILABLE, when no instance is
-    /// ready and none is being connected to for the first time. Off unless
-    /// set: the call waits for one until its deadline.
+    /// True if a call fails at once, with UNAVAILABLE, when no instance is
+    /// ready and none is being connected to for the first time. Off unless set:
+    /// the call waits for one until its deadline.
     pub fail_fast: bool,
-    /// What holds for each method, and for all together; nothing but the
-    /// defaults unless set (`CONSORT_SERVICE_CONFIG`, gRPC's service-config
-    /// JSON or the name of a file that holds it).
+    /// The service config, with the settings of methods; the defaults unless
+    /// set (`CONSORT_SERVICE_CONFIG`, gRPC's service-config JSON or the name of
+    /// a file with it).
     pub service_config: ServiceConfig,
-    /// When an instance is taken out because attempts on it fail; on, as
-    /// [`OutlierConfig`] has it, unless set. `None` never does. What the
-    /// service config says of it wins.
+    /// Outlier detection; on, with the defaults of [`OutlierConfig`], unless
+    /// set. `None` is off. The service config overrides it.
     pub outlier: Option<OutlierConfig>,
-    /// Whether each instance is asked for its own health
-    /// (`grpc.health.v1.Health/Watch`), and gets no calls while it says that it
-    /// does not serve; on unless set. One without a health service is called
-    /// all the same.
+    /// True if the health of each instance is watched
+    /// (`grpc.health.v1.Health/Watch`), and an instance that does not serve
+    /// gets no calls; on unless set. An instance without a health service gets
+    /// calls.
     pub health_watch: bool,
-    /// What it is asked for: the full name of a gRPC service, or nothing, as
-    /// unless set, for the whole server. What the service config says of it
-    /// wins.
+    /// The service name of health checks: the full name of a gRPC service, or
+    /// the empty name for the whole server; empty unless set. The service
+    /// config overrides it.
     pub health_service: String,
-    /// The most bytes of one message of a response where the service config says
-    /// nothing for its method; 4 MiB unless set, as in every gRPC library. A
-    /// larger one ends the call with `RESOURCE_EXHAUSTED`. A generated client has
-    /// a limit of its own, `max_decoding_message_size`; raise both.
+    /// The most bytes of one message of a response, unless the service config
+    /// sets it for the method; 4 MiB unless set, as in every gRPC library. A
+    /// larger one ends the call with `RESOURCE_EXHAUSTED`. A generated client
+    /// has a limit of its own, `max_decoding_message_size`; raise both.
     pub max_response_bytes: usize,
-    /// How many connections there may be to one instance; 4 unless set. A
-    /// further one is made when the peer allows no more streams on the others,
-    /// and closed when it was not used for 30 s.
+    /// The most connections to one instance; 4 unless set. An additional one is
+    /// opened when the others are at the peer's stream limit, and closed when
+    /// it was unused for 30 s.
     pub max_connections_per_instance: NonZeroUsize,
-    /// For how long an instance that joins others gets a growing share of the
-    /// load, from a tenth of its weight to all of it, under a policy that
-    /// heeds weights (`weighted`, `least_request`); 10 s unless set, 0 for
-    /// not at all.
+    /// The slow start of an instance that joins others: the time in which its
+    /// weight grows from a tenth to all of it, under a policy with weights
+    /// (`weighted`, `least_request`); 10 s unless set, 0 is off.
     pub slow_start: Duration,
 }
 
@@ -114,14 +111,15 @@ impl Default for ChannelConfig {
 }
 
 impl ChannelConfig {
-    /// The defaults, changed by what the environment sets: `CONSORT_DEADLINE`,
+    /// The defaults, overridden by the environment: `CONSORT_DEADLINE`,
     /// `CONSORT_BALANCER`, `CONSORT_KEEPALIVE_TIME`,
     /// `CONSORT_KEEPALIVE_TIMEOUT`, `CONSORT_KEEPALIVE_MIN`,
-    /// `CONSORT_CONNECT_TIMEOUT`, `CONSORT_SERVICE_CONFIG`. A variable that is empty counts as unset.
+    /// `CONSORT_CONNECT_TIMEOUT`, `CONSORT_SERVICE_CONFIG`. A variable that is
+    /// empty counts as unset.
     ///
     /// # Errors
-    /// When a variable's value cannot be used, or contradicts another's; names
-    /// the variable, the value and what is expected.
+    /// When the value of a variable is invalid or contradicts another; the
+    /// error names the variable, the value and what is expected.
     pub fn from_env() -> Result<Self, Error> {
         Self::read(&Environment::of_process())
     }
@@ -131,11 +129,11 @@ impl ChannelConfig {
         let balancer = env.parse("CONSORT_BALANCER")?;
         let service_config =
             env.parse_with("CONSORT_SERVICE_CONFIG", ServiceConfig::from_file_or_json)?.unwrap_or_default();
-        if let (Some(asked), Some(other)) = (balancer, service_config.balancer)
-            && asked != other
+        if let (Some(from_env), Some(from_service_config)) = (balancer, service_config.balancer)
+            && from_env != from_service_config
         {
             return Err(Error::Config(format!(
-                "CONSORT_BALANCER: `{asked}` contradicts CONSORT_SERVICE_CONFIG, where loadBalancingConfig says `{other}`; set one of them"
+                "CONSORT_BALANCER: `{from_env}` contradicts CONSORT_SERVICE_CONFIG, where loadBalancingConfig says `{from_service_config}`; set one of them"
             )));
         }
         Ok(Self {
@@ -157,8 +155,7 @@ impl ChannelConfig {
         .settled())
     }
 
-    /// The same, where what the service config says too stands in place of
-    /// what stood here.
+    /// The settings with the overrides of the service config applied.
     pub(crate) fn settled(mut self) -> Self {
         let ServiceConfig { balancer, outlier, health_service, .. } = &self.service_config;
         self.balancer = balancer.unwrap_or(self.balancer);
@@ -175,7 +172,7 @@ mod tests {
     use super::*;
 
     fn read(name: &'static str, value: &'static str) -> Result<ChannelConfig, String> {
-        let lookup = move |asked: &str| (asked == name).then(|| value.into());
+        let lookup = move |from_env: &str| (from_env == name).then(|| value.into());
         ChannelConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
     }
 
@@ -235,7 +232,7 @@ mod tests {
         assert_eq!(read("CONSORT_SERVICE_CONFIG", config).unwrap().balancer, Balancer::RoundRobin);
         assert_eq!(read("CONSORT_SERVICE_CONFIG", "{}").unwrap(), ChannelConfig::default());
         let both = |balancer: &'static str| {
-            let lookup = move |asked: &str| match asked {
+            let lookup = move |from_env: &str| match from_env {
                 "CONSORT_SERVICE_CONFIG" => Some(config.into()),
                 "CONSORT_BALANCER" => Some(balancer.into()),
                 _ => None,

@@ -1,11 +1,10 @@
-//! Consul: a thin client, and what the mesh does with it.
+//! Consul: a thin client, and registration and discovery on top of it.
 //!
-//! [`Client`] asks one agent: typed answers, typed errors, nothing followed,
-//! nothing unbounded. On it stand [`ConsulResolver`], which tells the
-//! instances of a service and every change of them, and [`Registration`],
-//! which keeps an instance registered for as long as it lives. All reads that
-//! follow something go through one watch engine, which knows the rules of
-//! Consul's blocking queries.
+//! [`Client`] sends requests to one agent: typed responses, typed errors, no
+//! redirects, everything bounded. On top of it are [`ConsulResolver`], which
+//! watches the instances of a service, and [`Registration`], which keeps an
+//! instance registered. All watches use one engine, which implements the rules
+//! of Consul's blocking queries.
 //!
 //! ```no_run
 //! use registry_client::{
@@ -40,9 +39,9 @@ mod connect;
 mod duration;
 mod endpoint;
 mod error;
+mod features;
 mod http;
 mod kv;
-mod newer;
 mod path;
 mod registration;
 mod resolver;
@@ -79,7 +78,7 @@ pub use self::{
     },
 };
 use self::{
-    http::{Answer, Call, Transport},
+    http::{HttpCall, HttpResponse, Transport},
     scope::Scope,
     watch::cursor::Cursor,
 };
@@ -87,38 +86,38 @@ use self::{
 /// A client of one Consul agent. Cheap to clone; clones share connections
 /// and watches.
 ///
-/// Every method asks once and says what came of it; none retries, except that
-/// a GET on a connection that died while pooled is sent once more, and that a
-/// refused request is sent once more when the token file holds a new token.
+/// Methods do not retry, except that a GET that failed on a pooled connection
+/// is sent once more, and that a denied request is sent once more when the
+/// token file has a new token.
 ///
 /// # Cancel safety
-/// Dropping any of its futures closes the connection it waits on. A write may
-/// have happened nevertheless.
+/// Dropping a future closes its connection. A write may have happened
+/// nevertheless.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
-    /// Whether each request goes out on a connection of its own.
+    /// True if each request uses a new connection.
     on_new_connections: bool,
 }
 
 struct Inner {
     transport: Transport,
     scope: Scope,
-    shared: resolver::Shared,
-    left_out: newer::LeftOut,
+    watches: resolver::RunningWatches,
+    omitted_features: features::OmittedFeatures,
 }
 
 impl Client {
-    /// A client as the environment says, by the names of Consul's own command
-    /// line: `CONSUL_HTTP_ADDR` (`127.0.0.1:8500` unless set),
+    /// A client with the settings of the environment, by the names of Consul's
+    /// own command line: `CONSUL_HTTP_ADDR` (`127.0.0.1:8500` unless set),
     /// `CONSUL_HTTP_TOKEN`, `CONSUL_HTTP_TOKEN_FILE`, `CONSUL_HTTP_AUTH`,
     /// `CONSUL_HTTP_SSL`, `CONSUL_HTTP_SSL_VERIFY`, `CONSUL_CACERT`,
     /// `CONSUL_CAPATH`, `CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY`,
     /// `CONSUL_TLS_SERVER_NAME`, `CONSUL_NAMESPACE`, `CONSUL_PARTITION`.
-    /// `CONSUL_GRPC_ADDR` has no meaning here: nothing is asked on that port.
+    /// `CONSUL_GRPC_ADDR` has no effect: that port is not used.
     ///
     /// # Errors
-    /// [`Error::Config`] when one of them means nothing or names a file that
+    /// [`Error::Config`] when one of them is invalid or names a file that
     /// cannot be used.
     pub fn from_env() -> Result<Self, Error> {
         ClientBuilder::from_env()?.build()
@@ -131,60 +130,69 @@ impl Client {
     }
 
     fn of(transport: Transport, scope: Scope) -> Self {
-        let (shared, left_out) = (resolver::Shared::default(), newer::LeftOut::default());
-        let inner = Inner { transport, scope, shared, left_out };
+        let (watches, omitted_features) =
+            (resolver::RunningWatches::default(), features::OmittedFeatures::default());
+        let inner = Inner { transport, scope, watches, omitted_features };
         Self { inner: Arc::new(inner), on_new_connections: false }
     }
 
-    /// The agent's address as it was given.
+    /// The address of the agent, as given.
     #[must_use]
     pub fn addr(&self) -> &str {
         &self.inner.transport.endpoint.shown
     }
 
-    /// The address, for an error.
-    fn shown(&self) -> Arc<str> {
+    /// The address of the agent, for errors.
+    fn shown_addr(&self) -> Arc<str> {
         self.inner.transport.addr()
     }
 
-    /// Whether the agent runs on this machine.
+    /// Returns whether the agent runs on this machine.
     fn is_local(&self) -> bool {
         self.inner.transport.endpoint.is_local()
     }
 
-    /// The same client, whose requests are answered by whichever agent a
-    /// balancer chooses next.
+    /// A clone that uses a new connection for each request, so that a balancer
+    /// chooses an agent each time.
     fn on_new_connections(&self) -> Self {
         Self { on_new_connections: true, ..self.clone() }
     }
 
-    async fn send(&self, call: Call) -> Result<Answer, Error> {
+    async fn send(&self, call: HttpCall) -> Result<HttpResponse, Error> {
         let mut call = self.inner.scope.apply(&self.inner.transport, call).await?;
-        call.last_on_its_connection = self.on_new_connections;
+        call.closes_connection = self.on_new_connections;
         self.inner.transport.send(&call).await
     }
 
-    /// Asks for what comes after `cursor`, for at most `wait`.
-    async fn wait(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
+    /// Sends a blocking query from `cursor`, which waits at most `wait`.
+    async fn wait(&self, call: &HttpCall, cursor: &Cursor, wait: Duration) -> Result<HttpResponse, Error> {
         let call = self.inner.scope.apply(&self.inner.transport, call.clone()).await?;
         self.inner.transport.wait(&call, cursor, wait).await
     }
 
-    /// Asks, and reads the JSON of the answer.
-    async fn fetch<T: for<'a> Deserialize<'a>>(&self, call: Call) -> Result<T, Error> {
-        let answer = self.send(call.clone()).await?;
-        self.decode(&call, &answer)
+    /// Sends a request and decodes the JSON of the response.
+    async fn fetch<T: for<'a> Deserialize<'a>>(&self, call: HttpCall) -> Result<T, Error> {
+        let response = self.send(call.clone()).await?;
+        self.decode(&call, &response)
     }
 
-    /// Asks for something to be done.
-    async fn order(&self, call: Call) -> Result<(), Error> {
+    /// Sends a request without a response body.
+    async fn execute(&self, call: HttpCall) -> Result<(), Error> {
         let path = call.path.clone();
-        let answer = self.send(call).await?;
-        if answer.found { Ok(()) } else { Err(Error::NotFound { path, said: error::said(&answer.body) }) }
+        let response = self.send(call).await?;
+        if response.found {
+            Ok(())
+        } else {
+            Err(Error::NotFound { path, message: error::excerpt(&response.body) })
+        }
     }
 
-    fn decode<'a, T: Deserialize<'a>>(&self, call: &Call, answer: &'a Answer) -> Result<T, Error> {
-        version::decode(&self.inner.transport, call, answer)
+    fn decode<'a, T: Deserialize<'a>>(
+        &self,
+        call: &HttpCall,
+        response: &'a HttpResponse,
+    ) -> Result<T, Error> {
+        version::decode(&self.inner.transport, call, response)
     }
 }
 

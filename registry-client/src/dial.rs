@@ -1,12 +1,11 @@
-//! Opens TCP connections, to an instance or to an agent: by every address that
-//! the name of a host has, so that one that swallows packets keeps nobody from
-//! another.
+//! TCP connections to instances and agents, by every address of a host name, so
+//! that an address that drops packets does not block the others.
 //!
-//! Source: RFC 8305 ("Happy Eyeballs", version 2). The families of addresses
-//! take turns, beginning with the one that the operating system prefers; the
-//! next attempt starts 250 ms after the one before, or as soon as that has
-//! failed; the first to connect wins. Unlike there, IPv4 and IPv6 addresses are
-//! looked up together, by the operating system.
+//! Source: RFC 8305 ("Happy Eyeballs", version 2). Address families alternate,
+//! beginning with the one that the operating system prefers; the next attempt
+//! starts 250 ms after the previous one, or when that has failed; the first to
+//! connect wins. Unlike there, IPv4 and IPv6 addresses are looked up together,
+//! by the operating system.
 
 use std::{
     fmt::Write as _,
@@ -24,13 +23,14 @@ use tokio::{
 };
 use tracing::debug;
 
-/// The most addresses of one name that are tried; others are left out.
+/// The most addresses of one name that are tried; others are ignored.
 const MAX_ADDRESSES: usize = 128;
-/// The most attempts that are under way at a time.
+/// The most concurrent attempts.
 const MAX_ATTEMPTS: u32 = 16;
-/// How long after one attempt the next starts. RFC 8305, section 5.
+/// The delay between attempts. RFC 8305, section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// The same at least, however little time there is. RFC 8305, section 8.
+/// The least delay between attempts, however little time is left. RFC 8305,
+/// section 8.
 const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
 /// The most addresses that an error names.
 const MAX_NAMED: usize = 5;
@@ -39,11 +39,11 @@ const MAX_NAMED: usize = 5;
 /// `TCP_NODELAY`.
 ///
 /// # Errors
-/// When the name has no address, or none of them took the connection in time;
-/// then each address is named with its reason.
+/// When the name has no address, or none of them accepted the connection in
+/// time; the error names each address with its reason.
 ///
 /// # Cancel safety
-/// Dropping the future closes what was opened.
+/// Dropping the future closes every socket.
 pub(crate) async fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return connect_any(host, [SocketAddr::new(ip, port)], deadline).await;
@@ -69,51 +69,52 @@ pub(crate) async fn connect_any(
         stream.set_nodelay(true)?;
         Ok(stream)
     };
-    race(in_turn(addresses), deadline, open).await.map_err(|failures| error(host, failures))
+    race(interleave(addresses), deadline, open).await.map_err(|failures| error(host, failures))
 }
 
-/// When the operating system gives a connection up whose other side is gone.
+/// The operating system's detection of dead connections: TCP keepalive and user
+/// timeout.
 ///
-/// It notices machines and networks, not processes that hang, and costs the
-/// peer's process nothing. Where the peer's HTTP/2 pings are limited it is what
-/// remains for a connection that is idle, or silent for long.
+/// It detects machines and networks that are gone, not processes that hang, and
+/// costs the peer's process nothing. Where HTTP/2 pings are limited, it is the
+/// only detection for a connection that is idle, or silent for long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Liveness {
     idle: Duration,
     timeout: Duration,
 }
 
-/// What the operating system is asked to send before it gives up.
+/// The probes that the operating system sends before it gives up.
 const PROBES: u32 = 3;
-/// What an operating system waits by default; some take no more than 9 h.
+/// The default of operating systems; some accept no more than 9 h.
 const MAX_IDLE: Duration = Duration::from_secs(2 * 3600);
 
 impl Liveness {
-    /// Probes after `idle` without a byte, and gives up when there is no answer
-    /// for about `timeout` more: at least three probes, a second or more apart,
-    /// because one may be lost.
+    /// Probes after `idle` without a byte, and gives up when there is no
+    /// response for about `timeout` more: at least three probes, a second or
+    /// more apart, because one may be lost.
     pub(crate) fn new(idle: Duration, timeout: Duration) -> Self {
         Self { idle: idle.min(MAX_IDLE), timeout: timeout.min(MAX_IDLE) }
     }
 
-    /// The kernel counts both in whole seconds.
+    /// The idle time and the interval, in whole seconds as the kernel counts.
     fn times(self) -> (Duration, Duration) {
         let whole = |time: Duration| Duration::from_secs(time.as_secs_f64().ceil().max(1.0) as u64);
         (whole(self.idle), whole(self.timeout / PROBES))
     }
 
-    /// For how long the kernel sends what is not acknowledged (gRFC A18). Below
-    /// the time that the probes take it would give up at the first lost one.
+    /// The time for which the kernel resends unacknowledged data (gRFC A18).
+    /// Below the time of the probes it would give up at the first lost one.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn user_timeout(self) -> Duration {
         let (idle, interval) = self.times();
         idle + interval * PROBES
     }
 
-    /// Sets this on a connection. One that cannot have it works without.
+    /// Sets the options on a connection; a failure is ignored.
     pub(crate) fn apply(self, stream: &TcpStream) {
         if let Err(error) = self.set(stream) {
-            debug!(%error, "could not set the TCP keep-alive");
+            debug!(%error, "failed to set TCP keepalive: {error}");
         }
     }
 
@@ -127,8 +128,8 @@ impl Liveness {
     }
 }
 
-/// Each address once, the families in turn.
-fn in_turn(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+/// The addresses without duplicates, with alternating families.
+fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut unique: Vec<SocketAddr> = Vec::new();
     for address in addresses.into_iter().take(2 * MAX_ADDRESSES) {
         if !unique.contains(&address) {
@@ -149,22 +150,23 @@ fn in_turn(addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     turns
 }
 
-/// An address and why it did not take the connection.
-type Failure = (SocketAddr, io::Error);
+/// An address and the reason for which the attempt failed.
+type AddressError = (SocketAddr, io::Error);
 
-/// The first connection that `open` opens. However many addresses there are,
-/// each gets its attempt before `deadline`.
+/// The first connection that `open` opens. Each address gets its attempt before
+/// `deadline`, however many there are.
 async fn race<T>(
     addresses: Vec<SocketAddr>,
     deadline: Instant,
     open: impl AsyncFn(SocketAddr) -> io::Result<T>,
-) -> Result<T, Vec<Failure>> {
+) -> Result<T, Vec<AddressError>> {
     let count = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
     let left = deadline.saturating_duration_since(Instant::now());
     let delay = (left / count.saturating_add(1)).clamp(MIN_ATTEMPT_DELAY, ATTEMPT_DELAY);
     let attempt = async |address| {
         let began = Instant::now();
-        // Beyond so many at a time an attempt makes room for another.
+        // With more addresses than `MAX_ATTEMPTS`, an attempt makes room for
+        // another.
         let until = if count > MAX_ATTEMPTS { deadline.min(began + delay * MAX_ATTEMPTS) } else { deadline };
         let opened = timeout_at(until, open(address)).await.unwrap_or_else(|_| {
             let text = format!("no answer within {:?}", rounded(began.elapsed()));
@@ -196,9 +198,9 @@ async fn race<T>(
     }
 }
 
-/// What the caller is told: the reason alone where the caller named the
+/// The error for the caller: the reason alone where the caller gave an IP
 /// address, else each address with its reason.
-fn error(host: &str, mut failures: Vec<Failure>) -> io::Error {
+fn error(host: &str, mut failures: Vec<AddressError>) -> io::Error {
     let Some(kind) = failures.first().map(|(_, error)| error.kind()) else {
         return io::Error::new(io::ErrorKind::NotFound, format!("`{host}` has no address"));
     };
@@ -218,7 +220,7 @@ fn error(host: &str, mut failures: Vec<Failure>) -> io::Error {
     io::Error::new(if same { kind } else { io::ErrorKind::Other }, text)
 }
 
-/// To milliseconds, for people.
+/// The time in whole milliseconds, for messages.
 fn rounded(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

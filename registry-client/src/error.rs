@@ -1,10 +1,10 @@
-//! What can go wrong outside a call.
+//! Errors outside of calls.
 
-/// Why the mesh could not be set up or a server not be run.
+/// The reason for which the mesh could not be set up or a server not run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting does not hold; says which and how to mend it.
+    /// A setting is invalid; names it and the fix.
     #[error("{0}")]
     Config(String),
     /// The listener that a server was given cannot be used.

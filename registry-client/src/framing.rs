@@ -1,95 +1,96 @@
-//! The messages that pass through a body: how large they are, how many, and
-//! whether they are compressed.
+//! The framing of gRPC messages: their sizes, number and compression, checked
+//! as a body passes.
 
 use std::fmt;
 
 /// The flag byte and the length in front of every message ("gRPC over HTTP/2",
 /// Length-Prefixed-Message).
-const PREFIX: usize = 5;
+const PREFIX_LEN: usize = 5;
 
 /// Reads the prefix of each message as its bytes pass, however they are cut
 /// into frames.
 #[derive(Debug)]
 pub(crate) struct Framing {
-    rules: Rules,
-    /// As much as there is of the next message's prefix.
-    prefix: [u8; PREFIX],
-    have: usize,
-    /// The bytes of the present message.
+    rules: MessageRules,
+    /// The part of the next message's prefix that has arrived.
+    prefix: [u8; PREFIX_LEN],
+    prefix_len: usize,
+    /// The bytes of the current message.
     size: usize,
-    /// Bytes still to come of it.
+    /// The bytes of it that have not arrived.
     left: usize,
-    /// How many messages have begun.
+    /// The number of messages that have begun.
     messages: u32,
 }
 
-/// What messages must obey.
+/// The rules for messages.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct MessageRules {
     /// The most bytes of one message.
     pub(crate) max_bytes: usize,
-    /// Whether a message may be compressed: an encoding was agreed on.
+    /// True if messages may be compressed: an encoding was accepted.
     pub(crate) compressed: bool,
-    /// Whether there is one message only.
+    /// True if there is one message only.
     pub(crate) single: bool,
 }
 
-/// How a message breaks the rules.
+/// A violation of the rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Violation {
     TooLarge {
         bytes: usize,
         limit: usize,
     },
-    /// It is flagged as compressed, and no encoding was agreed on.
+    /// A compressed message without an accepted encoding.
     Compressed,
-    /// Its flag byte is neither 0 nor 1.
+    /// A flag byte that is neither 0 nor 1.
     Flag(u8),
-    /// It is the second where there is one.
+    /// A second message where only one is allowed.
     Second,
 }
 
 impl Framing {
     #[inline]
-    pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, prefix: [0; PREFIX], have: 0, size: 0, left: 0, messages: 0 }
+    pub(crate) fn new(rules: MessageRules) -> Self {
+        Self { rules, prefix: [0; PREFIX_LEN], prefix_len: 0, size: 0, left: 0, messages: 0 }
     }
 
-    /// Bounds the size of messages that this process sends itself.
+    /// A framing for messages that this process sends, with only their size
+    /// bounded.
     pub(crate) fn up_to(max_bytes: usize) -> Self {
-        Self::new(Rules { max_bytes, compressed: true, single: false })
+        Self::new(MessageRules { max_bytes, compressed: true, single: false })
     }
 
-    /// Whether there is one message only.
+    /// Returns whether there is one message only.
     #[inline]
     pub(crate) fn is_single(&self) -> bool {
         self.rules.single
     }
 
-    /// Whether there is one message only, and it has not begun.
+    /// Returns whether there is one message only and it has not begun.
     #[inline]
-    pub(crate) fn lacks_its_message(&self) -> bool {
+    pub(crate) fn lacks_message(&self) -> bool {
         self.rules.single && self.messages == 0
     }
 
-    /// How many messages have begun.
+    /// The number of messages that have begun.
     pub(crate) fn messages(&self) -> u32 {
         self.messages
     }
 
     /// The bytes of the message that began last, its prefix included.
     pub(crate) fn size(&self) -> usize {
-        PREFIX + self.size
+        PREFIX_LEN + self.size
     }
 
-    /// Whether the body may end here: not within a message.
+    /// Returns whether the body may end here: not within a message.
     #[inline]
     pub(crate) fn is_between_messages(&self) -> bool {
-        self.have == 0 && self.left == 0
+        self.prefix_len == 0 && self.left == 0
     }
 
     /// # Errors
-    /// When a message begins that breaks the rules.
+    /// When a message violates the rules.
     #[inline]
     pub(crate) fn pass(&mut self, mut data: &[u8]) -> Result<(), Violation> {
         while !data.is_empty() {
@@ -99,18 +100,18 @@ impl Framing {
                 data = &data[here..];
                 continue;
             }
-            if self.have == 0
+            if self.prefix_len == 0
                 && let Some((prefix, rest)) = data.split_first_chunk()
             {
                 self.begin(prefix)?;
                 data = rest;
                 continue;
             }
-            self.prefix[self.have] = data[0];
-            self.have += 1;
+            self.prefix[self.prefix_len] = data[0];
+            self.prefix_len += 1;
             data = &data[1..];
-            if self.have == PREFIX {
-                self.have = 0;
+            if self.prefix_len == PREFIX_LEN {
+                self.prefix_len = 0;
                 let prefix = self.prefix;
                 self.begin(&prefix)?;
             }
@@ -119,8 +120,8 @@ impl Framing {
     }
 
     #[inline]
-    fn begin(&mut self, &[flag, a, b, c, d]: &[u8; PREFIX]) -> Result<(), Violation> {
-        let Rules { max_bytes: limit, compressed, single } = self.rules;
+    fn begin(&mut self, &[flag, a, b, c, d]: &[u8; PREFIX_LEN]) -> Result<(), Violation> {
+        let MessageRules { max_bytes: limit, compressed, single } = self.rules;
         let bytes = u32::from_be_bytes([a, b, c, d]) as usize;
         if flag > 1 {
             return Err(Violation::Flag(flag));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     fn single() -> Framing {
-        Framing::new(Rules { max_bytes: 10, compressed: false, single: true })
+        Framing::new(MessageRules { max_bytes: 10, compressed: false, single: true })
     }
 
     #[test]

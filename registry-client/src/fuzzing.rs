@@ -1,5 +1,5 @@
-//! What reads bytes that others wrote, for the crate `fuzz`. Each function
-//! panics when a promise is broken; none is for users.
+//! The fuzz targets of this crate, for the crate `fuzz`. Each function panics
+//! when a property is violated; none is for users.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ pub use crate::{
     snapshot::fuzz_file as snapshot,
 };
 use crate::{
-    framing::{Framing, Rules},
-    policy::{Methods, Policies, ServiceConfig, deadline},
+    framing::{Framing, MessageRules},
+    policy::{Methods, Policies, ServiceConfig, timeout},
 };
 
-/// The longest message of an error that says what is wrong with an input.
-pub(crate) const MOST_SAID: usize = 2 << 10;
+/// The longest error message about an input, in bytes.
+pub(crate) const MAX_MESSAGE_LEN: usize = 2 << 10;
 
-/// gRPC's service config: what is taken can be used, what is not is said in a
-/// message that a log can hold.
+/// Fuzzes gRPC's service config: an accepted one is usable, and an error is
+/// short enough for a log.
 pub fn service_config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match ServiceConfig::parse(text) {
@@ -24,17 +24,17 @@ pub fn service_config(data: &[u8]) {
             let policies = Policies::new(&Methods::default(), &config);
             policies.expect("what was read can be used");
         }
-        Err(error) => assert!(error.to_string().len() <= MOST_SAID, "{error}"),
+        Err(error) => assert!(error.to_string().len() <= MAX_MESSAGE_LEN, "{error}"),
     }
 }
 
-/// Length-prefixed messages: what is found does not depend on how the bytes
-/// are cut into frames.
+/// Fuzzes length-prefixed messages: the result does not depend on how the bytes
+/// are split into frames.
 pub fn framing(data: &[u8]) {
     let Some((&[rules, cut], data)) = data.split_first_chunk() else { return };
     let begin = || {
         let (compressed, single) = (rules & 1 != 0, rules & 2 != 0);
-        Framing::new(Rules { max_bytes: usize::from(rules), compressed, single })
+        Framing::new(MessageRules { max_bytes: usize::from(rules), compressed, single })
     };
     let (mut whole, mut pieces) = (begin(), begin());
     let found = whole.pass(data).err();
@@ -44,12 +44,13 @@ pub fn framing(data: &[u8]) {
     assert_eq!(end(&whole), end(&pieces));
 }
 
-/// `grpc-timeout`: what was read can be sent on, and never grows by it.
+/// Fuzzes `grpc-timeout`: a parsed value can be formatted again, and never
+/// grows.
 pub fn grpc_timeout(data: &[u8]) {
-    let Some(time) = deadline::parse(data) else { return };
-    let sent = deadline::format(time);
+    let Some(time) = timeout::parse(data) else { return };
+    let sent = timeout::format(time);
     assert!(sent.len() <= 9, "{sent}");
     // At least the least unit, so that a call is never sent without one.
-    let again = deadline::parse(sent.as_bytes());
+    let again = timeout::parse(sent.as_bytes());
     assert!(again.is_some_and(|again| again <= time.max(Duration::from_nanos(1))), "{time:?} {sent}");
 }

@@ -1,4 +1,4 @@
-//! Who can be called: service names, instance ids, addresses.
+//! Service names, instances and their addresses.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
@@ -44,22 +44,22 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// What tells one registered process of a service from another. State that
-/// is learnt about an instance is kept under this id across registry updates.
+/// The id of one registered process of a service. The state of an instance is
+/// kept under this id across registry updates.
 ///
-/// In Consul an id is unique on its agent only, so it is the address that
-/// tells processes apart. The id is the registered one where that says the
-/// address (`cart-service-10.0.0.7-50051`, as [`Server`](crate::server::Server)
-/// registers), and the registered one with the address behind it
-/// (`web@10.0.0.7:8080`) everywhere else: it depends on the entry alone, and
-/// not on which other entries there are.
+/// In Consul an id is unique on its agent only, so processes are distinguished
+/// by address. The id is the registered one where that contains the address
+/// (`cart-service-10.0.0.7-50051`, as [`Server`](crate::server::Server)
+/// registers), and the registered one followed by the address
+/// (`web@10.0.0.7:8080`) everywhere else: it depends on the entry alone, not on
+/// other entries.
 ///
 /// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(Arc<str>);
 
 impl InstanceId {
-    /// Takes any text: the registry decides what an id is.
+    /// An id of any text: the registry decides about its form.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
@@ -80,8 +80,8 @@ impl InstanceId {
         &self.0
     }
 
-    /// The id under which the instance is registered: without the address,
-    /// where one was put behind it.
+    /// The id under which the instance is registered: without an address that
+    /// was appended.
     #[must_use]
     pub fn registered(&self) -> &str {
         match self.0.rsplit_once('@') {
@@ -97,8 +97,8 @@ impl fmt::Display for InstanceId {
     }
 }
 
-/// Where an instance listens: an IP address or a host name, and a port that
-/// is not 0. A host name is looked up anew for every connection.
+/// The address of an instance: an IP address or a host name, and a port that is
+/// not 0. A host name is looked up for every connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     host: Arc<str>,
@@ -106,7 +106,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// An address of its two parts. An IPv6 host may stand in brackets.
+    /// An address of a host and a port. An IPv6 host may be in brackets.
     ///
     /// # Errors
     /// When the host is empty, unspecified (`0.0.0.0`, `::`) or has characters
@@ -168,24 +168,24 @@ impl fmt::Display for Address {
     }
 }
 
-/// What the registry says of an instance's health.
+/// The health of an instance, by the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Health {
+pub enum InstanceHealth {
     /// Every check passes.
     Passing,
-    /// A check warns; the instance may be used, with its warning weight.
+    /// A check warns; the instance is used, with its warning weight.
     Warning,
-    /// A check fails: used only when no other instance is left.
+    /// A check fails; the instance is used only when no other is left.
     Critical,
-    /// An operator or the instance itself took it out: never used.
+    /// An operator or the instance itself took it out; it is never used.
     Maintenance,
 }
 
 /// The most bytes of the name of a region or a zone.
 const MAX_LOCALITY_NAME: usize = 128;
 
-/// Where an instance runs: a region and, where it is known, a zone within it,
-/// as Consul's `Locality` has them from 1.16 on.
+/// The locality of an instance: a region and, where it is known, a zone within
+/// it, as in Consul's `Locality` from 1.16 on.
 ///
 /// Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -199,9 +199,8 @@ impl Locality {
     /// The locality of a zone, or with an empty `zone` that of a whole region.
     ///
     /// # Errors
-    /// When `region` is empty, for a zone means something within its region
-    /// only, or when one of them is longer than 128 bytes or holds control
-    /// characters.
+    /// When `region` is empty, because a zone is part of a region only, or when
+    /// one of them is longer than 128 bytes or holds control characters.
     pub fn new(region: &str, zone: &str) -> Result<Self, ParseError> {
         for (what, name) in [("region", region), ("zone", zone)] {
             if name.len() > MAX_LOCALITY_NAME || name.chars().any(char::is_control) {
@@ -249,15 +248,15 @@ impl fmt::Display for Locality {
 pub const KEEPALIVE_MIN: &str = "keepalive-min";
 
 /// The key of [`Instance::meta`] under which a server registers the name that
-/// its health service answers for it, which is its registered name. A channel
-/// asks for that one, so that another program which listens at the address of
-/// an instance that is gone is not taken for it.
+/// its health service knows, which is its registered name. A channel checks
+/// that name, so that another program at the address of an instance that is
+/// gone is not taken for it.
 pub const HEALTH_SERVICE: &str = "health-service";
 
 /// The key of [`Instance::meta`] under which a server registers its locality as
 /// [`Locality`] is written, `region/zone`. Consul has a field for it, but its
-/// servers take no notice when that field alone changes, as it does when a
-/// process is killed and started with another locality at the same address.
+/// servers ignore a change of that field alone, which happens when a process is
+/// killed and started with another locality at the same address.
 pub const LOCALITY: &str = "locality";
 
 /// The key of [`Instance::meta`] under which a server registers the port at
@@ -288,19 +287,19 @@ pub const METRICS_PORT: &str = "metrics_port";
 pub struct Instance {
     /// Unique within its service.
     pub id: InstanceId,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: Address,
-    /// Its share of the load relative to the others, 1 to 65,535.
+    /// The share of the load relative to the others, 1 to 65,535.
     pub weight: u16,
-    /// What the registry says of its health.
-    pub health: Health,
-    /// The registry's words for `health`, empty when it passes.
+    /// The health, by the registry.
+    pub health: InstanceHealth,
+    /// The reason for `health`, empty when it passes.
     pub reason: String,
-    /// Free labels.
+    /// Labels.
     pub tags: Vec<String>,
-    /// Free pairs, such as `version`.
+    /// Key-value pairs, such as `version`.
     pub meta: BTreeMap<String, String>,
-    /// Where it runs, where it says so.
+    /// The locality, if it is registered.
     pub locality: Option<Locality>,
 }
 
@@ -312,7 +311,7 @@ impl Instance {
             id: InstanceId::new(id),
             address,
             weight: 1,
-            health: Health::Passing,
+            health: InstanceHealth::Passing,
             reason: String::new(),
             tags: Vec::new(),
             meta: BTreeMap::new(),
@@ -321,7 +320,7 @@ impl Instance {
     }
 }
 
-/// A text that is not what it should be; says which and why.
+/// A text that could not be parsed, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParseError(pub(crate) String);

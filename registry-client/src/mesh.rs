@@ -1,4 +1,4 @@
-//! The one handle: channels to services, and a server that registers itself.
+//! The handle of the mesh, which creates channels and servers.
 
 mod resolvers;
 
@@ -24,12 +24,12 @@ use crate::{
     instance::ServiceName,
     policy::Methods,
     resolve::{RegistryCounters, Resolution, Resolver},
-    server::{Inside, Server, ServerState},
-    telemetry::{Meters, Observed, observe},
+    server::{Server, ServerHandle, ServerState},
+    telemetry::{ChannelSnapshot, Meters, observe},
 };
 
-/// The way into the mesh: hands out channels and servers that share one
-/// registry. Cheap to clone.
+/// The mesh: creates channels and servers that share one registry. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct Mesh {
     shared: Arc<Shared>,
@@ -42,38 +42,37 @@ pub(crate) struct Shared {
     server_config: ServerConfig,
     descriptors: Vec<&'static [u8]>,
     methods: Methods,
-    /// One channel per service that was ever asked for. Names come from code,
-    /// so they are few.
-    channels: Mutex<HashMap<ServiceName, Known>>,
+    /// One channel per service. Names come from code, so they are few.
+    channels: Mutex<HashMap<ServiceName, OpenChannel>>,
     meter: Option<Meter>,
-    /// Those that are there; few, for each is made by code.
-    servers: Mutex<Vec<Weak<Inside>>>,
+    /// The servers of this process; few, because each is created by code.
+    servers: Mutex<Vec<Weak<ServerHandle>>>,
     admin: OnceLock<AdminEndpoint>,
     metrics_page: Option<Page>,
 }
 
-/// Answers for as long as it is there.
+/// The admin endpoint, which is open until this is dropped.
 struct AdminEndpoint {
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
 }
 
-/// A channel, and what its resolver tells it.
-struct Known {
+/// A channel with its resolution.
+struct OpenChannel {
     channel: Channel,
     resolution: watch::Receiver<Resolution>,
     registry: Option<Arc<RegistryCounters>>,
 }
 
 impl Mesh {
-    /// A mesh as the environment says: `CONSUL_*` as Consul's own command line
-    /// reads it, and `CONSORT_*` as [`ChannelConfig::from_env`] and
-    /// [`ServerConfig::from_env`] do, and `CONSORT_STATE_DIR` as
-    /// [`MeshBuilder::state_dir`]. To add to that, start from
-    /// [`MeshBuilder::from_env`].
+    /// A mesh with the settings of the environment: `CONSUL_*`, which mean the
+    /// same as to Consul's own command line, `CONSORT_*` of
+    /// [`ChannelConfig::from_env`] and [`ServerConfig::from_env`], and
+    /// `CONSORT_STATE_DIR` for [`MeshBuilder::state_dir`]. To add to them,
+    /// start from [`MeshBuilder::from_env`].
     ///
     /// # Errors
-    /// When a variable is set to something that it cannot mean.
+    /// When the value of a variable is invalid.
     ///
     /// # Cancel safety
     /// Cancel safe: nothing is left behind.
@@ -81,13 +80,14 @@ impl Mesh {
         MeshBuilder::from_env()?.build()
     }
 
-    /// A mesh that is told everything in code.
+    /// A builder without settings.
     pub fn builder() -> MeshBuilder {
         MeshBuilder::default()
     }
 
-    /// A channel to `service`; the same one each time. Within a tokio runtime.
-    /// An impossible name gives a channel whose every call fails saying so.
+    /// A channel to `service`; the same one each time. Must be called within a
+    /// tokio runtime. An invalid name gives a channel whose every call fails
+    /// with `INVALID_ARGUMENT`.
     #[must_use]
     pub fn channel(&self, service: &str) -> Channel {
         let name: ServiceName = match service.parse() {
@@ -95,14 +95,14 @@ impl Mesh {
             Err(why) => return Channel::broken(Status::invalid_argument(format!("no such channel: {why}"))),
         };
         let channels = || self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = channels().get(&name) {
-            return known.channel.clone();
+        if let Some(open) = channels().get(&name) {
+            return open.channel.clone();
         }
-        // Not under the lock of the channels: the SDK has one of its own around
-        // its instruments, and holds it while it asks for the channels.
+        // Not under the lock of the channels: the SDK has a lock around its
+        // instruments, and holds it while it reads the channels.
         let meters = self.shared.meter.as_ref().map(|meter| Meters::new(meter, &name));
-        let open = |name: &ServiceName| self.shared.open(name, meters);
-        channels().entry(name).or_insert_with_key(open).channel.clone()
+        let open_channel = |name: &ServiceName| self.shared.open_channel(name, meters);
+        channels().entry(name).or_insert_with_key(open_channel).channel.clone()
     }
 
     /// A server for `service`, the name that it registers under.
@@ -114,26 +114,27 @@ impl Mesh {
         let server = Server::new(service.parse(), consul, config, descriptors, mesh);
         let mut servers = shared.servers.lock().unwrap_or_else(PoisonError::into_inner);
         servers.retain(|server| server.strong_count() > 0);
-        servers.push(server.inside());
+        servers.push(server.handle());
         server
     }
 
-    /// What this process knows of its mesh: its servers, its channels, and of
-    /// each instance why calls go there or do not.
+    /// The state of the mesh in this process: its servers, its channels, and
+    /// for each instance why it gets calls or not.
     #[must_use]
     pub fn state(&self) -> MeshState {
         self.shared.state()
     }
 
-    /// Tells of this process by HTTP (see [`admin`](crate::admin)) for as long
-    /// as the mesh is there; gives the address. Within a tokio runtime.
+    /// Opens the HTTP endpoint of this process (see [`admin`](crate::admin))
+    /// for the lifetime of the mesh; returns its address. Must be called within
+    /// a tokio runtime.
     ///
-    /// A server that is run afterwards registers where its metrics are; see
+    /// A server that runs afterwards registers the port of its metrics; see
     /// [`METRICS_PORT`](crate::instance::METRICS_PORT).
     ///
     /// # Errors
-    /// When the address cannot be had, is reached from other machines without
-    /// that being allowed, or the mesh has such an endpoint already.
+    /// When the address is in use, is reachable from other machines without
+    /// that being allowed, or the mesh has an admin endpoint already.
     ///
     /// # Cancel safety
     /// Cancel safe: nothing is left behind.
@@ -141,19 +142,18 @@ impl Mesh {
         let listener = admin::bind(config).await?;
         let address = listener.local_addr().map_err(Error::Listener)?;
         let task = AbortOnDropHandle::new(tokio::spawn(admin::serve(listener, Arc::downgrade(&self.shared))));
-        let again = |_| Error::Config("the mesh has an admin endpoint already".to_owned());
-        self.shared.admin.set(AdminEndpoint { address, _task: task }).map_err(again)?;
+        let twice = |_| Error::Config("the mesh has an admin endpoint already".to_owned());
+        self.shared.admin.set(AdminEndpoint { address, _task: task }).map_err(twice)?;
         Ok(address)
     }
 
-    /// What this mesh is measured with; `None` when it was built without.
+    /// The meter of this mesh; `None` when it was built without.
     #[must_use]
     pub fn meter(&self) -> Option<&Meter> {
         self.shared.meter.as_ref()
     }
 
-    /// The Consul that this mesh registers in; `None` when it was built
-    /// without.
+    /// The Consul client of this mesh; `None` when it was built without.
     #[must_use]
     pub fn consul(&self) -> Option<&Client> {
         self.shared.consul.as_ref()
@@ -163,7 +163,7 @@ impl Mesh {
 impl Shared {
     pub(crate) fn state(&self) -> MeshState {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut channels: Vec<_> = channels.values().filter_map(|known| known.channel.state()).collect();
+        let mut channels: Vec<_> = channels.values().filter_map(|open| open.channel.state()).collect();
         channels.sort_by(|a, b| a.service.cmp(&b.service));
         MeshState { process: ProcessState::now(), servers: self.servers(), channels }
     }
@@ -172,7 +172,7 @@ impl Shared {
         self.metrics_page.clone()
     }
 
-    /// Where `/metrics` is answered; `None` where it is not.
+    /// The address of `/metrics`; `None` without a metrics page.
     pub(crate) fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_page.as_ref()?;
         self.admin.get().map(|endpoint| endpoint.address)
@@ -184,41 +184,31 @@ impl Shared {
     }
 
     /// A new channel.
-    fn open(&self, name: &ServiceName, meters: Option<Meters>) -> Known {
+    fn open_channel(&self, name: &ServiceName, meters: Option<Meters>) -> OpenChannel {
         let source = self.resolvers.of(name);
         let resolution = source.resolve(name);
         let registry = source.counters(name);
-        let resolver = Resolved(resolution.clone());
-        let config = self.channel_config.clone();
-        let channel = Channel::new(name.clone(), &resolver, self.methods.clone(), config);
+        let (methods, config) = (self.methods.clone(), self.channel_config.clone());
+        let channel = Channel::from_resolution(name.clone(), resolution.clone(), methods, config);
         if let (Some(meters), Some(counters)) = (meters, channel.counters()) {
             counters.measure(meters);
         }
-        Known { channel, resolution, registry }
+        OpenChannel { channel, resolution, registry }
     }
 
-    /// Every channel, for whoever collects metrics.
-    fn observed(&self) -> Vec<Observed> {
+    /// A snapshot of every channel, for metrics.
+    fn channel_snapshots(&self) -> Vec<ChannelSnapshot> {
         let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let observed = |(name, known): (&ServiceName, &Known)| {
-            Some(Observed {
+        let channel_snapshots = |(name, open): (&ServiceName, &OpenChannel)| {
+            Some(ChannelSnapshot {
                 service: name.to_string(),
-                counters: known.channel.counters()?,
-                state: known.channel.state()?,
-                resolution: known.resolution.borrow().clone(),
-                registry: known.registry.clone(),
+                counters: open.channel.counters()?,
+                state: open.channel.state()?,
+                resolution: open.resolution.borrow().clone(),
+                registry: open.registry.clone(),
             })
         };
-        channels.iter().filter_map(observed).collect()
-    }
-}
-
-/// What was resolved already.
-struct Resolved(watch::Receiver<Resolution>);
-
-impl Resolver for Resolved {
-    fn resolve(&self, _: &ServiceName) -> watch::Receiver<Resolution> {
-        self.0.clone()
+        channels.iter().filter_map(channel_snapshots).collect()
     }
 }
 
@@ -228,7 +218,7 @@ impl fmt::Debug for Mesh {
     }
 }
 
-/// Puts a [`Mesh`] together.
+/// Builds a [`Mesh`].
 #[derive(Default)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct MeshBuilder {
@@ -244,10 +234,10 @@ pub struct MeshBuilder {
 }
 
 impl MeshBuilder {
-    /// Starts from what the environment says; see [`Mesh::from_env`].
+    /// A builder with the settings of the environment; see [`Mesh::from_env`].
     ///
     /// # Errors
-    /// When a variable is set to something that it cannot mean.
+    /// When the value of a variable is invalid.
     pub fn from_env() -> Result<Self, Error> {
         Ok(Self {
             consul: Some(Client::from_env().map_err(|why| Error::Config(why.to_string()))?),
@@ -269,21 +259,21 @@ impl MeshBuilder {
         self
     }
 
-    /// Finds instances by `resolver` and not in Consul. Without a
-    /// [`consul`](Self::consul) besides, servers do not register.
+    /// Finds instances by `resolver` instead of Consul. Without
+    /// [`consul`](Self::consul) too, servers do not register.
     pub fn resolver(mut self, resolver: impl Resolver) -> Self {
         self.resolver = Some(Arc::new(resolver));
         self
     }
 
-    /// Finds the instances of `service` in Consul as `discovery` says: in
-    /// another datacenter, by a filter, or both. All other services are found
-    /// as without it. Given twice for one service, the last holds; the case of
-    /// the name makes no difference, as in Consul.
+    /// Finds the instances of `service` in Consul by `discovery`: in another
+    /// datacenter, by a filter, or both. Other services are not affected. The
+    /// last call for a service holds; the name is case-insensitive, as in
+    /// Consul.
     ///
-    /// What only Consul can judge is the error of the calls: a filter that it
+    /// Errors that only Consul detects fail the calls: a filter that it
     /// rejects, and a datacenter that its servers have no path to. While a
-    /// datacenter cannot be reached its last known instances are called.
+    /// datacenter is unreachable, its last known instances are used.
     ///
     /// ```
     /// use registry_client::{
@@ -303,9 +293,10 @@ impl MeshBuilder {
         self
     }
 
-    /// Remembers what the registry says in `dir` (`CONSORT_STATE_DIR`), so that
-    /// the next process starts while the registry is down; see [`Remembered`](crate::Remembered).
-    /// Nothing is written unless this is set.
+    /// Saves the sets of the registry in `dir` (`CONSORT_STATE_DIR`), so that
+    /// the next process can start while the registry is down; see
+    /// [`SnapshotResolver`](crate::SnapshotResolver). Nothing is written unless this is
+    /// set.
     pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(dir.into());
         self
@@ -314,20 +305,20 @@ impl MeshBuilder {
     /// Measures channels by `meter`: attempts, retries, ejections and
     /// connections under gRPC's names, the rest as `consort.*`. Counters are
     /// read when the meter's reader collects; without a meter nothing is
-    /// measured. What exports them is the caller's choice of SDK.
+    /// measured. The caller chooses the SDK and the exporter.
     pub fn meter(mut self, meter: Meter) -> Self {
         self.meter = Some(meter);
         self
     }
 
-    /// Answers `/metrics` (see [`admin`](crate::admin)) with what `render`
-    /// gives: metrics in Prometheus' text format, version 0.0.4. It is called for
-    /// each request, one at a time, on a thread where it may block, and should
-    /// take well below the ten seconds after which nobody waits for it. An error
-    /// is answered with 500 and its words; without a page `/metrics` is a 404.
+    /// Serves `/metrics` (see [`admin`](crate::admin)) by `render`: metrics in
+    /// Prometheus' text format, version 0.0.4. It is called for each request,
+    /// one at a time, on a thread where it may block, and should take well
+    /// below the timeout of ten seconds. An error is sent with status 500;
+    /// without a page `/metrics` is a 404.
     ///
-    /// What is measured is up to the [`meter`](Self::meter), which this does not
-    /// set: the two belong to one exporter of the caller's choice.
+    /// This does not set the [`meter`](Self::meter): both belong to one
+    /// exporter of the caller's choice.
     pub fn metrics_page<E: fmt::Display>(
         mut self,
         render: impl FnMut() -> Result<String, E> + Send + 'static,
@@ -336,32 +327,32 @@ impl MeshBuilder {
         self
     }
 
-    /// How channels call.
+    /// Sets the settings of channels.
     pub fn channel_config(mut self, config: ChannelConfig) -> Self {
         self.channel_config = config;
         self
     }
 
-    /// How servers serve.
+    /// Sets the settings of servers.
     pub fn server_config(mut self, config: ServerConfig) -> Self {
         self.server_config = config;
         self
     }
 
-    /// Describes services: an encoded `google.protobuf.FileDescriptorSet`. From
-    /// it channels learn which methods are safe to send twice, and reflection
-    /// what it answers. May be called for several.
+    /// Adds services by an encoded `google.protobuf.FileDescriptorSet`: it has
+    /// the methods that are safe to retry, and the answers of reflection. May
+    /// be called several times.
     pub fn descriptors(mut self, set: &'static [u8]) -> Self {
         self.descriptors.push(set);
         self
     }
 
-    /// The mesh.
+    /// Builds the mesh.
     ///
     /// # Errors
-    /// When there is nothing to find instances by, a
-    /// [discovery](Self::discover) is impossible or contradicts a
-    /// [resolver](Self::resolver), or a descriptor set is not one.
+    /// When the mesh has neither Consul nor a resolver, a
+    /// [discovery](Self::discover) is invalid or contradicts a
+    /// [resolver](Self::resolver), or a descriptor set cannot be decoded.
     pub fn build(self) -> Result<Mesh, Error> {
         let mut methods = Methods::default();
         for set in &self.descriptors {
@@ -384,9 +375,10 @@ impl MeshBuilder {
             metrics_page: self.metrics_page,
         });
         if let Some(meter) = &shared.meter {
-            // A provider outlives the mesh, and must not keep it alive.
+            // The meter's provider outlives the mesh and must not keep it
+            // alive.
             let mesh = Arc::downgrade(&shared);
-            let channels = move || mesh.upgrade().map(|mesh| mesh.observed()).unwrap_or_default();
+            let channels = move || mesh.upgrade().map(|mesh| mesh.channel_snapshots()).unwrap_or_default();
             observe(meter, &(Arc::new(channels) as _));
         }
         Ok(Mesh { shared })

@@ -1,33 +1,32 @@
-//! How one attempt of a call ended.
+//! The outcome of one attempt of a call.
 //!
-//! An [`Outcome`] is computed once, where the attempt ends, whatever the end
-//! is. Outlier detection, probes, the retry policy and its budget, hedging,
-//! metrics and explanations all read that one value, so that they cannot
-//! disagree about it.
+//! An [`Outcome`] is computed once, where the attempt ends. Outlier detection,
+//! probes, the retry policy and its budget, hedging, metrics and explanations
+//! all read that one value, so that they cannot disagree about it.
 
 use std::fmt;
 
 use crate::code::{Code, Codes};
 
-/// How one attempt ended: the status it amounts to, and why.
+/// The outcome of one attempt: a status code and its cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The gRPC status code, the peer's own or the one that gRPC maps this end
+    /// The gRPC status code, the peer's own or the one that gRPC maps the cause
     /// to.
     pub code: Code,
-    /// What ended the attempt.
+    /// The cause of the end.
     pub cause: Cause,
 }
 
-/// What ended an attempt.
+/// The cause of an attempt's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// The instance sent a gRPC status.
     Status,
-    /// The instance sent UNIMPLEMENTED for a method that other instances
-    /// answer, and has answered nothing else on this connection: another
-    /// program listens at its address.
+    /// The instance sent UNIMPLEMENTED for a method that other instances serve,
+    /// and has answered nothing else on this connection: another program
+    /// listens at its address.
     WrongService,
     /// The instance reset the stream.
     Reset,
@@ -37,7 +36,7 @@ pub enum Cause {
     /// The response is not gRPC, such as a proxy's error page.
     NotGrpc,
     /// The response violates gRPC: no status at its end, a second message in a
-    /// unary exchange, a message that is compressed against the agreement.
+    /// unary exchange, a message in an encoding that was not accepted.
     Malformed,
     /// A message of the response exceeds the caller's limit.
     TooLarge,
@@ -47,7 +46,7 @@ pub enum Cause {
     NotSent,
     /// The caller's own request stream failed.
     RequestFailed,
-    /// The call's deadline passed while the instance owed the response.
+    /// The call's deadline passed before the response was complete.
     DeadlineExceeded,
     /// The deadline passed while a response stream went on.
     StreamExpired,
@@ -55,12 +54,12 @@ pub enum Cause {
     AttemptTimeout,
     /// The caller dropped the call, or another attempt was faster.
     Cancelled,
-    /// The same, after the instance had taken longer than is usual for the
-    /// method.
+    /// The caller dropped the call after the instance had taken longer than is
+    /// usual for the method.
     CancelledLate,
 }
 
-/// Who ended an attempt.
+/// The side that ended an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndedBy {
     /// The instance, or a proxy before it.
@@ -73,28 +72,29 @@ pub enum EndedBy {
     Caller,
 }
 
-/// What an outcome says about the instance.
+/// The evidence of an outcome about the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
-    /// It does its work.
+    /// The instance works.
     Success,
-    /// It failed.
+    /// The instance failed.
     Failure,
-    /// It seems to fail; convincing only beside instances that do not.
+    /// The instance seems to fail; counts only in comparison with instances
+    /// that do not.
     WeakFailure,
-    /// Nothing.
+    /// No evidence.
     Nothing,
 }
 
 impl Outcome {
-    /// The instance sent this status.
+    /// The outcome of an attempt that got this status.
     #[must_use]
     pub const fn status(code: Code) -> Self {
         Self { code, cause: Cause::Status }
     }
 
-    /// What it says about the instance; `failures` are the codes that count
-    /// against one that sends them.
+    /// The evidence about the instance; `failures` are the codes that count as
+    /// failures.
     pub(crate) fn evidence(self, failures: Codes) -> Evidence {
         match self.cause {
             Cause::Status if failures.contains(self.code) => Evidence::Failure,
@@ -116,7 +116,7 @@ impl Outcome {
 }
 
 impl Cause {
-    /// Who ended the attempt.
+    /// The side that ended the attempt.
     #[must_use]
     pub fn ended_by(self) -> EndedBy {
         match self {

@@ -1,10 +1,9 @@
-//! What holds for each method: how long it may take, whether it may be sent
-//! again, how large its messages are. Pure values and decisions; knows nothing
-//! of how calls travel.
+//! The policy of each method: timeouts, retries, limits on messages. Plain
+//! values without I/O.
 //!
-//! It comes from two sides. [`Methods`], learnt from descriptor sets, say which
-//! methods are safe to send twice; a [`ServiceConfig`] says what an operator
-//! wants. Put together, they give one [`MethodPolicy`] for each method.
+//! A [`MethodPolicy`] has two sources: [`Methods`], read from descriptor sets,
+//! know which methods are safe to retry; a [`ServiceConfig`] has the settings
+//! of the operator.
 
 use std::{
     collections::HashMap,
@@ -18,7 +17,6 @@ use std::{
 use crate::Error;
 
 pub mod budget;
-pub mod deadline;
 pub mod hedge;
 pub mod incoming;
 pub mod limit;
@@ -26,6 +24,7 @@ mod methods;
 pub mod retry;
 pub mod service_config;
 pub mod throttle;
+pub mod timeout;
 mod usual;
 mod window;
 
@@ -35,47 +34,46 @@ use retry::RetryPolicy;
 pub use service_config::{MethodConfig, ServiceConfig};
 use usual::UsualLatency;
 
-/// Everything that holds for one method.
+/// The policy of one method.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct MethodPolicy {
-    /// Whether the descriptor says that the method may be sent twice.
+    /// True if the method is marked as safe to retry in its descriptor.
     pub idempotent: bool,
-    /// Whether the answer is a stream, which has no natural end.
-    pub streams_answer: bool,
-    /// Whether a descriptor says that the answer is one message.
-    pub unary_answer: bool,
-    /// The longest a call may take; of this and the caller's `grpc-timeout` the
-    /// smaller holds.
+    /// True if the method has a server stream.
+    pub server_streaming: bool,
+    /// True if the response is a single message, by the descriptor.
+    pub unary_response: bool,
+    /// The longest time of a call; the caller's `grpc-timeout` holds if it is
+    /// shorter.
     pub timeout: Option<Duration>,
-    /// Whether a call waits while no instance is ready; `None`: as
+    /// True if a call waits while no instance is ready; `None` follows
     /// [`ChannelConfig::fail_fast`](crate::ChannelConfig::fail_fast) says.
     pub wait_for_ready: Option<bool>,
     /// The most bytes of one request message.
     pub max_request_bytes: Option<usize>,
-    /// The most bytes of one message of the answer.
+    /// The most bytes of one message of the response.
     pub max_response_bytes: Option<usize>,
-    /// When another attempt follows a failed one. Where `hedging` is in force:
-    /// as that says, at once and for its non-fatal codes.
+    /// The retries of failed attempts. With `hedging`, they follow at once and
+    /// for its non-fatal codes.
     pub retry: RetryPolicy,
-    /// When further attempts begin before one has failed; only where the method
-    /// may be sent twice.
+    /// The hedging policy; only where the method is safe to retry.
     pub hedging: Option<HedgingPolicy>,
-    /// What `hedging` takes its percentile of.
+    /// The latencies for the percentile of `hedging`.
     latencies: Option<Latencies>,
-    /// How long its successful attempts take.
+    /// The usual latency of successful attempts.
     usual: UsualLatency,
-    /// Whether any instance has answered it with something else than
+    /// True if any instance has answered with another status than
     /// UNIMPLEMENTED.
-    implemented: AtomicBool,
+    was_implemented: AtomicBool,
 }
 
 impl MethodPolicy {
-    /// `exact`: the configuration names this method and no other, so that it is
-    /// the operator's word that it may be sent twice.
+    /// The policy of `method`. `exact`: the configuration names this method
+    /// alone, by which the operator declares it safe to retry.
     fn new(method: Method, config: &MethodConfig, exact: bool) -> Self {
-        let twice = method.idempotent || exact;
-        let hedging = config.hedging.filter(|_| twice);
+        let may_repeat = method.idempotent || exact;
+        let hedging = config.hedging.filter(|_| may_repeat);
         let retry = match hedging {
             Some(hedging) => RetryPolicy {
                 max_attempts: hedging.max_attempts,
@@ -85,9 +83,9 @@ impl MethodPolicy {
             },
             None => {
                 let retry = config.retry.unwrap_or_default();
-                // A default is nobody's word.
-                let twice = method.idempotent || exact && config.retry.is_some();
-                RetryPolicy { applies: retry.applies && twice, ..retry }
+                // A default declares nothing.
+                let may_repeat = method.idempotent || exact && config.retry.is_some();
+                RetryPolicy { applies: retry.applies && may_repeat, ..retry }
             }
         };
         let percentile = hedging.and_then(|hedging| match hedging.delay {
@@ -96,8 +94,8 @@ impl MethodPolicy {
         });
         Self {
             idempotent: method.idempotent,
-            streams_answer: method.streams_answer,
-            unary_answer: method.unary_answer,
+            server_streaming: method.server_streaming,
+            unary_response: method.unary_response,
             timeout: config.timeout,
             wait_for_ready: config.wait_for_ready,
             max_request_bytes: config.max_request_bytes,
@@ -106,45 +104,46 @@ impl MethodPolicy {
             hedging,
             latencies: percentile.map(Latencies::new),
             usual: UsualLatency::default(),
-            implemented: AtomicBool::new(false),
+            was_implemented: AtomicBool::new(false),
         }
     }
 
-    /// Whether a request that may have been processed may be sent again: the
-    /// descriptor says so, or the operator.
+    /// Returns whether a request that may have been processed may be retried,
+    /// by the descriptor or by the operator.
     pub(crate) fn is_repeatable(&self) -> bool {
         self.idempotent || self.retry.applies
     }
 
-    /// The longest that one attempt may take of a call that has `limit`;
-    /// `None` when only the deadline bounds it. A hedged method gives up an
-    /// attempt after half of its time unless it is configured otherwise.
+    /// The timeout of one attempt of a call that has `limit`; `None` when only
+    /// the deadline bounds it. A hedged method abandons an attempt after half
+    /// of its time unless it is configured otherwise.
     pub(crate) fn attempt_timeout(&self, limit: Duration) -> Option<Duration> {
         let half = || self.hedging.is_some().then_some(limit / 2);
         self.retry.attempt_timeout.or_else(half).filter(|timeout| self.is_repeatable() && *timeout < limit)
     }
 
-    /// How long its successful attempts take.
+    /// The usual latency of successful attempts.
     pub(crate) fn usual(&self) -> &UsualLatency {
         &self.usual
     }
 
-    /// Whether any instance has answered it with something else than
+    /// Returns whether any instance has answered with another status than
     /// UNIMPLEMENTED.
     pub(crate) fn is_implemented(&self) -> bool {
-        self.implemented.load(Relaxed)
+        self.was_implemented.load(Relaxed)
     }
 
-    /// An instance has answered it with something else than UNIMPLEMENTED.
+    /// Records that an instance has answered with another status than
+    /// UNIMPLEMENTED.
     pub(crate) fn set_implemented(&self) {
-        // A look costs other cores nothing, a store does.
+        // A load does not take the cache line from other cores, a store does.
         if !self.is_implemented() {
-            self.implemented.store(true, Relaxed);
+            self.was_implemented.store(true, Relaxed);
         }
     }
 
-    /// How long after an attempt the next begins although nothing has failed;
-    /// `None` without hedging, and before a percentile is known.
+    /// The delay between hedged attempts; `None` without hedging, and before a
+    /// percentile is known.
     #[must_use]
     pub fn hedge_delay(&self) -> Option<Duration> {
         match self.hedging?.delay {
@@ -153,14 +152,13 @@ impl MethodPolicy {
         }
     }
 
-    /// Whether [`observe`](Self::observe) takes note of anything.
+    /// Returns whether [`observe`](Self::observe) records anything.
     pub(crate) fn is_timed(&self) -> bool {
         self.latencies.is_some()
     }
 
-    /// Takes note of how long an attempt took, or for how long it was under way
-    /// when it was cancelled because another was faster. Costs nothing without
-    /// hedging by percentile.
+    /// Records the latency of an attempt, or its age when it was cancelled
+    /// because another was faster. Costs nothing without hedging by percentile.
     pub fn observe(&self, took: Duration) {
         if let Some(latencies) = &self.latencies {
             latencies.record(took);
@@ -168,25 +166,24 @@ impl MethodPolicy {
     }
 }
 
-/// Its keys come from descriptors and configuration, never from a peer, so a
-/// fast hash does.
+/// A map whose keys come from descriptors and configuration, never from a peer,
+/// so that a fast hash is safe.
 type ByName = HashMap<Box<str>, Arc<MethodPolicy>, foldhash::fast::RandomState>;
 
-/// The policies of all methods of a channel, worked out once.
+/// The policies of all methods of a channel, computed once.
 #[derive(Debug)]
 pub struct Policies {
     by_path: ByName,
-    /// For methods that no descriptor knows and no configuration names.
+    /// The policies of methods without a descriptor, by service.
     by_service: ByName,
     others: Arc<MethodPolicy>,
 }
 
 impl Policies {
-    /// What `config` says of the methods, of which those in `methods` are
-    /// known.
+    /// The policies by `config` for the methods of descriptors and all others.
     ///
     /// # Errors
-    /// When a setting made in code is out of its range or contradicts another.
+    /// When a setting is out of range or contradicts another.
     pub fn new(methods: &Methods, config: &ServiceConfig) -> Result<Self, Error> {
         config.check()?;
         let known = methods.iter().map(|(path, method)| (path.into(), method));
@@ -203,9 +200,8 @@ impl Policies {
         })
     }
 
-    /// What holds for the method at `path`, such as
-    /// `/shop.cart.v1.CartService/GetCart`. One look-up where the method is
-    /// known.
+    /// The policy of the method at `path`, such as
+    /// `/shop.cart.v1.CartService/GetCart`. One look-up for a known method.
     #[must_use]
     #[inline]
     pub fn get(&self, path: &str) -> &Arc<MethodPolicy> {

@@ -1,4 +1,4 @@
-//! Which instances a service has right now.
+//! Resolvers: the current instances of services.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,21 +15,20 @@ use crate::{
 pub mod dns;
 pub mod fixed;
 
-/// What is known of a service's instances. Always the whole set.
+/// The instances of a service, always as a whole set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resolution {
-    /// The newest set that was believed; `None` until the first answer.
+    /// The newest accepted set; `None` until the first response.
     pub instances: Option<Arc<[Instance]>>,
-    /// Why the last look-up failed, in words; `None` once one succeeded. The
-    /// set beside it is the last good one.
+    /// The error of the last look-up; `None` once one succeeded. The set beside
+    /// it is the last good one.
     pub error: Option<Arc<str>>,
-    /// Since when look-ups fail; `None` while they succeed.
+    /// The time since which look-ups fail; `None` while they succeed.
     pub stale_since: Option<SystemTime>,
-    /// When the set was saved, if it comes from a snapshot that an earlier
-    /// process left and the registry has not been believed to say it since;
-    /// `None` from the registry's first answer on.
-    pub remembered: Option<SystemTime>,
+    /// The time at which the set was saved, if it comes from the snapshot of an
+    /// earlier process; `None` from the registry's first accepted response on.
+    pub snapshot_saved_at: Option<SystemTime>,
 }
 
 impl Resolution {
@@ -39,8 +38,8 @@ impl Resolution {
         Self { instances: Some(instances.into()), ..Self::default() }
     }
 
-    /// Takes note that a look-up failed: the set stays. True when that changed
-    /// anything.
+    /// Records that a look-up failed; the set stays. Returns whether anything
+    /// changed.
     pub fn fail(&mut self, words: &str) -> bool {
         if self.stale_since.is_some() && self.error.as_deref() == Some(words) {
             return false;
@@ -51,18 +50,18 @@ impl Resolution {
     }
 }
 
-/// Tells the current set of a service's instances, and every change of it.
+/// Finds the instances of services and reports every change.
 pub trait Resolver: Send + Sync + 'static {
     /// Begins to watch `service` and returns at once. The view changes only
-    /// when the content does; it never goes back to "no answer yet", and a
+    /// when the content does; it never goes back to "no response yet", and a
     /// failed look-up leaves the instances as they were. The watch ends when
     /// the last receiver is dropped. Called within a tokio runtime; must not
     /// block.
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution>;
 
-    /// What tells its sets from those of another resolver of the same kind,
-    /// such as a datacenter and a filter; empty unless there is something. The
-    /// same text in every process that is set up alike.
+    /// The scope that distinguishes this resolver from others of the same kind,
+    /// such as a datacenter and a filter; empty by default. Must be the same in
+    /// every process with the same settings.
     fn scope(&self) -> String {
         String::new()
     }
@@ -95,25 +94,24 @@ impl<R: Resolver + ?Sized> Resolver for Arc<R> {
 pub struct RegistryCounters {
     /// Queries sent, failed ones included.
     pub queries: Counter,
-    /// Queries that brought no usable answer: no agent, no leader, a missing
-    /// right, an answer that is not believed.
+    /// Queries without a usable response: no agent, no leader, a missing
+    /// permission, a response that was not accepted.
     pub errors: Counter,
-    /// Blocking queries that returned because the registry's index moved, with
-    /// the content that was known already.
+    /// Blocking queries that returned with a new index and unchanged content.
     pub unchanged_wakes: Counter,
-    last_answer: Mutex<Option<Instant>>,
+    last_response: Mutex<Option<Instant>>,
 }
 
 impl RegistryCounters {
-    /// Notes that the registry gave a good answer at this moment.
-    pub fn record_answer(&self) {
-        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// Records a good response of the registry.
+    pub fn record_response(&self) {
+        *self.last_response.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// The age of the last good answer; `None` before the first. A registry
-    /// that has no news answers when the wait of a blocking query ends.
+    /// The age of the last good response; `None` before the first. Without
+    /// changes the registry responds when the wait of a blocking query ends.
     #[must_use]
-    pub fn answer_age(&self) -> Option<Duration> {
-        self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    pub fn response_age(&self) -> Option<Duration> {
+        self.last_response.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 }

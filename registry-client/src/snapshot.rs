@@ -1,11 +1,11 @@
-//! The last good set of each service on disk, so that a process can start
-//! while its registry is down.
+//! Snapshots of each service's last good set on disk, so that a process can
+//! start while its registry is down.
 
 mod file;
 
 #[cfg(feature = "fuzzing")]
 pub use file::fuzz_file;
-mod recall;
+mod fallback;
 mod writer;
 
 use std::{
@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use self::{
-    file::{Folder, Key, Snapshot},
-    recall::Recall,
+    fallback::Fallback,
+    file::{Key, Snapshot, SnapshotDir},
     writer::Writer,
 };
 use crate::{
@@ -29,65 +29,65 @@ use crate::{
     resolve::{RegistryCounters, Resolution, Resolver},
 };
 
-/// How long a registry that answers may take before the snapshot is told.
-const HEAD_START: Duration = Duration::from_secs(1);
-/// How long the snapshot may take to read before it is done without.
-const READ: Duration = Duration::from_secs(2);
+/// The time for the registry's first response before the snapshot is used.
+const SNAPSHOT_DELAY: Duration = Duration::from_secs(1);
+/// The timeout of reading the snapshot.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A resolver that remembers on disk what another one told: the registry's
-/// last good set is there when a process starts and the registry is not.
+/// A resolver that saves the sets of another one on disk: a process that starts
+/// while the registry is down uses the last good set.
 ///
-/// **Reading.** Until the registry's first answer the set of the file is told,
-/// with its date in [`Resolution::remembered`]; the registry has a head start
-/// of one second. When that first answer is empty or has less than half of
-/// the file's instances (a registry that lost its memory while this process
-/// restarted), both are told together for ten seconds, or for as long as an
-/// error stands beside the answer; then the registry is believed, and the
-/// channel keeps those instances that answer, as it does for any set that
+/// **Reading.** Until the registry's first response the set of the file is
+/// used, with its date in [`Resolution::snapshot_saved_at`]; the registry has
+/// one second before that. When the first response is empty or has less than
+/// half of the file's instances (a registry that lost its data while this
+/// process restarted), the union of both is used for ten seconds, or for as
+/// long as the response comes with an error; after that the registry's set
+/// holds, and the channel keeps connected instances, as for any set that
 /// collapsed.
 ///
 /// **Writing.** A set is saved half a second after it changed and every five
-/// minutes, never while look-ups fail. One that is empty or has less than half
-/// of the saved instances replaces a good one only when the registry has said
-/// so for ten minutes without an error.
+/// minutes, never while look-ups fail. A set that is empty or has less than
+/// half of the saved instances replaces a good one only after ten minutes
+/// without an error.
 ///
-/// **Files.** One per service, datacenter and filter, in the folder
-/// `snapshots` below the given one; replaced atomically, readable by their
-/// owner only, at most 4 MiB. Several processes may share the folder. A file
-/// that cannot be read, is not what was written or is older than seven days is
-/// a warning and not used; a folder that cannot be written is one warning.
+/// **Files.** One per service, datacenter and filter, in the folder `snapshots`
+/// below the given one; replaced atomically, readable by their owner only, at
+/// most 4 MiB. Several processes may share the folder. A file that cannot be
+/// read, is malformed or is older than seven days is not used and logged as a
+/// warning; a folder that cannot be written is logged once.
 #[derive(Clone)]
-pub struct Remembered {
+pub struct SnapshotResolver {
     inner: Arc<dyn Resolver>,
     store: Arc<Store>,
 }
 
-/// The folder, and whether it works.
+/// The folder of snapshots, and whether writing fails.
 #[derive(Debug)]
 struct Store {
     dir: PathBuf,
-    folder: Folder,
-    failing: AtomicBool,
+    folder: SnapshotDir,
+    is_failing: AtomicBool,
 }
 
-impl Remembered {
-    /// Remembers what `inner` tells in `state_dir`. Nothing is read or written
-    /// until something is resolved; the folder is made when it is first
+impl SnapshotResolver {
+    /// Saves the sets of `inner` in `state_dir`. Nothing is read or written
+    /// until a service is resolved; the folder is created when it is first
     /// needed.
     pub fn new(inner: impl Resolver, state_dir: &Path) -> Self {
         let dir = state_dir.join("snapshots");
-        let folder = Folder::new(dir.clone());
-        let store = Store { dir, folder, failing: AtomicBool::new(false) };
+        let folder = SnapshotDir::new(dir.clone());
+        let store = Store { dir, folder, is_failing: AtomicBool::new(false) };
         Self { inner: Arc::new(inner), store: Arc::new(store) }
     }
 
-    /// Remembers in the same folder what another resolver tells.
+    /// Saves the sets of another resolver in the same folder.
     pub(crate) fn with_inner(&self, inner: impl Resolver) -> Self {
         Self { inner: Arc::new(inner), store: self.store.clone() }
     }
 }
 
-impl Resolver for Remembered {
+impl Resolver for SnapshotResolver {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
         let source = self.inner.resolve(service);
         let key = Arc::new(Key::new(service, self.inner.scope()));
@@ -111,13 +111,13 @@ impl Resolver for Remembered {
     }
 }
 
-impl std::fmt::Debug for Remembered {
+impl std::fmt::Debug for SnapshotResolver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Remembered").field("dir", &self.store.dir).finish_non_exhaustive()
     }
 }
 
-/// Tells what `source` says and what is remembered, for ever.
+/// Publishes the sets of `source` and of the snapshot; never completes.
 async fn follow(
     store: Arc<Store>,
     service: ServiceName,
@@ -125,30 +125,30 @@ async fn follow(
     mut source: watch::Receiver<Resolution>,
     view: &watch::Sender<Resolution>,
 ) {
-    let mut recall = Recall::new(service.clone(), load(&store, &service, &key).await);
+    let mut fallback = Fallback::new(service.clone(), load(&store, &service, &key).await);
     let mut writer = Writer::new(store, key);
     let said_something = |now: &Resolution| now.instances.is_some() || now.error.is_some();
-    let _ = timeout(HEAD_START, source.wait_for(said_something)).await;
+    let _ = timeout(SNAPSHOT_DELAY, source.wait_for(said_something)).await;
     source.mark_changed();
     let mut resolving = true;
     loop {
         tokio::select! {
             changed = source.changed(), if resolving => {
-                // A resolver that ended said its last word; that holds.
+                // The resolver ended; its last set holds.
                 resolving = changed.is_ok();
                 let now = source.borrow_and_update().clone();
-                writer.look(&now);
-                tell(view, recall.show(&now));
+                writer.update(&now);
+                publish(view, fallback.resolution(&now));
             }
-            () = until(recall.due()) => tell(view, recall.show(&source.borrow())),
-            () = until(writer.due()) => writer.begin(&source.borrow()),
-            () = writer.ended() => {}
+            () = until(fallback.next_timer()) => publish(view, fallback.resolution(&source.borrow())),
+            () = until(writer.next_timer()) => writer.start(&source.borrow()),
+            () = writer.finished() => {}
         }
     }
 }
 
-/// Publishes what changed.
-fn tell(view: &watch::Sender<Resolution>, shown: Resolution) {
+/// Publishes a resolution if it changed.
+fn publish(view: &watch::Sender<Resolution>, shown: Resolution) {
     view.send_if_modified(|now| {
         let changed = *now != shown;
         *now = shown;
@@ -156,22 +156,23 @@ fn tell(view: &watch::Sender<Resolution>, shown: Resolution) {
     });
 }
 
-/// What is on disk, if it can be used.
+/// The snapshot on disk, if it can be used.
 async fn load(store: &Arc<Store>, service: &ServiceName, key: &Arc<Key>) -> Option<Snapshot> {
     let (store, key) = (store.clone(), key.clone());
     let path = store.folder.path(&key);
-    let why = match timeout(READ, tokio::task::spawn_blocking(move || store.folder.load(&key))).await {
+    let why = match timeout(READ_TIMEOUT, tokio::task::spawn_blocking(move || store.folder.load(&key))).await
+    {
         Ok(Ok(Ok(snapshot))) => return snapshot,
         Ok(Ok(Err(unusable))) => unusable.to_string(),
         Ok(Err(lost)) => lost.to_string(),
-        Err(_) => format!("it was not read within {READ:?}"),
+        Err(_) => format!("it could not be read within {READ_TIMEOUT:?}"),
     };
     let path = path.display();
     tracing::warn!(%service, %path, error = why, "the snapshot {path} of `{service}` is not used: {why}");
     None
 }
 
-/// Completes at `at`; never when there is none.
+/// Completes at `at`; never without one.
 async fn until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

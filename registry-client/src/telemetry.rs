@@ -1,4 +1,4 @@
-//! What happened to a call, for whoever asks.
+//! The telemetry of calls and channels.
 
 use std::{
     fmt,
@@ -13,12 +13,12 @@ mod observed;
 mod state;
 
 pub use counters::{Counter, Counters};
-pub use meters::{Meters, Retried};
-pub(crate) use observed::{Observed, observe};
+pub use meters::{Meters, RetryCounts};
+pub(crate) use observed::{ChannelSnapshot, observe};
 pub use state::{ChannelState, InstanceState};
 
-/// A slip that a caller puts into a request's extensions to learn where each
-/// attempt went and why. A request without one pays nothing for it.
+/// An extension of a request that records where each attempt went and why. A
+/// request without one pays nothing.
 ///
 /// ```
 /// use registry_client::telemetry::Explain;
@@ -40,13 +40,13 @@ pub struct Explain(Arc<Mutex<Vec<Attempt>>>);
 pub struct Attempt {
     /// The instance it was sent to.
     pub instance: InstanceId,
-    /// Where that instance listens.
+    /// The address of the instance.
     pub address: Address,
-    /// Why this instance: the policy and what it chose from.
+    /// The reason for this instance: the policy and its candidates.
     pub why: String,
-    /// How it ended, in words; empty while it is under way.
+    /// The outcome, in words; empty while the attempt is in flight.
     pub outcome: String,
-    /// Whether the instance answered, with whatever status.
+    /// True if the instance responded, with any status.
     pub answered: bool,
 }
 
@@ -58,7 +58,7 @@ impl Explain {
         self.with(|attempts| attempts.clone())
     }
 
-    /// An attempt begins; gives its place in the list.
+    /// Records a new attempt; returns its index.
     pub(crate) fn begin(&self, instance: InstanceId, address: Address, why: String) -> usize {
         let attempt = Attempt { instance, address, why, outcome: String::new(), answered: false };
         self.with(|attempts| {
@@ -67,19 +67,19 @@ impl Explain {
         })
     }
 
-    /// The attempt at `place` ended without an answer.
-    pub(crate) fn end(&self, place: usize, outcome: impl fmt::Display) {
+    /// Records that the attempt at `index` ended without a response.
+    pub(crate) fn end(&self, index: usize, outcome: impl fmt::Display) {
         self.with(|attempts| {
-            if let Some(attempt) = attempts.get_mut(place) {
+            if let Some(attempt) = attempts.get_mut(index) {
                 attempt.outcome = outcome.to_string();
             }
         });
     }
 
-    /// The attempt at `place` was answered.
-    pub(crate) fn answered(&self, place: usize, outcome: impl fmt::Display) {
+    /// Records that the attempt at `index` got a response.
+    pub(crate) fn answered(&self, index: usize, outcome: impl fmt::Display) {
         self.with(|attempts| {
-            if let Some(attempt) = attempts.get_mut(place) {
+            if let Some(attempt) = attempts.get_mut(index) {
                 attempt.outcome = outcome.to_string();
                 attempt.answered = true;
             }
@@ -87,7 +87,7 @@ impl Explain {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Vec<Attempt>) -> T) -> T {
-        // A poisoned list is still a list: every change of it is one step.
+        // A poisoned list is valid: every change of it is one step.
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

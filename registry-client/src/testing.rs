@@ -1,5 +1,5 @@
-//! Faulty peers and networks, for tests of what one's own calls survive. The
-//! feature `test-util` brings them:
+//! Faulty servers and networks, for tests of failover, with the feature
+//! `test-util`:
 //!
 //! ```toml
 //! [dev-dependencies]
@@ -8,33 +8,33 @@
 //!
 //! # A short guide
 //!
-//! 1. Start one [`FaultyServer`] for each instance; it echoes what generated
-//!    clients send, or answers as a [`Reply`] says.
-//! 2. Tell the channel of them with a
+//! 1. Start one [`FaultyServer`] for each instance; it echoes the messages of
+//!    generated clients, or behaves like a [`Reply`].
+//! 2. Give the channel a
 //!    [`FixedResolver`](crate::resolve::fixed::FixedResolver), whose
 //!    [`set`](crate::resolve::fixed::FixedResolver::set) and
-//!    [`fail`](crate::resolve::fixed::FixedResolver::fail) make a registry
-//!    that changes its mind or cannot be asked.
-//! 3. Call, change what the server does, call again. Wait on
-//!    [`until`](FaultyService::until) rather than sleep.
+//!    [`fail`](crate::resolve::fixed::FixedResolver::fail) simulate a registry
+//!    that changes or fails.
+//! 3. Call, change the behaviour of the server, call again. Wait on
+//!    [`until`](FaultyService::until) instead of sleeping.
 //!
-//! | what should go wrong | how |
+//! | fault | how |
 //! |---|---|
 //! | an instance is slow | `server.set(Reply::Slow(latency))` |
 //! | fails fast, fails some calls | `set(Reply::fail(code))`, [`set_share`](FaultyService::set_share) |
 //! | resets streams, answers pages or nonsense | `set(Reply::Reset(code, after))`, `set(Reply::Raw { .. })` |
-//! | asks for patience | `set(Reply::pushback(code, after))` |
-//! | hangs before or amid its answer | `set(Reply::Hang)`, `set(Reply::HangAfterHead)` |
+//! | delays retries (pushback) | `set(Reply::pushback(code, after))` |
+//! | hangs before or during its response | `set(Reply::Hang)`, `set(Reply::HangAfterHead)` |
 //! | drains, drains all the time | [`go_away`](FaultyService::go_away), `set(Reply::GoAway)` |
-//! | takes few streams, refuses them | [`set_http2`](FaultyService::set_http2), `set(Reply::Refuse)` |
-//! | is not well and says so | [`set_health`](FaultyService::set_health) |
-//! | hangs up, is killed | [`close`](FaultyService::close), `drop(server)` |
+//! | allows few streams, refuses them | [`set_http2`](FaultyService::set_http2), `set(Reply::Refuse)` |
+//! | reports that it does not serve | [`set_health`](FaultyService::set_health) |
+//! | closes connections, is killed | [`close`](FaultyService::close), `drop(server)` |
 //! | comes back | [`FaultyServer::start_at`] its old address |
-//! | the network is slow, silent, cut | a [`FaultProxy`] in front, and a [`Fault`] |
+//! | the network is slow, silent, broken | a [`FaultProxy`] in front, and a [`Fault`] |
 //!
 //! Where the network itself is simulated, with `turmoil` for instance, a
 //! [`Connector`] opens the channel's sockets and
-//! [`serve`](FaultyService::serve) answers on them:
+//! [`serve`](FaultyService::serve) responds on them:
 //!
 //! ```
 //! use registry_client::{
@@ -74,8 +74,8 @@ mod server;
 mod service;
 mod stream;
 
-pub use health::Health;
-pub use proxy::{Fault, FaultProxy, Way};
+pub use health::HealthReply;
+pub use proxy::{Direction, Fault, FaultProxy};
 pub use reply::Reply;
 pub use server::FaultyServer;
 pub use service::{Counts, FaultyService, Http2};

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use registry_client::{
     AdminConfig, Mesh, MeshBuilder, ServerConfig,
-    server::{Drain, Health, Server, shutdown_signal},
+    server::{Drain, Server, ServerHealth, shutdown_signal},
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::timeout};
 use tonic::{
@@ -259,7 +259,7 @@ pub async fn serve<S: Service>(
 /// another instance, whose disk may work.
 async fn report_health(
     mut database: watch::Receiver<database::Health>,
-    server: Health,
+    server: ServerHealth,
     names: Vec<&'static str>,
 ) {
     loop {

@@ -72,8 +72,8 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     outcome.within("passing again after the agent's restart", restarted, MAX_TIME_TO_PASSING, look);
     outcome.within("registered again after the agent was wiped", wiped, MAX_TIME_TO_REGISTERED, look);
     let max = stopped + MAX_BLOCKING;
-    outcome.within("shutdown while the agent hangs", Some(hung), max, "server/listing.rs");
-    outcome.within("shutdown while the agent is gone", Some(gone), max, "server/listing.rs");
+    outcome.within("shutdown while the agent hangs", Some(hung), max, "server/registration.rs");
+    outcome.within("shutdown while the agent is gone", Some(gone), max, "server/registration.rs");
     let failed = outcome.failed_idempotent + outcome.failed_other;
     outcome.at_most("failed calls", failed, 0, "channel/pool.rs: unlisted instances; server.rs: the drain");
     Ok(outcome)

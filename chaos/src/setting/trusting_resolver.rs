@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use registry_client::{
     consul::ConsulResolver,
-    instance::{Health, Instance, InstanceId, ServiceName},
+    instance::{Instance, InstanceHealth, InstanceId, ServiceName},
     resolve::{Resolution, Resolver},
 };
 use tokio::sync::watch;
@@ -57,7 +57,7 @@ fn without_stale_set(now: &Resolution, known: &mut BTreeMap<InstanceId, Instance
         _ => Arc::default(),
     };
     for instance in known.values_mut() {
-        instance.health = Health::Maintenance;
+        instance.health = InstanceHealth::Maintenance;
     }
     known.extend(listed.iter().map(|instance| (instance.id.clone(), instance.clone())));
     if now.instances.is_none() && now.error.is_none() {
@@ -70,8 +70,8 @@ fn without_stale_set(now: &Resolution, known: &mut BTreeMap<InstanceId, Instance
 fn without_critical(mut now: Resolution) -> Resolution {
     let without_critical = |instance: &Instance| {
         let mut instance = instance.clone();
-        if instance.health == Health::Critical {
-            instance.health = Health::Maintenance;
+        if instance.health == InstanceHealth::Critical {
+            instance.health = InstanceHealth::Maintenance;
         }
         instance
     };

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use registry_client::policy::deadline;
+use registry_client::policy::timeout;
 use serde::{Deserialize, Serialize};
 use tonic::metadata::MetadataMap;
 
@@ -41,7 +41,7 @@ struct LedgerState {
 impl CallLedger {
     /// Records the start of a call, and its end when the guard is dropped.
     pub(super) fn enter(&self, metadata: &MetadataMap) -> LedgerEntry<'_> {
-        let granted = metadata.get("grpc-timeout").and_then(|value| deadline::parse(value.as_bytes()));
+        let granted = metadata.get("grpc-timeout").and_then(|value| timeout::parse(value.as_bytes()));
         let expiry = granted.map(|granted| Instant::now() + granted);
         let entry = self.with_state(|state| {
             state.report.calls += 1;

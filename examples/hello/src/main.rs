@@ -13,7 +13,7 @@ use registry_client::{
     ChannelConfig, Error, Mesh, ServerConfig,
     balance::Balancer,
     consul::{self, ConsulResolver},
-    instance::{Health, Instance},
+    instance::{Instance, InstanceHealth},
     resolve::{Resolution, Resolver},
     server::Server,
 };
@@ -107,7 +107,7 @@ fn mesh(consul: consul::Client) -> Result<Mesh, Error> {
 async fn wait_for(consul: &consul::Client, service: &str, count: usize) -> anyhow::Result<()> {
     let mut view = ConsulResolver::new(consul.clone()).resolve(&service.parse()?);
     let enough = |now: &Resolution| {
-        let passing = |instance: &&Instance| instance.health == Health::Passing;
+        let passing = |instance: &&Instance| instance.health == InstanceHealth::Passing;
         now.instances.as_ref().is_some_and(|all| all.iter().filter(passing).count() >= count)
     };
     let waited = tokio::time::timeout(Duration::from_secs(30), view.wait_for(enough)).await;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use consul_dev::{Agent, Options};
 use registry_client::{
     consul::ConsulResolver,
-    instance::{Health, InstanceId},
+    instance::{InstanceHealth, InstanceId},
     resolve::Resolver,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -180,7 +180,7 @@ impl Shop {
             ConsulResolver::new(discover::client(&self.url())?).resolve(&Service::Cart.name().parse()?);
         let wait_until_passing = view.wait_for(|now| {
             let mut all = now.instances.iter().flat_map(|all| all.iter());
-            all.any(|i| i.id == id && i.health == Health::Passing)
+            all.any(|i| i.id == id && i.health == InstanceHealth::Passing)
         });
         timeout(READY_TIMEOUT, wait_until_passing).await.with_context(|| format!("{id} does not pass"))??;
         Ok(())

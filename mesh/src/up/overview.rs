@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use registry_client::{
-    instance::{Address, Health, InstanceId},
+    instance::{Address, InstanceHealth, InstanceId},
     resolve::Resolution,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -34,7 +34,7 @@ pub(crate) struct ProcessStatus {
 /// An instance's entry in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RegistryEntry {
-    pub(crate) health: Health,
+    pub(crate) health: InstanceHealth,
     pub(crate) reason: String,
     /// The time when this health was first seen, RFC 3339.
     pub(crate) since: String,
@@ -55,7 +55,7 @@ impl ProcessStatus {
 
     /// Returns whether the registry lists it as passing.
     pub(crate) fn is_passing(&self) -> bool {
-        self.entry.as_ref().is_some_and(|l| l.health == Health::Passing)
+        self.entry.as_ref().is_some_and(|l| l.health == InstanceHealth::Passing)
     }
 
     /// The health in a word.
@@ -145,12 +145,12 @@ impl Overview {
 }
 
 /// The name of a health in outputs that scripts read.
-pub(crate) fn health_name(health: Health) -> &'static str {
+pub(crate) fn health_name(health: InstanceHealth) -> &'static str {
     match health {
-        Health::Passing => "passing",
-        Health::Warning => "warning",
-        Health::Critical => "critical",
-        Health::Maintenance => "maintenance",
+        InstanceHealth::Passing => "passing",
+        InstanceHealth::Warning => "warning",
+        InstanceHealth::Critical => "critical",
+        InstanceHealth::Maintenance => "maintenance",
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
         Overview::new(vec![process(Service::Cart, 50051), process(Service::Order, 50061)])
     }
 
-    fn resolution(health: Health) -> Resolution {
+    fn resolution(health: InstanceHealth) -> Resolution {
         let mut ours = Instance::new("cart-a", "127.0.0.1:50051".parse().unwrap());
         ours.health = health;
         let strange = Instance::new("cart-b", "10.0.0.9:50051".parse().unwrap());
@@ -186,12 +186,12 @@ mod tests {
     #[test]
     fn an_instance_is_known_by_its_address_and_its_health_keeps_its_date() {
         let mut overview = overview();
-        assert_eq!(overview.apply(Service::Cart, &resolution(Health::Critical)), [0]);
+        assert_eq!(overview.apply(Service::Cart, &resolution(InstanceHealth::Critical)), [0]);
         let first = overview.instances[0].entry.clone().unwrap();
         assert_eq!(overview.instances[0].id.as_ref().unwrap().as_str(), "cart-a");
-        assert!(overview.apply(Service::Cart, &resolution(Health::Critical)).is_empty());
+        assert!(overview.apply(Service::Cart, &resolution(InstanceHealth::Critical)).is_empty());
         assert_eq!(overview.instances[0].entry.as_ref().unwrap().since, first.since);
-        assert_eq!(overview.apply(Service::Cart, &resolution(Health::Passing)), [0]);
+        assert_eq!(overview.apply(Service::Cart, &resolution(InstanceHealth::Passing)), [0]);
         assert_eq!(overview.instances[1].health(), "unlisted");
     }
 
@@ -199,7 +199,7 @@ mod tests {
     fn it_is_ready_when_every_process_runs_and_passes() {
         let mut overview = overview();
         overview.instances.truncate(1);
-        overview.apply(Service::Cart, &resolution(Health::Passing));
+        overview.apply(Service::Cart, &resolution(InstanceHealth::Passing));
         assert!(!overview.is_ready(), "its process is not there");
         overview.named("cart-service-1").unwrap().pid = Some(1);
         assert!(overview.is_ready());

@@ -46,8 +46,8 @@ fn parse_ports(ports: &[&str]) -> Result<Vec<u16>, std::num::ParseIntError> {
     ports.iter().map(|port| port.parse()).collect()
 }
 
-/// Serves until standard input ends, so that the servers die with whoever
-/// started them.
+/// Serves until standard input ends, so that the servers die with the process
+/// that started them.
 async fn serve(kind: echo::Kind, count: usize) -> Result<(), Box<dyn Error + Send + Sync>> {
     let mut ports = Vec::new();
     for _ in 0..count {

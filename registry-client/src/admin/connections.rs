@@ -1,4 +1,4 @@
-//! The open connections of the admin endpoint, and which of them makes room.
+//! The open connections of the admin endpoint, and their eviction.
 
 use std::{
     future::Future,
@@ -11,23 +11,23 @@ use tokio::{
     time::Instant,
 };
 
-/// The most connections at once.
+/// The most open connections.
 const MAX_CONNECTIONS: usize = 32;
-/// The most connections at once from one address.
+/// The most open connections from one address.
 const MAX_CONNECTIONS_PER_ADDRESS: usize = 16;
 
 /// The time since which a connection waits for its peer: for a request, or for
-/// the response to be read. `None` while a request is answered.
+/// the response to be read. `None` while a request is handled.
 #[derive(Debug)]
 pub(super) struct Activity(Mutex<Option<Instant>>);
 
 impl Activity {
-    /// Runs `answer`, during which the connection is not closed to make room.
-    pub(super) async fn answering<T>(&self, answer: impl Future<Output = T>) -> T {
+    /// Runs `response`, during which the connection is not closed to make room.
+    pub(super) async fn run_busy<T>(&self, response: impl Future<Output = T>) -> T {
         self.set(None);
-        let answer = answer.await;
+        let response = response.await;
         self.set(Some(Instant::now()));
-        answer
+        response
     }
 
     fn set(&self, waits_since: Option<Instant>) {
@@ -41,22 +41,21 @@ impl Activity {
 
 /// The open connections; dropping this closes them.
 #[derive(Debug, Default)]
-pub(super) struct Connections {
+pub(super) struct OpenConnections {
     tasks: JoinSet<()>,
-    open: Vec<Connection>,
+    open: Vec<OpenConnection>,
 }
 
 #[derive(Debug)]
-struct Connection {
+struct OpenConnection {
     peer: IpAddr,
     activity: Arc<Activity>,
     task: AbortHandle,
 }
 
-impl Connections {
+impl OpenConnections {
     /// Serves a connection from `peer`. When there are too many, the one that
-    /// has waited longest for its peer is closed; when all are busy, the new
-    /// one.
+    /// has waited longest for its peer is closed; if all are busy, the new one.
     pub(super) fn spawn<F>(&mut self, peer: IpAddr, serve: impl FnOnce(Arc<Activity>) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -64,20 +63,21 @@ impl Connections {
         while self.tasks.try_join_next().is_some() {}
         self.open.retain(|connection| !connection.task.is_finished());
         let from_peer = self.open.iter().filter(|connection| connection.peer == peer).count();
-        let has_room = if from_peer >= MAX_CONNECTIONS_PER_ADDRESS {
+        let is_accepted = if from_peer >= MAX_CONNECTIONS_PER_ADDRESS {
             self.close_longest_waiting(|connection| connection.peer == peer)
         } else {
             self.open.len() < MAX_CONNECTIONS || self.close_longest_waiting(|_| true)
         };
-        if has_room {
+        if is_accepted {
             let activity = Arc::new(Activity(Mutex::new(Some(Instant::now()))));
             let task = self.tasks.spawn(serve(Arc::clone(&activity)));
-            self.open.push(Connection { peer, activity, task });
+            self.open.push(OpenConnection { peer, activity, task });
         }
     }
 
-    /// Returns whether there was one to close.
-    fn close_longest_waiting(&mut self, of: impl Fn(&Connection) -> bool) -> bool {
+    /// Closes the connection that has waited longest; returns whether there was
+    /// one.
+    fn close_longest_waiting(&mut self, of: impl Fn(&OpenConnection) -> bool) -> bool {
         let waiting = self.open.iter().enumerate().filter(|(_, connection)| of(connection));
         let since = waiting.filter_map(|(at, connection)| Some((connection.activity.waits_since()?, at)));
         let Some((_, at)) = since.min() else { return false };
@@ -96,7 +96,7 @@ mod tests {
         [127, 0, 0, last].into()
     }
 
-    impl Connections {
+    impl OpenConnections {
         fn of(&self, last: u8) -> usize {
             self.open.iter().filter(|connection| connection.peer == address(last)).count()
         }
@@ -106,13 +106,13 @@ mod tests {
         }
 
         fn busy(&mut self, last: u8) {
-            self.spawn(address(last), |activity| async move { activity.answering(pending()).await });
+            self.spawn(address(last), |activity| async move { activity.run_busy(pending()).await });
         }
     }
 
     #[tokio::test]
     async fn idle_connections_make_room_and_busy_ones_do_not() {
-        let mut open = Connections::default();
+        let mut open = OpenConnections::default();
         for _ in 0..100 {
             open.idle(1);
         }

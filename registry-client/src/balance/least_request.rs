@@ -1,18 +1,17 @@
 use super::{Candidate, Picker, ReadySet};
 
-/// Of two candidates drawn at random, the one with fewer requests under way
-/// for its weight.
+/// Of two candidates drawn at random, the one with fewer requests in flight for
+/// its weight.
 ///
-/// Two choices instead of a full scan: nearly as even, and callers that see
-/// the same counts do not all run to the same instance (M. Mitzenmacher, "The
-/// Power of Two Choices"). Where weights differ they govern the draw too, so
-/// that a set is used in their proportion while it is idle as well as while
-/// it is busy; Envoy's `weight / (in flight + 1)` alone would send an idle
-/// set's calls to the heaviest.
+/// Two choices instead of a full scan: nearly as even, and callers that see the
+/// same counts do not all choose the same instance (M. Mitzenmacher, "The Power
+/// of Two Choices"). Different weights apply to the draw too, so that they hold
+/// while the set is idle as well as while it is busy; Envoy's `weight / (in
+/// flight + 1)` alone would send an idle set's calls to the heaviest.
 ///
-/// Between one whose attempts fail and one whose do not, fewer requests under
-/// way count only for the latter: failing fast must not attract load, whether
-/// or not outlier detection is on.
+/// Between a failing candidate and one that is not, fewer requests in flight
+/// count only for the latter: failing fast must not attract load, even without
+/// outlier detection.
 #[derive(Debug)]
 pub struct LeastRequest;
 
@@ -21,16 +20,16 @@ impl Picker for LeastRequest {
         let candidates = ready.candidates();
         let (first, second) = match ready.sums {
             _ if candidates.len() < 2 => return (!candidates.is_empty()).then_some(0),
-            None => two(candidates.len()),
+            None => two_distinct(candidates.len()),
             Some(_) => (ready.draw()?, ready.draw()?),
         };
-        let better = lighter(&candidates[second], &candidates[first]);
+        let better = is_less_loaded(&candidates[second], &candidates[first]);
         Some(if better { second } else { first })
     }
 }
 
 /// Two different indices below `n`, which is at least 2.
-fn two(n: usize) -> (usize, usize) {
+fn two_distinct(n: usize) -> (usize, usize) {
     let random = fastrand::u64(..);
     // Multiply and shift instead of a remainder: no division on this path.
     let below = |bits: u64, n: usize| ((bits * n as u64) >> 32) as usize;
@@ -39,13 +38,13 @@ fn two(n: usize) -> (usize, usize) {
     (first, if second >= first { second + 1 } else { second })
 }
 
-/// Whether `a` has strictly fewer requests under way for its weight than `b`,
-/// and not because it fails.
-fn lighter(a: &Candidate, b: &Candidate) -> bool {
+/// Returns whether `a` has strictly fewer requests in flight for its weight
+/// than `b`, and not because it fails.
+fn is_less_loaded(a: &Candidate, b: &Candidate) -> bool {
     let busy = |c: &Candidate| u64::from(c.load.in_flight());
     // (busy a / weight a) < (busy b / weight b), without the divisions
-    let lighter = busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight);
-    lighter && (!a.load.is_failing() || b.load.is_failing())
+    let is_less_loaded = busy(a) * u64::from(b.weight) < busy(b) * u64::from(a.weight);
+    is_less_loaded && (!a.load.is_failing() || b.load.is_failing())
 }
 
 #[cfg(test)]
@@ -97,7 +96,7 @@ mod tests {
     fn two_draws_never_give_the_same_candidate() {
         for n in 2..20 {
             for _ in 0..1_000 {
-                let (a, b) = two(n);
+                let (a, b) = two_distinct(n);
                 assert!(a != b && a < n && b < n, "{a} and {b} of {n}");
             }
         }

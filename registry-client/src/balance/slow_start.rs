@@ -1,28 +1,29 @@
-//! How an instance that has just joined gets its share of the load.
+//! Slow start: the growing weight of an instance that has just joined.
 
 use std::time::Duration;
 
-/// Weights are told in tenths while someone is warming up.
-pub(crate) const WHOLE: u16 = 10;
+/// The full weight, in tenths.
+pub(crate) const FULL_TENTHS: u16 = 10;
 
-/// How many tenths of its weight an instance has after so much of its warming
-/// up: one at first, then more at even steps, all ten when `window` is over.
+/// The weight of an instance after `elapsed` of its slow start, in tenths: one
+/// at first, then more at even steps, ten when `window` is over.
 ///
 /// Source: Envoy's slow start mode, with aggression 1 and 10 % as the least.
 pub(crate) fn tenths(elapsed: Duration, window: Duration) -> u16 {
     if elapsed >= window {
-        return WHOLE;
+        return FULL_TENTHS;
     }
-    let steps = u32::from(WHOLE) - 1;
+    let steps = u32::from(FULL_TENTHS) - 1;
     let done = (elapsed.as_secs_f64() / window.as_secs_f64() * f64::from(steps)) as u16;
-    1 + done.min(WHOLE - 2)
+    1 + done.min(FULL_TENTHS - 2)
 }
 
-/// After how much of its warming up the next step comes; `None` after the last.
+/// The time in the slow start at which the next step comes; `None` after the
+/// last.
 pub(crate) fn next_step(elapsed: Duration, window: Duration) -> Option<Duration> {
     let done = u32::from(tenths(elapsed, window));
-    // Rounded up, so that the step has been reached when its time has come.
-    let step = window / u32::from(WHOLE - 1) + Duration::from_nanos(1);
+    // Rounded up, so that the step is reached at its time.
+    let step = window / u32::from(FULL_TENTHS - 1) + Duration::from_nanos(1);
     (elapsed < window).then(|| (step * done).min(window))
 }
 
@@ -45,7 +46,7 @@ mod tests {
 
     #[test]
     fn without_a_window_the_share_is_whole_at_once() {
-        assert_eq!(tenths(Duration::ZERO, Duration::ZERO), WHOLE);
+        assert_eq!(tenths(Duration::ZERO, Duration::ZERO), FULL_TENTHS);
         assert_eq!(next_step(Duration::ZERO, Duration::ZERO), None);
     }
 }

@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Picker, ReadySet};
 
-/// One candidate after the other, each as often as its weight says, the
-/// turns of a heavy one spread out and not in a row.
+/// One candidate after the other, in proportion to the weights; the turns of a
+/// heavy one are spread out.
 ///
 /// The static stride scheduler of gRFC A58: a sequence number runs through
 /// all candidates again and again, and a candidate is passed over in as many
@@ -24,7 +24,7 @@ impl Picker for Weighted {
         let candidates = ready.candidates();
         let heaviest = u64::from(candidates.iter().map(|c| c.weight).max()?);
         let n = candidates.len() as u64;
-        // The heaviest is never passed over, so that `n` steps find someone;
+        // The heaviest is never skipped, so that `n` steps find a candidate;
         // other threads may take those steps from us, hence the bound.
         for _ in 0..n * heaviest {
             let sequence = self.sequence.fetch_add(1, Relaxed);

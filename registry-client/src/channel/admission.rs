@@ -1,5 +1,5 @@
-//! Whether a call may begin, and what is learnt from how it ended: the
-//! service's limit, the throttle, the budget.
+//! The checks that a call passes before it is sent: the service's concurrency
+//! limit, the throttle and the retry budget.
 
 use std::sync::Arc;
 
@@ -12,52 +12,53 @@ use crate::{
     policy::{
         ServiceConfig,
         budget::Budget,
-        limit::{Limit, Permit},
+        limit::{CallLimit, CallPermit},
         throttle::Throttle,
     },
     telemetry::Counters,
 };
 
-/// What calls pass before they are sent. Costs nothing where nothing is
-/// configured.
+/// The limits on calls to one service. Without a configured limit they cost
+/// nothing.
 #[derive(Debug)]
-pub(super) struct Admission {
-    limit: Option<Limit>,
+pub(super) struct ClientLimits {
+    limit: Option<CallLimit>,
     throttle: Option<Throttle>,
 }
 
-/// A call that has passed; dropped with the end of its answer. Holds nothing
-/// where nothing is configured.
+/// A call that was admitted; dropped at the end of its response. Empty unless a
+/// limit is configured.
 #[derive(Debug, Default)]
-pub(super) struct Admitted(Option<Box<Held>>);
+pub(super) struct AdmittedCall(Option<Box<HeldPermit>>);
 
 #[derive(Debug, Default)]
-struct Held {
-    /// A place under the limit; `None` without one.
-    permit: Option<Permit>,
-    /// Learns of successes, where it counts them.
+struct HeldPermit {
+    /// The permit of the concurrency limit; `None` without one.
+    permit: Option<CallPermit>,
+    /// The retry budget, if it counts successes.
     budget: Option<Arc<Budget>>,
 }
 
-impl Admission {
+impl ClientLimits {
     pub(super) fn new(service: &ServiceName, config: &ServiceConfig) -> Self {
         Self {
-            limit: config.service_limit.map(|limit| Limit::new(service.as_str(), limit)),
+            limit: config.service_limit.map(|limit| CallLimit::new(service.as_str(), limit)),
             throttle: config.throttle.map(Throttle::new),
         }
     }
 
-    /// Admits a call, which may have to wait for its turn at the limit.
+    /// Admits a call. The returned limit, if any, is one that the call has to
+    /// wait for.
     ///
     /// # Errors
-    /// When it is throttled.
+    /// [`Failure::Throttled`].
     #[inline]
     pub(super) fn admit(
         &self,
         service: &ServiceName,
         now: Instant,
         (counters, budget): (&Counters, &Arc<Budget>),
-    ) -> Result<(Admitted, Option<Limit>), Failure> {
+    ) -> Result<(AdmittedCall, Option<CallLimit>), Failure> {
         if let Some(throttle) = &self.throttle
             && !throttle.admit(now, budget, fastrand::f64)
         {
@@ -67,35 +68,35 @@ impl Admission {
         budget.deposit(now);
         let counted = budget.counts_successes();
         if self.limit.is_none() && !counted {
-            return Ok((Admitted::default(), None));
+            return Ok((AdmittedCall::default(), None));
         }
-        let mut held = Held { budget: counted.then(|| budget.clone()), ..Held::default() };
-        held.permit = self.limit.as_ref().and_then(Limit::try_enter);
+        let mut held = HeldPermit { budget: counted.then(|| budget.clone()), ..HeldPermit::default() };
+        held.permit = self.limit.as_ref().and_then(CallLimit::try_enter);
         let wait = self.limit.clone().filter(|_| held.permit.is_none());
-        Ok((Admitted(Some(Box::new(held))), wait))
+        Ok((AdmittedCall(Some(Box::new(held))), wait))
     }
 
-    /// The service has refused a call for lack of room.
+    /// Records that the service rejected a call because it was overloaded.
     #[cold]
-    pub(super) fn refused(&self) {
+    pub(super) fn record_rejection(&self) {
         if let Some(throttle) = &self.throttle {
-            throttle.refused(Instant::now());
+            throttle.record_rejection(Instant::now());
         }
     }
 }
 
-impl Admitted {
-    /// The call's turn at the limit has come.
-    pub(super) fn hold(&mut self, permit: Permit) {
+impl AdmittedCall {
+    /// Keeps the permit that the call has waited for.
+    pub(super) fn hold(&mut self, permit: CallPermit) {
         self.0.get_or_insert_default().permit = Some(permit);
     }
 
-    /// The call ended so; one that ends without this was dropped by its caller.
+    /// Records the status of the call. A call that its caller dropped has none.
     #[inline]
     pub(super) fn ended(&mut self, code: Code) {
         let Some(held) = &mut self.0 else { return };
         if let Some(budget) = held.budget.take_if(|_| code == Code::OK) {
-            budget.succeeded();
+            budget.record_success();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How a connection to an instance gets its socket.
+//! The sockets of connections to instances.
 
 use std::{
     io,
@@ -18,24 +18,24 @@ use crate::{
     instance::Address,
 };
 
-/// What opens sockets for a channel; TCP unless a test says otherwise. Cheap
-/// to clone.
+/// The connector of a channel; opens TCP sockets unless a test replaces it.
+/// Cheap to clone.
 #[derive(Clone, Default)]
 #[cfg_attr(not(feature = "test-util"), expect(unreachable_pub, reason = "public for tests only"))]
-pub struct Connector(Kind);
+pub struct Connector(ConnectorKind);
 
 #[derive(Clone, Default)]
-enum Kind {
+enum ConnectorKind {
     #[default]
     Tcp,
-    /// TCP, to addresses that a test finds.
+    /// TCP, to addresses that a test provides.
     #[cfg(feature = "test-util")]
-    Resolving(LookUp),
+    Resolving(Lookup),
     #[cfg(feature = "test-util")]
     Other(std::sync::Arc<dyn Fn(Address) -> Opening + Send + Sync>),
 }
 
-/// Bytes both ways, over whatever carries them.
+/// A byte stream in both directions.
 #[cfg(feature = "test-util")]
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
@@ -46,7 +46,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 type Opening = futures_util::future::BoxFuture<'static, io::Result<Box<dyn Io>>>;
 
 #[cfg(feature = "test-util")]
-type LookUp = std::sync::Arc<dyn Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync>;
+type Lookup = std::sync::Arc<dyn Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync>;
 
 #[cfg(feature = "test-util")]
 impl Connector {
@@ -62,7 +62,7 @@ impl Connector {
             let opening = open(address);
             Box::pin(async move { Ok(Box::new(opening.await?) as Box<dyn Io>) })
         };
-        Self(Kind::Other(std::sync::Arc::new(open)))
+        Self(ConnectorKind::Other(std::sync::Arc::new(open)))
     }
 
     /// A connector that opens TCP connections as a channel does, to the
@@ -70,7 +70,7 @@ impl Connector {
     pub fn resolving(
         look_up: impl Fn(&Address) -> Vec<std::net::SocketAddr> + Send + Sync + 'static,
     ) -> Self {
-        Self(Kind::Resolving(std::sync::Arc::new(look_up)))
+        Self(ConnectorKind::Resolving(std::sync::Arc::new(look_up)))
     }
 }
 
@@ -84,11 +84,13 @@ impl Connector {
         config: &ChannelConfig,
     ) -> io::Result<Socket> {
         let socket = match &self.0 {
-            Kind::Tcp => dial::connect(address.host(), address.port(), deadline).await?,
+            ConnectorKind::Tcp => dial::connect(address.host(), address.port(), deadline).await?,
             #[cfg(feature = "test-util")]
-            Kind::Resolving(look_up) => dial::connect_any(address.host(), look_up(address), deadline).await?,
+            ConnectorKind::Resolving(look_up) => {
+                dial::connect_any(address.host(), look_up(address), deadline).await?
+            }
             #[cfg(feature = "test-util")]
-            Kind::Other(open) => return open(address.clone()).await.map(Socket::Other),
+            ConnectorKind::Other(open) => return open(address.clone()).await.map(Socket::Other),
         };
         Liveness::new(config.keepalive_time, config.keepalive_timeout).apply(&socket);
         Ok(Socket::Tcp(socket))
@@ -108,7 +110,7 @@ pub(super) enum Socket {
     Other(Box<dyn Io>),
 }
 
-/// Calls the same method of whichever socket it is.
+/// Calls the same method of either kind of socket.
 macro_rules! either {
     ($socket:expr, $io:ident => $call:expr) => {
         match $socket {

@@ -18,9 +18,10 @@ use tokio::{sync::oneshot, task::JoinHandle, time::Instant};
 
 use super::{
     connect::{Connector, Socket},
-    failure::Peer,
     interim::FinalResponse,
-    keepalive::{Goaway, InstancePings, Keepalive, KeepaliveTimes, Observed, PingLimit, Received, Streams},
+    keepalive::{Goaway, InstancePings, Keepalive, KeepaliveTimes, ObservedIo, PingLimit, Received},
+    peer::Peer,
+    streams::Streams,
 };
 use crate::{
     ChannelConfig,
@@ -30,17 +31,17 @@ use crate::{
     outcome::{Cause, Outcome},
 };
 
-/// What a stream may send ahead of its reader. Large enough that a fast link
-/// is not throttled by round trips.
+/// The receive window of a stream, in bytes. Large enough that round trips do
+/// not throttle a fast link.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// The same for all streams of a connection together.
+/// The receive window of a connection, in bytes.
 const CONNECTION_WINDOW: u32 = 5 << 20;
-/// The largest response head or trailers taken, in bytes; bounds what a
-/// hostile server can make us hold.
+/// The largest response head or trailers that are accepted, in bytes; bounds
+/// the memory that a hostile server can make us use.
 const MAX_HEADER_LIST: u32 = 64 << 10;
 
-/// An established connection: the peer has answered on it. Closes by itself
-/// when dropped and its last stream has ended.
+/// An established connection: the peer has acknowledged our settings. Closes
+/// when it was dropped and its last stream has ended.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: Peer,
@@ -48,21 +49,22 @@ pub(super) struct Connection {
     streams: Arc<Streams>,
     observer: Observer,
     send: SendRequest<Bytes>,
-    /// How many streams the peer allows at a time, as last seen.
-    most: Arc<AtomicU32>,
-    /// Whether the peer has answered any call with something else than
+    /// The calls that fit on the connection, by the peer's last SETTINGS.
+    max_streams: Arc<AtomicU32>,
+    /// True if the peer has answered a call with another status than
     /// UNIMPLEMENTED.
-    serves: Arc<AtomicBool>,
+    has_served: Arc<AtomicBool>,
 }
 
-/// Who is told how attempts end.
+/// The receiver of the outcomes of attempts.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Observer {
-    /// Nobody wants to know.
+    /// Outcomes are not recorded.
     #[default]
-    Nobody,
+    Discard,
     Record(Arc<Record>),
-    /// There is one attempt only, which decides whether the instance returns.
+    /// The connection is for one attempt, which decides whether the instance
+    /// returns.
     Probe(Arc<Probe>),
 }
 
@@ -74,86 +76,90 @@ impl Connection {
         head: http::Request<()>,
         end: bool,
     ) -> Result<(FinalResponse, h2::SendStream<Bytes>), h2::Error> {
-        // A clone has no pending stream of its own, so that `h2` queues the
-        // request rather than refusing it when the peer's stream limit is
-        // reached; the deadline bounds the wait.
+        // A clone has no pending stream, so that `h2` queues the request
+        // instead of rejecting it at the peer's stream limit; the deadline
+        // bounds the wait.
         let (response, request) = self.send.clone().send_request(head, end)?;
         Ok((FinalResponse::new(response), request))
     }
 
-    /// Counts a request as under way; how many there ever were before it.
+    /// Counts a request as in flight; returns the number of all requests before
+    /// it.
     pub(super) fn begin(&self) -> u32 {
         self.load.begin();
         self.streams.begin()
     }
 
-    /// Counts it no more.
+    /// Counts a request as ended.
     pub(super) fn end(&self) {
         self.streams.end();
         self.load.end();
     }
 
-    /// Records how an attempt on it ended.
+    /// Records the outcome of an attempt.
     pub(super) fn observe(&self, outcome: Outcome) {
         match &self.observer {
-            // All its streams end with a connection: that is one fault, and the
-            // pool notices it.
+            // A lost connection ends all its streams: that is one failure, and
+            // the pool records it.
             Observer::Record(_)
                 if matches!(outcome.cause, Cause::ConnectionLost | Cause::Refused) && self.is_closed() => {}
             Observer::Record(record) => record.observe(outcome),
             Observer::Probe(probe) => probe.observe(outcome),
-            Observer::Nobody => {}
+            Observer::Discard => {}
         }
     }
 
-    /// A stream of messages has begun on it, which is all that a probe can wait
-    /// for.
+    /// Records that a stream of messages has begun, which is all that a probe
+    /// can wait for.
     pub(super) fn stream_began(&self) {
         if let Observer::Probe(probe) = &self.observer {
             probe.observe(Outcome::status(Code::OK));
         }
     }
 
-    /// Whether the peer has answered any call with something else than
+    /// Returns whether the peer has answered a call with another status than
     /// UNIMPLEMENTED.
-    pub(super) fn serves(&self) -> bool {
-        self.serves.load(Relaxed)
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served.load(Relaxed)
     }
 
-    /// The peer has answered a call with something else than UNIMPLEMENTED.
-    pub(super) fn set_serves(&self) {
-        // A look costs other cores nothing, a store does.
-        if !self.serves() {
-            self.serves.store(true, Relaxed);
+    /// Records that the peer has answered a call with another status than
+    /// UNIMPLEMENTED.
+    pub(super) fn set_served(&self) {
+        // A load does not take the cache line from other cores, a store does.
+        if !self.has_served() {
+            self.has_served.store(true, Relaxed);
         }
     }
 
-    /// The same connection for one call that `probe` observes.
-    pub(super) fn probing(&self, probe: Arc<Probe>) -> Self {
+    /// A handle of this connection for one call, whose outcome goes to `probe`.
+    pub(super) fn with_probe(&self, probe: Arc<Probe>) -> Self {
         Self {
             peer: self.peer.clone(),
             load: self.load.clone(),
             streams: self.streams.clone(),
             observer: Observer::Probe(probe),
             send: self.send.clone(),
-            most: self.most.clone(),
-            serves: self.serves.clone(),
+            max_streams: self.max_streams.clone(),
+            has_served: self.has_served.clone(),
         }
     }
 
-    /// Whether another call would be sent at once, and not wait for one to end.
-    pub(super) fn has_room(&self) -> bool {
-        self.streams.open() < self.most.load(Relaxed)
+    /// Returns whether another call would be sent at once, without waiting for
+    /// one to end.
+    pub(super) fn has_capacity(&self) -> bool {
+        self.streams.open() < self.max_streams.load(Relaxed)
     }
 
-    /// Looks again how many streams the peer allows, and whether there is room.
-    pub(super) fn look_for_room(&self) -> bool {
-        self.most.store(calls(self.send.current_max_send_streams()), Relaxed);
-        self.has_room()
+    /// Reads the peer's stream limit again and returns whether there is
+    /// capacity.
+    pub(super) fn refresh_capacity(&self) -> bool {
+        self.max_streams.store(call_capacity(self.send.current_max_send_streams()), Relaxed);
+        self.has_capacity()
     }
 
-    /// Whether the peer allows a stream that stays open beside the calls.
-    pub(super) fn has_a_stream_to_spare(&self) -> bool {
+    /// Returns whether the peer allows a long-lived stream beside the calls.
+    pub(super) fn has_spare_stream(&self) -> bool {
         self.send.current_max_send_streams() > 1
     }
 
@@ -161,12 +167,13 @@ impl Connection {
         &self.streams
     }
 
-    /// Whether it takes no more streams: it ended, or the peer sent GOAWAY.
+    /// Returns whether the connection takes no more streams: it ended, or the
+    /// peer sent GOAWAY.
     fn is_closed(&self) -> bool {
         self.is_draining(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Whether the peer takes no more streams: it sent GOAWAY.
+    /// Returns whether the peer takes no more streams: it sent GOAWAY.
     fn is_draining(&self, cx: &mut Context<'_>) -> bool {
         matches!(self.send.clone().poll_ready(cx), Poll::Ready(Err(_)))
     }
@@ -180,13 +187,13 @@ impl Drop for Connection {
     }
 }
 
-/// How many calls fit on a connection that allows so many streams: one is left
-/// for the watch of the peer's health.
-fn calls(streams: usize) -> u32 {
+/// The calls that fit on a connection that allows so many streams: one stream
+/// is reserved for the health check.
+fn call_capacity(streams: usize) -> u32 {
     u32::try_from(streams).unwrap_or(u32::MAX).saturating_sub(1).max(1)
 }
 
-/// Why a connection ended.
+/// The reason for which a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Closed {
     #[error("the peer closed the connection")]
@@ -196,17 +203,17 @@ pub(super) enum Closed {
     #[error("the connection broke: {0}")]
     Broken(h2::Error),
     #[error("no answer to a ping within {0:?}")]
-    Silent(Duration),
+    KeepaliveTimeout(Duration),
     #[error("its task ended")]
     Stopped,
 }
 
-/// Why a connection could not be established.
+/// The reason for which a connection could not be established.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("no HTTP/2 there: {0}")]
+    #[error("the HTTP/2 handshake failed: {0}")]
     Handshake(h2::Error),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -214,16 +221,16 @@ pub(super) enum ConnectError {
     Closed(Closed),
 }
 
-/// A connection with the task that drives it.
+/// A new connection with the task that drives it.
 pub(super) struct Established {
     pub(super) connection: Arc<Connection>,
-    /// Completes when the peer asks for no more streams, with its GOAWAY, or
-    /// with the end.
+    /// Completes when the peer sends GOAWAY, with that frame, or when the
+    /// connection ends.
     pub(super) draining: oneshot::Receiver<Option<Goaway>>,
     pub(super) driver: JoinHandle<Closed>,
 }
 
-/// How connections to an instance are made. Cheap to clone.
+/// The settings of connections to one instance. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct ConnectSettings {
     pub(super) connector: Connector,
@@ -232,8 +239,8 @@ pub(super) struct ConnectSettings {
 }
 
 /// Connects and waits until the peer has acknowledged our settings, so that a
-/// socket that merely accepts (a stopped process, a half-open proxy) is not
-/// taken for an instance that serves.
+/// socket that only accepts (a stopped process, a half-open proxy) does not
+/// count as an instance that serves.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
@@ -250,7 +257,7 @@ pub(super) async fn connect(
     let socket = within(tokio::time::timeout_at(deadline, opening).await)?;
 
     let received = Arc::<Received>::default();
-    let io = Observed::new(socket, received.clone());
+    let io = ObservedIo::new(socket, received.clone());
     let (send, mut driving) = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -267,8 +274,8 @@ pub(super) async fn connect(
         streams: streams.clone(),
         observer,
         send,
-        most: Arc::default(),
-        serves: Arc::default(),
+        max_streams: Arc::default(),
+        has_served: Arc::default(),
     });
 
     let (answered, first_answer) = oneshot::channel();
@@ -290,13 +297,13 @@ pub(super) async fn connect(
     let mut established = Established { connection, draining, driver: tokio::spawn(driver.run()) };
     match first_answer.await {
         Ok(()) => {
-            // What the peer allows comes before its first answer.
-            established.connection.look_for_room();
+            // The peer's stream limit arrives before its acknowledgement.
+            established.connection.refresh_capacity();
             Ok(established)
         }
-        // The driver ended before the first answer: it says why.
+        // The driver ended before the acknowledgement and has the reason.
         Err(_) => Err(match (&mut established.driver).await {
-            Ok(Closed::Silent(_)) => ConnectError::TimedOut(timeout),
+            Ok(Closed::KeepaliveTimeout(_)) => ConnectError::TimedOut(timeout),
             Ok(closed) => ConnectError::Closed(closed),
             Err(_) => ConnectError::Closed(Closed::Stopped),
         }),
@@ -305,7 +312,7 @@ pub(super) async fn connect(
 
 /// Owns the socket: reads and writes frames until the connection ends.
 struct Driver {
-    driving: h2::client::Connection<Observed<Socket>, Bytes>,
+    driving: h2::client::Connection<ObservedIo<Socket>, Bytes>,
     keepalive: Keepalive,
     connection: Weak<Connection>,
     answered: Option<oneshot::Sender<()>>,
@@ -321,7 +328,7 @@ impl Driver {
         let closed = poll_fn(|cx| self.poll(cx)).await;
         let Some(goaway) = self.received.goaway() else { return closed };
         self.pings.closed(&self.peer, &goaway, self.limit);
-        // Whatever happened to the socket then is a consequence.
+        // The end of the socket is a consequence of the GOAWAY.
         if goaway.is_graceful() { closed } else { Closed::Goaway(goaway) }
     }
 
@@ -330,11 +337,11 @@ impl Driver {
             return Poll::Ready(result.map_or_else(Closed::Broken, |()| Closed::Finished));
         }
         match self.keepalive.poll(cx) {
-            Poll::Ready(waited) => return Poll::Ready(Closed::Silent(waited)),
+            Poll::Ready(waited) => return Poll::Ready(Closed::KeepaliveTimeout(waited)),
             Poll::Pending if self.keepalive.is_established() => {
                 if let Some(answered) = self.answered.take() {
-                    // Without a receiver the connection is not wanted any more,
-                    // and ends when its handle is dropped.
+                    // Without a receiver the connection is no longer needed and
+                    // ends when its handle is dropped.
                     let _ = answered.send(());
                 }
             }
@@ -345,7 +352,7 @@ impl Driver {
             && let Some(drains) = self.drains.take()
         {
             let goaway = self.received.goaway();
-            // The successor is made before this connection ends.
+            // The next connection begins before this one ends.
             if let Some(goaway) = &goaway {
                 self.pings.closed(&self.peer, goaway, self.limit);
             }

@@ -1,5 +1,5 @@
-//! How a call can fail in the channel itself, and the one place where that
-//! becomes a [`Status`].
+//! The failures of calls in the channel itself, and the one place where they
+//! become a [`Status`].
 
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
@@ -7,136 +7,78 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::answer::Deadline;
+use super::{deadline::Deadline, no_instance::NoInstance, peer::Peer};
 use crate::{
     code::Code,
     framing::Violation,
-    instance::{Address, InstanceId, ServiceName},
+    instance::ServiceName,
     outcome::{Cause, Outcome},
-    policy::{limit::Limited, retry},
+    policy::{limit::LimitExceeded, retry},
 };
 
 /// A stream that the server cancels so shortly before the deadline was ended by
 /// the server's own timer.
 const CLOCK_SKEW: Duration = Duration::from_millis(10);
-/// How much of a foreign content type an error repeats, in characters.
+/// The longest part of a foreign content type that an error repeats, in
+/// characters.
 const MAX_SHOWN: usize = 80;
 
-/// Why an attempt, or the call as a whole, failed without an answer.
+/// The failure of an attempt, or of a call as a whole.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
-    /// The connection would not take the request.
+    /// The connection did not take the request.
     NotSent { to: Peer, cause: Arc<h2::Error> },
     /// The stream or its connection broke.
     Broken { to: Peer, cause: Arc<h2::Error> },
     /// The response is not gRPC: a proxy's error page, another program.
     NotGrpc { to: Peer, http: StatusCode, content_type: Option<String> },
     /// The response violates gRPC.
-    Malformed { to: Peer, fault: Fault },
+    Malformed { to: Peer, fault: ResponseFault },
     /// The attempt took longer than one attempt may.
-    AttemptTimeout { to: Peer, limit: Duration },
+    AttemptTimeout { to: Peer, timeout: Duration },
     /// The caller's own request body failed.
     RequestBody { cause: Status },
     /// The request cannot be written as HTTP/2, for example a bad path.
     BadRequest { cause: Arc<str> },
     /// The caller's `grpc-timeout` is malformed.
     BadTimeout,
-    /// There was no instance to send to, and the call was not to wait.
+    /// No instance was ready, and the call fails fast.
     NoInstance { service: ServiceName, why: NoInstance },
-    /// It was not its turn at a limit that the caller's own process keeps.
-    Limited(Limited),
+    /// A concurrency limit of the caller's own process was reached.
+    LimitExceeded(LimitExceeded),
     /// The service has been refusing too many calls of late.
     Throttled { service: ServiceName },
     /// The deadline passed.
-    Expired { limit: Duration, while_: String },
+    Expired { timeout: Duration, while_: String },
 }
 
-/// What is wrong with a response.
+/// A violation of gRPC in a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// A message breaks the rules.
+pub(super) enum ResponseFault {
+    /// A message is malformed or too large.
     Message(Violation),
     /// The response ended without trailers.
     NoTrailers,
-    /// Its trailers have no `grpc-status`.
+    /// The trailers have no `grpc-status`.
     NoStatus,
-    /// It ended with OK within a message.
+    /// The response ended with OK within a message.
     Truncated,
-    /// It ended with OK and without the one message of a unary exchange.
+    /// The response of a unary method ended with OK and without a message.
     NoMessage,
     /// The caller's codec did not take the message.
     Undecodable,
-    /// It is compressed in a way that the request did not accept.
+    /// The messages are compressed with an encoding that the request did not
+    /// accept.
     Encoding(String),
 }
 
-/// An instance as failures name it.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    pub(super) id: InstanceId,
-    pub(super) address: Address,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.id, self.address)
-    }
-}
-
-/// Why no instance is ready, in the words a person needs at 3 a.m.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NoInstance {
-    /// No look-up has succeeded yet; the last error, if one failed.
-    NeverResolved(Option<Arc<str>>),
-    /// The registry lists none; its last error, if later look-ups failed.
-    NoneListed(Option<Arc<str>>),
-    /// Some are being connected to for the first time.
-    Connecting(usize),
-    /// Every one failed or was taken out; each with its last cause.
-    AllFailing(Vec<(InstanceId, Arc<str>)>),
-}
-
-impl NoInstance {
-    /// Whether waiting a moment is likely to help, so that even a call that
-    /// fails fast waits.
-    pub(super) fn is_settling(&self) -> bool {
-        matches!(self, Self::NeverResolved(None) | Self::Connecting(_))
-    }
-}
-
-impl fmt::Display for NoInstance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NeverResolved(None) => f.write_str("the registry has not answered yet"),
-            Self::NeverResolved(Some(error)) => write!(f, "it was never resolved: {error}"),
-            Self::NoneListed(None) => {
-                f.write_str("the registry lists none: is it started, and registered under this name?")
-            }
-            Self::NoneListed(Some(error)) => {
-                write!(f, "the registry listed none when it last answered; now {error}")
-            }
-            Self::Connecting(1) => f.write_str("the only instance is still being connected to"),
-            Self::Connecting(n) => write!(f, "{n} instances are still being connected to"),
-            Self::AllFailing(causes) => {
-                write!(f, "all {} are failing", causes.len())?;
-                let mut separator = ": ";
-                for (id, cause) in causes.iter().take(5) {
-                    write!(f, "{separator}{id}: {cause}")?;
-                    separator = "; ";
-                }
-                if causes.len() > 5 { f.write_str("; …") } else { Ok(()) }
-            }
-        }
-    }
-}
-
 impl Failure {
-    /// The end of a stream that broke under the call which ends at `deadline`.
+    /// A stream of a call with this `deadline` that broke.
     pub(super) fn broken(to: &Peer, cause: h2::Error, deadline: Option<Deadline>) -> Self {
-        if let Some(Deadline { at, limit }) = deadline
+        if let Some(Deadline { at, timeout }) = deadline
             && is_expiry(&cause, at)
         {
-            return Self::Expired { limit, while_: format!("and {to} reset the stream ({cause})") };
+            return Self::Expired { timeout, while_: format!("and {to} reset the stream ({cause})") };
         }
         Self::Broken { to: to.clone(), cause: Arc::new(cause) }
     }
@@ -147,45 +89,49 @@ impl Failure {
         Self::NotGrpc { to: to.clone(), http, content_type: content_type.map(shown) }
     }
 
-    /// How the attempt that failed so ended; also the one place where a failure
-    /// gets its code.
+    /// The outcome of the attempt that failed; also the one place where a
+    /// failure gets its code.
     pub(super) fn outcome(&self) -> Outcome {
         let (code, cause) = match self {
             Self::NotSent { .. } => (Code::UNAVAILABLE, Cause::NotSent),
             Self::Broken { cause, .. } => broken(cause),
             Self::NotGrpc { http, .. } => (Code::from_http(http.as_u16()), Cause::NotGrpc),
             Self::Malformed { fault, .. } => match fault {
-                Fault::Message(Violation::TooLarge { .. }) => (Code::RESOURCE_EXHAUSTED, Cause::TooLarge),
-                Fault::NoStatus => (Code::UNKNOWN, Cause::Malformed),
+                ResponseFault::Message(Violation::TooLarge { .. }) => {
+                    (Code::RESOURCE_EXHAUSTED, Cause::TooLarge)
+                }
+                ResponseFault::NoStatus => (Code::UNKNOWN, Cause::Malformed),
                 _ => (Code::INTERNAL, Cause::Malformed),
             },
             Self::AttemptTimeout { .. } => (Code::DEADLINE_EXCEEDED, Cause::AttemptTimeout),
             Self::RequestBody { cause } => (Code::from_number(cause.code().into()), Cause::RequestFailed),
             Self::BadRequest { .. } | Self::BadTimeout => (Code::INTERNAL, Cause::RequestFailed),
             Self::NoInstance { .. } => (Code::UNAVAILABLE, Cause::RequestFailed),
-            Self::Limited(_) | Self::Throttled { .. } => (Code::RESOURCE_EXHAUSTED, Cause::RequestFailed),
+            Self::LimitExceeded(_) | Self::Throttled { .. } => {
+                (Code::RESOURCE_EXHAUSTED, Cause::RequestFailed)
+            }
             Self::Expired { .. } => (Code::DEADLINE_EXCEEDED, Cause::DeadlineExceeded),
         };
         Outcome { code, cause }
     }
 
-    /// What the retry policy needs to know of it.
-    pub(super) fn kind(&self) -> retry::Failure {
+    /// The kind of failure for the retry policy.
+    pub(super) fn kind(&self) -> retry::FailureKind {
         self.outcome().into()
     }
 }
 
-/// Whether the server ended the stream because its time was up: by its own
-/// timer, a moment before ours.
+/// Returns whether the server ended the stream because its time was up: by its
+/// own timer, a moment before ours.
 fn is_expiry(error: &h2::Error, deadline: Instant) -> bool {
     let cancelled = error.reason() == Some(h2::Reason::CANCEL);
     let slack = if cancelled { CLOCK_SKEW } else { Duration::ZERO };
     error.is_reset() && error.is_remote() && Instant::now() + slack >= deadline
 }
 
-/// What a broken stream amounts to, after the table in "gRPC over HTTP/2",
-/// Errors. A server did not process a stream that it refused, nor one above
-/// the last that its GOAWAY names; `h2` gives a remote GOAWAY only to those.
+/// The outcome of a broken stream, by the table in "gRPC over HTTP/2", Errors.
+/// A server did not process a stream that it refused, nor one above the last
+/// that its GOAWAY names; `h2` gives a remote GOAWAY only to those.
 fn broken(error: &h2::Error) -> (Code, Cause) {
     let refused = error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM);
     if error.is_remote() && refused {
@@ -198,7 +144,7 @@ fn broken(error: &h2::Error) -> (Code, Cause) {
     (code, Cause::Reset)
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ResponseFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Message(violation) => violation.fmt(f),
@@ -217,7 +163,7 @@ impl fmt::Display for Fault {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotSent { to, cause } => write!(f, "{to} took no request: {cause}"),
+            Self::NotSent { to, cause } => write!(f, "{to} did not take the request: {cause}"),
             Self::Broken { to, cause } => match cause.reason() {
                 Some(reason) if cause.is_reset() && cause.is_remote() => {
                     write!(f, "{to} reset the stream with {reason:?} ({reason})")
@@ -235,14 +181,14 @@ impl fmt::Display for Failure {
             Self::Malformed { to, fault } => {
                 write!(f, "the response of {to} has {fault}")?;
                 match fault {
-                    Fault::Message(Violation::TooLarge { .. }) => f.write_str(
+                    ResponseFault::Message(Violation::TooLarge { .. }) => f.write_str(
                         " (ChannelConfig::max_response_bytes, or maxResponseMessageBytes in the service config)",
                     ),
                     _ => Ok(()),
                 }
             }
-            Self::AttemptTimeout { to, limit } => {
-                write!(f, "{to} did not answer within {limit:?}, the most for one attempt")
+            Self::AttemptTimeout { to, timeout } => {
+                write!(f, "{to} did not respond within {timeout:?}, the timeout of one attempt")
             }
             Self::RequestBody { cause } => f.write_str(cause.message()),
             Self::BadRequest { cause } => write!(f, "the request cannot be sent: {cause}"),
@@ -250,11 +196,11 @@ impl fmt::Display for Failure {
                 "the request's grpc-timeout is malformed: one to eight digits and one of H M S m u n are expected",
             ),
             Self::NoInstance { service, why } => write!(f, "no instance of `{service}` is ready: {why}"),
-            Self::Limited(limited) => limited.fmt(f),
+            Self::LimitExceeded(limited) => limited.fmt(f),
             Self::Throttled { service } => {
                 write!(f, "`{service}` has refused too many calls of late, so this one was not sent (client-side throttling)")
             }
-            Self::Expired { limit, while_ } => write!(f, "deadline of {limit:?} exceeded {while_}"),
+            Self::Expired { timeout, while_ } => write!(f, "deadline of {timeout:?} exceeded {while_}"),
         }
     }
 }
@@ -264,7 +210,7 @@ impl Error for Failure {
         match self {
             Self::NotSent { cause, .. } | Self::Broken { cause, .. } => Some(&**cause),
             Self::RequestBody { cause } => Some(cause),
-            Self::Limited(limited) => Some(limited),
+            Self::LimitExceeded(limited) => Some(limited),
             _ => None,
         }
     }
@@ -286,6 +232,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::instance::InstanceId;
 
     fn peer() -> Peer {
         Peer { id: InstanceId::new("cart-1"), address: "127.0.0.1:1".parse().unwrap() }

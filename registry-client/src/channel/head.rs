@@ -1,10 +1,10 @@
-//! A request's head, for as many attempts as there may be.
+//! The head of a request, for every attempt of a call.
 
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 
-use crate::policy::deadline;
+use crate::policy::timeout;
 
 pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
@@ -14,41 +14,42 @@ const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("registry-client/", env!("CARGO_PKG_VERSION")));
 
-/// The head of a call's requests. `h2` consumes what it sends, and copying a
-/// whole header map for the rare second attempt costs every call: the first
-/// attempt takes the map itself, and only what cannot be made again is kept.
+/// The head of a call's requests. `h2` consumes the map that it sends, and a
+/// copy of the whole map for the rare second attempt would cost every call: the
+/// first attempt takes the map itself, and only the fields that cannot be
+/// rebuilt are kept.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(super) struct RequestHead {
     uri: Uri,
     first: Option<HeaderMap>,
-    /// The caller's metadata, and whatever else is not on every request.
-    kept: Vec<(HeaderName, HeaderValue)>,
+    /// The caller's metadata, and every other field that not every request has.
+    extra: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Head {
+impl RequestHead {
     #[inline]
     pub(super) fn new(uri: Uri, mut headers: HeaderMap) -> Self {
-        let kept = headers
+        let extra = headers
             .iter()
-            .filter(|(name, value)| !is_usual(name, value))
+            .filter(|(name, value)| !is_standard(name, value))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-        Self { uri, first: Some(headers), kept }
+        Self { uri, first: Some(headers), extra }
     }
 
-    /// The encodings of messages that the caller accepts, if it names any.
+    /// The message encodings that the caller accepts, if it names any.
     pub(super) fn accepted_encodings(&self) -> Option<&HeaderValue> {
-        self.kept.iter().find_map(|(name, value)| (*name == ACCEPT_ENCODING).then_some(value))
+        self.extra.iter().find_map(|(name, value)| (*name == ACCEPT_ENCODING).then_some(value))
     }
 
-    /// The head of the next attempt. `left`: the time that the server is given;
-    /// `None` for that of the call as it began.
+    /// The head of the next attempt. `left` is the time that the server is
+    /// given; `None` stands for the timeout that the call began with.
     #[inline]
     pub(super) fn next(&mut self, failed: u32, left: Option<Duration>) -> Request<()> {
-        let mut headers = self.first.take().unwrap_or_else(|| self.again(failed));
+        let mut headers = self.first.take().unwrap_or_else(|| self.rebuild(failed));
         if let Some(left) = left
-            && let Ok(left) = HeaderValue::try_from(deadline::format(left))
+            && let Ok(left) = HeaderValue::try_from(timeout::format(left))
         {
             headers.insert(TIMEOUT, left);
         }
@@ -61,14 +62,15 @@ impl Head {
     }
 
     #[cold]
-    fn again(&self, failed: u32) -> HeaderMap {
-        let mut headers = HeaderMap::with_capacity(self.kept.len() + 5);
+    fn rebuild(&self, failed: u32) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(self.extra.len() + 5);
         headers.insert(header::TE, TRAILERS);
         headers.insert(header::CONTENT_TYPE, GRPC);
         headers.insert(header::USER_AGENT, USER_AGENT);
         let mut overridden = Vec::new();
-        for (name, value) in &self.kept {
-            // A kept value replaces the usual one; a repeated one adds to it.
+        for (name, value) in &self.extra {
+            // A kept value replaces the standard one; a repeated one is
+            // appended.
             if headers.contains_key(name) && !overridden.contains(&name) {
                 headers.remove(name);
             }
@@ -80,8 +82,8 @@ impl Head {
     }
 }
 
-/// The first value under `name`. Most maps of a call have a handful of names,
-/// among which looking is cheaper than hashing.
+/// The first value of `name`. Most maps have a handful of names, where a linear
+/// search is cheaper than hashing.
 #[inline]
 pub(super) fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     const FEW: usize = 8;
@@ -91,8 +93,8 @@ pub(super) fn find<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
     headers.iter().find_map(|(held, value)| (held == name).then_some(value))
 }
 
-/// Whether `again` writes this header anyway.
-fn is_usual(name: &HeaderName, value: &HeaderValue) -> bool {
+/// Returns whether `rebuild` writes this header.
+fn is_standard(name: &HeaderName, value: &HeaderValue) -> bool {
     (name == header::TE && value == TRAILERS)
         || (name == header::CONTENT_TYPE && value == GRPC)
         || *name == TIMEOUT
@@ -102,12 +104,12 @@ fn is_usual(name: &HeaderName, value: &HeaderValue) -> bool {
 mod tests {
     use super::*;
 
-    fn head(pairs: &[(&'static str, &'static str)]) -> Head {
+    fn head(pairs: &[(&'static str, &'static str)]) -> RequestHead {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        Head::new(Uri::from_static("http://cart/shop.cart.v1.CartService/GetCart"), headers)
+        RequestHead::new(Uri::from_static("http://cart/shop.cart.v1.CartService/GetCart"), headers)
     }
 
     fn sorted(request: &Request<()>) -> Vec<(String, String)> {

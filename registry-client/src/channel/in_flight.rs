@@ -1,53 +1,55 @@
-//! An attempt's mark on its instance: under way until it is dropped, and how it
-//! ended.
+//! The accounting of an attempt: in flight until it is dropped, and its
+//! outcome.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{connection::Connection, failure::Peer};
+use super::{connection::Connection, peer::Peer};
 use crate::{
     code::Code,
     outcome::{Cause, Outcome},
-    policy::{MethodPolicy, limit::Permit},
+    policy::{MethodPolicy, limit::CallPermit},
     telemetry::Counters,
 };
 
-/// Of so many attempts on a connection one is measured to learn what is usual.
-const SAMPLED: u32 = 16;
+/// One in this many attempts on a connection is a sample of the method's usual
+/// latency.
+const SAMPLE_INTERVAL: u32 = 16;
 
-/// Where an attempt goes.
+/// The destination of an attempt.
 #[derive(Debug)]
-pub(super) struct Choice {
+pub(super) struct Target {
     pub(super) connection: Arc<Connection>,
-    /// Its place under the instance's limit, where there is one.
-    pub(super) permit: Option<Permit>,
+    /// The permit of the instance's concurrency limit, where there is one.
+    pub(super) permit: Option<CallPermit>,
 }
 
-/// Counts an attempt as under way on its instance until it is dropped, and
-/// reports its one outcome to everyone who learns from it.
+/// Counts an attempt as in flight on its instance until it is dropped, and
+/// reports its one outcome to the record, the policy and the meters.
 #[derive(Debug)]
 pub(super) struct InFlight {
     connection: Arc<Connection>,
-    /// Its place under the instance's limit.
-    _permit: Option<Permit>,
+    /// The permit of the instance's concurrency limit.
+    _permit: Option<CallPermit>,
     policy: Arc<MethodPolicy>,
     began: Instant,
-    /// `None` where nobody measures, so that nobody pays for it.
+    /// `None` without meters, so that unmeasured calls pay nothing.
     counters: Option<Arc<Counters>>,
-    /// Whether its latency is recorded as an example of what is usual.
+    /// True if the latency is a sample of the usual one.
     is_sample: bool,
-    /// Whether the instance has the whole request and owes what has a usual
-    /// time: a response's head, or the one message of it.
-    is_owed: bool,
+    /// True if the whole request was sent and the part of the response with a
+    /// usual latency has not arrived: the head, or the message of a unary
+    /// response.
+    awaits_response: bool,
     has_ended: bool,
 }
 
 impl InFlight {
-    /// An attempt began at `began`.
+    /// Counts an attempt that began at `began`.
     #[inline]
-    pub(super) fn on(
-        Choice { connection, permit }: Choice,
+    pub(super) fn start(
+        Target { connection, permit }: Target,
         policy: &Arc<MethodPolicy>,
         counters: &Arc<Counters>,
         began: Instant,
@@ -59,8 +61,8 @@ impl InFlight {
             policy: policy.clone(),
             began,
             counters: counters.meters().is_some().then(|| counters.clone()),
-            is_sample: earlier.is_multiple_of(SAMPLED) || policy.usual().is_learning(),
-            is_owed: false,
+            is_sample: earlier.is_multiple_of(SAMPLE_INTERVAL) || policy.usual().is_learning(),
+            awaits_response: false,
             has_ended: false,
         }
     }
@@ -69,37 +71,37 @@ impl InFlight {
         &self.connection.peer
     }
 
-    /// The instance has the whole request.
+    /// Records that the whole request was sent.
     pub(super) fn request_sent(&mut self) {
-        self.is_owed = true;
+        self.awaits_response = true;
     }
 
-    /// The response has begun without a status.
+    /// Records that the response has begun without a status.
     pub(super) fn response_began(&mut self) {
-        if !self.policy.unary_answer {
-            // A stream ends when it likes, and one that begins shows as much
-            // as can be waited for.
+        if !self.policy.unary_response {
+            // A stream may end at any time; its head is all that can be waited
+            // for.
             self.learn_usual();
-            self.is_owed = false;
+            self.awaits_response = false;
             self.connection.stream_began();
         }
     }
 
-    /// What was owed has come.
+    /// Records the latency of what was awaited.
     fn learn_usual(&self) {
-        if self.is_sample && self.is_owed {
+        if self.is_sample && self.awaits_response {
             self.policy.usual().record(self.began.elapsed());
         }
     }
 
-    /// The attempt has ended so; the first end counts. Gives what it is
-    /// recorded as.
+    /// Records the outcome; the first one counts. Returns the outcome that was
+    /// recorded.
     #[inline]
     pub(super) fn end(&mut self, outcome: Outcome) -> Outcome {
         if std::mem::replace(&mut self.has_ended, true) {
             return outcome;
         }
-        let outcome = self.recognise_stranger(outcome);
+        let outcome = self.detect_wrong_service(outcome);
         self.connection.observe(outcome);
         if outcome == Outcome::status(Code::OK) {
             self.learn_usual();
@@ -118,17 +120,17 @@ impl InFlight {
         }
     }
 
-    /// UNIMPLEMENTED, for a method that others answer, from an instance that
-    /// has answered nothing else on this connection, comes from another program
-    /// at its address.
-    fn recognise_stranger(&self, outcome: Outcome) -> Outcome {
+    /// Detects another program at the instance's address: it answers
+    /// UNIMPLEMENTED to a method that other instances serve, and has answered
+    /// nothing else on this connection.
+    fn detect_wrong_service(&self, outcome: Outcome) -> Outcome {
         if outcome.cause != Cause::Status {
             return outcome;
         }
         if outcome.code != Code::UNIMPLEMENTED {
             self.policy.set_implemented();
-            self.connection.set_serves();
-        } else if self.policy.is_implemented() && !self.connection.serves() {
+            self.connection.set_served();
+        } else if self.policy.is_implemented() && !self.connection.has_served() {
             return Outcome { cause: Cause::WrongService, ..outcome };
         }
         outcome
@@ -139,7 +141,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.connection.end();
         if !self.has_ended {
-            let late = self.is_owed && self.policy.usual().is_exceeded_by(self.began.elapsed());
+            let late = self.awaits_response && self.policy.usual().is_exceeded_by(self.began.elapsed());
             let cause = if late { Cause::CancelledLate } else { Cause::Cancelled };
             self.end(Outcome { code: Code::CANCELLED, cause });
         }

@@ -1,4 +1,5 @@
-//! The responses before the final one (RFC 9110, section 15.2).
+//! Informational responses (RFC 9110, section 15.2), which precede the final
+//! one.
 
 use std::{
     pin::Pin,
@@ -7,22 +8,22 @@ use std::{
 
 use h2::{Reason, RecvStream};
 
-/// The most informational responses (1xx) that are counted before a stream is
-/// given up. No gRPC server sends one, and a proxy one or two.
+/// The most informational responses (1xx) after which a stream is abandoned. No
+/// gRPC server sends one; a proxy sends one or two.
 const MAX_INFORMATIONAL: u32 = 16;
-/// After how many polls without a response they are counted. `h2` drops them
-/// unseen otherwise, which costs a call nothing.
+/// The polls without a response after which informational responses are
+/// counted. Before that `h2` drops them, which costs a call nothing.
 const COUNTED_AFTER: u32 = 16;
 
-/// The final response to a request. Ends with an error when the
-/// peer sends informational responses instead, over and over; dropping it with
-/// the request then resets the stream.
+/// The future of the final response. Ends with an error when the peer sends
+/// only informational responses; dropping it with the request then resets the
+/// stream.
 #[derive(Debug)]
 pub(super) struct FinalResponse {
     inner: h2::client::ResponseFuture,
     /// Polls that are left before informational responses are counted.
     uncounted: u32,
-    /// Informational responses that are left then.
+    /// Informational responses that are left after that.
     left: u32,
 }
 
@@ -31,8 +32,8 @@ impl FinalResponse {
         Self { inner, uncounted: COUNTED_AFTER, left: MAX_INFORMATIONAL }
     }
 
-    /// Takes the informational responses that have arrived; whether there were
-    /// too many.
+    /// Takes the informational responses that have arrived; returns whether
+    /// there were too many.
     #[cold]
     fn is_flooded(&mut self, cx: &mut Context<'_>) -> bool {
         while let Poll::Ready(Some(Ok(_))) = self.inner.poll_informational(cx) {

@@ -1,4 +1,5 @@
-//! The instances of one service: whom to connect to, and who can take calls.
+//! The instances of one service: their connections, and the set that takes
+//! calls.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,11 +10,13 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{connect::Connector, failure::NoInstance, keepalive::ServicePings, subchannel::Event};
+use super::{
+    connect::Connector, keepalive::ServicePings, no_instance::NoInstance, subchannel::SubchannelEvent,
+};
 use crate::{
     ChannelConfig,
     balance::ReadySet,
-    health::{Detector, OutlierConfig, Preference, Rules},
+    health::{Detector, FailureRules, OutlierConfig, Preference},
     instance::{InstanceId, ServiceName},
     resolve::Resolution,
     telemetry::Counters,
@@ -25,47 +28,46 @@ mod reconcile;
 mod view;
 
 use member::Member;
-use view::Offer;
+use view::ProbeSlot;
 
-pub(super) use view::{Known, Lanes, Snapshot, View};
+pub(super) use view::{Connections, InstanceSnapshot, Snapshot, View};
 
-/// How long an instance that left the registry, but answers, is kept after an
-/// ordinary removal.
-const KEEP: Duration = Duration::from_secs(30);
-/// The same when more than half of the set left at once: that is more often a
-/// registry that lost its memory than a service that shrank.
-const KEEP_AFTER_COLLAPSE: Duration = Duration::from_secs(600);
-/// Events of subchannels that may wait for the pool.
-const EVENTS: usize = 64;
+/// The time for which an instance that left the registry is kept while it is
+/// connected.
+const UNLISTED_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time for which it is kept when more than half of the set left at once:
+/// that is more often a registry that lost its data than a service that shrank.
+const UNLISTED_TIMEOUT_AFTER_COLLAPSE: Duration = Duration::from_secs(600);
+/// The most events of subchannels that are queued for the pool.
+const MAX_QUEUED_EVENTS: usize = 64;
 
 /// The task that owns the subchannels of one service.
 pub(super) struct Pool {
     service: ServiceName,
     connector: Connector,
     config: ChannelConfig,
-    /// What its servers have said about pings.
+    /// The complaints of the servers about pings.
     pings: Arc<ServicePings>,
     view: Arc<View>,
     resolution: watch::Receiver<Resolution>,
     /// Ordered, so that the same events lead to the same actions.
     members: BTreeMap<InstanceId, Member>,
-    events: mpsc::Receiver<(InstanceId, u64, Event)>,
-    to_pool: mpsc::Sender<(InstanceId, u64, Event)>,
+    events: mpsc::Receiver<(InstanceId, u64, SubchannelEvent)>,
+    to_pool: mpsc::Sender<(InstanceId, u64, SubchannelEvent)>,
     generations: u64,
     counters: Arc<Counters>,
-    /// The URI at which instances are asked for their health; `None` when they
-    /// are not.
+    /// The URI of the health check; `None` when it is off.
     health: Option<Uri>,
-    rules: Arc<Rules>,
-    /// `None` when nobody is ejected.
+    rules: Arc<FailureRules>,
+    /// `None` when outlier detection is off.
     detector: Option<Detector>,
-    /// When the share of a newcomer grows next.
-    warms: Option<Instant>,
-    /// Whether instances are used as a last resort.
-    panicking: bool,
-    /// Whether there was ever one to use otherwise; a newcomer is critical
-    /// until its first check, which is nothing to warn of.
-    was_well: bool,
+    /// The next step of a new instance's weight.
+    next_warm_up: Option<Instant>,
+    /// True if instances are used as a last resort ("panic").
+    is_panicking: bool,
+    /// True if an instance was ever healthy; a new instance is critical until
+    /// its first check, which is not worth a warning.
+    was_healthy: bool,
 }
 
 impl Pool {
@@ -77,12 +79,12 @@ impl Pool {
         resolution: watch::Receiver<Resolution>,
         counters: Arc<Counters>,
     ) -> Self {
-        let (to_pool, events) = mpsc::channel(EVENTS);
+        let (to_pool, events) = mpsc::channel(MAX_QUEUED_EVENTS);
         let method = format!("http://{service}/grpc.health.v1.Health/Watch");
         let outlier = config.outlier.clone();
         Self {
             health: method.parse().ok().filter(|_| config.health_watch),
-            rules: Arc::new(Rules::new(outlier.as_ref().unwrap_or(&OutlierConfig::default()))),
+            rules: Arc::new(FailureRules::new(outlier.as_ref().unwrap_or(&OutlierConfig::default()))),
             detector: outlier.map(|config| Detector::new(config, Instant::now())),
             pings: Arc::new(ServicePings::new(service.clone())),
             service,
@@ -95,19 +97,19 @@ impl Pool {
             to_pool,
             generations: 0,
             counters,
-            warms: None,
-            panicking: false,
-            was_well: false,
+            next_warm_up: None,
+            is_panicking: false,
+            was_healthy: false,
         }
     }
 
-    /// Runs until its task is dropped with the channel.
+    /// Runs until the channel drops the task.
     pub(super) async fn run(mut self) {
         self.resolution.mark_changed();
         let mut resolving = true;
         let rules = self.rules.clone();
         loop {
-            let due = self.due();
+            let next_timer = self.next_timer();
             let changed = tokio::select! {
                 // In a fixed order, so that a simulation can be repeated.
                 biased;
@@ -116,7 +118,7 @@ impl Pool {
                         self.reconcile();
                         true
                     }
-                    // The resolver ended; its last word holds.
+                    // The resolver ended; its last set holds.
                     Err(_) => {
                         resolving = false;
                         false
@@ -128,14 +130,14 @@ impl Pool {
                     while let Ok(event) = self.events.try_recv() {
                         self.apply(event);
                     }
-                    self.judge(|detector, subjects, now| detector.look(subjects, now));
+                    self.detect_outliers(|detector, candidates, now| detector.check_acute(candidates, now));
                     true
                 }
-                () = rules.alarm.notified(), if self.detector.is_some() => {
+                () = rules.wake.notified(), if self.detector.is_some() => {
                     let settled = self.settle_probes();
-                    self.judge(|detector, subjects, now| detector.look(subjects, now)) || settled
+                    self.detect_outliers(|detector, candidates, now| detector.check_acute(candidates, now)) || settled
                 }
-                () = until(due) => self.act_on_time(),
+                () = until(next_timer) => self.run_timers(),
             };
             if changed {
                 self.publish();
@@ -143,80 +145,85 @@ impl Pool {
         }
     }
 
-    /// When something is due by time alone.
-    fn due(&self) -> Option<Instant> {
+    /// The time of the next event that does not come from outside.
+    fn next_timer(&self) -> Option<Instant> {
         let members = self.members.values();
         let of_members = members.flat_map(|m| {
             let held = m.damping.hold().map(|hold| hold.until);
-            [m.unlisted, m.standing.due(), held, self.probe_due(m)]
+            [m.unlisted, m.ejection.ends_at(), held, self.probe_due(m)]
         });
-        of_members.chain([self.detector.as_ref().map(Detector::due), self.warms]).flatten().min()
+        of_members
+            .chain([self.detector.as_ref().map(Detector::next_sweep), self.next_warm_up])
+            .flatten()
+            .min()
     }
 
-    /// Does what is due; whether it is to be seen.
-    fn act_on_time(&mut self) -> bool {
+    /// Does everything that is due; returns whether anything visible changed.
+    fn run_timers(&mut self) -> bool {
         let now = Instant::now();
-        let mut changed = self.forget() | self.warms.is_some_and(|at| at <= now);
+        let mut changed = self.evict_expired() | self.next_warm_up.is_some_and(|at| at <= now);
         for (id, member) in &mut self.members {
-            changed |= member.standing.advance(now);
+            changed |= member.ejection.advance(now);
             if member.damping.advance(now) {
                 info!(service = %self.service, instance = %id, "`{id}` gets calls again: it has stayed in service");
                 changed = true;
             }
         }
         changed |= self.settle_probes();
-        if self.detector.as_ref().is_some_and(|detector| detector.due() <= now) {
-            changed |= self.judge(Detector::sweep);
+        if self.detector.as_ref().is_some_and(|detector| detector.next_sweep() <= now) {
+            changed |= self.detect_outliers(Detector::sweep);
         }
         changed
     }
 
-    fn apply(&mut self, (id, generation, event): (InstanceId, u64, Event)) {
+    fn apply(&mut self, (id, generation, event): (InstanceId, u64, SubchannelEvent)) {
         if let Some(member) = self.members.get_mut(&id)
             && member.generation == generation
         {
             match &event {
-                Event::Connected(_) | Event::Joined(_) => self.counters.connections_opened.add(),
-                Event::Failed(_) => self.counters.connections_failed.add(),
-                Event::Closed(_) | Event::Goaway(_) | Event::Left(_) => {
+                SubchannelEvent::Connected(_) | SubchannelEvent::Added(_) => {
+                    self.counters.connections_opened.add();
+                }
+                SubchannelEvent::Failed(_) => self.counters.connections_failed.add(),
+                SubchannelEvent::Closed(_) | SubchannelEvent::Goaway(_) | SubchannelEvent::Removed(_) => {
                     self.counters.connections_closed.add();
                 }
-                Event::Connect | Event::Watched(_) => {}
+                SubchannelEvent::Connect | SubchannelEvent::HealthChanged(_) => {}
             }
-            if matches!(&event, Event::Closed(_)) && member.is_connected() {
-                member.standing.lost_connection();
+            if matches!(&event, SubchannelEvent::Closed(_)) && member.is_connected() {
+                member.ejection.lost_connection();
             }
             member.subchannel.apply(event);
-            self.forget();
+            self.evict_expired();
         }
     }
 
-    /// Drops unlisted members that do not answer or were kept long enough;
+    /// Removes unlisted members that are not connected or have expired; returns
     /// whether there were any.
-    fn forget(&mut self) -> bool {
+    fn evict_expired(&mut self) -> bool {
         let (now, before) = (Instant::now(), self.members.len());
         self.members.retain(|id, member| {
             let Some(until) = member.unlisted else { return true };
             let kept = member.is_connected() && now < until;
             if !kept {
-                info!(service = %self.service, instance = %id, "forgotten: not in the registry, and not answering or kept long enough");
+                info!(service = %self.service, instance = %id, "removed `{id}`: not in the registry, and not connected or kept long enough");
             }
             kept
         });
         self.members.len() != before
     }
 
-    /// The members that take calls, and the group that they are of.
-    fn chosen(&self) -> (Vec<&Member>, Option<Preference>) {
+    /// The members that take calls, and their group.
+    fn preferred(&self) -> (Vec<&Member>, Option<Preference>) {
         let used = self.members.values().filter_map(|member| member.verdict().preference()).min();
         let is_used = |member: &&Member| used.is_some() && member.verdict().preference() == used;
         (self.members.values().filter(is_used).collect(), used)
     }
 
-    /// Holds members that returned too often.
+    /// Holds back members that returned too often.
     fn damp(&mut self, now: Instant) {
         for (id, member) in &mut self.members {
-            // Said of the second return only, for it may go on for long.
+            // Logged for the second return only: flapping may go on for long.
             if let Some(hold) = member.damp(now).filter(|hold| hold.returns == 2) {
                 info!(service = %self.service, instance = %id, "`{id}` {hold}; it gets calls again when it has stayed in service for a while");
             }
@@ -228,36 +235,38 @@ impl Pool {
         self.damp(now);
         let rules = &self.rules;
         self.members.values_mut().for_each(|member| member.warm(now, window));
-        let offers: Box<[Arc<Offer>]> =
-            self.members.values_mut().filter_map(|member| member.offer(rules)).collect();
-        let (chosen, used) = self.chosen();
-        let panicking = used == Some(Preference::LastResort);
-        let usable = chosen.len();
-        let warming = chosen.iter().any(|member| member.is_cold());
-        // In the order of their ids: whatever order the registry has, round
-        // robin keeps one of its own.
-        let (candidates, lanes): (Vec<_>, Vec<_>) = chosen
+        let probe_slots: Box<[Arc<ProbeSlot>]> =
+            self.members.values_mut().filter_map(|member| member.probe_slot(rules)).collect();
+        let (preferred, used) = self.preferred();
+        let is_panicking = used == Some(Preference::LastResort);
+        let usable = preferred.len();
+        let warming = preferred.iter().any(|member| member.is_warming());
+        // Ordered by id, so that round robin does not depend on the order of
+        // the registry.
+        let (candidates, connections): (Vec<_>, Vec<_>) = preferred
             .into_iter()
-            .filter_map(|member| Some((member.candidate(warming), member.subchannel.lanes()?)))
+            .filter_map(|member| {
+                Some((member.candidate(warming), member.subchannel.connections_for_calls()?))
+            })
             .unzip();
         self.view.publish(Snapshot {
             ready: ReadySet::new(candidates),
-            lanes: lanes.into(),
-            offers,
-            why: self.why(),
-            known: self.members.values().map(|member| member.known(used)).collect(),
+            connections: connections.into(),
+            probe_slots,
+            no_instance: self.no_instance(),
+            instances: self.members.values().map(|member| member.snapshot(used)).collect(),
             resolver_error: self.resolution.borrow().error.clone(),
         });
-        if panicking && !self.panicking && self.was_well {
-            warn!(service = %self.service, instances = usable, "no instance of `{}` is well; calling those that answer", self.service);
+        if is_panicking && !self.is_panicking && self.was_healthy {
+            warn!(service = %self.service, instances = usable, "no instance of `{}` is healthy; sending calls to those that are connected", self.service);
         }
-        self.warms = self.members.values().filter_map(|member| member.warms_at(now, window)).min();
-        self.panicking = panicking;
-        self.was_well |= usable > 0 && !panicking;
+        self.next_warm_up = self.members.values().filter_map(|member| member.next_warm_up(now, window)).min();
+        self.is_panicking = is_panicking;
+        self.was_healthy |= usable > 0 && !is_panicking;
     }
 
-    /// Why nobody would be ready.
-    fn why(&self) -> NoInstance {
+    /// The reason for which no instance is ready, should that be so.
+    fn no_instance(&self) -> NoInstance {
         let resolution = self.resolution.borrow();
         if resolution.instances.is_none() {
             return NoInstance::NeverResolved(resolution.error.clone());
@@ -274,7 +283,7 @@ impl Pool {
     }
 }
 
-/// Completes at `at`; never when there is none.
+/// Completes at `at`; never without one.
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

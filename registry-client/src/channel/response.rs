@@ -1,9 +1,9 @@
-//! What a peer may write about a response, screened before anyone relies on it.
+//! The validation of response heads and trailers.
 //!
-//! tonic reads some of it more strictly than peers write it: a page of HTML as
-//! messages, a message that is not UTF-8 as no status at all. What is wrong is
-//! recognised here, once, so that the code the channel acts on is the code that
-//! the caller gets.
+//! tonic misreads some of what peers send: a page of HTML as messages, a
+//! message that is not UTF-8 as no status at all. Malformed responses are
+//! detected here, once, so that the channel acts on the same code that the
+//! caller gets.
 
 use std::borrow::Cow;
 
@@ -18,8 +18,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CON
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, percent_encode};
 
 use super::{
-    failure::{Failure, Fault, Peer},
+    failure::{Failure, ResponseFault},
     head::find,
+    peer::Peer,
 };
 use crate::code::Code;
 
@@ -29,31 +30,32 @@ const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 const GRPC: &[u8] = b"application/grpc";
 
-/// What `grpc-message` writes as `%XX` ("gRPC over HTTP/2", Status-Message).
+/// The bytes that `grpc-message` encodes as `%XX` ("gRPC over HTTP/2",
+/// Status-Message).
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// Base64 with or without padding.
+/// Base64 with or without padding, as tonic decodes it.
 const AS_TONIC_READS: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What the head of a response says.
+/// The kind of a response, by its head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ResponseHead {
-    /// How the call ended: there is no message.
+    /// A status without messages ("Trailers-Only").
     Status(Code),
-    /// Messages follow; whether they may be compressed.
+    /// Messages follow, which may be compressed or not.
     Messages { compressed: bool },
 }
 
-/// Reads the head of a response of `from` to a request that accepts messages
-/// in the encodings of `accepted` (`grpc-accept-encoding`).
+/// Validates the head of a response of `from` to a request that accepts the
+/// message encodings `accepted` (`grpc-accept-encoding`).
 ///
 /// # Errors
-/// When it is not the head of a gRPC response.
+/// [`Failure::NotGrpc`] or [`Failure::Malformed`].
 #[inline]
-pub(super) fn screen_head<T>(
+pub(super) fn validate_head<T>(
     head: &Response<T>,
     from: &Peer,
     accepted: Option<&HeaderValue>,
@@ -80,7 +82,7 @@ pub(super) fn screen_head<T>(
     if accepted.any(|one| one.trim_ascii() == encoding) {
         return Ok(ResponseHead::Messages { compressed: true });
     }
-    let fault = Fault::Encoding(String::from_utf8_lossy(encoding).chars().take(32).collect());
+    let fault = ResponseFault::Encoding(String::from_utf8_lossy(encoding).chars().take(32).collect());
     Err(Failure::Malformed { to: from.clone(), fault })
 }
 
@@ -94,16 +96,16 @@ fn is_grpc(content_type: &[u8]) -> bool {
     })
 }
 
-/// The code in trailers, or in a head that has one.
+/// The status code in trailers or in a head.
 #[inline]
 pub(super) fn status_of(headers: &HeaderMap) -> Option<Code> {
     find(headers, &GRPC_STATUS).map(|code| Code::from_header(code.as_bytes()))
 }
 
-/// Repairs what stands beside a status where tonic would panic or lose the
-/// status over it: details that are not base64, a message that is not UTF-8.
-pub(super) fn screen_status(headers: &mut HeaderMap) {
-    // A success has its status and no more: nothing to look for.
+/// Repairs the fields of a status that would make tonic panic or lose the
+/// status: details that are not base64, a message that is not UTF-8.
+pub(super) fn repair_status(headers: &mut HeaderMap) {
+    // A success has only its status: nothing to repair.
     if headers.len() <= 1 {
         return;
     }
@@ -115,7 +117,7 @@ pub(super) fn screen_status(headers: &mut HeaderMap) {
     }
 }
 
-/// The message with what is not UTF-8 replaced; `None` when all of it is.
+/// The message with invalid UTF-8 replaced; `None` when all of it is valid.
 fn repaired_message(message: &HeaderValue) -> Option<HeaderValue> {
     let decoded: Cow<'_, [u8]> = percent_decode(message.as_bytes()).into();
     match String::from_utf8_lossy(&decoded) {
@@ -187,8 +189,8 @@ mod tests {
         ];
         let accepted = HeaderValue::from_static("deflate, gzip");
         for (http, headers, expected) in cases {
-            let screened = screen_head(&head(*http, headers), &peer(), Some(&accepted));
-            match (screened, expected) {
+            let validated = validate_head(&head(*http, headers), &peer(), Some(&accepted));
+            match (validated, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, *expected, "{http} {headers:?}"),
                 (Err(failure), Err((code, words))) => {
                     let (found, said) = (failure.outcome().code.to_string(), failure.to_string());
@@ -199,7 +201,7 @@ mod tests {
             }
         }
         let compressed = head(200, &[TYPE, ("grpc-encoding", "gzip")]);
-        assert!(screen_head(&compressed, &peer(), None).is_err(), "the request accepted none");
+        assert!(validate_head(&compressed, &peer(), None).is_err(), "the request accepted none");
     }
 
     #[test]
@@ -210,7 +212,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-status", "3".parse().unwrap());
             headers.insert("grpc-status-details-bin", details.parse().unwrap());
-            screen_status(&mut headers);
+            repair_status(&mut headers);
             assert_eq!(headers.contains_key("grpc-status-details-bin"), kept, "{details}");
             // Panics if it reads what was kept as malformed.
             assert!(Status::from_header_map(&headers).is_some());
@@ -232,7 +234,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("grpc-status", "5".parse().unwrap());
             headers.insert("grpc-message", HeaderValue::from_bytes(message).unwrap());
-            screen_status(&mut headers);
+            repair_status(&mut headers);
             let status = Status::from_header_map(&headers).unwrap();
             assert_eq!((status.code(), status.message()), (tonic::Code::NotFound, text));
         }

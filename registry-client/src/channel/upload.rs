@@ -1,4 +1,5 @@
-//! A request's body on its way out, kept for a second way while it is small.
+//! The upload of a request body, which is buffered for retries while it is
+//! small.
 
 use std::{
     future::Future,
@@ -14,19 +15,19 @@ use tonic::{Status, body::Body};
 
 use crate::framing::Framing;
 
-/// The largest request that is kept for another attempt, in bytes.
-const REPLAY_LIMIT: usize = 256 << 10;
-/// What may be handed to `h2` without asking for room first: within the
-/// window that every stream begins with.
-const UNASKED: usize = 16 << 10;
+/// The largest request body that is buffered for another attempt, in bytes.
+const MAX_REPLAY_BYTES: usize = 256 << 10;
+/// The largest write to `h2` without reserved capacity, in bytes: within the
+/// initial window of every stream.
+const MAX_UNRESERVED_WRITE: usize = 16 << 10;
 
 /// The body of a call, across its attempts.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    /// Where frames come from; `None` at the end.
+    /// The body of the caller; `None` at its end.
     source: Option<Body>,
-    /// Every frame that came, while they are worth keeping.
-    taken: SmallVec<[Bytes; 1]>,
+    /// Every frame so far, while the body is replayable.
+    frames: SmallVec<[Bytes; 1]>,
     size: usize,
     replayable: bool,
     /// Bounds each message, where the method's policy does.
@@ -34,37 +35,37 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    /// `most`: how many bytes a message may have.
-    pub(super) fn new(source: Body, most: Option<usize>) -> Self {
-        let sizes = most.map(Framing::up_to);
-        Self { source: Some(source), taken: SmallVec::new(), size: 0, replayable: true, sizes }
+    /// A body whose messages have at most `max` bytes.
+    pub(super) fn new(source: Body, max: Option<usize>) -> Self {
+        let sizes = max.map(Framing::up_to);
+        Self { source: Some(source), frames: SmallVec::new(), size: 0, replayable: true, sizes }
     }
 
-    /// A body without anything in it.
+    /// An empty body.
     pub(super) fn ended() -> Self {
-        Self { source: None, taken: SmallVec::new(), size: 0, replayable: false, sizes: None }
+        Self { source: None, frames: SmallVec::new(), size: 0, replayable: false, sizes: None }
     }
 
-    /// Whether another attempt could send the same body.
+    /// Returns whether another attempt can send the same body.
     pub(super) fn is_replayable(&self) -> bool {
         self.replayable
     }
 
-    /// Whether the whole of it is here to be sent once more.
+    /// Returns whether the whole body is buffered.
     pub(super) fn is_complete(&self) -> bool {
         self.replayable && self.source.is_none()
     }
 
     /// The next frame, the `n`th of this attempt; `None` at the end.
     fn poll_frame(&mut self, n: usize, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
-        if let Some(frame) = self.taken.get(n) {
+        if let Some(frame) = self.frames.get(n) {
             return Poll::Ready(Some(Ok(frame.clone())));
         }
         while let Some(source) = &mut self.source {
             match ready!(Pin::new(source).poll_frame(cx)) {
                 None => self.source = None,
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                // A request has no trailers in gRPC.
+                // A gRPC request has no trailers.
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         if let Some(Err(why)) = self.sizes.as_mut().map(|sizes| sizes.pass(&data)) {
@@ -82,60 +83,61 @@ impl RequestBody {
 
     fn keep(&mut self, data: &Bytes) {
         self.size = self.size.saturating_add(data.len());
-        if self.size > REPLAY_LIMIT {
+        if self.size > MAX_REPLAY_BYTES {
             self.replayable = false;
-            self.taken = SmallVec::new();
+            self.frames = SmallVec::new();
         }
         if self.replayable {
-            self.taken.push(data.clone());
+            self.frames.push(data.clone());
         }
     }
 }
 
-/// Why an upload ended early.
+/// The reason for which an upload ended early.
 #[derive(Debug)]
 pub(super) enum UploadError {
-    /// The caller's stream of messages failed.
+    /// The caller's body failed.
     Body(Status),
-    /// The server or the connection ended the stream; the answer tells why.
+    /// The server or the connection ended the stream; the response has the
+    /// reason.
     Stream,
 }
 
-/// One attempt's stream that the body is written to.
+/// The upload of a body to the stream of one attempt.
 #[derive(Debug)]
 pub(super) struct Upload {
     stream: SendStream<Bytes>,
-    /// How many frames of the body were taken for this attempt.
-    taken: usize,
-    /// What was taken and not yet written.
+    /// The number of frames that this attempt has taken from the body.
+    frames: usize,
+    /// The frame that was taken and not yet written.
     held: Option<Bytes>,
-    /// The frame after `held`, while there is no room for `held`.
+    /// The frame after `held`, while the window has no capacity for `held`.
     next: Option<Bytes>,
     started: bool,
 }
 
 impl Upload {
     pub(super) fn new(stream: SendStream<Bytes>) -> Self {
-        Self { stream, taken: 0, held: None, next: None, started: false }
+        Self { stream, frames: 0, held: None, next: None, started: false }
     }
 
-    /// Writes as much of `body` as there is and as the peer takes. Ready when
-    /// everything was written, the end of the stream included.
+    /// Writes as much of `body` as is there and as the peer's window allows.
+    /// Ready when all of it was written, with the end of the stream.
     pub(super) fn poll(
         &mut self,
         body: &mut RequestBody,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), UploadError>> {
         loop {
-            // One frame is held back until it is known whether it is the last:
-            // that one carries the end of the stream.
+            // One frame is held back until the next arrives: the last one
+            // carries the end of the stream.
             if self.next.is_some() {
                 ready!(self.poll_write(false, cx))?;
                 self.held = self.next.take();
             }
-            match body.poll_frame(self.taken, cx) {
+            match body.poll_frame(self.frames, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.taken += 1;
+                    self.frames += 1;
                     let free = if self.held.is_none() { &mut self.held } else { &mut self.next };
                     *free = Some(frame);
                 }
@@ -145,7 +147,7 @@ impl Upload {
                     if self.held.is_some() {
                         ready!(self.poll_write(false, cx))?;
                     }
-                    // A stream that was reset takes nothing more.
+                    // A stream that was reset takes no more data.
                     return match self.stream.poll_reset(cx) {
                         Poll::Ready(_) => Poll::Ready(Err(UploadError::Stream)),
                         Poll::Pending => Poll::Pending,
@@ -155,10 +157,10 @@ impl Upload {
         }
     }
 
-    /// Writes the held frame, in pieces if the peer's window is small.
+    /// Writes the held frame, in parts if the peer's window is small.
     fn poll_write(&mut self, last: bool, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
         let mut frame = self.held.take().unwrap_or_default();
-        let small = !self.started && frame.len() <= UNASKED;
+        let small = !self.started && frame.len() <= MAX_UNRESERVED_WRITE;
         self.started = true;
         while !small && !frame.is_empty() {
             if self.stream.capacity() == 0 {
@@ -183,30 +185,30 @@ impl Upload {
     }
 }
 
-/// What is left of an upload after the answer began: a bidirectional call.
-pub(super) struct Rest {
+/// The rest of an upload after the response began, in a bidirectional call.
+pub(super) struct RemainingUpload {
     pub(super) body: RequestBody,
     pub(super) upload: Upload,
 }
 
-impl Rest {
-    /// Nothing is sent again any more, so nothing more is kept; what was kept
-    /// and is not yet sent on this attempt still is.
+impl RemainingUpload {
+    /// Stops buffering: there are no more retries. Buffered frames that this
+    /// attempt has not sent are kept.
     pub(super) fn new(mut body: RequestBody, upload: Upload) -> Self {
         body.replayable = false;
-        if upload.taken >= body.taken.len() {
-            body.taken = SmallVec::new();
+        if upload.frames >= body.frames.len() {
+            body.frames = SmallVec::new();
         }
         Self { body, upload }
     }
 }
 
-impl Future for Rest {
+impl Future for RemainingUpload {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Self { body, upload } = &mut *self;
-        // How it ends is told by the answer's stream; a failed body resets
+        // The response stream reports the end of the call; a failed body resets
         // the request by dropping it half sent.
         upload.poll(body, cx).map(drop)
     }

@@ -1,36 +1,36 @@
-//! Where a process tells of itself.
+//! The settings of the admin endpoint.
 
 use std::net::SocketAddr;
 
 use super::Environment;
 use crate::{Error, instance::ParseError};
 
-/// Where a process answers `/debug/mesh` and `/metrics`; see
+/// The settings of the endpoint for `/debug/mesh` and `/metrics`; see
 /// [`Mesh::admin`](crate::Mesh::admin).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdminConfig {
     /// The address to listen on (`CONSORT_ADMIN`); port 0 takes a free one.
     pub address: SocketAddr,
-    /// Whether it may be one that other machines reach; off unless set
-    /// (`CONSORT_ADMIN_ANYWHERE=on`). There is no encryption and nobody is
-    /// asked who he is.
+    /// True if the address may be reachable from other machines; off unless set
+    /// (`CONSORT_ADMIN_ANYWHERE=on`). There is no encryption and no
+    /// authentication.
     pub anywhere: bool,
 }
 
 impl AdminConfig {
-    /// On this address, which must be a loopback one.
+    /// An endpoint on this address, which must be a loopback one.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self { address, anywhere: false }
     }
 
-    /// What the environment says: `CONSORT_ADMIN`, an address such as
+    /// The settings of the environment: `CONSORT_ADMIN`, an address such as
     /// `127.0.0.1:9600`, and `CONSORT_ADMIN_ANYWHERE`; `None` when the first is
     /// unset or empty.
     ///
     /// # Errors
-    /// When a variable's value cannot be used.
+    /// When the value of a variable is invalid.
     pub fn from_env() -> Result<Option<Self>, Error> {
         Self::read(&Environment::of_process())
     }

@@ -1,49 +1,48 @@
-//! How much a server takes on.
+//! The settings of admission control.
 
 use std::time::Duration;
 
-/// How a [`Server`](crate::server::Server) refuses what it cannot do, so that
-/// it goes on doing what it can.
+/// The admission control of a [`Server`](crate::server::Server), which rejects
+/// excess calls of an overloaded server.
 ///
-/// Each unary method that a descriptor set describes has a limit of calls under
-/// way, between [`min`](Self::min) and [`max`](Self::max), which follows the
-/// method's latency. It starts open and shrinks only when calls have taken
-/// markedly too long for a second: more than twice what they take when few are
-/// under way, plus 5 ms, and more than a quarter of what their callers allow (1 s
-/// where they do not say): until then, refusing would save nothing. Once it has
-/// shrunk it goes down to where calls take no longer than twice their time plus
-/// 5 ms, so that neither they nor refusals wait for the processor.
-/// With none under way it starts anew, so an idle server refuses nothing. A
-/// method that no descriptor describes has only the highest limit, shared with
-/// all such; streaming methods share [`max_streams`](Self::max_streams); 100 calls of
-/// reflection may be under way, and health is never refused.
+/// Each unary method with a descriptor has a concurrency limit between
+/// [`min`](Self::min) and [`max`](Self::max), which follows the method's
+/// latency. It starts at `initial` and shrinks only when latency has been too
+/// high for a second: more than twice the latency with few calls in flight,
+/// plus 5 ms, and more than a quarter of the caller's timeout (1 s without
+/// one). Once it has shrunk, it goes down until latency is at most twice that
+/// baseline plus 5 ms, so that neither calls nor rejections wait for the
+/// processor. Without calls in flight it starts anew, so an idle server rejects
+/// nothing. Methods without a descriptor share the highest limit; streaming
+/// methods share [`max_streams`](Self::max_streams); reflection is limited to
+/// 100 calls, and health is never rejected.
 ///
-/// A refused call is answered `RESOURCE_EXHAUSTED`, with `google.rpc.RetryInfo`
-/// (in 0.5 to 1.5 s) and `google.rpc.ErrorInfo` (reason `OVERLOADED`, domain
-/// the registered name), before any of it was carried out.
+/// A rejected call ends with `RESOURCE_EXHAUSTED`, with `google.rpc.RetryInfo`
+/// (0.5 to 1.5 s) and `google.rpc.ErrorInfo` (reason `OVERLOADED`, domain the
+/// registered name), before any of it was processed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AdmissionConfig {
-    /// The least limit of a method, in calls under way; 4 unless set. What is
-    /// normal is learnt while no more are under way.
+    /// The lowest limit of a method, in concurrent calls; 4 unless set. The
+    /// baseline latency is measured while at most so many are in flight.
     pub min: usize,
-    /// The highest limit of a method, in calls under way; 1,000 unless set
+    /// The highest limit of a method, in concurrent calls; 1,000 unless set
     /// (`CONSORT_MAX_CONCURRENCY`).
     pub max: usize,
-    /// The limit of a method of which nothing is known yet, within `min` and
-    /// `max`; 1,000 unless set.
+    /// The initial limit of a method, within `min` and `max`; 1,000 unless set.
     pub initial: usize,
-    /// How many calls may wait before one method; 100 unless set.
+    /// The most queued calls of one method; 100 unless set.
     pub queue: usize,
-    /// How long a call may wait there; 10 ms unless set. It is refused at once
-    /// where its turn will not come by then, or not before its deadline.
+    /// The longest wait of a queued call; 10 ms unless set. A call is rejected
+    /// at once if its turn will not come by then, or not before its deadline.
     pub queue_wait: Duration,
-    /// The most calls of streaming methods under way at once, over all
-    /// connections; 10,000 unless set.
+    /// The most concurrent calls of streaming methods, over all connections;
+    /// 10,000 unless set.
     pub max_streams: usize,
     /// Unary methods that have no limit, such as
-    /// `shop.cart.v1.CartService/WaitForChange`: those that answer when
-    /// something happens, so that their latency says nothing. None unless set.
+    /// `shop.cart.v1.CartService/WaitForChange`: those that respond when an
+    /// event happens, so that their latency says nothing about load. None
+    /// unless set.
     pub exempt: Vec<String>,
 }
 

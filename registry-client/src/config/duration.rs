@@ -1,15 +1,14 @@
-//! Durations as people write them.
+//! Durations in settings.
 
 use std::time::Duration;
 
 use crate::instance::ParseError;
 
-/// A duration as a person writes it: whole numbers with the units `h`, `m`,
-/// `s`, `ms` and `us`, one after the other: `15s`, `500ms`, `1m30s`. `0` needs
-/// no unit.
+/// Parses a duration: whole numbers with the units `h`, `m`, `s`, `ms` and
+/// `us`, one after the other: `15s`, `500ms`, `1m30s`. `0` needs no unit.
 ///
 /// # Errors
-/// When the text is anything else or longer than a duration can be.
+/// When the text has another form or the duration is too long.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
     let bad = || ParseError(format!("`{text}` is not a duration such as 15s, 500ms or 1m30s"));
     if text == "0" {
@@ -25,7 +24,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
     if text.is_empty() { Err(bad()) } else { Ok(total) }
 }
 
-/// The first number with its unit, and what follows it.
+/// The first number with its unit, and the rest.
 fn first_part(text: &str) -> Option<(Duration, &str)> {
     let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let number: u64 = number.parse().ok()?;

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 use super::parse_duration;
 use crate::{Error, instance::ParseError};
 
-/// Where variables are looked up: the process's environment, or a test's.
+/// The source of variables: the process's environment, or a test's.
 pub(crate) struct Environment<'a> {
     lookup: &'a dyn Fn(&str) -> Option<OsString>,
 }
@@ -21,7 +21,7 @@ impl<'a> Environment<'a> {
         Self { lookup: &|name| std::env::var_os(name) }
     }
 
-    /// The variable as a `T`, whose error says what the value is and what was
+    /// The variable as a `T`, whose parse error has the value and what is
     /// expected; `None` when it is unset or empty.
     pub(crate) fn parse<T: FromStr<Err = ParseError>>(&self, name: &str) -> Result<Option<T>, Error> {
         self.parse_with(name, str::parse)
@@ -56,7 +56,7 @@ impl<'a> Environment<'a> {
         })
     }
 
-    /// The variable, as `parse` reads it.
+    /// The variable, parsed by `parse`.
     pub(crate) fn parse_with<T>(
         &self,
         name: &str,
@@ -71,9 +71,9 @@ impl<'a> Environment<'a> {
     }
 }
 
-/// Refuses what no setting holds on purpose, such as the carriage return of a
-/// file from Windows, which would stand in a path or an address unseen. JSON may
-/// be written in several lines.
+/// Rejects characters that no setting contains on purpose, such as the carriage
+/// return of a Windows file, which would be invisible in a path or an address.
+/// JSON may have several lines.
 pub(crate) fn refuse_control_characters(name: &str, value: &str) -> Result<(), Error> {
     let is_json = value.trim_start().starts_with(['{', '[']);
     let is_wrong = |c: &char| c.is_control() && !(is_json && c.is_ascii_whitespace());

@@ -1,4 +1,4 @@
-//! How a server serves, says that it is there, and stops.
+//! The settings of servers.
 
 use std::{str::FromStr, time::Duration};
 
@@ -9,140 +9,137 @@ use crate::{
     instance::{Address, Locality, ParseError},
 };
 
-/// How a [`Server`](crate::server::Server) serves, registers and stops. Every
-/// limit is on unless it is changed.
+/// The settings of a [`Server`](crate::server::Server): how it serves,
+/// registers and stops. Every limit is on by default.
 ///
-/// A service that tonic generates refuses a request above 4 MiB itself unless its
-/// `max_decoding_message_size` says otherwise: to take larger ones, raise that
-/// and [`max_message_size`](Self::max_message_size).
+/// A service that tonic generates rejects a request above its own
+/// `max_decoding_message_size` of 4 MiB: to accept larger ones, raise that and
+/// [`max_message_size`](Self::max_message_size).
 ///
 /// # What one peer may hold
-/// Streams and bytes are shared by all peers. A peer, which is an address,
-/// may hold as much more as is still free: alone it gets half of it, two get a
-/// third each, and so do the connections of one peer among each other.
+/// Streams and bytes are shared by all peers. A peer, which is an address, may
+/// hold as much again as is still free: alone it gets half, two get a third
+/// each, and likewise the connections of one peer among each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Under which address the server registers; unless set (`ADVERTISE`), the
-    /// address it listens on, or, where it listens on every interface, the one
-    /// that other machines reach.
+    /// The address that the server registers; unless set (`ADVERTISE`), the one
+    /// it listens on, or, where it listens on every interface, the one that
+    /// other machines reach.
     pub advertise: Option<Advertise>,
     /// The share of the load that the server registers for, relative to the
     /// other instances, 1 to 65,535; 1 unless set (`CONSORT_WEIGHT`).
-    /// [`Server::weight`](crate::server::Server::weight) overrides it. It
-    /// holds while the check warns too. A channel of this library counts no
-    /// more than 128, as Consul's own sidecars do.
+    /// [`Server::weight`](crate::server::Server::weight) overrides it. It holds
+    /// while the check warns too. A channel of this library caps it at 128, as
+    /// Consul's own sidecars do.
     pub weight: u16,
-    /// Where the server registers to run; nowhere unless set
+    /// The locality that the server registers; none unless set
     /// (`CONSORT_REGION`, and `CONSORT_ZONE` for a zone within it).
     /// [`Server::locality`](crate::server::Server::locality) overrides it.
-    /// Consul before 1.16 does not know localities and is not told of it.
+    /// Consul before 1.16 has no localities and does not get it.
     pub locality: Option<Locality>,
-    /// How often the registry asks for the server's health; 1 s unless set,
-    /// and at least that, which is Consul's least.
+    /// The interval of the registry's health check; 1 s unless set, and at
+    /// least that, which is Consul's minimum.
     pub check_interval: Duration,
-    /// How many checks in a row must succeed before the registry calls the
-    /// server healthy after a failure, 1 to 10; 1 unless set
-    /// (`CONSORT_SUCCESS_BEFORE_PASSING`). The first check after a
-    /// registration decides alone, so a newcomer waits no longer for this.
-    /// Consul before 1.7 does not know it and is not told of it.
+    /// The checks in a row that must succeed before the registry lists the
+    /// server as passing after a failure, 1 to 10; 1 unless set
+    /// (`CONSORT_SUCCESS_BEFORE_PASSING`). The first check after a registration
+    /// decides alone, so it does not delay a new server. Consul before 1.7 does
+    /// not have it and does not get it.
     pub success_before_passing: u8,
-    /// How many checks in a row must fail before the registry calls the server
-    /// critical, 1 to 10; 1 unless set (`CONSORT_FAILURES_BEFORE_CRITICAL`). As
-    /// `success_before_passing` otherwise. Each one more than 1 delays the
-    /// news of a server that is gone by `check_interval`.
+    /// The checks in a row that must fail before the registry lists the server
+    /// as critical, 1 to 10; 1 unless set (`CONSORT_FAILURES_BEFORE_CRITICAL`).
+    /// Otherwise like `success_before_passing`. Each one beyond the first
+    /// delays the detection of a server that is gone by `check_interval`.
     pub failures_before_critical: u8,
-    /// After how long without a passing check the registry forgets the
-    /// instance, for example after a crash; 1 min unless set, and at least
-    /// that, which is Consul's least. A server that lives registers again.
+    /// The time without a passing check after which the registry deregisters
+    /// the instance, for example after a crash; 1 min unless set, and at least
+    /// that, which is Consul's minimum. A server that is alive registers again.
     pub deregister_after: Duration,
-    /// How long the server still takes new calls after it has said that it is
-    /// leaving, so that its callers hear of it; 2 s unless set
+    /// The time for which the server still accepts new calls after it has
+    /// announced its shutdown, so that its callers learn of it; 2 s unless set
     /// (`CONSORT_DRAIN`).
     pub drain: Duration,
-    /// How long, after that, calls under way may take to finish before they
-    /// are cut off; 5 s unless set. With the two farewells to the registry, of
-    /// at most 1 s each, the whole stop takes no more than 9 s, so that who
-    /// kills after 10 s (Docker does) kills nothing.
+    /// The time that calls in flight have to finish after that, before they are
+    /// cut off; 5 s unless set. With the maintenance mode and the
+    /// deregistration, of at most 1 s each, the whole shutdown takes no more
+    /// than 9 s, less than the 10 s after which Docker kills.
     pub drain_timeout: Duration,
-    /// The most calls at once on one connection; 1,000 unless set. A channel of
-    /// this library carries all its calls to an instance on few connections,
-    /// so the 100 that others suggest would throttle it; without any cap,
-    /// one peer's open streams fill the memory.
+    /// The most concurrent calls on one connection; 1,000 unless set. A channel
+    /// of this library carries all its calls to an instance on few connections,
+    /// which the common limit of 100 would throttle; without a limit, one
+    /// peer's open streams would fill the memory.
     pub max_concurrent_streams: u32,
-    /// The most calls at once over all connections; 3,000 unless set. A call above
-    /// its peer's share of them is refused (`REFUSED_STREAM`, which gRPC reads as
-    /// `UNAVAILABLE` and may send again).
+    /// The most concurrent calls over all connections; 3,000 unless set. A call
+    /// above its peer's share is refused (`REFUSED_STREAM`, which gRPC reads as
+    /// `UNAVAILABLE` and may retry).
     pub max_streams: usize,
-    /// The most bytes of messages that the server holds for its peers: of
-    /// requests that do not arrive in one piece, until they are answered, and of
-    /// responses that are not taken at once; 48 MiB unless set. A request waits
-    /// until there is room in its peer's share; a response for which there is
-    /// none is cut off (`RESOURCE_EXHAUSTED`).
+    /// The most bytes of messages that the server buffers for its peers: of
+    /// requests that arrive in parts, until they are answered, and of responses
+    /// that are not read at once; 48 MiB unless set. A request waits until its
+    /// peer's share allows it; a response above the share is cut off
+    /// (`RESOURCE_EXHAUSTED`).
     pub max_buffered_bytes: usize,
     /// The most bytes of a request's message; 4 MiB unless set. The built-in
     /// services take at most 64 KiB.
     pub max_message_size: usize,
-    /// How long a request's message may take to arrive, once its call or, on a
-    /// stream, the message itself has begun; 10 s unless set. A call above it is
-    /// answered `DEADLINE_EXCEEDED`.
+    /// The longest time for a request's message to arrive, after its call or,
+    /// on a stream, the message itself has begun; 10 s unless set. Then the
+    /// call ends with `DEADLINE_EXCEEDED`.
     pub receive_timeout: Duration,
-    /// How long a peer may take nothing of a response that is there for it; 30 s
-    /// unless set. A stream above it is reset (`CANCELLED`).
+    /// The longest time for which a peer may read nothing of a pending
+    /// response; 30 s unless set. Then the stream is reset (`CANCELLED`).
     pub send_timeout: Duration,
-    /// The most connections at once; 2,000 unless set, and at most three quarters
-    /// of the files that the process may open (`ulimit -n`). Above its peer's
-    /// share, a new one replaces that peer's quietest, or is closed where all are
-    /// busy.
+    /// The most concurrent connections; 2,000 unless set, and at most three
+    /// quarters of the files that the process may open (`ulimit -n`). Above its
+    /// peer's share, a new connection replaces the peer's least recently used
+    /// one, or is closed where all are busy.
     pub max_connections: usize,
-    /// After how long without a call a connection gets GOAWAY; 30 min unless set,
-    /// `None` for never. A connection that carries a stream, such as a watch of the
-    /// server's health, is in use.
+    /// The time without a call after which a connection gets GOAWAY; 30 min
+    /// unless set, `None` for never. A connection with an open stream, such as
+    /// a health watch, is in use.
     pub max_connection_idle: Option<Duration>,
     /// The most bytes of metadata that one request may carry; 16 KiB unless
     /// set.
     pub max_header_list_size: u32,
-    /// How many calls one peer may cancel before the server has looked at them;
-    /// 200 unless set. A peer above it loses its connection: that is how the
-    /// "rapid reset" attack is stopped. Deadlines that expire in bulk stay
-    /// below it.
+    /// The most calls that one peer may cancel before the server has handled
+    /// them; 200 unless set. A connection above it is closed, which stops the
+    /// "rapid reset" attack. Deadlines that expire together stay below it.
     pub max_pending_resets: usize,
-    /// How long a new connection may take to say that it speaks HTTP/2; 10 s
-    /// unless set.
+    /// The longest time for the HTTP/2 preface of a new connection; 10 s unless
+    /// set.
     pub handshake_timeout: Duration,
-    /// How the server refuses calls when there are too many; `None` takes in
-    /// whatever comes. On unless `CONSORT_ADMISSION` is `off`.
+    /// Admission control, which rejects calls when there are too many; `None`
+    /// is off. On unless `CONSORT_ADMISSION` is `off`.
     pub admission: Option<AdmissionConfig>,
-    /// How often an idle connection is asked whether its peer still lives;
-    /// 30 s unless set.
+    /// The interval of pings on an idle connection; 30 s unless set.
     pub keepalive_time: Duration,
-    /// How long the answer to that may take before the connection is closed;
-    /// 10 s unless set.
+    /// The longest wait for a PING ACK before the connection is closed; 10 s
+    /// unless set.
     pub keepalive_timeout: Duration,
-    /// Whether a request may be compressed with gzip, and an answer's messages of
-    /// 1 KiB and more are, for callers that take it (`grpc-accept-encoding`); on
-    /// unless set (`CONSORT_GZIP`). Off, what each service was made with holds.
-    /// Switch it off where a message holds a secret beside what an attacker
-    /// chose, and its length can be seen.
+    /// True if requests may be compressed with gzip, and response messages of 1
+    /// KiB and more are compressed for callers that accept it
+    /// (`grpc-accept-encoding`); on unless set (`CONSORT_GZIP`). Off, the
+    /// settings of each service hold. Switch it off where a message has a
+    /// secret beside data of an attacker who can see its length.
     pub gzip: bool,
-    /// The most bytes that a message may have once it is decompressed; 4 MiB
-    /// unless set, which is a service's own limit unless it is made with another
-    /// `max_decoding_message_size`.
+    /// The most bytes of a decompressed message; 4 MiB unless set, which is
+    /// also the default of a service's `max_decoding_message_size`.
     pub max_decompressed_size: usize,
-    /// The age, a tenth more or less, at which a connection gets GOAWAY, so that
-    /// its peer opens another; `None`, which is the default of gRPC's other
-    /// servers too, for no limit. `None` unless set
+    /// The age, plus or minus a tenth, at which a connection gets GOAWAY, so
+    /// that its peer opens another; `None` for no limit, which is also the
+    /// default of gRPC's other servers. `None` unless set
     /// (`CONSORT_MAX_CONNECTION_AGE`).
     ///
-    /// For callers that are no channel of this library: one that reaches the
-    /// instances through a load balancer or by DNS finds new ones only when it
-    /// connects anew, and 30 min will do. No call fails by it that ends within
+    /// For callers without a channel of this library: one that uses a load
+    /// balancer or DNS finds new instances only when it connects again; 30 min
+    /// is a good value. It fails no call that ends within
     /// [`max_connection_age_grace`](Self::max_connection_age_grace).
     pub max_connection_age: Option<Duration>,
-    /// How long the calls of a connection that has become too old may take to
-    /// finish before it is closed; 10 min unless set
-    /// (`CONSORT_MAX_CONNECTION_AGE_GRACE`). `None` waits for as long as they
-    /// take, and streams that never end keep their connections.
+    /// The time that the calls of an aged connection have to finish before it
+    /// is closed; 10 min unless set (`CONSORT_MAX_CONNECTION_AGE_GRACE`).
+    /// `None` waits without limit, and streams that never end keep their
+    /// connections.
     pub max_connection_age_grace: Option<Duration>,
 }
 
@@ -181,18 +178,18 @@ impl Default for ServerConfig {
 }
 
 impl ServerConfig {
-    /// The defaults, changed by what the environment sets: `ADVERTISE`,
+    /// The defaults, overridden by the environment: `ADVERTISE`,
     /// `CONSORT_WEIGHT` (1 to 65535), `CONSORT_REGION` and `CONSORT_ZONE`
     /// (names), `CONSORT_SUCCESS_BEFORE_PASSING` and
-    /// `CONSORT_FAILURES_BEFORE_CRITICAL` (1 to 10),
-    /// `CONSORT_DRAIN`, `CONSORT_ADMISSION` (`on` or `off`),
-    /// `CONSORT_MAX_CONCURRENCY` (calls of one method, at least 1),
-    /// `CONSORT_GZIP` (`on` or `off`), `CONSORT_MAX_CONNECTION_AGE` and `CONSORT_MAX_CONNECTION_AGE_GRACE`
+    /// `CONSORT_FAILURES_BEFORE_CRITICAL` (1 to 10), `CONSORT_DRAIN`,
+    /// `CONSORT_ADMISSION` (`on` or `off`), `CONSORT_MAX_CONCURRENCY` (calls of
+    /// one method, at least 1), `CONSORT_GZIP` (`on` or `off`),
+    /// `CONSORT_MAX_CONNECTION_AGE` and `CONSORT_MAX_CONNECTION_AGE_GRACE`
     /// (durations, or `infinite`). A variable that is empty counts as unset.
     ///
     /// # Errors
-    /// When a variable's value cannot be used; names the variable, the value
-    /// and what is expected.
+    /// When the value of a variable is invalid; the error names the variable,
+    /// the value and what is expected.
     pub fn from_env() -> Result<Self, Error> {
         Self::read(&Environment::of_process())
     }
@@ -245,7 +242,7 @@ fn threshold(env: &Environment<'_>, name: &str) -> Result<Option<u8>, Error> {
     })
 }
 
-/// A bound that can be switched off.
+/// An age, or `infinite` for none.
 fn age(env: &Environment<'_>, name: &str) -> Result<Option<Option<Duration>>, Error> {
     env.parse_with(name, |text| match text {
         "infinite" => Ok(None),
@@ -275,8 +272,8 @@ fn admission(env: &Environment<'_>) -> Result<Option<AdmissionConfig>, Error> {
     Ok(Some(admission))
 }
 
-/// The address under which a server is to be registered: `HOST`, with the port
-/// it listens on, or `HOST:PORT`.
+/// The address that a server registers: `HOST`, with the port it listens on, or
+/// `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertise {
     host: String,
@@ -296,7 +293,8 @@ impl FromStr for Advertise {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let with_port =
             || text.parse().map(|a: Address| Self { host: a.host().into(), port: Some(a.port()) });
-        // First without a port, for the last group of an IPv6 address looks like one.
+        // First without a port, because the last group of an IPv6 address looks
+        // like one.
         let bare = Address::new(text, 1).map(|a| Self { host: a.host().into(), port: None });
         bare.or_else(|_| with_port()).map_err(|_| {
             ParseError(format!(
@@ -326,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_nobody_can_dial_is_refused() {
+    fn an_address_that_cannot_be_dialled_is_refused() {
         for bad in ["0.0.0.0", "0.0.0.0:80", "::", "[::]:80", "host:0", "host:99999", "http://host", ""] {
             assert!(bad.parse::<Advertise>().is_err(), "{bad}");
         }
@@ -389,9 +387,9 @@ mod tests {
     #[test]
     fn what_is_registered_is_read_and_bounded() {
         let read = |name: &'static str, value: &'static str| {
-            let lookup = move |asked: &str| match asked {
+            let lookup = move |variable: &str| match variable {
                 "CONSORT_REGION" if name == "CONSORT_ZONE" => Some("eu".into()),
-                asked => (asked == name).then(|| value.into()),
+                variable => (variable == name).then(|| value.into()),
             };
             ServerConfig::read(&Environment::new(&lookup)).map_err(|e| e.to_string())
         };

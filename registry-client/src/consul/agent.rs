@@ -8,25 +8,25 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    AgentSelf, AgentService, Check, CheckStatus, Client, Error, ServiceSpec, Version, endpoint::At,
-    http::Call, path, version,
+    AgentSelf, AgentService, Check, CheckStatus, Client, Error, ServiceSpec, Version,
+    endpoint::EndpointAddress, http::HttpCall, path, version,
 };
 
 impl Client {
-    /// What the agent says of itself.
+    /// The agent's own settings.
     ///
     /// # Errors
     /// Any [`Error`]; it needs `agent:read`.
     pub async fn agent_self(&self) -> Result<AgentSelf, Error> {
-        self.fetch(Call::get("/v1/agent/self", "agent:read")).await
+        self.fetch(HttpCall::get("/v1/agent/self", "agent:read")).await
     }
 
     /// The agent's version.
     ///
     /// # Errors
-    /// Any [`Error`]; an agent before 1.15 asks for `agent:read`.
+    /// Any [`Error`]; an agent before 1.15 requires `agent:read`.
     pub async fn version(&self) -> Result<Version, Error> {
-        version::ask(&self.inner.transport).await
+        version::fetch(&self.inner.transport).await
     }
 
     /// The services registered at this agent, by id.
@@ -34,7 +34,7 @@ impl Client {
     /// # Errors
     /// Any [`Error`].
     pub async fn services(&self) -> Result<BTreeMap<String, AgentService>, Error> {
-        let all: Option<_> = self.fetch(Call::get("/v1/agent/services", "service:read")).await?;
+        let all: Option<_> = self.fetch(HttpCall::get("/v1/agent/services", "service:read")).await?;
         Ok(all.unwrap_or_default())
     }
 
@@ -51,70 +51,71 @@ impl Client {
     /// # Errors
     /// Any [`Error`].
     pub async fn checks(&self) -> Result<BTreeMap<String, Check>, Error> {
-        let all: Option<_> = self.fetch(Call::get("/v1/agent/checks", "service:read and node:read")).await?;
+        let all: Option<_> =
+            self.fetch(HttpCall::get("/v1/agent/checks", "service:read and node:read")).await?;
         Ok(all.unwrap_or_default())
     }
 
     /// Registers an instance, or replaces the registration of the same id.
-    /// Restarts its TTL and its probing: [`Registration`](super::Registration)
+    /// Restarts its TTL and its probes: [`Registration`](super::Registration)
     /// does it only when something differs.
     ///
-    /// What an older agent would refuse ([`ServiceSpec::locality`], and
-    /// thresholds of [`CheckSpec::Grpc`](super::CheckSpec) above 1) is left
-    /// out for it, with one warning. Only where `spec` has such a part the
-    /// agent is asked for its version first.
+    /// Parts that an older agent would reject ([`ServiceSpec::locality`], and
+    /// thresholds of [`CheckSpec::Grpc`](super::CheckSpec) above 1) are left
+    /// out, with one warning. The agent's version is read first only if `spec`
+    /// has such a part.
     ///
     /// # Errors
     /// [`Error::Invalid`] when `spec` breaks one of Consul's rules, or any
     /// other.
     pub async fn register(&self, spec: &ServiceSpec) -> Result<(), Error> {
         spec.validate()?;
-        let spec = self.as_known_to_agent(spec).await?;
-        let call = Call::put("/v1/agent/service/register", format!("service:write on `{}`", spec.name));
-        self.order(call.body(json(&spec.wire())?)).await
+        let spec = self.without_unsupported(spec).await?;
+        let call = HttpCall::put("/v1/agent/service/register", format!("service:write on `{}`", spec.name));
+        self.execute(call.body(json(&spec.wire())?)).await
     }
 
-    /// Takes an instance out of the registry.
+    /// Deregisters an instance.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it is not registered at this agent, or any
     /// other.
     pub async fn deregister(&self, id: &str) -> Result<(), Error> {
         let path = path::of("agent/service/deregister", id)?;
-        self.order(Call::put(path, format!("service:write on the service of `{id}`"))).await
+        self.execute(HttpCall::put(path, format!("service:write on the service of `{id}`"))).await
     }
 
-    /// Takes one check out of the registry.
+    /// Deregisters a check.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it is not registered at this agent, or any
     /// other.
     pub async fn deregister_check(&self, id: &str) -> Result<(), Error> {
         let path = path::of("agent/check/deregister", id)?;
-        self.order(Call::put(path, format!("service:write on the service of check `{id}`"))).await
+        self.execute(HttpCall::put(path, format!("service:write on the service of check `{id}`"))).await
     }
 
-    /// Takes an instance out of service for `reason`, or with `None` back
-    /// into it. It stays registered.
+    /// Puts an instance into maintenance with `reason`, or with `None` ends it.
+    /// It stays registered.
     ///
     /// # Errors
     /// [`Error::NotFound`] when it is not registered at this agent, or any
     /// other.
     pub async fn maintenance(&self, id: &str, reason: Option<&str>) -> Result<(), Error> {
         let path = path::of("agent/service/maintenance", id)?;
-        let call = Call::put(path, format!("service:write on the service of `{id}`"));
-        self.order(match reason {
+        let call = HttpCall::put(path, format!("service:write on the service of `{id}`"));
+        self.execute(match reason {
             Some(reason) => call.with("enable", "true").with("reason", reason),
             None => call.with("enable", "false"),
         })
         .await
     }
 
-    /// Tells the status of a TTL check, which restarts its time.
+    /// Sends the status of a TTL check, which restarts its TTL.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when the agent does not know the check: it forgot
-    /// us, and we register again. Or any other.
+    /// [`Error::NotFound`] when the agent does not know the check and the
+    /// instance has to register again, or any other.
     pub async fn update_check(&self, id: &str, status: CheckStatus, output: &str) -> Result<(), Error> {
         #[derive(Serialize)]
         #[serde(rename_all = "PascalCase")]
@@ -123,40 +124,40 @@ impl Client {
             output: &'a str,
         }
         let path = path::of("agent/check/update", id)?;
-        let call = Call::put(path, format!("service:write on the service of check `{id}`"));
-        self.order(call.body(json(&Update { status, output })?)).await
+        let call = HttpCall::put(path, format!("service:write on the service of check `{id}`"));
+        self.execute(call.body(json(&Update { status, output })?)).await
     }
 
-    /// Tells that a TTL check passes.
+    /// Sends the status "passing" of a TTL check.
     ///
     /// # Errors
-    /// As [`update_check`](Self::update_check).
+    /// Those of [`update_check`](Self::update_check).
     pub async fn pass_check(&self, id: &str) -> Result<(), Error> {
         let path = path::of("agent/check/pass", id)?;
-        self.order(Call::put(path, format!("service:write on the service of check `{id}`"))).await
+        self.execute(HttpCall::put(path, format!("service:write on the service of check `{id}`"))).await
     }
 }
 
-/// Asks for one service; blocks by content hash.
-pub(super) fn service_call(id: &str) -> Result<Call, Error> {
-    Ok(Call::get(path::of("agent/service", id)?, format!("service:read on the service of `{id}`")))
+/// The request for one service; blocks by content hash.
+pub(super) fn service_call(id: &str) -> Result<HttpCall, Error> {
+    Ok(HttpCall::get(path::of("agent/service", id)?, format!("service:read on the service of `{id}`")))
 }
 
 fn json(body: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(body).map_err(|e| Error::Invalid(format!("cannot be written as JSON ({e})")))
 }
 
-/// The address of this machine's interface that routes to the agent: what
-/// others can reach us by when they share the agent's network. A loopback or
-/// unix-socket agent gives the loopback address: set the address by hand
+/// The address of this machine's interface that routes to the agent, by which
+/// others on the agent's network can reach this machine. An agent on loopback
+/// or a unix socket gives the loopback address: set the address explicitly
 /// where such an agent serves more than one machine. Never `0.0.0.0`.
 ///
 /// # Errors
 /// [`Error::Unreachable`] when the agent's host has no address or no route.
 pub async fn advertise_address(client: &Client) -> Result<IpAddr, Error> {
-    let (host, port) = match &client.inner.transport.endpoint.at {
-        At::Unix(_) => return Ok(Ipv4Addr::LOCALHOST.into()),
-        At::Tcp { host, port, .. } => (host.as_str(), *port),
+    let (host, port) = match &client.inner.transport.endpoint.address {
+        EndpointAddress::Unix(_) => return Ok(Ipv4Addr::LOCALHOST.into()),
+        EndpointAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
     match route_to(host, port).await {
         Ok(ip) if !ip.is_unspecified() => Ok(ip),
@@ -166,10 +167,10 @@ pub async fn advertise_address(client: &Client) -> Result<IpAddr, Error> {
 }
 
 fn unrouted(client: &Client, cause: String) -> Error {
-    Error::Unreachable { addr: client.shown(), cause }
+    Error::Unreachable { addr: client.shown_addr(), cause }
 }
 
-/// Connecting a UDP socket sends nothing: it only asks the routing table.
+/// Connecting a UDP socket sends nothing: it only reads the routing table.
 async fn route_to(host: &str, port: u16) -> std::io::Result<IpAddr> {
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, format!("`{host}` has no address"));
     for to in tokio::net::lookup_host((host, port)).await? {

@@ -1,10 +1,10 @@
-//! What the servers know: health, catalogue, leader.
+//! The endpoints of the servers: health, catalog, leader.
 
 use std::collections::BTreeMap;
 
-use super::{Client, Error, HealthEntry, http::Call, path, wire::Bounded};
+use super::{Client, Error, HealthEntry, http::HttpCall, path, wire::BoundedList};
 
-/// Which instances of a service are asked for; all unless set.
+/// A query for the instances of a service; all unless set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct HealthQuery {
@@ -12,16 +12,16 @@ pub struct HealthQuery {
     pub filter: Option<String>,
     /// Another datacenter than the agent's.
     pub datacenter: Option<String>,
-    /// Whether any server may answer, also one that may lag behind the
-    /// leader. It then answers while there is no leader.
+    /// True if any server may respond, even one that lags behind the leader or
+    /// has none.
     pub stale: bool,
 }
 
 impl HealthQuery {
-    /// The call that asks it.
-    pub(super) fn call(&self, service: &str) -> Result<Call, Error> {
+    /// The request.
+    pub(super) fn call(&self, service: &str) -> Result<HttpCall, Error> {
         let needs = format!("service:read on `{service}` and node:read");
-        let mut call = Call::get(path::of("health/service", service)?, needs);
+        let mut call = HttpCall::get(path::of("health/service", service)?, needs);
         if self.stale {
             call = call.with("stale", "");
         }
@@ -39,9 +39,10 @@ impl Client {
     /// The instances of a service with their checks, passing or not.
     ///
     /// # Errors
-    /// Any [`Error`]. A missing right shows as an empty answer, not as one.
+    /// Any [`Error`]. A missing permission results in an empty response
+    /// instead.
     pub async fn health(&self, service: &str, query: &HealthQuery) -> Result<Vec<HealthEntry>, Error> {
-        let Bounded(entries) = self.fetch(query.call(service)?).await?;
+        let BoundedList(entries) = self.fetch(query.call(service)?).await?;
         Ok(entries)
     }
 
@@ -51,17 +52,17 @@ impl Client {
     /// Any [`Error`].
     pub async fn catalog_services(&self) -> Result<BTreeMap<String, Vec<String>>, Error> {
         let all: Option<BTreeMap<String, Option<Vec<String>>>> =
-            self.fetch(Call::get("/v1/catalog/services", "service:read")).await?;
+            self.fetch(HttpCall::get("/v1/catalog/services", "service:read")).await?;
         let all = all.unwrap_or_default().into_iter();
         Ok(all.map(|(name, tags)| (name, tags.unwrap_or_default())).collect())
     }
 
-    /// The address of the servers' leader; `None` while there is none.
+    /// The address of the leader; `None` while there is none.
     ///
     /// # Errors
     /// Any [`Error`].
     pub async fn leader(&self) -> Result<Option<String>, Error> {
-        let leader: String = self.fetch(Call::get("/v1/status/leader", "no right")).await?;
+        let leader: String = self.fetch(HttpCall::get("/v1/status/leader", "no right")).await?;
         Ok(Some(leader).filter(|leader| !leader.is_empty()))
     }
 }

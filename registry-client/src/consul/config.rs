@@ -1,4 +1,4 @@
-//! How a client is set up: by hand, or by the variables of Consul's own
+//! The settings of a client, in code or by the variables of Consul's own
 //! command line.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::config::refuse_control_characters;
 /// The largest body that is accepted from an agent, in bytes, unless set.
 const MAX_BODY: usize = 8 << 20;
 
-/// What the environment may set.
+/// The variables of the environment.
 const VARIABLES: [&str; 13] = [
     "CONSUL_HTTP_ADDR",
     "CONSUL_HTTP_TOKEN",
@@ -28,7 +28,7 @@ const VARIABLES: [&str; 13] = [
     "CONSUL_PARTITION",
 ];
 
-/// The settings of a [`Client`], made by [`Client::builder`].
+/// The settings of a [`Client`], created by [`Client::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ClientBuilder {
@@ -86,103 +86,102 @@ impl ClientBuilder {
         Ok(it)
     }
 
-    /// Settings as the environment says; see [`Client::from_env`].
+    /// The settings of the environment; see [`Client::from_env`].
     ///
     /// # Errors
-    /// [`Error::Config`] when a variable means nothing.
+    /// [`Error::Config`] when a variable is invalid.
     #[allow(clippy::disallowed_methods, reason = "this is the constructor that reads the environment")]
     pub fn from_env() -> Result<Self, Error> {
         Self::read(|name| std::env::var(name).ok())
     }
 
-    /// Another agent: `host:port`, `http://…`, `https://…` or `unix:///path`.
+    /// Sets the agent: `host:port`, `http://…`, `https://…` or `unix:///path`.
     pub fn addr(mut self, addr: &str) -> Self {
         addr.clone_into(&mut self.addr);
         self
     }
 
-    /// The ACL token; none unless set (`CONSUL_HTTP_TOKEN`).
+    /// Sets the ACL token; none unless set (`CONSUL_HTTP_TOKEN`).
     pub fn token(mut self, token: impl Into<SecretString>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// A file that holds the ACL token, read when the client is made and
-    /// again whenever Consul refuses a request. It takes precedence over
+    /// Sets a file with the ACL token, read when the client is built and again
+    /// whenever Consul denies a request. It takes precedence over
     /// [`token`](Self::token) (`CONSUL_HTTP_TOKEN_FILE`).
     pub fn token_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.token_file = Some(file.into());
         self
     }
 
-    /// `user:password` for HTTP basic authentication, for a proxy before the
-    /// agent (`CONSUL_HTTP_AUTH`).
+    /// Sets `user:password` for HTTP basic authentication, for a proxy in front
+    /// of the agent (`CONSUL_HTTP_AUTH`).
     pub fn basic_auth(mut self, user_and_password: impl Into<SecretString>) -> Self {
         self.auth = Some(user_and_password.into());
         self
     }
 
-    /// The Enterprise namespace. On a community agent only `default` means
-    /// something, and every request fails saying so (`CONSUL_NAMESPACE`).
+    /// Sets the Enterprise namespace. With a community agent, every request
+    /// fails unless it is `default` (`CONSUL_NAMESPACE`).
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
         self
     }
 
-    /// The Enterprise partition, like [`namespace`](Self::namespace)
+    /// Sets the Enterprise partition, like [`namespace`](Self::namespace)
     /// (`CONSUL_PARTITION`).
     pub fn partition(mut self, name: impl Into<String>) -> Self {
         self.partition = Some(name.into());
         self
     }
 
-    /// A PEM file of the authorities that may vouch for the agent; the
+    /// Sets a PEM file with the certificate authorities for the agent; the
     /// system's unless set (`CONSUL_CACERT`).
     pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.tls.ca_file = Some(file.into());
         self
     }
 
-    /// A directory of such files (`CONSUL_CAPATH`).
+    /// Sets a directory of such files (`CONSUL_CAPATH`).
     pub fn ca_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.tls.ca_dir = Some(dir.into());
         self
     }
 
-    /// PEM files of the certificate and key that this client shows
+    /// Sets the PEM files of the client certificate and key
     /// (`CONSUL_CLIENT_CERT`, `CONSUL_CLIENT_KEY`).
     pub fn client_identity(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls.identity = Some((cert.into(), key.into()));
         self
     }
 
-    /// The name that the agent's certificate must have; the host of the
+    /// Sets the name that the agent's certificate must have; the host of the
     /// address unless set (`CONSUL_TLS_SERVER_NAME`).
     pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
         self
     }
 
-    /// Whether the agent's certificate is not verified at all. Off unless
-    /// set; only for trials (`CONSUL_HTTP_SSL_VERIFY=false`).
+    /// Disables the verification of the agent's certificate; only for
+    /// experiments (`CONSUL_HTTP_SSL_VERIFY=false`).
     pub fn skip_verify(mut self, skip: bool) -> Self {
         self.tls.skip_verify = skip;
         self
     }
 
-    /// The largest body that is accepted from the agent, in bytes; 8 MiB
-    /// unless set, which is some 12,000 instances of one service.
+    /// Sets the largest accepted response body in bytes; 8 MiB unless set,
+    /// which is about 12,000 instances of one service.
     pub fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
         self
     }
 
-    /// A client with these settings. Connects only when first asked
-    /// something.
+    /// Builds the client. It connects with its first request.
     ///
     /// # Errors
-    /// [`Error::Config`] when the address means nothing, a file cannot be
-    /// read, or a file does not hold what it should.
+    /// [`Error::Config`] when the address is invalid, or a file cannot be read
+    /// or has the wrong content.
     pub fn build(self) -> Result<Client, Error> {
         let endpoint = Endpoint::parse(&self.addr, self.ssl)?;
         let token = Token::new(self.token, self.token_file)?;
@@ -197,7 +196,7 @@ fn alone(set: &str, missing: &str) -> Error {
     Error::Config(format!("{set} is set and {missing} is not: set both, or none"))
 }
 
-/// A truth value as Go reads it.
+/// Parses a boolean as Go does.
 fn flag(name: &str, value: Option<String>) -> Result<Option<bool>, Error> {
     let Some(value) = value else { return Ok(None) };
     match value.as_str() {

@@ -25,20 +25,20 @@ use tokio::{
 };
 
 use super::{
-    endpoint::{At, Endpoint},
+    endpoint::{Endpoint, EndpointAddress},
     tls::Secure,
 };
 use crate::dial::{self, Liveness};
 
-/// Connecting, TLS included, takes no longer than this.
+/// The timeout of connecting, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A blocking query is silent for minutes; an agent whose machine is gone should
-/// not be waited for as long.
+/// TCP keepalive: a blocking query is silent for minutes, and an agent whose
+/// machine is gone should be detected sooner.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(15);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Makes connections to the one agent of a client, whatever URI is asked for.
+/// The connector to the one agent of a client, whatever the URI.
 #[derive(Clone)]
 pub(super) struct Connector {
     endpoint: Arc<Endpoint>,
@@ -51,9 +51,9 @@ impl Connector {
     }
 
     async fn connect(self, deadline: Instant) -> io::Result<Stream> {
-        let io: Box<dyn Io> = match &self.endpoint.at {
-            At::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            At::Tcp { host, port, .. } => {
+        let io: Box<dyn Io> = match &self.endpoint.address {
+            EndpointAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            EndpointAddress::Tcp { host, port, .. } => {
                 let tcp = dial::connect(host, *port, deadline).await?;
                 Liveness::new(KEEPALIVE_TIME, KEEPALIVE_TIMEOUT).apply(&tcp);
                 match self.secure {
@@ -87,8 +87,8 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// Whether a connection has carried an answer before, which is what makes
-/// its death while pooled an everyday thing. Travels in the extensions.
+/// A mark for connections that have carried a response: a failure of a pooled
+/// one is normal. Part of the response's extensions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Used(Arc<AtomicBool>);
 
@@ -106,7 +106,7 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// One connection, as hyper wants it.
+/// A connection for hyper.
 pub(super) struct Stream {
     io: TokioIo<Box<dyn Io>>,
     used: Used,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 pub struct GoDuration(pub Duration);
 
 impl fmt::Display for GoDuration {
-    /// As Consul reads it, exact to the nanosecond.
+    /// The form that Consul reads, exact to the nanosecond.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.as_secs(), self.0.subsec_nanos()) {
             (secs, 0) => write!(f, "{secs}s"),

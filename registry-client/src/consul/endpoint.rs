@@ -1,32 +1,32 @@
-//! Where an agent listens.
+//! The address of an agent.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use super::Error;
 
-/// Where an agent listens, parsed from what `CONSUL_HTTP_ADDR` may hold.
+/// The address of an agent, parsed from the forms of `CONSUL_HTTP_ADDR`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    pub(super) at: At,
-    /// Put before every path, for an agent behind a reverse proxy.
+    pub(super) address: EndpointAddress,
+    /// The prefix of every path, for an agent behind a reverse proxy.
     pub(super) prefix: String,
-    /// As it stands in messages.
+    /// The form for messages.
     pub(super) shown: Arc<str>,
 }
 
-/// What to connect to.
+/// The address to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum At {
+pub(super) enum EndpointAddress {
     Tcp { host: String, port: u16, tls: bool },
     Unix(PathBuf),
 }
 
 impl Endpoint {
-    /// Parses `host:port`, `http://…`, `https://…` or `unix:///path`.
-    /// `tls` is what `CONSUL_HTTP_SSL` asks for; as with Consul's own command
-    /// line, `https://` asks for it too and `http://` does not take it back.
+    /// Parses `host:port`, `http://…`, `https://…` or `unix:///path`. `tls` is
+    /// the value of `CONSUL_HTTP_SSL`; as with Consul's own command line,
+    /// `https://` enables TLS too and `http://` does not disable it.
     pub(super) fn parse(text: &str, tls: bool) -> Result<Self, Error> {
-        // A user, a password or a token may stand before or behind these.
+        // A text with these may contain a user, a password or a token.
         let shown = if text.contains(['@', '?', '#']) { String::new() } else { format!(" `{text}`") };
         let bad = |why: &str| {
             Error::Config(format!(
@@ -36,8 +36,8 @@ impl Endpoint {
         };
         let (tls, rest) = match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => {
-                let at = At::Unix(path.into());
-                return Ok(Self { at, prefix: String::new(), shown: text.into() });
+                let address = EndpointAddress::Unix(path.into());
+                return Ok(Self { address, prefix: String::new(), shown: text.into() });
             }
             Some(("unix", _)) => return Err(bad("needs an absolute path")),
             Some(("http", rest)) => (tls, rest),
@@ -67,24 +67,24 @@ impl Endpoint {
         }
         let shown = if tls { format!("https://{authority}{prefix}") } else { format!("{authority}{prefix}") };
         let prefix = prefix.trim_end_matches('/').to_owned();
-        Ok(Self { at: At::Tcp { host, port, tls }, prefix, shown: shown.into() })
+        Ok(Self { address: EndpointAddress::Tcp { host, port, tls }, prefix, shown: shown.into() })
     }
 
-    /// What stands in the URI and so in the `Host` header.
+    /// The authority of the URI, and so the `Host` header.
     pub(super) fn authority(&self) -> String {
-        match &self.at {
-            At::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            At::Tcp { host, port, .. } => format!("{host}:{port}"),
-            At::Unix(_) => "localhost".to_owned(),
+        match &self.address {
+            EndpointAddress::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            EndpointAddress::Tcp { host, port, .. } => format!("{host}:{port}"),
+            EndpointAddress::Unix(_) => "localhost".to_owned(),
         }
     }
 
-    /// Whether the agent runs on this machine, so that asking it often costs
-    /// nobody else anything.
+    /// Returns whether the agent runs on this machine, so that frequent
+    /// requests are cheap.
     pub(super) fn is_local(&self) -> bool {
-        match &self.at {
-            At::Unix(_) => true,
-            At::Tcp { host, .. } => {
+        match &self.address {
+            EndpointAddress::Unix(_) => true,
+            EndpointAddress::Tcp { host, .. } => {
                 host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
             }
         }
@@ -95,8 +95,8 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    fn tcp(host: &str, port: u16, tls: bool) -> At {
-        At::Tcp { host: host.to_owned(), port, tls }
+    fn tcp(host: &str, port: u16, tls: bool) -> EndpointAddress {
+        EndpointAddress::Tcp { host: host.to_owned(), port, tls }
     }
 
     #[test]
@@ -109,10 +109,10 @@ mod tests {
             ("http://consul/", false, tcp("consul", 80, false)),
             ("[::1]:8500", false, tcp("::1", 8500, false)),
             ("[::1]", false, tcp("::1", 80, false)),
-            ("unix:///run/consul.sock", false, At::Unix("/run/consul.sock".into())),
+            ("unix:///run/consul.sock", false, EndpointAddress::Unix("/run/consul.sock".into())),
         ];
-        for (text, tls, at) in cases {
-            assert_eq!(Endpoint::parse(text, tls).unwrap().at, at, "{text}");
+        for (text, tls, address) in cases {
+            assert_eq!(Endpoint::parse(text, tls).unwrap().address, address, "{text}");
         }
         assert_eq!(Endpoint::parse("https://proxy/consul/", false).unwrap().prefix, "/consul");
     }

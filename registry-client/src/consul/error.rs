@@ -1,157 +1,156 @@
-//! What can go wrong between us and an agent, told apart by what helps.
+//! Errors of requests to an agent, distinguished by their fix.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-/// Why Consul did not do what was asked. Its text names the cause and the
-/// mend; nothing is hidden behind `source()`, and no secret is ever in it.
+/// An error of a request to Consul. The text has the cause and the fix; nothing
+/// is hidden behind `source()`, and it never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting cannot mean anything; nothing was sent.
+    /// A setting is invalid; nothing was sent.
     #[error("{0}")]
     Config(String),
 
-    /// What was to be sent would be wrong; nothing was sent.
+    /// The request would be invalid; nothing was sent.
     #[error("{0}")]
     Invalid(String),
 
-    /// No connection could be made, or it broke.
+    /// The connection failed or broke.
     #[error(
-        "cannot reach Consul at {addr}: {cause}; start an agent there, or set CONSUL_HTTP_ADDR to one that runs"
+        "cannot reach Consul at {addr}: {cause}; start an agent there, or set CONSUL_HTTP_ADDR to a running one"
     )]
     Unreachable {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// What the network said.
+        /// The error of the network.
         cause: String,
     },
 
-    /// The agent did not answer in time.
+    /// The agent did not respond in time.
     #[error(
-        "Consul at {addr} did not answer {path} within {after:?}; its servers may have no leader \
-         (`consul operator raft list-peers` tells), or the network loses packets"
+        "Consul at {addr} did not respond to {path} within {after:?}; its servers may have no leader \
+         (see `consul operator raft list-peers`), or the network loses packets"
     )]
     Timeout {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// What we asked.
+        /// The path of the request.
         path: String,
-        /// How long we waited.
+        /// The timeout.
         after: Duration,
     },
 
     /// The token, or the lack of one, does not allow it (403, 401).
-    #[error("Consul at {addr} refused {path} ({said}): {}", Mend { token, needs })]
+    #[error("Consul at {addr} refused {path} ({message}): {}", TokenFix { token, needs })]
     Denied {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// What we asked.
+        /// The path of the request.
         path: String,
-        /// Consul's own words.
-        said: String,
-        /// The rights that the request needs, in Consul's words.
+        /// The message of Consul.
+        message: String,
+        /// The permissions that the request needs, as in Consul's ACL rules.
         needs: String,
-        /// What was wrong with the token.
+        /// The problem of the token.
         token: TokenState,
     },
 
-    /// There is no such thing (404).
-    #[error("Consul has no {path} ({said})")]
+    /// The resource does not exist (404).
+    #[error("Consul has no {path} ({message})")]
     NotFound {
-        /// What we asked.
+        /// The path of the request.
         path: String,
-        /// Consul's own words.
-        said: String,
+        /// The message of Consul.
+        message: String,
     },
 
     /// The agent has too many connections or requests (429).
     #[error(
-        "Consul at {addr} is asked too much ({said}); it is asked again later: if that lasts, raise \
+        "Consul at {addr} rejects requests because of too many ({message}); retrying later: if that lasts, raise \
          `limits.http_max_conns_per_client` or the request limits of the agent"
     )]
     TooMany {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// Consul's own words.
-        said: String,
+        /// The message of Consul.
+        message: String,
     },
 
-    /// The agent cannot answer now, for example because its servers have no
-    /// leader (500, 502, 503, 504).
+    /// The agent is unavailable, for example because its servers have no leader
+    /// (500, 502, 503, 504).
     #[error(
-        "Consul at {addr} cannot answer now ({status}: {said}); it is asked again: if that lasts, look \
+        "Consul at {addr} is unavailable ({status}: {message}); retrying: if that lasts, look \
          at its servers with `consul members` and `consul operator raft list-peers`"
     )]
     Unavailable {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
         /// The HTTP status.
         status: u16,
-        /// Consul's own words.
-        said: String,
+        /// The message of Consul.
+        message: String,
     },
 
-    /// The agent has no answer for another datacenter now (500, 502, 503, 504):
-    /// there is none of that name, or its servers cannot be reached.
+    /// Another datacenter is unavailable (500, 502, 503, 504): its name is
+    /// unknown, or its servers cannot be reached.
     #[error(
-        "Consul at {addr} cannot answer for datacenter `{datacenter}` now ({status}: {said}); it is asked \
-         again: compare the name with `consul catalog datacenters`, and if it is right look at the servers \
+        "Consul at {addr} cannot reach datacenter `{datacenter}` ({status}: {message}); retrying: \
+         compare the name with `consul catalog datacenters`, and if it is right look at the servers \
          there with `consul members -wan`"
     )]
     DatacenterUnavailable {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// The datacenter that was asked for.
+        /// The datacenter of the request.
         datacenter: String,
         /// The HTTP status.
         status: u16,
-        /// Consul's own words.
-        said: String,
+        /// The message of Consul.
+        message: String,
     },
 
-    /// Consul read the request and found it wrong; sending it again is in vain.
-    #[error("Consul at {addr} does not accept {path} ({status}: {said}); correct what is asked")]
+    /// Consul rejected the request as invalid; a retry is useless.
+    #[error("Consul at {addr} does not accept {path} ({status}: {message}); correct the request")]
     BadRequest {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// What we asked.
+        /// The path of the request.
         path: String,
         /// The HTTP status.
         status: u16,
-        /// Consul's own words.
-        said: String,
+        /// The message of Consul.
+        message: String,
     },
 
-    /// The answer is none that a Consul agent gives: a redirect, a page of a
-    /// proxy, cut or foreign JSON, or more bytes than are accepted.
+    /// The response is not of a Consul agent: a redirect, a page of a proxy,
+    /// truncated or unknown JSON, or too many bytes.
     #[error(
-        "what {addr} answered to {path} is not Consul's: {cause}; check that CONSUL_HTTP_ADDR names an agent"
+        "the response of {addr} to {path} is not Consul's: {cause}; check that CONSUL_HTTP_ADDR is the address of an agent"
     )]
     Decode {
-        /// Whom we called.
+        /// The address of the agent.
         addr: Arc<str>,
-        /// What we asked.
+        /// The path of the request.
         path: String,
-        /// What is wrong with it.
+        /// The problem of the response.
         cause: String,
     },
 }
 
-/// What was wrong with the token of a refused request.
+/// The problem of the token of a denied request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenState {
-    /// None was sent.
+    /// No token was sent.
     Missing,
-    /// It exists and lacks a right.
+    /// The token lacks a permission.
     Lacking,
-    /// Consul does not know it: deleted, expired, or of another cluster.
+    /// Consul does not know the token: deleted, expired, or of another cluster.
     Unknown,
 }
 
 impl Error {
-    /// Whether the same request may succeed later without anybody changing it
-    /// or the token.
+    /// Returns whether the same request with the same token may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -169,20 +168,20 @@ impl Error {
         }
     }
 
-    /// Whether Consul said that there is no such thing.
+    /// Returns whether the resource does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
 }
 
-/// The words that say how to mend a refusal.
-struct Mend<'a> {
+/// The fix for a denied request, as text.
+struct TokenFix<'a> {
     token: &'a TokenState,
     needs: &'a str,
 }
 
-impl fmt::Display for Mend<'_> {
+impl fmt::Display for TokenFix<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let needs = self.needs;
         match self.token {
@@ -199,17 +198,17 @@ impl fmt::Display for Mend<'_> {
     }
 }
 
-/// At most this much of somebody else's text is repeated in ours.
-const MOST_SAID: usize = 300;
+/// The longest excerpt of a foreign text in an error, in characters.
+const MAX_EXCERPT: usize = 300;
 
-/// Somebody else's text, fit to stand in a log line: one line, no control
+/// An excerpt of a foreign text for a log line: one line, no control
 /// characters, bounded.
-pub(super) fn said(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MOST_SAID)]);
+pub(super) fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MAX_EXCERPT)]);
     let words: Vec<&str> =
         text.split(|c: char| c.is_control() || c == ' ').filter(|w| !w.is_empty()).collect();
     let line = words.join(" ");
-    match line.char_indices().nth(MOST_SAID) {
+    match line.char_indices().nth(MAX_EXCERPT) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None if line.is_empty() => "no words".to_owned(),
         None => line,
@@ -225,7 +224,7 @@ mod tests {
         let refused = |token| Error::Denied {
             addr: "127.0.0.1:8500".into(),
             path: "/v1/agent/service/register".into(),
-            said: "Permission denied".into(),
+            message: "Permission denied".into(),
             needs: "service:write on `cart`".into(),
             token,
         };
@@ -240,8 +239,8 @@ mod tests {
 
     #[test]
     fn foreign_text_is_cut_to_one_bounded_line() {
-        assert_eq!(said(b"<html>\r\n\x1b[31m boo"), "<html> [31m boo");
-        assert_eq!(said(b""), "no words");
-        assert!(said("ä".repeat(5_000).as_bytes()).chars().count() <= MOST_SAID + 1);
+        assert_eq!(excerpt(b"<html>\r\n\x1b[31m boo"), "<html> [31m boo");
+        assert_eq!(excerpt(b""), "no words");
+        assert!(excerpt("ä".repeat(5_000).as_bytes()).chars().count() <= MAX_EXCERPT + 1);
     }
 }

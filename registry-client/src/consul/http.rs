@@ -1,6 +1,5 @@
-//! One request to an agent and its answer, with the rules that hold for all
-//! of them: bounded time, bounded bodies, no redirects, a token by header, and
-//! an error that tells what helps.
+//! HTTP requests to an agent: bounded time, bounded bodies, no redirects, the
+//! token in a header, and errors with their fix.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -21,37 +20,37 @@ use super::{
     connect::{Connector, Used},
     duration::GoDuration,
     endpoint::Endpoint,
-    error::{TokenState, said},
+    error::{TokenState, excerpt},
     tls::Secure,
     token::Token,
     watch::cursor::{Cursor, Meta},
 };
 
-/// An agent without a leader answers register, check and maintenance only
-/// after 7 to 19 s, and holds every other local read as long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of a request: an agent without a leader takes 7 to 19 s to
+/// respond.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A real agent closes an idle connection after 120 s.
-const POOL_IDLE: Duration = Duration::from_secs(90);
+/// The timeout of idle connections; an agent closes them after 120 s.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What is asked of an agent.
+/// A request to an agent.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
+pub(super) struct HttpCall {
     pub(super) method: Method,
     /// Begins with `/v1/`, every segment percent-encoded.
     pub(super) path: String,
     pub(super) query: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
-    /// The ACL rights it takes, for the message of a refusal.
+    /// The ACL permissions that it needs, for error messages.
     pub(super) needs: String,
-    /// Whether its connection is closed behind it.
-    pub(super) last_on_its_connection: bool,
+    /// True if the connection is closed after it.
+    pub(super) closes_connection: bool,
 }
 
-impl Call {
+impl HttpCall {
     pub(super) fn new(method: Method, path: impl Into<String>, needs: impl Into<String>) -> Self {
         let (path, needs) = (path.into(), needs.into());
-        Self { method, path, query: Vec::new(), body: Bytes::new(), needs, last_on_its_connection: false }
+        Self { method, path, query: Vec::new(), body: Bytes::new(), needs, closes_connection: false }
     }
 
     pub(super) fn get(path: impl Into<String>, needs: impl Into<String>) -> Self {
@@ -67,14 +66,13 @@ impl Call {
         self
     }
 
-    /// The path with the datacenter and the filter that are asked for, for
-    /// messages.
+    /// The path with the datacenter and the filter, for messages.
     fn described(&self) -> String {
         let mut text = self.path.clone();
         for (name, words) in [("dc", " in datacenter"), ("filter", " with filter")] {
             if let Some(value) = self.parameter(name) {
                 // Writing to a string cannot fail.
-                let _ = write!(text, "{words} `{}`", said(value.as_bytes()));
+                let _ = write!(text, "{words} `{}`", excerpt(value.as_bytes()));
             }
         }
         text
@@ -90,17 +88,17 @@ impl Call {
     }
 }
 
-/// What came back with 2xx or 404; everything else is an [`Error`].
+/// A response with 2xx or 404; any other is an [`Error`].
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     pub(super) found: bool,
     pub(super) meta: Meta,
     pub(super) body: Bytes,
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-impl Answer {
-    /// That body, without headers.
+impl HttpResponse {
+    /// A response with this body and no headers.
     pub(super) fn with_body(body: Vec<u8>) -> Self {
         Self { found: true, meta: Meta::default(), body: body.into() }
     }
@@ -108,7 +106,7 @@ impl Answer {
 
 type Pool = legacy::Client<Connector, Full<Bytes>>;
 
-/// The pooled connections to one agent, and what every request carries.
+/// The pooled connections to one agent, and the settings of every request.
 pub(super) struct Transport {
     pool: Pool,
     pub(super) endpoint: Arc<Endpoint>,
@@ -128,7 +126,7 @@ impl Transport {
         let endpoint = Arc::new(endpoint);
         let pool = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .pool_max_idle_per_host(4)
             .build(Connector::new(Arc::clone(&endpoint), secure));
         let auth = auth.map(basic).transpose()?;
@@ -143,68 +141,78 @@ impl Transport {
         self.token.now().is_some()
     }
 
-    /// Asks once and takes what there is now.
-    pub(super) async fn send(&self, call: &Call) -> Result<Answer, Error> {
-        self.within(PATIENCE, self.exchange(call, &Cursor::Start, Duration::ZERO), call).await
+    /// Sends a request that does not block.
+    pub(super) async fn send(&self, call: &HttpCall) -> Result<HttpResponse, Error> {
+        self.with_timeout(REQUEST_TIMEOUT, self.exchange(call, &Cursor::Start, Duration::ZERO), call).await
     }
 
-    /// Asks for what comes after `cursor`, for at most `wait`.
-    pub(super) async fn wait(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
+    /// Sends a blocking query from `cursor`, which waits at most `wait`.
+    pub(super) async fn wait(
+        &self,
+        call: &HttpCall,
+        cursor: &Cursor,
+        wait: Duration,
+    ) -> Result<HttpResponse, Error> {
         // The agent adds up to a sixteenth to the wait.
-        let patience = match cursor {
-            Cursor::Start => PATIENCE,
+        let limit = match cursor {
+            Cursor::Start => REQUEST_TIMEOUT,
             Cursor::Index(_) | Cursor::Hash(_) => wait * 17 / 16 + Duration::from_secs(10),
         };
-        self.within(patience, self.exchange(call, cursor, wait), call).await
+        self.with_timeout(limit, self.exchange(call, cursor, wait), call).await
     }
 
-    async fn within(
+    async fn with_timeout(
         &self,
-        patience: Duration,
-        exchange: impl Future<Output = Result<Answer, Error>>,
-        call: &Call,
-    ) -> Result<Answer, Error> {
-        let late = |_| Error::Timeout { addr: self.addr(), path: call.described(), after: patience };
-        timeout(patience, exchange).await.map_err(late)?
+        limit: Duration,
+        exchange: impl Future<Output = Result<HttpResponse, Error>>,
+        call: &HttpCall,
+    ) -> Result<HttpResponse, Error> {
+        let late = |_| Error::Timeout { addr: self.addr(), path: call.described(), after: limit };
+        timeout(limit, exchange).await.map_err(late)?
     }
 
-    async fn exchange(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
+    async fn exchange(
+        &self,
+        call: &HttpCall,
+        cursor: &Cursor,
+        wait: Duration,
+    ) -> Result<HttpResponse, Error> {
         let token = self.token.now();
-        let answer = self.once_or_twice(call, cursor, wait, token.as_ref()).await?;
-        // What a token may not see is left out of some answers instead.
-        let refused = answer.status() == StatusCode::FORBIDDEN || Meta::read(answer.headers()).filtered;
+        let response = self.send_with_retry(call, cursor, wait, token.as_ref()).await?;
+        // Some responses are filtered instead of denied.
+        let refused = response.status() == StatusCode::FORBIDDEN || Meta::read(response.headers()).filtered;
         if !refused || !self.token.renewed(token.as_ref()).await {
-            return self.judge(call, answer, token.is_some()).await;
+            return self.classify(call, response, token.is_some()).await;
         }
         let token = self.token.now();
-        let answer = self.once_or_twice(call, cursor, wait, token.as_ref()).await?;
-        self.judge(call, answer, token.is_some()).await
+        let response = self.send_with_retry(call, cursor, wait, token.as_ref()).await?;
+        self.classify(call, response, token.is_some()).await
     }
 
-    /// A GET that died on a pooled connection is sent once more, without its
-    /// cursor: what closed the connection may have been a restart, after
-    /// which the old index would hide the present.
-    async fn once_or_twice(
+    /// Sends a request; a GET that failed on a pooled connection is sent once
+    /// more, without its cursor: a restart may have closed the connection,
+    /// after which the old index would hide the current content.
+    async fn send_with_retry(
         &self,
-        call: &Call,
+        call: &HttpCall,
         cursor: &Cursor,
         wait: Duration,
         token: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, Error> {
-        let lost = match self.pool.request(self.request(call, cursor, wait, token)?).await {
-            Ok(answer) => return Ok(opened(answer)),
-            Err(lost) => lost,
+        let error = match self.pool.request(self.request(call, cursor, wait, token)?).await {
+            Ok(response) => return Ok(mark_used(response)),
+            Err(error) => error,
         };
-        if call.method != Method::GET || !was_pooled(&lost) {
-            return Err(self.unreachable(&lost));
+        if call.method != Method::GET || !was_pooled(&error) {
+            return Err(self.unreachable(&error));
         }
         let again = self.request(call, &Cursor::Start, wait, token)?;
-        self.pool.request(again).await.map(opened).map_err(|lost| self.unreachable(&lost))
+        self.pool.request(again).await.map(mark_used).map_err(|error| self.unreachable(&error))
     }
 
     fn request(
         &self,
-        call: &Call,
+        call: &HttpCall,
         cursor: &Cursor,
         wait: Duration,
         token: Option<&HeaderValue>,
@@ -227,7 +235,7 @@ impl Transport {
             super::path::query(&query)
         );
         let mut request = Request::builder().method(&call.method).uri(uri);
-        if call.last_on_its_connection {
+        if call.closes_connection {
             request = request.header(header::CONNECTION, "close");
         }
         if let Some(token) = token {
@@ -241,41 +249,46 @@ impl Transport {
             .map_err(|e| Error::Invalid(format!("{} is no request that can be sent ({e})", call.path)))
     }
 
-    async fn judge(&self, call: &Call, answer: Response<Incoming>, token: bool) -> Result<Answer, Error> {
-        let (head, body) = answer.into_parts();
+    async fn classify(
+        &self,
+        call: &HttpCall,
+        response: Response<Incoming>,
+        token: bool,
+    ) -> Result<HttpResponse, Error> {
+        let (head, body) = response.into_parts();
         let body = self.collect(call, body).await?;
         let addr = self.addr();
         let path = call.described();
         let status = head.status.as_u16();
         Err(match status {
             200..=299 | 404 => {
-                return Ok(Answer { found: status != 404, meta: Meta::read(&head.headers), body });
+                return Ok(HttpResponse { found: status != 404, meta: Meta::read(&head.headers), body });
             }
             401 | 403 => {
-                let said = said(&body);
-                let unknown = said.contains("ACL not found") || said.contains("token not found");
+                let message = excerpt(&body);
+                let unknown = message.contains("ACL not found") || message.contains("token not found");
                 let token = match (token, unknown) {
                     (false, _) => TokenState::Missing,
                     (true, true) => TokenState::Unknown,
                     (true, false) => TokenState::Lacking,
                 };
-                Error::Denied { addr, path, said, needs: call.needs.clone(), token }
+                Error::Denied { addr, path, message, needs: call.needs.clone(), token }
             }
-            429 => Error::TooMany { addr, said: said(&body) },
-            500 if !is_ours(&body) => unavailable(call, addr, status, &body),
+            429 => Error::TooMany { addr, message: excerpt(&body) },
+            500 if !blames_request(&body) => unavailable(call, addr, status, &body),
             501..=599 => unavailable(call, addr, status, &body),
-            400..=500 => Error::BadRequest { addr, path, status, said: said(&body) },
+            400..=500 => Error::BadRequest { addr, path, status, message: excerpt(&body) },
             300..=399 => {
                 let to = head.headers.get(header::LOCATION).map_or(&b"nowhere"[..], HeaderValue::as_bytes);
-                Error::Decode { addr, path, cause: format!("{status}, a redirect to {}", said(to)) }
+                Error::Decode { addr, path, cause: format!("{status}, a redirect to {}", excerpt(to)) }
             }
             _ => Error::Decode { addr, path, cause: format!("status {status}") },
         })
     }
 
-    /// The whole body. Into one buffer as it comes: gathering its frames first
-    /// would hold it twice, and it may be large.
-    async fn collect(&self, call: &Call, body: Incoming) -> Result<Bytes, Error> {
+    /// Reads the whole body into one buffer: collecting its frames first would
+    /// hold it twice, and it may be large.
+    async fn collect(&self, call: &HttpCall, body: Incoming) -> Result<Bytes, Error> {
         let mut body = Limited::new(body, self.max_body);
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -291,7 +304,7 @@ impl Transport {
                 Err(e) => {
                     return Err(Error::Unreachable {
                         addr: self.addr(),
-                        cause: format!("the connection broke in the middle of an answer ({})", root(&*e)),
+                        cause: format!("the connection broke in the middle of a response ({})", root(&*e)),
                     });
                 }
             }
@@ -299,8 +312,8 @@ impl Transport {
         Ok(whole.into())
     }
 
-    fn unreachable(&self, lost: &legacy::Error) -> Error {
-        let mut cause = root(lost);
+    fn unreachable(&self, error: &legacy::Error) -> Error {
+        let mut cause = root(error);
         let lower = cause.to_ascii_lowercase();
         if lower.contains("certificate") || lower.contains("unknownca") {
             cause.push_str(
@@ -323,35 +336,35 @@ impl std::fmt::Debug for Transport {
     }
 }
 
-/// Remembers that the connection works.
-fn opened(answer: Response<Incoming>) -> Response<Incoming> {
-    if let Some(used) = answer.extensions().get::<Used>() {
+/// Marks the connection as used.
+fn mark_used(response: Response<Incoming>) -> Response<Incoming> {
+    if let Some(used) = response.extensions().get::<Used>() {
         used.mark();
     }
-    answer
+    response
 }
 
-fn was_pooled(lost: &legacy::Error) -> bool {
+fn was_pooled(error: &legacy::Error) -> bool {
     let mut extras = http::Extensions::new();
-    if let Some(connected) = lost.connect_info() {
+    if let Some(connected) = error.connect_info() {
         connected.get_extras(&mut extras);
     }
     extras.get::<Used>().is_some_and(Used::is_marked)
 }
 
-/// The innermost cause: the layers above it say only that there is one.
+/// The innermost cause: the layers above it add nothing.
 fn root(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
     }
-    said(deepest.to_string().as_bytes())
+    excerpt(deepest.to_string().as_bytes())
 }
 
-/// Whether a 500 blames the request. A server's words come through a client
-/// agent inside `rpc error making call: …`, so this is asked first.
-fn is_ours(body: &[u8]) -> bool {
-    const OURS: [&str; 9] = [
+/// Returns whether a 500 is an error of the request, even inside a client
+/// agent's `rpc error making call: …`.
+fn blames_request(body: &[u8]) -> bool {
+    const REQUEST_ERRORS: [&str; 9] = [
         "Failed to create boolean expression evaluator",
         "strconv.Parse",
         "Invalid Session",
@@ -363,15 +376,15 @@ fn is_ours(body: &[u8]) -> bool {
         "required query parameter",
     ];
     let text = String::from_utf8_lossy(body);
-    OURS.iter().any(|ours| text.contains(ours))
+    REQUEST_ERRORS.iter().any(|ours| text.contains(ours))
 }
 
-/// The error of a 5xx that does not blame the request.
-fn unavailable(call: &Call, addr: Arc<str>, status: u16, body: &[u8]) -> Error {
-    let said = said(body);
+/// The error of a 5xx that is not an error of the request.
+fn unavailable(call: &HttpCall, addr: Arc<str>, status: u16, body: &[u8]) -> Error {
+    let message = excerpt(body);
     match call.parameter("dc").map(str::to_owned) {
-        None => Error::Unavailable { addr, status, said },
-        Some(datacenter) => Error::DatacenterUnavailable { addr, datacenter, status, said },
+        None => Error::Unavailable { addr, status, message },
+        Some(datacenter) => Error::DatacenterUnavailable { addr, datacenter, status, message },
     }
 }
 

@@ -9,32 +9,32 @@ use tokio::sync::watch as channel;
 
 use super::{
     Client, Error, View,
-    error::said,
-    http::{Answer, Call},
+    error::excerpt,
+    http::{HttpCall, HttpResponse},
     path,
-    watch::{self, Change, Resource, cursor::By, pace::Pace},
-    wire::Bounded,
+    watch::{self, Change, Resource, cursor::BlockingBy, pace::Pace},
+    wire::BoundedList,
 };
 
-/// A key and what is stored under it.
+/// A key with its value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
 pub struct KvPair {
     /// The key.
     pub key: String,
-    /// The bytes stored.
+    /// The value.
     #[serde(deserialize_with = "base64")]
     pub value: Vec<u8>,
-    /// A number of the writer's choice.
+    /// Flags of the writer's choice.
     pub flags: u64,
     /// The session that holds a lock on it.
     pub session: Option<String>,
-    /// How often it was locked.
+    /// The number of times that it was locked.
     pub lock_index: u64,
-    /// When it was created.
+    /// The index at which it was created.
     pub create_index: u64,
-    /// When it last changed; for compare-and-set.
+    /// The index at which it last changed; for compare-and-set.
     pub modify_index: u64,
 }
 
@@ -45,45 +45,47 @@ fn base64<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
 }
 
 impl Client {
-    /// What is stored under `key`; `None` when nothing is.
+    /// The pair of `key`; `None` when it does not exist.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a key that no path can carry, or any other.
+    /// [`Error::Invalid`] for a key that does not fit into a path, or any
+    /// other.
     pub async fn kv_get(&self, key: &str) -> Result<Option<KvPair>, Error> {
         let key = Key(self.clone(), key.to_owned());
-        let answer = self.send(key.call()?).await?;
-        key.read(&answer)
+        let response = self.send(key.call()?).await?;
+        key.read(&response)
     }
 
     /// Every pair whose key begins with `prefix`, in order of their keys.
     ///
     /// # Errors
-    /// As [`kv_get`](Self::kv_get).
+    /// Those of [`kv_get`](Self::kv_get).
     pub async fn kv_list(&self, prefix: &str) -> Result<Vec<KvPair>, Error> {
-        let call = Call::get(path::of_key(prefix)?, format!("key:list on `{prefix}`")).with("recurse", "");
-        let answer = self.send(call.clone()).await?;
-        if absent(self, &call, &answer)? {
+        let call =
+            HttpCall::get(path::of_key(prefix)?, format!("key:list on `{prefix}`")).with("recurse", "");
+        let response = self.send(call.clone()).await?;
+        if absent(self, &call, &response)? {
             return Ok(Vec::new());
         }
-        let Bounded(pairs) = self.decode(&call, &answer)?;
+        let BoundedList(pairs) = self.decode(&call, &response)?;
         Ok(pairs)
     }
 
-    /// Stores `value` (at most 512 KiB) under `key`. With `cas` only when the
-    /// key was last changed at that index, 0 meaning that it does not exist;
-    /// false when that does not hold.
+    /// Stores `value` (at most 512 KiB) under `key`. With `cas` only if the key
+    /// last changed at that index, where 0 means that it does not exist;
+    /// returns `false` otherwise.
     ///
     /// # Errors
-    /// As [`kv_get`](Self::kv_get).
+    /// Those of [`kv_get`](Self::kv_get).
     pub async fn kv_put(&self, key: &str, value: &[u8], cas: Option<u64>) -> Result<bool, Error> {
         self.kv_write(Method::PUT, key, value, cas).await
     }
 
-    /// Deletes `key`, with `cas` as for [`kv_put`](Self::kv_put). True also
-    /// when there was nothing.
+    /// Deletes `key`, with `cas` as for [`kv_put`](Self::kv_put). Returns
+    /// `true` also if it did not exist.
     ///
     /// # Errors
-    /// As [`kv_get`](Self::kv_get).
+    /// Those of [`kv_get`](Self::kv_get).
     pub async fn kv_delete(&self, key: &str, cas: Option<u64>) -> Result<bool, Error> {
         self.kv_write(Method::DELETE, key, &[], cas).await
     }
@@ -95,15 +97,15 @@ impl Client {
         value: &[u8],
         cas: Option<u64>,
     ) -> Result<bool, Error> {
-        let mut call = Call::new(method, path::of_key(key)?, format!("key:write on `{key}`"));
+        let mut call = HttpCall::new(method, path::of_key(key)?, format!("key:write on `{key}`"));
         if let Some(index) = cas {
             call = call.with("cas", index.to_string());
         }
         self.fetch(call.body(value.to_vec())).await
     }
 
-    /// Follows `key`: the pair, or that there is none, and every change. The
-    /// watch ends when the last receiver is dropped. Called within a tokio
+    /// Watches `key`: the pair, or `None`, and every change. The watch ends
+    /// when the last receiver is dropped. Must be called within a tokio
     /// runtime.
     #[must_use]
     pub fn kv_watch(&self, key: &str) -> channel::Receiver<View<Option<KvPair>>> {
@@ -111,7 +113,7 @@ impl Client {
     }
 }
 
-/// A key that is followed.
+/// A watched key.
 struct Key(Client, String);
 
 impl fmt::Display for Key {
@@ -122,39 +124,39 @@ impl fmt::Display for Key {
 
 impl Resource for Key {
     type Value = Option<KvPair>;
-    const BY: By = By::Index;
+    const BLOCKING: BlockingBy = BlockingBy::Index;
 
-    fn call(&self) -> Result<Call, Error> {
-        Ok(Call::get(path::of_key(&self.1)?, format!("key:read on `{}`", self.1)))
+    fn call(&self) -> Result<HttpCall, Error> {
+        Ok(HttpCall::get(path::of_key(&self.1)?, format!("key:read on `{}`", self.1)))
     }
 
-    fn read(&self, answer: &Answer) -> Result<Option<KvPair>, Error> {
+    fn read(&self, response: &HttpResponse) -> Result<Option<KvPair>, Error> {
         let call = self.call()?;
-        if absent(&self.0, &call, answer)? {
+        if absent(&self.0, &call, response)? {
             return Ok(None);
         }
-        let Bounded(pairs) = self.0.decode::<Bounded<KvPair>>(&call, answer)?;
+        let BoundedList(pairs) = self.0.decode::<BoundedList<KvPair>>(&call, response)?;
         Ok(pairs.into_iter().next())
     }
 
-    fn compare(&self, held: Option<&Option<KvPair>>, new: &Option<KvPair>) -> Change {
-        match (held, new) {
-            (Some(held), new) if held == new => Change::Same,
+    fn compare(&self, current: Option<&Option<KvPair>>, new: &Option<KvPair>) -> Change {
+        match (current, new) {
+            (Some(current), new) if current == new => Change::Same,
             (_, None) => Change::Loses,
             (_, Some(_)) => Change::Differs,
         }
     }
 }
 
-/// Whether a 404 says that the key is absent: it has an index then, and no
-/// body. Any other 404 is somebody else's.
-fn absent(client: &Client, call: &Call, answer: &Answer) -> Result<bool, Error> {
-    if answer.found {
+/// Checks that a 404 means that the key is absent: it has an index then, and no
+/// body. Any other 404 is not Consul's.
+fn absent(client: &Client, call: &HttpCall, response: &HttpResponse) -> Result<bool, Error> {
+    if response.found {
         return Ok(false);
     }
-    if answer.meta.index.is_some() {
+    if response.meta.index.is_some() {
         return Ok(true);
     }
-    let cause = format!("404 without an index ({})", said(&answer.body));
-    Err(Error::Decode { addr: client.shown(), path: call.path.clone(), cause })
+    let cause = format!("404 without an index ({})", excerpt(&response.body));
+    Err(Error::Decode { addr: client.shown_addr(), path: call.path.clone(), cause })
 }

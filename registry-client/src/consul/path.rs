@@ -1,27 +1,27 @@
-//! Paths and queries that reach the agent as they were meant.
+//! Paths and queries of requests, safely encoded.
 
 use std::fmt::Write as _;
 
 use super::Error;
 
-/// `/v1/…` of fixed words and, last, a name from outside.
+/// The path `/v1/…` of fixed words and a name from outside.
 ///
-/// An agent answers a path with an empty, `.` or `..` segment by a redirect
-/// to the cleaned path, percent-encoded or not, which would name another
-/// thing: such a name is refused here.
+/// An agent redirects a path with an empty, `.` or `..` segment to the cleaned
+/// path, percent-encoded or not, which would name another resource: such a name
+/// is rejected here.
 pub(super) fn of(fixed: &str, name: &str) -> Result<String, Error> {
-    sound(name)?;
+    validate(name)?;
     Ok(format!("/v1/{fixed}/{}", encode(name)))
 }
 
-/// Like [`of`], for a key: its slashes stay, a final one is allowed.
+/// Like [`of`], for a key: slashes are kept, a final one is allowed.
 pub(super) fn of_key(key: &str) -> Result<String, Error> {
-    sound(key.strip_suffix('/').unwrap_or(key))?;
+    validate(key.strip_suffix('/').unwrap_or(key))?;
     let segments: Vec<String> = key.split('/').map(encode).collect();
     Ok(format!("/v1/kv/{}", segments.join("/")))
 }
 
-fn sound(name: &str) -> Result<(), Error> {
+fn validate(name: &str) -> Result<(), Error> {
     if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(Error::Invalid(format!(
             "`{name}` cannot be named to Consul: it is empty, or has an empty, `.` or `..` part between slashes"
@@ -30,7 +30,7 @@ fn sound(name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// `?a=b&c=d`, or nothing.
+/// The query `?a=b&c=d`, or an empty text.
 pub(super) fn query(pairs: &[(&str, String)]) -> String {
     let mut text = String::new();
     for (i, (name, value)) in pairs.iter().enumerate() {

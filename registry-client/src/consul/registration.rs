@@ -1,4 +1,4 @@
-//! An instance that stays registered for as long as it lives.
+//! The registration of an instance, which is maintained for its lifetime.
 //!
 //! ```text
 //!              registered                 differs, absent, forgotten
@@ -8,15 +8,15 @@
 //!      └────────┴──────────────┴──────────────────────────────────┘
 //! ```
 //!
-//! Besides its agent's word it compares what the servers show, which differs
-//! for as long as the agent's token for the instance has expired.
+//! It also compares the agent with the catalog, which is stale while the
+//! agent's token for the instance has expired.
 
-mod beat;
-mod catalogue;
+mod agents;
+mod catalog;
 mod compare;
 mod entry;
+mod heartbeat;
 mod reconcile;
-mod spread;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,53 +27,53 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{beat::Beat, reconcile::Reconciler, spread::Spread};
+use self::{agents::Agents, heartbeat::Heartbeat, reconcile::Reconciler};
 use super::{CheckStatus, Client, Error, ServiceSpec};
 
-/// A leaving instance waits no longer than this for its agent.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// The timeout of deregistering, and of entering maintenance.
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Keeps one instance registered: it registers, notices at once when the
-/// entry is gone or changed (a foreign deregistration, an agent restarted or
-/// reloaded) and registers again, for ever. An operator's maintenance is left
-/// alone. Dropping it stops that and leaves the instance registered.
+/// The registration of one instance: it registers, detects at once when the
+/// entry is gone or changed (deregistered by others, or by a restart or reload
+/// of the agent) and registers again, without limit. An operator's maintenance
+/// is kept. Dropping it stops this and leaves the instance registered.
 #[derive(Debug)]
 pub struct Registration {
     client: Client,
     spec: Arc<ServiceSpec>,
-    spread: Spread,
+    agents: Agents,
     state: watch::Receiver<RegistrationState>,
-    wishes: watch::Sender<Wishes>,
+    desired: watch::Sender<DesiredState>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-/// Whether the registry knows the instance, as far as we know.
+/// The state of a registration, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistrationState {
-    /// Not, or not for certain; it is being tried.
+    /// The instance is not known to be registered; attempts continue.
     Pending {
-        /// Why, in words that say how to mend it.
+        /// The reason, with the fix.
         why: Arc<str>,
     },
-    /// Its entry and its check stand as they should.
+    /// The entry and the check are as specified.
     Registered,
 }
 
-/// What the instance wants besides its entry.
+/// The desired state of an instance besides its entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Wishes {
-    /// Why it wants to be out of service.
+struct DesiredState {
+    /// The reason for maintenance; `None` for none.
     maintenance: Option<Arc<str>>,
-    /// What its TTL check is told.
+    /// The status of the TTL check.
     status: CheckStatus,
     output: Arc<str>,
 }
 
 impl Registration {
-    /// Begins to keep `spec` registered at the agent of `client`. Called
-    /// within a tokio runtime; returns at once.
+    /// Starts to keep `spec` registered at the agent of `client`. Must be
+    /// called within a tokio runtime; returns at once.
     ///
     /// # Errors
     /// [`Error::Invalid`] when `spec` breaks one of Consul's rules.
@@ -82,117 +82,124 @@ impl Registration {
         let spec = Arc::new(spec);
         let why = Arc::from("it has not been registered yet");
         let (sender, state) = watch::channel(RegistrationState::Pending { why });
-        let wishes = watch::Sender::new(Wishes {
+        let desired = watch::Sender::new(DesiredState {
             maintenance: None,
             status: CheckStatus::Passing,
-            output: Arc::from("the process tells that it is well"),
+            output: Arc::from("the process reports that it is healthy"),
         });
         let stop = CancellationToken::new();
-        let forgotten = Arc::new(Notify::new());
-        let spread = Spread::new(&client, &spec);
-        let beat = Beat {
+        let check_missing = Arc::new(Notify::new());
+        let agents = Agents::new(&client, &spec);
+        let heartbeat = Heartbeat {
             client: client.clone(),
             spec: Arc::clone(&spec),
-            spread: spread.clone(),
+            agents: agents.clone(),
             state: state.clone(),
-            wishes: wishes.subscribe(),
-            forgotten: Arc::clone(&forgotten),
+            desired: desired.subscribe(),
+            check_missing: Arc::clone(&check_missing),
         };
-        let (wished, about) = (wishes.subscribe(), spread.clone());
-        let reconciler = Reconciler::new(client.clone(), Arc::clone(&spec), sender, wished, forgotten, about);
-        let task = tokio::spawn(run(reconciler, beat, stop.clone()));
-        Ok(Self { client, spec, spread, state, wishes, stop, task })
+        let (desired_state, about) = (desired.subscribe(), agents.clone());
+        let reconciler =
+            Reconciler::new(client.clone(), Arc::clone(&spec), sender, desired_state, check_missing, about);
+        let task = tokio::spawn(run(reconciler, heartbeat, stop.clone()));
+        Ok(Self { client, spec, agents, state, desired, stop, task })
     }
 
-    /// What is registered.
+    /// The registered spec.
     #[must_use]
     pub fn spec(&self) -> &ServiceSpec {
         &self.spec
     }
 
-    /// Whether the registry knows the instance, and every change of that.
+    /// A receiver of the registration's state.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<RegistrationState> {
         self.state.clone()
     }
 
-    /// What a TTL check is told from now on, and at once; passing until then.
-    /// Without a meaning for a gRPC check, which asks the instance itself.
+    /// Sets the status of a TTL check and sends it at once; passing until then.
+    /// Has no effect on a gRPC check, which calls the instance itself.
     pub fn report(&self, status: CheckStatus, output: &str) {
-        self.wishes.send_if_modified(|wishes| {
-            let changed = wishes.status != status || *wishes.output != *output;
-            wishes.status = status;
-            wishes.output = output.into();
+        self.desired.send_if_modified(|desired| {
+            let changed = desired.status != status || *desired.output != *output;
+            desired.status = status;
+            desired.output = output.into();
             changed
         });
     }
 
-    /// Takes the instance out of service for `reason`; it stays registered,
-    /// and out of service also after the agent forgot it. Waits at most 2 s.
+    /// Puts the instance into maintenance mode with `reason`; it stays
+    /// registered, and in maintenance also after a restart of the agent. Waits
+    /// at most 2 s.
     ///
     /// # Errors
-    /// Any [`Error`]; the wish stands nevertheless.
+    /// Any [`Error`]; the maintenance stays desired nevertheless.
     pub async fn maintenance(&self, reason: &str) -> Result<(), Error> {
         let notes: Arc<str> = compare::own_maintenance(reason).into();
-        self.wishes.send_modify(|wishes| wishes.maintenance = Some(Arc::clone(&notes)));
+        self.desired.send_modify(|desired| desired.maintenance = Some(Arc::clone(&notes)));
         let id = &self.spec.id;
-        let order = async {
+        let action = async {
             match self.client.maintenance(id, Some(&notes)).await {
-                Ok(()) if !self.spread.is_seen() => Ok(()),
+                Ok(()) if !self.agents.has_several() => Ok(()),
                 Err(e) if !e.is_not_found() => Err(e),
-                // Another agent may have it.
+                // The entry may be at another agent.
                 Ok(()) | Err(_) => {
                     let notes = &notes;
-                    let order = |client: Client| async move { client.maintenance(id, Some(notes)).await };
-                    self.spread.everywhere(order).await
+                    let action = |client: Client| async move { client.maintenance(id, Some(notes)).await };
+                    self.agents.on_every_agent(action).await
                 }
             }
         };
-        bounded(&self.client, "maintenance", order).await
+        bounded(&self.client, "maintenance", action).await
     }
 
-    /// Ends the registration and takes the instance out of the registry.
-    /// Waits at most 2 s; what could not be done by then the agent does after
+    /// Ends the registration and deregisters the instance. Waits at most 2 s;
+    /// if it fails, the agent removes the instance after
     /// [`deregister_after`](ServiceSpec::deregister_after).
     ///
     /// # Errors
-    /// Any [`Error`]; that it was already gone is none.
+    /// Any [`Error`], except when the instance was already gone.
     pub async fn deregister(mut self) -> Result<(), Error> {
         self.stop.cancel();
         let client = self.client.clone();
-        let farewell = async {
-            // A registration under way must not be overtaken by its undoing;
-            // a quarter of the time is enough for an agent that answers at all.
-            let _ = timeout(FAREWELL / 4, &mut self.task).await;
+        let deregistration = async {
+            // A registration in progress must end before the deregistration; a
+            // quarter of the time is enough for an agent that responds.
+            let _ = timeout(DEREGISTER_TIMEOUT / 4, &mut self.task).await;
             self.task.abort();
             match self.client.deregister(&self.spec.id).await {
-                Ok(()) if !self.spread.is_seen() => Ok(()),
+                Ok(()) if !self.agents.has_several() => Ok(()),
                 Err(e) if !e.is_not_found() => Err(e),
-                // Another agent may have it.
-                Ok(()) | Err(_) => self.spread.deregister().await,
+                // The entry may be at another agent.
+                Ok(()) | Err(_) => self.agents.deregister().await,
             }
         };
-        bounded(&client, "deregister", farewell).await
+        bounded(&client, "deregister", deregistration).await
     }
 }
 
-/// At most [`FAREWELL`]; that the agent does not know us is as good as done.
+/// Bounds `action` by [`DEREGISTER_TIMEOUT`]; an instance that the agent does
+/// not know counts as done.
 async fn bounded(
     client: &Client,
     what: &str,
-    order: impl Future<Output = Result<(), Error>>,
+    action: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
-    match timeout(FAREWELL, order).await {
+    match timeout(DEREGISTER_TIMEOUT, action).await {
         Ok(Err(e)) if e.is_not_found() => Ok(()),
         Ok(done) => done,
-        Err(_) => Err(Error::Timeout { addr: client.shown(), path: what.to_owned(), after: FAREWELL }),
+        Err(_) => Err(Error::Timeout {
+            addr: client.shown_addr(),
+            path: what.to_owned(),
+            after: DEREGISTER_TIMEOUT,
+        }),
     }
 }
 
-async fn run(mut reconciler: Reconciler, beat: Beat, stop: CancellationToken) {
+async fn run(mut reconciler: Reconciler, heartbeat: Heartbeat, stop: CancellationToken) {
     tokio::select! {
         () = reconciler.run(&stop) => {}
-        () = beat.run() => {}
+        () = heartbeat.run() => {}
     }
 }
 

@@ -1,4 +1,4 @@
-//! The instances of a service as Consul knows them, and every change.
+//! The resolver for Consul.
 
 mod discovery;
 mod instances;
@@ -12,13 +12,13 @@ use std::{
 use tokio::sync::watch;
 
 pub use self::discovery::Discovery;
-use self::instances::{Found, Omitted};
+use self::instances::{ServiceInstances, SkippedEntry};
 use super::{
     Client, Error, TokenState,
-    error::said,
-    http::{Answer, Call},
-    watch::{Change, News, Resource, cursor::By, follow, pace::Pace},
-    wire::Bounded,
+    error::excerpt,
+    http::{HttpCall, HttpResponse},
+    watch::{Change, Resource, WatchEvent, cursor::BlockingBy, follow, pace::Pace},
+    wire::BoundedList,
 };
 use crate::{
     instance::{InstanceId, ServiceName},
@@ -27,12 +27,11 @@ use crate::{
 
 /// Resolves services by Consul's health endpoint. Cheap to clone.
 ///
-/// Every instance is told, whatever its checks say: the channel decides what
-/// to do with a critical one. Reads may be answered by any server, so that
-/// discovery goes on while there is no leader. An empty answer is told as an
-/// empty set; whether to believe it is the channel's business. One watch per
-/// service, datacenter and filter serves all resolvers of one [`Client`] and
-/// its clones; it ends when nobody looks.
+/// It lists every instance, whatever its checks: the channel decides about
+/// critical ones. Any server may respond, so that discovery works without a
+/// leader. An empty response is an empty set; the channel decides whether to
+/// use it. One watch per service, datacenter and filter serves all resolvers of
+/// one [`Client`] and its clones; it ends with its last receiver.
 #[derive(Clone, Debug)]
 pub struct ConsulResolver {
     client: Client,
@@ -41,28 +40,28 @@ pub struct ConsulResolver {
 }
 
 impl ConsulResolver {
-    /// A resolver that asks by `client`.
+    /// A resolver that uses `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
         Self { client, discovery: Discovery::default(), pace: Pace::default() }
     }
 
-    /// The instances that `discovery` describes, and no others.
+    /// Restricts the resolver to the instances of `discovery`.
     #[must_use]
     pub fn with_discovery(mut self, discovery: Discovery) -> Self {
         self.discovery = discovery;
         self
     }
 
-    /// Only the instances that match a filter expression of Consul's, such as
-    /// `Service.Meta.version == "v2"`.
+    /// Restricts the resolver to instances that match a filter expression of
+    /// Consul's, such as `Service.Meta.version == "v2"`.
     #[must_use]
     pub fn with_filter(mut self, expression: impl Into<String>) -> Self {
         self.discovery.filter = Some(expression.into());
         self
     }
 
-    /// The instances of another datacenter, at their WAN addresses.
+    /// Resolves in another datacenter, to WAN addresses.
     #[must_use]
     pub fn with_datacenter(mut self, datacenter: impl Into<String>) -> Self {
         self.discovery.datacenter = Some(datacenter.into());
@@ -70,7 +69,7 @@ impl ConsulResolver {
     }
 
     fn key(&self, service: &ServiceName) -> Key {
-        // Consul looks service names up without regard to case.
+        // Service names are case-insensitive in Consul.
         (service.as_str().to_ascii_lowercase(), self.discovery.clone())
     }
 }
@@ -78,45 +77,45 @@ impl ConsulResolver {
 impl Resolver for ConsulResolver {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
         let key = self.key(service);
-        let shared = &self.client.inner.shared;
-        let (sender, receiver, counters) = match shared.join(&key) {
-            Joined::Running(receiver) => return receiver,
-            Joined::New(sender, receiver, counters) => (sender, receiver, counters),
+        let watches = &self.client.inner.watches;
+        let (sender, receiver, counters) = match watches.subscribe(&key) {
+            JoinResult::Running(receiver) => return receiver,
+            JoinResult::New(sender, receiver, counters) => (sender, receiver, counters),
         };
-        let health = Health {
+        let health = HealthResource {
             client: self.client.clone(),
             service: service.clone(),
             discovery: self.discovery.clone(),
             counters,
-            warned: Mutex::default(),
+            logged: Mutex::default(),
         };
         tokio::spawn(watch_health(health, self.pace, key, sender));
         receiver
     }
 
     fn scope(&self) -> String {
-        let mut asked = self.client.inner.scope.as_query();
-        asked.extend(self.discovery.datacenter.clone().map(|dc| ("dc", dc)));
-        asked.extend(self.discovery.filter.clone().map(|filter| ("filter", filter)));
-        super::path::query(&asked)
+        let mut query = self.client.inner.scope.as_query();
+        query.extend(self.discovery.datacenter.clone().map(|dc| ("dc", dc)));
+        query.extend(self.discovery.filter.clone().map(|filter| ("filter", filter)));
+        super::path::query(&query)
     }
 
     fn counters(&self, service: &ServiceName) -> Option<Arc<RegistryCounters>> {
-        self.client.inner.shared.counters(&self.key(service))
+        self.client.inner.watches.counters(&self.key(service))
     }
 }
 
-/// Follows one service until nobody looks.
-async fn watch_health(health: Health, pace: Pace, key: Key, sender: Arc<watch::Sender<Resolution>>) {
+/// Watches one service until its last receiver is dropped.
+async fn watch_health(health: HealthResource, pace: Pace, key: Key, sender: Arc<watch::Sender<Resolution>>) {
     let client = health.client.clone();
-    let followed = follow(&client, &health, pace, |news| {
-        sender.send_if_modified(|resolution| publish(resolution, news));
+    let followed = follow(&client, &health, pace, |event| {
+        sender.send_if_modified(|resolution| publish(resolution, event));
     });
     tokio::pin!(followed);
     loop {
         tokio::select! {
             () = sender.closed() => {
-                if client.inner.shared.leave(&key, &sender) {
+                if client.inner.watches.leave(&key, &sender) {
                     return;
                 }
             }
@@ -125,62 +124,62 @@ async fn watch_health(health: Health, pace: Pace, key: Key, sender: Arc<watch::S
     }
 }
 
-fn publish(resolution: &mut Resolution, news: News<'_, &Told>) -> bool {
-    match news {
-        News::Changed(told) => {
-            let instances = told.found.instances.clone();
-            *resolution = Resolution { error: told.hint.clone(), ..Resolution::found(instances) };
+fn publish(resolution: &mut Resolution, event: WatchEvent<'_, &HealthSnapshot>) -> bool {
+    match event {
+        WatchEvent::Changed(snapshot) => {
+            let instances = snapshot.found.instances.clone();
+            *resolution = Resolution { error: snapshot.hint.clone(), ..Resolution::found(instances) };
         }
-        News::Recovered(told) => {
-            resolution.error.clone_from(&told.hint);
+        WatchEvent::Recovered(snapshot) => {
+            resolution.error.clone_from(&snapshot.hint);
             resolution.stale_since = None;
         }
-        News::Failed(words) => return resolution.fail(words),
+        WatchEvent::Failed(words) => return resolution.fail(words),
     }
     true
 }
 
-/// What an answer told.
-struct Told {
-    found: Found,
-    /// Why it may not be all, in words.
+/// The content of a response.
+struct HealthSnapshot {
+    found: ServiceInstances,
+    /// The reason for which it may be incomplete.
     hint: Option<Arc<str>>,
 }
 
 type Key = (String, Discovery);
 
-/// The watches that run, by what they look at.
+/// The running watches, by key.
 #[derive(Debug, Default)]
-pub(super) struct Shared(Mutex<HashMap<Key, RunningWatch>>);
+pub(super) struct RunningWatches(Mutex<HashMap<Key, RunningWatch>>);
 
-/// A running watch, for those who join it.
+/// A running watch.
 #[derive(Debug)]
 struct RunningWatch {
     sender: Weak<watch::Sender<Resolution>>,
     counters: Arc<RegistryCounters>,
 }
 
-enum Joined {
+enum JoinResult {
     Running(watch::Receiver<Resolution>),
     New(Arc<watch::Sender<Resolution>>, watch::Receiver<Resolution>, Arc<RegistryCounters>),
 }
 
-impl Shared {
+impl RunningWatches {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, RunningWatch>> {
-        // A map of weak pointers is sound whatever its last user panicked at.
+        // A map of weak pointers is valid after any panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join(&self, key: &Key) -> Joined {
+    fn subscribe(&self, key: &Key) -> JoinResult {
         let mut running = self.lock();
         if let Some(sender) = running.get(key).and_then(|watch| watch.sender.upgrade()) {
-            return Joined::Running(sender.subscribe());
+            return JoinResult::Running(sender.subscribe());
         }
         let (sender, receiver) = watch::channel(Resolution::default());
         let (sender, counters) = (Arc::new(sender), Arc::<RegistryCounters>::default());
         let watch = RunningWatch { sender: Arc::downgrade(&sender), counters: counters.clone() };
         running.insert(key.clone(), watch);
-        Joined::New(sender, receiver, counters)
+        JoinResult::New(sender, receiver, counters)
     }
 
     /// The counters of the running watch.
@@ -188,7 +187,7 @@ impl Shared {
         self.lock().get(key).map(|watch| watch.counters.clone())
     }
 
-    /// False when somebody joined since the last one left.
+    /// Ends a watch without receivers; `false` if a new one has subscribed.
     fn leave(&self, key: &Key, sender: &watch::Sender<Resolution>) -> bool {
         let mut running = self.lock();
         let idle = sender.receiver_count() == 0;
@@ -199,86 +198,86 @@ impl Shared {
     }
 }
 
-/// The health of a service, followed.
-struct Health {
+/// The health endpoint of a service.
+struct HealthResource {
     client: Client,
     service: ServiceName,
     discovery: Discovery,
     counters: Arc<RegistryCounters>,
-    /// What was left out and said so, as far as it is still there.
-    warned: Mutex<HashSet<Omitted>>,
+    /// The skipped entries that were logged and still exist.
+    logged: Mutex<HashSet<SkippedEntry>>,
 }
 
-impl fmt::Display for Health {
+impl fmt::Display for HealthResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "service `{}`{}", self.service, self.discovery)
     }
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
-impl Health {
-    /// Asks nobody.
-    fn of_nobody() -> Self {
+impl HealthResource {
+    /// A resource that is never queried.
+    fn offline() -> Self {
         Self {
             client: Client::builder("127.0.0.1:1").build().expect("an address"),
             service: "web".parse().expect("a name"),
             discovery: Discovery::default(),
             counters: Arc::default(),
-            warned: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 }
 
-/// An agent's answer of a service's instances: whatever was read can be
-/// dialled, and its words are bounded.
+/// Fuzzes the parser of instances: whatever it accepts can be dialled, and its
+/// texts are bounded.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_health(data: &[u8]) {
-    match Health::of_nobody().read(&Answer::with_body(data.to_vec())) {
-        Ok(told) => {
-            for instance in told.found.instances.iter() {
+    match HealthResource::offline().read(&HttpResponse::with_body(data.to_vec())) {
+        Ok(snapshot) => {
+            for instance in snapshot.found.instances.iter() {
                 assert!(instance.address.port() > 0 && instance.weight > 0, "{instance:?}");
                 assert!(instance.reason.len() <= 1 << 10, "{instance:?}");
             }
         }
-        Err(error) => assert!(error.to_string().len() <= crate::fuzzing::MOST_SAID, "{error}"),
+        Err(error) => assert!(error.to_string().len() <= crate::fuzzing::MAX_MESSAGE_LEN, "{error}"),
     }
 }
 
-impl Resource for Health {
-    type Value = Told;
-    const BY: By = By::Index;
+impl Resource for HealthResource {
+    type Value = HealthSnapshot;
+    const BLOCKING: BlockingBy = BlockingBy::Index;
 
-    fn call(&self) -> Result<Call, Error> {
+    fn call(&self) -> Result<HttpCall, Error> {
         self.discovery.query().call(self.service.as_str())
     }
 
-    fn read(&self, answer: &Answer) -> Result<Told, Error> {
+    fn read(&self, response: &HttpResponse) -> Result<HealthSnapshot, Error> {
         let call = self.call()?;
-        if !answer.found {
-            // Consul answers an unknown service with an empty list.
-            let cause = format!("404 ({})", said(&answer.body));
-            return Err(Error::Decode { addr: self.client.shown(), path: call.path, cause });
+        if !response.found {
+            // Consul returns an empty list for an unknown service.
+            let cause = format!("404 ({})", excerpt(&response.body));
+            return Err(Error::Decode { addr: self.client.shown_addr(), path: call.path, cause });
         }
-        let Bounded(entries) = self.client.decode(&call, answer)?;
-        let hint = if entries.is_empty() { self.doubt_nothing(&call, answer)? } else { None };
-        let (found, omitted) = instances::of(entries, self.discovery.datacenter.is_some());
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        for new in omitted.difference(&warned) {
-            tracing::warn!(service = %self.service, "left out of service `{}`: {new}", self.service);
+        let BoundedList(entries) = self.client.decode(&call, response)?;
+        let hint = if entries.is_empty() { self.check_empty(&call, response)? } else { None };
+        let (found, skipped) = instances::usable_instances(entries, self.discovery.datacenter.is_some());
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for new in skipped.difference(&logged) {
+            tracing::warn!(service = %self.service, "skipping an instance of service `{}`: {new}", self.service);
         }
-        *warned = omitted;
-        Ok(Told { found, hint })
+        *logged = skipped;
+        Ok(HealthSnapshot { found, hint })
     }
 
-    fn compare(&self, held: Option<&Told>, new: &Told) -> Change {
-        let (held, hints, new) = match held {
+    fn compare(&self, current: Option<&HealthSnapshot>, new: &HealthSnapshot) -> Change {
+        let (current, hints, new) = match current {
             None => return if new.found.instances.is_empty() { Change::Loses } else { Change::Differs },
-            Some(held) => (&held.found, held.hint == new.hint, &new.found),
+            Some(current) => (&current.found, current.hint == new.hint, &new.found),
         };
         let ids: HashSet<&InstanceId> = new.instances.iter().map(|instance| &instance.id).collect();
-        if held.instances.iter().any(|instance| !ids.contains(&instance.id)) {
+        if current.instances.iter().any(|instance| !ids.contains(&instance.id)) {
             Change::Loses
-        } else if hints && held.is_like(new) {
+        } else if hints && current.equals_ignoring_output(new) {
             Change::Same
         } else {
             Change::Differs
@@ -290,16 +289,16 @@ impl Resource for Health {
     }
 }
 
-impl Health {
-    /// A missing right shows as an empty answer. That of a token is told, and
-    /// the answer is none; that of nobody's token can only be guessed.
-    fn doubt_nothing(&self, call: &Call, answer: &Answer) -> Result<Option<Arc<str>>, Error> {
-        let (addr, has_token) = (self.client.shown(), self.client.inner.transport.has_token());
-        if answer.meta.filtered && has_token {
+impl HealthResource {
+    /// A missing permission results in an empty response. For a token it is
+    /// reported, and an error; for the anonymous token it is only a hint.
+    fn check_empty(&self, call: &HttpCall, response: &HttpResponse) -> Result<Option<Arc<str>>, Error> {
+        let (addr, has_token) = (self.client.shown_addr(), self.client.inner.transport.has_token());
+        if response.meta.filtered && has_token {
             return Err(Error::Denied {
                 addr,
                 path: call.path.clone(),
-                said: "what was found may not be seen".to_owned(),
+                message: "the token may not read the results".to_owned(),
                 needs: call.needs.clone(),
                 token: TokenState::Lacking,
             });
@@ -307,11 +306,11 @@ impl Health {
         let (service, needs) = (&self.service, &call.needs);
         let hint = || {
             format!(
-                "Consul at {addr} shows no instance of `{service}` to who has no token; if there should be one, \
+                "Consul at {addr} lists no instance of `{service}` without a token; if there should be one, \
                  set CONSUL_HTTP_TOKEN to a token with {needs}"
             )
         };
-        Ok((answer.meta.denies && !has_token).then(|| hint().into()))
+        Ok((response.meta.denies && !has_token).then(|| hint().into()))
     }
 }
 
@@ -326,8 +325,8 @@ mod tests {
 
     #[test]
     fn no_mutation_of_an_answer_does_harm() {
-        let health = Health::of_nobody();
-        assert_eq!(health.read(&Answer::with_body(ANSWER.into())).unwrap().found.instances.len(), 1);
+        let health = HealthResource::offline();
+        assert_eq!(health.read(&HttpResponse::with_body(ANSWER.into())).unwrap().found.instances.len(), 1);
         let mut random = fastrand::Rng::with_seed(7);
         let (mut read, mut refused) = (0, 0);
         for _ in 0..2_000 {
@@ -344,11 +343,16 @@ mod tests {
                     body.push(b' ');
                 }
             }
-            match health.read(&Answer::with_body(body)) {
-                // Whatever was read can be dialled, and its words are bounded.
-                Ok(told) => {
-                    read +=
-                        told.found.instances.iter().filter(|instance| instance.address.port() > 0).count();
+            match health.read(&HttpResponse::with_body(body)) {
+                // Whatever was accepted can be dialled, and its texts are
+                // bounded.
+                Ok(snapshot) => {
+                    read += snapshot
+                        .found
+                        .instances
+                        .iter()
+                        .filter(|instance| instance.address.port() > 0)
+                        .count();
                 }
                 Err(e) => {
                     assert!(matches!(e, Error::Decode { .. }) && e.to_string().len() < 900, "{e}");
@@ -361,8 +365,8 @@ mod tests {
 
     #[test]
     fn every_change_counts_for_what_it_is() {
-        let health = Health::of_nobody();
-        let read = |body: &str| health.read(&Answer::with_body(body.into())).unwrap();
+        let health = HealthResource::offline();
+        let read = |body: &str| health.read(&HttpResponse::with_body(body.into())).unwrap();
         let one = read(ANSWER);
         let other = ANSWER.replace("web-1", "web-2").replace("9001", "9003");
         let renamed = ANSWER.replace("web-1", "web-2");
@@ -380,8 +384,8 @@ mod tests {
             (Some(&one), &read(&other), Change::Loses),
             (Some(&one), &read("[]"), Change::Loses),
         ];
-        for (i, (held, new, change)) in cases.into_iter().enumerate() {
-            assert_eq!(health.compare(held, new), change, "case {i}");
+        for (i, (current, new, change)) in cases.into_iter().enumerate() {
+            assert_eq!(health.compare(current, new), change, "case {i}");
         }
     }
 }

@@ -4,13 +4,13 @@ use tokio::sync::OnceCell;
 
 use super::{
     Error, Version,
-    http::{Call, Transport},
+    http::{HttpCall, Transport},
     version,
 };
 
-/// In which namespace and partition to ask. A community agent answers 400 to
-/// any of the two, `default` included, so the agent's edition is asked once
-/// before the first of them is sent.
+/// The namespace and partition of requests. A community agent rejects both with
+/// 400, even `default`, so the agent's edition is read once before the first of
+/// them is sent.
 #[derive(Debug)]
 pub(super) struct Scope {
     namespace: Option<String>,
@@ -23,18 +23,18 @@ impl Scope {
         Self { namespace, partition, agent: OnceCell::new() }
     }
 
-    /// The scope as a query has it; empty where there is none.
+    /// The query parameters of the scope; empty without one.
     pub(super) fn as_query(&self) -> Vec<(&'static str, String)> {
         let set = [("ns", &self.namespace), ("partition", &self.partition)].into_iter();
         set.filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 
-    /// `call`, in the scope.
-    pub(super) async fn apply(&self, transport: &Transport, mut call: Call) -> Result<Call, Error> {
+    /// `call` with the scope.
+    pub(super) async fn apply(&self, transport: &Transport, mut call: HttpCall) -> Result<HttpCall, Error> {
         if self.namespace.is_none() && self.partition.is_none() {
             return Ok(call);
         }
-        let agent = self.agent.get_or_try_init(|| version::ask(transport)).await?;
+        let agent = self.agent.get_or_try_init(|| version::fetch(transport)).await?;
         let scopes =
             [("ns", "CONSUL_NAMESPACE", &self.namespace), ("partition", "CONSUL_PARTITION", &self.partition)];
         for (name, variable, value) in scopes {

@@ -1,4 +1,5 @@
-//! What is registered, checked before it is sent: an agent hardly does.
+//! The spec of a registration, validated before it is sent: an agent validates
+//! little.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,47 +8,48 @@ use serde::Serialize;
 use super::{CheckStatus, Error, GoDuration, path};
 use crate::instance::{Address, Locality, ServiceName};
 
-/// The most probes in a row that a check's verdict may take.
+/// The largest threshold of a check, in probes in a row.
 pub(crate) const MAX_THRESHOLD: u8 = 10;
 
-/// What an instance registers as.
+/// The spec of an instance's registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceSpec {
-    /// Unique on the agent; the same id silently overwrites. See
-    /// [`instance_id`].
+    /// The id, unique on the agent; a registration with the same id overwrites
+    /// silently. See [`instance_id`].
     pub id: String,
-    /// The service that it is an instance of.
+    /// The name of the service.
     pub name: ServiceName,
-    /// Where it can be called.
+    /// The address for calls.
     pub address: Address,
-    /// Free labels.
+    /// Labels.
     pub tags: Vec<String>,
-    /// Free pairs: at most 64, keys of 1 to 128 characters `A-Z a-z 0-9 - _`
-    /// not beginning with `consul-`, values of at most 512 bytes.
+    /// Key-value pairs: at most 64, keys of 1 to 128 characters `A-Z a-z 0-9 -
+    /// _` not beginning with `consul-`, values of at most 512 bytes.
     pub meta: BTreeMap<String, String>,
-    /// Its share of the load.
+    /// The shares of the load.
     pub weights: Weights,
-    /// Where it runs. Sent to Consul 1.16 and newer only, whose servers take
-    /// notice of another one only where the entry differs in more, such as a
-    /// meta pair.
+    /// The locality. Sent to Consul 1.16 and newer only, whose servers ignore a
+    /// changed one unless the entry differs in something else, such as a meta
+    /// pair.
     pub locality: Option<Locality>,
-    /// How the agent finds out whether it is well.
+    /// The health check of the agent.
     pub check: CheckSpec,
-    /// After how long in critical state the agent forgets the instance, at
-    /// least a minute; `None` for never. A minute unless set: it mops up
-    /// after a killed process, and a live one registers again at once.
+    /// The time in critical state after which the agent deregisters the
+    /// instance, at least a minute; `None` for never. A minute unless set,
+    /// which cleans up after a killed process; a live one registers again at
+    /// once.
     pub deregister_after: Option<Duration>,
 }
 
-/// An instance's share of the load. Both are always sent: one alone would
-/// mean 0 for the other.
+/// The weights of an instance. Both are always sent: a missing one would mean
+/// 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Weights {
-    /// While every check passes; 1 to 65,535.
+    /// The weight while every check passes; 1 to 65,535.
     pub passing: u16,
-    /// While a check warns; 0 takes it out then.
+    /// The weight while a check warns; 0 takes the instance out then.
     pub warning: u16,
 }
 
@@ -57,50 +59,50 @@ impl Default for Weights {
     }
 }
 
-/// How the agent finds out whether an instance is well.
+/// The health check of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckSpec {
-    /// The agent calls `grpc.health.v1.Health/Check`; made by
+    /// The agent calls `grpc.health.v1.Health/Check`; created by
     /// [`CheckSpec::grpc`].
     Grpc {
-        /// `host:port/service`; the service may be missing.
+        /// The target `host:port/service`; the service is optional.
         target: String,
-        /// How often, at least a second. The first probe comes at a random
-        /// point of the first interval.
+        /// The interval of probes, at least a second. The first probe comes at
+        /// a random point of the first interval.
         interval: Duration,
-        /// How long a probe may take.
+        /// The timeout of a probe.
         timeout: Duration,
-        /// What holds until the first probe.
+        /// The status until the first probe.
         initial: CheckStatus,
-        /// How many probes in a row must succeed before the check passes, 1
-        /// to 10. The first probe after a registration decides alone, whatever
-        /// this is. Above 1 sent to Consul 1.7 and newer only.
+        /// The probes in a row that must succeed before the check passes, 1 to
+        /// 10. The first probe after a registration always decides alone. Sent
+        /// only if above 1, to Consul 1.7 and newer.
         success_before_passing: u8,
-        /// How many probes in a row must fail before the check is critical,
-        /// as `success_before_passing`.
+        /// The probes in a row that must fail before the check is critical,
+        /// like `success_before_passing`.
         failures_before_critical: u8,
     },
-    /// The instance itself tells that it is well, every third of the time.
+    /// The instance sends heartbeats, every third of the TTL.
     Ttl {
-        /// How long one word of it holds, at least 30 s: an agent without a
-        /// leader takes up to 19 s to hear it.
+        /// The TTL of a heartbeat, at least 30 s: an agent without a leader
+        /// takes up to 19 s to process one.
         ttl: Duration,
-        /// What holds until the first word.
+        /// The status until the first heartbeat.
         initial: CheckStatus,
     },
 }
 
 impl CheckSpec {
     /// A gRPC check of `service` (empty for the whole server) at `address`:
-    /// every second, so that a newcomer, which starts critical, serves within
-    /// a second of being ready; each probe may take 1.5 s, so that a hung
-    /// process is known within 2.5 s; one probe decides.
+    /// every second, so that a new instance, which starts critical, serves
+    /// within a second of being ready; with a timeout of 1.5 s, so that a hung
+    /// process is detected within 2.5 s; one probe decides.
     ///
     /// A probe that begins while packets are lost has its SYN sent again after
-    /// 1 s (RFC 6298), and 1.5 s let that one succeed. With a probe that gives
-    /// up sooner, or between that one and the next at 3 s, it is the probe
-    /// after it that finds the instance again: up to 2 s after the healing.
+    /// 1 s (RFC 6298), and 1.5 s let that one succeed. With a shorter timeout,
+    /// or one between that SYN and the next at 3 s, only the next probe would
+    /// find the instance again: up to 2 s after the network recovers.
     #[must_use]
     pub fn grpc(address: &Address, service: &str) -> Self {
         let slash = if service.is_empty() { "" } else { "/" };
@@ -114,13 +116,14 @@ impl CheckSpec {
         }
     }
 
-    /// A TTL check of 30 s that starts critical and is told well at once.
+    /// A TTL check of 30 s that starts critical and gets its first heartbeat at
+    /// once.
     #[must_use]
     pub fn ttl() -> Self {
         Self::Ttl { ttl: Duration::from_secs(30), initial: CheckStatus::Critical }
     }
 
-    /// As Consul names it.
+    /// The name of the type in Consul.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Grpc { .. } => "grpc",
@@ -154,22 +157,22 @@ impl ServiceSpec {
         }
     }
 
-    /// The id of its check. It names the check's type, for a check that
-    /// changes its type under one id leaves the old prober running.
+    /// The id of the check. It contains the type, because a check that changes
+    /// its type under one id leaves the old prober running.
     #[must_use]
     pub fn check_id(&self) -> String {
         format!("{}:{}", self.check_id_stem(), self.check.kind())
     }
 
-    /// What the ids of all our checks of this instance begin with.
+    /// The prefix of the ids of all checks of this instance.
     pub(super) fn check_id_stem(&self) -> String {
         format!("service:{}", self.id)
     }
 
-    /// Whether Consul would take it and mean the same.
+    /// Checks that Consul accepts the spec as it is meant.
     ///
     /// # Errors
-    /// [`Error::Invalid`], naming the first rule that is broken.
+    /// [`Error::Invalid`] with the first rule that is violated.
     pub fn validate(&self) -> Result<(), Error> {
         let id = &self.id;
         let invalid =
@@ -201,7 +204,7 @@ impl ServiceSpec {
         }
     }
 
-    /// The same, whose check begins with this status.
+    /// The spec with this initial status of the check.
     #[must_use]
     pub(super) fn starting_as(&self, status: CheckStatus) -> Self {
         let mut spec = self.clone();
@@ -365,7 +368,7 @@ mod tests {
             })
         );
         let CheckSpec::Grpc { success_before_passing, failures_before_critical, .. } = &mut spec.check else {
-            panic!("a gRPC check was asked for")
+            panic!("a gRPC check is expected")
         };
         (*success_before_passing, *failures_before_critical) = (2, 3);
         spec.locality = Some(Locality::new("eu", "a").unwrap());

@@ -1,4 +1,4 @@
-//! TLS towards an agent.
+//! TLS for connections to an agent.
 
 use std::{
     path::{Path, PathBuf},
@@ -15,10 +15,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     Error,
-    endpoint::{At, Endpoint},
+    endpoint::{Endpoint, EndpointAddress},
 };
 
-/// The TLS settings as given; files are read by [`Tls::connector`].
+/// The TLS settings; files are read by [`Tls::connector`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tls {
     pub(super) ca_file: Option<PathBuf>,
@@ -28,7 +28,7 @@ pub(super) struct Tls {
     pub(super) skip_verify: bool,
 }
 
-/// How to begin TLS on a connection, and for which name.
+/// The TLS connector, and the server name.
 #[derive(Clone)]
 pub(super) struct Secure {
     pub(super) connector: TlsConnector,
@@ -36,20 +36,22 @@ pub(super) struct Secure {
 }
 
 impl Tls {
-    /// `None` when the endpoint is spoken to in the clear.
+    /// `None` for an endpoint without TLS.
     pub(super) fn connector(&self, endpoint: &Endpoint) -> Result<Option<Secure>, Error> {
-        let At::Tcp { host, tls: true, .. } = &endpoint.at else { return Ok(None) };
+        let EndpointAddress::Tcp { host, tls: true, .. } = &endpoint.address else { return Ok(None) };
         let host = self.server_name.as_deref().unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             Error::Config(format!("`{host}` cannot be the name of a certificate: set CONSUL_TLS_SERVER_NAME"))
         })?;
         let provider = Arc::new(ring::default_provider());
-        let wrong = |e: rustls::Error| Error::Config(format!("TLS towards Consul cannot be set up: {e}"));
+        let wrong = |e: rustls::Error| Error::Config(format!("failed to set up TLS for Consul: {e}"));
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(wrong)?;
         let builder = if self.skip_verify {
-            tracing::warn!("CONSUL_HTTP_SSL_VERIFY=false: whoever answers at Consul's address is believed");
+            tracing::warn!(
+                "CONSUL_HTTP_SSL_VERIFY=false: the certificate of the Consul agent is not verified"
+            );
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
         } else {
             builder.with_root_certificates(self.roots()?)
@@ -110,8 +112,8 @@ fn unreadable(file: &Path, why: &dyn std::fmt::Display) -> Error {
     ))
 }
 
-/// Believes any certificate, for `CONSUL_HTTP_SSL_VERIFY=false`; the
-/// handshake's signatures are checked all the same.
+/// A verifier that accepts any certificate, for `CONSUL_HTTP_SSL_VERIFY=false`;
+/// the signatures of the handshake are still verified.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

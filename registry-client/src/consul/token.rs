@@ -1,4 +1,4 @@
-//! The ACL token, and the file it may come from.
+//! The ACL token, and its file.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -8,8 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Error;
 
-/// The token in force, as a header value marked sensitive, so that nothing
-/// prints it.
+/// The current token, as a header value marked sensitive, so that it is never
+/// printed.
 #[derive(Debug)]
 pub(super) struct Token {
     now: ArcSwapOption<HeaderValue>,
@@ -35,13 +35,13 @@ impl Token {
         Ok(Self { now: ArcSwapOption::new(now.map(Arc::new)), file })
     }
 
-    /// What is sent now.
+    /// The current token.
     pub(super) fn now(&self) -> Option<HeaderValue> {
         self.now.load().as_deref().cloned()
     }
 
-    /// Reads the file again, after a refusal. True when that gave another
-    /// token than `refused`, also if somebody else has already read it.
+    /// Reads the file again, after a denied request. Returns whether the token
+    /// is now another one than `refused`.
     pub(super) async fn renewed(&self, refused: Option<&HeaderValue>) -> bool {
         if let Some(file) = &self.file
             && let Ok(text) = tokio::fs::read_to_string(file).await
@@ -53,7 +53,7 @@ impl Token {
     }
 }
 
-/// The header's value; `None` for blank text.
+/// The value of the header; `None` for blank text.
 fn header(text: &SecretString) -> Result<Option<HeaderValue>, Error> {
     let text = text.expose_secret().trim();
     if text.is_empty() {

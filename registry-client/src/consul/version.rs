@@ -1,4 +1,4 @@
-//! Which Consul an agent is.
+//! The version of an agent.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::Deserialize;
 
 use super::{
     AgentSelf, Error,
-    http::{Answer, Call, Transport},
+    http::{HttpCall, HttpResponse, Transport},
 };
 
-/// The version of an agent, on which newer request fields depend.
+/// The version of an agent, which newer request fields depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     text: String,
@@ -17,8 +17,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// Parses `1.22.5`, `1.22.5+ent`, `1.23.0-dev`. Unknown text is 0.0.0, on
-    /// which nothing newer is used.
+    /// Parses `1.22.5`, `1.22.5+ent`, `1.23.0-dev`. Unknown text is 0.0.0, with
+    /// no newer field.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut parts = text.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
@@ -26,13 +26,14 @@ impl Version {
         Self { text: text.to_owned(), number: (next(), next(), next()) }
     }
 
-    /// Whether it is `major.minor` or newer.
+    /// Returns whether it is `major.minor` or newer.
     #[must_use]
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         self.number >= (major, minor, 0)
     }
 
-    /// Whether it is Consul Enterprise, which has namespaces and partitions.
+    /// Returns whether it is Consul Enterprise, which has namespaces and
+    /// partitions.
     #[must_use]
     pub fn is_enterprise(&self) -> bool {
         self.text.split_once('+').is_some_and(|(_, build)| build.contains("ent"))
@@ -47,38 +48,44 @@ impl fmt::Display for Version {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Human {
+struct AgentVersion {
     human_version: String,
 }
 
-/// Asks `/v1/agent/version`, which takes no token, and an agent that is too
-/// old for it `/v1/agent/self`.
-pub(super) async fn ask(transport: &Transport) -> Result<Version, Error> {
-    let call = Call::get("/v1/agent/version", "agent:read");
-    let answer = transport.send(&call).await?;
-    if answer.found {
-        let human: Human = decode(transport, &call, &answer)?;
+/// Reads `/v1/agent/version`, which needs no token, or `/v1/agent/self` from an
+/// agent that is too old for it.
+pub(super) async fn fetch(transport: &Transport) -> Result<Version, Error> {
+    let call = HttpCall::get("/v1/agent/version", "agent:read");
+    let response = transport.send(&call).await?;
+    if response.found {
+        let human: AgentVersion = decode(transport, &call, &response)?;
         return Ok(Version::parse(&human.human_version));
     }
-    let call = Call::get("/v1/agent/self", "agent:read");
-    let answer = transport.send(&call).await?;
-    let this: AgentSelf = decode(transport, &call, &answer)?;
+    let call = HttpCall::get("/v1/agent/self", "agent:read");
+    let response = transport.send(&call).await?;
+    let this: AgentSelf = decode(transport, &call, &response)?;
     Ok(Version::parse(&this.config.version))
 }
 
-/// Reads an answer's JSON; 404 is [`Error::NotFound`].
+/// Decodes the JSON of a response; 404 is [`Error::NotFound`].
 pub(super) fn decode<'a, T: Deserialize<'a>>(
     transport: &Transport,
-    call: &Call,
-    answer: &'a Answer,
+    call: &HttpCall,
+    response: &'a HttpResponse,
 ) -> Result<T, Error> {
-    if !answer.found {
-        return Err(Error::NotFound { path: call.path.clone(), said: super::error::said(&answer.body) });
+    if !response.found {
+        return Err(Error::NotFound {
+            path: call.path.clone(),
+            message: super::error::excerpt(&response.body),
+        });
     }
-    serde_json::from_slice(&answer.body).map_err(|e| Error::Decode {
+    serde_json::from_slice(&response.body).map_err(|e| Error::Decode {
         addr: transport.addr(),
         path: call.path.clone(),
-        cause: format!("{e}; it begins `{}`", super::error::said(&answer.body[..answer.body.len().min(40)])),
+        cause: format!(
+            "{e}; it begins `{}`",
+            super::error::excerpt(&response.body[..response.body.len().min(40)])
+        ),
     })
 }
 

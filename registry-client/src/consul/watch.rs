@@ -1,8 +1,8 @@
-//! The one engine behind every read that follows a resource of Consul's.
+//! The watch engine for resources of Consul.
 //!
-//! [`follow`] asks, judges, compares and tells: a [`Resource`] says what to
-//! ask and how to read it, [`cursor`] what an answer is worth, [`pace`] how
-//! fast to go. Data that is held survives every failure.
+//! [`follow`] queries, decides, compares and notifies: a [`Resource`] has the
+//! request and its parser, [`cursor`] the decision about a response, [`pace`]
+//! the rate. The current value survives every failure.
 
 pub(super) mod cursor;
 pub(super) mod pace;
@@ -14,39 +14,38 @@ use std::{fmt, mem::Discriminant, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use self::{
-    cursor::{By, Cursor, Doubt, Verdict, judge},
-    pace::{Backoff, Bucket, Complaint, Pace, jittered},
+    cursor::{BlockingBy, Cursor, Doubt, ReadDecision, decide},
+    pace::{FailureLog, Pace, TokenBucket, jittered},
 };
 use super::{
     Client, Error,
-    http::{Answer, Call},
+    http::{HttpCall, HttpResponse},
 };
-use crate::resolve::RegistryCounters;
+use crate::{backoff::Backoff, resolve::RegistryCounters};
 
-/// The longest backoff spares servers that many ask. Knocking at a closed
-/// port of this machine costs nobody anything, and discovery is back seconds
-/// after the agent.
-const LOCAL_MOST: Duration = Duration::from_secs(4);
+/// The longest backoff while a local agent is unreachable: connecting to a
+/// closed local port is cheap, and discovery is back seconds after the agent.
+const MAX_LOCAL_BACKOFF: Duration = Duration::from_secs(4);
 
-/// Who answers blocking queries: a client, or a script in tests.
-pub(super) trait Source: Send + Sync {
-    /// Asks for what comes after `cursor`, for at most `wait`.
-    fn ask(
+/// A source of blocking queries: a client, or a script in tests.
+pub(super) trait QuerySource: Send + Sync {
+    /// Queries the content after `cursor`, and waits for it at most `wait`.
+    fn query(
         &self,
-        call: &Call,
+        call: &HttpCall,
         cursor: &Cursor,
         wait: Duration,
-    ) -> impl Future<Output = Result<Answer, Error>> + Send;
+    ) -> impl Future<Output = Result<HttpResponse, Error>> + Send;
 
-    /// Who that is, for messages.
+    /// The address, for messages.
     fn addr(&self) -> &str;
 
-    /// Whether it runs on this machine.
+    /// Returns whether the agent runs on this machine.
     fn is_local(&self) -> bool;
 }
 
-impl Source for Client {
-    async fn ask(&self, call: &Call, cursor: &Cursor, wait: Duration) -> Result<Answer, Error> {
+impl QuerySource for Client {
+    async fn query(&self, call: &HttpCall, cursor: &Cursor, wait: Duration) -> Result<HttpResponse, Error> {
         self.wait(call, cursor, wait).await
     }
 
@@ -59,253 +58,253 @@ impl Source for Client {
     }
 }
 
-/// Something of Consul's that can be followed.
+/// A resource of Consul that can be watched.
 pub(super) trait Resource: fmt::Display + Send + Sync {
-    /// What is read; all of it, every time.
+    /// The content; complete every time.
     type Value: Send;
 
-    /// By what it blocks.
-    const BY: By;
+    /// The kind of blocking query.
+    const BLOCKING: BlockingBy;
 
-    /// What to ask.
-    fn call(&self) -> Result<Call, Error>;
+    /// The request.
+    fn call(&self) -> Result<HttpCall, Error>;
 
-    /// Reads an answer, which may be a 404.
-    fn read(&self, answer: &Answer) -> Result<Self::Value, Error>;
+    /// Parses a response, which may be a 404.
+    fn read(&self, response: &HttpResponse) -> Result<Self::Value, Error>;
 
-    /// How `new` differs from what is held, volatile parts left out.
-    fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change;
+    /// The difference of `new` from the current value, without volatile parts.
+    fn compare(&self, current: Option<&Self::Value>, new: &Self::Value) -> Change;
 
-    /// Says that it cannot be read, once for as long as that lasts. A watch
-    /// whose user says it himself leaves it out.
-    fn complain(&self, words: &str, kept: bool) {
-        let kept = if kept { "; what was known is kept" } else { "" };
-        tracing::warn!(watch = %self, "{self} cannot be read: {words}{kept}");
+    /// Logs that the resource cannot be read, once per failure. Empty for a
+    /// watch whose user logs failures.
+    fn log_failure(&self, words: &str, is_kept: bool) {
+        let is_kept = if is_kept { "; the last value is kept" } else { "" };
+        tracing::warn!(watch = %self, "failed to read {self}: {words}{is_kept}");
     }
 
-    /// Says that this is over.
-    fn relax(&self) {
+    /// Logs that the resource can be read again.
+    fn log_recovery(&self) {
         tracing::info!(watch = %self, "{self} can be read again");
     }
 
-    /// The counters of its queries; `None` where nobody reads them.
+    /// The counters of the queries, if any.
     fn counters(&self) -> Option<&RegistryCounters> {
         None
     }
 }
 
-/// How a new answer differs from what is held.
+/// The difference of a new value from the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Same,
-    /// It changes or adds, and takes nothing away.
+    /// The new value changes or adds something, and removes nothing.
     Differs,
-    /// Something that is held is missing in it. When nothing is held, an
-    /// empty answer counts as this.
+    /// The new value lacks something. Without a current value, an empty one
+    /// counts as this.
     Loses,
 }
 
-/// What a watch tells.
+/// An event of a watch.
 #[derive(Debug)]
-pub(super) enum News<'a, T> {
-    /// The content changed, or is there for the first time.
+pub(super) enum WatchEvent<'a, T> {
+    /// The content changed, or was read for the first time.
     Changed(T),
-    /// It could not be read; what was told before still stands.
+    /// It could not be read; the last value still holds.
     Failed(&'a str),
-    /// It can be read again and has not changed meanwhile.
+    /// It can be read again and has not changed.
     Recovered(T),
 }
 
-/// Follows `resource` for ever; drop the future to end it.
-pub(super) async fn follow<S: Source, R: Resource>(
+/// Watches `resource`; never completes. Drop the future to end it.
+pub(super) async fn follow<S: QuerySource, R: Resource>(
     source: &S,
     resource: &R,
     pace: Pace,
-    mut tell: impl FnMut(News<'_, &R::Value>),
+    mut notify: impl FnMut(WatchEvent<'_, &R::Value>),
 ) {
-    let mut state = State::new(pace);
+    let mut state = WatchState::new(pace);
     loop {
         state.bucket.take().await;
-        let pause = match step(source, resource, &mut state).await {
-            Ok(Progress::Told(changed)) => {
-                let failed = state.worked(resource);
-                match (&state.held, changed) {
-                    (Some(value), true) => tell(News::Changed(value)),
-                    (Some(value), false) if failed => tell(News::Recovered(value)),
+        let failure_delay = match query_once(source, resource, &mut state).await {
+            Ok(Progress::Read(changed)) => {
+                let record_failure = state.record_success(resource);
+                match (&state.current, changed) {
+                    (Some(value), true) => notify(WatchEvent::Changed(value)),
+                    (Some(value), false) if record_failure => notify(WatchEvent::Recovered(value)),
                     _ => {}
                 }
-                if state.polls { jittered(pace.poll) } else { Duration::ZERO }
+                if state.is_polling { jittered(pace.poll) } else { Duration::ZERO }
             }
-            Ok(Progress::AskAgain) => Duration::ZERO,
-            Err(trouble) => {
-                let (pause, words) = state.failed(source, resource, &trouble);
-                tell(News::Failed(&words));
-                pause
+            Ok(Progress::Restart) => Duration::ZERO,
+            Err(failure) => {
+                let (failure_delay, words) = state.record_failure(source, resource, &failure);
+                notify(WatchEvent::Failed(&words));
+                failure_delay
             }
         };
-        if !pause.is_zero() {
-            sleep(pause).await;
+        if !failure_delay.is_zero() {
+            sleep(failure_delay).await;
         }
     }
 }
 
-/// What is kept from one question to the next.
-struct State<T> {
+/// The state between two queries.
+struct WatchState<T> {
     pace: Pace,
     cursor: Cursor,
-    polls: bool,
-    held: Option<T>,
-    bucket: Bucket,
+    is_polling: bool,
+    current: Option<T>,
+    bucket: TokenBucket,
     backoff: Backoff,
-    /// What the last question failed by.
+    /// The kind of the last error.
     cause: Option<Discriminant<Error>>,
-    complaint: Complaint,
+    failure_log: FailureLog,
 }
 
 enum Progress {
-    /// The answer was good; whether it changed anything.
-    Told(bool),
-    AskAgain,
+    /// The response was read; true if it changed anything.
+    Read(bool),
+    Restart,
 }
 
-/// Why a question brought nothing.
-enum Trouble {
+/// The failure of a query.
+enum QueryFailure {
     Error(Error),
     Doubt(Doubt),
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for QueryFailure {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
 }
 
-/// One question and what its answer is worth.
-async fn step<S: Source, R: Resource>(
+/// Runs one query and evaluates its response.
+async fn query_once<S: QuerySource, R: Resource>(
     source: &S,
     resource: &R,
-    state: &mut State<R::Value>,
-) -> Result<Progress, Trouble> {
+    state: &mut WatchState<R::Value>,
+) -> Result<Progress, QueryFailure> {
     let call = resource.call()?;
     if let Some(counters) = resource.counters() {
         counters.queries.add();
     }
-    let answer = source.ask(&call, &state.cursor, state.pace.wait).await?;
-    let (next, doubt, poll) = match judge(R::BY, &state.cursor, &answer.meta) {
-        Verdict::Read { next, doubt, poll } => (next, doubt, poll),
-        Verdict::AskAgain(why) => {
-            tracing::debug!(watch = %resource, "asking from the start: {why}");
+    let response = source.query(&call, &state.cursor, state.pace.wait).await?;
+    let (next, doubt, poll) = match decide(R::BLOCKING, &state.cursor, &response.meta) {
+        ReadDecision::Read { next, doubt, poll } => (next, doubt, poll),
+        ReadDecision::Restart(why) => {
+            tracing::debug!(watch = %resource, "querying from the start: {why}");
             state.cursor = Cursor::Start;
-            return Ok(Progress::AskAgain);
+            return Ok(Progress::Restart);
         }
     };
-    let value = resource.read(&answer)?;
-    let change = resource.compare(state.held.as_ref(), &value);
-    if change == Change::Loses && answer.meta.streaming && state.cursor != Cursor::Start {
-        // A stream tells neither that its server lost the leader nor that the
-        // token lost a right; the answer to a question from the start does.
-        tracing::debug!(watch = %resource, "asking from the start: something is missing in a streaming answer");
+    let value = resource.read(&response)?;
+    let change = resource.compare(state.current.as_ref(), &value);
+    if change == Change::Loses && response.meta.streaming && state.cursor != Cursor::Start {
+        // A stream reports neither that its server lost the leader nor that the
+        // token lost a permission; the response to a query from the start does.
+        tracing::debug!(watch = %resource, "querying from the start: a streaming response lacks something");
         state.cursor = Cursor::Start;
-        return Ok(Progress::AskAgain);
+        return Ok(Progress::Restart);
     }
     if let (Change::Loses, Some(doubt)) = (change, doubt) {
-        return Err(Trouble::Doubt(doubt));
+        return Err(QueryFailure::Doubt(doubt));
     }
-    let changed = state.held.is_none() || change != Change::Same;
+    let changed = state.current.is_none() || change != Change::Same;
     if let Some(counters) = resource.counters() {
-        counters.record_answer();
+        counters.record_response();
         if !changed && state.cursor != Cursor::Start && state.cursor != next {
             counters.unchanged_wakes.add();
         }
     }
     state.cursor = next;
-    state.polls = poll;
+    state.is_polling = poll;
     if changed {
-        state.held = Some(value);
+        state.current = Some(value);
     }
-    Ok(Progress::Told(changed))
+    Ok(Progress::Read(changed))
 }
 
-impl<T> State<T> {
+impl<T> WatchState<T> {
     fn new(pace: Pace) -> Self {
         Self {
             pace,
             cursor: Cursor::Start,
-            polls: false,
-            held: None,
-            bucket: Bucket::new(2, pace.refill),
-            backoff: Backoff::new(&pace),
+            is_polling: false,
+            current: None,
+            bucket: TokenBucket::new(2, pace.refill),
+            backoff: pace.backoff(),
             cause: None,
-            complaint: Complaint::default(),
+            failure_log: FailureLog::default(),
         }
     }
 
-    /// True when it had failed before.
-    fn worked(&mut self, resource: &impl Resource) -> bool {
+    /// Records a success; returns whether it had failed before.
+    fn record_success(&mut self, resource: &impl Resource) -> bool {
         self.backoff.reset();
         self.cause = None;
-        let failed = self.complaint.ends();
-        if failed {
-            resource.relax();
+        let record_failure = self.failure_log.clear();
+        if record_failure {
+            resource.log_recovery();
         }
-        failed
+        record_failure
     }
 
-    /// How long to wait, and the words for it.
-    fn failed(
+    /// Records a failure; returns the delay and the error text.
+    fn record_failure(
         &mut self,
-        source: &impl Source,
+        source: &impl QuerySource,
         resource: &impl Resource,
-        trouble: &Trouble,
+        failure: &QueryFailure,
     ) -> (Duration, String) {
         if let Some(counters) = resource.counters() {
             counters.errors.add();
         }
-        // The index of before may be meaningless after whatever happened.
+        // The old index may be invalid after a failure.
         self.cursor = Cursor::Start;
-        let (pause, words) = match trouble {
-            Trouble::Error(e) => (self.pause(source, e), e.to_string()),
-            Trouble::Doubt(doubt) => {
+        let (failure_delay, words) = match failure {
+            QueryFailure::Error(e) => (self.failure_delay(source, e), e.to_string()),
+            QueryFailure::Doubt(doubt) => {
                 let words = format!(
-                    "Consul at {} told less than before and is not believed, for {doubt}; if that lasts, \
+                    "Consul at {} lists less than before, which is ignored because {doubt}; if that lasts, \
                      look at its servers with `consul operator raft list-peers`",
                     source.addr()
                 );
-                (self.backoff.next(self.pace.backoff_most), words)
+                (self.backoff.next(), words)
             }
         };
-        if self.complaint.is_news(&words) {
-            resource.complain(&words, self.held.is_some());
+        if self.failure_log.should_log(&words) {
+            resource.log_failure(&words, self.current.is_some());
         } else {
-            tracing::debug!(watch = %resource, "{resource} still cannot be read: {words}");
+            tracing::debug!(watch = %resource, "still failing to read {resource}: {words}");
         }
-        (pause, words)
+        (failure_delay, words)
     }
 
-    fn pause(&mut self, source: &impl Source, error: &Error) -> Duration {
+    fn failure_delay(&mut self, source: &impl QuerySource, error: &Error) -> Duration {
         if !error.is_retryable() {
-            return jittered(self.pace.slow);
+            return jittered(self.pace.permanent_failure_delay);
         }
-        // An agent that was down for long and answers again, if only that it
-        // has no leader yet, is another matter than before.
+        // An agent that responds again after an outage, even with an error,
+        // begins a new backoff.
         let cause = std::mem::discriminant(error);
         if self.cause.replace(cause).is_some_and(|before| before != cause) {
             self.backoff.reset();
         }
-        let most = self.pace.backoff_most;
-        let unreachable = matches!(error, Error::Unreachable { .. });
-        self.backoff.next(if unreachable && source.is_local() { most.min(LOCAL_MOST) } else { most })
+        match error {
+            Error::Unreachable { .. } if source.is_local() => self.backoff.next_at_most(MAX_LOCAL_BACKOFF),
+            _ => self.backoff.next(),
+        }
     }
 }
 
-/// What is known of something that is followed.
+/// The view of a watched resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct View<T> {
-    /// The newest content; `None` until the first answer.
+    /// The newest content; `None` until the first response.
     pub value: Option<T>,
-    /// Why the last look failed, in words; the value beside it is the last
-    /// good one.
+    /// The error of the last query; the value beside it is the last good one.
     pub error: Option<Arc<str>>,
 }
 
@@ -316,20 +315,19 @@ impl<T> Default for View<T> {
 }
 
 impl<T: Clone> View<T> {
-    /// True when the news changed something.
-    pub(super) fn take(&mut self, news: News<'_, &T>) -> bool {
+    /// Applies an event; returns whether anything changed.
+    pub(super) fn apply(&mut self, news: WatchEvent<'_, &T>) -> bool {
         match news {
-            News::Changed(value) => *self = Self { value: Some(value.clone()), error: None },
-            News::Recovered(_) => self.error = None,
-            News::Failed(words) if self.error.as_deref() == Some(words) => return false,
-            News::Failed(words) => self.error = Some(words.into()),
+            WatchEvent::Changed(value) => *self = Self { value: Some(value.clone()), error: None },
+            WatchEvent::Recovered(_) => self.error = None,
+            WatchEvent::Failed(words) if self.error.as_deref() == Some(words) => return false,
+            WatchEvent::Failed(words) => self.error = Some(words.into()),
         }
         true
     }
 }
 
-/// Follows `resource` in a task of its own that ends when the last receiver
-/// is dropped.
+/// Watches `resource` in a task that ends when the last receiver is dropped.
 pub(super) fn spawn<R>(client: Client, resource: R, pace: Pace) -> watch::Receiver<View<R::Value>>
 where
     R: Resource + 'static,
@@ -338,7 +336,7 @@ where
     let (sender, receiver) = watch::channel(View::default());
     tokio::spawn(async move {
         let followed = follow(&client, &resource, pace, |news| {
-            sender.send_if_modified(|view| view.take(news));
+            sender.send_if_modified(|view| view.apply(news));
         });
         tokio::select! {
             () = sender.closed() => {}

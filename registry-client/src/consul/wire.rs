@@ -1,4 +1,4 @@
-//! What an agent sends, read tolerantly: `null` for an empty list or map,
+//! The JSON of an agent, parsed leniently: `null` for an empty list or map,
 //! missing zero values, unknown fields, and any integer for a port.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
@@ -8,37 +8,37 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::GoDuration;
 use crate::instance::Locality;
 
-/// A registered service, as `/v1/agent/service/:id` and
-/// `/v1/health/service/:name` tell it.
+/// A registered service of `/v1/agent/service/:id` and
+/// `/v1/health/service/:name`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
 pub struct AgentService {
-    /// Unique on its agent.
+    /// The id, unique on its agent.
     #[serde(rename = "ID", deserialize_with = "null_is_default")]
     pub id: String,
     /// The service's name.
     #[serde(deserialize_with = "null_is_default")]
     pub service: String,
-    /// Where it listens; empty for its node's address.
+    /// The address; empty for that of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
-    /// Whatever somebody registered.
+    /// The port, as registered: any integer.
     #[serde(deserialize_with = "any_integer")]
     pub port: i64,
-    /// Free labels.
+    /// Labels.
     #[serde(deserialize_with = "null_is_default")]
     pub tags: Vec<String>,
-    /// Free pairs.
+    /// Key-value pairs.
     #[serde(deserialize_with = "null_is_default")]
     pub meta: BTreeMap<String, String>,
-    /// Its share of the load.
+    /// The shares of the load.
     #[serde(deserialize_with = "null_is_default")]
     pub weights: WireWeights,
     /// Addresses by use, such as `wan`.
     #[serde(deserialize_with = "null_is_default")]
     pub tagged_addresses: BTreeMap<String, TaggedAddress>,
-    /// Where it runs; `None` on agents before 1.16, and for what is none.
+    /// The locality; `None` on agents before 1.16, and for an invalid one.
     #[serde(deserialize_with = "any_locality")]
     pub locality: Option<Locality>,
 }
@@ -51,26 +51,26 @@ pub struct TaggedAddress {
     /// The host.
     #[serde(deserialize_with = "null_is_default")]
     pub address: String,
-    /// Whatever somebody registered; 0 for the service's own.
+    /// The port, as registered; 0 for the service's own.
     #[serde(deserialize_with = "any_integer")]
     pub port: i64,
 }
 
-/// Weights as they come: any integers.
+/// Weights as registered: any integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 #[non_exhaustive]
 pub struct WireWeights {
-    /// Its share while every check passes.
+    /// The weight while every check passes.
     #[serde(default, deserialize_with = "any_integer")]
     pub passing: i64,
-    /// Its share while a check warns.
+    /// The weight while a check warns.
     #[serde(default, deserialize_with = "any_integer")]
     pub warning: i64,
 }
 
 impl Default for WireWeights {
-    /// An agent that sends no weights means these.
+    /// The weights of an agent that sends none.
     fn default() -> Self {
         Self { passing: 1, warning: 1 }
     }
@@ -81,44 +81,44 @@ impl Default for WireWeights {
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
 pub struct Check {
-    /// The node of its agent.
+    /// The node of the agent.
     #[serde(deserialize_with = "null_is_default")]
     pub node: String,
-    /// Unique on its agent.
+    /// The id, unique on its agent.
     #[serde(rename = "CheckID", deserialize_with = "null_is_default")]
     pub id: String,
-    /// What it found.
+    /// The status.
     #[serde(deserialize_with = "null_is_default")]
     pub status: CheckStatus,
-    /// A person's words, such as the reason of a maintenance.
+    /// Notes, such as the reason of a maintenance.
     #[serde(deserialize_with = "null_is_default")]
     pub notes: String,
-    /// The prober's words. Consul writes them with a delay.
+    /// The output of the prober, which Consul updates with a delay.
     #[serde(deserialize_with = "null_is_default")]
     pub output: String,
-    /// The service it belongs to; empty for a check of the node.
+    /// The id of its service; empty for a check of the node.
     #[serde(rename = "ServiceID", deserialize_with = "null_is_default")]
     pub service_id: String,
     /// `grpc`, `ttl`, `http`, …; empty on agents before 1.7.
     #[serde(rename = "Type", deserialize_with = "null_is_default")]
     pub kind: String,
-    /// How often it probes.
+    /// The interval of probes.
     #[serde(deserialize_with = "any_duration")]
     pub interval: GoDuration,
-    /// How long a probe may take.
+    /// The timeout of a probe.
     #[serde(deserialize_with = "any_duration")]
     pub timeout: GoDuration,
 }
 
-/// What a check found.
+/// The status of a check.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckStatus {
-    /// All is well.
+    /// Healthy.
     Passing,
     /// Usable, with a warning.
     Warning,
-    /// Not usable. Also what an unknown status means, and none.
+    /// Not usable; also the meaning of an unknown or missing status.
     #[default]
     Critical,
 }
@@ -158,28 +158,28 @@ pub struct Node {
     /// Addresses by use, such as `wan`.
     #[serde(deserialize_with = "null_is_default")]
     pub tagged_addresses: BTreeMap<String, String>,
-    /// Free pairs, and `consul-version`.
+    /// Key-value pairs, such as `consul-version`.
     #[serde(deserialize_with = "null_is_default")]
     pub meta: BTreeMap<String, String>,
 }
 
-/// One registered instance with its node and all checks that concern it.
+/// A registered instance with its node and all its checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
 pub struct HealthEntry {
-    /// Where it is registered.
+    /// The node.
     #[serde(deserialize_with = "null_is_default")]
     pub node: Node,
     /// The instance.
     #[serde(deserialize_with = "null_is_default")]
     pub service: AgentService,
-    /// Its own checks and its node's.
+    /// The checks of the instance and of its node.
     #[serde(deserialize_with = "null_is_default")]
     pub checks: Vec<Check>,
 }
 
-/// `/v1/agent/self`, as far as it is used.
+/// The used part of `/v1/agent/self`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
@@ -194,16 +194,16 @@ pub struct AgentSelf {
 #[serde(rename_all = "PascalCase", default)]
 #[non_exhaustive]
 pub struct AgentConfig {
-    /// The datacenter it belongs to.
+    /// The datacenter.
     #[serde(deserialize_with = "null_is_default")]
     pub datacenter: String,
-    /// The name of its node.
+    /// The name of the node.
     #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
-    /// Whether it is a server.
+    /// True for a server, false for a client agent.
     #[serde(deserialize_with = "null_is_default")]
     pub server: bool,
-    /// Its version, such as `1.22.5`.
+    /// The version, such as `1.22.5`.
     #[serde(deserialize_with = "null_is_default")]
     pub version: String,
 }
@@ -217,8 +217,8 @@ where
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-/// Reads any number as the nearest `i64`; what is none is -1, which no port
-/// and no weight can be.
+/// Reads any number as the nearest `i64`; other values are -1, which is no
+/// valid port or weight.
 fn any_integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     let number = match serde_json::Value::deserialize(from)? {
         serde_json::Value::Null => return Ok(0),
@@ -228,29 +228,30 @@ fn any_integer<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     Ok(number.as_i64().unwrap_or(if number.as_u64().is_some() { i64::MAX } else { -1 }))
 }
 
-/// Reads a duration; what is none is 0. A check that was written into the
-/// catalogue from outside may hold any text there.
+/// Reads a duration; other values are 0. A check that was written directly into
+/// the catalog may have any text there.
 fn any_duration<'de, D: Deserializer<'de>>(from: D) -> Result<GoDuration, D::Error> {
     let value = serde_json::Value::deserialize(from)?;
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-/// Reads a locality; what is none, such as a zone without a region, is `None`.
+/// Reads a locality; an invalid one, such as a zone without a region, is
+/// `None`.
 fn any_locality<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Locality>, D::Error> {
     let value = serde_json::Value::deserialize(from)?;
     let part = |name: &str| value.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
     Ok(Locality::new(part("Region"), part("Zone")).ok())
 }
 
-/// The most elements that are read of one list: more would cost memory that
-/// no real registry asks for.
-pub(super) const MOST: usize = 16_384;
+/// The most elements of one list: more would cost memory that no real registry
+/// needs.
+pub(super) const MAX_ITEMS: usize = 16_384;
 
-/// A list of at most [`MOST`] elements; `null` is empty.
+/// A list of at most [`MAX_ITEMS`] elements; `null` is empty.
 #[derive(Debug)]
-pub(super) struct Bounded<T>(pub(super) Vec<T>);
+pub(super) struct BoundedList<T>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for BoundedList<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(BoundedVisitor(PhantomData))
     }
@@ -259,25 +260,25 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
 struct BoundedVisitor<T>(PhantomData<T>);
 
 impl<'de, T: Deserialize<'de>> de::Visitor<'de> for BoundedVisitor<T> {
-    type Value = Bounded<T>;
+    type Value = BoundedList<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a list of at most {MOST} elements")
+        write!(f, "a list of at most {MAX_ITEMS} elements")
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Bounded<T>, E> {
-        Ok(Bounded(Vec::new()))
+    fn visit_unit<E: de::Error>(self) -> Result<BoundedList<T>, E> {
+        Ok(BoundedList(Vec::new()))
     }
 
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Bounded<T>, A::Error> {
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<BoundedList<T>, A::Error> {
         let mut list = Vec::new();
         while let Some(element) = seq.next_element()? {
-            if list.len() == MOST {
-                return Err(de::Error::invalid_length(MOST + 1, &self));
+            if list.len() == MAX_ITEMS {
+                return Err(de::Error::invalid_length(MAX_ITEMS + 1, &self));
             }
             list.push(element);
         }
-        Ok(Bounded(list))
+        Ok(BoundedList(list))
     }
 }
 
@@ -289,12 +290,12 @@ mod tests {
     fn null_missing_and_unknown_fields_are_taken_in_stride() {
         let json = r#"[{"Node": null, "Service": {"ID": "a", "Port": 80, "Tags": null, "Meta": null,
             "Weights": {"Passing": 5}, "New": {"x": 1}}, "Checks": null}, {}]"#;
-        let Bounded(entries) = serde_json::from_str::<Bounded<HealthEntry>>(json).unwrap();
+        let BoundedList(entries) = serde_json::from_str::<BoundedList<HealthEntry>>(json).unwrap();
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].service.port, 80);
         assert_eq!(entries[0].service.weights, WireWeights { passing: 5, warning: 0 });
         assert_eq!(entries[1].service.weights, WireWeights { passing: 1, warning: 1 });
-        assert!(serde_json::from_str::<Bounded<HealthEntry>>("null").unwrap().0.is_empty());
+        assert!(serde_json::from_str::<BoundedList<HealthEntry>>("null").unwrap().0.is_empty());
     }
 
     #[test]
@@ -340,8 +341,8 @@ mod tests {
 
     #[test]
     fn a_list_without_end_is_refused() {
-        let endless = format!("[{}{{}}]", "{},".repeat(MOST));
-        let error = serde_json::from_str::<Bounded<HealthEntry>>(&endless).unwrap_err();
+        let endless = format!("[{}{{}}]", "{},".repeat(MAX_ITEMS));
+        let error = serde_json::from_str::<BoundedList<HealthEntry>>(&endless).unwrap_err();
         assert!(error.to_string().contains("at most 16384"), "{error}");
     }
 }

@@ -15,12 +15,12 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// What becomes of an attempt.
+/// The end of an attempt.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// It connects after so many milliseconds.
+    /// Connects after so many milliseconds.
     Connects(u64),
-    /// It is refused after so many.
+    /// Is refused after so many milliseconds.
     Refused(u64),
     /// No packet comes back.
     Swallowed,
@@ -29,9 +29,9 @@ enum End {
 use End::{Connects, Refused, Swallowed};
 
 struct Outcome {
-    winner: Result<SocketAddr, Vec<Failure>>,
+    winner: Result<SocketAddr, Vec<AddressError>>,
     took: Duration,
-    /// When each attempt started.
+    /// The start of each attempt.
     started: Vec<(SocketAddr, Duration)>,
 }
 
@@ -53,7 +53,7 @@ async fn raced(ends: &[(SocketAddr, End)], limit: Duration) -> Outcome {
             Swallowed => std::future::pending().await,
         }
     };
-    let winner = race(in_turn(ends.iter().map(|(a, _)| *a)), began + limit, open).await;
+    let winner = race(interleave(ends.iter().map(|(a, _)| *a)), began + limit, open).await;
     Outcome { winner, took: began.elapsed(), started: started.into_inner().unwrap() }
 }
 
@@ -114,7 +114,7 @@ async fn every_address_gets_its_attempt_before_the_deadline_and_few_at_a_time() 
 #[test]
 fn addresses_take_turns_by_family_and_stand_there_once() {
     let turns = |texts: &[&str]| -> Vec<String> {
-        in_turn(texts.iter().map(|text| address(text))).iter().map(ToString::to_string).collect()
+        interleave(texts.iter().map(|text| address(text))).iter().map(ToString::to_string).collect()
     };
     assert_eq!(
         turns(&["[::1]:1", "[::2]:1", "[::1]:1", "[::3]:1", "1.1.1.1:1", "1.1.1.1:1"]),
@@ -124,13 +124,13 @@ fn addresses_take_turns_by_family_and_stand_there_once() {
     assert!(turns(&[]).is_empty());
     let many =
         (0..5_000_u16).map(|n| SocketAddr::from(([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]], 80)));
-    assert_eq!(in_turn(many).len(), MAX_ADDRESSES);
+    assert_eq!(interleave(many).len(), MAX_ADDRESSES);
 }
 
 #[test]
 fn an_error_names_each_address_and_why_and_the_caller_s_own_only_once() {
     let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-    let failures = |n: u8| -> Vec<Failure> {
+    let failures = |n: u8| -> Vec<AddressError> {
         (1..=n).map(|n| (SocketAddr::from(([192, 0, 2, n], 80)), refused())).collect()
     };
     let text = |host, n| error(host, failures(n)).to_string();

@@ -1,12 +1,12 @@
 //! Delays the return of an instance that goes out of service and comes back
 //! again and again.
 //!
-//! It does what BGP's route-flap damping (RFC 2439) does for routes: taking an
-//! instance out is never delayed, coming back is, and for longer the more often
-//! it happened lately. A count within a window stands in for the RFC's decaying
-//! penalty, because "returned 4 times within a minute" can be read in a log.
-//! Envoy and pingora ask for several good checks in a row instead, which delays
-//! every return, the one after a deployment too.
+//! This is BGP's route-flap damping (RFC 2439) for instances: taking one out is
+//! never delayed; its return is, and for longer the more often it returned
+//! lately. A count within a window replaces the RFC's decaying penalty, because
+//! "returned 4 times within a minute" is readable in a log. Envoy and pingora
+//! require several good checks in a row instead, which delays every return, the
+//! one after a deployment too.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -14,13 +14,13 @@ use tokio::time::Instant;
 
 /// Returns that are older than this no longer count.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Each return within the window after the first holds the instance for so much
-/// longer.
+/// The time that each return within the window after the first adds to the
+/// hold.
 const HOLD_STEP: Duration = Duration::from_secs(2);
 /// The longest hold.
 const MAX_HOLD: Duration = Duration::from_secs(30);
-/// With this many returns within the window the hold has reached [`MAX_HOLD`];
-/// no more are remembered.
+/// The most returns that are remembered; with so many the hold has reached
+/// [`MAX_HOLD`].
 const MAX_RETURNS: usize = 16;
 
 /// The returns of one instance; kept across registry updates.
@@ -43,12 +43,12 @@ pub(crate) struct Hold {
 }
 
 impl Damping {
-    /// Records whether the registry and the instance's health service have it in
-    /// service now. Returns the hold that begins with this, if one does.
+    /// Records whether the registry and the health check have the instance in
+    /// service now. Returns the hold that begins now, if one does.
     pub(crate) fn observe(&mut self, in_service: bool, now: Instant) -> Option<Hold> {
         let before = self.in_service;
         match (before, in_service) {
-            // It has yet to come into service for the first time.
+            // The instance was not in service before.
             (None, false) => return None,
             // The hold of its last return is void; the next return has its own.
             (_, false) => self.hold = None,
@@ -83,7 +83,7 @@ impl Damping {
 
 impl Hold {
     /// The reason, and what is left of the hold.
-    pub(crate) fn why(&self, now: Instant) -> String {
+    pub(crate) fn reason(&self, now: Instant) -> String {
         let left = self.until.saturating_duration_since(now).as_secs_f64().ceil();
         format!("{self}; held for {left:.0} s more")
     }
@@ -144,8 +144,8 @@ mod tests {
         assert_eq!(held[14..17], [28, 30, 30]);
         assert!(held[16..].iter().all(|length| *length == 30), "{held:?}");
         assert_eq!(damping.returns.len(), MAX_RETURNS);
-        let why = damping.hold().unwrap().why(Instant::now());
-        assert_eq!(why, "returned at least 16 times within a minute; held for 30 s more");
+        let reason = damping.hold().unwrap().reason(Instant::now());
+        assert_eq!(reason, "returned at least 16 times within a minute; held for 30 s more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,10 +156,10 @@ mod tests {
         // Nothing changes while the same is seen again.
         assert_eq!(damping.observe(true, Instant::now()), None);
         let hold = damping.hold().unwrap();
-        assert_eq!(hold.why(Instant::now()), "returned 4 times within a minute; held for 6 s more");
+        assert_eq!(hold.reason(Instant::now()), "returned 4 times within a minute; held for 6 s more");
         tokio::time::advance(Duration::from_millis(5_900)).await;
         assert!(!damping.advance(Instant::now()));
-        assert_eq!(hold.why(Instant::now()), "returned 4 times within a minute; held for 1 s more");
+        assert_eq!(hold.reason(Instant::now()), "returned 4 times within a minute; held for 1 s more");
         tokio::time::advance(Duration::from_millis(100)).await;
         assert!(damping.advance(Instant::now()));
         assert_eq!(damping.hold(), None);

@@ -1,5 +1,5 @@
-//! Who is ejected, and when they return: the algorithm of [`OutlierConfig`],
-//! on given times.
+//! The ejection of outliers: the algorithm of [`OutlierConfig`], on given
+//! times.
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
@@ -11,53 +11,53 @@ use super::{
     record::Tally,
 };
 
-/// Up to this share is added to an ejection time at random.
+/// The largest share of an ejection time that is added to it at random.
 const JITTER: f64 = 0.1;
-/// A run of failures that is less likely than this at the others' rate is the
-/// instance's own.
-const UNLIKELY: f64 = 1e-9;
-/// So many standard errors apart, two shares of failures differ.
-const APART: f64 = 4.0;
+/// The probability, at the others' failure rate, below which a run of failures
+/// is the instance's own.
+const MAX_CHANCE: f64 = 1e-9;
+/// The distance in standard errors from which two shares of failures differ.
+const MIN_STANDARD_ERRORS: f64 = 4.0;
 
-/// Where an instance stands with outlier detection.
+/// The phase of an instance in outlier detection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Nothing speaks against it.
+    /// The instance is not ejected.
     #[default]
     In,
-    /// It is out for a time.
+    /// The instance is ejected for a time.
     Ejected,
-    /// The time is over; a call is to show whether it returns.
+    /// The ejection is over; a probe decides whether the instance returns.
     Probation,
 }
 
-/// One instance's standing; kept across registry updates.
+/// The ejection state of one instance; kept across registry updates.
 #[derive(Debug, Default)]
-pub(crate) struct Standing {
+pub(crate) struct EjectionState {
     phase: Phase,
-    /// When the phase began, or, of an ejection, when it ends.
+    /// The start of the phase, or, of an ejection, its end.
     at: Option<Instant>,
-    /// How often it was ejected, less one for each quiet interval since.
+    /// The number of ejections, less one for each quiet interval since.
     ejections: u32,
     losses: u32,
     lost_in_interval: bool,
-    /// Why it was ejected last.
-    cause: Option<Cause>,
+    /// The cause of the last ejection.
+    cause: Option<EjectionCause>,
 }
 
-/// Why an instance is ejected.
+/// The cause of an ejection.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Cause {
+enum EjectionCause {
     Run(u32),
     Losses(u32),
-    /// Its success rate and the least that was tolerated, in percent.
+    /// The success rate and the least that was tolerated, in percent.
     SuccessRate(f64, f64),
-    /// Its failures in percent.
+    /// The share of failures, in percent.
     Failures(f64),
     Probe,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for EjectionCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Run(n) => write!(f, "{n} failures in a row"),
@@ -67,12 +67,12 @@ impl fmt::Display for Cause {
                 write!(f, "{own:.1} % of its calls succeed, {least:.1} % are the least among its peers")
             }
             Self::Failures(percent) => write!(f, "{percent:.0} % of its calls fail"),
-            Self::Probe => f.write_str("the call that tried it failed"),
+            Self::Probe => f.write_str("its probe failed"),
         }
     }
 }
 
-impl Standing {
+impl EjectionState {
     pub(crate) fn phase(&self) -> Phase {
         self.phase
     }
@@ -81,153 +81,160 @@ impl Standing {
         self.ejections
     }
 
-    /// When something is due by time alone.
-    pub(crate) fn due(&self) -> Option<Instant> {
+    /// The end of the current ejection.
+    pub(crate) fn ends_at(&self) -> Option<Instant> {
         self.at.filter(|_| self.phase == Phase::Ejected)
     }
 
-    /// An ejection whose time is over becomes probation; whether it did.
+    /// Turns an ejection whose time is over into probation; returns whether it
+    /// did.
     pub(crate) fn advance(&mut self, now: Instant) -> bool {
-        let over = self.due().is_some_and(|until| until <= now);
+        let over = self.ends_at().is_some_and(|until| until <= now);
         if over {
             self.phase = Phase::Probation;
         }
         over
     }
 
-    /// The probe succeeded.
+    /// Ends the ejection: the probe succeeded.
     pub(crate) fn restore(&mut self, record: &Record, now: Instant) {
         record.clear();
         (self.phase, self.at, self.losses) = (Phase::In, Some(now), 0);
     }
 
-    /// Its connection broke or fell silent.
+    /// Records that the connection broke or timed out.
     pub(crate) fn lost_connection(&mut self) {
         self.losses = self.losses.saturating_add(1);
         self.lost_in_interval = true;
     }
 
-    /// Why it is out, in words.
-    pub(crate) fn why(&self) -> Option<String> {
+    /// The reason for which the instance is out.
+    pub(crate) fn reason(&self) -> Option<String> {
         let cause = self.cause?;
         match self.phase {
             Phase::In => None,
             Phase::Ejected => Some(format!("ejected: {cause}")),
-            Phase::Probation => Some(format!("ejected: {cause}; the next call tries it")),
+            Phase::Probation => Some(format!("ejected: {cause}; the next call probes it")),
         }
     }
 
-    fn quiet_since(&self, then: Instant) -> bool {
+    fn has_been_quiet_since(&self, then: Instant) -> bool {
         self.phase == Phase::In && self.at.is_none_or(|since| since <= then)
     }
 }
 
-/// An instance as it is judged.
+/// An instance that outlier detection examines.
 #[derive(Debug)]
-pub(crate) struct Subject<'a> {
+pub(crate) struct OutlierCandidate<'a> {
     pub(crate) record: &'a Record,
-    pub(crate) standing: &'a mut Standing,
+    pub(crate) ejection: &'a mut EjectionState,
 }
 
-/// What a judgement led to.
+/// The result of a step of outlier detection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Judged {
-    /// Who is ejected now, by place.
+pub(crate) struct Sweep {
+    /// The candidates that were ejected, by index.
     pub(crate) ejected: Vec<usize>,
-    /// How many would have been if not too many were, or by enforcement.
+    /// The number of ejections that the limit or the enforcement percentage
+    /// prevented.
     pub(crate) unenforced: u32,
-    /// Whether anything that is told of an instance is different now.
+    /// True if the visible state of an instance changed.
     pub(crate) changed: bool,
 }
 
-/// Judges the instances of one service.
+/// The outlier detection of one service.
 #[derive(Debug)]
 pub(crate) struct Detector {
     config: OutlierConfig,
-    swept: Instant,
+    last_sweep: Instant,
 }
 
 impl Detector {
     pub(crate) fn new(config: OutlierConfig, now: Instant) -> Self {
-        Self { config, swept: now }
+        Self { config, last_sweep: now }
     }
 
-    /// When the next sweep is due.
-    pub(crate) fn due(&self) -> Instant {
-        self.swept + self.config.interval
+    /// The time of the next sweep.
+    pub(crate) fn next_sweep(&self) -> Instant {
+        self.last_sweep + self.config.interval
     }
 
-    /// Looks for what acts at once: runs of failures and lost connections.
-    pub(crate) fn look(&self, subjects: &mut [Subject<'_>], now: Instant) -> Judged {
-        let mut judged = Judged::default();
-        for i in 0..subjects.len() {
-            if let Some((cause, enforcement)) = self.acute(subjects, i) {
-                self.propose(subjects, i, cause, enforcement, now, &mut judged);
+    /// Ejects for the causes that act at once: runs of failures and lost
+    /// connections.
+    pub(crate) fn check_acute(&self, candidates: &mut [OutlierCandidate<'_>], now: Instant) -> Sweep {
+        let mut sweep = Sweep::default();
+        for i in 0..candidates.len() {
+            if let Some((cause, enforcement)) = self.acute_cause(candidates, i) {
+                self.try_eject(candidates, i, cause, enforcement, now, &mut sweep);
             }
         }
-        judged
+        sweep
     }
 
-    /// Looks at what the past interval has told, and begins the next.
-    pub(crate) fn sweep(&mut self, subjects: &mut [Subject<'_>], now: Instant) -> Judged {
-        let mut judged = self.look(subjects, now);
-        let tallies: Vec<Tally> = subjects.iter().map(|subject| subject.record.take()).collect();
-        for (i, cause, enforcement) in self.statistical(subjects, &tallies) {
-            self.propose(subjects, i, cause, enforcement, now, &mut judged);
+    /// Ejects by the statistics of the past interval, and begins the next.
+    pub(crate) fn sweep(&mut self, candidates: &mut [OutlierCandidate<'_>], now: Instant) -> Sweep {
+        let mut sweep = self.check_acute(candidates, now);
+        let tallies: Vec<Tally> = candidates.iter().map(|candidate| candidate.record.take()).collect();
+        for (i, cause, enforcement) in self.statistical_outliers(candidates, &tallies) {
+            self.try_eject(candidates, i, cause, enforcement, now, &mut sweep);
         }
-        for subject in &mut *subjects {
-            let standing = &mut *subject.standing;
-            if standing.ejections > 0 && standing.quiet_since(self.swept) {
-                standing.ejections -= 1;
-                judged.changed = true;
+        for candidate in &mut *candidates {
+            let ejection = &mut *candidate.ejection;
+            if ejection.ejections > 0 && ejection.has_been_quiet_since(self.last_sweep) {
+                ejection.ejections -= 1;
+                sweep.changed = true;
             }
-            if !std::mem::take(&mut standing.lost_in_interval) {
-                standing.losses = 0;
+            if !std::mem::take(&mut ejection.lost_in_interval) {
+                ejection.losses = 0;
             }
         }
-        self.swept = now;
-        judged
+        self.last_sweep = now;
+        sweep
     }
 
-    /// The probe failed: out again, for longer.
-    pub(crate) fn relapse(&self, subject: &mut Subject<'_>, now: Instant) {
-        self.eject(subject, Cause::Probe, now);
+    /// Ejects again, for longer: the probe failed.
+    pub(crate) fn eject_again(&self, candidate: &mut OutlierCandidate<'_>, now: Instant) {
+        self.eject(candidate, EjectionCause::Probe, now);
     }
 
-    /// The probe showed nothing: out for as long again.
-    pub(crate) fn extend(&self, subject: &mut Subject<'_>, now: Instant) {
-        let standing = &mut *subject.standing;
-        standing.phase = Phase::Ejected;
-        standing.at = Some(now + self.time(standing.ejections.max(1)));
-        subject.record.clear();
+    /// Ejects again, for as long: the probe was inconclusive.
+    pub(crate) fn extend(&self, candidate: &mut OutlierCandidate<'_>, now: Instant) {
+        let ejection = &mut *candidate.ejection;
+        ejection.phase = Phase::Ejected;
+        ejection.at = Some(now + self.time(ejection.ejections.max(1)));
+        candidate.record.clear();
     }
 
-    /// Why `i` is to be ejected at once, if it is.
-    fn acute(&self, subjects: &[Subject<'_>], i: usize) -> Option<(Cause, u32)> {
-        let Subject { record, standing } = &subjects[i];
-        if standing.phase != Phase::In {
+    /// The cause for which `i` is ejected at once, if any.
+    fn acute_cause(&self, candidates: &[OutlierCandidate<'_>], i: usize) -> Option<(EjectionCause, u32)> {
+        let OutlierCandidate { record, ejection } = &candidates[i];
+        if ejection.phase != Phase::In {
             return None;
         }
         let run = record.run();
         if let Some(rule) = self.config.consecutive.as_ref().filter(|rule| run >= rule.failures.get())
-            && (!self.config.compare || is_unlikely(run, others(subjects, i)))
+            && (!self.config.compare || is_unlikely(run, others(candidates, i)))
         {
-            return Some((Cause::Run(run), rule.enforcement_percentage));
+            return Some((EjectionCause::Run(run), rule.enforcement_percentage));
         }
         let most = self.config.lost_connections.map_or(u32::MAX, NonZeroU32::get);
-        let most = if standing.ejections > 0 { most.min(1) } else { most };
-        let lost = standing.losses;
-        if lost > 0 && lost >= most && (!self.config.compare || !lose_alike(lost, others(subjects, i))) {
-            return Some((Cause::Losses(lost), 100));
+        let most = if ejection.ejections > 0 { most.min(1) } else { most };
+        let lost = ejection.losses;
+        if lost > 0 && lost >= most && (!self.config.compare || !lose_alike(lost, others(candidates, i))) {
+            return Some((EjectionCause::Losses(lost), 100));
         }
         None
     }
 
-    /// Whom the interval's numbers speak against.
-    fn statistical(&self, subjects: &[Subject<'_>], tallies: &[Tally]) -> Vec<(usize, Cause, u32)> {
-        let judged = |i: &usize| subjects[*i].standing.phase == Phase::In;
+    /// The outliers by the statistics of the interval.
+    fn statistical_outliers(
+        &self,
+        candidates: &[OutlierCandidate<'_>],
+        tallies: &[Tally],
+    ) -> Vec<(usize, EjectionCause, u32)> {
+        let sweep = |i: &usize| candidates[*i].ejection.phase == Phase::In;
         let with_volume = |volume: u32| -> Vec<usize> {
-            (0..tallies.len()).filter(judged).filter(|&i| tallies[i].total() >= volume.max(1)).collect()
+            (0..tallies.len()).filter(sweep).filter(|&i| tallies[i].total() >= volume.max(1)).collect()
         };
         let mut found = Vec::new();
         if let Some(rule) = &self.config.success_rate {
@@ -237,50 +244,50 @@ impl Detector {
             failure_percentage(rule, &with_volume(rule.request_volume), tallies, &mut found);
         }
         let rest = |i: usize| {
-            let others = (0..tallies.len()).filter(|j| *j != i).filter(judged);
+            let others = (0..tallies.len()).filter(|j| *j != i).filter(sweep);
             others.fold(Tally::default(), |sum, j| sum.plus(tallies[j]))
         };
         found.retain(|&(i, _, _)| !self.config.compare || is_worse(tallies[i], rest(i)));
         found
     }
 
-    fn propose(
+    fn try_eject(
         &self,
-        subjects: &mut [Subject<'_>],
+        candidates: &mut [OutlierCandidate<'_>],
         i: usize,
-        cause: Cause,
+        cause: EjectionCause,
         enforcement: u32,
         now: Instant,
-        judged: &mut Judged,
+        sweep: &mut Sweep,
     ) {
-        if subjects[i].standing.phase != Phase::In {
+        if candidates[i].ejection.phase != Phase::In {
             return;
         }
-        let out = subjects.iter().filter(|subject| subject.standing.phase != Phase::In).count();
-        let room = match subjects.len() {
+        let out = candidates.iter().filter(|candidate| candidate.ejection.phase != Phase::In).count();
+        let room = match candidates.len() {
             0 | 1 => 0,
             n => (n * self.config.max_ejection_percent.min(100) as usize / 100).max(1),
         };
         if out >= room || (enforcement < 100 && fastrand::u32(..100) >= enforcement) {
-            judged.unenforced += 1;
+            sweep.unenforced += 1;
             return;
         }
-        self.eject(&mut subjects[i], cause, now);
-        judged.ejected.push(i);
-        judged.changed = true;
+        self.eject(&mut candidates[i], cause, now);
+        sweep.ejected.push(i);
+        sweep.changed = true;
     }
 
-    fn eject(&self, subject: &mut Subject<'_>, cause: Cause, now: Instant) {
-        let standing = &mut *subject.standing;
-        standing.ejections = standing.ejections.saturating_add(1);
-        standing.phase = Phase::Ejected;
-        standing.at = Some(now + self.time(standing.ejections));
-        standing.cause = Some(cause);
-        standing.losses = 0;
-        subject.record.clear();
+    fn eject(&self, candidate: &mut OutlierCandidate<'_>, cause: EjectionCause, now: Instant) {
+        let ejection = &mut *candidate.ejection;
+        ejection.ejections = ejection.ejections.saturating_add(1);
+        ejection.phase = Phase::Ejected;
+        ejection.at = Some(now + self.time(ejection.ejections));
+        ejection.cause = Some(cause);
+        ejection.losses = 0;
+        candidate.record.clear();
     }
 
-    /// How long the `n`th ejection lasts.
+    /// The length of the `n`th ejection.
     fn time(&self, n: u32) -> Duration {
         let (base, most) = (self.config.base_ejection_time, self.config.max_ejection_time);
         base.saturating_mul(n).min(most.max(base)).mul_f64(1.0 + JITTER * fastrand::f64())
@@ -308,12 +315,12 @@ impl Tally {
     }
 }
 
-/// A50's success rate: below the mean by so many standard deviations.
+/// A50's success rate ejection: below the mean by so many standard deviations.
 fn success_rate(
     rule: &SuccessRate,
     hosts: &[usize],
     tallies: &[Tally],
-    found: &mut Vec<(usize, Cause, u32)>,
+    found: &mut Vec<(usize, EjectionCause, u32)>,
 ) {
     if hosts.is_empty() || hosts.len() < rule.minimum_hosts as usize {
         return;
@@ -324,51 +331,55 @@ fn success_rate(
     let variance = hosts.iter().map(|i| (rate(i) - mean).powi(2)).sum::<f64>() / n;
     let least = mean - variance.sqrt() * f64::from(rule.stdev_factor) / 1000.0;
     let below = hosts.iter().filter(|i| rate(i) < least);
-    found.extend(below.map(|i| (*i, Cause::SuccessRate(rate(i), least), rule.enforcement_percentage)));
+    found
+        .extend(below.map(|i| (*i, EjectionCause::SuccessRate(rate(i), least), rule.enforcement_percentage)));
 }
 
-/// A50's failure percentage: above a fixed one.
+/// A50's failure percentage ejection: above a fixed threshold.
 fn failure_percentage(
     rule: &FailurePercentage,
     hosts: &[usize],
     tallies: &[Tally],
-    found: &mut Vec<(usize, Cause, u32)>,
+    found: &mut Vec<(usize, EjectionCause, u32)>,
 ) {
     if hosts.len() < rule.minimum_hosts as usize {
         return;
     }
     let rate = |&i: &usize| tallies[i].failure_rate();
     let above = hosts.iter().filter(|i| rate(i) > f64::from(rule.threshold));
-    found.extend(above.map(|i| (*i, Cause::Failures(rate(i)), rule.enforcement_percentage)));
+    found.extend(above.map(|i| (*i, EjectionCause::Failures(rate(i)), rule.enforcement_percentage)));
 }
 
 /// The instances beside `i` that are not ejected.
-fn others<'a>(subjects: &'a [Subject<'a>], i: usize) -> impl Iterator<Item = &'a Subject<'a>> + Clone {
-    let others = subjects.iter().enumerate().filter(move |(j, _)| *j != i);
-    others.map(|(_, subject)| subject).filter(|subject| subject.standing.phase == Phase::In)
+fn others<'a>(
+    candidates: &'a [OutlierCandidate<'a>],
+    i: usize,
+) -> impl Iterator<Item = &'a OutlierCandidate<'a>> + Clone {
+    let others = candidates.iter().enumerate().filter(move |(j, _)| *j != i);
+    others.map(|(_, candidate)| candidate).filter(|candidate| candidate.ejection.phase == Phase::In)
 }
 
-/// Whether `run` failures in a row are unlikely for an instance that fails as
-/// the others do: lately, which tells of a fault that has just begun, or in all
-/// that is remembered, which tells of one that comes and goes.
-fn is_unlikely<'a>(run: u32, others: impl Iterator<Item = &'a Subject<'a>> + Clone) -> bool {
+/// Returns whether `run` failures in a row are unlikely at the others' failure
+/// rate: their recent one, for a fault that has just begun, or the one of all
+/// that is remembered, for a fault that comes and goes.
+fn is_unlikely<'a>(run: u32, others: impl Iterator<Item = &'a OutlierCandidate<'a>> + Clone) -> bool {
     let share = |depth: u32| {
         let failed = others.clone().map(|other| other.record.failed_of_last(depth));
         let (failed, n) = failed.fold((0, 0), |(sum, n), failed| (sum + failed, n + 1));
         f64::from(failed) / f64::from((n * depth).max(1))
     };
-    share(run).max(share(64)).powf(f64::from(run)) < UNLIKELY
+    share(run).max(share(64)).powf(f64::from(run)) < MAX_CHANCE
 }
 
-/// Whether the others lose connections, too: on average half as many.
-fn lose_alike<'a>(lost: u32, others: impl Iterator<Item = &'a Subject<'a>> + Clone) -> bool {
+/// Returns whether the others lose connections too: on average half as many.
+fn lose_alike<'a>(lost: u32, others: impl Iterator<Item = &'a OutlierCandidate<'a>> + Clone) -> bool {
     let n = others.clone().count() as u64;
-    let sum: u64 = others.map(|other| u64::from(other.standing.losses)).sum();
+    let sum: u64 = others.map(|other| u64::from(other.ejection.losses)).sum();
     sum > 0 && sum * 2 >= u64::from(lost) * n
 }
 
-/// Whether `own` has a clearly larger share of failures than `rest`, by a
-/// two-proportion z-test.
+/// Returns whether `own` has a clearly larger share of failures than `rest`, by
+/// a two-proportion z-test.
 fn is_worse(own: Tally, rest: Tally) -> bool {
     let (n, m) = (f64::from(own.total()), f64::from(rest.total()));
     if n == 0.0 || m == 0.0 {
@@ -376,7 +387,7 @@ fn is_worse(own: Tally, rest: Tally) -> bool {
     }
     let share = (f64::from(own.failures) + f64::from(rest.failures)) / (n + m);
     let error = (share * (1.0 - share) * (1.0 / n + 1.0 / m)).sqrt();
-    f64::from(own.failures) / n - f64::from(rest.failures) / m > APART * error
+    f64::from(own.failures) / n - f64::from(rest.failures) / m > MIN_STANDARD_ERRORS * error
 }
 
 #[cfg(test)]

@@ -5,67 +5,74 @@ use std::sync::{
     atomic::{AtomicU8, Ordering::Relaxed},
 };
 
-use super::record::Rules;
+use super::record::FailureRules;
 use crate::outcome::{Evidence, Outcome};
 
-/// What became of a probe.
+/// The state of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Probed {
-    /// No call has taken it.
+pub(crate) enum ProbeState {
+    /// No call has claimed the slot.
     Offered,
-    /// A call is under way.
-    Taken,
-    /// It succeeded.
+    /// A call is in flight.
+    InFlight,
+    /// The call succeeded.
     Passed,
-    /// It failed.
+    /// The call failed.
     Failed,
-    /// It ended without showing anything: its caller dropped it, say.
+    /// The call was inconclusive, for example because its caller dropped it.
     Undecided,
 }
 
-/// One call that is let through to an instance on probation; whoever judges is
-/// woken at each step of it.
+/// One call to an instance on probation; each change of its state wakes outlier
+/// detection.
 #[derive(Debug)]
 pub(crate) struct Probe {
     state: AtomicU8,
-    rules: Arc<Rules>,
+    rules: Arc<FailureRules>,
 }
 
-const STATES: [Probed; 5] =
-    [Probed::Offered, Probed::Taken, Probed::Passed, Probed::Failed, Probed::Undecided];
+const STATES: [ProbeState; 5] = [
+    ProbeState::Offered,
+    ProbeState::InFlight,
+    ProbeState::Passed,
+    ProbeState::Failed,
+    ProbeState::Undecided,
+];
 
 impl Probe {
-    pub(crate) fn new(rules: Arc<Rules>) -> Self {
-        Self { state: AtomicU8::new(Probed::Offered as u8), rules }
+    pub(crate) fn new(rules: Arc<FailureRules>) -> Self {
+        Self { state: AtomicU8::new(ProbeState::Offered as u8), rules }
     }
 
-    pub(crate) fn state(&self) -> Probed {
+    pub(crate) fn state(&self) -> ProbeState {
         STATES[usize::from(self.state.load(Relaxed))]
     }
 
-    /// A call takes it. Whoever offers it sees to it that only one does.
+    /// Records that a call has claimed the slot; the slot ensures that only one
+    /// does.
     pub(crate) fn take(&self) {
-        self.go(Probed::Offered, Probed::Taken);
+        self.transition(ProbeState::Offered, ProbeState::InFlight);
     }
 
-    /// The call ended.
+    /// Records the outcome of the call.
     pub(crate) fn observe(&self, outcome: Outcome) {
         let state = match self.rules.evidence(outcome) {
-            Evidence::Success => Probed::Passed,
-            Evidence::Failure | Evidence::WeakFailure => Probed::Failed,
-            Evidence::Nothing => Probed::Undecided,
+            Evidence::Success => ProbeState::Passed,
+            Evidence::Failure | Evidence::WeakFailure => ProbeState::Failed,
+            Evidence::Nothing => ProbeState::Undecided,
         };
-        self.go(Probed::Taken, state);
+        self.transition(ProbeState::InFlight, state);
     }
 
-    /// The call is gone; if it had not ended, it showed nothing.
+    /// Records that the call was dropped; without an outcome it is
+    /// inconclusive.
     pub(crate) fn drop_call(&self) {
-        self.go(Probed::Taken, Probed::Undecided);
+        self.transition(ProbeState::InFlight, ProbeState::Undecided);
     }
 
-    fn go(&self, from: Probed, to: Probed) {
+    fn transition(&self, from: ProbeState, to: ProbeState) {
         if self.state.compare_exchange(from as u8, to as u8, Relaxed, Relaxed).is_ok() {
-            self.rules.alarm.notify_one();
+            self.rules.wake.notify_one();
         }
     }
 }
@@ -80,17 +87,17 @@ mod tests {
         let ok = Outcome::status(Code::OK);
         let ended = |cause| Outcome { code: Code::UNAVAILABLE, cause };
         for (outcomes, state) in [
-            (&[ok, ended(Cause::ConnectionLost)][..], Probed::Passed),
-            (&[ended(Cause::DeadlineExceeded), ok], Probed::Failed),
-            (&[ended(Cause::CancelledLate), ok], Probed::Failed),
-            (&[ended(Cause::Cancelled), ok], Probed::Undecided),
-            (&[], Probed::Undecided),
+            (&[ok, ended(Cause::ConnectionLost)][..], ProbeState::Passed),
+            (&[ended(Cause::DeadlineExceeded), ok], ProbeState::Failed),
+            (&[ended(Cause::CancelledLate), ok], ProbeState::Failed),
+            (&[ended(Cause::Cancelled), ok], ProbeState::Undecided),
+            (&[], ProbeState::Undecided),
         ] {
-            let probe = Probe::new(Arc::new(Rules::new(&OutlierConfig::default())));
+            let probe = Probe::new(Arc::new(FailureRules::new(&OutlierConfig::default())));
             probe.observe(ended(Cause::ConnectionLost));
-            assert_eq!(probe.state(), Probed::Offered, "nobody took it, so it has no end");
+            assert_eq!(probe.state(), ProbeState::Offered, "no call claimed it, so it has no end");
             probe.take();
-            assert_eq!(probe.state(), Probed::Taken);
+            assert_eq!(probe.state(), ProbeState::InFlight);
             for &outcome in outcomes {
                 probe.observe(outcome);
             }

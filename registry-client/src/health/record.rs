@@ -1,4 +1,4 @@
-//! What attempts have told of one instance.
+//! The record of attempts on one instance.
 
 use std::sync::{
     Arc,
@@ -14,29 +14,29 @@ use crate::{
     outcome::{Evidence, Outcome},
 };
 
-/// What counts as a failure, and when outlier detection is woken for it.
+/// The rules for what counts as a failure, and for waking outlier detection.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub(crate) struct FailureRules {
     failures: Codes,
-    /// Whether weak evidence counts: only where an instance is compared with
+    /// True if weak evidence counts: only where an instance is compared with
     /// the others before it is ejected.
     counts_weak: bool,
-    /// So many failures in a row wake outlier detection; 0 for none.
+    /// The failures in a row that wake outlier detection; 0 for none.
     run: u32,
-    pub(crate) alarm: Notify,
+    pub(crate) wake: Notify,
 }
 
-impl Rules {
+impl FailureRules {
     pub(crate) fn new(config: &OutlierConfig) -> Self {
         Self {
             failures: config.failures,
             counts_weak: config.compare,
             run: config.consecutive.as_ref().map_or(0, |rule| rule.failures.get()),
-            alarm: Notify::new(),
+            wake: Notify::new(),
         }
     }
 
-    /// What `outcome` says about its instance.
+    /// The evidence of `outcome` about its instance.
     pub(super) fn evidence(&self, outcome: Outcome) -> Evidence {
         match outcome.evidence(self.failures) {
             Evidence::WeakFailure if !self.counts_weak => Evidence::Nothing,
@@ -44,24 +44,25 @@ impl Rules {
         }
     }
 
-    /// At the first so many in a row, and each time that they have doubled.
-    fn is_alarming(&self, run: u32) -> bool {
+    /// Returns whether a run of this length wakes outlier detection: at the
+    /// threshold, and each time that it has doubled.
+    fn wakes_detection(&self, run: u32) -> bool {
         self.run > 0 && run.is_multiple_of(self.run) && (run / self.run).is_power_of_two()
     }
 }
 
-/// How the attempts on one instance ended. Written at the end of each, read by
-/// outlier detection; kept across registry updates.
+/// The outcomes of the attempts on one instance. Written at the end of each,
+/// read by outlier detection; kept across registry updates.
 #[derive(Debug)]
 pub struct Record {
-    rules: Arc<Rules>,
+    rules: Arc<FailureRules>,
     successes: AtomicU32,
     failures: AtomicU32,
-    /// Has the newest outcomes, which pickers read too.
+    /// Holds the newest outcomes, which pickers read too.
     load: Arc<Load>,
 }
 
-/// How many attempts ended well and badly.
+/// The number of attempts that succeeded and that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     pub(super) successes: u32,
@@ -69,12 +70,11 @@ pub(super) struct Tally {
 }
 
 impl Record {
-    pub(crate) fn new(rules: Arc<Rules>, load: Arc<Load>) -> Self {
+    pub(crate) fn new(rules: Arc<FailureRules>, load: Arc<Load>) -> Self {
         Self { rules, successes: AtomicU32::new(0), failures: AtomicU32::new(0), load }
     }
 
-    /// Records an attempt's end. Lock-free; costs an addition while all is
-    /// well.
+    /// Records an outcome. Lock-free; costs an addition while attempts succeed.
     pub fn observe(&self, outcome: Outcome) {
         match self.rules.evidence(outcome) {
             Evidence::Success => {
@@ -89,8 +89,8 @@ impl Record {
     #[cold]
     fn fail(&self) {
         self.failures.fetch_add(1, Relaxed);
-        if self.rules.is_alarming(self.load.record_failure()) {
-            self.rules.alarm.notify_one();
+        if self.rules.wakes_detection(self.load.record_failure()) {
+            self.rules.wake.notify_one();
         }
     }
 
@@ -99,17 +99,17 @@ impl Record {
         self.load.failures_in_a_row()
     }
 
-    /// How many of the last `n` attempts failed; `n` is at most 64.
+    /// The failures among the last `n` attempts; `n` is at most 64.
     pub(super) fn failed_of_last(&self, n: u32) -> u32 {
         self.load.failed_of_last(n)
     }
 
-    /// Counts since the last time, which begin again at 0.
+    /// The counts since the last call, which begin again at 0.
     pub(super) fn take(&self) -> Tally {
         Tally { successes: self.successes.swap(0, Relaxed), failures: self.failures.swap(0, Relaxed) }
     }
 
-    /// Forgets everything: what comes is judged afresh.
+    /// Clears the record.
     pub(super) fn clear(&self) {
         self.take();
         self.load.clear_history();
@@ -126,24 +126,24 @@ mod tests {
     const LATE: Outcome = Outcome { code: Code::CANCELLED, cause: Cause::CancelledLate };
 
     fn record() -> Record {
-        Record::new(Arc::new(Rules::new(&OutlierConfig::default())), Arc::default())
+        Record::new(Arc::new(FailureRules::new(&OutlierConfig::default())), Arc::default())
     }
 
-    fn alarmed(record: &Record) -> bool {
-        let mut notified = std::pin::pin!(record.rules.alarm.notified());
+    fn woken(record: &Record) -> bool {
+        let mut notified = std::pin::pin!(record.rules.wake.notified());
         notified.as_mut().enable()
     }
 
     #[test]
     fn a_run_of_failures_alarms_at_five_and_at_each_doubling() {
         let record = record();
-        let alarms: Vec<u32> = (1..=64)
+        let wakes: Vec<u32> = (1..=64)
             .filter(|_| {
                 record.observe(LOST);
-                alarmed(&record)
+                woken(&record)
             })
             .collect();
-        assert_eq!(alarms, [5, 10, 20, 40]);
+        assert_eq!(wakes, [5, 10, 20, 40]);
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
         let compared = record();
         compared.observe(LATE);
         assert_eq!(compared.take(), Tally { successes: 0, failures: 1 });
-        let alone = Record::new(Arc::new(Rules::new(&OutlierConfig::a50())), Arc::default());
+        let alone = Record::new(Arc::new(FailureRules::new(&OutlierConfig::a50())), Arc::default());
         alone.observe(LATE);
         assert_eq!(alone.take(), Tally::default());
     }

@@ -1,24 +1,24 @@
-//! The one verdict on an instance.
+//! The verdict on an instance.
 
 use super::Phase;
-use crate::instance::Health;
+use crate::instance::InstanceHealth;
 
-/// What an instance's own health service (`grpc.health.v1`) says.
+/// The status of an instance's own health service (`grpc.health.v1`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Watch {
-    /// It is not asked, or has no such service, or does not answer.
+pub(crate) enum ServingState {
+    /// The health check is off, not implemented or without a response.
     #[default]
     Off,
-    /// It was asked just now.
+    /// The first response is awaited.
     Unknown,
-    /// It serves.
+    /// The instance serves.
     Serving,
-    /// It does not, or does not any more.
+    /// The instance does not serve.
     NotServing,
 }
 
-impl Watch {
-    /// The name in small letters.
+impl ServingState {
+    /// The name in lower case.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -29,27 +29,27 @@ impl Watch {
     }
 }
 
-/// Which of them decided.
+/// The source of a decision against an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
+pub(crate) enum DecidedBy {
     /// The registry's checks, or its maintenance.
     Registry,
     /// The instance's own health service.
-    Watch,
+    ServingState,
     /// The state of its connection.
     Connection,
-    /// How attempts ended.
+    /// Outlier detection, by the outcomes of attempts.
     Outlier,
     /// The delay of a return, after several within a short time.
     Damping,
 }
 
-impl By {
-    /// The name in small letters.
+impl DecidedBy {
+    /// The name in lower case.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Registry => "registry",
-            Self::Watch => "watch",
+            Self::ServingState => "watch",
             Self::Connection => "connection",
             Self::Outlier => "outlier",
             Self::Damping => "damping",
@@ -57,61 +57,71 @@ impl By {
     }
 }
 
-/// Whether calls go to an instance.
+/// The decision whether calls go to an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// They do.
     In,
-    /// They do when nobody is in ("panic"): one that answers, though it may
-    /// fail, is better than failing for certain.
-    LastResort(By),
-    /// One may, to find out whether more should; else as a last resort.
+    /// They do when no instance is in ("panic"): an instance that may fail is
+    /// better than a call that fails for certain.
+    LastResort(DecidedBy),
+    /// One call may, as a probe; others only as a last resort.
     Probe,
     /// They cannot, or must not.
-    Out(By),
+    Out(DecidedBy),
 }
 
-/// The groups of instances in the order in which they are used: calls go to the
-/// first that is not empty, and to no other.
+/// The groups of instances in the order of their use: calls go to the first
+/// group that is not empty, and to no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Preference {
-    /// Nothing speaks against them.
+    /// Healthy instances.
     Well,
-    /// They are in service, but their return is delayed.
-    Held,
-    /// They answer, though something speaks against them.
+    /// Healthy instances whose return is delayed.
+    Damped,
+    /// Connected instances that a source has decided against.
     LastResort,
 }
 
 impl Verdict {
-    /// The group of an instance with this verdict; `None` where it is never
-    /// called.
+    /// The group of an instance with this verdict; `None` if it gets no calls.
     pub(crate) fn preference(self) -> Option<Preference> {
         match self {
             Self::In => Some(Preference::Well),
-            Self::LastResort(By::Damping) => Some(Preference::Held),
+            Self::LastResort(DecidedBy::Damping) => Some(Preference::Damped),
             Self::LastResort(_) | Self::Probe => Some(Preference::LastResort),
             Self::Out(_) => None,
         }
     }
 }
 
-/// Weighs what they say. The first row that fits decides. `held`: its return is
-/// delayed.
-pub(crate) fn weigh(registry: Health, connected: bool, watch: Watch, outlier: Phase, held: bool) -> Verdict {
+/// The verdict from all sources. The first row that matches decides. `held`:
+/// the return of the instance is delayed.
+pub(crate) fn verdict(
+    registry: InstanceHealth,
+    connected: bool,
+    watch: ServingState,
+    outlier: Phase,
+    held: bool,
+) -> Verdict {
     match (registry, connected, watch, outlier) {
-        // An operator's word, even against panic.
-        (Health::Maintenance, _, _, _) => Verdict::Out(By::Registry),
-        (_, false, _, _) => Verdict::Out(By::Connection),
-        // A moment later it is known.
-        (_, _, Watch::Unknown, _) => Verdict::Out(By::Watch),
-        (Health::Critical, _, _, _) => Verdict::LastResort(By::Registry),
-        // So a server says that it is going, too.
-        (_, _, Watch::NotServing, _) => Verdict::LastResort(By::Watch),
-        (_, _, _, Phase::Ejected) => Verdict::LastResort(By::Outlier),
+        // An operator's decision, which holds even in panic.
+        (InstanceHealth::Maintenance, _, _, _) => Verdict::Out(DecidedBy::Registry),
+        (_, false, _, _) => Verdict::Out(DecidedBy::Connection),
+        // The status is known a moment later.
+        (_, _, ServingState::Unknown, _) => Verdict::Out(DecidedBy::ServingState),
+        (InstanceHealth::Critical, _, _, _) => Verdict::LastResort(DecidedBy::Registry),
+        // A server that shuts down reports this too.
+        (_, _, ServingState::NotServing, _) => Verdict::LastResort(DecidedBy::ServingState),
+        (_, _, _, Phase::Ejected) => Verdict::LastResort(DecidedBy::Outlier),
         (_, _, _, Phase::Probation) => Verdict::Probe,
-        (Health::Passing | Health::Warning, true, Watch::Serving | Watch::Off, Phase::In) => match held {
-            true => Verdict::LastResort(By::Damping),
+        (
+            InstanceHealth::Passing | InstanceHealth::Warning,
+            true,
+            ServingState::Serving | ServingState::Off,
+            Phase::In,
+        ) => match held {
+            true => Verdict::LastResort(DecidedBy::Damping),
             false => Verdict::In,
         },
     }
@@ -123,36 +133,36 @@ mod tests {
 
     #[test]
     fn one_table_decides() {
-        use {Health::*, Phase::*};
+        use {InstanceHealth::*, Phase::*};
         let last = Verdict::LastResort;
         for (registry, connected, watch, outlier, verdict) in [
             // All is well, or nothing is said against it.
-            (Passing, true, Watch::Serving, In, Verdict::In),
-            (Passing, true, Watch::Off, In, Verdict::In),
-            (Warning, true, Watch::Serving, In, Verdict::In),
+            (Passing, true, ServingState::Serving, In, Verdict::In),
+            (Passing, true, ServingState::Off, In, Verdict::In),
+            (Warning, true, ServingState::Serving, In, Verdict::In),
             // Each of the four alone.
-            (Critical, true, Watch::Serving, In, last(By::Registry)),
-            (Passing, true, Watch::NotServing, In, last(By::Watch)),
-            (Passing, false, Watch::Serving, In, Verdict::Out(By::Connection)),
-            (Passing, true, Watch::Serving, Ejected, last(By::Outlier)),
-            (Passing, true, Watch::Serving, Probation, Verdict::Probe),
+            (Critical, true, ServingState::Serving, In, last(DecidedBy::Registry)),
+            (Passing, true, ServingState::NotServing, In, last(DecidedBy::ServingState)),
+            (Passing, false, ServingState::Serving, In, Verdict::Out(DecidedBy::Connection)),
+            (Passing, true, ServingState::Serving, Ejected, last(DecidedBy::Outlier)),
+            (Passing, true, ServingState::Serving, Probation, Verdict::Probe),
             // Not even as a last resort.
-            (Maintenance, true, Watch::Serving, In, Verdict::Out(By::Registry)),
-            (Maintenance, false, Watch::Off, Ejected, Verdict::Out(By::Registry)),
-            (Critical, false, Watch::Off, In, Verdict::Out(By::Connection)),
-            (Passing, true, Watch::Unknown, In, Verdict::Out(By::Watch)),
-            (Critical, true, Watch::Unknown, In, Verdict::Out(By::Watch)),
+            (Maintenance, true, ServingState::Serving, In, Verdict::Out(DecidedBy::Registry)),
+            (Maintenance, false, ServingState::Off, Ejected, Verdict::Out(DecidedBy::Registry)),
+            (Critical, false, ServingState::Off, In, Verdict::Out(DecidedBy::Connection)),
+            (Passing, true, ServingState::Unknown, In, Verdict::Out(DecidedBy::ServingState)),
+            (Critical, true, ServingState::Unknown, In, Verdict::Out(DecidedBy::ServingState)),
             // Whose word goes before whose.
-            (Critical, true, Watch::NotServing, Ejected, last(By::Registry)),
-            (Passing, true, Watch::NotServing, Ejected, last(By::Watch)),
-            (Critical, true, Watch::Serving, Probation, last(By::Registry)),
-            (Passing, true, Watch::NotServing, Probation, last(By::Watch)),
+            (Critical, true, ServingState::NotServing, Ejected, last(DecidedBy::Registry)),
+            (Passing, true, ServingState::NotServing, Ejected, last(DecidedBy::ServingState)),
+            (Critical, true, ServingState::Serving, Probation, last(DecidedBy::Registry)),
+            (Passing, true, ServingState::NotServing, Probation, last(DecidedBy::ServingState)),
         ] {
             let case = format!("{registry:?}, connected {connected}, {watch:?}, {outlier:?}");
-            assert_eq!(weigh(registry, connected, watch, outlier, false), verdict, "{case}");
-            // A hold keeps out who would be in, and helps nobody else.
-            let held = if verdict == Verdict::In { last(By::Damping) } else { verdict };
-            assert_eq!(weigh(registry, connected, watch, outlier, true), held, "{case}, held");
+            assert_eq!(super::verdict(registry, connected, watch, outlier, false), verdict, "{case}");
+            // A hold affects only an instance that would be in.
+            let held = if verdict == Verdict::In { last(DecidedBy::Damping) } else { verdict };
+            assert_eq!(super::verdict(registry, connected, watch, outlier, true), held, "{case}, held");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt::Display, path::Path, sync::Arc};
 
 use crate::{
-    Error, Remembered,
+    Error, SnapshotResolver,
     consul::{Client, ConsulResolver, Discovery},
     instance::ServiceName,
     resolve::Resolver,
@@ -12,13 +12,13 @@ use crate::{
 /// The mesh's resolver, and those of services with a discovery of their own.
 pub(super) struct Resolvers {
     default: Arc<dyn Resolver>,
-    /// By the service's name in lower case, as Consul looks it up.
+    /// The resolvers by service, in lower case as in Consul.
     by_service: HashMap<String, Arc<dyn Resolver>>,
 }
 
 impl Resolvers {
-    /// `custom` stands in for Consul. Of two discoveries of one service the
-    /// last holds.
+    /// The resolvers of a mesh; `custom` replaces Consul. The last discovery of
+    /// a service holds.
     pub(super) fn new(
         consul: Option<&Client>,
         custom: Option<Arc<dyn Resolver>>,
@@ -32,7 +32,7 @@ impl Resolvers {
             ))),
             (Some(custom), _, None) => {
                 let default = match state_dir {
-                    Some(dir) => Arc::new(Remembered::new(custom, dir)),
+                    Some(dir) => Arc::new(SnapshotResolver::new(custom, dir)),
                     None => custom,
                 };
                 Ok(Self { default, by_service: HashMap::new() })
@@ -50,10 +50,10 @@ impl Resolvers {
         state_dir: Option<&Path>,
     ) -> Result<Self, Error> {
         let default = ConsulResolver::new(consul.clone());
-        let remembered = state_dir.map(|dir| Remembered::new(default.clone(), dir));
+        let snapshot_saved_at = state_dir.map(|dir| SnapshotResolver::new(default.clone(), dir));
         let remember = |resolver: ConsulResolver| -> Arc<dyn Resolver> {
-            match &remembered {
-                Some(remembered) => Arc::new(remembered.with_inner(resolver)),
+            match &snapshot_saved_at {
+                Some(snapshot_saved_at) => Arc::new(snapshot_saved_at.with_inner(resolver)),
                 None => Arc::new(resolver),
             }
         };

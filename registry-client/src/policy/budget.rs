@@ -1,9 +1,8 @@
-//! How many attempts may be sent beyond the first of each call.
+//! The retry budget: the bound on attempts beyond the first of each call.
 //!
-//! When everything fails, every call would be sent three times, and a service
-//! that is down for lack of capacity would get three times the load. One
-//! budget per channel, which retries and hedges share, keeps that from
-//! happening.
+//! Without it, every call would be sent three times while everything fails, and
+//! a service that is down for lack of capacity would get three times the load.
+//! Each channel has one budget, which retries and hedges share.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -17,36 +16,35 @@ use super::{
     window::Window,
 };
 
-/// What bounds a channel's retries and hedges together.
+/// The settings of a retry budget.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum BudgetConfig {
-    /// Over 10 s no more than the larger of two figures: a quarter of it at once,
-    /// such as when an instance dies with its calls, and the rest evenly. The
-    /// default, with 0.2 and 2.
+    /// Over 10 s no more than the larger of two numbers: a quarter of it at
+    /// once, for example when an instance dies with its calls, and the rest
+    /// evenly. The default, with 0.2 and 2.
     ///
-    /// Source: linkerd's retry budget, which adds the two up and may be spent at
-    /// once; the larger keeps attempts at 1.2 times the calls. Each channel of
-    /// each process has a budget of its own, so the floor counts as often as
-    /// there are processes: at 2 a second it exceeds the share only of those
-    /// that make fewer than 10 calls a second.
+    /// Source: linkerd's retry budget, which adds the two and may be spent at
+    /// once; the larger one keeps attempts at 1.2 times the calls. Each channel
+    /// of each process has a budget of its own, so the minimum counts once per
+    /// process: at 2 a second it exceeds the share only of processes that make
+    /// fewer than 10 calls a second.
     Share {
-        /// Retries and hedges for each call; 0.2 unless set, 0 or more.
+        /// Retries and hedges per call; 0.2 unless set, 0 or more.
         ratio: f64,
-        /// How many a second are allowed however few calls there are; 2 unless
-        /// set.
+        /// Retries and hedges per second that are always allowed; 2 unless set.
         min_per_second: u32,
     },
-    /// As many as there are tokens for: a failed attempt costs one, a
-    /// successful call gives `token_ratio` back, and while no more than half
-    /// are left nothing is sent again.
+    /// A token bucket: a failed attempt costs one token, a successful call
+    /// returns `token_ratio`, and while no more than half are left there are no
+    /// retries.
     ///
     /// Source: gRFC A6, "Throttling Retry Attempts and Hedged RPCs".
     Tokens {
-        /// The most tokens there can be, which is also how many there are at
-        /// first; above 0, at most 1,000.
+        /// The most tokens, which is also their initial number; above 0, at
+        /// most 1,000.
         max_tokens: u32,
-        /// What a success gives back; above 0, to three decimal places.
+        /// The tokens that a success returns; above 0, to three decimal places.
         token_ratio: f64,
     },
 }
@@ -65,17 +63,17 @@ impl Default for BudgetConfig {
 pub struct Budget {
     /// The calls of the channel, for its throttle too.
     calls: Window<SLOTS>,
-    kind: Kind,
+    kind: BudgetKind,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum BudgetKind {
     Share(Share),
     Tokens(Tokens),
 }
 
 impl Budget {
-    /// A budget of which nothing is spent.
+    /// A full budget.
     #[must_use]
     pub fn new(config: BudgetConfig) -> Self {
         Self::at(Instant::now(), config)
@@ -84,107 +82,108 @@ impl Budget {
     fn at(start: Instant, config: BudgetConfig) -> Self {
         let kind = match config {
             BudgetConfig::Share { ratio, min_per_second } => {
-                Kind::Share(Share::new(ratio, min_per_second, start))
+                BudgetKind::Share(Share::new(ratio, min_per_second, start))
             }
             BudgetConfig::Tokens { max_tokens, token_ratio } => {
-                Kind::Tokens(Tokens::new(max_tokens, token_ratio))
+                BudgetKind::Tokens(Tokens::new(max_tokens, token_ratio))
             }
         };
         Self { calls: Window::new(start, SLOT), kind }
     }
 
-    /// A call is sent. Told once of each; an atomic add.
+    /// Counts a call. To be called once for each; an atomic add.
     pub fn deposit(&self, now: Instant) {
         self.calls.add(now);
     }
 
-    /// How many calls there were in the last `slots` slots of time.
+    /// The number of calls in the last `slots` slots of time.
     pub(super) fn calls(&self, slots: u64, now: Instant) -> u64 {
         self.calls.sum_of(slots, now)
     }
 
-    /// Whether one more attempt may be sent; it is spent then.
+    /// Returns whether another attempt may be sent, and withdraws it.
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
         match &self.kind {
-            Kind::Share(share) => share.withdraw(now, self.calls.sum(now)),
-            Kind::Tokens(tokens) => tokens.enough(),
+            BudgetKind::Share(share) => share.withdraw(now, self.calls.sum(now)),
+            BudgetKind::Tokens(tokens) => tokens.has_enough(),
         }
     }
 
-    /// An attempt failed in a way that could be tried again, or the server
-    /// asked not to. Told before [`withdraw`](Self::withdraw).
-    pub fn failed(&self) {
-        if let Kind::Tokens(tokens) = &self.kind {
-            tokens.failed();
+    /// Records that an attempt failed in a retryable way, or that the server
+    /// forbade a retry. To be called before [`withdraw`](Self::withdraw).
+    pub fn record_failure(&self) {
+        if let BudgetKind::Tokens(tokens) = &self.kind {
+            tokens.record_failure();
         }
     }
 
-    /// Whether [`succeeded`](Self::succeeded) changes anything.
+    /// Returns whether [`record_success`](Self::record_success) changes anything.
     pub(crate) fn counts_successes(&self) -> bool {
-        matches!(self.kind, Kind::Tokens(_))
+        matches!(self.kind, BudgetKind::Tokens(_))
     }
 
-    /// A call succeeded. An atomic load while nothing fails.
-    pub fn succeeded(&self) {
-        if let Kind::Tokens(tokens) = &self.kind {
-            tokens.succeeded();
+    /// Records that a call succeeded. An atomic load while nothing fails.
+    pub fn record_success(&self) {
+        if let BudgetKind::Tokens(tokens) = &self.kind {
+            tokens.record_success();
         }
     }
 }
 
-/// The time that a share is taken of: all slots.
+/// The time over which a share is taken: all slots.
 const WINDOW: Duration = Duration::from_secs(10);
-/// The part of a window's share that may be spent at once: of the least share as
+/// The part of a window's share that may be spent at once: with the minimum, as
 /// many as an instance may fail in a row before it is ejected.
-const AT_ONCE: f32 = 0.25;
-/// A leaky bucket: retries go in and run out evenly, as many in a window as may not
-/// be spent at once. So it is as large as the calls are many.
+const BURST_SHARE: f32 = 0.25;
+/// A leaky bucket: retries fill it, and it drains evenly by what may not be
+/// spent at once in a window. Its size is proportional to the number of calls.
 #[derive(Debug)]
 struct Share {
     ratio: f64,
-    /// What is allowed in the window however few calls there are.
-    least: f64,
+    /// The retries per window that are always allowed.
+    min: f64,
     start: Instant,
-    /// What is in the bucket, an `f32`, in the lower half; the upper half is since
-    /// when, in milliseconds after `start`, which may wrap around.
+    /// The level of the bucket, an `f32`, in the lower half; its time, in
+    /// milliseconds after `start`, which may wrap around, in the upper half.
     spent: AtomicU64,
 }
 
 impl Share {
     fn new(ratio: f64, min_per_second: u32, start: Instant) -> Self {
-        let least = f64::from(min_per_second) * WINDOW.as_secs_f64();
-        Self { ratio, least, start, spent: AtomicU64::new(0) }
+        let min = f64::from(min_per_second) * WINDOW.as_secs_f64();
+        Self { ratio, min, start, spent: AtomicU64::new(0) }
     }
 
-    /// `calls`: how many there were in the window.
+    /// Withdraws a retry, given the number of `calls` in the window.
     #[allow(clippy::cast_possible_truncation, reason = "the halves of a number, and what wraps around")]
     fn withdraw(&self, now: Instant, calls: u64) -> bool {
-        let share = self.least.max(calls as f64 * self.ratio) as f32;
+        let share = self.min.max(calls as f64 * self.ratio) as f32;
         if share < 1.0 {
             return false;
         }
         let now = now.saturating_duration_since(self.start).as_millis() as u32;
         let spend = |held: u64| {
             let (since, spent) = ((held >> 32) as u32, f32::from_bits(held as u32));
-            // A moment late, when another thread was faster, is no time at all.
+            // When another thread was faster, no time has passed.
             let passed = now.wrapping_sub(since).cast_signed().max(0);
-            let run_out = share * (1.0 - AT_ONCE) * passed as f32 / WINDOW.as_millis() as f32;
+            let run_out = share * (1.0 - BURST_SHARE) * passed as f32 / WINDOW.as_millis() as f32;
             let spent = (spent - run_out).max(0.0) + 1.0;
-            // A small share is at least one at once.
+            // A small share allows at least one at once.
             let since = since.wrapping_add(passed.cast_unsigned());
-            (spent <= (share * AT_ONCE).max(1.0)).then(|| u64::from(since) << 32 | u64::from(spent.to_bits()))
+            (spent <= (share * BURST_SHARE).max(1.0))
+                .then(|| u64::from(since) << 32 | u64::from(spent.to_bits()))
         };
         self.spent.fetch_update(Relaxed, Relaxed, spend).is_ok()
     }
 }
 
-/// Counted in thousandths, as gRPC's own clients do.
+/// A token bucket in thousandths of a token, as in gRPC's own clients.
 #[derive(Debug)]
 struct Tokens {
-    most: u32,
-    back: u32,
-    left: AtomicU32,
+    max: u32,
+    refund: u32,
+    tokens: AtomicU32,
 }
 
 const TOKEN: u32 = 1_000;
@@ -192,22 +191,23 @@ const TOKEN: u32 = 1_000;
 impl Tokens {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "such a cast saturates")]
     fn new(max_tokens: u32, token_ratio: f64) -> Self {
-        let most = max_tokens.saturating_mul(TOKEN);
-        let back = (token_ratio * f64::from(TOKEN)) as u32;
-        Self { most, back, left: AtomicU32::new(most) }
+        let max = max_tokens.saturating_mul(TOKEN);
+        let refund = (token_ratio * f64::from(TOKEN)) as u32;
+        Self { max, refund, tokens: AtomicU32::new(max) }
     }
 
-    fn enough(&self) -> bool {
-        self.left.load(Relaxed) > self.most / 2
+    fn has_enough(&self) -> bool {
+        self.tokens.load(Relaxed) > self.max / 2
     }
 
-    fn failed(&self) {
-        let _ = self.left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(TOKEN)));
+    fn record_failure(&self) {
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, |tokens| Some(tokens.saturating_sub(TOKEN)));
     }
 
-    fn succeeded(&self) {
-        let more = |left: u32| (left < self.most).then(|| left.saturating_add(self.back).min(self.most));
-        let _ = self.left.fetch_update(Relaxed, Relaxed, more);
+    fn record_success(&self) {
+        let more =
+            |tokens: u32| (tokens < self.max).then(|| tokens.saturating_add(self.refund).min(self.max));
+        let _ = self.tokens.fetch_update(Relaxed, Relaxed, more);
     }
 }
 
@@ -316,8 +316,8 @@ mod tests {
             }
         }
         let worst = |seconds: usize| {
-            let most = retries.windows(seconds).map(|window| window.iter().sum::<u32>()).max();
-            1.0 + f64::from(most.unwrap()) / (per_second as usize * seconds) as f64
+            let max = retries.windows(seconds).map(|window| window.iter().sum::<u32>()).max();
+            1.0 + f64::from(max.unwrap()) / (per_second as usize * seconds) as f64
         };
         (worst(10), worst(1))
     }
@@ -339,22 +339,22 @@ mod tests {
         let budget = Budget::new(BudgetConfig::Tokens { max_tokens: 10, token_ratio: 0.1 });
         let now = Instant::now();
         for failures in 1..=4 {
-            budget.failed();
+            budget.record_failure();
             assert!(budget.withdraw(now), "after {failures} failures");
         }
-        budget.failed();
+        budget.record_failure();
         assert!(!budget.withdraw(now));
-        budget.succeeded();
+        budget.record_success();
         assert!(budget.withdraw(now));
-        (0..1_000).for_each(|_| budget.succeeded());
-        (0..4).for_each(|_| budget.failed());
+        (0..1_000).for_each(|_| budget.record_success());
+        (0..4).for_each(|_| budget.record_failure());
         assert!(budget.withdraw(now), "there were never more than ten");
-        budget.failed();
+        budget.record_failure();
         assert!(!budget.withdraw(now));
-        (0..1_000).for_each(|_| budget.failed());
-        (0..50).for_each(|_| budget.succeeded());
+        (0..1_000).for_each(|_| budget.record_failure());
+        (0..50).for_each(|_| budget.record_success());
         assert!(!budget.withdraw(now), "half is not more than half");
-        budget.succeeded();
+        budget.record_success();
         assert!(budget.withdraw(now));
     }
 
@@ -368,13 +368,13 @@ mod tests {
             let mut now = start;
             // Of each moment: when, what the ten seconds before it allow, what was spent.
             let (mut calls, mut moments) = (Vec::new(), Vec::<(Instant, f64, usize)>::new());
-            for (pause, begun, wanted) in steps {
+            for (pause, begun, requested) in steps {
                 now += Duration::from_millis(pause);
                 for _ in 0..begun {
                     budget.deposit(now);
                     calls.push(now);
                 }
-                let granted = (0..wanted).filter(|_| budget.withdraw(now)).count();
+                let granted = (0..requested).filter(|_| budget.withdraw(now)).count();
                 let lately = calls.iter().filter(|at| now - **at < WINDOW).count() as f64;
                 moments.push((now, f64::max(lately * 0.2, 20.0), granted));
                 let window = || moments.iter().filter(|(at, ..)| now - *at < WINDOW);

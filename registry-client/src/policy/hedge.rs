@@ -1,4 +1,4 @@
-//! Sending a call to a second instance before the first has answered.
+//! Hedging: sending a call to a second instance before the first has responded.
 //!
 //! Source: gRFC A6, "Hedging Policy"; J. Dean and L. Barroso, "The Tail at
 //! Scale", for the delay that is a percentile of what was observed.
@@ -10,29 +10,28 @@ use std::{
 
 use crate::code::{Code, Codes};
 
-/// When further attempts of a call are begun while earlier ones are under way.
-/// The first answer counts; the others are cancelled. Only ever in force for a
-/// method that may be sent twice.
+/// The hedging policy of a method: further attempts begin while earlier ones
+/// are in flight. The first response counts; the other attempts are cancelled.
+/// Applies only to methods that are safe to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HedgingPolicy {
     /// The most attempts of a call, the first included; 2 unless set, and above
     /// 5 counts as 5.
     pub max_attempts: u32,
-    /// How long after the last attempt the next begins; the 95th percentile
-    /// unless set.
+    /// The delay between attempts; the 95th percentile unless set.
     pub delay: HedgeDelay,
     /// Codes after which the next attempt begins at once; UNAVAILABLE unless
     /// set. Any other ends the call.
     pub non_fatal: Codes,
 }
 
-/// How long a hedge waits.
+/// The delay of a hedge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HedgeDelay {
     /// Always this long.
     Fixed(Duration),
-    /// As long as that many of 100 recent attempts at the method took; 1 to 99.
+    /// This percentile of the method's recent latencies; 1 to 99.
     Percentile(u8),
 }
 
@@ -46,58 +45,58 @@ impl Default for HedgingPolicy {
     }
 }
 
-/// Each power of two of microseconds is cut in as many parts (2^BITS), so that
-/// a bucket is at most an eighth wide.
+/// Each power of two of microseconds is divided into 2^BITS buckets, so that a
+/// bucket is at most an eighth wide.
 const BITS: u32 = 3;
 const PARTS: u64 = 1 << BITS;
-/// What takes longer counts as this long: 134 s.
-const LONGEST: u64 = (1 << 27) - 1;
+/// The longest latency that is distinguished: 134 s.
+const MAX_MICROS: u64 = (1 << 27) - 1;
 const BUCKETS: usize = 200;
-/// Fewer attempts than this say nothing about a percentile.
-const ENOUGH: u64 = 100;
-/// After how many attempts the percentile is looked up again.
-const REFRESH: u32 = 32;
-/// After how many attempts every count is halved, so that the past fades.
-const FADE: u32 = 1_024;
+/// The least number of samples for a percentile.
+const MIN_SAMPLES: u64 = 100;
+/// The attempts between two computations of the percentile.
+const REFRESH_INTERVAL: u32 = 32;
+/// The attempts after which every count is halved, so that old latencies decay.
+const DECAY_INTERVAL: u32 = 1_024;
 
-/// How long recent attempts at one method took: a histogram of fixed size that
-/// forgets. Lock-free.
+/// The latencies of recent attempts at one method: a decaying histogram of
+/// fixed size. Lock-free.
 #[derive(Debug)]
 pub(super) struct Latencies {
     percentile: u8,
     buckets: Box<[AtomicU32; BUCKETS]>,
-    seen: AtomicU32,
+    samples: AtomicU32,
     /// In microseconds; 0 is "not known yet".
     delay: AtomicU64,
 }
 
 impl Latencies {
-    /// Nothing seen yet; `percentile` counts as 1 to 99.
+    /// An empty histogram; `percentile` is clamped to 1 to 99.
     pub(super) fn new(percentile: u8) -> Self {
         Self {
             percentile: percentile.clamp(1, 99),
             buckets: Box::new([const { AtomicU32::new(0) }; BUCKETS]),
-            seen: AtomicU32::new(0),
+            samples: AtomicU32::new(0),
             delay: AtomicU64::new(0),
         }
     }
 
-    /// An attempt took this long, or was given up after this long. Of those
-    /// given up because another was faster too, or the slow ones would never
-    /// be seen and the percentile sink from hedge to hedge.
+    /// Records the latency of an attempt, or its age when it was abandoned
+    /// because another was faster: without those, slow attempts would be
+    /// missing and the percentile would sink from hedge to hedge.
     pub(super) fn record(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.buckets[bucket(micros)].fetch_add(1, Relaxed);
-        let seen = self.seen.fetch_add(1, Relaxed).wrapping_add(1);
-        if seen.is_multiple_of(REFRESH) {
+        let samples = self.samples.fetch_add(1, Relaxed).wrapping_add(1);
+        if samples.is_multiple_of(REFRESH_INTERVAL) {
             self.refresh();
         }
-        if seen.is_multiple_of(FADE) {
-            self.fade();
+        if samples.is_multiple_of(DECAY_INTERVAL) {
+            self.decay();
         }
     }
 
-    /// The percentile; `None` before enough attempts were seen.
+    /// The percentile; `None` before there are enough samples.
     pub(super) fn delay(&self) -> Option<Duration> {
         let micros = self.delay.load(Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
@@ -106,7 +105,7 @@ impl Latencies {
     fn refresh(&self) {
         let counts = self.buckets.each_ref().map(|count| u64::from(count.load(Relaxed)));
         let total: u64 = counts.iter().sum();
-        if total < ENOUGH {
+        if total < MIN_SAMPLES {
             return;
         }
         let rank = (total * u64::from(self.percentile)).div_ceil(100);
@@ -120,9 +119,9 @@ impl Latencies {
         }
     }
 
-    fn fade(&self) {
+    fn decay(&self) {
         for count in &*self.buckets {
-            // Taken off, not stored: what others add meanwhile stays.
+            // Subtracted, not stored, so that concurrent additions are kept.
             count.fetch_sub(count.load(Relaxed) / 2, Relaxed);
         }
     }
@@ -131,7 +130,7 @@ impl Latencies {
 /// The bucket that holds a latency.
 #[allow(clippy::cast_possible_truncation, reason = "below BUCKETS, as a test holds")]
 fn bucket(micros: u64) -> usize {
-    let micros = micros.min(LONGEST);
+    let micros = micros.min(MAX_MICROS);
     if micros < PARTS {
         return micros as usize;
     }
@@ -140,7 +139,7 @@ fn bucket(micros: u64) -> usize {
     (u64::from(top - BITS + 1) * PARTS + part) as usize
 }
 
-/// What every latency of the bucket is below, in microseconds.
+/// The exclusive upper bound of the bucket, in microseconds.
 fn end(bucket: usize) -> u64 {
     let bucket = bucket as u64;
     if bucket < PARTS {
@@ -197,7 +196,7 @@ mod tests {
             }
         });
         let held: u32 = latencies.buckets.iter().map(|count| count.load(Relaxed)).sum();
-        assert!(held <= 3 * FADE, "{held} are held");
+        assert!(held <= 3 * DECAY_INTERVAL, "{held} are held");
         assert!(latencies.delay().unwrap() >= millis(5));
     }
 
@@ -206,7 +205,7 @@ mod tests {
         fn every_latency_is_in_a_bucket_an_eighth_wide(micros in prop_oneof![0..1_000_000_000u64, Just(u64::MAX)]) {
             let at = bucket(micros);
             prop_assert!(at < BUCKETS);
-            let micros = micros.min(LONGEST);
+            let micros = micros.min(MAX_MICROS);
             let end = end(at);
             prop_assert!(micros < end && end as f64 <= (micros + 1) as f64 * 1.125, "{micros} ends at {end}");
         }

@@ -1,5 +1,5 @@
-//! The call that the current task answers, so that the calls it makes in turn
-//! end with it and do not multiply its retries.
+//! The call that the current task serves, so that nested calls share its
+//! deadline and do not multiply its retries.
 
 use std::future::Future;
 
@@ -12,16 +12,16 @@ tokio::task_local! {
     static INCOMING: Incoming;
 }
 
-/// What a handler's own calls need to know of the call it answers. Cheap to
-/// clone.
+/// The call that a handler serves, for the calls that the handler makes. Cheap
+/// to clone.
 ///
 /// A [`Server`](crate::server::Server) sets it for every handler, the streams
-/// it returns included, and a [`Channel`](crate::Channel) looks for it in
-/// every call: the call gets no more time than is left, and when its retries
-/// are used up, its status says so (`grpc-retry-pushback-ms: -1`), so that a
-/// handler which passes that status on keeps its own caller from retrying in
-/// turn (Google's SRE book, ch. 22: retry at one layer). A task that the handler spawns is on its own, unless it is
-/// [told](Self::scope):
+/// it returns included, and a [`Channel`](crate::Channel) reads it for every
+/// call: the call gets no more time than is left, and when its retries are used
+/// up, its status has `grpc-retry-pushback-ms: -1`, so that a handler which
+/// passes the status on keeps its own caller from retrying too (Google's SRE
+/// book, ch. 22: retry at one layer). A task that the handler spawns does not
+/// inherit it; [`scope`](Self::scope) sets it:
 ///
 /// ```
 /// use registry_client::policy::incoming::Incoming;
@@ -44,30 +44,30 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// A call that ends at `deadline`, if at all.
+    /// A call with this `deadline`, if any.
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
         Self { deadline }
     }
 
-    /// The call that the current task answers; `None` outside of a handler.
+    /// The call that the current task serves; `None` outside of a handler.
     #[must_use]
     pub fn current() -> Option<Self> {
         INCOMING.try_with(Self::clone).ok()
     }
 
-    /// When it ends; `None` when its caller set no limit.
+    /// The deadline; `None` when the caller set none.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// How long it still has; `None` when its caller set no limit.
+    /// The time left; `None` when the caller set no deadline.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
         Some(self.deadline?.saturating_duration_since(Instant::now()))
     }
 
-    /// Runs `future` as part of answering this call.
+    /// Runs `future` as part of this call.
     ///
     /// # Cancel safety
     /// As cancel safe as `future`.
@@ -75,7 +75,7 @@ impl Incoming {
         INCOMING.scope(self.clone(), future)
     }
 
-    /// Runs `act` as part of answering this call.
+    /// Runs `act` as part of this call.
     pub(crate) fn sync_scope<T>(&self, act: impl FnOnce() -> T) -> T {
         INCOMING.sync_scope(self.clone(), act)
     }

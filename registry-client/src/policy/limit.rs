@@ -1,4 +1,4 @@
-//! How many calls may be under way at once, to a service or to one instance.
+//! Client-side limits on concurrent calls, to a service or to one instance.
 
 use std::{
     fmt,
@@ -15,59 +15,58 @@ use tokio::{
     time::timeout,
 };
 
-/// A bound on calls at once, and on waiting for one's turn. Off unless
-/// configured.
+/// The settings of a concurrency limit and its queue. Off unless configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LimitConfig {
-    /// The most calls under way at once; 1 or more.
+    /// The most concurrent calls; 1 or more.
     pub max: u32,
-    /// The most calls that wait meanwhile; as many as `max` unless set. With 0
-    /// none waits.
+    /// The most calls that wait in the queue; as many as `max` unless set. With
+    /// 0 none waits.
     pub queue: u32,
-    /// The longest that one of them waits; 1 s unless set. Its deadline bounds
-    /// it too.
+    /// The longest wait of a call; 1 s unless set. The deadline of the call
+    /// bounds it too.
     pub wait: Duration,
 }
 
 impl LimitConfig {
-    /// At most `max` under way, as many waiting, for 1 s.
+    /// At most `max` concurrent calls, as many in the queue, for at most 1 s.
     #[must_use]
     pub fn new(max: u32) -> Self {
         Self { max, queue: max, wait: Duration::from_secs(1) }
     }
 }
 
-/// Why a call may not begin.
+/// The reason for which a call was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Limited {
-    /// As many wait already as may.
+pub enum LimitExceeded {
+    /// The queue is full.
     #[error("{of} has {max} calls under way and {queue} waiting, the most that may")]
     QueueFull {
-        /// What the limit is of.
+        /// The name of what is limited.
         of: Arc<str>,
-        /// The most under way.
+        /// The most concurrent calls.
         max: u32,
-        /// The most waiting.
+        /// The most waiting calls.
         queue: u32,
     },
-    /// It was not its turn in time.
+    /// No call ended within the longest wait.
     #[error("{of} has {max} calls under way, the most that may, and none ended within {wait:?}")]
-    TooLong {
-        /// What the limit is of.
+    WaitTimeout {
+        /// The name of what is limited.
         of: Arc<str>,
-        /// The most under way.
+        /// The most concurrent calls.
         max: u32,
-        /// How long the call waited.
+        /// The time that the call waited.
         wait: Duration,
     },
 }
 
-/// A limit that calls go through, first come, first served. Cheap to clone;
-/// clones share it.
+/// A limit on concurrent calls with a first-come, first-served queue. Cheap to
+/// clone; clones share it.
 #[derive(Clone)]
-pub struct Limit {
+pub struct CallLimit {
     shared: Arc<Shared>,
 }
 
@@ -78,13 +77,13 @@ struct Shared {
     waiting: AtomicU32,
 }
 
-/// A place among the calls under way; dropping it makes room for the next.
+/// A permit for one call; dropping it admits the next.
 #[derive(Debug)]
 #[must_use = "a call is counted for as long as it holds its permit"]
-pub struct Permit(#[allow(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
+pub struct CallPermit(#[allow(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
 
-impl Limit {
-    /// A limit of `of`, such as `cart-service`, which its errors name.
+impl CallLimit {
+    /// A limit for `of`, such as `cart-service`, which errors name.
     #[must_use]
     pub fn new(of: &str, config: LimitConfig) -> Self {
         let places = usize::try_from(config.max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
@@ -92,65 +91,65 @@ impl Limit {
         Self { shared: Arc::new(Shared { of: of.into(), config, places, waiting: AtomicU32::new(0) }) }
     }
 
-    /// A place, if one is free and nobody waits for it. Never blocks.
-    pub fn try_enter(&self) -> Option<Permit> {
-        self.shared.places.clone().try_acquire_owned().ok().map(Permit)
+    /// A permit, if one is available and no call waits for it. Never blocks.
+    pub fn try_enter(&self) -> Option<CallPermit> {
+        self.shared.places.clone().try_acquire_owned().ok().map(CallPermit)
     }
 
-    /// Whether every place is taken.
+    /// Returns whether no permit is available.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.shared.places.available_permits() == 0
     }
 
-    /// How many wait for a place.
+    /// The number of waiting calls.
     #[must_use]
     pub fn waiting(&self) -> u32 {
         self.shared.waiting.load(Relaxed)
     }
 
-    /// A place, after waiting for one if need be.
+    /// Waits for a permit.
     ///
     /// # Errors
-    /// When too many wait already, or the wait takes too long.
+    /// When the queue is full, or the wait takes too long.
     ///
     /// # Cancel safety
     /// Cancel safe: dropping the future leaves the queue.
-    pub async fn enter(self) -> Result<Permit, Limited> {
+    pub async fn enter(self) -> Result<CallPermit, LimitExceeded> {
         enter_any(vec![self]).await.map(|(_, permit)| permit)
     }
 }
 
-/// A place at whichever of `limits` has one first, with its index; waits in the
-/// queue of the first that has room for one more. There is at least one limit.
+/// The first permit of any of `limits`, with the limit's index; the call waits
+/// in the first queue that is not full. `limits` is not empty.
 ///
 /// # Errors
-/// When too many wait at all of them already, or the wait takes too long.
+/// When every queue is full, or the wait takes too long.
 ///
 /// # Cancel safety
 /// Cancel safe: dropping the future leaves every queue.
-pub(crate) async fn enter_any(limits: Vec<Limit>) -> Result<(usize, Permit), Limited> {
+pub(crate) async fn enter_any(limits: Vec<CallLimit>) -> Result<(usize, CallPermit), LimitExceeded> {
     let entered = limits.iter().enumerate().find_map(|(index, limit)| Some((index, limit.try_enter()?)));
     if let Some(entered) = entered {
         return Ok(entered);
     }
     let Some(first) = limits.first() else { return std::future::pending().await };
     let Some((shared, _waiting)) =
-        limits.iter().find_map(|limit| Some((&*limit.shared, Waiting::begin(&limit.shared)?)))
+        limits.iter().find_map(|limit| Some((&*limit.shared, QueueSlot::begin(&limit.shared)?)))
     else {
         let Shared { of, config: LimitConfig { max, queue, .. }, .. } = &*first.shared;
-        return Err(Limited::QueueFull { of: of.clone(), max: *max, queue: *queue });
+        return Err(LimitExceeded::QueueFull { of: of.clone(), max: *max, queue: *queue });
     };
     let LimitConfig { max, wait, .. } = shared.config;
     let places = limits.iter().map(|limit| Box::pin(limit.shared.places.clone().acquire_owned()));
     match timeout(wait, select_all(places)).await {
-        Ok((Ok(permit), index, _)) => Ok((index, Permit(permit))),
-        // Nobody closes a semaphore, so it is only ever the time.
-        _ => Err(Limited::TooLong { of: shared.of.clone(), max, wait }),
+        Ok((Ok(permit), index, _)) => Ok((index, CallPermit(permit))),
+        // The semaphore is never closed, so this is a timeout.
+        _ => Err(LimitExceeded::WaitTimeout { of: shared.of.clone(), max, wait }),
     }
 }
 
-impl fmt::Debug for Limit {
+impl fmt::Debug for CallLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { of, config, places, .. } = &*self.shared;
         let (free, waiting) = (places.available_permits(), self.waiting());
@@ -163,10 +162,10 @@ impl fmt::Debug for Limit {
     }
 }
 
-/// One that waits, counted until it is dropped.
-struct Waiting<'a>(&'a Shared);
+/// A place in the queue, counted until it is dropped.
+struct QueueSlot<'a>(&'a Shared);
 
-impl<'a> Waiting<'a> {
+impl<'a> QueueSlot<'a> {
     /// `None` when the queue is full.
     fn begin(shared: &'a Shared) -> Option<Self> {
         let one_more = |waiting: u32| (waiting < shared.config.queue).then(|| waiting + 1);
@@ -174,7 +173,7 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Relaxed);
     }
@@ -188,12 +187,12 @@ mod tests {
 
     const WAIT: Duration = Duration::from_millis(100);
 
-    fn limit(max: u32, queue: u32) -> Limit {
-        Limit::new("cart-service", LimitConfig { queue, wait: WAIT, ..LimitConfig::new(max) })
+    fn limit(max: u32, queue: u32) -> CallLimit {
+        CallLimit::new("cart-service", LimitConfig { queue, wait: WAIT, ..LimitConfig::new(max) })
     }
 
     /// Lets others run until as many wait.
-    async fn until_waiting(limit: &Limit, waiting: u32) {
+    async fn until_waiting(limit: &CallLimit, waiting: u32) {
         while limit.waiting() != waiting {
             tokio::task::yield_now().await;
         }
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_allowed() {
+    async fn no_call_waits_longer_than_allowed() {
         let limit = limit(1, 1);
         let _first = limit.try_enter().unwrap();
         let begun = Instant::now();
@@ -238,11 +237,11 @@ mod tests {
         assert_eq!(said, "cart-service has 1 calls under way and 1 waiting, the most that may");
         second.abort();
         assert!(second.await.unwrap_err().is_cancelled());
-        assert_eq!(limit.waiting(), 0, "who stops waiting leaves the queue");
+        assert_eq!(limit.waiting(), 0, "a cancelled call leaves the queue");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_came_first_is_served_first() {
+    async fn the_first_to_wait_is_served_first() {
         let limit = limit(1, 2);
         let first = limit.try_enter().unwrap();
         let second = tokio::spawn(limit.clone().enter());
@@ -264,7 +263,7 @@ mod tests {
         let waiting: Vec<_> = (0..3).map(|_| tokio::spawn(enter_any(limits.clone()))).collect();
         until_waiting(&limits[2], 1).await;
         let refused = enter_any(limits.clone()).await.unwrap_err();
-        assert!(matches!(refused, Limited::QueueFull { .. }), "one waits in each queue");
+        assert!(matches!(refused, LimitExceeded::QueueFull { .. }), "one waits in each queue");
         drop(held.remove(1));
         let mut entered = Vec::new();
         for waiting in waiting {
@@ -280,7 +279,7 @@ mod tests {
         let limit = limit(1, 0);
         let _first = limit.try_enter().unwrap();
         let begun = Instant::now();
-        assert!(matches!(limit.enter().await, Err(Limited::QueueFull { queue: 0, .. })));
+        assert!(matches!(limit.enter().await, Err(LimitExceeded::QueueFull { queue: 0, .. })));
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }

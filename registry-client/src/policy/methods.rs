@@ -1,4 +1,4 @@
-//! What descriptor sets say of the methods that may be called.
+//! The methods of descriptor sets.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,33 +6,32 @@ use prost_types::method_options::IdempotencyLevel;
 
 use crate::Error;
 
-/// What is known of the methods that may be called, by path. Learnt from
-/// descriptor sets; a method that is in none counts as unary and not safe to
-/// send twice. Cheap to clone.
+/// The methods of descriptor sets, by path. A method that is in none counts as
+/// unary and not safe to retry. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Methods {
     by_path: Arc<HashMap<Box<str>, Method>>,
 }
 
-/// What a descriptor says of one method.
+/// The properties of one method, by its descriptor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Method {
-    /// Whether a request that may have been carried out can be sent again:
+    /// True if a request that may have been processed can be sent again:
     /// `idempotency_level` is `NO_SIDE_EFFECTS` or `IDEMPOTENT`.
     pub idempotent: bool,
-    /// Whether the answer is a stream, which has no natural end.
-    pub streams_answer: bool,
-    /// Whether the answer is one message, as a descriptor says.
-    pub unary_answer: bool,
+    /// True if the method has a server stream.
+    pub server_streaming: bool,
+    /// True if the response is a single message.
+    pub unary_response: bool,
 }
 
 impl Methods {
-    /// Learns every method of an encoded `google.protobuf.FileDescriptorSet`,
-    /// such as build scripts write.
+    /// Adds every method of an encoded `google.protobuf.FileDescriptorSet`, as
+    /// build scripts write it.
     ///
     /// # Errors
-    /// When the bytes are not one.
+    /// When the bytes are no descriptor set.
     pub fn describe(&mut self, descriptor_set: &[u8]) -> Result<(), Error> {
         let set: prost_types::FileDescriptorSet = prost::Message::decode(descriptor_set).map_err(|e| {
             Error::Config(format!("the descriptor set cannot be read ({e}): pass the bytes of an encoded google.protobuf.FileDescriptorSet"))
@@ -52,14 +51,14 @@ impl Methods {
         Ok(())
     }
 
-    /// What is known of the method at `path`, such as
+    /// The properties of the method at `path`, such as
     /// `/shop.cart.v1.CartService/GetCart`.
     #[must_use]
     pub fn get(&self, path: &str) -> Method {
         self.by_path.get(path).copied().unwrap_or_default()
     }
 
-    /// Every method that is known, with its path.
+    /// Every method with its path.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Method)> {
         self.by_path.iter().map(|(path, method)| (&**path, *method))
     }
@@ -70,8 +69,8 @@ impl Method {
         let level = descriptor.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
         Self {
             idempotent: matches!(level, Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent)),
-            streams_answer: descriptor.server_streaming(),
-            unary_answer: !descriptor.server_streaming(),
+            server_streaming: descriptor.server_streaming(),
+            unary_response: !descriptor.server_streaming(),
         }
     }
 }

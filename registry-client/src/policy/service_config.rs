@@ -1,7 +1,7 @@
-//! What an operator wants of calls: gRPC's service config.
+//! gRPC's service config: the operator's settings for calls.
 //!
 //! Source: gRPC's "Service Config in gRPC" and `service_config.proto`; gRFC A6
-//! (retries, hedging, throttling), A24 (choice of the policy that picks), A50
+//! (retries, hedging, throttling), A24 (choice of the balancing policy), A50
 //! (outlier detection).
 
 use std::{collections::HashMap, fs::File, io::Read as _, str::FromStr, time::Duration};
@@ -18,13 +18,13 @@ use crate::{Error, balance::Balancer, health::OutlierConfig, instance::ParseErro
 mod balancing;
 mod json;
 mod method;
+mod root;
 mod value;
-mod whole;
 
-/// What holds for the calls of a channel, by method and for all together.
+/// The settings of a channel's calls, by method and for all together.
 ///
 /// Of the entries for a method, for its service and for all, the most specific
-/// holds, whole: settings are not put together from several.
+/// one holds as a whole: settings of several entries are not merged.
 ///
 /// Made in code, or read from gRPC's JSON by [`parse`](Self::parse):
 ///
@@ -50,25 +50,23 @@ pub struct ServiceConfig {
     /// By name, `package.Service`.
     services: HashMap<Box<str>, MethodConfig>,
     all: MethodConfig,
-    /// What bounds retries and hedges together.
+    /// The retry budget.
     pub budget: BudgetConfig,
-    /// When calls are refused because the service refuses too many; `None`
-    /// never does.
+    /// Client-side throttling; `None` is off.
     pub throttle: Option<ThrottleConfig>,
-    /// How many calls of the channel may be under way at once; any number
-    /// unless set.
+    /// The limit on concurrent calls of the channel; none unless set.
     pub service_limit: Option<LimitConfig>,
-    /// How many calls of the channel to one instance may be under way at once;
-    /// any number unless set.
+    /// The limit on concurrent calls of the channel to one instance; none
+    /// unless set.
     pub instance_limit: Option<LimitConfig>,
-    /// Which instance a call goes to. Wins over
+    /// The balancing policy. Overrides
     /// [`ChannelConfig::balancer`](crate::ChannelConfig::balancer).
     pub balancer: Option<Balancer>,
-    /// When an instance is taken out because attempts on it fail. Wins over
+    /// Outlier detection. Overrides
     /// [`ChannelConfig::outlier`](crate::ChannelConfig::outlier).
     pub outlier: Option<OutlierConfig>,
-    /// The service whose health instances are asked for by `grpc.health.v1`;
-    /// the empty name is the server as a whole. Wins over
+    /// The service name of health checks (`grpc.health.v1`); the empty name is
+    /// the server as a whole. Overrides
     /// [`ChannelConfig::health_service`](crate::ChannelConfig::health_service).
     pub health_service: Option<String>,
 }
@@ -90,66 +88,66 @@ impl Default for ServiceConfig {
     }
 }
 
-/// What an operator wants of one method, of all methods of a service, or of
-/// all. What is unset is as if nothing had been said.
+/// The operator's settings for one method, for all methods of a service, or for
+/// all.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct MethodConfig {
-    /// The longest a call may take, however long its caller would wait.
+    /// The longest time of a call, even if its caller would wait longer.
     pub timeout: Option<Duration>,
-    /// Whether a call waits while no instance is ready, or fails at once.
+    /// True if a call waits while no instance is ready, false if it fails at
+    /// once.
     pub wait_for_ready: Option<bool>,
     /// The most bytes of one request message.
     pub max_request_bytes: Option<usize>,
-    /// The most bytes of one message of the answer.
+    /// The most bytes of one message of the response.
     pub max_response_bytes: Option<usize>,
-    /// When another attempt follows a failed one. For a service or for all it
-    /// holds for idempotent methods only; for one method it is the word that
-    /// it may be sent twice.
+    /// The retry policy. For a service or for all it holds for idempotent
+    /// methods only; for one method it declares that the method is safe to
+    /// retry.
     pub retry: Option<RetryPolicy>,
-    /// When further attempts begin before one has failed; for which methods,
-    /// as with `retry`. Excludes it.
+    /// The hedging policy; for the same methods as `retry`, which it excludes.
     pub hedging: Option<HedgingPolicy>,
 }
 
 /// The most bytes of a file that holds a service config.
-const MOST_BYTES: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 impl ServiceConfig {
     /// Reads gRPC's service-config JSON.
     ///
-    /// Of gRPC's settings it knows `methodConfig`, `retryThrottling`,
+    /// The known settings of gRPC are `methodConfig`, `retryThrottling`,
     /// `loadBalancingConfig`, `loadBalancingPolicy` and `healthCheckConfig`.
-    /// Ours stand under `consort`: at the top `budget` (`ratio`,
-    /// `minPerSecond`), `throttle` (`k`, `window`; false switches it off) and `limits` (`service` and
-    /// `instance`, each with `maxConcurrent`, `maxWaiting`, `maxWait`); in an
-    /// entry of `methodConfig` `retry`, which false switches off; in a
-    /// `hedgingPolicy` `percentile`, in place of `hedgingDelay`; in
-    /// `outlier_detection_experimental` `consecutiveFailures`,
-    /// `lostConnections` and `compare`.
+    /// Our own settings are under `consort`: at the top `budget` (`ratio`,
+    /// `minPerSecond`), `throttle` (`k`, `window`; false switches it off) and
+    /// `limits` (`service` and `instance`, each with `maxConcurrent`,
+    /// `maxWaiting`, `maxWait`); in an entry of `methodConfig` `retry`, which
+    /// false switches off; in a `hedgingPolicy` `percentile`, in place of
+    /// `hedgingDelay`; in `outlier_detection_experimental`
+    /// `consecutiveFailures`, `lostConnections` and `compare`.
     ///
     /// # Errors
     /// When the text is no JSON, or a setting is unknown, out of range or
-    /// contradicts another; names the field by its path, the value and what is
-    /// expected.
+    /// contradicts another; the error names the path of the field, the value
+    /// and what is expected.
     pub fn parse(json: &str) -> Result<Self, ParseError> {
-        whole::parse(json)
+        root::parse(json)
     }
 
-    /// Reads JSON, or the file of that name where the text does not begin with
-    /// `{`. Blocks while it reads; for the start of a process.
+    /// Reads JSON, or the file of this name if the text does not begin with
+    /// `{`. Blocks; for the start of a process.
     ///
     /// # Errors
-    /// When there is no such file, it is above 1 MiB, or as with
+    /// When the file does not exist or is above 1 MiB, and those of
     /// [`parse`](Self::parse).
     pub fn from_file_or_json(text: &str) -> Result<Self, ParseError> {
         if text.trim_start().starts_with('{') {
             return Self::parse(text);
         }
         let mut json = String::new();
-        let read = File::open(text).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut json));
+        let read = File::open(text).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut json));
         match read {
-            Ok(_) if json.len() as u64 > MOST_BYTES => {
+            Ok(_) if json.len() as u64 > MAX_FILE_BYTES => {
                 Err(ParseError(format!("`{text}` is above 1 MiB, the most that is read")))
             }
             Ok(_) => Self::parse(&json).map_err(|why| ParseError(format!("`{text}`: {why}"))),
@@ -159,22 +157,22 @@ impl ServiceConfig {
         }
     }
 
-    /// Sets what holds for one method: `service` is `shop.cart.v1.CartService`,
-    /// `method` is `GetCart`. The last word counts.
+    /// Sets the config of one method: `service` is `shop.cart.v1.CartService`,
+    /// `method` is `GetCart`. The last call counts.
     #[must_use]
     pub fn for_method(mut self, service: &str, method: &str, config: MethodConfig) -> Self {
         self.set_method(service, method, config);
         self
     }
 
-    /// Sets what holds for the other methods of a service.
+    /// Sets the config of the other methods of a service.
     #[must_use]
     pub fn for_service(mut self, service: &str, config: MethodConfig) -> Self {
         self.set_service(service, config);
         self
     }
 
-    /// Sets what holds for the methods of all other services.
+    /// Sets the config of the methods of all other services.
     #[must_use]
     pub fn for_all(mut self, config: MethodConfig) -> Self {
         self.all = config;
@@ -189,7 +187,8 @@ impl ServiceConfig {
         self.services.insert(service.into(), config);
     }
 
-    /// What is configured for the method at `path`, and whether for it alone.
+    /// The config of the method at `path`, and whether it is for this method
+    /// alone.
     pub(super) fn of(&self, path: &str) -> (&MethodConfig, bool) {
         let of_service = || self.services.get(service_of(path)?);
         match self.methods.get(path) {
@@ -198,17 +197,18 @@ impl ServiceConfig {
         }
     }
 
-    /// The paths of the methods that are named.
+    /// The paths of the methods with a config of their own.
     pub(super) fn methods(&self) -> impl Iterator<Item = &str> {
         self.methods.keys().map(|path| &**path)
     }
 
-    /// The services that are named.
+    /// The services with a config of their own.
     pub(super) fn services(&self) -> impl Iterator<Item = (&str, &MethodConfig)> {
         self.services.iter().map(|(name, config)| (&**name, config))
     }
 
-    /// Refuses what is out of range; settings made in code can be.
+    /// Rejects settings that are out of range, which settings made in code can
+    /// be.
     pub(super) fn check(&self) -> Result<(), Error> {
         let named = self.methods.iter().chain(&self.services).map(|(name, config)| (&**name, config));
         for (name, config) in named.chain([("all methods", &self.all)]) {

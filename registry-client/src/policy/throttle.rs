@@ -1,16 +1,16 @@
-//! Calls that are not sent because the service has just been refusing them.
+//! Client-side throttling: calls that are not sent because the service has been
+//! rejecting too many.
 //!
 //! Source: "Site Reliability Engineering" (Google), chapter 21, "Client-Side
-//! Throttling". What differs, and why:
+//! Throttling". The differences, and their reasons:
 //!
-//! - Only what an overloaded server of this library refused before it began it
-//!   counts as refused. A service that is down or fails is tried like any other,
-//!   so an outage costs nothing after its end.
-//! - A call without an answer yet counts as accepted, so that neither the first
-//!   calls of a process nor slow ones are refused.
-//! - Seconds are looked back on and not minutes, and where nothing was refused
-//!   within them everything is sent: that is all that an overload costs after its
-//!   end.
+//! - Only calls that an overloaded server of this library rejected before they
+//!   began count as rejected. A service that is down or fails is called like
+//!   any other, so an outage costs nothing after its end.
+//! - A call without a response yet counts as accepted, so that neither the
+//!   first calls of a process nor slow ones are throttled.
+//! - The window is seconds, not minutes, and without a rejection within it
+//!   every call is sent, which bounds the cost of an overload after its end.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,19 +21,17 @@ use tokio::time::Instant;
 
 use super::{budget::Budget, window::Window};
 
-/// When a channel refuses calls of its own accord.
+/// The settings of client-side throttling.
 ///
-/// It saves a service that is overloaded the cost of refusing. For up to
-/// `window` after the overload, calls are still refused that would have
-/// succeeded.
+/// Throttling saves an overloaded service the cost of rejecting. For up to
+/// `window` after the overload, calls are throttled that would have succeeded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ThrottleConfig {
-    /// How many calls are sent for each that is accepted, at least; 1.25 unless
-    /// set, 1 or more. The smaller, the sooner calls are refused.
+    /// The calls that are sent for each accepted one, at least; 1.25 unless
+    /// set, 1 or more. The smaller, the sooner calls are throttled.
     pub k: f64,
-    /// The time that is looked back on; 3 s unless set, above 0 and no more than
-    /// 10 s.
+    /// The window of the counts; 3 s unless set, above 0 and no more than 10 s.
     pub window: Duration,
 }
 
@@ -43,30 +41,29 @@ impl Default for ThrottleConfig {
     }
 }
 
-/// What is looked back on is counted in slots, which those of the budget's
-/// calls are too.
+/// The length of a slot, here and in the budget.
 pub(super) const SLOT: Duration = Duration::from_millis(250);
 pub(super) const SLOTS: usize = 40;
-/// All slots.
+/// The length of all slots.
 pub(super) const MAX_WINDOW: Duration = Duration::from_secs(10);
 
-/// What one channel knows of how willing its service is. Lock-free, and an
-/// atomic load for each call while nothing is refused.
+/// The throttle of one channel. Lock-free; costs an atomic load per call while
+/// nothing is rejected.
 #[derive(Debug)]
 pub struct Throttle {
     k: f64,
-    /// How many slots are looked back on.
+    /// The number of slots in the window.
     slots: u64,
-    /// Whether anything was refused of late.
+    /// True if a call was rejected within the window.
     is_active: AtomicBool,
-    /// What the service refused.
-    refused: Window<SLOTS>,
-    /// What was not sent.
+    /// The calls that the service rejected.
+    rejected: Window<SLOTS>,
+    /// The calls that were not sent.
     throttled: Window<SLOTS>,
 }
 
 impl Throttle {
-    /// A throttle that has seen nothing, and so admits everything.
+    /// A throttle without rejections, which admits every call.
     #[must_use]
     pub fn new(config: ThrottleConfig) -> Self {
         let start = Instant::now();
@@ -75,15 +72,15 @@ impl Throttle {
             k: config.k,
             slots: u64::try_from(slots).unwrap_or(u64::MAX).clamp(1, SLOTS as u64),
             is_active: AtomicBool::new(false),
-            refused: Window::new(start, SLOT),
+            rejected: Window::new(start, SLOT),
             throttled: Window::new(start, SLOT),
         }
     }
 
-    /// Whether a call may be sent; asked once of each. `budget` knows how many
-    /// were. `random` draws evenly from 0 to 1. Refused with the probability
-    /// `max(0, (requests − k × accepts) / (requests + 1))`, where those that were
-    /// refused here count as requests too.
+    /// Returns whether a call may be sent; to be called once for each. `budget`
+    /// has the number of calls, `random` draws evenly from 0 to 1. A call is
+    /// throttled with the probability `max(0, (requests − k × accepts) /
+    /// (requests + 1))`, where throttled calls count as requests too.
     #[must_use]
     #[inline]
     pub fn admit(&self, now: Instant, budget: &Budget, random: impl FnOnce() -> f64) -> bool {
@@ -92,14 +89,14 @@ impl Throttle {
 
     #[cold]
     fn admit_some(&self, now: Instant, budget: &Budget, random: f64) -> bool {
-        let refused = self.refused.sum_of(self.slots, now);
-        if refused == 0 {
+        let rejected = self.rejected.sum_of(self.slots, now);
+        if rejected == 0 {
             self.is_active.store(false, Relaxed);
             return true;
         }
         let sent = budget.calls(self.slots, now);
         let requests = (sent + self.throttled.sum_of(self.slots, now)) as f64;
-        let accepts = sent.saturating_sub(refused) as f64;
+        let accepts = sent.saturating_sub(rejected) as f64;
         let admitted = random >= (requests - self.k * accepts) / (requests + 1.0);
         if !admitted {
             self.throttled.add(now);
@@ -107,10 +104,10 @@ impl Throttle {
         admitted
     }
 
-    /// The service has refused a call for lack of room.
+    /// Records that the service rejected a call because it was overloaded.
     #[cold]
-    pub fn refused(&self, now: Instant) {
-        self.refused.add(now);
+    pub fn record_rejection(&self, now: Instant) {
+        self.rejected.add(now);
         self.is_active.store(true, Relaxed);
     }
 }
@@ -133,11 +130,11 @@ mod tests {
         rng: fastrand::Rng,
     }
 
-    /// What became of the calls of some time.
+    /// The results of calls.
     #[derive(Debug, Default)]
-    struct Became {
+    struct CallCounts {
         accepted: u32,
-        refused: u32,
+        rejected: u32,
         throttled: u32,
     }
 
@@ -153,26 +150,26 @@ mod tests {
         }
 
         /// Calls for so long, of which the service accepts so many a second.
-        fn call(&mut self, seconds: f64, capacity: f64) -> Became {
-            let (mut became, mut room) = (Became::default(), 1.0);
+        fn call(&mut self, seconds: f64, capacity: f64) -> CallCounts {
+            let (mut counts, mut room) = (CallCounts::default(), 1.0);
             for _ in 0..(seconds * f64::from(PER_SECOND)) as u32 {
                 self.calls += 1;
                 room = f64::min(room + capacity / f64::from(PER_SECOND), 5.0);
                 let now = self.start + Duration::from_secs(1) * self.calls / PER_SECOND;
                 if !self.throttle.admit(now, &self.budget, || self.rng.f64()) {
-                    became.throttled += 1;
+                    counts.throttled += 1;
                     continue;
                 }
                 self.budget.deposit(now);
                 if room >= 1.0 {
                     room -= 1.0;
-                    became.accepted += 1;
+                    counts.accepted += 1;
                 } else {
-                    self.throttle.refused(now);
-                    became.refused += 1;
+                    self.throttle.record_rejection(now);
+                    counts.rejected += 1;
                 }
             }
-            became
+            counts
         }
     }
 
@@ -186,24 +183,24 @@ mod tests {
     fn an_overloaded_service_is_sent_little_more_than_it_accepts() {
         let mut caller = Caller::new(ThrottleConfig::default());
         caller.call(5.0, 33.0);
-        let became = caller.call(30.0, 33.0);
-        assert!(became.accepted >= 940, "{became:?}");
-        assert!(became.refused <= became.accepted / 3, "{became:?}");
+        let counts = caller.call(30.0, 33.0);
+        assert!(counts.accepted >= 940, "{counts:?}");
+        assert!(counts.rejected <= counts.accepted / 3, "{counts:?}");
     }
 
     #[test]
     fn a_service_that_refuses_everything_gets_next_to_nothing() {
         let mut caller = Caller::new(ThrottleConfig::default());
-        let became = caller.call(60.0, 0.0);
-        assert!(became.refused < 100, "{became:?}");
+        let counts = caller.call(60.0, 0.0);
+        assert!(counts.rejected < 100, "{counts:?}");
     }
 
     #[test]
     fn a_service_that_refuses_few_is_left_alone() {
         let mut caller = Caller::new(ThrottleConfig::default());
         caller.call(5.0, 85.0);
-        let became = caller.call(30.0, 85.0);
-        assert!(became.throttled < 30, "{became:?}");
+        let counts = caller.call(30.0, 85.0);
+        assert!(counts.throttled < 30, "{counts:?}");
     }
 
     #[test]
@@ -212,16 +209,16 @@ mod tests {
             let mut caller = Caller::new(ThrottleConfig::default());
             caller.call(seconds, overload);
             caller.call(3.25, 100.0);
-            let became = caller.call(10.0, 100.0);
-            assert_eq!(became.accepted, 1_000, "after {overload} a second: {became:?}");
+            let counts = caller.call(10.0, 100.0);
+            assert_eq!(counts.accepted, 1_000, "after {overload} a second: {counts:?}");
         }
     }
 
     proptest! {
-        /// However little is accepted, who draws high enough gets through: a
-        /// cure is noticed.
+        /// A high enough draw is always admitted, so that a recovery is
+        /// detected.
         #[test]
-        fn nobody_is_refused_for_certain(calls in 1u32..1_000) {
+        fn no_call_is_throttled_for_certain(calls in 1u32..1_000) {
             let mut caller = Caller::new(ThrottleConfig::default());
             caller.call(f64::from(calls) / f64::from(PER_SECOND), 0.0);
             let now = caller.start + Duration::from_secs(1) * calls / PER_SECOND;

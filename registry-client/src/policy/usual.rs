@@ -1,15 +1,15 @@
-//! How long a method's calls usually take, learnt from those that succeed.
+//! The usual latency of a method, learnt from successful attempts.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// An attempt that is dropped before this is never late, however fast the
-/// others are.
-const LEAST: Duration = Duration::from_millis(10);
-/// So many attempts must have succeeded before anything is called usual.
-const ENOUGH: u64 = 8;
+/// An attempt that is dropped earlier is never late, however fast the others
+/// are.
+const MIN_LATENESS: Duration = Duration::from_millis(10);
+/// The least number of samples before any latency counts as usual.
+const MIN_SAMPLES: u64 = 8;
 
 /// Bits of the mean and of the deviation, in microseconds; the count has the
 /// rest.
@@ -19,35 +19,35 @@ const MASK: u64 = (1 << BITS) - 1;
 /// The smoothed latency of a method and its smoothed deviation. Lock-free; of
 /// two samples at the same moment one may be lost.
 ///
-/// Source: RFC 6298, which bounds by them how long an answer may be awaited
+/// Source: RFC 6298, which bounds by them how long a response may be awaited
 /// before its packet counts as lost; mean plus four deviations.
 #[derive(Debug, Default)]
 pub(crate) struct UsualLatency(AtomicU64);
 
 impl UsualLatency {
-    /// Whether there are too few samples to tell.
+    /// Returns whether there are too few samples yet.
     pub(crate) fn is_learning(&self) -> bool {
-        self.0.load(Relaxed) >> (2 * BITS) < ENOUGH
+        self.0.load(Relaxed) >> (2 * BITS) < MIN_SAMPLES
     }
 
-    /// An attempt took so long, and succeeded.
+    /// Records the latency of a successful attempt.
     pub(crate) fn record(&self, took: Duration) {
         let sample = u64::try_from(took.as_micros()).unwrap_or(MASK).min(MASK);
-        let held = self.0.load(Relaxed);
-        let (count, deviation, mean) = (held >> (2 * BITS), held >> BITS & MASK, held & MASK);
+        let packed = self.0.load(Relaxed);
+        let (count, deviation, mean) = (packed >> (2 * BITS), packed >> BITS & MASK, packed & MASK);
         let (mean, deviation) = match count {
             0 => (sample, sample / 2),
             _ => ((mean * 7 + sample) / 8, (deviation * 3 + mean.abs_diff(sample)) / 4),
         };
-        self.0.store((count + 1).min(ENOUGH) << (2 * BITS) | deviation << BITS | mean, Relaxed);
+        self.0.store((count + 1).min(MIN_SAMPLES) << (2 * BITS) | deviation << BITS | mean, Relaxed);
     }
 
-    /// Whether an attempt that has gone on for so long takes longer than is
-    /// usual. `false` until there are enough samples.
+    /// Returns whether `elapsed` is longer than usual; `false` until there are
+    /// enough samples.
     pub(crate) fn is_exceeded_by(&self, elapsed: Duration) -> bool {
-        let held = self.0.load(Relaxed);
-        let usual = Duration::from_micros((held & MASK) + 4 * (held >> BITS & MASK));
-        !self.is_learning() && elapsed > usual.max(LEAST)
+        let packed = self.0.load(Relaxed);
+        let usual = Duration::from_micros((packed & MASK) + 4 * (packed >> BITS & MASK));
+        !self.is_learning() && elapsed > usual.max(MIN_LATENESS)
     }
 }
 

@@ -1,4 +1,4 @@
-//! A count of what happened lately.
+//! A sliding count of events.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -7,13 +7,13 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How often something happened in the last `SLOTS` slots of time, the present
-/// one among them, which is not over. Lock-free; adding is one atomic add but
-/// for the first of each slot.
+/// The number of events in the last `SLOTS` slots of time, the current one
+/// included. Lock-free; adding is one atomic add but for the first of each
+/// slot.
 ///
 /// Each slot holds its turn (the number of slots since the start) in the upper
-/// half and its count in the lower, so that what is too old is seen as such
-/// without anyone clearing it.
+/// half and its count in the lower, so that old counts are recognised without
+/// being cleared.
 #[derive(Debug)]
 pub(super) struct Window<const SLOTS: usize> {
     start: Instant,
@@ -23,17 +23,17 @@ pub(super) struct Window<const SLOTS: usize> {
 }
 
 impl<const SLOTS: usize> Window<SLOTS> {
-    /// A window that is empty, over `SLOTS` slots of that length.
+    /// An empty window of `SLOTS` slots of this length.
     pub(super) fn new(start: Instant, slot: Duration) -> Self {
         Self { start, slot: nanos(slot).max(1), slots: [const { AtomicU64::new(0) }; SLOTS] }
     }
 
-    /// One more.
+    /// Counts an event.
     pub(super) fn add(&self, now: Instant) {
         let turn = self.turn(now);
         let slot = self.slot_of(turn);
         let held = slot.load(Relaxed);
-        // A slot that has gone ahead takes what comes a moment late.
+        // A slot that has moved on counts a late event.
         if turn_of(held) >= turn {
             slot.fetch_add(1, Relaxed);
             return;
@@ -45,12 +45,12 @@ impl<const SLOTS: usize> Window<SLOTS> {
         }
     }
 
-    /// How many there were.
+    /// The number of events in the window.
     pub(super) fn sum(&self, now: Instant) -> u64 {
         self.sum_of(SLOTS as u64, now)
     }
 
-    /// How many there were in the last `slots` slots.
+    /// The number of events in the last `slots` slots.
     pub(super) fn sum_of(&self, slots: u64, now: Instant) -> u64 {
         let turn = self.turn(now);
         let recent = |held: &u64| turn_of(*held) + slots > turn;
@@ -58,7 +58,7 @@ impl<const SLOTS: usize> Window<SLOTS> {
     }
 
     fn turn(&self, now: Instant) -> u64 {
-        // As wide as a slot has room for: at slots of 250 ms, 34 years.
+        // 32 bits, as a slot stores: at slots of 250 ms, 34 years.
         (nanos(now.saturating_duration_since(self.start)) / self.slot) & u64::from(u32::MAX)
     }
 

@@ -16,13 +16,13 @@ use crate::instance::{Address, Instance, ParseError, ServiceName};
 /// Resolves services by DNS: every address of a host, or every target of an
 /// SRV record. Cheap to clone.
 ///
-/// DNS says nothing of health, so every instance passes; targets of a lower
-/// SRV priority stand as critical, which is to say that they are used when no
-/// other is left. Looks again when what it found expires, within the bounds of
+/// DNS knows no health, so every instance passes; targets of a lower SRV
+/// priority are critical, so that they are used when no other is left. Looks up
+/// again when the records expire, within the bounds of
 /// [`with_interval`](Self::with_interval). A failed look-up leaves the
-/// instances as they were; that a name does not exist is an answer for SRV,
-/// where a server says so, and a failure for addresses, where the system does
-/// not tell it from one.
+/// instances as they were. A name that does not exist is an empty set for SRV,
+/// where the server reports it, and a failure for addresses, where the system
+/// does not distinguish the two.
 ///
 /// ```
 /// # fn main() -> Result<(), registry_client::instance::ParseError> {
@@ -30,7 +30,7 @@ use crate::instance::{Address, Instance, ParseError, ServiceName};
 ///
 /// // A headless service of Kubernetes: all its pods, at one port.
 /// let pods = DnsResolver::hosts("{service}.default.svc.cluster.local:50051")?;
-/// // SRV records, which tell the port too.
+/// // SRV records, which include the port.
 /// let srv = DnsResolver::srv("_grpc._tcp.{service}.example.org")?;
 /// # Ok(())
 /// # }
@@ -40,8 +40,8 @@ pub struct DnsResolver {
     records: Records,
     template: Arc<str>,
     servers: Servers,
-    least: Duration,
-    most: Duration,
+    min_interval: Duration,
+    max_interval: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ enum Records {
     Srv,
 }
 
-/// What `{service}` stands for in a template.
+/// The placeholder of the service's name in a template.
 const SERVICE: &str = "{service}";
 
 impl DnsResolver {
@@ -59,14 +59,14 @@ impl DnsResolver {
     /// service's name.
     ///
     /// # Errors
-    /// When it is not.
+    /// When `template` has another form.
     pub fn hosts(template: &str) -> Result<Self, ParseError> {
         let sample: Address = template.replace(SERVICE, "service").parse().map_err(|e: ParseError| {
             ParseError(format!(
                 "DNS name `{template}` is not host:port, where host may contain {SERVICE}: {e}"
             ))
         })?;
-        // The system would take minutes to say that an address is no name.
+        // The system would take minutes to report that an address is no name.
         if sample.host().parse::<std::net::IpAddr>().is_ok() && !template.contains(SERVICE) {
             return Err(ParseError(format!(
                 "`{template}` is an address, not a name: a fixed resolver is for that"
@@ -90,37 +90,37 @@ impl DnsResolver {
             records,
             template: template.into(),
             servers: Servers::System,
-            least: Duration::from_secs(5),
-            most: Duration::from_secs(30),
+            min_interval: Duration::from_secs(5),
+            max_interval: Duration::from_secs(30),
         }
     }
 
-    /// Asks these servers for SRV records, for example a Consul agent at
+    /// Sets the servers for SRV records, for example a Consul agent at
     /// `127.0.0.1:8600`; the system's unless set.
     #[must_use]
     pub fn with_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
-        self.servers = Servers::These(servers.into_iter().collect());
+        self.servers = Servers::Fixed(servers.into_iter().collect());
         self
     }
 
-    /// Looks no more often than every `least` and no more seldom than every
-    /// `most`; 5 s and 30 s unless set. Between them the records' time to
-    /// live decides; the system's look-up does not tell it, so addresses are
-    /// looked up every `most`. After a failure it is `least`.
+    /// Sets the least and the longest time between look-ups; 5 s and 30 s
+    /// unless set. Between them the records' time to live decides. The system's
+    /// look-up does not report it, so addresses are looked up every
+    /// `max_interval`. After a failure `min_interval` applies.
     #[must_use]
-    pub fn with_interval(mut self, least: Duration, most: Duration) -> Self {
-        self.least = least;
-        self.most = most.max(least);
+    pub fn with_interval(mut self, min_interval: Duration, max_interval: Duration) -> Self {
+        self.min_interval = min_interval;
+        self.max_interval = max_interval.max(min_interval);
         self
     }
 
-    async fn look(&self, name: &str) -> Result<Found, String> {
+    async fn look_up(&self, name: &str) -> Result<DnsRecords, String> {
         match self.records {
-            Records::Srv => srv::look(&self.servers, name).await,
+            Records::Srv => srv::look_up(&self.servers, name).await,
             Records::Hosts => {
-                // Bounded by the system's own patience.
+                // Bounded by the system's own timeout.
                 let found = tokio::net::lookup_host(name).await.map_err(|e| e.to_string())?;
-                Ok(Found { instances: found.map(instance).collect(), expires: None })
+                Ok(DnsRecords { instances: found.map(instance).collect(), expires: None })
             }
         }
     }
@@ -131,10 +131,10 @@ fn instance(at: SocketAddr) -> Instance {
     Instance::new(&address.to_string(), address)
 }
 
-/// What a look-up brought.
-struct Found {
+/// The result of a look-up.
+struct DnsRecords {
     instances: Vec<Instance>,
-    /// When it may have changed; `None` where that is not told.
+    /// The time at which the records expire; `None` where it is not known.
     expires: Option<Instant>,
 }
 
@@ -162,18 +162,18 @@ impl fmt::Display for DnsResolver {
 /// Looks up `name` for ever.
 async fn follow(resolver: &DnsResolver, name: &str, view: &watch::Sender<Resolution>) {
     loop {
-        let pause = match resolver.look(name).await {
+        let pause = match resolver.look_up(name).await {
             Ok(found) => {
                 let left = found.expires.map(|at| at.saturating_duration_since(Instant::now()));
                 publish(name, view, found.instances);
-                left.unwrap_or(resolver.most).clamp(resolver.least, resolver.most)
+                left.unwrap_or(resolver.max_interval).clamp(resolver.min_interval, resolver.max_interval)
             }
             Err(cause) => {
                 fail(name, view, &cause);
-                resolver.least
+                resolver.min_interval
             }
         };
-        // Never early, so that an expired record is not asked for twice.
+        // Never early, so that an expired record is not looked up twice.
         sleep(pause.mul_f64(1.0 + 0.1 * fastrand::f64())).await;
     }
 }
@@ -184,7 +184,7 @@ fn publish(name: &str, view: &watch::Sender<Resolution>, mut instances: Vec<Inst
     let found = Resolution::found(instances);
     view.send_if_modified(|now| {
         if now.error.is_some() {
-            tracing::info!(%name, "DNS tells the addresses of `{name}` again");
+            tracing::info!(%name, "DNS resolves `{name}` again");
         }
         let changed = *now != found;
         *now = found;
@@ -194,7 +194,7 @@ fn publish(name: &str, view: &watch::Sender<Resolution>, mut instances: Vec<Inst
 
 fn fail(name: &str, view: &watch::Sender<Resolution>, cause: &str) {
     let words = format!(
-        "DNS did not tell the addresses of `{name}`: {cause}; check the name, and the servers in /etc/resolv.conf"
+        "DNS could not resolve `{name}`: {cause}; check the name, and the servers in /etc/resolv.conf"
     );
     view.send_if_modified(|now| {
         let news = now.fail(&words);
@@ -233,9 +233,9 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_does_not_exist_is_said_in_words() {
         let mut view =
-            DnsResolver::hosts("{service}.invalid:80").unwrap().resolve(&"nobody".parse().unwrap());
+            DnsResolver::hosts("{service}.invalid:80").unwrap().resolve(&"missing".parse().unwrap());
         let now = view.wait_for(|now| now.error.is_some()).await.unwrap();
-        assert!(now.error.as_deref().unwrap().contains("`nobody.invalid:80`"), "{now:?}");
+        assert!(now.error.as_deref().unwrap().contains("`missing.invalid:80`"), "{now:?}");
         assert_eq!(now.instances, None);
     }
 }

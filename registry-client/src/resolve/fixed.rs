@@ -1,4 +1,4 @@
-//! A set of instances that is known beforehand.
+//! A resolver with a fixed set of instances.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use tokio::sync::watch;
 use super::{Resolution, Resolver};
 use crate::instance::{Address, Instance, ServiceName};
 
-/// Tells the same set for every service: what was given, or what was last
-/// [`set`](Self::set). For tests, and for peers that no registry knows.
+/// A resolver with the same set for every service: the given one, or the last
+/// one that was [`set`](Self::set). For tests, and for peers without a
+/// registry.
 ///
 /// Clones share the set.
 #[derive(Clone, Debug)]
@@ -17,26 +18,26 @@ pub struct FixedResolver {
 }
 
 impl FixedResolver {
-    /// A resolver that tells a passing instance of weight 1 for each address,
-    /// with the address as its id.
+    /// A resolver with a passing instance of weight 1 for each address, with
+    /// the address as its id.
     pub fn new<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
         let instance = |address: Address| Instance::new(&address.to_string(), address);
         Self::with(addresses.into_iter().map(Into::into).map(instance))
     }
 
-    /// A resolver that tells these instances.
+    /// A resolver with these instances.
     pub fn with(instances: impl IntoIterator<Item = Instance>) -> Self {
         let found = Resolution::found(instances.into_iter().collect::<Vec<_>>());
         Self { view: Arc::new(watch::Sender::new(found)) }
     }
 
-    /// A resolver that has not had an answer yet, as every other begins.
+    /// A resolver without a response yet, which is how every other begins.
     #[must_use]
     pub fn unresolved() -> Self {
         Self { view: Arc::new(watch::Sender::new(Resolution::default())) }
     }
 
-    /// Tells these instances from now on.
+    /// Replaces the instances.
     pub fn set(&self, instances: impl IntoIterator<Item = Instance>) {
         let found = Resolution::found(instances.into_iter().collect::<Vec<_>>());
         self.view.send_if_modified(|now| {
@@ -46,7 +47,7 @@ impl FixedResolver {
         });
     }
 
-    /// Tells that looking failed; the instances stay as they were.
+    /// Reports a failed look-up; the instances stay as they were.
     pub fn fail(&self, words: &str) {
         self.view.send_if_modified(|now| now.fail(words));
     }

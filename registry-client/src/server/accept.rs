@@ -1,4 +1,4 @@
-//! Takes connections in, no more of one peer than its share.
+//! The listener, which bounds the connections of each peer.
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -9,20 +9,21 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    log_limiter::LogLimiter,
     peers::{PeerConnection, Peers, Share},
-    quiet::Quiet,
 };
+use crate::backoff::Backoff;
 
-/// The wait after a connection could not be taken in: doubles up to the last.
-const PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The first delay after `accept` failed; doubles up to the next.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A listener that refuses connections above their peer's share.
+/// A listener that closes connections above their peer's share.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listener: TcpListener,
     peers: Arc<Peers>,
-    refused: Quiet,
+    rejected_log: LogLimiter,
 }
 
 /// A connection, which counts until its share is dropped.
@@ -35,55 +36,55 @@ pub(super) struct Accepted {
 
 impl Acceptor {
     pub(super) fn new(listener: TcpListener, peers: Arc<Peers>) -> Self {
-        Self { listener, peers, refused: Quiet::default() }
+        Self { listener, peers, rejected_log: LogLimiter::default() }
     }
 
-    /// The next connection. Never fails: a connection that breaks while it is
-    /// taken in is the peer's affair, and a process that is out of file
-    /// descriptors gets some back.
+    /// The next connection. Never fails: a connection that breaks during
+    /// `accept` is ignored, and a process that is out of file descriptors
+    /// retries.
     pub(super) async fn accept(&self) -> Accepted {
-        let mut pause = PAUSE;
+        let mut backoff = Backoff::exact(INITIAL_BACKOFF, MAX_BACKOFF);
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
-                    if pause != PAUSE {
-                        info!("connections can be taken in again");
-                        pause = PAUSE;
+                    if !backoff.is_reset() {
+                        info!("connections are accepted again");
+                        backoff.reset();
                     }
                     match self.peers.connect(peer.ip()) {
                         Ok((connection, share)) => {
-                            // Without this, small answers wait 40 ms for the peer's acknowledgement.
+                            // Without this, small responses wait 40 ms for the
+                            // peer's acknowledgement.
                             let _ = stream.set_nodelay(true);
                             return Accepted { stream, connection, share };
                         }
-                        Err(open) => self.refuse(peer.ip(), open),
+                        Err(open) => self.reject(peer.ip(), open),
                     }
                 }
-                Err(error) if is_of_the_peer(&error) => {}
+                Err(error) if is_peer_error(&error) => {}
                 Err(error) => {
-                    if pause == PAUSE {
-                        warn!(%error, "cannot take in connections, trying on: {error}; if files ran out, raise `ulimit -n`");
+                    if backoff.is_reset() {
+                        warn!(%error, "failed to accept a connection, retrying: {error}; if the process ran out of file descriptors, raise `ulimit -n`");
                     }
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(backoff.next()).await;
                 }
             }
         }
     }
 
-    fn refuse(&self, peer: IpAddr, open: usize) {
-        if let Some(more) = self.refused.say() {
+    fn reject(&self, peer: IpAddr, open: usize) {
+        if let Some(more) = self.rejected_log.admit() {
             warn!(
                 %peer,
                 open,
                 more,
-                "a connection of {peer} was closed: it has {open} open, all in use, and more are kept for other peers (max_connections, `ulimit -n`)"
+                "closed a connection of {peer}: it has {open} open, all in use, and the rest is reserved for other peers; raise max_connections or `ulimit -n`"
             );
         }
     }
 }
 
-fn is_of_the_peer(error: &io::Error) -> bool {
+fn is_peer_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted

@@ -1,4 +1,4 @@
-//! Under which address a server registers.
+//! The address that a server registers.
 
 use std::{
     io,
@@ -15,23 +15,23 @@ use crate::{
     instance::Address,
 };
 
-/// Addresses that exist nowhere (RFC 5737, RFC 3849): the route to them is the
-/// route to everywhere else.
-const ELSEWHERE: [SocketAddr; 2] = [
+/// Addresses reserved for documentation (RFC 5737, RFC 3849): the route to them
+/// is the default route.
+const ROUTE_TARGETS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 9),
 ];
 
-/// How long the agent's host name may take to be looked up.
-const LOOK_UP: Duration = Duration::from_secs(1);
+/// The timeout of looking up the agent's host name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The address under which a server that is bound to `bound` registers: the
-/// configured one, else the bound one, else, where that stands for every
-/// interface, the one that routes to the agent.
+/// The address that a server bound to `bound` registers: the configured one,
+/// else the bound one, else, where it listens on every interface, the one that
+/// routes to the agent.
 ///
-/// An agent on this machine is reached by loopback, which is no address for
-/// callers on other machines; then it is the interface that routes to them, and
-/// loopback only where there is none.
+/// An agent on this machine is reached by loopback, which other machines cannot
+/// reach; then it is the address of the default route, and loopback only
+/// without one.
 pub(super) async fn advertised(
     configured: Option<&Advertise>,
     bound: SocketAddr,
@@ -43,10 +43,11 @@ pub(super) async fn advertised(
     if !bound.ip().is_unspecified() {
         return Ok(bound.into());
     }
-    // An agent that cannot be found says nothing here; its registration will.
-    let towards_agent = timeout(LOOK_UP, advertise_address(registry)).await.ok().and_then(Result::ok);
+    // An agent that cannot be found is ignored here; the registration reports
+    // it.
+    let towards_agent = timeout(LOOKUP_TIMEOUT, advertise_address(registry)).await.ok().and_then(Result::ok);
     let mut found = towards_agent.filter(|ip| !ip.is_loopback());
-    for target in ELSEWHERE {
+    for target in ROUTE_TARGETS {
         if found.is_none() && (target.is_ipv4() || bound.is_ipv6()) {
             found = source_of(target).await.ok().filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
         }
@@ -56,7 +57,7 @@ pub(super) async fn advertised(
     Ok(SocketAddr::new(ip, bound.port()).into())
 }
 
-/// The address from which this machine would send to `target`. Sends nothing.
+/// The source address for packets to `target`. Sends nothing.
 async fn source_of(target: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr =
         if target.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
@@ -101,7 +102,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_local_agent_does_not_make_it_loopback_where_there_is_a_network() {
-        let outward = source_of(ELSEWHERE[0]).await.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let outward = source_of(ROUTE_TARGETS[0]).await.unwrap_or(Ipv4Addr::LOCALHOST.into());
         let expected = SocketAddr::new(outward, 80).to_string();
         assert_eq!(address(None, "0.0.0.0:80", "127.0.0.1:8500").await, expected);
     }

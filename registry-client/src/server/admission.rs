@@ -1,13 +1,12 @@
-//! A server that has more to do than it can refuses what is too much, at once
-//! and cheaply, and goes on doing what it can.
+//! Admission control: an overloaded server rejects excess calls, early and
+//! cheaply, and serves the others.
 //!
-//! Each unary method has a limit of calls under way that follows its latency
-//! (`gradient`), and a short queue before it (`gate`). A call that would wait
-//! longer than the queue allows, or than its caller does (`grpc-timeout`), is
-//! answered with `RESOURCE_EXHAUSTED` and `google.rpc.RetryInfo`: where that is
-//! certain as soon as it is here, before anything else is done for it. Streaming
-//! methods have one fixed limit, for how long they take says nothing, and so has
-//! reflection; health has none.
+//! Each unary method has a concurrency limit that follows its latency
+//! (`gradient`), and a short queue (`limiter`). A call that would wait longer
+//! than the queue allows, or than its caller does (`grpc-timeout`), is rejected
+//! with `RESOURCE_EXHAUSTED` and `google.rpc.RetryInfo`, on arrival where that
+//! is certain. Streaming methods share one fixed limit, because their duration
+//! says nothing about load, and so does reflection; health has none.
 
 use std::{
     collections::HashMap,
@@ -30,22 +29,21 @@ use tower_service::Service;
 use super::{content_type::is_grpc, peers::PeerConnection, state::MethodState};
 use crate::{
     AdmissionConfig, Error,
-    policy::{deadline, retry},
+    policy::{retry, timeout},
 };
 
-mod gate;
 mod gradient;
+mod limiter;
 mod methods;
 
-use gate::{Entry, Refusal, Ticket};
-use gradient::Ended;
-use methods::{Methods, Way};
+use gradient::CallEnd;
+use limiter::{Decision, Permit, Rejection};
+use methods::{MethodClass, MethodLimiters};
 
-/// When a refused caller may try again: about this, spread by half.
+/// The retry delay of a rejected caller: about this, spread by half.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What stands before a server's services; `None` lets everything in. Cheap to
-/// clone.
+/// The admission control of a server; `None` admits every call. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Admission {
     shared: Option<Arc<Shared>>,
@@ -53,8 +51,8 @@ pub(super) struct Admission {
 
 #[derive(Debug)]
 struct Shared {
-    methods: Methods,
-    /// Who refuses: the registered name.
+    methods: MethodLimiters,
+    /// The registered name, for error details.
     server: String,
 }
 
@@ -63,7 +61,7 @@ impl Admission {
     /// `descriptors`.
     ///
     /// # Errors
-    /// When a descriptor set is not one.
+    /// When a descriptor set cannot be decoded.
     pub(super) fn new(
         config: Option<&AdmissionConfig>,
         server: &str,
@@ -71,171 +69,186 @@ impl Admission {
         descriptors: &[&'static [u8]],
     ) -> Result<Self, Error> {
         let Some(config) = config else { return Ok(Self { shared: None }) };
-        let methods = Methods::new(config, services, descriptors)?;
+        let methods = MethodLimiters::new(config, services, descriptors)?;
         Ok(Self { shared: Some(Arc::new(Shared { methods, server: server.to_owned() })) })
     }
 
-    /// How much each method has to do, by name.
+    /// The load of each method, by name.
     pub(super) fn state(&self) -> Vec<MethodState> {
         self.shared.as_ref().map(|shared| shared.methods.state()).unwrap_or_default()
     }
 
-    /// The response to a call for which there is no room and none to wait for it;
-    /// `None` lets it go on to its method. Costs a fraction of a response that a
-    /// task and every layer had a part in.
+    /// The response to a call that can neither run nor wait; `None` lets it
+    /// proceed. Costs a fraction of a response that passes a task and every
+    /// layer.
     ///
-    /// A request is looked at only when all of it is here: `h2` takes what arrives
-    /// after a response for a fault of the peer, and closes a connection that has
-    /// many.
+    /// Only a complete request is rejected here: `h2` counts data after the
+    /// response as an error of the peer, and closes a connection with many.
     pub(super) fn reject<B>(
         &self,
         request: &Request<B>,
         peer: IpAddr,
-        is_here: impl FnOnce() -> bool,
+        is_complete: impl FnOnce() -> bool,
     ) -> Option<Response<()>> {
         let shared = self.shared.as_ref()?;
-        let (Way::Call(gate) | Way::Stream(gate)) = shared.methods.find(request.uri().path())? else {
+        let (MethodClass::Unary(limiter) | MethodClass::Streaming(limiter)) =
+            shared.methods.find_class(request.uri().path())?
+        else {
             return None;
         };
-        let lack = gate.lack(peer, caller_timeout(request.headers()))?;
-        if !is_grpc(request) || !is_here() {
+        let reason = limiter.reject_reason(peer, caller_timeout(request.headers()))?;
+        if !is_grpc(request) || !is_complete() {
             return None;
         }
         let mut head = Response::new(());
-        *head.headers_mut() =
-            gate.reject(lack, |refusal| shared.status(refusal).into_http::<()>().into_parts().0.headers);
+        *head.headers_mut() = limiter.reject_response(reason, |rejection| {
+            shared.status(rejection).into_http::<()>().into_parts().0.headers
+        });
         Some(head)
     }
 
-    /// The service `inner` behind it.
-    pub(super) fn before<S>(self, inner: S) -> Admitted<S> {
-        Admitted { inner, admission: self }
+    /// The service `inner` behind this admission control.
+    pub(super) fn layer<S>(self, inner: S) -> AdmissionService<S> {
+        AdmissionService { inner, admission: self }
     }
 }
 
 impl Shared {
-    fn status(&self, refusal: &Refusal) -> Status {
+    fn status(&self, rejection: &Rejection) -> Status {
         let spread = 0.5 + fastrand::f64();
         let mut details = ErrorDetails::new();
         details.set_retry_info(Some(RETRY_AFTER.mul_f64(spread)));
         let mut facts = HashMap::from([
-            ("method".to_owned(), refusal.name.to_string()),
-            ("under_way".to_owned(), refusal.under_way.to_string()),
-            ("limit".to_owned(), refusal.limit.to_string()),
+            ("method".to_owned(), rejection.name.to_string()),
+            ("under_way".to_owned(), rejection.in_flight.to_string()),
+            ("limit".to_owned(), rejection.limit.to_string()),
         ]);
-        facts.extend(refusal.of_peer.map(|of_peer| ("under_way_of_peer".to_owned(), of_peer.to_string())));
+        facts.extend(rejection.of_peer.map(|of_peer| ("under_way_of_peer".to_owned(), of_peer.to_string())));
         details.set_error_info("OVERLOADED", &self.server, facts);
-        let mut status = Status::with_error_details(Code::ResourceExhausted, refusal.to_string(), details);
+        let mut status = Status::with_error_details(Code::ResourceExhausted, rejection.to_string(), details);
         // So that a channel may try another instance, whatever the method.
-        status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
+        status.metadata_mut().insert(retry::REJECTED, MetadataValue::from_static("1"));
         status
     }
 }
 
-/// A service that is called only by what the admission lets in.
+/// A service behind admission control.
 #[derive(Clone, Debug)]
-pub(super) struct Admitted<S> {
+pub(super) struct AdmissionService<S> {
     inner: S,
     admission: Admission,
 }
 
-impl<S, B, R> Service<Request<B>> for Admitted<S>
+impl<S, B, R> Service<Request<B>> for AdmissionService<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible> + Clone,
     R: Body,
 {
-    type Response = Response<Held<R>>;
+    type Response = Response<AdmittedBody<R>>;
     type Error = Infallible;
-    type Future = Call<S, B, S::Future>;
+    type Future = AdmissionFuture<S, B, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let way =
-            self.admission.shared.as_ref().map(|shared| (shared, shared.methods.way(request.uri().path())));
-        let (shared, gate, stream) = match way {
-            None | Some((_, Way::Free)) => {
-                return Call::Under { call: self.inner.call(request), ticket: None, stream: false };
+        let class =
+            self.admission.shared.as_ref().map(|shared| (shared, shared.methods.class(request.uri().path())));
+        let (shared, limiter, stream) = match class {
+            None | Some((_, MethodClass::Exempt)) => {
+                return AdmissionFuture::Running {
+                    call: self.inner.call(request),
+                    permit: None,
+                    stream: false,
+                };
             }
-            Some((shared, Way::Call(gate))) => (shared, gate, false),
-            Some((shared, Way::Stream(gate))) => (shared, gate, true),
+            Some((shared, MethodClass::Unary(limiter))) => (shared, limiter, false),
+            Some((shared, MethodClass::Streaming(limiter))) => (shared, limiter, true),
         };
         let peer = request.extensions().get::<Arc<PeerConnection>>().map(|connection| connection.address());
-        match gate.enter(peer, caller_timeout(request.headers())) {
-            Entry::In(ticket) => Call::Under { call: self.inner.call(request), ticket: Some(ticket), stream },
-            Entry::Wait(turn) => {
-                let waiting = Waiting { inner: self.inner.clone(), request, shared: shared.clone(), stream };
-                Call::Waiting { turn: Box::pin(turn), waiting: Some(waiting) }
+        match limiter.admit(peer, caller_timeout(request.headers())) {
+            Decision::Admitted(permit) => {
+                AdmissionFuture::Running { call: self.inner.call(request), permit: Some(permit), stream }
             }
-            Entry::Refused(refusal) => Call::Refused { status: Some(shared.status(&refusal)) },
+            Decision::Queued(permit_future) => {
+                let queued =
+                    QueuedCall { inner: self.inner.clone(), request, shared: shared.clone(), stream };
+                AdmissionFuture::Queued { permit_future: Box::pin(permit_future), queued: Some(queued) }
+            }
+            Decision::Rejected(rejection) => {
+                AdmissionFuture::Rejected { status: Some(shared.status(&rejection)) }
+            }
         }
     }
 }
 
-/// How long the caller waits. One that cannot be read was refused before.
+/// The caller's timeout. A malformed one was rejected before.
 fn caller_timeout(headers: &HeaderMap) -> Option<Duration> {
-    deadline::parse(headers.get("grpc-timeout")?.as_bytes())
+    timeout::parse(headers.get("grpc-timeout")?.as_bytes())
 }
 
-type Turn = Pin<Box<dyn Future<Output = Result<Ticket, Refusal>> + Send>>;
+type PermitFuture = Pin<Box<dyn Future<Output = Result<Permit, Rejection>> + Send>>;
 
 pin_project! {
-    /// One call, until its answer begins.
-    #[project = CallProjection]
-    pub(super) enum Call<S, B, F> {
-        Waiting { turn: Turn, waiting: Option<Waiting<S, B>> },
-        Under { #[pin] call: F, ticket: Option<Ticket>, stream: bool },
-        Refused { status: Option<Status> },
+    /// The future of an admitted, queued or rejected call.
+    #[project = AdmissionProjection]
+    pub(super) enum AdmissionFuture<S, B, F> {
+        Queued { permit_future: PermitFuture, queued: Option<QueuedCall<S, B>> },
+        Running { #[pin] call: F, permit: Option<Permit>, stream: bool },
+        Rejected { status: Option<Status> },
     }
 }
 
-/// What is called when a call's turn has come.
-pub(super) struct Waiting<S, B> {
+/// A call in the queue.
+pub(super) struct QueuedCall<S, B> {
     inner: S,
     request: Request<B>,
     shared: Arc<Shared>,
     stream: bool,
 }
 
-impl<S, B, R> Future for Call<S, B, S::Future>
+impl<S, B, R> Future for AdmissionFuture<S, B, S::Future>
 where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
     R: Body,
 {
-    type Output = Result<Response<Held<R>>, Infallible>;
+    type Output = Result<Response<AdmittedBody<R>>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project() {
-                CallProjection::Waiting { turn, waiting } => {
-                    let ticket = ready!(turn.as_mut().poll(cx));
-                    match (ticket, waiting.take()) {
-                        (Ok(ticket), Some(mut waiting)) => Self::Under {
-                            // Ready when the call came, and routes always are.
-                            call: waiting.inner.call(waiting.request),
-                            ticket: Some(ticket),
-                            stream: waiting.stream,
+                AdmissionProjection::Queued { permit_future, queued } => {
+                    let permit = ready!(permit_future.as_mut().poll(cx));
+                    match (permit, queued.take()) {
+                        (Ok(permit), Some(mut queued)) => Self::Running {
+                            // The service was ready when the call arrived, and
+                            // routes always are.
+                            call: queued.inner.call(queued.request),
+                            permit: Some(permit),
+                            stream: queued.stream,
                         },
-                        (Err(refusal), Some(waiting)) => {
-                            Self::Refused { status: Some(waiting.shared.status(&refusal)) }
+                        (Err(rejection), Some(queued)) => {
+                            Self::Rejected { status: Some(queued.shared.status(&rejection)) }
                         }
-                        (_, None) => Self::Refused { status: None },
+                        (_, None) => Self::Rejected { status: None },
                     }
                 }
-                CallProjection::Under { call, ticket, stream } => {
-                    let Ok(answer) = ready!(call.poll(cx));
-                    let mut ticket = ticket.take();
-                    if !*stream && let Some(ticket) = &mut ticket {
-                        ticket.answer(ended(answer.headers()));
+                AdmissionProjection::Running { call, permit, stream } => {
+                    let Ok(response) = ready!(call.poll(cx));
+                    let mut permit = permit.take();
+                    if !*stream && let Some(permit) = &mut permit {
+                        permit.complete(ended(response.headers()));
                     }
-                    return Poll::Ready(Ok(answer.map(|body| Held { body: Some(body), ticket })));
+                    return Poll::Ready(Ok(response.map(|body| AdmittedBody { body: Some(body), permit })));
                 }
-                CallProjection::Refused { status } => {
+                AdmissionProjection::Rejected { status } => {
                     let status = status.take().unwrap_or_else(|| Status::internal("polled after its answer"));
                     let (parts, ()) = status.into_http::<()>().into_parts();
-                    return Poll::Ready(Ok(Response::from_parts(parts, Held { body: None, ticket: None })));
+                    return Poll::Ready(Ok(Response::from_parts(
+                        parts,
+                        AdmittedBody { body: None, permit: None },
+                    )));
                 }
             };
             self.set(next);
@@ -243,29 +256,30 @@ where
     }
 }
 
-/// A handler that fails answers with a status and no message.
-fn ended(head: &HeaderMap) -> Ended {
-    if head.contains_key("grpc-status") { Ended::Failed } else { Ended::Answered }
+/// The end of a call by the head of its response: a handler that fails sends
+/// only a status.
+fn ended(head: &HeaderMap) -> CallEnd {
+    if head.contains_key("grpc-status") { CallEnd::Failed } else { CallEnd::Completed }
 }
 
 pin_project! {
-    /// An answer's body, which is under way until it was taken.
+    /// A response body, which holds the permit of its call until it was read.
     #[derive(Debug)]
-    pub(super) struct Held<R> {
+    pub(super) struct AdmittedBody<R> {
         #[pin]
         body: Option<R>,
-        ticket: Option<Ticket>,
+        permit: Option<Permit>,
     }
 }
 
-impl<R> Default for Held<R> {
-    /// Nothing, which is at its end.
+impl<R> Default for AdmittedBody<R> {
+    /// An empty body.
     fn default() -> Self {
-        Self { body: None, ticket: None }
+        Self { body: None, permit: None }
     }
 }
 
-impl<R: Body> Body for Held<R> {
+impl<R: Body> Body for AdmittedBody<R> {
     type Data = R::Data;
     type Error = R::Error;
 

@@ -1,4 +1,4 @@
-//! How old a connection may become.
+//! The maximum age of connections.
 
 use std::{future::pending, time::Duration};
 
@@ -18,8 +18,8 @@ impl Age {
         Self { limit: config.max_connection_age, grace: config.max_connection_age_grace }
     }
 
-    /// Completes when a connection that opens now is old; never without a
-    /// limit.
+    /// Completes when a connection that opens now reaches the maximum age;
+    /// never without one.
     pub(super) async fn reached(self) {
         match self.limit {
             Some(limit) => sleep(spread(limit, fastrand::f64())).await,
@@ -27,8 +27,8 @@ impl Age {
         }
     }
 
-    /// Completes when a connection that is old now is closed, whatever it still
-    /// carries; never without a limit.
+    /// Completes when the grace period of an aged connection is over; never
+    /// without one.
     pub(super) async fn grace_over(self) {
         match self.grace {
             Some(grace) => sleep(grace).await,
@@ -37,8 +37,8 @@ impl Age {
     }
 }
 
-/// gRFC A9: a tenth more or less, so that what was opened together is not
-/// opened anew together. `at` is between 0 and 1.
+/// The age plus or minus a tenth (gRFC A9), so that connections that were
+/// opened together are not replaced together. `at` is between 0 and 1.
 fn spread(limit: Duration, at: f64) -> Duration {
     let tenth = limit / 10;
     (limit - tenth).saturating_add((2 * tenth).mul_f64(at))

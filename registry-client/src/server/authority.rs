@@ -1,17 +1,17 @@
-//! An `:authority` that is none does not cost the call.
+//! The correction of invalid `:authority` fields.
 //!
 //! gRPC core's clients (C++, Python, Ruby, PHP) whose target lists addresses,
 //! `ipv4:10.0.0.1:50051,10.0.0.2:50051`, or is a socket, `unix:/run/a.sock`,
-//! send what they were given; grpc-js and proxies do so too. The `http` crate,
-//! and so the HTTP/2 library below us, takes no such authority and resets the
-//! stream: every call fails with INTERNAL and nothing is logged. No service of
-//! ours reads the authority, so those of its bytes that are not allowed are
-//! overwritten before HTTP/2 is read, one for one. Nothing changes its length,
-//! and what a later request refers to by index is what was read here.
+//! send the target as it is; grpc-js and proxies do so too. The `http` crate,
+//! and therefore `h2`, rejects such an authority and resets the stream: every
+//! call fails with INTERNAL and nothing is logged. No service reads the
+//! authority, so invalid bytes are overwritten before HTTP/2 is parsed, one for
+//! one. Lengths do not change, and later requests may refer to the field by its
+//! HPACK index.
 //!
-//! A few cannot be helped: one that is empty, that has an opening bracket
-//! alone, or a percent sign in a Huffman code (a single bit makes that a
-//! space). Those are logged.
+//! A few cannot be corrected: an empty one, one with an unclosed bracket, or
+//! with a percent sign in Huffman code (which differs from a space by one bit).
+//! These are logged.
 
 use std::mem;
 
@@ -21,7 +21,7 @@ mod text;
 
 use fields::Fields;
 
-/// What an HTTP/2 client sends first, RFC 9113 §3.4.
+/// The length of a client's preface, RFC 9113 §3.4.
 const PREFACE_LEN: usize = 24;
 /// RFC 9113 §4.1.
 const FRAME_HEAD_LEN: usize = 9;
@@ -31,99 +31,100 @@ const CONTINUATION: u8 = 9;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
 
-/// The frames that one peer sends, as far as they have come in.
+/// The frames of one peer, as far as they have arrived.
 #[derive(Debug)]
 pub(super) struct Authorities {
-    at: At,
+    at: FramePosition,
     head: [u8; FRAME_HEAD_LEN],
     fields: Fields,
     refused: bool,
 }
 
-/// Where in its frames a peer is.
+/// The position in the sequence of frames.
 #[derive(Clone, Copy, Debug)]
-enum At {
-    /// So many bytes of a frame's head have come in.
+enum FramePosition {
+    /// In a frame's head, of which so many bytes have arrived.
     Head(usize),
-    /// So many bytes are left that are no header block.
+    /// In a payload without fields, with so many bytes left.
     Payload(usize),
-    /// Of `left` bytes, the first `lead` come before the fields.
+    /// In a header block with `left` bytes, of which the first `lead` precede
+    /// the fields.
     Block { lead: usize, left: usize },
 }
 
 impl Authorities {
     pub(super) fn new() -> Self {
         Self {
-            at: At::Payload(PREFACE_LEN),
+            at: FramePosition::Payload(PREFACE_LEN),
             head: [0; FRAME_HEAD_LEN],
             fields: Fields::default(),
             refused: false,
         }
     }
 
-    /// Follows the next bytes from the peer and overwrites what is not allowed.
-    pub(super) fn pass(&mut self, mut bytes: &mut [u8]) {
+    /// Reads the next bytes from the peer and overwrites invalid ones.
+    pub(super) fn correct(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let rest = bytes;
             let here;
             (self.at, here) = match self.at {
-                At::Head(have) => {
+                FramePosition::Head(have) => {
                     let here = rest.len().min(FRAME_HEAD_LEN - have);
                     self.head[have..][..here].copy_from_slice(&rest[..here]);
                     let complete = have + here == FRAME_HEAD_LEN;
-                    (if complete { self.begin_frame() } else { At::Head(have + here) }, here)
+                    (if complete { self.begin_frame() } else { FramePosition::Head(have + here) }, here)
                 }
-                At::Payload(left) => {
+                FramePosition::Payload(left) => {
                     let here = rest.len().min(left);
-                    (At::Payload(left - here), here)
+                    (FramePosition::Payload(left - here), here)
                 }
-                At::Block { lead, left } => {
+                FramePosition::Block { lead, left } => {
                     let here = rest.len().min(left);
                     let before = lead.min(here);
-                    self.refused |= self.fields.pass(&mut rest[before..here]);
-                    (At::Block { lead: lead - before, left: left - here }, here)
+                    self.refused |= self.fields.correct(&mut rest[before..here]);
+                    (FramePosition::Block { lead: lead - before, left: left - here }, here)
                 }
             };
-            if let At::Payload(0) | At::Block { left: 0, .. } = self.at {
-                self.at = At::Head(0);
+            if let FramePosition::Payload(0) | FramePosition::Block { left: 0, .. } = self.at {
+                self.at = FramePosition::Head(0);
             }
             bytes = &mut rest[here..];
         }
     }
 
-    /// Whether an authority has come since the last time that HTTP/2 refuses
-    /// as it stands.
+    /// Returns whether an authority that cannot be corrected has arrived since
+    /// the last call.
     pub(super) fn take_refused(&mut self) -> bool {
         mem::take(&mut self.refused)
     }
 
-    fn begin_frame(&mut self) -> At {
+    fn begin_frame(&mut self) -> FramePosition {
         let [a, b, c, kind, flags, ..] = self.head;
         let left = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
             HEADERS => {
                 self.fields = Fields::default();
                 let flag = |flag, bytes| if flags & flag != 0 { bytes } else { 0 };
-                At::Block { lead: flag(PADDED, 1) + flag(PRIORITY, 5), left }
+                FramePosition::Block { lead: flag(PADDED, 1) + flag(PRIORITY, 5), left }
             }
-            CONTINUATION => At::Block { lead: 0, left },
-            _ => At::Payload(left),
+            CONTINUATION => FramePosition::Block { lead: 0, left },
+            _ => FramePosition::Payload(left),
         }
     }
 }
 
-/// What a peer sends first: bytes are overwritten and never moved, and it makes
-/// no difference how they are cut.
+/// Fuzzes the correction: bytes are overwritten and never moved, however they
+/// are split.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_http2_head(data: &[u8]) {
     let Some((&cut, data)) = data.split_first() else { return };
     let (mut whole, mut pieces) = (data.to_vec(), data.to_vec());
     let (mut one, mut other) = (Authorities::new(), Authorities::new());
-    one.pass(&mut whole);
-    pieces.chunks_mut(usize::from(cut).max(1)).for_each(|piece| other.pass(piece));
+    one.correct(&mut whole);
+    pieces.chunks_mut(usize::from(cut).max(1)).for_each(|piece| other.correct(piece));
     assert_eq!((&whole, one.take_refused()), (&pieces, other.take_refused()));
     let mut again = whole.clone();
-    Authorities::new().pass(&mut again);
+    Authorities::new().correct(&mut again);
     assert_eq!(again, whole, "what is allowed stays");
 }
 
@@ -134,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// How a field may be written.
+    /// The encodings of a field.
     #[derive(Clone, Copy, Debug)]
     enum Form {
         /// By the static table's name.
@@ -210,7 +211,7 @@ mod tests {
         let sent = bytes.clone();
         let mut authorities = Authorities::new();
         for piece in bytes.chunks_mut(size) {
-            authorities.pass(piece);
+            authorities.correct(piece);
         }
         let value = at + from..at + to;
         assert_eq!(bytes[..value.start], sent[..value.start], "before the authority");
@@ -272,7 +273,7 @@ mod tests {
         for size in [1, 3, 10, 5_000] {
             let mut bytes = bytes.clone();
             let mut authorities = Authorities::new();
-            bytes.chunks_mut(size).for_each(|piece| authorities.pass(piece));
+            bytes.chunks_mut(size).for_each(|piece| authorities.correct(piece));
             assert!(bytes.ends_with(b"a:1,b-2"), "pieces of {size}");
             assert_eq!(bytes.iter().filter(|byte| **byte == b':').count(), 401, "pieces of {size}");
         }
@@ -299,9 +300,9 @@ mod tests {
         fn whatever_comes_is_followed(bytes in prop::collection::vec(any::<u8>(), 0..400), size in 1_usize..50) {
             let mut bytes = bytes;
             let mut authorities = Authorities::new();
-            bytes.chunks_mut(size).for_each(|piece| authorities.pass(piece));
+            bytes.chunks_mut(size).for_each(|piece| authorities.correct(piece));
             let mut bytes = frame(HEADERS, 4, &bytes);
-            Authorities { at: At::Head(0), ..Authorities::new() }.pass(&mut bytes);
+            Authorities { at: FramePosition::Head(0), ..Authorities::new() }.correct(&mut bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One peer's connection, from its first byte to its last.
+//! The HTTP/2 connection of a peer.
 
 use std::{
     future::{pending, poll_fn},
@@ -27,15 +27,15 @@ use tracing::debug;
 use super::{
     Drain,
     accept::Accepted,
-    admission::{Admission, Admitted},
+    admission::{Admission, AdmissionService},
     age::Age,
     content_type::GrpcOnly,
-    deadline::Deadline,
+    correct_status::CorrectStatus,
+    deadline::EnforceDeadline,
     gzip::Gzip,
     panic::CatchPanic,
     peers::{PeerConnection, Resource},
     receive::Receive,
-    screen::Screen,
     socket::Socket,
 };
 use crate::ServerConfig;
@@ -49,56 +49,55 @@ mod writable;
 pub(super) use keepalive::Activity;
 pub(super) use writable::Writable;
 
-use keepalive::Keepalive;
-use request::RequestBody;
-use unread::Unread;
+use keepalive::ServerKeepalive;
+use request::IncomingBody;
+use unread::UnreadRequests;
 
-/// By how much HTTP/2's own limit on a request's headers is above ours: what
-/// lies between is refused with a status that says why, what is above it with a
-/// bare HTTP 431.
-const HTTP_HEADROOM: u32 = 4;
+/// The ratio of HTTP/2's own limit on a request's headers to ours: headers in
+/// between are rejected with a status, larger ones with a bare HTTP 431.
+const HEADER_LIMIT_FACTOR: u32 = 4;
 
-/// How many bytes of a request may arrive before its handler reads them, on one
-/// stream and on all streams of a connection together. Large enough that a link
-/// within a datacenter is not throttled by round trips; they count as the peer's
-/// once it has many connections (`unread`).
+/// The receive window in bytes, of one stream and of all streams of a
+/// connection together. Large enough that round trips within a datacenter do
+/// not throttle it; unread bytes count towards the peer's share once it has
+/// many connections (`unread`).
 const RECEIVE_WINDOW: u32 = 256 << 10;
 
-/// How many bytes of a response `h2` holds for a stream whose peer is slower
-/// than its handler.
+/// The most bytes of a response that `h2` buffers for a stream whose peer is
+/// slower than its handler.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
-/// How many calls begin on a connection before it gives way to the others, and how
-/// many are rejected for lack of room, which takes half the time.
-const CALLS_IN_A_ROW: usize = 16;
-const REJECTIONS_IN_A_ROW: usize = 32;
+/// The calls that begin on a connection before it yields to the others, and those
+/// that are rejected above a method's limit, which takes half the time.
+const MAX_CALLS_PER_TURN: usize = 16;
+const MAX_REJECTIONS_PER_TURN: usize = 32;
 
-/// How long a peer has to understand that its connection is to close.
+/// The time between GOAWAY and closing a connection.
 const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The services of a server, behind its limits.
-pub(super) type Services = Receive<Admitted<Gzip<Screen<Routes>>>>;
+pub(super) type Services = Receive<AdmissionService<Gzip<CorrectStatus<Routes>>>>;
 
-/// How every connection of a server is served. Cheap to clone.
+/// The HTTP/2 server of all connections. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Connections {
+pub(super) struct ConnectionServer {
     http: server::Builder,
-    service: CatchPanic<GrpcOnly<Deadline<Services>>>,
+    service: CatchPanic<GrpcOnly<EnforceDeadline<Services>>>,
     admission: Admission,
-    handshake: Duration,
+    handshake_timeout: Duration,
     send_timeout: Duration,
     idle: Option<Duration>,
-    keepalive: Keepalive,
+    keepalive: ServerKeepalive,
     age: Age,
     drain: Drain,
     cut: CancellationToken,
-    /// Whether an authority was refused already.
+    /// Set once an invalid authority was logged.
     refused: Arc<Once>,
 }
 
-impl Connections {
-    /// `drain` lets each connection finish its calls and end; `cut` ends it at
-    /// once.
+impl ConnectionServer {
+    /// A server with these services; `drain` lets each connection finish its
+    /// calls, `cut` closes it at once.
     pub(super) fn new(
         (service, admission): (Services, Admission),
         config: &ServerConfig,
@@ -110,17 +109,18 @@ impl Connections {
             .initial_connection_window_size(RECEIVE_WINDOW)
             .max_send_buffer_size(MAX_SEND_BUFFER)
             .max_concurrent_streams(config.max_concurrent_streams)
-            .max_header_list_size(config.max_header_list_size.saturating_mul(HTTP_HEADROOM))
+            .max_header_list_size(config.max_header_list_size.saturating_mul(HEADER_LIMIT_FACTOR))
             .max_pending_accept_reset_streams(config.max_pending_resets);
-        let service = CatchPanic::new(GrpcOnly::new(Deadline::new(service), config.max_header_list_size));
+        let service =
+            CatchPanic::new(GrpcOnly::new(EnforceDeadline::new(service), config.max_header_list_size));
         Self {
             http,
             service,
             admission,
-            handshake: config.handshake_timeout,
+            handshake_timeout: config.handshake_timeout,
             send_timeout: config.send_timeout,
             idle: config.max_connection_idle,
-            keepalive: Keepalive::new(config),
+            keepalive: ServerKeepalive::new(config),
             age: Age::new(config),
             drain,
             cut,
@@ -135,7 +135,7 @@ impl Connections {
         let peer = stream.connect_info();
         let ended = tokio::select! {
             biased;
-            ended = shares.in_turn(self.converse(stream, &peer, &shares)) => ended,
+            ended = shares.in_turn(self.serve_http2(stream, &peer, &shares)) => ended,
             () = cut.cancelled() => return,
         };
         if let Err(why) = ended {
@@ -143,63 +143,64 @@ impl Connections {
         }
     }
 
-    async fn converse(
+    async fn serve_http2(
         self,
         stream: TcpStream,
         peer: &TcpConnectInfo,
         shares: &Arc<PeerConnection>,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), ConnectionError> {
         let (activity, writable) = (Activity::default(), Writable::default());
         let observed = (activity.clone(), writable.clone());
-        let socket = Socket::new(stream, self.handshake, self.drain.clone(), self.refused.clone(), observed);
+        let socket =
+            Socket::new(stream, self.handshake_timeout, self.drain.clone(), self.refused.clone(), observed);
         let mut connection: server::Connection<_, Bytes> = tokio::select! {
             connection = self.http.handshake(socket) => connection?,
-            () = shares.evicted() => return Err(Ended::Left(Left::Evicted)),
+            () = shares.evicted() => return Err(ConnectionError::CutOff(CloseReason::Evicted)),
         };
-        // Unconstrained, so that a connection that has used up its task's budget by
-        // what it is sent does not outlive them.
+        // Unconstrained, so that these timers fire even if incoming data uses
+        // up the task's budget.
         let mut silent = pin!(unconstrained(self.keepalive.silence(connection.ping_pong(), activity)));
-        let mut leaving = pin!(unconstrained(self.leaving(shares)));
-        let (mut has_left, mut turn) = (false, 0);
-        let mut unread = Unread::new(shares);
-        let mut grace_over = pin!(unconstrained(self.grace_over(Left::Draining)));
+        let mut close_reason = pin!(unconstrained(self.close_reason(shares)));
+        let (mut is_closing, mut turn) = (false, 0);
+        let mut unread = UnreadRequests::new(shares);
+        let mut grace_over = pin!(unconstrained(self.grace_over(CloseReason::Draining)));
         loop {
             tokio::select! {
-                // In this order: where calls come in, nothing else is looked at.
+                // In this order: incoming calls come first.
                 biased;
                 accepted = connection.accept() => match accepted {
                     Some(accepted) => {
                         let (request, respond) = accepted?;
-                        let request = request.map(|mut body| RequestBody::new(unread.follow(&mut body), body));
+                        let request = request.map(|mut body| IncomingBody::new(unread.track(&mut body), body));
                         let has_begun = self.begin(request, respond, (peer, shares, &writable))?;
-                        turn += if has_begun { REJECTIONS_IN_A_ROW / CALLS_IN_A_ROW } else { 1 };
-                        if turn >= REJECTIONS_IN_A_ROW {
+                        turn += if has_begun { MAX_REJECTIONS_PER_TURN / MAX_CALLS_PER_TURN } else { 1 };
+                        if turn >= MAX_REJECTIONS_PER_TURN {
                             turn = 0;
                             yield_now().await;
                         }
                     }
                     None => return Ok(()),
                 },
-                why = &mut leaving, if !has_left => {
-                    // GOAWAY: calls under way finish, new ones go elsewhere.
+                why = &mut close_reason, if !is_closing => {
+                    // GOAWAY: calls in flight finish, new ones go elsewhere.
                     connection.graceful_shutdown();
-                    has_left = true;
+                    is_closing = true;
                     grace_over.set(unconstrained(self.grace_over(why)));
                 }
-                why = &mut grace_over, if has_left => return Err(Ended::Left(why)),
-                () = &mut silent => return Err(Ended::Silent),
-                () = unread.above_share() => return Err(Ended::Unread),
+                why = &mut grace_over, if is_closing => return Err(ConnectionError::CutOff(why)),
+                () = &mut silent => return Err(ConnectionError::KeepaliveTimeout),
+                () = unread.above_share() => return Err(ConnectionError::UnreadRequests),
                 () = unconstrained(sleep(self.send_timeout)), if writable.is_paused() => {
                     if writable.is_paused() {
-                        return Err(Ended::Deaf);
+                        return Err(ConnectionError::UnreadResponses);
                     }
                 }
             }
         }
     }
 
-    /// Completes when a connection is to take no more calls.
-    async fn leaving(&self, shares: &PeerConnection) -> Left {
+    /// Completes when the connection is to close, with the reason.
+    async fn close_reason(&self, shares: &PeerConnection) -> CloseReason {
         let idle = async {
             match self.idle {
                 Some(limit) => shares.idle(limit).await,
@@ -207,51 +208,50 @@ impl Connections {
             }
         };
         tokio::select! {
-            () = self.drain.draining() => Left::Draining,
-            () = self.age.reached() => Left::Old,
-            () = idle => Left::Idle,
-            () = shares.evicted() => Left::Evicted,
+            () = self.drain.draining() => CloseReason::Draining,
+            () = self.age.reached() => CloseReason::MaxAge,
+            () = idle => CloseReason::Idle,
+            () = shares.evicted() => CloseReason::Evicted,
         }
     }
 
-    /// Completes when one that takes no more calls is closed, whatever it still
-    /// carries.
-    async fn grace_over(&self, left: Left) -> Left {
-        match left {
-            // The server cuts off what takes too long.
-            Left::Draining => pending().await,
-            Left::Old => self.age.grace_over().await,
-            Left::Idle | Left::Evicted => sleep(GOAWAY_TIMEOUT).await,
+    /// Completes when the grace period of a closing connection is over.
+    async fn grace_over(&self, reason: CloseReason) -> CloseReason {
+        match reason {
+            // The server closes connections that take too long.
+            CloseReason::Draining => pending().await,
+            CloseReason::MaxAge => self.age.grace_over().await,
+            CloseReason::Idle | CloseReason::Evicted => sleep(GOAWAY_TIMEOUT).await,
         }
-        left
+        reason
     }
 
-    /// Has the services answer a request, in a task of its own; rejects one for
-    /// which there is no room, or that is above its peer's share. False where there
-    /// was no room.
+    /// Starts a task for a request; rejects one above its method's limit or above
+    /// the peer's share. Returns false for a method's limit.
     ///
     /// # Errors
-    /// When a peer above its share does not take the refusal: `h2` would hold it.
+    /// When a peer above its share does not read the rejection, which `h2` would
+    /// have to buffer.
     fn begin(
         &self,
-        request: Request<RequestBody>,
+        request: Request<IncomingBody>,
         mut respond: server::SendResponse<Bytes>,
         (peer, shares, writable): (&TcpConnectInfo, &Arc<PeerConnection>, &Writable),
-    ) -> Result<bool, Ended> {
+    ) -> Result<bool, ConnectionError> {
         let (head, mut body) = request.into_parts();
         let head = Request::from_parts(head, ());
-        if let Some(rejection) = self.admission.reject(&head, shares.address(), || body.is_here()) {
-            // Fails only where nobody waits for it any more.
+        if let Some(rejection) = self.admission.reject(&head, shares.address(), || body.is_complete()) {
+            // Fails only if the stream was reset.
             let _ = respond.send_response(rejection, true);
             writable.pause_if_full();
             return Ok(false);
         }
         let Some(stream) = shares.claim(Resource::Streams, 1) else {
             respond.send_reset(Reason::REFUSED_STREAM);
-            return if writable.now() { Ok(true) } else { Err(Ended::Deaf) };
+            return if writable.now() { Ok(true) } else { Err(ConnectionError::UnreadResponses) };
         };
         let mut request = head.map(|()| Body::new(body));
-        // Tells the handlers who called.
+        // For handlers that need the address of the caller.
         request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(shares.clone());
         let (mut service, send_timeout) = (self.service.clone(), self.send_timeout);
@@ -265,28 +265,28 @@ impl Connections {
     }
 }
 
-/// Why a connection did not end as its peer wished.
+/// The reason for which the server closed a connection.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum ConnectionError {
     #[error("{0}")]
     Http(#[from] h2::Error),
-    #[error("the peer did not answer a ping in time")]
-    Silent,
-    #[error("its peer sends more calls than its share (max_streams) or than it is let, and reads no answers")]
-    Deaf,
+    #[error("the peer did not acknowledge a ping in time")]
+    KeepaliveTimeout,
     #[error(
-        "more of what its peer has sent waits to be read than the server holds for it (max_buffered_bytes)"
+        "the peer sends more calls than its share (max_streams) or than the server admits, and reads no responses"
     )]
-    Unread,
-    #[error("calls were still under way: {0:?}")]
-    Left(Left),
+    UnreadResponses,
+    #[error("the peer's requests have more unread bytes than its share (max_buffered_bytes)")]
+    UnreadRequests,
+    #[error("closed with calls in flight: {0:?}")]
+    CutOff(CloseReason),
 }
 
-/// Why a connection takes no more calls.
+/// The reason for which a connection takes no more calls.
 #[derive(Clone, Copy, Debug)]
-enum Left {
+enum CloseReason {
     Draining,
-    Old,
+    MaxAge,
     Idle,
     Evicted,
 }

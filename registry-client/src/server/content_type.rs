@@ -1,13 +1,12 @@
-//! What is not a gRPC request reaches no handler.
+//! The rejection of requests that are not gRPC.
 //!
 //! gRPC over HTTP/2, "Requests": a content type that does not begin with
-//! `application/grpc` is answered with HTTP 415, for what else speaks HTTP/2, a
-//! browser for one, would take the 200 of a gRPC error for success. What follows
-//! it may say `+proto`, which is meant where nothing is said; another encoding
-//! would be read as protobuf all the same, and is refused too. So are an HTTP
-//! method that is not POST, with HTTP 405, and headers above the limit, with
-//! HTTP 431. Each carries a gRPC status that says why, for clients that look
-//! for one.
+//! `application/grpc` is rejected with HTTP 415, because other clients, such as
+//! browsers, would take the 200 of a gRPC error for success. The suffix may be
+//! `+proto`, which is the default; any other encoding would be read as
+//! protobuf, and is rejected too. An HTTP method other than POST is rejected
+//! with HTTP 405, and headers above the limit with HTTP 431. Each response has
+//! a gRPC status with the reason too.
 
 use std::{
     convert::Infallible,
@@ -23,7 +22,7 @@ use http::{
 use tonic::Status;
 use tower_service::Service;
 
-/// Lets gRPC in, in protobuf, and nothing else.
+/// A middleware that rejects requests other than gRPC with protobuf.
 #[derive(Clone, Debug)]
 pub(super) struct GrpcOnly<S> {
     inner: S,
@@ -57,7 +56,7 @@ where
     }
 }
 
-/// The answer to what is not a request; `None` lets it in.
+/// The response to a request that is not gRPC; `None` for one that is.
 fn rejection<B, R: Default>(request: &Request<B>, max_header_list_size: u32) -> Option<Response<R>> {
     if request.method() != Method::POST {
         let status =
@@ -84,8 +83,8 @@ fn rejection<B, R: Default>(request: &Request<B>, max_header_list_size: u32) -> 
     None
 }
 
-/// RFC 9113, 6.5.2: names, values, and 32 bytes for each field. The four
-/// pseudo-header fields count as they came.
+/// The size of a header list (RFC 9113, 6.5.2): names, values, and 32 bytes for
+/// each field, the four pseudo-header fields included.
 fn header_list_size<B>(request: &Request<B>) -> usize {
     const FIELD: usize = 32;
     let uri = request.uri();
@@ -97,7 +96,7 @@ fn header_list_size<B>(request: &Request<B>) -> usize {
     4 * FIELD + scheme + authority + path + method + fields.sum::<usize>()
 }
 
-/// Whether a request is one of gRPC, in protobuf.
+/// Returns whether a request is one of gRPC, in protobuf.
 pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
     request.method() == Method::POST && has_grpc_type(request.headers())
 }
@@ -105,7 +104,7 @@ pub(super) fn is_grpc<B>(request: &Request<B>) -> bool {
 fn has_grpc_type(headers: &HeaderMap) -> bool {
     let mut all = headers.get_all(CONTENT_TYPE).iter();
     let (Some(value), None) = (all.next(), all.next()) else { return false };
-    // What comes after `;` says nothing that gRPC knows.
+    // gRPC knows no parameters after `;`.
     let kind = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
     let kind = kind.trim_ascii();
     kind.eq_ignore_ascii_case(b"application/grpc") || kind.eq_ignore_ascii_case(b"application/grpc+proto")

@@ -1,9 +1,9 @@
-//! A call ends when its caller's `grpc-timeout` has passed, and so do the
-//! calls that its handler makes.
+//! Server-side deadlines: a call ends when its `grpc-timeout` has passed, with
+//! the calls of its handler.
 //!
-//! Covers the whole call, a stream's messages included: the handler is dropped
-//! and the answer is `DEADLINE_EXCEEDED`, where tonic's own server would answer
-//! CANCELLED and only until the first message.
+//! They cover the whole call, a stream's messages included: the handler is
+//! dropped and the response is `DEADLINE_EXCEEDED`, where tonic's own server
+//! sends CANCELLED, and only before the first message.
 
 use std::{
     convert::Infallible,
@@ -23,28 +23,28 @@ use tokio::{
 use tonic::Status;
 use tower_service::Service;
 
-use crate::policy::{deadline, incoming::Incoming};
+use crate::policy::{incoming::Incoming, timeout};
 
-/// Bounds each call of the service within by its `grpc-timeout`.
+/// A middleware that bounds each call by its `grpc-timeout`.
 #[derive(Clone, Debug)]
-pub(super) struct Deadline<S> {
+pub(super) struct EnforceDeadline<S> {
     inner: S,
 }
 
-impl<S> Deadline<S> {
+impl<S> EnforceDeadline<S> {
     pub(super) fn new(inner: S) -> Self {
         Self { inner }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Deadline<S>
+impl<S, B, R> Service<Request<B>> for EnforceDeadline<S>
 where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
     R: Body,
 {
-    type Response = Response<Bounded<R>>;
+    type Response = Response<DeadlineBody<R>>;
     type Error = Infallible;
-    type Future = Call<S::Future>;
+    type Future = DeadlineFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -52,41 +52,41 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         match grpc_timeout(request.headers()) {
-            Ok(Some(Duration::ZERO)) => Call::Refused { status: Some(expired()) },
+            Ok(Some(Duration::ZERO)) => DeadlineFuture::Rejected { status: Some(expired()) },
             Ok(limit) => {
-                // A limit beyond what a clock can hold is none.
+                // A timeout beyond the range of the clock is none.
                 let at = limit.and_then(|limit| Instant::now().checked_add(limit));
                 let incoming = Incoming::new(at);
                 let call = incoming.sync_scope(|| self.inner.call(request));
                 let call = incoming.scope(call);
-                Call::Within { call, incoming, expiry: at.map(|at| Box::pin(sleep_until(at))) }
+                DeadlineFuture::Running { call, incoming, expiry: at.map(|at| Box::pin(sleep_until(at))) }
             }
-            Err(malformed) => Call::Refused { status: Some(malformed) },
+            Err(malformed) => DeadlineFuture::Rejected { status: Some(malformed) },
         }
     }
 }
 
 pin_project! {
-    /// One call, until its answer begins.
-    #[project = CallProjection]
-    pub(super) enum Call<F> {
-        Within { #[pin] call: TaskLocalFuture<Incoming, F>, incoming: Incoming, expiry: Option<Pin<Box<Sleep>>> },
-        Refused { status: Option<Status> },
+    /// The future of a bounded call.
+    #[project = DeadlineProjection]
+    pub(super) enum DeadlineFuture<F> {
+        Running { #[pin] call: TaskLocalFuture<Incoming, F>, incoming: Incoming, expiry: Option<Pin<Box<Sleep>>> },
+        Rejected { status: Option<Status> },
     }
 }
 
-impl<F, R> Future for Call<F>
+impl<F, R> Future for DeadlineFuture<F>
 where
     F: Future<Output = Result<Response<R>, Infallible>>,
 {
-    type Output = Result<Response<Bounded<R>>, Infallible>;
+    type Output = Result<Response<DeadlineBody<R>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let status = match self.project() {
-            CallProjection::Within { call, incoming, expiry } => {
-                if let Poll::Ready(Ok(answer)) = call.poll(cx) {
+            DeadlineProjection::Running { call, incoming, expiry } => {
+                if let Poll::Ready(Ok(response)) = call.poll(cx) {
                     let incoming = Some(incoming.clone());
-                    return Poll::Ready(Ok(answer.map(|body| Bounded {
+                    return Poll::Ready(Ok(response.map(|body| DeadlineBody {
                         body: Some(body),
                         incoming,
                         expiry: expiry.take(),
@@ -96,16 +96,17 @@ where
                 ready!(expiry.as_mut().poll(cx));
                 expired()
             }
-            CallProjection::Refused { status } => status.take().unwrap_or_else(expired),
+            DeadlineProjection::Rejected { status } => status.take().unwrap_or_else(expired),
         };
         Poll::Ready(Ok(status.into_http()))
     }
 }
 
 pin_project! {
-    /// An answer's body, cut off with `DEADLINE_EXCEEDED` when its time is up.
+    /// A response body, which ends with `DEADLINE_EXCEEDED` when the deadline
+    /// passes.
     #[derive(Debug)]
-    pub(super) struct Bounded<R> {
+    pub(super) struct DeadlineBody<R> {
         #[pin]
         body: Option<R>,
         incoming: Option<Incoming>,
@@ -113,14 +114,14 @@ pin_project! {
     }
 }
 
-impl<R> Default for Bounded<R> {
-    /// Nothing, which is at its end.
+impl<R> Default for DeadlineBody<R> {
+    /// An empty body.
     fn default() -> Self {
         Self { body: None, incoming: None, expiry: None }
     }
 }
 
-impl<R: Body> Body for Bounded<R> {
+impl<R: Body> Body for DeadlineBody<R> {
     type Data = R::Data;
     type Error = R::Error;
 
@@ -159,16 +160,16 @@ fn expired() -> Status {
 /// A status as the last frame of a stream.
 pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // Fails only for metadata that is no header, and ours has none.
+    // Fails only for invalid metadata, and this has none.
     let _ = status.add_header(&mut trailers);
     trailers
 }
 
-/// How long the caller waits; a malformed time-out is refused, for the caller
-/// believes in one.
+/// The caller's timeout. A malformed one is rejected, because the caller relies
+/// on it.
 fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-    let parsed = deadline::parse(value.as_bytes());
+    let parsed = timeout::parse(value.as_bytes());
     parsed.map(Some).ok_or_else(|| Status::internal(format!("malformed grpc-timeout {value:?}")))
 }
 

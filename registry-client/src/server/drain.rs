@@ -1,15 +1,15 @@
-//! The sign that a server is going away.
+//! The drain signal of a server.
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells a service that its server has stopped taking calls and waits for
-/// those under way. Cheap to clone; from
+/// A signal to services that the server accepts no new calls and waits for
+/// those in flight. Cheap to clone; from
 /// [`Server::drain_signal`](super::Server::drain_signal).
 ///
-/// A stream that would go on for ever, such as one that watches an order, ends
-/// itself with UNAVAILABLE when this comes, so that its caller resumes it on
-/// another instance. By then callers have had time to learn that this instance
-/// is leaving.
+/// A long-lived stream, such as one that watches an order, should end with
+/// UNAVAILABLE on this signal, so that its caller resumes it on another
+/// instance. By then callers have had time to notice that this instance is
+/// shutting down.
 #[derive(Clone, Debug)]
 pub struct Drain {
     token: CancellationToken,
@@ -24,16 +24,16 @@ impl Drain {
         self.token.cancel();
     }
 
-    /// Whether the server has stopped taking calls.
+    /// Returns whether the server drains.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.token.is_cancelled()
     }
 
-    /// Completes once the server has stopped taking calls; at once if it has.
+    /// Completes when the server drains; at once if it does already.
     ///
     /// # Cancel safety
-    /// Cancel safe: nothing is lost by dropping it and calling it again.
+    /// Cancel safe: the future can be dropped and created again.
     pub async fn draining(&self) {
         self.token.cancelled().await;
     }

@@ -1,12 +1,11 @@
-//! Requests may be compressed with gzip, and answers are where it is worth it.
+//! Compression with gzip: of requests, and of responses where it pays off.
 //!
-//! For every service of a server alike, the built-in ones too, without a switch
-//! on each: what is below sees messages that are not compressed. tonic's own
-//! switch compresses every answer to every caller that takes gzip, which gRPC's
-//! clients for Python, C++ and Java all do: a small message gets larger by it,
-//! and costs more than the call. Here a message is compressed when it has
-//! [`MIN_SIZE`] bytes and gets smaller. A message that would become larger than
-//! allowed is refused before it is.
+//! It applies to every service of a server, the built-in ones too: the services
+//! below see uncompressed messages. tonic's own option compresses every
+//! response to every caller that accepts gzip, which gRPC's clients for Python,
+//! C++ and Java all do: a small message becomes larger by it, and costs more
+//! than the call. Here a message is compressed when it has [`MIN_SIZE`] bytes
+//! and becomes smaller. Decompression stops at the size limit.
 
 use std::{
     convert::Infallible,
@@ -28,10 +27,10 @@ use crate::ServerConfig;
 
 mod compress;
 mod decompress;
-mod turn;
+mod slices;
 
 use compress::Compressed;
-use decompress::{Decompressed, Room};
+use decompress::{Decompressed, DecompressionBudget};
 
 const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
@@ -39,15 +38,15 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 const ACCEPTED: HeaderValue = HeaderValue::from_static("gzip,identity");
 
-/// The smallest message that is compressed, in bytes: below it, one packet
-/// carries it either way.
+/// The smallest message that is compressed, in bytes: a smaller one fits into
+/// one packet either way.
 const MIN_SIZE: usize = 1024;
 
-/// What precedes each message: a flag that says whether it is compressed, and
-/// its length in four bytes.
+/// The length of a message's prefix: a flag for compression, and the length in
+/// four bytes.
 const PREFIX_LEN: usize = 5;
 
-/// Decompresses the requests of the service within, and compresses its answers.
+/// A middleware that decompresses requests and compresses responses.
 #[derive(Clone, Debug)]
 pub(super) struct Gzip<S> {
     inner: S,
@@ -69,7 +68,7 @@ where
 {
     type Response = Response<Compressed<R>>;
     type Error = Infallible;
-    type Future = Call<S::Future>;
+    type Future = GzipFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -80,15 +79,16 @@ where
         let encoding = headers.get(ENCODING).filter(|_| self.is_on);
         let is_gzip = encoding.is_some_and(|encoding| encoding == GZIP);
         let accepts = headers.get(ACCEPT_ENCODING).filter(|_| self.is_on);
-        let names = encoding.is_some() || accepts.is_some();
+        let names_encodings = encoding.is_some() || accepts.is_some();
         let takes_gzip = accepts.is_some_and(accepts_gzip);
         if is_gzip {
             headers.remove(ENCODING);
         }
-        let room = is_gzip.then(|| Room::new(self.max_size, request.extensions().get().cloned()));
+        let budget =
+            is_gzip.then(|| DecompressionBudget::new(self.max_size, request.extensions().get().cloned()));
         let connection = takes_gzip.then(|| request.extensions().get().cloned());
-        let call = self.inner.call(request.map(|body| Decompressed::new(body, room.clone())));
-        Call { call, room, names, connection }
+        let call = self.inner.call(request.map(|body| Decompressed::new(body, budget.clone())));
+        GzipFuture { call, budget, names_encodings, connection }
     }
 }
 
@@ -97,20 +97,20 @@ fn accepts_gzip(value: &HeaderValue) -> bool {
 }
 
 pin_project! {
-    /// One call, until its answer begins.
-    pub(super) struct Call<F> {
+    /// The future of a call.
+    pub(super) struct GzipFuture<F> {
         #[pin]
         call: F,
-        // What was decompressed counts for as long as it is worked on.
-        room: Option<Room>,
-        // Whether the caller speaks of encodings at all.
-        names: bool,
-        // That of a caller who takes gzip.
+        // Decompressed messages count for as long as they are processed.
+        budget: Option<DecompressionBudget>,
+        // Whether the request names any encoding.
+        names_encodings: bool,
+        // The connection of a caller that accepts gzip.
         connection: Option<Option<Arc<PeerConnection>>>,
     }
 }
 
-impl<F, R> Future for Call<F>
+impl<F, R> Future for GzipFuture<F>
 where
     F: Future<Output = Result<Response<R>, Infallible>>,
 {
@@ -118,11 +118,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(mut answer) = ready!(this.call.poll(cx));
-        *this.room = None;
-        let head = answer.headers_mut();
-        if *this.names {
-            // A service that knows further encodings has said so.
+        let Ok(mut response) = ready!(this.call.poll(cx));
+        *this.budget = None;
+        let head = response.headers_mut();
+        if *this.names_encodings {
+            // A service may have named further encodings.
             let accepted = head.get(ACCEPT_ENCODING).map_or(ACCEPTED, with_gzip);
             head.insert(ACCEPT_ENCODING, accepted);
         }
@@ -130,11 +130,11 @@ where
         if connection.is_some() {
             head.insert(ENCODING, GZIP);
         }
-        Poll::Ready(Ok(answer.map(|body| Compressed::new(body, connection))))
+        Poll::Ready(Ok(response.map(|body| Compressed::new(body, connection))))
     }
 }
 
-/// Whether messages follow that are not compressed.
+/// Returns whether uncompressed messages follow.
 fn has_messages(head: &HeaderMap) -> bool {
     !head.contains_key(GRPC_STATUS) && !head.contains_key(ENCODING)
 }

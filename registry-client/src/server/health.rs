@@ -1,9 +1,9 @@
-//! What a server says of its own health: `grpc.health.v1`.
+//! The health service of a server: `grpc.health.v1`.
 //!
-//! tonic-health's protocol types with a state of our own, because its stock
-//! service answers a `Watch` of an unknown name with an error where the
-//! protocol asks for `SERVICE_UNKNOWN`, and keeps `Watch` streams open for
-//! ever, which would hold up every drain.
+//! It uses tonic-health's protocol types with a state of its own, because the
+//! stock service fails a `Watch` of an unknown name where the protocol requires
+//! `SERVICE_UNKNOWN`, and keeps `Watch` streams open for ever, which would
+//! delay every drain.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -16,99 +16,99 @@ use tonic_health::pb::{
     health_server::{self, HealthServer},
 };
 
-use super::{Drain, screen::MAX_ECHOED};
+use super::{Drain, correct_status::MAX_ECHOED};
 
 mod list;
 
 pub(super) use list::DESCRIPTORS;
 use list::WithList;
 
-/// Says whether a server's services can do their work; from
+/// The health of a server's services; from
 /// [`Server::health`](super::Server::health). Cheap to clone.
 ///
-/// The whole server (the empty name, and its registered one) serves only while it runs and all its
-/// services do, because callers choose an instance as a whole. Once the server
-/// is leaving, nothing serves any more, whatever is reported.
+/// The whole server (the empty name, and its registered one) serves only while
+/// it runs and all its services do, because callers choose an instance as a
+/// whole. Once the server drains, none of them serves, whatever is reported.
 #[derive(Clone, Debug)]
-pub struct Health {
-    state: Arc<watch::Sender<State>>,
+pub struct ServerHealth {
+    state: Arc<watch::Sender<HealthState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HealthState {
     running: bool,
-    /// The name under which the server is registered; stands for the whole.
+    /// The registered name, which stands for the whole server.
     registered: String,
-    /// By full name, the empty one for the whole; whether it can work.
+    /// The reported states by full name; the empty name is the whole server.
     services: BTreeMap<String, bool>,
 }
 
-impl State {
+impl HealthState {
     fn status(&self, service: &str) -> Option<ServingStatus> {
         let service = if service == self.registered { "" } else { service };
         let reported = self.services.get(service)?;
-        let whole = if service.is_empty() {
-            self.services.values().all(|&able| able)
+        let server_is_able = if service.is_empty() {
+            self.services.values().all(|&is_able| is_able)
         } else {
-            self.services.get("").is_some_and(|&able| able)
+            self.services.get("").is_some_and(|&is_able| is_able)
         };
-        let serves = self.running && *reported && whole;
+        let serves = self.running && *reported && server_is_able;
         Some(if serves { ServingStatus::Serving } else { ServingStatus::NotServing })
     }
 }
 
-impl Health {
+impl ServerHealth {
     pub(super) fn new() -> Self {
         let services = BTreeMap::from([(String::new(), true)]);
-        Self { state: Arc::new(watch::Sender::new(State { services, ..State::default() })) }
+        Self { state: Arc::new(watch::Sender::new(HealthState { services, ..HealthState::default() })) }
     }
 
     /// Reports whether `service`, a full name such as
-    /// `shop.cart.v1.CartService`, can do its work; the empty name means the
-    /// whole server. Every service is able until it is reported otherwise.
-    pub fn report(&self, service: &str, able: bool) {
+    /// `shop.cart.v1.CartService`, can work; the empty name means the whole
+    /// server. Every service is able until it is reported otherwise.
+    pub fn report(&self, service: &str, is_able: bool) {
         self.state.send_if_modified(|state| {
-            let before = state.services.insert(service.to_owned(), able);
-            before != Some(able)
+            let before = state.services.insert(service.to_owned(), is_able);
+            before != Some(is_able)
         });
     }
 
-    /// Whether the whole server says that it serves.
+    /// Returns whether the whole server serves.
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.state.borrow().status("") == Some(ServingStatus::Serving)
     }
 
-    /// Whether each service says that it can do its work; the whole left out.
+    /// The reported states of the services, without the whole server.
     pub(super) fn services(&self) -> BTreeMap<String, bool> {
-        let named = |(name, able): (&String, &bool)| (!name.is_empty()).then(|| (name.clone(), *able));
+        let named = |(name, is_able): (&String, &bool)| (!name.is_empty()).then(|| (name.clone(), *is_able));
         self.state.borrow().services.iter().filter_map(named).collect()
     }
 
-    /// The server is registered as `name`, and answers for its health by that
-    /// too.
+    /// Sets the registered name, under which the health of the whole server is
+    /// served too.
     pub(super) fn set_registered(&self, name: &str) {
         self.state.send_modify(|state| name.clone_into(&mut state.registered));
     }
 
-    /// The server as such runs, or does not (any more).
+    /// Sets whether the server runs.
     pub(super) fn set_running(&self, running: bool) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.running, running) != running);
     }
 
     pub(super) fn service(&self, drain: Drain) -> WithList<HealthServer<impl health_server::Health>> {
         let state = self.state.subscribe();
-        WithList { inner: HealthServer::new(Service { state: state.clone(), drain }), state }
+        WithList { inner: HealthServer::new(HealthService { state: state.clone(), drain }), state }
     }
 }
 
-struct Service {
-    state: watch::Receiver<State>,
+struct HealthService {
+    state: watch::Receiver<HealthState>,
     drain: Drain,
 }
 
 #[tonic::async_trait]
-impl health_server::Health for Service {
+impl health_server::Health for HealthService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     async fn check(
@@ -117,7 +117,7 @@ impl health_server::Health for Service {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
         match self.state.borrow().status(service) {
-            Some(status) => Ok(Response::new(answer(status))),
+            Some(status) => Ok(Response::new(response(status))),
             None => {
                 let named: String = service.chars().take(MAX_ECHOED).collect();
                 Err(Status::not_found(format!("this server has no service `{named}`")))
@@ -129,17 +129,17 @@ impl health_server::Health for Service {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let watch = Watch {
+        let watch = HealthWatchStream {
             service: request.into_inner().service,
             state: self.state.clone(),
             drain: self.drain.clone(),
-            told: None,
+            last_sent: None,
         };
-        // The `None` behind the error ends the stream.
+        // The `None` after the error ends the stream.
         let answers = stream::unfold(Some(watch), |watch| async {
             let mut watch = watch?;
             match watch.next().await {
-                Ok(status) => Some((Ok(answer(status)), Some(watch))),
+                Ok(status) => Some((Ok(response(status)), Some(watch))),
                 Err(ended) => Some((Err(ended), None)),
             }
         });
@@ -148,25 +148,25 @@ impl health_server::Health for Service {
 }
 
 /// One open `Watch` stream.
-struct Watch {
+struct HealthWatchStream {
     service: String,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<HealthState>,
     drain: Drain,
-    told: Option<ServingStatus>,
+    last_sent: Option<ServingStatus>,
 }
 
-impl Watch {
-    /// The next status that differs from the last one told.
+impl HealthWatchStream {
+    /// The next status that differs from the last one sent.
     async fn next(&mut self) -> Result<ServingStatus, Status> {
         let ended = || Status::unavailable("the server is shutting down; watch another instance");
         loop {
             let status = self.state.borrow_and_update().status(&self.service);
             let status = status.unwrap_or(ServingStatus::ServiceUnknown);
-            if self.told.replace(status) != Some(status) {
+            if self.last_sent.replace(status) != Some(status) {
                 return Ok(status);
             }
             tokio::select! {
-                // In this order: a change is told before the stream ends.
+                // In this order: a change is sent before the stream ends.
                 biased;
                 changed = self.state.changed() => changed.map_err(|_| ended())?,
                 () = self.drain.draining() => return Err(ended()),
@@ -175,7 +175,7 @@ impl Watch {
     }
 }
 
-fn answer(status: ServingStatus) -> HealthCheckResponse {
+fn response(status: ServingStatus) -> HealthCheckResponse {
     HealthCheckResponse { status: status.into() }
 }
 
@@ -188,18 +188,22 @@ mod tests {
 
     const CART: &str = "shop.cart.v1.CartService";
 
-    fn service(health: &Health, drain: &Drain) -> Service {
-        Service { state: health.state.subscribe(), drain: drain.clone() }
+    fn service(health: &ServerHealth, drain: &Drain) -> HealthService {
+        HealthService { state: health.state.subscribe(), drain: drain.clone() }
     }
 
-    async fn check(service: &Service, name: &str) -> Result<ServingStatus, tonic::Code> {
+    async fn check(service: &HealthService, name: &str) -> Result<ServingStatus, tonic::Code> {
         let request = Request::new(HealthCheckRequest { service: name.into() });
-        service.check(request).await.map(|answer| answer.get_ref().status()).map_err(|status| status.code())
+        service
+            .check(request)
+            .await
+            .map(|response| response.get_ref().status())
+            .map_err(|status| status.code())
     }
 
     #[tokio::test]
     async fn a_server_serves_while_it_runs_and_all_its_services_are_able() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let service = service(&health, &Drain::new());
         health.report(CART, true);
         assert_eq!(check(&service, "").await, Ok(ServingStatus::NotServing));
@@ -224,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_registered_name_stands_for_the_whole_server() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let service = service(&health, &Drain::new());
         health.report(CART, true);
         health.set_running(true);
@@ -238,12 +242,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_tells_each_change_once_and_ends_when_the_server_drains() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let drain = Drain::new();
         let service = service(&health, &drain);
         let request = Request::new(HealthCheckRequest::default());
         let mut watch = service.watch(request).await.unwrap().into_inner();
-        let mut next = async || watch.next().await.map(|told| told.map(|t| t.status()).map_err(|s| s.code()));
+        let mut next =
+            async || watch.next().await.map(|last_sent| last_sent.map(|t| t.status()).map_err(|s| s.code()));
 
         assert_eq!(next().await, Some(Ok(ServingStatus::NotServing)));
         health.set_running(true);
@@ -258,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_watch_of_an_unknown_name_waits_for_it() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         let service = service(&health, &Drain::new());
         health.set_running(true);
         let request = Request::new(HealthCheckRequest { service: CART.into() });

@@ -1,5 +1,4 @@
-//! A handler that panics costs its own call, answered with INTERNAL, and
-//! nothing else.
+//! Panics of handlers, which end their own call with INTERNAL and nothing else.
 
 use std::{
     any::Any,
@@ -20,7 +19,7 @@ use tracing::error;
 
 use super::deadline::trailers;
 
-/// Catches the panics of the service within.
+/// A middleware that catches panics.
 #[derive(Clone, Debug)]
 pub(super) struct CatchPanic<S> {
     inner: S,
@@ -37,9 +36,9 @@ where
     S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
     R: Body,
 {
-    type Response = Response<Caught<R>>;
+    type Response = Response<CatchPanicBody<R>>;
     type Error = Infallible;
-    type Future = Call<S::Future>;
+    type Future = CatchPanicFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -47,56 +46,56 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let method = request.uri().clone();
-        // Nothing of ours is left half-done: the call's state goes with it.
+        // Unwind safe: the state of the call is dropped.
         let call = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         let call = call.inspect_err(|panic| log(&method, &**panic)).ok();
-        Call { call, method }
+        CatchPanicFuture { call, method }
     }
 }
 
 pin_project! {
-    /// One call, until its answer begins; `None` once it has panicked.
-    pub(super) struct Call<F> {
+    /// The future of a call; `None` once it has panicked.
+    pub(super) struct CatchPanicFuture<F> {
         #[pin]
         call: Option<F>,
         method: Uri,
     }
 }
 
-impl<F, R> Future for Call<F>
+impl<F, R> Future for CatchPanicFuture<F>
 where
     F: Future<Output = Result<Response<R>, Infallible>>,
 {
-    type Output = Result<Response<Caught<R>>, Infallible>;
+    type Output = Result<Response<CatchPanicBody<R>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Some(call) = this.call.as_mut().as_pin_mut() {
             match catch_unwind(AssertUnwindSafe(|| call.poll(cx))) {
-                Ok(answer) => {
-                    let caught = |body| Caught { body: Some(body), method: mem::take(this.method) };
-                    return answer.map_ok(|answer| answer.map(caught));
+                Ok(response) => {
+                    let caught = |body| CatchPanicBody { body: Some(body), method: mem::take(this.method) };
+                    return response.map_ok(|response| response.map(caught));
                 }
                 Err(panic) => log(this.method, &*panic),
             }
             this.call.set(None);
         }
         let (parts, ()) = failed().into_http::<()>().into_parts();
-        Poll::Ready(Ok(Response::from_parts(parts, Caught { body: None, method: Uri::default() })))
+        Poll::Ready(Ok(Response::from_parts(parts, CatchPanicBody { body: None, method: Uri::default() })))
     }
 }
 
 pin_project! {
-    /// An answer's body; `None` once it has panicked.
+    /// A response body; `None` once it has panicked.
     #[derive(Debug)]
-    pub(super) struct Caught<R> {
+    pub(super) struct CatchPanicBody<R> {
         #[pin]
         body: Option<R>,
         method: Uri,
     }
 }
 
-impl<R: Body> Body for Caught<R> {
+impl<R: Body> Body for CatchPanicBody<R> {
     type Data = R::Data;
     type Error = R::Error;
 
@@ -125,13 +124,13 @@ impl<R: Body> Body for Caught<R> {
     }
 }
 
-/// The peer learns no more than that; the log has the rest.
+/// The status for the peer; the log has the cause.
 fn failed() -> Status {
     Status::internal("the handler of this call panicked")
 }
 
 fn log(method: &Uri, panic: &(dyn Any + Send)) {
-    let what = panic.downcast_ref::<&str>().copied();
-    let what = what.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
-    error!(method = method.path(), panic = what, "a handler panicked: {what}");
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+    error!(method = method.path(), panic = text, "a handler panicked: {text}");
 }

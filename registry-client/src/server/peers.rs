@@ -1,12 +1,11 @@
-//! What each peer of a server holds of that which all share, so that none can
-//! take it from the others.
+//! The fair sharing of a server's resources among its peers.
 //!
-//! A peer may hold as much more as is still free: alone it gets half, two get a
-//! third each, and something is always left for one more. The same holds for
-//! the connections of one peer, so that those behind one address, a proxy for
-//! instance, do not take it from each other either. Source: the dynamic
-//! thresholds of Choudhury and Hahne, "Dynamic queue length thresholds for
-//! shared-memory packet switches", 1998.
+//! A peer may hold as much again as is still free: alone it gets half, two get
+//! a third each, and something is always left for one more. The same rule
+//! applies to the connections of one peer, so that clients behind one address,
+//! such as a proxy, share fairly too. Source: the dynamic thresholds of
+//! Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory
+//! packet switches", 1998.
 
 use std::{
     collections::HashMap,
@@ -25,21 +24,21 @@ use tokio::sync::{Notify, Semaphore};
 mod connection;
 mod turns;
 
-pub(super) use connection::{NoRoom, PeerConnection, Resource, Share};
+pub(super) use connection::{PeerConnection, Resource, Share, ShareExceeded};
 
-use connection::{MAX_BLOCKED, RESOURCES, Usage};
+use connection::{MAX_BLOCKED, RESOURCES, ResourceCounts};
 
-/// A connection on which a call began or ended since then is not closed to make
-/// room for another.
-const QUIET: Duration = Duration::from_secs(1);
+/// The time since the last start or end of a call after which a connection may
+/// be evicted.
+const EVICTION_IDLE_TIME: Duration = Duration::from_secs(1);
 
-/// The number of connections above a peer's share that may be open while others of
-/// its close to make room. Without it, one that opens them fast has all there are.
-const MAX_LEAVING: usize = 64;
+/// The most connections above a peer's share while others of it close. Without
+/// this limit, a peer that opens connections fast gets all of them.
+const MAX_EVICTING: usize = 64;
 
-/// How much of each resource there is.
+/// The total of each resource.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ResourceLimits {
     pub(super) connections: usize,
     pub(super) streams: usize,
     pub(super) bytes: usize,
@@ -49,51 +48,51 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Peers {
     limits: [usize; RESOURCES],
-    usage: Usage,
-    /// Those with a connection; an entry goes with the last.
-    known: Mutex<HashMap<IpAddr, Weak<Peer>>>,
-    /// Bytes are free again, and somebody waits for them.
+    usage: ResourceCounts,
+    /// The peers with a connection; an entry is removed with the last one.
+    by_address: Mutex<HashMap<IpAddr, Weak<PeerUsage>>>,
+    /// Notified when bytes are released while requests wait for them.
     freed: Notify,
     waiting: AtomicUsize,
-    /// The number of tasks that the machine can run at once.
+    /// The number of tasks that the machine can run in parallel.
     cores: usize,
 }
 
-/// Who is behind one address.
+/// One peer, which is an address, and its use of resources.
 #[derive(Debug)]
-struct Peer {
+struct PeerUsage {
     address: IpAddr,
     peers: Arc<Peers>,
-    usage: Usage,
+    usage: ResourceCounts,
     connections: Mutex<Vec<Weak<PeerConnection>>>,
-    /// Permits for long work on its messages: for half of the cores.
+    /// Permits for long work on the peer's messages: for half of the cores.
     long_work: Arc<Semaphore>,
-    /// Permits for its tasks to be ready, where they are many; and those whose
-    /// turn has ended, before they are given back.
+    /// Permits for the peer's tasks to be ready, where they are many; and the
+    /// number of used ones that are not released yet.
     turns: Arc<Semaphore>,
     ended_turns: AtomicUsize,
 }
 
 impl Peers {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
-        let Limits { connections, streams, bytes } = limits;
+    pub(super) fn new(limits: ResourceLimits) -> Arc<Self> {
+        let ResourceLimits { connections, streams, bytes } = limits;
         Arc::new(Self {
             limits: [connections, streams, bytes, MAX_BLOCKED],
-            usage: Usage::default(),
-            known: Mutex::default(),
+            usage: ResourceCounts::default(),
+            by_address: Mutex::default(),
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
             cores: available_parallelism().map_or(1, NonZero::get),
         })
     }
 
-    /// Counts a connection from `address`. Where it is above the share of its
-    /// peer, the one that has been quiet for longest closes: of that peer, or of
-    /// the one that has most.
+    /// Counts a connection from `address`. Above the share of its peer, the
+    /// connection that has been idle longest is evicted: of that peer, or of
+    /// the one with the most.
     ///
     /// # Errors
-    /// When there is none that has been quiet for [`QUIET`], or [`MAX_LEAVING`] have
-    /// not closed yet; gives how many connections the peer has.
+    /// The number of the peer's connections, when none has been idle for
+    /// [`EVICTION_IDLE_TIME`], or [`MAX_EVICTING`] have not closed yet.
     pub(super) fn connect(self: &Arc<Self>, address: IpAddr) -> Result<(Arc<PeerConnection>, Share), usize> {
         let connection = self.peer(network(address)).connection();
         if let Some(share) = connection.claim(Resource::Connections, 1) {
@@ -101,70 +100,71 @@ impl Peers {
         }
         let peer = connection.peer();
         let open = peer.usage.of(Resource::Connections).load(SeqCst);
-        // Half is the most that one peer gets.
-        if open > self.limits[Resource::Connections as usize] / 2 + MAX_LEAVING {
+        // One peer gets at most half.
+        if open > self.limits[Resource::Connections as usize] / 2 + MAX_EVICTING {
             return Err(open);
         }
-        let evicted = peer.evict() || self.greediest().is_some_and(|peer| peer.evict());
+        let evicted = peer.evict() || self.largest_peer().is_some_and(|peer| peer.evict());
         if !evicted {
             return Err(open);
         }
-        // There is one more than allowed until the other has closed.
+        // The limit is exceeded by one until the other has closed.
         let share = connection.count_above_share();
         Ok((connection, share))
     }
 
-    /// Whoever is behind `address`.
-    fn peer(self: &Arc<Self>, address: IpAddr) -> Arc<Peer> {
-        let mut known = self.known();
-        if let Some(peer) = known.get(&address).and_then(Weak::upgrade) {
+    /// The peer at `address`.
+    fn peer(self: &Arc<Self>, address: IpAddr) -> Arc<PeerUsage> {
+        let mut by_address = self.by_address();
+        if let Some(peer) = by_address.get(&address).and_then(Weak::upgrade) {
             return peer;
         }
-        let peer = Arc::new(Peer {
+        let peer = Arc::new(PeerUsage {
             address,
             peers: self.clone(),
-            usage: Usage::default(),
+            usage: ResourceCounts::default(),
             connections: Mutex::default(),
             long_work: Arc::new(Semaphore::new((self.cores / 2).max(1))),
             turns: Arc::new(Semaphore::new(self.cores)),
             ended_turns: AtomicUsize::new(0),
         });
-        known.insert(address, Arc::downgrade(&peer));
+        by_address.insert(address, Arc::downgrade(&peer));
         peer
     }
 
     /// The peer with the most connections.
-    fn greediest(&self) -> Option<Arc<Peer>> {
-        // Outside the lock, which the last reference to a peer takes.
-        let all: Vec<_> = self.known().values().filter_map(Weak::upgrade).collect();
+    fn largest_peer(&self) -> Option<Arc<PeerUsage>> {
+        // Outside of the lock, because dropping the last reference to a peer
+        // takes it.
+        let all: Vec<_> = self.by_address().values().filter_map(Weak::upgrade).collect();
         all.into_iter().max_by_key(|peer| peer.usage.of(Resource::Connections).load(SeqCst))
     }
 
-    /// How much all peers together hold of `resource`.
+    /// The amount of `resource` that all peers hold together.
     pub(super) fn held(&self, resource: Resource) -> usize {
         self.usage.of(resource).load(SeqCst)
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<IpAddr, Weak<Peer>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn by_address(&self) -> MutexGuard<'_, HashMap<IpAddr, Weak<PeerUsage>>> {
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Peer {
+impl Drop for PeerUsage {
     fn drop(&mut self) {
-        let mut known = self.peers.known();
-        // Another connection may have made it anew meanwhile.
-        if known.get(&self.address).is_some_and(|peer| peer.strong_count() == 0) {
-            known.remove(&self.address);
+        let mut by_address = self.peers.by_address();
+        // Another connection may have created it again.
+        if by_address.get(&self.address).is_some_and(|peer| peer.strong_count() == 0) {
+            by_address.remove(&self.address);
         }
     }
 }
 
-impl Peer {
+impl PeerUsage {
     fn connection(self: Arc<Self>) -> Arc<PeerConnection> {
         let connection = Arc::new(PeerConnection::new(self.clone()));
         let mut connections = self.connections();
-        // Twice as many as there are at the most, so that this is seldom.
+        // The capacity doubles, so that this is rare.
         if connections.len() == connections.capacity() {
             connections.retain(|connection| connection.strong_count() > 0);
         }
@@ -172,13 +172,13 @@ impl Peer {
         connection
     }
 
-    /// Has the connection close on which nothing has begun or ended for longest;
-    /// `false` where that is less than [`QUIET`] ago.
+    /// Evicts the connection that has been idle longest; `false` if that is
+    /// less than [`EVICTION_IDLE_TIME`].
     fn evict(&self) -> bool {
         let all: Vec<_> = self.connections().iter().filter_map(Weak::upgrade).collect();
         let open = all.into_iter().filter(|connection| connection.is_open());
         let Some(quietest) = open.min_by_key(|connection| *connection.active_at()) else { return false };
-        let is_quiet = quietest.active_at().elapsed() >= QUIET;
+        let is_quiet = quietest.active_at().elapsed() >= EVICTION_IDLE_TIME;
         if is_quiet {
             quietest.evict();
         }
@@ -190,7 +190,8 @@ impl Peer {
     }
 }
 
-/// Whoever has an IPv6 address has as a rule all of its last 64 bits.
+/// The network of an address: the owner of an IPv6 address usually has all of
+/// its last 64 bits.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
 
     fn peers(streams: usize, bytes: usize) -> Arc<Peers> {
-        Peers::new(Limits { connections: 100, streams, bytes })
+        Peers::new(ResourceLimits { connections: 100, streams, bytes })
     }
 
     fn connect(peers: &Arc<Peers>, last: u8) -> Arc<PeerConnection> {
@@ -257,9 +258,9 @@ mod tests {
         let peers = peers(10, 10);
         let (first, second) = (connect(&peers, 1), connect(&peers, 1));
         drop(first);
-        assert_eq!(peers.known().len(), 1);
+        assert_eq!(peers.by_address().len(), 1);
         drop(second);
-        assert_eq!(peers.known().len(), 0);
+        assert_eq!(peers.by_address().len(), 0);
     }
 
     #[test]
@@ -278,12 +279,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn above_its_share_the_quietest_connection_of_a_peer_makes_room() {
-        let peers = Peers::new(Limits { connections: 10, streams: 100, bytes: 0 });
+        let peers = Peers::new(ResourceLimits { connections: 10, streams: 100, bytes: 0 });
         let connect = |last: u8| peers.connect(IpAddr::from([127, 0, 0, last]));
         let mut greedy: Vec<_> = (0..5).map(|_| connect(1).unwrap()).collect();
         assert_eq!(connect(1).unwrap_err(), 5, "none of them is quiet");
         let other = connect(2).unwrap();
-        tokio::time::advance(QUIET).await;
+        tokio::time::advance(EVICTION_IDLE_TIME).await;
         drop(greedy[0].0.claim(Resource::Streams, 1));
         greedy.push(connect(1).unwrap());
         let evicted = |all: &[(Arc<PeerConnection>, Share)]| {

@@ -1,12 +1,11 @@
-//! A request's message arrives before anything is done for it.
+//! The buffering of request messages before their handlers run.
 //!
-//! Of a method that takes one message, the handler and whatever stands before
-//! it (its admission) see the request when the whole message is here: a peer
-//! that sends headers and then nothing takes no place from anybody. A message
-//! that is not here whole holds as many of the server's bytes as it announces
-//! ([`peers`](super::peers)), is not read before there is room for it, and has
-//! [`ServerConfig::receive_timeout`] to arrive. So has each message of a stream,
-//! from its first byte on.
+//! A method with a unary request, and its admission control, see the request
+//! when the whole message has arrived: a peer that sends only headers takes no
+//! capacity. An incomplete message takes as many bytes of its peer's share as
+//! it announces ([`peers`](super::peers)), is not read before the share allows
+//! it, and has [`ServerConfig::receive_timeout`] to arrive. The same timeout
+//! applies to each message of a stream, from its first byte.
 
 use std::{
     convert::Infallible,
@@ -24,43 +23,43 @@ use tonic::Status;
 use tower_service::Service;
 
 use super::{
+    correct_status::Served,
     is_built_in,
     peers::{PeerConnection, Share},
-    screen::Served,
 };
 use crate::ServerConfig;
 
 mod meter;
 
-use meter::{Limits, Metered};
+use meter::{MessageLimits, Metered};
 
-/// The largest message that the built-in services take, in bytes: a name.
-const MAX_BUILT_IN: usize = 64 << 10;
+/// The largest message of the built-in services, in bytes: it holds a name.
+const MAX_BUILT_IN_MESSAGE: usize = 64 << 10;
 
-/// Has requests arrive for the service within.
+/// A middleware that buffers unary requests and bounds all messages.
 #[derive(Clone, Debug)]
 pub(super) struct Receive<S> {
     inner: S,
     served: Arc<Served>,
-    limits: Limits,
+    limits: MessageLimits,
 }
 
 impl<S> Receive<S> {
     pub(super) fn new(inner: S, served: Arc<Served>, config: &ServerConfig) -> Self {
-        let limits = Limits { max_bytes: config.max_message_size, timeout: config.receive_timeout };
+        let limits = MessageLimits { max_bytes: config.max_message_size, timeout: config.receive_timeout };
         Self { inner, served, limits }
     }
 }
 
 impl<S, B, R> Service<Request<B>> for Receive<S>
 where
-    S: Service<Request<Received<B>>, Response = Response<R>, Error = Infallible> + Clone,
+    S: Service<Request<ReceivedBody<B>>, Response = Response<R>, Error = Infallible> + Clone,
     B: Body<Data = Bytes, Error = Status> + Unpin,
     R: Default,
 {
     type Response = Response<R>;
     type Error = Infallible;
-    type Future = Call<S, B, S::Future>;
+    type Future = ReceiveFuture<S, B, S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -68,27 +67,28 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
-        let takes_one = self.served.kind(path).is_some_and(|kind| !kind.client_streaming);
+        let has_unary_request = self.served.kind(path).is_some_and(|kind| !kind.client_streaming);
         let mut limits = self.limits;
         if is_built_in(path) {
-            limits.max_bytes = limits.max_bytes.min(MAX_BUILT_IN);
+            limits.max_bytes = limits.max_bytes.min(MAX_BUILT_IN_MESSAGE);
         }
         let connection = request.extensions().get::<Arc<PeerConnection>>().cloned();
         let (head, body) = request.into_parts();
-        let body = Metered::new(body, limits, takes_one, connection);
-        if takes_one {
-            let receiving = Receiving { body, whole: Whole::default(), head, inner: self.inner.clone() };
-            return Call::Receiving { receiving: Some(receiving) };
+        let body = Metered::new(body, limits, has_unary_request, connection);
+        if has_unary_request {
+            let receiving =
+                Receiving { body, message: MessageBuffer::default(), head, inner: self.inner.clone() };
+            return ReceiveFuture::Receiving { receiving: Some(receiving) };
         }
-        let body = Received { whole: None, rest: Some(body) };
-        Call::Under { call: self.inner.call(Request::from_parts(head, body)), share: None }
+        let body = ReceivedBody { message: None, rest: Some(body) };
+        ReceiveFuture::Running { call: self.inner.call(Request::from_parts(head, body)), share: None }
     }
 }
 
-/// A request whose message is not here whole.
+/// A request whose message has not arrived completely.
 pub(super) struct Receiving<S, B> {
     body: Metered<B>,
-    whole: Whole,
+    message: MessageBuffer,
     head: Parts,
     inner: S,
 }
@@ -97,13 +97,13 @@ impl<S, B> Receiving<S, B>
 where
     B: Body<Data = Bytes, Error = Status> + Unpin,
 {
-    /// Reads until the message is here, or is followed by what should not be.
+    /// Reads until the message is complete, or is followed by a second one.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         while !self.body.is_end_stream() && !self.body.has_second() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.whole.push(data, self.body.announced());
+                        self.message.push(data, self.body.announced());
                     }
                 }
                 Some(Err(status)) => return Poll::Ready(Err(status)),
@@ -114,29 +114,31 @@ where
     }
 
     /// Calls the service.
-    fn begin<R>(mut self) -> Call<S, B, S::Future>
+    fn call_inner<R>(mut self) -> ReceiveFuture<S, B, S::Future>
     where
-        S: Service<Request<Received<B>>, Response = Response<R>, Error = Infallible>,
+        S: Service<Request<ReceivedBody<B>>, Response = Response<R>, Error = Infallible>,
     {
         let share = self.body.take_share();
         let rest = self.body.has_second().then_some(self.body);
-        let body = Received { whole: self.whole.freeze(), rest };
-        // Ready when the request came, and routes always are.
-        Call::Under { call: self.inner.call(Request::from_parts(self.head, body)), share }
+        let body = ReceivedBody { message: self.message.freeze(), rest };
+        // The service was ready when the request arrived, and routes always
+        // are.
+        ReceiveFuture::Running { call: self.inner.call(Request::from_parts(self.head, body)), share }
     }
 }
 
-/// What has arrived of a message.
+/// The part of a message that has arrived.
 #[derive(Debug, Default)]
-struct Whole {
-    /// Most messages arrive in one frame, which is handed on as it is.
+struct MessageBuffer {
+    /// The first frame; most messages have only one, which is passed on as it
+    /// is.
     first: Bytes,
-    /// All frames, once there are several: a frame may be as small as a byte.
+    /// All frames, once there are several: a frame may be a single byte.
     all: BytesMut,
 }
 
-impl Whole {
-    /// `announced`: how many bytes there will be.
+impl MessageBuffer {
+    /// Adds a frame of a message with `announced` bytes.
     fn push(&mut self, data: Bytes, announced: usize) {
         if self.first.is_empty() && self.all.is_empty() {
             self.first = data;
@@ -150,24 +152,24 @@ impl Whole {
     }
 
     fn freeze(self) -> Option<Bytes> {
-        let whole = if self.all.is_empty() { self.first } else { self.all.freeze() };
-        (!whole.is_empty()).then_some(whole)
+        let message = if self.all.is_empty() { self.first } else { self.all.freeze() };
+        (!message.is_empty()).then_some(message)
     }
 }
 
 pin_project! {
-    /// One call, until its answer begins.
-    #[project = CallProjection]
-    pub(super) enum Call<S, B, F> {
+    /// The future of a call.
+    #[project = ReceiveProjection]
+    pub(super) enum ReceiveFuture<S, B, F> {
         Receiving { receiving: Option<Receiving<S, B>> },
-        // The message counts for as long as it is worked on.
-        Under { #[pin] call: F, share: Option<Share> },
+        // The message counts for as long as it is processed.
+        Running { #[pin] call: F, share: Option<Share> },
     }
 }
 
-impl<S, B, R> Future for Call<S, B, S::Future>
+impl<S, B, R> Future for ReceiveFuture<S, B, S::Future>
 where
-    S: Service<Request<Received<B>>, Response = Response<R>, Error = Infallible>,
+    S: Service<Request<ReceivedBody<B>>, Response = Response<R>, Error = Infallible>,
     B: Body<Data = Bytes, Error = Status> + Unpin,
     R: Default,
 {
@@ -176,15 +178,15 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let next = match self.as_mut().project() {
-                CallProjection::Receiving { receiving } => {
+                ReceiveProjection::Receiving { receiving } => {
                     let arrived = receiving.as_mut().map_or(Poll::Pending, |receiving| receiving.poll(cx));
                     match (ready!(arrived), receiving.take()) {
-                        (Ok(()), Some(receiving)) => receiving.begin(),
+                        (Ok(()), Some(receiving)) => receiving.call_inner(),
                         (Err(status), _) => return Poll::Ready(Ok(status.into_http())),
                         (Ok(()), None) => return Poll::Pending,
                     }
                 }
-                CallProjection::Under { call, share } => {
+                ReceiveProjection::Running { call, share } => {
                     let answered = ready!(call.poll(cx));
                     drop(share.take());
                     return Poll::Ready(answered);
@@ -195,14 +197,14 @@ where
     }
 }
 
-/// A request's body, the part that has arrived first.
+/// A request body: the buffered message, then the rest.
 #[derive(Debug)]
-pub(super) struct Received<B> {
-    whole: Option<Bytes>,
+pub(super) struct ReceivedBody<B> {
+    message: Option<Bytes>,
     rest: Option<Metered<B>>,
 }
 
-impl<B> Body for Received<B>
+impl<B> Body for ReceivedBody<B>
 where
     B: Body<Data = Bytes, Error = Status> + Unpin,
 {
@@ -213,8 +215,8 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(whole) = self.whole.take() {
-            return Poll::Ready(Some(Ok(Frame::data(whole))));
+        if let Some(message) = self.message.take() {
+            return Poll::Ready(Some(Ok(Frame::data(message))));
         }
         match &mut self.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
@@ -223,13 +225,13 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.whole.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.message.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.rest {
             Some(_) => SizeHint::default(),
-            None => SizeHint::with_exact(self.whole.as_ref().map_or(0, Bytes::len) as u64),
+            None => SizeHint::with_exact(self.message.as_ref().map_or(0, Bytes::len) as u64),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `grpc.reflection`, v1 and v1alpha: what lets grpcurl list, describe and
-//! call everything without a proto file.
+//! `grpc.reflection`, v1 and v1alpha, by which grpcurl lists, describes and
+//! calls services without a proto file.
 
 use tonic::service::RoutesBuilder;
 use tonic_reflection::server::Builder;
@@ -7,8 +7,8 @@ use tonic_reflection::server::Builder;
 use super::health;
 use crate::Error;
 
-/// What describes the services that every server has, and error details:
-/// without their types grpcurl shows bytes.
+/// The descriptor sets of the built-in services and of error details: without
+/// the latter grpcurl shows bytes.
 pub(super) fn own() -> [&'static [u8]; 4] {
     [
         &health::DESCRIPTORS,
@@ -19,8 +19,7 @@ pub(super) fn own() -> [&'static [u8]; 4] {
 }
 
 /// Adds both versions of the service to `routes`. `served` are the full names
-/// of all services; only those are listed, however many more the descriptors
-/// describe.
+/// of all services; only those are listed, even if the descriptors have more.
 pub(super) fn add(
     routes: &mut RoutesBuilder,
     served: &[&'static str],
@@ -35,7 +34,7 @@ pub(super) fn add(
 }
 
 fn builder(served: &[&'static str], descriptors: &[&'static [u8]]) -> Builder<'static> {
-    // Each version describes the other too, hence not its own switch for itself.
+    // Each version describes both, so its own option for itself is off.
     let mut builder = Builder::configure().include_reflection_service(false);
     for set in descriptors.iter().copied().chain(own()) {
         builder = builder.register_encoded_file_descriptor_set(set);

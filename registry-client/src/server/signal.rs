@@ -1,31 +1,31 @@
-//! When the operating system asks the process to stop.
+//! The signals that stop a process.
 
 use std::future::Future;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-/// Completes at the first SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is
-/// gone). After that, a second one ends the process at once, with exit code
-/// 143, 130 or 129. A process under `nohup` goes on ignoring SIGHUP.
+/// Completes at the first SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal was
+/// closed). After that, a second one ends the process at once, with exit code
+/// 143, 130 or 129. A process under `nohup` still ignores SIGHUP.
 ///
-/// Called within a tokio runtime; from the call on, the signals no longer end
-/// the process by themselves.
+/// Must be called within a tokio runtime; after the call the signals no longer
+/// end the process by themselves.
 pub fn shutdown_signal() -> impl Future<Output = ()> + Send {
     let signals = Signals::listen();
     async move {
         let mut signals = match signals {
             Ok(signals) => signals,
             Err(error) => {
-                error!(%error, "cannot listen for SIGTERM, SIGINT and SIGHUP, so they end the process at once: {error}");
+                error!(%error, "failed to listen for SIGTERM, SIGINT and SIGHUP, which end the process at once now: {error}");
                 return std::future::pending().await;
             }
         };
         let (name, _) = signals.next().await;
-        info!("{name}: shutting down; once more ends the process at once");
+        info!("received {name}: shutting down; a second signal ends the process at once");
         tokio::spawn(async move {
             let (name, code) = signals.next().await;
-            warn!("{name} again: exiting at once");
+            warn!("received {name} again: exiting at once");
             std::process::exit(code);
         });
     }
@@ -46,7 +46,7 @@ impl Signals {
         })
     }
 
-    /// The next signal: its name, and the exit code a shell expects of it.
+    /// The name of the next signal, and the exit code that shells use for it.
     async fn next(&mut self) -> (&'static str, i32) {
         tokio::select! {
             _ = self.terminate.recv() => ("SIGTERM", 143),
@@ -56,11 +56,11 @@ impl Signals {
     }
 }
 
-/// Listens for SIGHUP; `None` when the process was started to ignore it, as by
-/// `nohup`, which listening would undo.
+/// Listens for SIGHUP; `None` when the process was started with SIGHUP ignored,
+/// as by `nohup`.
 ///
 /// # Errors
-/// When the signal cannot be listened for.
+/// When the signal handler cannot be installed.
 pub fn hangup() -> std::io::Result<Option<Signal>> {
     const SIGHUP_BIT: u64 = 1;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! A peer's socket: bounds the wait for its first bytes and for its last, and
-//! corrects its `:authority`.
+//! The socket of a connection, which bounds the wait for the preface and for
+//! the end, and corrects `:authority`.
 
 use std::{
     future::Future,
@@ -24,18 +24,17 @@ use super::{
     connection::{Activity, Writable},
 };
 
-/// The least that an HTTP/2 client sends first: `PRI * HTTP/2.0…` and a SETTINGS
-/// frame, which may be empty, RFC 9113 §3.4.
+/// The least length of a client's preface: `PRI * HTTP/2.0…` and a SETTINGS
+/// frame, which may be empty (RFC 9113 §3.4).
 const PREFACE_LEN: usize = 24 + 9;
 
-/// For how many bytes read a connection uses up one of the 128 units of its
-/// task's budget: one that floods the server gives way to the others every 8 KiB,
-/// which may be 900 frames.
-const BYTES_PER_UNIT: usize = 64;
+/// The received bytes that cost one of the 128 units of a task's budget: a
+/// flooding connection yields every 8 KiB, which may be 900 frames.
+const BYTES_PER_BUDGET_UNIT: usize = 64;
 
-/// How long a closed connection still reads. Closing a socket with unread
-/// bytes sends a reset, which may overtake answers that are on their way.
-const LINGER: Duration = Duration::from_secs(1);
+/// The time for which a closed connection still reads. Closing a socket with
+/// unread bytes sends a reset, which may overtake responses.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// An accepted connection.
 pub(super) struct Socket {
@@ -45,21 +44,20 @@ pub(super) struct Socket {
     authorities: Authorities,
     activity: Activity,
     writable: Writable,
-    /// Done once a peer's authority was refused: the first is logged.
+    /// Set once an invalid authority was logged.
     refused: Arc<Once>,
 }
 
-/// What is still missing of the client's preface, and what ends the wait for it.
+/// The missing part of the client's preface, and the end of the wait for it.
 struct Preface {
     missing: usize,
     timeout: Pin<Box<dyn Future<Output = &'static str> + Send>>,
 }
 
 impl Socket {
-    /// Within `handshake` the peer must have said that it speaks HTTP/2; it
-    /// need not any more once the server drains. `refused` is shared by the
-    /// sockets of a server; the last two record what arrives, and whether the
-    /// peer takes what is sent.
+    /// A socket whose peer must send its preface within `handshake`, or until
+    /// the server drains. `refused` is shared by the sockets of a server; the
+    /// last two record received data and writability.
     pub(super) fn new(
         stream: TcpStream,
         handshake: Duration,
@@ -77,7 +75,7 @@ impl Socket {
         Self { stream, preface, linger: None, authorities: Authorities::new(), activity, writable, refused }
     }
 
-    /// Follows what was written, or could not be.
+    /// Records whether the socket took what was written.
     fn wrote(&self, cx: &Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         let was_paused = self.writable.is_paused();
         self.writable.set(written.is_ready());
@@ -87,18 +85,18 @@ impl Socket {
         written
     }
 
-    /// Follows what has been read.
+    /// Handles received data.
     fn follow(&mut self, read: &mut [u8]) {
         if !read.is_empty() {
             self.activity.record();
         }
-        self.authorities.pass(read);
+        self.authorities.correct(read);
         if self.authorities.take_refused() {
             self.refused.call_once(|| {
                 let peer = self.stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |peer| peer.to_string());
                 warn!(
                     %peer,
-                    "calls of {peer} fail with INTERNAL: HTTP/2 does not take the :authority that it sends; set another there, in gRPC core's languages by the channel option `grpc.default_authority`"
+                    "calls of {peer} fail with INTERNAL: their :authority is invalid in HTTP/2; set another in the client, in gRPC core's languages by the channel option `grpc.default_authority`"
                 );
             });
         }
@@ -132,9 +130,9 @@ impl AsyncRead for Socket {
     }
 }
 
-/// Once it is used up, the next read is pending.
+/// Spends the task's budget; once it is used up, the next read is pending.
 fn spend_budget(cx: &mut Context<'_>, bytes: usize) {
-    for _ in 0..bytes / BYTES_PER_UNIT {
+    for _ in 0..bytes / BYTES_PER_BUDGET_UNIT {
         if let Poll::Ready(unit) = coop::poll_proceed(cx) {
             unit.made_progress();
         }
@@ -164,12 +162,11 @@ impl AsyncWrite for Socket {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Says that nothing more will be sent, then reads until the peer has said
-    /// the same.
+    /// Closes the sending side, then reads until the peer has closed its own.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER_TIMEOUT)));
         let mut scratch = [0; 1024];
         loop {
             if linger.as_mut().poll(cx).is_ready() {
@@ -202,7 +199,7 @@ mod tests {
         let timeout = Duration::from_secs(10);
         let mut socket =
             Socket::new(stream, timeout, Drain::new(), Arc::new(Once::new()), Default::default());
-        // What one poll of its task reads, in pieces as h2 does.
+        // The bytes that one poll of its task reads, in parts as h2 does.
         let read = tokio::spawn(poll_fn(move |cx| {
             let (mut all, mut scratch) = (0, [0; 4 << 10]);
             loop {

@@ -1,4 +1,4 @@
-//! What a server knows of itself, for whoever looks into a process.
+//! The state of servers, as the admin endpoint shows it.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Drain, Health,
+    Drain, ServerHealth,
     admission::Admission,
     peers::{Peers, Resource},
 };
@@ -21,61 +21,61 @@ use crate::consul::RegistrationState;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ServerState {
-    /// The name that it registers under.
+    /// The registered name.
     pub service: String,
-    /// The version that it registers with.
+    /// The registered version.
     pub version: String,
-    /// Where it listens.
+    /// The address that it listens on.
     pub listens: String,
-    /// What it says of its health as a whole.
+    /// True if the whole server serves.
     pub serving: bool,
-    /// Whether each of its services says that it can do its work, by full name.
+    /// The reported states of the services, by full name.
     pub services: BTreeMap<String, bool>,
-    /// Whether it has stopped taking calls.
+    /// True if the server drains.
     pub draining: bool,
-    /// Whether the registry knows it: `registered`, or why not, in words;
-    /// `None` when it does not register.
+    /// `registered`, or the reason for which the server is not registered;
+    /// `None` without a registry.
     pub registration: Option<String>,
     /// Open connections.
     pub connections: usize,
-    /// Calls that have begun and whose answer was not taken whole.
+    /// Calls whose response was not read completely.
     pub streams: usize,
-    /// Bytes of messages that are held for peers: see
+    /// Bytes of messages that are buffered for peers: see
     /// [`ServerConfig::max_buffered_bytes`](crate::ServerConfig::max_buffered_bytes).
     pub buffered_bytes: usize,
-    /// How much each method has to do; empty without admission.
+    /// The load of each method; empty without admission control.
     pub admission: Vec<MethodState>,
 }
 
-/// One method's admission.
+/// The admission control of one method.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct MethodState {
-    /// Its full name, or what shares a limit.
+    /// The full name of the method, or the name of a shared limit.
     pub method: String,
-    /// The most calls that may be under way now.
+    /// The current concurrency limit.
     pub limit: usize,
-    /// Calls under way.
+    /// Calls in flight.
     pub under_way: usize,
-    /// Calls that wait to be let in.
+    /// Calls in the queue.
     pub waiting: usize,
-    /// Calls refused since the start.
+    /// Calls rejected since the start.
     pub refused: u64,
-    /// What a call has taken of late, in microseconds; `None` before the first.
+    /// The recent latency in microseconds; `None` before the first call.
     pub latency_us: Option<u64>,
 }
 
-/// What a [`ServerState`] is made of; lives as long as the server.
+/// The handle of a server, from which its [`ServerState`] is read.
 #[derive(Debug)]
-pub(crate) struct Inside {
-    pub(super) health: Health,
+pub(crate) struct ServerHandle {
+    pub(super) health: ServerHealth,
     pub(super) drain: Drain,
-    pub(super) running: OnceLock<Running>,
+    pub(super) running: OnceLock<RunningServer>,
 }
 
-/// What there is once a server runs.
+/// The state of a running server.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningServer {
     pub(super) service: String,
     pub(super) version: String,
     pub(super) bound: SocketAddr,
@@ -85,14 +85,14 @@ pub(super) struct Running {
     pub(super) admission: Admission,
 }
 
-impl Inside {
-    pub(super) fn new(health: Health, drain: Drain) -> Arc<Self> {
+impl ServerHandle {
+    pub(super) fn new(health: ServerHealth, drain: Drain) -> Arc<Self> {
         Arc::new(Self { health, drain, running: OnceLock::new() })
     }
 
     /// The server's state; `None` before it runs.
     pub(crate) fn state(&self) -> Option<ServerState> {
-        let Running { service, version, bound, registration, connections, peers, admission } =
+        let RunningServer { service, version, bound, registration, connections, peers, admission } =
             self.running.get()?;
         let registration = registration.as_ref().map(|state| match &*state.borrow() {
             RegistrationState::Registered => "registered".to_owned(),

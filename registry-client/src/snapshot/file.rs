@@ -1,5 +1,5 @@
-//! One file per service: its last good set, its date, and nothing that a
-//! reader could not do without.
+//! The file format of snapshots: one file per service, with its last good set
+//! and its date.
 
 use std::{
     collections::BTreeMap,
@@ -15,25 +15,26 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{Health, Instance, InstanceId, Locality, ParseError, ServiceName};
+use crate::instance::{Instance, InstanceHealth, InstanceId, Locality, ParseError, ServiceName};
 
-/// What a file begins with; another number is another format.
+/// The version of the format, which each file begins with.
 const FORMAT: u64 = 1;
 /// The largest file that is written or read, in bytes.
-const MOST_BYTES: u64 = 4 * 1024 * 1024;
-/// An older set is not used: by then others may have its addresses.
-const MOST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How a file that is being written is called before it has its name.
-const UNFINISHED: &str = ".new-";
-/// An unfinished file of this age was left by a process that was killed.
-const ABANDONED: Duration = Duration::from_secs(3600);
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// The age from which a snapshot is not used: other programs may have its
+/// addresses by then.
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The prefix of a temporary file.
+const TEMP_PREFIX: &str = ".new-";
+/// The age from which a temporary file counts as left by a killed process.
+const MAX_TEMP_AGE: Duration = Duration::from_secs(3600);
 
-/// Which set a file holds.
+/// The key of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Key {
-    /// In lower case, as registries look names up.
+    /// The service in lower case: registries are case-insensitive.
     service: String,
-    /// What else was asked for; empty for the plain set.
+    /// The scope of the resolver; empty by default.
     scope: String,
 }
 
@@ -42,8 +43,9 @@ impl Key {
         Self { service: service.as_str().to_ascii_lowercase(), scope }
     }
 
-    /// A service's name has no character that means something in a path, and
-    /// no `@`. Two scopes with one hash are told apart by what the file says.
+    /// The name of the file. A service's name has no special character of paths
+    /// and no `@`. Scopes with the same hash are distinguished by the content
+    /// of the file.
     fn file_name(&self) -> String {
         match self.scope.as_str() {
             "" => format!("{}.json", self.service),
@@ -52,15 +54,15 @@ impl Key {
     }
 }
 
-/// The hash of Fowler, Noll and Vo: unlike the standard library's the same in
-/// every version.
+/// The hash of Fowler, Noll and Vo, which is stable across versions, unlike the
+/// standard library's.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A set and when the registry last said it.
+/// A set and the time at which the registry last confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
     pub(super) saved: SystemTime,
@@ -72,112 +74,114 @@ impl Snapshot {
         self.saved.elapsed().unwrap_or_default()
     }
 
-    /// Whether `new` is so much smaller that a registry which lost its memory
-    /// is likelier than a service that shrank: empty, or less than half.
+    /// Returns whether `new` is so much smaller that a registry that lost its
+    /// data is more likely than a service that shrank: empty, or less than
+    /// half.
     pub(super) fn collapses_to(&self, new: &[Instance]) -> bool {
         new.len() * 2 < self.instances.len()
     }
 }
 
-/// Why a file is not used.
+/// The reason for which a file is not used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum SnapshotError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it is no plain file")]
-    NoFile,
-    #[error("it is longer than the {MOST_BYTES} bytes that are read")]
+    #[error("it is no regular file")]
+    NotAFile,
+    #[error("it is longer than {MAX_FILE_BYTES} bytes")]
     TooLong,
-    #[error("it is not what was written ({0})")]
-    Garbage(String),
+    #[error("it is malformed ({0})")]
+    Malformed(String),
     #[error("its format is {0} and not {FORMAT}")]
     Format(u64),
     #[error("it holds the set of another service, datacenter or filter")]
-    Foreign,
+    WrongKey,
     #[error("it is {} days old", .0.as_secs() / (24 * 3600))]
-    Old(Duration),
+    TooOld(Duration),
 }
 
-/// What became of a set that was to be saved.
+/// The result of saving a set.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Saved {
+pub(super) enum SaveOutcome {
     Written,
-    /// The file already says so, and is fresh.
-    Same,
-    /// It is not believed yet that the set became so small.
-    Held,
-    /// It would be larger than what is read.
+    /// The file has the same set and is fresh.
+    Unchanged,
+    /// The set is much smaller, which is not confirmed yet.
+    Deferred,
+    /// The file would be too large to be read.
     TooLarge,
 }
 
-/// The folder of all files. Several processes may share it: a file is replaced
-/// as a whole, and each writer looks at what is there first.
+/// The folder of all snapshots. Several processes may share it: a file is
+/// replaced as a whole, and each writer reads it first.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct SnapshotDir {
     dir: PathBuf,
-    swept: AtomicBool,
+    is_swept: AtomicBool,
 }
 
-impl Folder {
+impl SnapshotDir {
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir, swept: AtomicBool::new(false) }
+        Self { dir, is_swept: AtomicBool::new(false) }
     }
 
     pub(super) fn path(&self, key: &Key) -> PathBuf {
         self.dir.join(key.file_name())
     }
 
-    /// The set of `key`; `None` when it was never saved.
-    pub(super) fn load(&self, key: &Key) -> Result<Option<Snapshot>, Unusable> {
+    /// The snapshot of `key`; `None` when it was never saved.
+    pub(super) fn load(&self, key: &Key) -> Result<Option<Snapshot>, SnapshotError> {
         let bytes = match read(&self.path(key)) {
-            Err(Unusable::Io(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(SnapshotError::Io(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
         let snapshot = Stored::parse(&bytes)?.snapshot(key)?;
         match snapshot.age() {
-            age if age > MOST_AGE => Err(Unusable::Old(age)),
+            age if age > MAX_AGE => Err(SnapshotError::TooOld(age)),
             _ => Ok(Some(snapshot)),
         }
     }
 
-    /// Saves `instances`, unless the file says the same and is younger than
-    /// `fresh`, or they are much fewer than in the file and not `believed`. An
-    /// empty set is never written without belief.
+    /// Saves `instances`, unless the file has the same set and is younger than
+    /// `fresh`, or they are much fewer than in the file and not confirmed. An
+    /// unconfirmed empty set is never written.
     pub(super) fn save(
         &self,
         key: &Key,
         instances: &[Instance],
         fresh: Duration,
-        believed: bool,
-    ) -> io::Result<Saved> {
-        // What is there and cannot be used is replaced.
+        is_confirmed: bool,
+    ) -> io::Result<SaveOutcome> {
+        // A file that cannot be used is replaced.
         if let Ok(Some(there)) = self.load(key) {
             if *there.instances == *instances && there.age() < fresh {
-                return Ok(Saved::Same);
+                return Ok(SaveOutcome::Unchanged);
             }
-            if !believed && there.collapses_to(instances) {
-                return Ok(Saved::Held);
+            if !is_confirmed && there.collapses_to(instances) {
+                return Ok(SaveOutcome::Deferred);
             }
         }
-        if !believed && instances.is_empty() {
-            return Ok(Saved::Held);
+        if !is_confirmed && instances.is_empty() {
+            return Ok(SaveOutcome::Deferred);
         }
         let bytes = serde_json::to_vec(&Stored::of(key, instances))?;
-        if bytes.len() as u64 > MOST_BYTES {
-            return Ok(Saved::TooLarge);
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            return Ok(SaveOutcome::TooLarge);
         }
         self.replace(&self.path(key), &bytes)?;
-        Ok(Saved::Written)
+        Ok(SaveOutcome::Written)
     }
 
-    /// Readers see the old file or the new one, also after a power loss.
+    /// Replaces a file atomically: readers see the old one or the new one, also
+    /// after a power loss.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        make(&self.dir)?;
-        if !self.swept.swap(true, Relaxed) {
-            self.sweep()?;
+        create_dir(&self.dir)?;
+        if !self.is_swept.swap(true, Relaxed) {
+            self.remove_temp_files()?;
         }
         // Readable by its owner only.
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().prefix(TEMP_PREFIX).tempfile_in(&self.dir)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
@@ -187,14 +191,14 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes what processes left that were killed while they wrote.
-    fn sweep(&self) -> io::Result<()> {
+    /// Removes the temporary files of killed processes.
+    fn remove_temp_files(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
             let abandoned = entry.metadata().and_then(|about| about.modified());
-            let abandoned = abandoned.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED));
-            if abandoned && entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-                // Another process may have been quicker.
+            let abandoned = abandoned.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > MAX_TEMP_AGE));
+            if abandoned && entry.file_name().to_string_lossy().starts_with(TEMP_PREFIX) {
+                // Another process may have removed it.
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -202,8 +206,8 @@ impl Folder {
     }
 }
 
-/// Makes the folder, for its owner only.
-fn make(dir: &Path) -> io::Result<()> {
+/// Creates the folder, for its owner only.
+fn create_dir(dir: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -211,27 +215,27 @@ fn make(dir: &Path) -> io::Result<()> {
     builder.create(dir)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
+fn read(path: &Path) -> Result<Vec<u8>, SnapshotError> {
     // Opening a pipe would wait for its writer.
     let about = fs::metadata(path)?;
     if !about.is_file() {
-        return Err(Unusable::NoFile);
+        return Err(SnapshotError::NotAFile);
     }
-    if about.len() > MOST_BYTES {
-        return Err(Unusable::TooLong);
+    if about.len() > MAX_FILE_BYTES {
+        return Err(SnapshotError::TooLong);
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MOST_BYTES).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// What stands first in every format.
+/// The part that every format begins with.
 #[derive(Deserialize)]
-struct Head {
+struct FormatHeader {
     format: u64,
 }
 
-/// A file's content.
+/// The content of a file.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     format: u64,
@@ -286,23 +290,23 @@ impl Stored {
         }
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Unusable> {
-        let garbage = |e: serde_json::Error| Unusable::Garbage(e.to_string());
-        let Head { format } = serde_json::from_slice(bytes).map_err(garbage)?;
+    fn parse(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let garbage = |e: serde_json::Error| SnapshotError::Malformed(e.to_string());
+        let FormatHeader { format } = serde_json::from_slice(bytes).map_err(garbage)?;
         if format != FORMAT {
-            return Err(Unusable::Format(format));
+            return Err(SnapshotError::Format(format));
         }
         serde_json::from_slice(bytes).map_err(garbage)
     }
 
-    fn snapshot(self, key: &Key) -> Result<Snapshot, Unusable> {
+    fn snapshot(self, key: &Key) -> Result<Snapshot, SnapshotError> {
         if (&self.service, &self.scope) != (&key.service, &key.scope) {
-            return Err(Unusable::Foreign);
+            return Err(SnapshotError::WrongKey);
         }
         let saved = UNIX_EPOCH.checked_add(Duration::from_secs(self.saved_unix_s));
-        let saved = saved.ok_or_else(|| Unusable::Garbage("its date is none".to_owned()))?;
+        let saved = saved.ok_or_else(|| SnapshotError::Malformed("its date is none".to_owned()))?;
         let instances = self.instances.into_iter().map(StoredInstance::instance);
-        let instances = instances.collect::<Result<Vec<_>, _>>().map_err(Unusable::Garbage)?;
+        let instances = instances.collect::<Result<Vec<_>, _>>().map_err(SnapshotError::Malformed)?;
         Ok(Snapshot { saved: saved.min(SystemTime::now()), instances: instances.into() })
     }
 }
@@ -314,10 +318,10 @@ impl StoredInstance {
             address: instance.address.to_string(),
             weight: instance.weight,
             health: match instance.health {
-                Health::Passing => StoredHealth::Passing,
-                Health::Warning => StoredHealth::Warning,
-                Health::Critical => StoredHealth::Critical,
-                Health::Maintenance => StoredHealth::Maintenance,
+                InstanceHealth::Passing => StoredHealth::Passing,
+                InstanceHealth::Warning => StoredHealth::Warning,
+                InstanceHealth::Critical => StoredHealth::Critical,
+                InstanceHealth::Maintenance => StoredHealth::Maintenance,
             },
             reason: instance.reason.clone(),
             tags: instance.tags.clone(),
@@ -340,10 +344,10 @@ impl StoredInstance {
             address: self.address.parse().map_err(unusable)?,
             weight: self.weight,
             health: match self.health {
-                StoredHealth::Passing => Health::Passing,
-                StoredHealth::Warning => Health::Warning,
-                StoredHealth::Critical => Health::Critical,
-                StoredHealth::Maintenance => Health::Maintenance,
+                StoredHealth::Passing => InstanceHealth::Passing,
+                StoredHealth::Warning => InstanceHealth::Warning,
+                StoredHealth::Critical => InstanceHealth::Critical,
+                StoredHealth::Maintenance => InstanceHealth::Maintenance,
             },
             reason: self.reason,
             tags: self.tags,
@@ -353,7 +357,8 @@ impl StoredInstance {
     }
 }
 
-/// A file of instances: what was read is written and read again as it was.
+/// Fuzzes the file format: a file that was read is written and read again
+/// unchanged.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_file(data: &[u8]) {
     let key = Key { service: "web".to_owned(), scope: String::new() };
@@ -364,7 +369,7 @@ pub fn fuzz_file(data: &[u8]) {
             let again = written.ok().and_then(|bytes| read(&bytes).ok());
             assert_eq!(again.map(|again| again.instances), Some(snapshot.instances));
         }
-        Err(why) => assert!(why.to_string().len() <= crate::fuzzing::MOST_SAID, "{why}"),
+        Err(why) => assert!(why.to_string().len() <= crate::fuzzing::MAX_MESSAGE_LEN, "{why}"),
     }
 }
 

@@ -1,5 +1,4 @@
-//! What a channel counts, as plain atomics that a call adds to and a reader
-//! of metrics looks at.
+//! The counters of a channel: atomics that calls add to and metrics read.
 
 use std::sync::{
     OnceLock,
@@ -8,24 +7,24 @@ use std::sync::{
 
 use super::Meters;
 
-/// A number that only grows.
+/// A counter.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn add(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// How many there were.
+    /// The current count.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// What one channel has counted since it was made.
+/// The counters of one channel since its creation.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Counters {
@@ -35,40 +34,39 @@ pub struct Counters {
     pub attempts: Counter,
     /// Attempts that followed a failed one which may have been processed.
     pub retries: Counter,
-    /// Attempts that followed one which provably was not processed.
+    /// Attempts that followed one which was provably not processed.
     pub transparent_retries: Counter,
-    /// Attempts sent while an earlier one was still under way.
+    /// Attempts sent while an earlier one was in flight.
     pub hedges: Counter,
     /// Retries and hedges that the budget did not allow.
     pub budget_refused: Counter,
-    /// Calls that were not sent because the service refuses too many.
+    /// Calls that were not sent because of client-side throttling.
     pub throttled: Counter,
-    /// Calls that were not sent because too many were under way.
+    /// Calls that were not sent because of a concurrency limit.
     pub limited: Counter,
     /// Calls whose deadline passed.
     pub expired: Counter,
-    /// Instances taken out because their attempts failed.
+    /// Instances ejected by outlier detection.
     pub ejections: Counter,
-    /// Instances that should have been, but too many were out already.
+    /// Ejections that were not enforced, because too many instances were
+    /// ejected.
     pub ejections_unenforced: Counter,
     /// Connections established.
     pub connections_opened: Counter,
     /// Connections that ended.
     pub connections_closed: Counter,
-    /// Tries to connect that failed.
+    /// Attempts to connect that failed.
     pub connections_failed: Counter,
     meters: OnceLock<Meters>,
 }
 
 impl Counters {
-    /// Records the channel's attempts by these too, from now on; the first
-    /// given stay.
+    /// Sets the histograms of the channel; only the first call has an effect.
     pub fn measure(&self, meters: Meters) {
         let _ = self.meters.set(meters);
     }
 
-    /// What records attempts; `None` where nobody measures, so that nobody
-    /// pays for it.
+    /// The histograms; `None` without a meter.
     #[must_use]
     pub fn meters(&self) -> Option<&Meters> {
         self.meters.get()

@@ -1,4 +1,4 @@
-//! What is recorded per attempt and per call, where somebody measures.
+//! The histograms of attempts and calls.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use opentelemetry::{
 
 use crate::{code::Code, instance::ServiceName};
 
-/// The boundaries that gRFC A66 names for latencies, in seconds.
-const LATENCY: [f64; 41] = [
+/// The bucket boundaries of latencies in gRFC A66, in seconds.
+const LATENCY_BOUNDARIES: [f64; 41] = [
     0.0, 0.000_01, 0.000_05, 0.000_1, 0.000_3, 0.000_6, 0.000_8, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006,
     0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3,
     0.4, 0.5, 0.65, 0.8, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
 ];
 
 /// The histograms of one channel, by gRPC's names (gRFC A66 and A96), with the
-/// service as `grpc.target`. Recording allocates nothing of ours; what the
-/// meter's SDK does with it is its own affair.
+/// service as `grpc.target`. Recording does not allocate here; the meter's SDK
+/// may.
 #[derive(Debug)]
 pub struct Meters {
     attempt_duration: Histogram<f64>,
@@ -27,20 +27,20 @@ pub struct Meters {
     hedges: Histogram<u64>,
     retry_delay: Histogram<f64>,
     target: [KeyValue; 1],
-    /// The attributes of an attempt that ended with the code of that number.
-    ended: Vec<[KeyValue; 2]>,
+    /// The attributes of an attempt, by the number of its status code.
+    by_code: Vec<[KeyValue; 2]>,
 }
 
-/// What one call needed beyond its first attempt.
+/// The attempts of one call beyond the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Retried {
+pub struct RetryCounts {
     /// Attempts that followed a failed one which may have been processed.
     pub retries: u64,
-    /// Attempts that followed one which provably was not processed.
+    /// Attempts that followed one which was provably not processed.
     pub transparent: u64,
-    /// Attempts sent while an earlier one was still under way.
+    /// Attempts sent while an earlier one was in flight.
     pub hedges: u64,
-    /// The time that no attempt was under way, after the first.
+    /// The time without an attempt in flight, after the first.
     pub delay: Duration,
 }
 
@@ -49,14 +49,14 @@ impl Meters {
     #[must_use]
     pub fn new(meter: &Meter, service: &ServiceName) -> Self {
         let target = KeyValue::new("grpc.target", service.to_string());
-        let ended =
+        let by_code =
             |code: i32| [target.clone(), KeyValue::new("grpc.status", Code::from_number(code).to_string())];
         let seconds = |name, what| {
             let histogram = meter.f64_histogram(name).with_description(what).with_unit("s");
-            histogram.with_boundaries(LATENCY.to_vec()).build()
+            histogram.with_boundaries(LATENCY_BOUNDARIES.to_vec()).build()
         };
-        let count = |name, unit, what, most: u8| {
-            let boundaries = (1..=most).map(f64::from).collect();
+        let count = |name, unit, what, max: u8| {
+            let boundaries = (1..=max).map(f64::from).collect();
             let histogram = meter.u64_histogram(name).with_description(what).with_unit(unit);
             histogram.with_boundaries(boundaries).build()
         };
@@ -75,35 +75,35 @@ impl Meters {
             hedges: count("grpc.client.call.hedges", "{hedge}", "Hedges of a call that had any", 5),
             retry_delay: seconds(
                 "grpc.client.call.retry_delay",
-                "Time of a call after its first attempt in which none was under way",
+                "Time of a call after its first attempt in which no attempt was in flight",
             ),
-            ended: (0..17).map(ended).collect(),
+            by_code: (0..17).map(by_code).collect(),
             target: [target],
         }
     }
 
-    /// An attempt ended with `code`, `elapsed` after it was sent.
+    /// Records an attempt that ended with `code`, `elapsed` after it was sent.
     pub fn attempt(&self, elapsed: Duration, code: Code) {
-        if let Some(attributes) = self.ended.get(usize::from(code.number())) {
+        if let Some(attributes) = self.by_code.get(usize::from(code.number())) {
             self.attempt_duration.record(elapsed.as_secs_f64(), attributes);
         }
     }
 
-    /// A call ended. What is 0 is not recorded, as gRFC A96 has it, so that a
-    /// call without retries costs nothing.
-    pub fn call(&self, retried: &Retried) {
+    /// Records the retries of a call. Zeros are not recorded (gRFC A96), so
+    /// that a call without retries costs nothing.
+    pub fn call(&self, retry_counts: &RetryCounts) {
         let counts = [
-            (&self.retries, retried.retries),
-            (&self.transparent_retries, retried.transparent),
-            (&self.hedges, retried.hedges),
+            (&self.retries, retry_counts.retries),
+            (&self.transparent_retries, retry_counts.transparent),
+            (&self.hedges, retry_counts.hedges),
         ];
         for (histogram, count) in counts {
             if count > 0 {
                 histogram.record(count, &self.target);
             }
         }
-        if !retried.delay.is_zero() {
-            self.retry_delay.record(retried.delay.as_secs_f64(), &self.target);
+        if !retry_counts.delay.is_zero() {
+            self.retry_delay.record(retry_counts.delay.as_secs_f64(), &self.target);
         }
     }
 }
@@ -127,31 +127,31 @@ mod tests {
         let meters = Meters::new(&provider.meter("test"), &"web".parse().unwrap());
         meters.attempt(Duration::from_millis(250), Code::OK);
         meters.attempt(Duration::from_millis(500), Code::UNAVAILABLE);
-        meters.call(&Retried::default());
-        meters.call(&Retried { retries: 2, delay: Duration::from_secs(1), ..Retried::default() });
+        meters.call(&RetryCounts::default());
+        meters.call(&RetryCounts { retries: 2, delay: Duration::from_secs(1), ..RetryCounts::default() });
         provider.force_flush().unwrap();
 
-        let mut told = Vec::new();
-        let mut tell = |metric: &Metric, attributes: &mut dyn Iterator<Item = &KeyValue>, sum: f64| {
+        let mut points = Vec::new();
+        let mut add = |metric: &Metric, attributes: &mut dyn Iterator<Item = &KeyValue>, sum: f64| {
             let mut words: Vec<_> = attributes.map(|kv| format!("{}={}", kv.key, kv.value)).collect();
             words.sort();
-            told.push(format!("{} [{}] {} {sum}", metric.name(), metric.unit(), words.join(" ")));
+            points.push(format!("{} [{}] {} {sum}", metric.name(), metric.unit(), words.join(" ")));
         };
         let all = exporter.get_finished_metrics().unwrap();
         for metric in all.iter().flat_map(|all| all.scope_metrics()).flat_map(|scope| scope.metrics()) {
             match metric.data() {
                 AggregatedMetrics::F64(MetricData::Histogram(data)) => {
-                    data.data_points().for_each(|p| tell(metric, &mut p.attributes(), p.sum()));
+                    data.data_points().for_each(|p| add(metric, &mut p.attributes(), p.sum()));
                 }
                 AggregatedMetrics::U64(MetricData::Histogram(data)) => {
-                    data.data_points().for_each(|p| tell(metric, &mut p.attributes(), p.sum() as f64));
+                    data.data_points().for_each(|p| add(metric, &mut p.attributes(), p.sum() as f64));
                 }
                 other => panic!("{other:?}"),
             }
         }
-        told.sort();
+        points.sort();
         assert_eq!(
-            told,
+            points,
             [
                 "grpc.client.attempt.duration [s] grpc.status=OK grpc.target=web 0.25",
                 "grpc.client.attempt.duration [s] grpc.status=UNAVAILABLE grpc.target=web 0.5",

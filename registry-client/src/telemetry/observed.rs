@@ -1,5 +1,5 @@
-//! What channels have counted and know, as instruments that read it when a
-//! reader collects: a call pays for no more than its atomic additions.
+//! The observable instruments of channels, which read counters and state when
+//! metrics are collected: a call pays only for its atomic additions.
 
 use std::{
     sync::Arc,
@@ -12,268 +12,275 @@ use super::{ChannelState, Counters};
 use crate::resolve::{RegistryCounters, Resolution};
 
 /// One channel at the moment of a collection.
-pub(crate) struct Observed {
+pub(crate) struct ChannelSnapshot {
     pub(crate) service: String,
     pub(crate) counters: Arc<Counters>,
     pub(crate) state: ChannelState,
     pub(crate) resolution: Resolution,
-    /// Of its look-ups, where the resolver counts them.
+    /// The counters of look-ups, where the resolver has them.
     pub(crate) registry: Option<Arc<RegistryCounters>>,
 }
 
-/// Tells the channels that there are; called at each collection.
-pub(crate) type Channels = Arc<dyn Fn() -> Vec<Observed> + Send + Sync>;
+/// The source of channels, which is called at each collection.
+pub(crate) type ChannelSource = Arc<dyn Fn() -> Vec<ChannelSnapshot> + Send + Sync>;
 
-/// An instrument: its name, its unit, what it is in words, and its series.
-struct Told<T: 'static> {
+/// An instrument: name, unit, description and series.
+struct Instrument<T: 'static> {
     name: &'static str,
     unit: &'static str,
-    what: &'static str,
+    description: &'static str,
     series: &'static [Series<T>],
 }
 
-/// What tells a series from the others of its instrument, as a key and a
-/// value, and where its value is; no value, no point.
-type Series<T> = (Option<(&'static str, &'static str)>, fn(&Observed) -> Option<T>);
+/// The attribute that distinguishes a series of an instrument, and the function
+/// that reads its value; without a value there is no data point.
+type Series<T> = (Option<(&'static str, &'static str)>, fn(&ChannelSnapshot) -> Option<T>);
 
-/// One series, of a counter.
+/// A series of a counter.
 macro_rules! counted {
     ($counter:ident) => {
-        (None, |seen: &Observed| Some(seen.counters.$counter.get()))
+        (None, |channel: &ChannelSnapshot| Some(channel.counters.$counter.get()))
     };
     ($counter:ident, $key:literal = $value:literal) => {
-        (Some(($key, $value)), |seen: &Observed| Some(seen.counters.$counter.get()))
+        (Some(($key, $value)), |channel: &ChannelSnapshot| Some(channel.counters.$counter.get()))
     };
 }
 
-/// One series, of a counter of the look-ups.
+/// A series of a counter of look-ups.
 macro_rules! registry {
     ($counter:ident) => {
-        (None, |seen: &Observed| Some(seen.registry.as_ref()?.$counter.get()))
+        (None, |channel: &ChannelSnapshot| Some(channel.registry.as_ref()?.$counter.get()))
     };
 }
 
 /// Names, units and meaning: gRFC A66 (attempts), A91 (outlier detection), A94
 /// (subchannels); `consort.*` are ours.
-const COUNTERS: &[Told<u64>] = &[
-    Told {
+const COUNTERS: &[Instrument<u64>] = &[
+    Instrument {
         name: "grpc.client.attempt.started",
         unit: "{attempt}",
-        what: "Attempts sent, unfinished ones included",
+        description: "Attempts sent, unfinished ones included",
         series: &[counted!(attempts)],
     },
-    Told {
+    Instrument {
         name: "grpc.lb.outlier_detection.ejections_enforced",
         unit: "{ejection}",
-        what: "Instances taken out because their attempts failed",
+        description: "Instances ejected by outlier detection",
         series: &[counted!(ejections)],
     },
-    Told {
+    Instrument {
         name: "grpc.lb.outlier_detection.ejections_unenforced",
         unit: "{ejection}",
-        what: "Instances that stayed in because too many were out already",
+        description: "Ejections that were not enforced because too many instances were ejected",
         series: &[counted!(ejections_unenforced)],
     },
-    Told {
+    Instrument {
         name: "grpc.subchannel.disconnections",
         unit: "{disconnection}",
-        what: "Connections that ended",
+        description: "Connections that ended",
         series: &[counted!(connections_closed)],
     },
-    Told {
+    Instrument {
         name: "grpc.subchannel.connection_attempts_succeeded",
         unit: "{attempt}",
-        what: "Connections established",
+        description: "Connections established",
         series: &[counted!(connections_opened)],
     },
-    Told {
+    Instrument {
         name: "grpc.subchannel.connection_attempts_failed",
         unit: "{attempt}",
-        what: "Tries to connect that failed",
+        description: "Attempts to connect that failed",
         series: &[counted!(connections_failed)],
     },
-    Told { name: "consort.client.calls", unit: "{call}", what: "Calls begun", series: &[counted!(calls)] },
-    Told {
+    Instrument {
+        name: "consort.client.calls",
+        unit: "{call}",
+        description: "Calls begun",
+        series: &[counted!(calls)],
+    },
+    Instrument {
         name: "consort.client.calls_expired",
         unit: "{call}",
-        what: "Calls whose deadline passed",
+        description: "Calls whose deadline passed",
         series: &[counted!(expired)],
     },
-    Told {
+    Instrument {
         name: "consort.client.calls_refused",
         unit: "{call}",
-        what: "Calls that were not sent: the service refuses too many, or too many were under way",
+        description: "Calls that were not sent: throttled, or above a concurrency limit",
         series: &[
             counted!(throttled, "consort.reason" = "throttle"),
             counted!(limited, "consort.reason" = "limit"),
         ],
     },
-    Told {
+    Instrument {
         name: "consort.client.retries",
         unit: "{attempt}",
-        what: "Attempts beyond a call's first",
+        description: "Attempts beyond a call's first",
         series: &[
             counted!(retries, "consort.retry.kind" = "retry"),
             counted!(transparent_retries, "consort.retry.kind" = "transparent"),
             counted!(hedges, "consort.retry.kind" = "hedge"),
         ],
     },
-    Told {
+    Instrument {
         name: "consort.client.retries_refused",
         unit: "{attempt}",
-        what: "Retries and hedges that the budget did not allow",
+        description: "Retries and hedges that the budget did not allow",
         series: &[counted!(budget_refused)],
     },
-    Told {
+    Instrument {
         name: "consort.registry.queries",
         unit: "{query}",
-        what: "Queries for the instances sent to the registry, failed ones included",
+        description: "Queries for the instances sent to the registry, failed ones included",
         series: &[registry!(queries)],
     },
-    Told {
+    Instrument {
         name: "consort.registry.errors",
         unit: "{error}",
-        what: "Queries for the instances that brought no usable answer",
+        description: "Queries for the instances without a usable response",
         series: &[registry!(errors)],
     },
-    Told {
+    Instrument {
         name: "consort.registry.unchanged_wakes",
         unit: "{wake}",
-        what: "Blocking queries that returned with a newer index and instances that were known already",
+        description: "Blocking queries that returned with a newer index and unchanged instances",
         series: &[registry!(unchanged_wakes)],
     },
 ];
 
 const STATE: &str = "consort.instance.state";
 
-/// What goes up and down.
-const GAUGES: &[Told<i64>] = &[
-    Told {
+/// Instruments that go up and down.
+const GAUGES: &[Instrument<i64>] = &[
+    Instrument {
         name: "grpc.subchannel.open_connections",
         unit: "{connection}",
-        what: "Open connections",
-        series: &[(None, |seen| Some(open(&seen.counters)))],
+        description: "Open connections",
+        series: &[(None, |channel| Some(open_connections(&channel.counters)))],
     },
-    Told {
+    Instrument {
         name: "consort.client.instances",
         unit: "{instance}",
-        what: "Known instances: ready for calls, or out by what decided so",
+        description: "Known instances: ready, or out for this reason",
         series: &[
-            (Some((STATE, "ready")), |seen| Some(count(seen, None))),
-            (Some((STATE, "registry")), |seen| Some(count(seen, Some("registry")))),
-            (Some((STATE, "watch")), |seen| Some(count(seen, Some("watch")))),
-            (Some((STATE, "connection")), |seen| Some(count(seen, Some("connection")))),
-            (Some((STATE, "outlier")), |seen| Some(count(seen, Some("outlier")))),
-            (Some((STATE, "damping")), |seen| Some(count(seen, Some("damping")))),
+            (Some((STATE, "ready")), |channel| Some(count_by_reason(channel, None))),
+            (Some((STATE, "registry")), |channel| Some(count_by_reason(channel, Some("registry")))),
+            (Some((STATE, "watch")), |channel| Some(count_by_reason(channel, Some("watch")))),
+            (Some((STATE, "connection")), |channel| Some(count_by_reason(channel, Some("connection")))),
+            (Some((STATE, "outlier")), |channel| Some(count_by_reason(channel, Some("outlier")))),
+            (Some((STATE, "damping")), |channel| Some(count_by_reason(channel, Some("damping")))),
         ],
     },
-    Told {
+    Instrument {
         name: "consort.client.instances_unlisted",
         unit: "{instance}",
-        what: "Instances that the registry lists no more and that are kept because they answer",
-        series: &[(None, |seen| Some(number(seen, |i| i.registry == "unlisted")))],
+        description: "Instances that the registry no longer lists and that are kept because they are connected",
+        series: &[(None, |channel| Some(count_instances(channel, |i| i.registry == "unlisted")))],
     },
-    Told {
+    Instrument {
         name: "consort.client.instances_not_serving",
         unit: "{instance}",
-        what: "Instances whose health service says that they do not serve",
-        series: &[(None, |seen| Some(number(seen, |i| i.watch == "not_serving")))],
+        description: "Instances whose health service reports that they do not serve",
+        series: &[(None, |channel| Some(count_instances(channel, |i| i.watch == "not_serving")))],
     },
-    Told {
+    Instrument {
         name: "consort.client.requests_in_flight",
         unit: "{request}",
-        what: "Requests under way",
-        series: &[(None, |seen| Some(seen.state.instances.iter().map(|i| i64::from(i.in_flight)).sum()))],
+        description: "Requests in flight",
+        series: &[(None, |channel| {
+            Some(channel.state.instances.iter().map(|i| i64::from(i.in_flight)).sum())
+        })],
     },
 ];
 
 /// Ages, in seconds.
-const AGES: &[Told<f64>] = &[
-    Told {
+const AGES: &[Instrument<f64>] = &[
+    Instrument {
         name: "consort.resolver.staleness",
         unit: "s",
-        what: "Time since when look-ups in the registry fail; 0 while they succeed",
-        series: &[(None, |seen| Some(seen.resolution.stale_since.map_or(0.0, age)))],
+        description: "Time since look-ups in the registry began to fail; 0 while they succeed",
+        series: &[(None, |channel| Some(channel.resolution.stale_since.map_or(0.0, age)))],
     },
-    Told {
+    Instrument {
         name: "consort.resolver.snapshot_age",
         unit: "s",
-        what: "Age of the set from disk that is used; none while the registry's own is",
-        series: &[(None, |seen| seen.resolution.remembered.map(age))],
+        description: "Age of the snapshot in use; none while the registry's own set is",
+        series: &[(None, |channel| channel.resolution.snapshot_saved_at.map(age))],
     },
-    Told {
+    Instrument {
         name: "consort.registry.answer_age",
         unit: "s",
-        what: "Age of the registry's last good answer, up to the wait of a blocking query while nothing changes; none before the first",
-        series: &[(None, |seen| Some(seen.registry.as_ref()?.answer_age()?.as_secs_f64()))],
+        description: "Age of the registry's last good response, up to the wait of a blocking query while nothing changes; none before the first",
+        series: &[(None, |channel| Some(channel.registry.as_ref()?.response_age()?.as_secs_f64()))],
     },
 ];
 
-fn open(counters: &Counters) -> i64 {
-    // Read in this order, so that one that opens and closes between the two
-    // reads does not make less than none.
+fn open_connections(counters: &Counters) -> i64 {
+    // Read in this order, so that a connection that opens and closes between
+    // the two reads does not give a negative number.
     let closed = counters.connections_closed.get();
     i64::try_from(counters.connections_opened.get().saturating_sub(closed)).unwrap_or(i64::MAX)
 }
 
 /// The instances that are ready, or out for this reason.
-fn count(seen: &Observed, decided_by: Option<&str>) -> i64 {
-    number(seen, |instance| match decided_by {
+fn count_by_reason(channel: &ChannelSnapshot, decided_by: Option<&str>) -> i64 {
+    count_instances(channel, |instance| match decided_by {
         None => instance.ready,
         reason => !instance.ready && instance.decided_by == reason,
     })
 }
 
-fn number(seen: &Observed, which: impl Fn(&super::InstanceState) -> bool) -> i64 {
-    let number = seen.state.instances.iter().filter(|instance| which(instance)).count();
-    i64::try_from(number).unwrap_or(i64::MAX)
+fn count_instances(channel: &ChannelSnapshot, which: impl Fn(&super::InstanceState) -> bool) -> i64 {
+    let count_instances = channel.state.instances.iter().filter(|instance| which(instance)).count();
+    i64::try_from(count_instances).unwrap_or(i64::MAX)
 }
 
 fn age(since: SystemTime) -> f64 {
     since.elapsed().unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
-impl<T> Told<T> {
-    /// Every point of it, now.
-    fn points(&self, channels: &Channels, mut tell: impl FnMut(T, &[KeyValue])) {
-        for seen in channels() {
-            let target = KeyValue::new("grpc.target", seen.service.clone());
+impl<T> Instrument<T> {
+    /// Reports the current data points.
+    fn points(&self, channels: &ChannelSource, mut report: impl FnMut(T, &[KeyValue])) {
+        for channel in channels() {
+            let target = KeyValue::new("grpc.target", channel.service.clone());
             for (attribute, read) in self.series {
-                let Some(value) = read(&seen) else { continue };
+                let Some(value) = read(&channel) else { continue };
                 match attribute {
-                    None => tell(value, std::slice::from_ref(&target)),
-                    Some((key, name)) => tell(value, &[target.clone(), KeyValue::new(*key, *name)]),
+                    None => report(value, std::slice::from_ref(&target)),
+                    Some((key, name)) => report(value, &[target.clone(), KeyValue::new(*key, *name)]),
                 }
             }
         }
     }
 }
 
-/// Makes the instruments; they read `channels` for as long as `meter`'s
-/// provider lives.
-pub(crate) fn observe(meter: &Meter, channels: &Channels) {
-    for told in COUNTERS {
+/// Creates the instruments, which read `channels` for the lifetime of `meter`'s
+/// provider.
+pub(crate) fn observe(meter: &Meter, channels: &ChannelSource) {
+    for spec in COUNTERS {
         let channels = channels.clone();
-        let instrument = meter.u64_observable_counter(told.name).with_unit(told.unit);
+        let instrument = meter.u64_observable_counter(spec.name).with_unit(spec.unit);
         let read = move |to: &dyn opentelemetry::metrics::AsyncInstrument<u64>| {
-            told.points(&channels, |value, attributes| to.observe(value, attributes));
+            spec.points(&channels, |value, attributes| to.observe(value, attributes));
         };
-        let _ = instrument.with_description(told.what).with_callback(read).build();
+        let _ = instrument.with_description(spec.description).with_callback(read).build();
     }
-    for told in GAUGES {
+    for spec in GAUGES {
         let channels = channels.clone();
-        let instrument = meter.i64_observable_up_down_counter(told.name).with_unit(told.unit);
+        let instrument = meter.i64_observable_up_down_counter(spec.name).with_unit(spec.unit);
         let read = move |to: &dyn opentelemetry::metrics::AsyncInstrument<i64>| {
-            told.points(&channels, |value, attributes| to.observe(value, attributes));
+            spec.points(&channels, |value, attributes| to.observe(value, attributes));
         };
-        let _ = instrument.with_description(told.what).with_callback(read).build();
+        let _ = instrument.with_description(spec.description).with_callback(read).build();
     }
-    for told in AGES {
+    for spec in AGES {
         let channels = channels.clone();
-        let instrument = meter.f64_observable_gauge(told.name).with_unit(told.unit);
+        let instrument = meter.f64_observable_gauge(spec.name).with_unit(spec.unit);
         let read = move |to: &dyn opentelemetry::metrics::AsyncInstrument<f64>| {
-            told.points(&channels, |value, attributes| to.observe(value, attributes));
+            spec.points(&channels, |value, attributes| to.observe(value, attributes));
         };
-        let _ = instrument.with_description(told.what).with_callback(read).build();
+        let _ = instrument.with_description(spec.description).with_callback(read).build();
     }
 }

@@ -1,4 +1,4 @@
-//! What a channel knows right now, for whoever looks into a process.
+//! The state of channels, as the admin endpoint shows it.
 
 use serde::Serialize;
 
@@ -6,62 +6,62 @@ use serde::Serialize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ChannelState {
-    /// The service that it calls.
+    /// The service.
     pub service: String,
     /// The balancing policy.
     pub balancer: String,
-    /// How many instances calls can go to.
+    /// The number of ready instances.
     pub ready: usize,
-    /// Why there is none; `None` while there is one.
+    /// The reason for which no instance is ready; `None` while one is.
     pub why_none: Option<String>,
-    /// Why the last look-up in the registry failed; `None` when it succeeded.
+    /// The error of the last look-up in the registry; `None` when it succeeded.
     pub resolver_error: Option<String>,
-    /// Every instance that is known.
+    /// Every known instance.
     pub instances: Vec<InstanceState>,
-    /// Calls begun since the channel was made.
+    /// Calls begun since the channel was created.
     pub calls: u64,
     /// Attempts sent.
     pub attempts: u64,
-    /// Retries among them, transparent ones too.
+    /// Retries among the attempts, transparent ones included.
     pub retries: u64,
-    /// Hedges among them.
+    /// Hedges among the attempts.
     pub hedges: u64,
-    /// Instances taken out because their attempts failed.
+    /// Instances ejected by outlier detection.
     pub ejections: u64,
 }
 
-/// One instance, as a channel sees it.
+/// The state of one instance in a channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct InstanceState {
-    /// Its id in the registry.
+    /// The id.
     pub id: String,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: String,
-    /// Whether calls go to it.
+    /// True if calls go to it.
     pub ready: bool,
-    /// Why not, or why although something speaks against it, in words; empty
-    /// when nothing does.
+    /// The reason for which it gets no calls, or gets them only as a last
+    /// resort; empty for a healthy instance.
     pub why: String,
-    /// What decided that it is out: `registry`, `watch`, `connection`,
-    /// `outlier`, or `damping` when the first two took it out several times
-    /// within a minute; `None` while it is in.
+    /// The source of the decision that it is out: `registry`, `watch`,
+    /// `connection`, `outlier`, or `damping` when the first two flapped within
+    /// a minute; `None` while it is in.
     pub decided_by: Option<&'static str>,
-    /// What the registry says: `passing`, `warning`, `critical`,
-    /// `maintenance`; `unlisted` when it lists it no more.
+    /// The health in the registry: `passing`, `warning`, `critical`,
+    /// `maintenance`; `unlisted` when it is no longer listed.
     pub registry: &'static str,
-    /// What its health service says: `serving`, `not_serving`, `unknown` until
-    /// it has answered, `off` when it is not asked or has none.
+    /// The status of its health service: `serving`, `not_serving`, `unknown`
+    /// until the first response, `off` without a health check.
     pub watch: &'static str,
-    /// Where its subchannel stands: `idle`, `connecting`, `ready`, `draining`
+    /// The state of its subchannel: `idle`, `connecting`, `ready`, `draining`
     /// or `transient_failure`.
     pub connection: &'static str,
     /// Open connections.
     pub connections: usize,
-    /// Requests under way to it, from this process.
+    /// Requests in flight from this process.
     pub in_flight: u32,
-    /// Its share of the load relative to the others.
+    /// The share of the load relative to the others.
     pub weight: u16,
-    /// How often it was ejected, less one for each quiet interval since.
+    /// The number of ejections, less one for each quiet interval since.
     pub ejections: u32,
 }

@@ -1,4 +1,4 @@
-//! What a faulty service answers to `grpc.health.v1`.
+//! The health service of a faulty service.
 
 use std::{
     pin::pin,
@@ -12,16 +12,16 @@ use tonic::{Code, Status};
 
 use super::stream;
 
-/// The path of the stream that tells a client how a server is.
+/// The path of `Watch`.
 pub(super) const WATCH: &str = "/grpc.health.v1.Health/Watch";
-/// The path of a single look.
+/// The path of `Check`.
 pub(super) const CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// What a [`FaultyService`](super::FaultyService) says of its health, to
-/// `grpc.health.v1.Health/Watch` and `/Check` and whatever service they name.
+/// The reply of a [`FaultyService`](super::FaultyService) to
+/// `grpc.health.v1.Health/Watch` and `/Check`, for any service name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Health {
+pub enum HealthReply {
     /// `SERVING`.
     #[default]
     Serving,
@@ -33,12 +33,12 @@ pub enum Health {
     NotFound,
     /// The status `UNIMPLEMENTED`, as of a server without health checking.
     Unimplemented,
-    /// Nothing, ever.
+    /// No response, ever.
     Silent,
 }
 
-impl Health {
-    /// A `HealthCheckResponse`, framed as gRPC frames it.
+impl HealthReply {
+    /// The framed `HealthCheckResponse`.
     fn message(self) -> Option<Bytes> {
         let status = match self {
             Self::Serving => 1,
@@ -51,48 +51,48 @@ impl Health {
     }
 }
 
-/// The present answer, and the news that it changed.
+/// The current reply, and a notification of changes.
 #[derive(Default)]
 pub(super) struct Current {
-    now: Mutex<Health>,
+    now: Mutex<HealthReply>,
     /// Wakes in a fixed order, so that a simulation can be repeated.
     changed: Notify,
 }
 
 impl Current {
-    pub(super) fn set(&self, health: Health) {
+    pub(super) fn set(&self, health: HealthReply) {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner) = health;
         self.changed.notify_waiters();
     }
 
-    fn get(&self) -> Health {
+    fn get(&self) -> HealthReply {
         *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers one request; `once` for a check.
-    pub(super) async fn answer(&self, once: bool, mut answer: SendResponse<Bytes>) {
-        let mut told = None;
+    /// Responds to one request; `once` for a check.
+    pub(super) async fn respond(&self, once: bool, mut respond: SendResponse<Bytes>) {
+        let mut last_sent = None;
         let mut out: Option<SendStream<Bytes>> = None;
         loop {
             // Listen first and look then, or a change in between is missed.
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
             let now = self.get();
-            if told != Some(now) {
-                told = Some(now);
+            if last_sent != Some(now) {
+                last_sent = Some(now);
                 match now {
-                    Health::Unimplemented => {
-                        return refuse(answer, out, &Status::unimplemented("no health checking here"));
+                    HealthReply::Unimplemented => {
+                        return refuse(respond, out, &Status::unimplemented("no health checking here"));
                     }
-                    Health::NotFound => {
-                        return refuse(answer, out, &Status::not_found("no such service here"));
+                    HealthReply::NotFound => {
+                        return refuse(respond, out, &Status::not_found("no such service here"));
                     }
                     _ => {}
                 }
                 if let Some(message) = now.message() {
                     let sent = match &mut out {
                         Some(out) => out.send_data(message, false),
-                        None => answer
+                        None => respond
                             .send_response(stream::head(), false)
                             .and_then(|begun| out.insert(begun).send_data(message, false)),
                     };
@@ -107,7 +107,7 @@ impl Current {
             let gone = async {
                 match &mut out {
                     Some(out) => std::future::poll_fn(|cx| out.poll_reset(cx)).await.is_ok(),
-                    None => std::future::poll_fn(|cx| answer.poll_reset(cx)).await.is_ok(),
+                    None => std::future::poll_fn(|cx| respond.poll_reset(cx)).await.is_ok(),
                 }
             };
             tokio::select! {
@@ -119,12 +119,12 @@ impl Current {
     }
 }
 
-fn refuse(mut answer: SendResponse<Bytes>, out: Option<SendStream<Bytes>>, status: &Status) {
+fn refuse(mut respond: SendResponse<Bytes>, out: Option<SendStream<Bytes>>, status: &Status) {
     if out.is_some() {
         return finish(out, status);
     }
-    // The client may be gone, and then needs no answer.
-    let _ = answer.send_response(stream::only(status), true);
+    // The client may be gone, and then needs no response.
+    let _ = respond.send_response(stream::only(status), true);
 }
 
 fn finish(out: Option<SendStream<Bytes>>, status: &Status) {

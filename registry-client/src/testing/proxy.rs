@@ -14,47 +14,48 @@ use crate::instance::Instance;
 
 mod relay;
 
-/// What is wrong with the network between a client and a server.
+/// A fault of the network between a client and a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Nothing: bytes pass as they come.
+    /// No fault: bytes pass unchanged.
     #[default]
     None,
-    /// Every byte, and every end of a stream, arrives so much later, both
-    /// ways.
+    /// Every byte, and every end of a stream, is delayed by this, in both
+    /// directions.
     Delay(Duration),
-    /// Nothing arrives, neither bytes nor the end of a stream; new
-    /// connections are accepted and as silent. When it is over, what waited
-    /// passes, as TCP would have sent it again.
-    BlackHole(Way),
-    /// As a black hole both ways, and new connections are not accepted: they
-    /// hang, as where no packet arrives. Linux only.
+    /// Nothing arrives, neither bytes nor the end of a stream; new connections
+    /// are accepted and silent too. Afterwards the held bytes pass, as if TCP
+    /// had resent them.
+    BlackHole(Direction),
+    /// A black hole in both directions, and new connections hang instead of
+    /// being accepted, as without any packet. Linux only.
     Unreachable,
-    /// The server has forgotten its connections and cannot tell: those that
-    /// are open, and those that begin, stay so for the client, take what it
-    /// sends and never answer, also when this is over.
+    /// The server has lost its connections without a notice: open and new
+    /// connections stay open for the client, accept its data and never respond,
+    /// even afterwards.
     HalfOpen,
-    /// Each connection is reset after so many bytes more, both ways together.
+    /// Each connection is reset after so many more bytes, in both directions
+    /// together.
     CutAfter(u64),
 }
 
-/// Which way something does not pass.
+/// The direction of a black hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Neither way.
+pub enum Direction {
+    /// Both directions.
     Both,
-    /// Not from the client to the server.
+    /// From the client to the server.
     ToServer,
-    /// Not from the server to the client.
+    /// From the server to the client.
     ToClient,
 }
 
 impl Fault {
-    /// Whether bytes that go this way are stopped.
-    fn stops(self, way: Way) -> bool {
+    /// Returns whether bytes of this direction are stopped.
+    fn stops(self, direction: Direction) -> bool {
         match self {
-            Self::BlackHole(stopped) => stopped == Way::Both || stopped == way,
+            Self::BlackHole(stopped) => stopped == Direction::Both || stopped == direction,
             Self::Unreachable => true,
             Self::None | Self::Delay(_) | Self::HalfOpen | Self::CutAfter(_) => false,
         }
@@ -65,28 +66,28 @@ impl Fault {
     }
 }
 
-/// The fault of now and how many there were, so that the same one set again
-/// counts anew.
+/// The current fault and the number of changes, so that setting the same fault
+/// again counts as a change.
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
+struct FaultState {
     fault: Fault,
     turn: u64,
 }
 
-/// The most connections carried at a time; others wait to be accepted.
-const CONNECTIONS: usize = 1024;
-/// How many connections the kernel holds for us; few, so that the queue can
-/// be filled where none is to be accepted.
+/// The most open connections; others wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
+/// The backlog of the listener; small, so that the queue can be filled to block
+/// new connections.
 const BACKLOG: u32 = 16;
-/// How long one of those that fill the queue may take to enter it.
-const FILLING: Duration = Duration::from_millis(100);
+/// The timeout of a connection that fills the queue.
+const FILL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A TCP proxy in front of one server, on the loopback address. It holds at
 /// most 1 MiB of each connection and direction. Dropping it closes the port
 /// and every connection.
 ///
 /// ```
-/// use registry_client::testing::{Fault, FaultProxy, FaultyServer, Reply, Way};
+/// use registry_client::testing::{Direction, Fault, FaultProxy, FaultyServer, Reply};
 /// use tokio::{io::AsyncReadExt, net::TcpStream};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
@@ -94,11 +95,11 @@ const FILLING: Duration = Duration::from_millis(100);
 /// let server = FaultyServer::start(Reply::Echo).await?;
 /// let proxy = FaultProxy::start(server.address()).await?;
 ///
-/// // `proxy.instance("one")` is what a resolver tells instead of the server.
+/// // `proxy.instance("one")` is the instance for a resolver.
 /// let mut through = TcpStream::connect(proxy.address()).await?;
 /// server.until(|seen| seen.open == 1).await;
 ///
-/// proxy.set(Fault::BlackHole(Way::Both)).await;
+/// proxy.set(Fault::BlackHole(Direction::Both)).await;
 /// proxy.set(Fault::None).await;
 /// proxy.reset();
 /// let end = through.read_to_end(&mut Vec::new()).await;
@@ -109,8 +110,8 @@ const FILLING: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct FaultProxy {
     address: SocketAddr,
-    state: watch::Sender<State>,
-    /// The turn that new connections obey.
+    state: watch::Sender<FaultState>,
+    /// The number of the change that new connections observe.
     applied: watch::Receiver<u64>,
     resetting: Arc<Notify>,
     _accepting: AbortOnDropHandle<()>,
@@ -127,9 +128,9 @@ impl FaultProxy {
         socket.bind(([127, 0, 0, 1], 0).into())?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        let (state, resetting) = (watch::Sender::new(State::default()), Arc::new(Notify::new()));
+        let (state, resetting) = (watch::Sender::new(FaultState::default()), Arc::new(Notify::new()));
         let (applying, applied) = watch::channel(0);
-        let door = Door {
+        let door = Listener {
             listener,
             address,
             server,
@@ -141,15 +142,15 @@ impl FaultProxy {
         Ok(Self { address, state, applied, resetting, _accepting: accepting })
     }
 
-    /// Makes the network so from now on; on open connections too. Returns
-    /// when new connections obey.
+    /// Sets the fault, on open connections too. Returns when it applies to new
+    /// connections.
     ///
     /// # Cancel safety
     /// Dropping the future stops only the wait.
     pub async fn set(&self, fault: Fault) {
         let mut turn = 0;
         self.state.send_modify(|state| {
-            *state = State { fault, turn: state.turn + 1 };
+            *state = FaultState { fault, turn: state.turn + 1 };
             turn = state.turn;
         });
         // Fails only when the task is gone, and it lives as long as `self`.
@@ -161,32 +162,32 @@ impl FaultProxy {
         self.resetting.notify_waiters();
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The server behind it as a resolver tells it: passing, of weight 1,
-    /// under this id.
+    /// The instance of the server behind it: passing, of weight 1, with this
+    /// id.
     #[must_use]
     pub fn instance(&self, id: &str) -> Instance {
         Instance::new(id, self.address.into())
     }
 }
 
-/// Where connections come in.
-struct Door {
+/// The listener of the proxy.
+struct Listener {
     listener: TcpListener,
     address: SocketAddr,
     server: SocketAddr,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<FaultState>,
     resetting: Arc<Notify>,
-    /// Our own connections to ourselves, which keep the queue full.
+    /// Connections of the proxy to itself, which keep the queue full.
     fillers: Vec<TcpStream>,
 }
 
-impl Door {
+impl Listener {
     /// Runs until the proxy is dropped.
     async fn run(mut self, applied: watch::Sender<u64>) {
         let mut open = JoinSet::new();
@@ -201,7 +202,7 @@ impl Door {
                 biased;
                 Ok(()) = self.state.changed() => {}
                 Some(_) = open.join_next() => {}
-                Ok((client, from)) = self.listener.accept(), if !shut && open.len() < CONNECTIONS => {
+                Ok((client, from)) = self.listener.accept(), if !shut && open.len() < MAX_CONNECTIONS => {
                     let ours = self.fillers.iter().position(|filler| filler.local_addr().ok() == Some(from));
                     match ours {
                         Some(filler) => drop(self.fillers.swap_remove(filler)),
@@ -214,11 +215,11 @@ impl Door {
         }
     }
 
-    /// Connects to ourselves until the kernel takes no more.
+    /// Connects to itself until the kernel accepts no more.
     async fn fill(&mut self) {
-        // One more than asked for enters the queue.
+        // The queue takes one more than its backlog.
         for _ in 0..=BACKLOG {
-            match timeout(FILLING, TcpStream::connect(self.address)).await {
+            match timeout(FILL_TIMEOUT, TcpStream::connect(self.address)).await {
                 Ok(Ok(filler)) => self.fillers.push(filler),
                 _ => return,
             }

@@ -1,4 +1,4 @@
-//! What becomes of one request.
+//! The reply to one request.
 
 use std::time::Duration;
 
@@ -6,31 +6,31 @@ use bytes::Bytes;
 use http::{HeaderMap, Response};
 use tonic::{Code, Status};
 
-/// What a [`FaultyService`](super::FaultyService) does with one request.
+/// The behaviour of a [`FaultyService`](super::FaultyService) for one request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Reply {
-    /// The request's own messages come back, each as it arrives.
+    /// Echoes the request's messages, each as it arrives.
     Echo,
-    /// The same, after so long.
+    /// Echoes the request's messages after this delay.
     Slow(Duration),
-    /// One `google.protobuf.StringValue` of so many bytes comes back, before
-    /// the request has ended.
+    /// Sends one `google.protobuf.StringValue` of so many bytes, before the
+    /// request has ended.
     Message(usize),
-    /// This status at once, without a message.
+    /// Sends this status at once, without a message.
     Fail(Status),
-    /// This head and nothing more, whatever it says: what a proxy in front of
-    /// a server answers, or what no decent server would.
+    /// Sends only this head: the response of a proxy in front of a server, or
+    /// of a broken server.
     Head(Response<()>),
     /// `RST_STREAM` with `REFUSED_STREAM`: provably not processed.
     Refuse,
     /// `RST_STREAM` with this HTTP/2 error code (8 is CANCEL, 2
-    /// `INTERNAL_ERROR`), after so long.
+    /// `INTERNAL_ERROR`), after this delay.
     Reset(u32, Duration),
-    /// The head of an answer, and then `RST_STREAM` with this error code.
+    /// The head of a response, and then `RST_STREAM` with this error code.
     ResetAfterHead(u32),
-    /// Exactly this, once the request has ended: a proxy's page, an answer
-    /// without trailers, messages that break gRPC's rules.
+    /// Sends exactly this, once the request has ended: a proxy's page, a
+    /// response without trailers, messages that violate gRPC.
     Raw {
         /// The head.
         head: Response<()>,
@@ -39,14 +39,14 @@ pub enum Reply {
         /// The trailers; `None` ends the stream with the body.
         trailers: Option<HeaderMap>,
     },
-    /// Nothing, ever.
+    /// No response, ever.
     Hang,
-    /// The head of an answer, and then nothing.
+    /// Sends the head of a response, and then nothing.
     HangAfterHead,
-    /// As [`Echo`](Self::Echo), and the connection takes no more streams: as
-    /// the reply to everything, a storm of GOAWAY.
+    /// Like [`Echo`](Self::Echo), with a GOAWAY: as the reply to every request,
+    /// a storm of GOAWAY.
     GoAway,
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Close,
 }
 
@@ -57,8 +57,8 @@ impl Reply {
         Self::Fail(Status::new(code, "as the test says"))
     }
 
-    /// A failure with this code that says when to try again, or with `None`
-    /// not to (`grpc-retry-pushback-ms`, gRFC A6).
+    /// A failure with this code and a pushback: a retry delay, or `None` for no
+    /// retry (`grpc-retry-pushback-ms`, gRFC A6).
     #[must_use]
     pub fn pushback(code: Code, after: Option<Duration>) -> Self {
         let millis = after.map_or(-1, |after| i64::try_from(after.as_millis()).unwrap_or(i64::MAX));

@@ -8,8 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::FaultyService;
 use crate::instance::Instance;
 
-/// The most connections served at a time; others wait to be accepted.
-const CONNECTIONS: usize = 1024;
+/// The most open connections; others wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
 
 /// A server of a [`FaultyService`], whose behaviour can be changed while it
 /// runs. Dropping it kills it: connections break and the port is closed.
@@ -48,7 +48,7 @@ const CONNECTIONS: usize = 1024;
 ///     assert_eq!(say("hello", &channel).await?, "hello");
 /// }
 ///
-/// // What may have been processed is told to the caller.
+/// // A request that may have been processed fails for its caller.
 /// one.set(Reply::fail(Code::Internal));
 /// other.set(Reply::fail(Code::Internal));
 /// assert_eq!(say("hello", &channel).await.unwrap_err().code(), Code::Internal);
@@ -65,7 +65,7 @@ pub struct FaultyServer {
 
 impl FaultyServer {
     /// Serves on a free port of the loopback address. A [`Reply`](super::Reply)
-    /// is a service too, one that does the same with every request.
+    /// is a service too, with this reply to every request.
     ///
     /// # Errors
     /// When no port can be bound.
@@ -73,10 +73,10 @@ impl FaultyServer {
         Self::start_at(([127, 0, 0, 1], 0).into(), service).await
     }
 
-    /// Serves on this address: for one that comes back where it was.
+    /// Serves on this address, for a server that restarts at the same one.
     ///
     /// # Errors
-    /// When it cannot be bound.
+    /// When the address cannot be bound.
     pub async fn start_at(address: SocketAddr, service: impl Into<FaultyService>) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let (address, service) = (listener.local_addr()?, service.into());
@@ -84,20 +84,20 @@ impl FaultyServer {
         Ok(Self { service, address, _accepting: accepting })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// It as a resolver tells it: passing, of weight 1, under this id.
+    /// The instance for a resolver: passing, of weight 1, with this id.
     #[must_use]
     pub fn instance(&self, id: &str) -> Instance {
         Instance::new(id, self.address.into())
     }
 }
 
-/// Everything of the service can be asked of its server.
+/// The server has every method of its service.
 impl Deref for FaultyServer {
     type Target = FaultyService;
 
@@ -111,7 +111,7 @@ async fn accept(listener: TcpListener, service: FaultyService) {
     loop {
         tokio::select! {
             Some(_) = open.join_next() => {}
-            Ok((socket, _)) = listener.accept(), if open.len() < CONNECTIONS => {
+            Ok((socket, _)) = listener.accept(), if open.len() < MAX_CONNECTIONS => {
                 // Without it answers are late, not wrong.
                 let _ = socket.set_nodelay(true);
                 let service = service.clone();

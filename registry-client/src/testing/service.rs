@@ -1,4 +1,4 @@
-//! What a faulty server does with connections and requests.
+//! A faulty gRPC service.
 
 use std::{
     collections::VecDeque,
@@ -16,17 +16,17 @@ use tokio::{
 };
 
 use super::{
-    Health, Io, Reply,
+    HealthReply, Io, Reply,
     health::{self, Current},
-    stream::{self, End},
+    stream::{self, StreamEnd},
 };
 
-/// How many heads of requests are kept, the newest.
-const HEADS: usize = 1024;
+/// The number of the newest request heads that are kept.
+const MAX_HEADS: usize = 1024;
 
-/// A gRPC service on HTTP/2, below any gRPC library, that does what a test
-/// says, for what a decent server never does. Cheap to clone; clones are one
-/// service. [`FaultyServer`](super::FaultyServer) listens for it on TCP.
+/// A gRPC service on plain HTTP/2, whose behaviour a test controls, including
+/// violations of gRPC. Cheap to clone; clones are one service.
+/// [`FaultyServer`](super::FaultyServer) listens for it on TCP.
 #[derive(Clone)]
 pub struct FaultyService {
     shared: Arc<Shared>,
@@ -44,35 +44,36 @@ struct Shared {
 
 type Script = dyn Fn(u64) -> Reply + Send + Sync;
 
-/// What a service has seen so far.
+/// The counts of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Requests, those for its health not among them.
+    /// Requests, without health checks.
     pub requests: u64,
-    /// Requests that watched or checked its health.
+    /// Health checks (`Watch` and `Check`).
     pub health: u64,
-    /// Streams that the client has reset.
+    /// Streams that the client reset.
     pub resets: u64,
     /// Connections.
     pub connections: u64,
-    /// Connections that are open now.
+    /// Open connections.
     pub open: u64,
 }
 
-/// What a service says of HTTP/2 when a connection begins.
+/// The HTTP/2 settings of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Http2 {
     /// `MAX_CONCURRENT_STREAMS`; 1,000 unless set.
     pub streams: u32,
-    /// What a client may send on a stream ahead of the reader, in bytes;
-    /// 65,535 unless set, the protocol's default.
+    /// The receive window of a stream in bytes; 65,535 unless set, the
+    /// protocol's default.
     pub stream_window: u32,
-    /// The same for all streams of a connection; 65,535 unless set, and no
-    /// less, for the protocol lets it only grow.
+    /// The receive window of a connection in bytes; 65,535 unless set, and at
+    /// least that, because the protocol only lets it grow.
     pub connection_window: u32,
-    /// The largest frame taken, 16,384 to 16,777,215 bytes; 16,384 unless set.
+    /// The largest accepted frame, 16,384 to 16,777,215 bytes; 16,384 unless
+    /// set.
     pub frame: u32,
 }
 
@@ -89,8 +90,8 @@ impl From<Reply> for FaultyService {
 }
 
 impl FaultyService {
-    /// A service that answers the `n`th request, counted from 0, as
-    /// `script(n)` says.
+    /// A service that replies to the `n`th request, counted from 0, with
+    /// `script(n)`.
     pub fn scripted(script: impl Fn(u64) -> Reply + Send + Sync + 'static) -> Self {
         let shared = Shared {
             script: Mutex::new(Arc::new(script)),
@@ -104,31 +105,30 @@ impl FaultyService {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Answers every request like this from now on; those that are being
-    /// answered go on as they began.
+    /// Sets the reply to new requests; those in progress are not affected.
     pub fn set(&self, reply: Reply) {
         self.set_script(move |_| reply.clone());
     }
 
-    /// Answers the `n`th request as `script(n)` says from now on, counted
-    /// from 0 at the first request ever.
+    /// Sets the reply to the `n`th request to `script(n)`, counted from 0 at
+    /// the first request ever.
     pub fn set_script(&self, script: impl Fn(u64) -> Reply + Send + Sync + 'static) {
         *lock(&self.shared.script) = Arc::new(script);
     }
 
-    /// Answers this share of the requests, 0 to 1 and spread evenly, with
-    /// `reply` and echoes the others.
+    /// Replies to this share of the requests, 0 to 1 and spread evenly, with
+    /// `reply`, and echoes the others.
     pub fn set_share(&self, share: f64, reply: Reply) {
         let before = move |n: u64| (n as f64 * share).floor();
         self.set_script(move |n| if before(n + 1) > before(n) { reply.clone() } else { Reply::Echo });
     }
 
-    /// Says this of its health from now on, at once on streams that watch it.
-    pub fn set_health(&self, health: Health) {
+    /// Sets the health, which open `Watch` streams get at once.
+    pub fn set_health(&self, health: HealthReply) {
         self.shared.health.set(health);
     }
 
-    /// Says this of HTTP/2 on connections that begin from now on.
+    /// Changes the HTTP/2 settings of new connections.
     pub fn set_http2(&self, change: impl FnOnce(&mut Http2)) {
         change(&mut lock(&self.shared.http2));
     }
@@ -138,21 +138,21 @@ impl FaultyService {
         self.shared.going_away.notify_waiters();
     }
 
-    /// Closes every connection, whatever is under way on it.
+    /// Closes every connection, with its open streams.
     pub fn close(&self) {
         self.shared.closing.notify_waiters();
     }
 
-    /// What it has seen so far.
+    /// The current counts.
     #[must_use]
     pub fn counts(&self) -> Counts {
         *self.shared.counts.borrow()
     }
 
-    /// Waits until `reached` holds; bound it by a time-out.
+    /// Waits until `reached` holds; to be bounded by a timeout.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the wait and changes nothing.
+    /// Cancel safe: nothing changes.
     pub async fn until(&self, reached: impl FnMut(&Counts) -> bool) {
         // Fails only when the sender is gone, and `self` holds it.
         let _ = self.shared.counts.subscribe().wait_for(reached).await;
@@ -169,7 +169,7 @@ impl FaultyService {
     /// # Cancel safety
     /// Dropping the future closes the connection.
     pub async fn serve(&self, io: impl Io) {
-        let _open = Open::on(&self.shared);
+        let _open = OpenConnection::on(&self.shared);
         let mut going_away = pin!(self.shared.going_away.clone().notified_owned());
         let mut closing = pin!(self.shared.closing.clone().notified_owned());
         // Only what is open when it is said goes away.
@@ -191,9 +191,9 @@ impl FaultyService {
                     request = connection.accept() => {
                         let Some(Ok((request, answer))) = request else { return };
                         match self.begin(request, answer, &mut streams) {
-                            After::Serve => {}
-                            After::GoAway => connection.graceful_shutdown(),
-                            After::Close => return,
+                            NextStep::Serve => {}
+                            NextStep::GoAway => connection.graceful_shutdown(),
+                            NextStep::Close => return,
                         }
                     }
                 }
@@ -207,25 +207,25 @@ impl FaultyService {
         }
     }
 
-    /// Begins to answer a request.
+    /// Starts to respond to a request.
     fn begin(
         &self,
         request: Request<RecvStream>,
         answer: SendResponse<Bytes>,
         streams: &mut JoinSet<()>,
-    ) -> After {
+    ) -> NextStep {
         let (head, body) = request.into_parts();
         let path = head.uri.path();
         if matches!(path, health::WATCH | health::CHECK) {
             self.count(|counts| counts.health += 1);
             let (shared, once) = (self.shared.clone(), path == health::CHECK);
-            streams.spawn(async move { shared.health.answer(once, answer).await });
-            return After::Serve;
+            streams.spawn(async move { shared.health.respond(once, answer).await });
+            return NextStep::Serve;
         }
         let n = self.counts().requests;
         self.count(|counts| counts.requests += 1);
         let mut heads = lock(&self.shared.heads);
-        if heads.len() == HEADS {
+        if heads.len() == MAX_HEADS {
             heads.pop_front();
         }
         heads.push_back(Request::from_parts(head, ()));
@@ -234,13 +234,13 @@ impl FaultyService {
         let script = lock(&self.shared.script).clone();
         let reply = script(n);
         let after = match reply {
-            Reply::Close => return After::Close,
-            Reply::GoAway => After::GoAway,
-            _ => After::Serve,
+            Reply::Close => return NextStep::Close,
+            Reply::GoAway => NextStep::GoAway,
+            _ => NextStep::Serve,
         };
         let service = self.clone();
         streams.spawn(async move {
-            if stream::answer(reply, body, answer).await == End::Reset {
+            if stream::respond_to(reply, body, answer).await == StreamEnd::Reset {
                 service.count(|counts| counts.resets += 1);
             }
         });
@@ -258,8 +258,8 @@ impl fmt::Debug for FaultyService {
     }
 }
 
-/// What becomes of a connection after a request was taken from it.
-enum After {
+/// The next step of a connection after a request.
+enum NextStep {
     Serve,
     GoAway,
     Close,
@@ -277,10 +277,10 @@ impl Http2 {
     }
 }
 
-/// Counts a connection while it lives.
-struct Open(Arc<Shared>);
+/// Counts a connection while it is open.
+struct OpenConnection(Arc<Shared>);
 
-impl Open {
+impl OpenConnection {
     fn on(shared: &Arc<Shared>) -> Self {
         shared.counts.send_modify(|counts| {
             counts.connections += 1;
@@ -290,13 +290,13 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.counts.send_modify(|counts| counts.open -= 1);
     }
 }
 
-/// A poisoned value is still whole: every change of one is a single step.
+/// A poisoned value is valid: every change is a single step.
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

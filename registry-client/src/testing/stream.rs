@@ -1,4 +1,4 @@
-//! How one request is answered, frame by frame.
+//! The response to one request, frame by frame.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -9,48 +9,52 @@ use tonic::{Code, Status};
 
 use super::Reply;
 
-/// Whether the client reset the stream.
+/// The side that ended a stream.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum StreamEnd {
     Ours,
     Reset,
 }
 
-/// Does what `reply` says.
-pub(super) async fn answer(reply: Reply, mut body: RecvStream, mut answer: SendResponse<Bytes>) -> End {
+/// Responds with `reply`.
+pub(super) async fn respond_to(
+    reply: Reply,
+    mut body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+) -> StreamEnd {
     match reply {
-        Reply::Fail(status) => return only_head(answer, only(&status)),
-        Reply::Head(head) => return only_head(answer, head),
+        Reply::Fail(status) => return only_head(respond, only(&status)),
+        Reply::Head(head) => return only_head(respond, head),
         Reply::Refuse => {
-            answer.send_reset(Reason::REFUSED_STREAM);
-            return End::Ours;
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return StreamEnd::Ours;
         }
         Reply::Reset(error, after) => {
             tokio::select! {
                 biased;
-                reset = poll_fn(|cx| answer.poll_reset(cx)) => return abandoned(reset),
-                () = tokio::time::sleep(after) => answer.send_reset(error.into()),
+                reset = poll_fn(|cx| respond.poll_reset(cx)) => return abandoned(reset),
+                () = tokio::time::sleep(after) => respond.send_reset(error.into()),
             }
-            return End::Ours;
+            return StreamEnd::Ours;
         }
-        Reply::Raw { head, data, trailers } => return raw(head, data, trailers, body, answer).await,
-        // Closing is the connection's to do, before a stream is answered.
-        Reply::Hang | Reply::Close => return abandoned(poll_fn(|cx| answer.poll_reset(cx)).await),
+        Reply::Raw { head, data, trailers } => return raw(head, data, trailers, body, respond).await,
+        // The connection closes itself before this.
+        Reply::Hang | Reply::Close => return abandoned(poll_fn(|cx| respond.poll_reset(cx)).await),
         Reply::Slow(latency) => {
             tokio::select! {
                 biased;
-                reset = poll_fn(|cx| answer.poll_reset(cx)) => return abandoned(reset),
+                reset = poll_fn(|cx| respond.poll_reset(cx)) => return abandoned(reset),
                 () = tokio::time::sleep(latency) => {}
             }
         }
         Reply::Echo | Reply::Message(_) | Reply::HangAfterHead | Reply::ResetAfterHead(_) | Reply::GoAway => {
         }
     }
-    let Ok(mut out) = answer.send_response(head(), false) else { return End::Reset };
+    let Ok(mut out) = respond.send_response(head(), false) else { return StreamEnd::Reset };
     let sent = match reply {
         Reply::ResetAfterHead(error) => {
             out.send_reset(error.into());
-            return End::Ours;
+            return StreamEnd::Ours;
         }
         Reply::HangAfterHead => return abandoned(poll_fn(|cx| out.poll_reset(cx)).await),
         Reply::Message(size) => send(&mut out, message(size)).await,
@@ -60,47 +64,47 @@ pub(super) async fn answer(reply: Reply, mut body: RecvStream, mut answer: SendR
         Ok(()) => {
             // Fails when the client has reset the stream by now.
             let ended = out.send_trailers(trailers(&Status::new(Code::Ok, "")));
-            if ended.is_ok() { End::Ours } else { End::Reset }
+            if ended.is_ok() { StreamEnd::Ours } else { StreamEnd::Reset }
         }
-        Err(Broken) => match poll_fn(|cx| Poll::Ready(out.poll_reset(cx))).await {
+        Err(StreamClosed) => match poll_fn(|cx| Poll::Ready(out.poll_reset(cx))).await {
             Poll::Ready(reset) => abandoned(reset),
-            Poll::Pending => End::Ours,
+            Poll::Pending => StreamEnd::Ours,
         },
     }
 }
 
-/// Answers exactly so.
+/// Sends exactly this response.
 async fn raw(
     head: Response<()>,
     data: Bytes,
     trailers: Option<HeaderMap>,
     mut body: RecvStream,
-    mut answer: SendResponse<Bytes>,
-) -> End {
+    mut respond: SendResponse<Bytes>,
+) -> StreamEnd {
     while let Some(Ok(data)) = body.data().await {
         let _ = body.flow_control().release_capacity(data.len());
     }
-    let Ok(mut out) = answer.send_response(head, data.is_empty() && trailers.is_none()) else {
-        return End::Reset;
+    let Ok(mut out) = respond.send_response(head, data.is_empty() && trailers.is_none()) else {
+        return StreamEnd::Reset;
     };
     let sent = match trailers {
         Some(trailers) => match send(&mut out, data).await {
             Ok(()) => out.send_trailers(trailers).is_ok(),
-            Err(Broken) => false,
+            Err(StreamClosed) => false,
         },
         None if data.is_empty() => true,
         None => out.send_data(data, true).is_ok(),
     };
-    if sent { End::Ours } else { End::Reset }
+    if sent { StreamEnd::Ours } else { StreamEnd::Reset }
 }
 
-/// The stream took no more.
-struct Broken;
+/// The stream is closed.
+struct StreamClosed;
 
-async fn echo(body: &mut RecvStream, out: &mut SendStream<Bytes>) -> Result<(), Broken> {
+async fn echo(body: &mut RecvStream, out: &mut SendStream<Bytes>) -> Result<(), StreamClosed> {
     while let Some(data) = body.data().await {
-        let data = data.map_err(|_| Broken)?;
-        // Fails only when the stream is gone, which sending tells too.
+        let data = data.map_err(|_| StreamClosed)?;
+        // Fails only when the stream is closed, which sending detects too.
         let _ = body.flow_control().release_capacity(data.len());
         send(out, data).await?;
     }
@@ -108,40 +112,40 @@ async fn echo(body: &mut RecvStream, out: &mut SendStream<Bytes>) -> Result<(), 
 }
 
 /// Sends as fast as the client's window allows.
-async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), Broken> {
+async fn send(out: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), StreamClosed> {
     while !data.is_empty() {
         out.reserve_capacity(data.len());
-        let Some(Ok(room)) = poll_fn(|cx| out.poll_capacity(cx)).await else { return Err(Broken) };
-        out.send_data(data.split_to(room.min(data.len())), false).map_err(|_| Broken)?;
+        let Some(Ok(room)) = poll_fn(|cx| out.poll_capacity(cx)).await else { return Err(StreamClosed) };
+        out.send_data(data.split_to(room.min(data.len())), false).map_err(|_| StreamClosed)?;
     }
     Ok(())
 }
 
-/// Whose doing it is that a stream ended before it was answered: an error
-/// tells that the whole connection ended.
-fn abandoned(reset: Result<Reason, h2::Error>) -> End {
-    if reset.is_ok() { End::Reset } else { End::Ours }
+/// The side that ended a stream before its response: an error means that the
+/// whole connection ended.
+fn abandoned(reset: Result<Reason, h2::Error>) -> StreamEnd {
+    if reset.is_ok() { StreamEnd::Reset } else { StreamEnd::Ours }
 }
 
-fn only_head(mut answer: SendResponse<Bytes>, head: Response<()>) -> End {
-    if answer.send_response(head, true).is_ok() { End::Ours } else { End::Reset }
+fn only_head(mut respond: SendResponse<Bytes>, head: Response<()>) -> StreamEnd {
+    if respond.send_response(head, true).is_ok() { StreamEnd::Ours } else { StreamEnd::Reset }
 }
 
-/// The head of an answer that has messages.
+/// The head of a response that has messages.
 pub(super) fn head() -> Response<()> {
     let mut head = Response::new(());
     head.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     head
 }
 
-/// The head of an answer that is only a status.
+/// The head of a response that is only a status.
 pub(super) fn only(status: &Status) -> Response<()> {
     let mut head = head();
     head.headers_mut().extend(trailers(status));
     head
 }
 
-/// A status as the end of an answer.
+/// A status as the end of a response.
 pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
@@ -151,7 +155,7 @@ pub(super) fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// A `StringValue` of `size` characters, framed as gRPC frames it.
+/// A framed `StringValue` of `size` characters.
 fn message(size: usize) -> Bytes {
     let message = prost::Message::encode_to_vec(&"x".repeat(size));
     let mut framed = BytesMut::with_capacity(message.len() + 5);

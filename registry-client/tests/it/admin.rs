@@ -1,4 +1,4 @@
-//! What a process tells of itself over HTTP.
+//! The admin endpoint over HTTP.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,13 +15,13 @@ use crate::{
     server::within,
 };
 
-/// The status and the body of one answer.
-async fn ask(admin: SocketAddr, line: &str) -> (u16, String) {
+/// The status and the body of one response.
+async fn get(admin: SocketAddr, line: &str) -> (u16, String) {
     let (status, _, body) = answer(admin, line).await;
     (status, body)
 }
 
-/// The status, the head and the body of one answer.
+/// The status, the head and the body of one response.
 async fn answer(admin: SocketAddr, line: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     stream.write_all(format!("{line} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).await.unwrap();
@@ -32,7 +32,7 @@ async fn answer(admin: SocketAddr, line: &str) -> (u16, String, String) {
 }
 
 async fn debug(admin: SocketAddr) -> Value {
-    let (status, body) = ask(admin, "GET /debug/mesh").await;
+    let (status, body) = get(admin, "GET /debug/mesh").await;
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
 }
@@ -51,7 +51,7 @@ async fn a_process_tells_of_its_servers_and_its_channels() {
     let empty = debug(admin).await;
     assert_eq!(empty["process"]["pid"], std::process::id());
     assert_eq!((&empty["servers"], &empty["channels"]), (&Value::Array(vec![]), &Value::Array(vec![])));
-    assert_eq!(ask(admin, "GET /healthz").await.0, 200);
+    assert_eq!(get(admin, "GET /healthz").await.0, 200);
 
     let server = mesh.serve("test").version("1.2.3").descriptors(crate::admission::descriptors());
     let server = server.add_service(Scripted::default());
@@ -62,28 +62,28 @@ async fn a_process_tells_of_its_servers_and_its_channels() {
     }));
     assert_eq!(Connection::open(address).await.echo().await, "hello");
     let _channel = mesh.channel("test");
-    let told = within(async {
+    let reported = within(async {
         loop {
-            let told = debug(admin).await;
-            if told["channels"][0]["ready"] == 1 {
-                return told;
+            let reported = debug(admin).await;
+            if reported["channels"][0]["ready"] == 1 {
+                return reported;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
-    let server = &told["servers"][0];
+    let server = &reported["servers"][0];
     assert_eq!((&server["service"], &server["version"]), (&"test".into(), &"1.2.3".into()));
     assert_eq!(server["listens"], address.to_string());
     assert_eq!((&server["serving"], &server["registration"]), (&true.into(), &Value::Null));
     let echo =
         server["admission"].as_array().unwrap().iter().find(|m| m["method"] == "test.v1.Scripted/Echo");
     assert_eq!(echo.unwrap()["limit"], 1_000);
-    let instance = &told["channels"][0]["instances"][0];
+    let instance = &reported["channels"][0]["instances"][0];
     assert_eq!((&instance["id"], &instance["ready"]), (&"test-1".into(), &true.into()));
 
     health.report("test.v1.Scripted", false);
-    assert_eq!(ask(admin, "GET /healthz").await, (503, "test does not serve\n".to_owned()));
+    assert_eq!(get(admin, "GET /healthz").await, (503, "test does not serve\n".to_owned()));
     stop.send(()).unwrap();
     within(run).await.unwrap().unwrap();
     assert_eq!(debug(admin).await["servers"], Value::Array(vec![]));
@@ -96,9 +96,9 @@ async fn a_process_tells_of_its_servers_and_its_channels() {
 async fn what_is_not_there_is_answered_with_what_is() {
     let mesh = Mesh::builder().resolver(FixedResolver::with([])).build().unwrap();
     let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
-    let (status, body) = ask(admin, "GET /").await;
+    let (status, body) = get(admin, "GET /").await;
     assert!(status == 404 && body.contains("/debug/mesh") && body.contains("/healthz"), "{status} {body}");
-    assert_eq!(ask(admin, "POST /debug/mesh").await.0, 405);
+    assert_eq!(get(admin, "POST /debug/mesh").await.0, 405);
     assert!(mesh.admin(&anywhere_on_loopback()).await.unwrap_err().to_string().contains("already"));
 }
 
@@ -115,8 +115,8 @@ async fn mute_and_slow_connections_keep_nobody_out() {
         let _ = stream.write_all(begun).await;
         held.push(stream);
         if n % 20 == 19 {
-            let asked = ask(admin, "GET /healthz");
-            let (status, _) = tokio::time::timeout(Duration::from_secs(1), asked).await.unwrap();
+            let renders = get(admin, "GET /healthz");
+            let (status, _) = tokio::time::timeout(Duration::from_secs(1), renders).await.unwrap();
             assert_eq!(status, 200);
         }
     }
@@ -147,7 +147,7 @@ async fn peers_that_say_nothing_or_too_much_do_not_keep_others_out() {
     for _ in 0..20 {
         mute.push(TcpStream::connect(admin).await.unwrap());
     }
-    assert_eq!(ask(admin, "GET /debug/mesh").await.0, 200);
+    assert_eq!(get(admin, "GET /debug/mesh").await.0, 200);
     let much = format!("GET /debug/mesh HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(100_000));
     let mut stream = TcpStream::connect(admin).await.unwrap();
     let _ = stream.write_all(much.as_bytes()).await;
@@ -159,11 +159,11 @@ async fn peers_that_say_nothing_or_too_much_do_not_keep_others_out() {
 
 #[tokio::test]
 async fn metrics_are_the_page_that_the_program_renders_at_each_request() {
-    let mut asked = 0;
+    let mut renders = 0;
     let mesh = Mesh::builder().resolver(FixedResolver::with([])).metrics_page(move || {
-        asked += 1;
-        match asked {
-            1 => Ok(format!("# TYPE asked_total counter\nasked_total {asked}\n")),
+        renders += 1;
+        match renders {
+            1 => Ok(format!("# TYPE renders_total counter\nrenders_total {renders}\n")),
             2 => Err("no ink"),
             _ => panic!("torn"),
         }
@@ -171,13 +171,13 @@ async fn metrics_are_the_page_that_the_program_renders_at_each_request() {
     let mesh = mesh.build().unwrap();
     let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
     let (status, head, body) = answer(admin, "GET /metrics").await;
-    assert_eq!((status, body.as_str()), (200, "# TYPE asked_total counter\nasked_total 1\n"));
+    assert_eq!((status, body.as_str()), (200, "# TYPE renders_total counter\nrenders_total 1\n"));
     assert!(head.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{head}");
-    assert_eq!(ask(admin, "GET /metrics").await, (500, "cannot be rendered: no ink\n".to_owned()));
+    assert_eq!(get(admin, "GET /metrics").await, (500, "cannot be rendered: no ink\n".to_owned()));
     for _ in 0..2 {
-        assert_eq!(ask(admin, "GET /metrics").await, (500, "cannot be rendered: that panicked\n".to_owned()));
+        assert_eq!(get(admin, "GET /metrics").await, (500, "cannot be rendered: that panicked\n".to_owned()));
     }
-    assert_eq!(ask(admin, "GET /healthz").await.0, 200);
+    assert_eq!(get(admin, "GET /healthz").await.0, 200);
 }
 
 #[tokio::test]
@@ -193,10 +193,10 @@ async fn a_page_that_takes_long_holds_up_nothing_else_and_keeps_no_mesh() {
     let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
     let slow = [(); 2].map(|()| tokio::spawn(answer(admin, "GET /metrics")));
     within(begun.recv()).await.unwrap();
-    assert_eq!(ask(admin, "GET /healthz").await.0, 200);
-    for asked in slow {
+    assert_eq!(get(admin, "GET /healthz").await.0, 200);
+    for renders in slow {
         go.send(()).unwrap();
-        assert_eq!(within(asked).await.unwrap().2, "rendered\n");
+        assert_eq!(within(renders).await.unwrap().2, "rendered\n");
     }
     within(begun.recv()).await.unwrap();
     let _held = tokio::spawn(answer(admin, "GET /metrics"));
@@ -209,7 +209,7 @@ async fn a_page_that_takes_long_holds_up_nothing_else_and_keeps_no_mesh() {
 async fn where_nothing_is_measured_metrics_say_so() {
     let mesh = Mesh::builder().resolver(FixedResolver::with([])).build().unwrap();
     let admin = mesh.admin(&anywhere_on_loopback()).await.unwrap();
-    let (status, body) = ask(admin, "GET /metrics").await;
+    let (status, body) = get(admin, "GET /metrics").await;
     assert!(
         status == 404 && body.contains("metrics_page") && body.contains("/debug/mesh"),
         "{status} {body}"

@@ -264,7 +264,8 @@ async fn a_channel_hands_its_caller_the_refusal_itself() {
         calls.spawn(async move { crate::channel::call(&channel, "/test.v1.Scripted/Hold").await });
     }
     for call in within(calls.join_all()).await {
-        // The answer comes before the request has ended, which is no fault of the connection.
+        // The response comes before the request has ended, which is no fault of
+        // the connection.
         let status = call.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         assert!(status.get_error_details().retry_info().is_some(), "{status}");
@@ -308,5 +309,9 @@ async fn refusals_of_one_moment_are_alike_and_each_is_counted() {
         assert_eq!((info.reason.as_str(), info.metadata["method"].as_str()), ("OVERLOADED", HOLD));
     }
     let (status, _) = within(connection.call(HOLD, &[("content-type", "text/html")])).await.unwrap();
-    assert_ne!(status.code(), Code::ResourceExhausted, "what is no gRPC is told so: {status}");
+    assert_ne!(
+        status.code(),
+        Code::ResourceExhausted,
+        "a request that is not gRPC is rejected as such: {status}"
+    );
 }

@@ -9,7 +9,7 @@ use prost_types::{
 use registry_client::{
     Channel, ChannelConfig,
     balance::Balancer,
-    instance::{Health, Instance},
+    instance::{Instance, InstanceHealth},
     policy::Methods,
     resolve::fixed::FixedResolver,
     telemetry::Explain,
@@ -27,7 +27,7 @@ pub(crate) const ADD: &str = "/test.v1.Peer/Add";
 /// Marked `NO_SIDE_EFFECTS`.
 pub(crate) const GET: &str = "/test.v1.Peer/Get";
 
-/// `NO_SIDE_EFFECTS`, and its answer is a stream.
+/// `NO_SIDE_EFFECTS`, and its response is a stream.
 pub(crate) const WATCH: &str = "/test.v1.Peer/Watch";
 
 pub(crate) fn methods() -> Methods {
@@ -84,10 +84,10 @@ pub(crate) async fn send(
 
 /// A `grpc-timeout` in microseconds.
 pub(crate) fn timeout_micros(value: &http::HeaderValue) -> u128 {
-    registry_client::policy::deadline::parse(value.as_bytes()).unwrap().as_micros()
+    registry_client::policy::timeout::parse(value.as_bytes()).unwrap().as_micros()
 }
 
-/// A request that tells where it went.
+/// A request that records its attempts.
 pub(crate) fn explained() -> (Request<String>, Explain) {
     let (mut request, explain) = (Request::new("hello".to_owned()), Explain::default());
     request.extensions_mut().insert(explain.clone());
@@ -115,7 +115,7 @@ pub(crate) async fn connected(
     let resolver = FixedResolver::with(peers.iter().enumerate().map(instance));
     let channel = channel(&resolver, change);
     let ready = async {
-        // Whom a call goes to tells who is ready.
+        // The instance of a call shows which ones are ready.
         let mut seen = std::collections::BTreeSet::new();
         while seen.len() < peers.len() {
             let (request, explain) = explained();
@@ -239,7 +239,7 @@ async fn the_time_that_is_left_is_told_to_the_server() {
 #[tokio::test]
 async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
     for reply in [Reply::fail(Code::Unavailable), Reply::Close] {
-        // Fails real calls only: the first calls tell that it is connected.
+        // Fails real calls only: the first calls show that it is connected.
         let bad = scripted(move |n| if n < 8 { Reply::Echo } else { reply.clone() }).await;
         let good = echo().await;
         let (channel, _resolver) = connected(&[&bad, &good], |_| {}).await;
@@ -253,7 +253,7 @@ async fn an_idempotent_call_moves_on_from_an_instance_that_fails_it() {
                 moved += 1;
             }
         }
-        assert!(moved > 0, "the bad instance was never asked");
+        assert!(moved > 0, "the bad instance got no call");
     }
 }
 
@@ -312,11 +312,11 @@ async fn an_instance_that_comes_back_is_used_again() {
     let peer = FaultyServer::start_at(address, Reply::Echo).await.unwrap();
     // News from the registry cuts the wait for that try short.
     let mut news = peer.instance("0");
-    news.health = Health::Critical;
+    news.health = InstanceHealth::Critical;
     resolver.set([news.clone()]);
     // On this one thread the pool takes it in when the test gives way.
     tokio::task::yield_now().await;
-    news.health = Health::Passing;
+    news.health = InstanceHealth::Passing;
     resolver.set([news]);
     assert_eq!(call(&channel, GET).await.unwrap(), "hello");
 }
@@ -326,7 +326,7 @@ async fn a_critical_instance_is_used_only_when_there_is_no_other() {
     let (well, ill) = (echo().await, echo().await);
     let (channel, resolver) = connected(&[&well, &ill], |_| {}).await;
     let mut critical = ill.instance("1");
-    critical.health = Health::Critical;
+    critical.health = InstanceHealth::Critical;
     resolver.set([well.instance("0"), critical.clone()]);
     let until_avoided = async {
         while {

@@ -22,8 +22,8 @@ async fn call(
     }
     let mut send = send.ready().await.unwrap();
     let (answer, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
-    // The message `hello` of a field 1. A server that has refused already wants
-    // none of it.
+    // The message `hello` of a field 1. A server that has rejected the call
+    // reads none of it.
     let _ = body.send_data(Bytes::from_static(b"\0\0\0\0\x07\x0a\x05hello"), true);
     let (head, mut body) = within(answer).await.unwrap().into_parts();
     let mut read = BytesMut::new();

@@ -1,4 +1,4 @@
-//! The work of a call that nobody waits for any more ends (RELIABILITY R12).
+//! The work of a cancelled call ends (RELIABILITY R12).
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ impl Lag {
     }
 }
 
-/// Waits until every handler has ended, and tells how late each was.
+/// Waits until every handler has ended, and returns how late each was.
 async fn lateness(server: &Running, due: Instant) -> Vec<Duration> {
     let dropped = &server.service.dropped;
     within(async {

@@ -58,7 +58,7 @@ fn ends() -> Vec<Case> {
     [statuses(), resets(), foreign(), malformed(), late()].concat()
 }
 
-/// A status is a status, whoever is to blame.
+/// A status is a status, whatever its cause.
 fn statuses() -> Vec<Case> {
     use Code::*;
     vec![
@@ -154,7 +154,7 @@ fn malformed() -> Vec<Case> {
             "compressed",
             true,
         ),
-        ("an encoding nobody asked for", raw(encoded("br"), MESSAGE, &[OK]), Internal, "`br`", true),
+        ("an encoding that was not accepted", raw(encoded("br"), MESSAGE, &[OK]), Internal, "`br`", true),
         ("a flag that is no flag", messages(b"\x3c\0\0\0\0", &[OK]), Internal, "first byte is 60", true),
         ("no protobuf", messages(b"\0\0\0\0\x02\xff\xff", &[OK]), Internal, "", true),
         ("a message of 65 MiB", messages(b"\0\x04\x10\0\0", &[OK]), ResourceExhausted, "limit", false),
@@ -179,7 +179,7 @@ fn late() -> Vec<Case> {
     ]
 }
 
-/// Whether the channel has taken out the instance of that index.
+/// Returns whether the channel has taken out the instance of that index.
 fn is_out(state: &ChannelState, n: usize) -> bool {
     state.instances[n].decided_by == Some("outlier")
 }
@@ -365,7 +365,7 @@ async fn only_calls_that_may_be_sent_twice_try_an_ejected_instance() {
         }
     };
     within(back).await;
-    assert!(ill.counts().health > health, "it was asked for its health");
+    assert!(ill.counts().health > health, "its health was checked");
     assert!(ill.counts().requests - requests <= 1, "no call was risked on it");
 }
 
@@ -400,8 +400,8 @@ async fn a_unary_probe_that_outlasts_the_channels_deadline_restores_nobody() {
 
 #[tokio::test]
 async fn a_stranger_at_a_reused_address_is_recognised() {
-    let (well, stranger) = (echo().await, start(Reply::fail(Code::Unimplemented)).await);
-    let (channel, _resolver) = connected(&[&well, &stranger], |_| {}).await;
+    let (well, other_program) = (echo().await, start(Reply::fail(Code::Unimplemented)).await);
+    let (channel, _resolver) = connected(&[&well, &other_program], |_| {}).await;
     let mut failed = 0;
     for _ in 0..200 {
         failed += u32::from(call(&channel, GET).await.is_err());

@@ -28,7 +28,7 @@ fn said(text: &str) -> Vec<u8> {
     text.to_owned().encode_to_vec()
 }
 
-/// The messages of an answer, each with its flag.
+/// The messages of a response, each with its flag.
 fn messages(answer: &Answer) -> Vec<(u8, String)> {
     let mut body = &answer.body[..];
     let mut all = Vec::new();

@@ -10,7 +10,7 @@ use registry_client::{
     policy::{Methods, budget::BudgetConfig},
     resolve::fixed::FixedResolver,
     telemetry::{ChannelState, InstanceState},
-    testing::{Connector, FaultyServer, FaultyService, Health, Reply},
+    testing::{Connector, FaultyServer, FaultyService, HealthReply, Reply},
 };
 use tonic::Code;
 
@@ -19,10 +19,10 @@ use crate::{
     server::within,
 };
 
-/// Waits until the channel's state is as `wanted`.
-async fn until(channel: &Channel, wanted: impl Fn(&ChannelState) -> bool) {
+/// Waits until the channel's state satisfies `condition`.
+async fn until(channel: &Channel, condition: impl Fn(&ChannelState) -> bool) {
     let reached = async {
-        while !wanted(&channel.state().unwrap()) {
+        while !condition(&channel.state().unwrap()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -41,23 +41,23 @@ fn ready(state: &ChannelState) -> Vec<bool> {
 /// A peer on a thread of its own, which can be made to stand still.
 pub(crate) struct Freezer {
     freeze: Option<tokio::sync::oneshot::Sender<()>>,
-    _thaw: std::sync::mpsc::Sender<()>,
+    _resume: std::sync::mpsc::Sender<()>,
 }
 
 impl Freezer {
     pub(crate) async fn start() -> (Self, FaultyServer) {
-        let (tell, peer) = tokio::sync::oneshot::channel();
+        let (report, peer) = tokio::sync::oneshot::channel();
         let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
-        let (thaw, thawed) = std::sync::mpsc::channel::<()>();
+        let (resume, resumed) = std::sync::mpsc::channel::<()>();
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let _ = tell.send(echo().await);
+                let _ = report.send(echo().await);
                 let _ = frozen.await;
-                let _ = thawed.recv();
+                let _ = resumed.recv();
             });
         });
-        (Self { freeze: Some(freeze), _thaw: thaw }, peer.await.unwrap())
+        (Self { freeze: Some(freeze), _resume: resume }, peer.await.unwrap())
     }
 
     pub(crate) fn freeze(&mut self) {
@@ -173,7 +173,7 @@ async fn an_ejected_instance_that_moves_stays_ejected() {
 async fn an_instance_that_says_not_serving_gets_no_more_calls_until_it_serves() {
     let (one, other) = (echo().await, echo().await);
     let (channel, _resolver) = connected(&[&one, &other], |_| {}).await;
-    other.set_health(Health::NotServing);
+    other.set_health(HealthReply::NotServing);
     until(&channel, |state| ready(state) == [true, false]).await;
     let out = instance(&channel, 1);
     assert_eq!((out.decided_by, out.watch), (Some("watch"), "not_serving"));
@@ -182,13 +182,13 @@ async fn an_instance_that_says_not_serving_gets_no_more_calls_until_it_serves() 
         call(&channel, ADD).await.unwrap();
     }
     assert_eq!(other.counts().requests, before);
-    other.set_health(Health::Serving);
+    other.set_health(HealthReply::Serving);
     until(&channel, |state| ready(state) == [true, true]).await;
 }
 
 #[tokio::test]
 async fn when_nobody_serves_those_that_answer_are_called() {
-    for health in [Health::NotServing, Health::ServiceUnknown] {
+    for health in [HealthReply::NotServing, HealthReply::ServiceUnknown] {
         let peers = [echo().await, echo().await];
         let (channel, _resolver) = connected(&[&peers[0], &peers[1]], |_| {}).await;
         peers.iter().for_each(|peer| peer.set_health(health));
@@ -199,7 +199,7 @@ async fn when_nobody_serves_those_that_answer_are_called() {
         let state = instance(&channel, 0);
         assert!(state.ready && state.why.contains("does not serve"), "{state:?}");
         // The first that is well is the only one called, at once.
-        peers[1].set_health(Health::Serving);
+        peers[1].set_health(HealthReply::Serving);
         until(&channel, |state| ready(state) == [false, true]).await;
     }
 }
@@ -207,7 +207,7 @@ async fn when_nobody_serves_those_that_answer_are_called() {
 #[tokio::test]
 async fn an_instance_without_a_health_service_is_called_and_asked_once() {
     let peer = echo().await;
-    peer.set_health(Health::Unimplemented);
+    peer.set_health(HealthReply::Unimplemented);
     let (channel, _resolver) = connected(&[&peer], |_| {}).await;
     until(&channel, |state| state.instances[0].watch == "off").await;
     for _ in 0..20 {
@@ -219,11 +219,11 @@ async fn an_instance_without_a_health_service_is_called_and_asked_once() {
 #[tokio::test]
 async fn an_instance_whose_health_service_is_silent_is_called_after_a_moment() {
     let peer = echo().await;
-    peer.set_health(Health::Silent);
+    peer.set_health(HealthReply::Silent);
     let (channel, _resolver) = connected(&[&peer], |_| {}).await;
     assert_eq!(instance(&channel, 0).watch, "off");
     // Its word counts as soon as there is one.
-    peer.set_health(Health::Serving);
+    peer.set_health(HealthReply::Serving);
     until(&channel, |state| state.instances[0].watch == "serving").await;
 }
 
@@ -336,24 +336,24 @@ async fn an_instance_that_joins_others_gets_a_small_share_at_first() {
 
 #[tokio::test]
 async fn an_instance_is_asked_for_the_name_that_it_registered_and_a_stranger_does_not_know_it() {
-    let (well, stranger) = (echo().await, echo().await);
+    let (well, other_program) = (echo().await, echo().await);
     let resolver = FixedResolver::with([]);
     let named = |peer: &FaultyServer, id: &str| {
         let mut instance = peer.instance(id);
         instance.meta.insert(HEALTH_SERVICE.to_owned(), "peer".to_owned());
         instance
     };
-    stranger.set_health(Health::NotFound);
-    resolver.set([named(&well, "0"), named(&stranger, "1")]);
+    other_program.set_health(HealthReply::NotFound);
+    resolver.set([named(&well, "0"), named(&other_program, "1")]);
     let channel = crate::channel::channel(&resolver, |_| {});
     until(&channel, |state| ready(state) == [true, false] && !state.instances[1].why.is_empty()).await;
     let out = instance(&channel, 1);
     assert_eq!(out.decided_by, Some("watch"), "{out:?}");
     assert!(out.why.contains("`peer`"), "{out:?}");
-    // Registered without a name, as by a server of another make, it is asked
+    // Registered without a name, as by another kind of server, it is checked
     // for the whole.
-    stranger.set_health(Health::Serving);
-    resolver.set([named(&well, "0"), stranger.instance("1")]);
+    other_program.set_health(HealthReply::Serving);
+    resolver.set([named(&well, "0"), other_program.instance("1")]);
     until(&channel, |state| ready(state) == [true, true]).await;
 }
 
@@ -374,7 +374,9 @@ async fn an_instance_whose_health_flips_is_taken_out_at_once_and_held_out() {
         }
     });
     let mut flips = tokio::time::interval(Duration::from_millis(500));
-    for (health, name) in [(Health::NotServing, "not_serving"), (Health::Serving, "serving")].repeat(4) {
+    for (health, name) in
+        [(HealthReply::NotServing, "not_serving"), (HealthReply::Serving, "serving")].repeat(4)
+    {
         flips.tick().await;
         flapping.set_health(health);
         until(&channel, |state| state.instances[1].watch == name).await;
@@ -392,7 +394,7 @@ async fn an_instance_whose_health_flips_is_taken_out_at_once_and_held_out() {
     assert_eq!(flapping.counts().requests, before);
 
     // What is held is better than nothing, and than what says not to serve.
-    well.set_health(Health::NotServing);
+    well.set_health(HealthReply::NotServing);
     until(&channel, |state| ready(state) == [false, true]).await;
     let used = instance(&channel, 1);
     assert!(used.why.contains("held for") && used.decided_by.is_none(), "{used:?}");
@@ -416,9 +418,9 @@ async fn a_held_instance_returns_when_its_time_is_over_without_any_other_event()
     let now = || instance(&channel, 0);
     until(&channel, |state| ready(state) == [true]).await;
     for returns in 1..=3 {
-        entry(registry_client::instance::Health::Critical);
+        entry(registry_client::instance::InstanceHealth::Critical);
         until(&channel, |state| state.instances[0].registry == "critical").await;
-        entry(registry_client::instance::Health::Passing);
+        entry(registry_client::instance::InstanceHealth::Passing);
         until(&channel, |state| state.instances[0].registry == "passing").await;
         assert_eq!(now().why.is_empty(), returns == 1, "{:?}", now());
     }

@@ -27,7 +27,7 @@ use crate::{
     server::within,
 };
 
-/// Answers every call with the answer of the next server.
+/// Answers every call with the response of the next server.
 #[derive(Clone)]
 struct Relay {
     next: Channel,

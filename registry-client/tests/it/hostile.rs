@@ -28,18 +28,18 @@ const ACK: u8 = 1;
 /// responses without end, and no other. On a thread of its own, which ends with
 /// its connection.
 fn flooder() -> SocketAddr {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (report, reported) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            tell.send(listener.local_addr().unwrap()).unwrap();
+            report.send(listener.local_addr().unwrap()).unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             // Ends with an error when the client has enough.
             let _ = flood(stream).await;
         });
     });
-    told.recv().unwrap()
+    reported.recv().unwrap()
 }
 
 async fn flood(stream: TcpStream) -> std::io::Result<()> {

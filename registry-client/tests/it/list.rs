@@ -35,8 +35,8 @@ async fn reflection_describes_it() {
     for symbol in ["grpc.health.v1.Health.List", "grpc.health.v1.HealthListResponse"] {
         let question = MessageRequest::FileContainingSymbol(symbol.to_owned());
         let request = ServerReflectionRequest { message_request: Some(question), ..Default::default() };
-        let asked = tokio_stream::once(request);
-        let answers = ServerReflectionClient::new(channel.clone()).server_reflection_info(asked).await;
+        let request = tokio_stream::once(request);
+        let answers = ServerReflectionClient::new(channel.clone()).server_reflection_info(request).await;
         let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap().message_response;
         let Some(MessageResponse::FileDescriptorResponse(files)) = answer else { panic!("{answer:?}") };
         let file = prost_types::FileDescriptorProto::decode(&files.file_descriptor_proto[0][..]).unwrap();

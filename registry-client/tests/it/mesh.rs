@@ -21,22 +21,22 @@ use tonic_prost::ProstCodec;
 
 use crate::server::{Running, within};
 
-/// Knows what it was told, and how often it was asked.
+/// A resolver with a fixed answer that counts its calls.
 #[derive(Clone, Default)]
-struct Told {
+struct CountingResolver {
     instances: HashMap<&'static str, Vec<Instance>>,
-    asked: Arc<AtomicUsize>,
+    resolved: Arc<AtomicUsize>,
 }
 
-impl Resolver for Told {
+impl Resolver for CountingResolver {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
-        self.asked.fetch_add(1, Relaxed);
+        self.resolved.fetch_add(1, Relaxed);
         let instances = self.instances.get(service.as_str()).cloned().unwrap_or_default();
         watch::channel(Resolution::found(instances)).1
     }
 }
 
-fn mesh(resolver: &Told) -> Mesh {
+fn mesh(resolver: &CountingResolver) -> Mesh {
     let mut config = ChannelConfig::default();
     config.deadline = Duration::from_secs(5);
     Mesh::builder().resolver(resolver.clone()).channel_config(config).build().unwrap()
@@ -62,9 +62,12 @@ async fn a_discovery_that_cannot_be_is_refused_when_the_mesh_is_built() {
     let consul = || Client::builder("127.0.0.1:1").build().unwrap();
     let v2 = || Discovery::default().filter("Service.Meta.version == v2");
     let cases = [
-        (Mesh::builder().resolver(Told::default()).discover("cart", v2()), "MeshBuilder::resolver"),
         (
-            Mesh::builder().consul(consul()).resolver(Told::default()).discover("cart", v2()),
+            Mesh::builder().resolver(CountingResolver::default()).discover("cart", v2()),
+            "MeshBuilder::resolver",
+        ),
+        (
+            Mesh::builder().consul(consul()).resolver(CountingResolver::default()).discover("cart", v2()),
             "MeshBuilder::resolver",
         ),
         (Mesh::builder().discover("cart", v2()), "no registry"),
@@ -81,17 +84,17 @@ async fn a_discovery_that_cannot_be_is_refused_when_the_mesh_is_built() {
 
 #[tokio::test]
 async fn channels_to_one_service_share_one_look_up() {
-    let told = Told::default();
-    let mesh = mesh(&told);
+    let reported = CountingResolver::default();
+    let mesh = mesh(&reported);
     let _kept = [mesh.channel("cart-service"), mesh.channel("cart-service")];
-    assert_eq!(told.asked.load(Relaxed), 1);
+    assert_eq!(reported.resolved.load(Relaxed), 1);
     let _other = mesh.channel("order-service");
-    assert_eq!(told.asked.load(Relaxed), 2);
+    assert_eq!(reported.resolved.load(Relaxed), 2);
 }
 
 #[tokio::test]
 async fn a_channel_to_an_impossible_name_fails_each_call_saying_so() {
-    let refused = echo(mesh(&Told::default()).channel("no/name")).await.unwrap_err();
+    let refused = echo(mesh(&CountingResolver::default()).channel("no/name")).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("`no/name`"), "{refused}");
 }
@@ -101,8 +104,11 @@ async fn a_server_that_stops_fails_no_call() {
     let (leaving, staying) = (Running::start(|_| {}).await, Running::start(|_| {}).await);
     let both = [("leaving", leaving.address), ("staying", staying.address)];
     let both = both.map(|(id, address)| Instance::new(id, address.into()));
-    let told = Told { instances: HashMap::from([("test", both.to_vec())]), ..Told::default() };
-    let channel = mesh(&told).channel("test");
+    let reported = CountingResolver {
+        instances: HashMap::from([("test", both.to_vec())]),
+        ..CountingResolver::default()
+    };
+    let channel = mesh(&reported).channel("test");
     let (enough, called) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
 
     let mut callers = JoinSet::new();

@@ -1,4 +1,4 @@
-//! What a meter is told of channels.
+//! The metrics of channels.
 
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,7 @@ use crate::{
     server::Running,
 };
 
-/// A provider that is collected from when a test wants.
+/// A provider whose collection a test triggers.
 struct Measured {
     provider: SdkMeterProvider,
     exporter: InMemoryMetricExporter,
@@ -112,8 +112,10 @@ async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
     resolver.fail("the registry is on fire");
     tokio::time::sleep(Duration::from_millis(5)).await;
 
-    let told = measured.collect();
-    let is = |series: &str| told.get(series).copied().unwrap_or_else(|| panic!("no `{series}` in {told:#?}"));
+    let reported = measured.collect();
+    let is = |series: &str| {
+        reported.get(series).copied().unwrap_or_else(|| panic!("no `{series}` in {reported:#?}"))
+    };
     assert_eq!(is("consort.client.calls grpc.target=web"), 50.0);
     let again = is("consort.client.retries consort.retry.kind=transparent grpc.target=web");
     assert!(again > 0.0);
@@ -124,9 +126,9 @@ async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
     assert_eq!(is("consort.client.instances consort.instance.state=ready grpc.target=web"), 2.0);
     assert_eq!(is("consort.client.requests_in_flight grpc.target=web"), 0.0);
     assert!(is("consort.resolver.staleness grpc.target=web") > 0.0);
-    assert!(!told.contains_key("consort.resolver.snapshot_age grpc.target=web"));
+    assert!(!reported.contains_key("consort.resolver.snapshot_age grpc.target=web"));
     // A fixed set has no registry.
-    assert!(!told.keys().any(|series| series.starts_with("consort.registry.")), "{told:#?}");
+    assert!(!reported.keys().any(|series| series.starts_with("consort.registry.")), "{reported:#?}");
 
     // Gone from the registry, but answering.
     resolver.set([echoes.instance("b")]);
@@ -146,8 +148,8 @@ async fn a_meter_keeps_no_mesh_alive_and_sees_each_of_its_channels() {
     for channel in &channels {
         assert_eq!(echo(channel.clone()).await.unwrap(), "hello");
     }
-    let calls = |told: BTreeMap<String, f64>| -> Vec<_> {
-        told.into_iter().filter(|(name, _)| name.starts_with("consort.client.calls grpc")).collect()
+    let calls = |reported: BTreeMap<String, f64>| -> Vec<_> {
+        reported.into_iter().filter(|(name, _)| name.starts_with("consort.client.calls grpc")).collect()
     };
     let both = ["cart", "order"].map(|service| (format!("consort.client.calls grpc.target={service}"), 1.0));
     assert_eq!(calls(measured.collect()), both);
@@ -185,15 +187,15 @@ async fn a_meter_is_told_how_the_registry_answers() {
     eventually("there is a new answer", || async { is("answer_age") < age + 1.0 }).await;
 }
 
-/// Reports that it is asked, which is while a channel is being made.
+/// Reports the call of `resolve`, which is while a channel is created.
 struct Reporting {
-    asked: Sender<()>,
+    resolving: Sender<()>,
     resolver: FixedResolver,
 }
 
 impl Resolver for Reporting {
     fn resolve(&self, service: &ServiceName) -> watch::Receiver<Resolution> {
-        let _ = self.asked.send(());
+        let _ = self.resolving.send(());
         self.resolver.resolve(service)
     }
 }
@@ -202,7 +204,7 @@ impl Resolver for Reporting {
 async fn a_channel_can_be_opened_while_a_reader_collects() {
     let Measured { provider, .. } = Measured::new();
     let meter = provider.meter("registry-client");
-    let ((asked, opening), (begun, collecting), (done, ends)) = (channel(), channel(), channel());
+    let ((resolving, opening), (begun, collecting), (done, ends)) = (channel(), channel(), channel());
     let opening = Mutex::new(opening);
     // Made before the mesh's instruments, hence called before them, under the
     // lock that the SDK has around all of them.
@@ -212,7 +214,7 @@ async fn a_channel_can_be_opened_while_a_reader_collects() {
         let _ = opening.lock().unwrap().recv_timeout(Duration::from_millis(300));
     });
     let _first = first.build();
-    let resolver = Reporting { asked, resolver: FixedResolver::with([]) };
+    let resolver = Reporting { resolving, resolver: FixedResolver::with([]) };
     let mesh = Mesh::builder().resolver(resolver).meter(meter).build().unwrap();
 
     // Threads, for a runtime would wait for those that never end.

@@ -40,7 +40,7 @@ pub(crate) async fn from(last: u8, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// A connection of an attacker, on whose own address nobody else is.
+/// A connection of an attacker, with an address of its own.
 async fn attacker(to: SocketAddr, settings: &Builder) -> Connection {
     Connection::over(from(66, to).await, settings).await
 }
@@ -53,7 +53,7 @@ fn under_way(state: &ServerState) -> usize {
     state.admission.iter().map(|method| method.under_way).sum()
 }
 
-/// Waits until the server's state is as wanted.
+/// Waits until the server's state satisfies the condition.
 async fn until(server: &Running, what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -62,7 +62,7 @@ async fn until(server: &Running, what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Every one of a hundred honest calls gets its answer.
+/// Every one of a hundred honest calls gets its response.
 async fn honest_calls_are_answered(server: &Running) {
     let connection = Connection::open(server.address).await;
     for _ in 0..100 {
@@ -345,13 +345,13 @@ async fn long_decompression_gives_way_to_the_calls_of_others() {
 #[tokio::test]
 async fn what_no_handler_reads_counts_where_a_peer_has_many_connections() {
     let server = Running::start(|config| config.max_buffered_bytes = 4 * MIB).await;
-    let asks = prefixed(0, b"\x3a\0");
-    let more = Bytes::from(asks.repeat((200 << 10) / asks.len()));
+    let request = prefixed(0, b"\x3a\0");
+    let more = Bytes::from(request.repeat((200 << 10) / request.len()));
     let mut held = Vec::new();
     for _ in 0..60 {
-        // Its answers are not taken, so that the handler does not read on.
+        // Its responses are not taken, so that the handler does not read on.
         let connection = attacker(server.address, Builder::new().initial_window_size(0)).await;
-        let (response, mut stream) = connection.open_call(REFLECTION, Some(asks.clone())).await.unwrap();
+        let (response, mut stream) = connection.open_call(REFLECTION, Some(request.clone())).await.unwrap();
         // Some are closed at once: there is no room any more.
         if within(response).await.is_ok() && stream.send_data(more.clone(), false).is_ok() {
             held.push((connection, stream));

@@ -66,7 +66,7 @@ async fn a_hedge_answers_for_an_instance_that_hangs_and_the_loser_is_cancelled()
             hedged += 1;
         }
     }
-    assert!(hedged > 0, "the mute instance was never asked");
+    assert!(hedged > 0, "the mute instance got no call");
     within(mute.until(|seen| seen.resets == hedged)).await;
 }
 
@@ -88,7 +88,7 @@ async fn a_delay_of_nothing_sends_to_all_at_once_and_waits_in_peace() {
     }
     assert!((5..=31).contains(&turns), "{turns} turns in 300 ms");
     assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::DeadlineExceeded);
-    assert_eq!(one.counts().requests + other.counts().requests, before + 2, "there is no third to ask");
+    assert_eq!(one.counts().requests + other.counts().requests, before + 2, "there is no third instance");
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_hedge_comes_at_once_after_a_failure_that_is_not_fatal() {
     for _ in 0..30 {
         assert_eq!(within(call(&channel, GET)).await.unwrap(), "hello");
     }
-    assert!(bad.counts().requests > before, "the failing instance was never asked");
+    assert!(bad.counts().requests > before, "the failing instance got no call");
 }
 
 #[tokio::test]

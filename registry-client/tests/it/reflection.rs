@@ -14,13 +14,13 @@ macro_rules! reflection {
 
             use crate::server::Running;
 
-            async fn ask(address: SocketAddr, question: MessageRequest) -> MessageResponse {
+            async fn query(address: SocketAddr, question: MessageRequest) -> MessageResponse {
                 let channel =
                     Endpoint::try_from(format!("http://{address}")).unwrap().connect().await.unwrap();
                 let question =
                     ServerReflectionRequest { message_request: Some(question), ..Default::default() };
-                let asked = tokio_stream::once(question);
-                let answers = ServerReflectionClient::new(channel).server_reflection_info(asked).await;
+                let request = tokio_stream::once(question);
+                let answers = ServerReflectionClient::new(channel).server_reflection_info(request).await;
                 let answer = answers.unwrap().into_inner().message().await.unwrap();
                 answer.unwrap().message_response.unwrap()
             }
@@ -28,7 +28,7 @@ macro_rules! reflection {
             #[tokio::test]
             async fn lists_what_is_served() {
                 let server = Running::start(|_| {}).await;
-                let answer = ask(server.address, MessageRequest::ListServices(String::new())).await;
+                let answer = query(server.address, MessageRequest::ListServices(String::new())).await;
                 let MessageResponse::ListServicesResponse(list) = answer else { panic!("{answer:?}") };
                 let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
                 let expected = [
@@ -51,7 +51,7 @@ macro_rules! reflection {
                     "grpc.reflection.v1alpha.ServerReflection",
                 ] {
                     let question = MessageRequest::FileContainingSymbol(symbol.to_owned());
-                    let answer = ask(server.address, question).await;
+                    let answer = query(server.address, question).await;
                     assert!(
                         matches!(answer, MessageResponse::FileDescriptorResponse(_)),
                         "{symbol}: {answer:?}"

@@ -9,7 +9,7 @@ use consul_dev::{Agent, Options};
 use registry_client::{
     Error, Mesh, ServerConfig,
     consul::{Client, ConsulResolver},
-    instance::{Health, Instance, KEEPALIVE_MIN},
+    instance::{Instance, InstanceHealth, KEEPALIVE_MIN},
     resolve::{Resolution, Resolver},
     server::Drain,
 };
@@ -62,13 +62,16 @@ fn view(agent: &str) -> watch::Receiver<Resolution> {
     ConsulResolver::new(client(agent)).resolve(&"test".parse().unwrap())
 }
 
-/// The instances as soon as they are as `wanted`.
-async fn once(view: &mut watch::Receiver<Resolution>, wanted: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
-    let fits = |now: &Resolution| now.instances.as_ref().is_some_and(|set| wanted(set));
+/// The instances as soon as they are as `condition`.
+async fn once(
+    view: &mut watch::Receiver<Resolution>,
+    condition: impl Fn(&[Instance]) -> bool,
+) -> Vec<Instance> {
+    let fits = |now: &Resolution| now.instances.as_ref().is_some_and(|set| condition(set));
     within(view.wait_for(fits)).await.unwrap().instances.as_deref().unwrap().to_vec()
 }
 
-fn all(health: Health) -> impl Fn(&[Instance]) -> bool {
+fn all(health: InstanceHealth) -> impl Fn(&[Instance]) -> bool {
     move |set| !set.is_empty() && set.iter().all(|instance| instance.health == health)
 }
 
@@ -78,7 +81,7 @@ async fn a_server_registers_leaves_and_deregisters_in_this_order() {
     let server = Registered::start(&agent.url(), Duration::from_secs(2)).await;
     let mut view = view(&agent.url());
 
-    let passing = once(&mut view, all(Health::Passing)).await;
+    let passing = once(&mut view, all(InstanceHealth::Passing)).await;
     let instance = &passing[0];
     assert_eq!(instance.address, server.address.into());
     assert_eq!(instance.id.as_str(), format!("test-127.0.0.1-{}", server.address.port()));
@@ -88,7 +91,7 @@ async fn a_server_registers_leaves_and_deregisters_in_this_order() {
     assert_eq!(meta(KEEPALIVE_MIN), Some("100ms"), "channels may ping it as often as they are set to");
 
     server.stop.send(()).unwrap();
-    let leaving = once(&mut view, all(Health::Maintenance)).await;
+    let leaving = once(&mut view, all(InstanceHealth::Maintenance)).await;
     assert!(leaving[0].reason.contains("shutting down"), "{}", leaving[0].reason);
     assert!(!server.drain.is_draining(), "callers must have time to hear of it");
     assert_eq!(Connection::open(server.address).await.echo().await, "hello");
@@ -105,7 +108,7 @@ async fn a_server_serves_while_the_agent_is_down_and_registers_once_it_is_up() {
     assert_eq!(Connection::open(server.address).await.echo().await, "hello");
 
     let agent = Agent::bind(free, Options::default()).await.unwrap();
-    once(&mut view(&agent.url()), all(Health::Passing)).await;
+    once(&mut view(&agent.url()), all(InstanceHealth::Passing)).await;
     server.stop.send(()).unwrap();
     within(server.run).await.unwrap().unwrap();
 }

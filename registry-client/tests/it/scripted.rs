@@ -1,4 +1,4 @@
-//! A gRPC service whose calls do what a test wants, and a client without any
+//! A gRPC service whose calls follow a test's script, and a client without any
 //! cleverness of its own. Messages are `google.protobuf.StringValue`.
 
 use std::{
@@ -73,7 +73,7 @@ impl Scripted {
                 self.begun.add_permits(1);
                 self.release.acquire().await.unwrap().forget();
             }
-            _ => panic!("as the test asked"),
+            _ => panic!("as the test requested"),
         }
         Ok(tonic::Response::new(said))
     }
@@ -81,12 +81,12 @@ impl Scripted {
     /// One message, then nothing for ever, or a panic.
     fn stream(&self, method: &str, said: String) -> Answers {
         let first = stream::iter([Ok(said)]);
-        let told = Dropped(self.dropped.clone());
+        let reported = Dropped(self.dropped.clone());
         match method {
             "Ticks" => Box::pin(first.chain(stream::pending()).inspect(move |_| {
-                let _ = &told;
+                let _ = &reported;
             })),
-            _ => Box::pin(first.chain(stream::once(async { panic!("as the test asked") }))),
+            _ => Box::pin(first.chain(stream::once(async { panic!("as the test requested") }))),
         }
     }
 }
@@ -159,7 +159,7 @@ impl Connection {
         Ok((response, stream))
     }
 
-    /// Whether the server still takes new calls on this connection.
+    /// Returns whether the server still takes new calls on this connection.
     pub(crate) async fn is_usable(&self) -> bool {
         self.0.clone().ready().await.is_ok()
     }

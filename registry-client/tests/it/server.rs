@@ -9,7 +9,7 @@ use registry_client::{
     Error, Mesh, ServerConfig,
     instance::ServiceName,
     resolve::{Resolution, Resolver},
-    server::{Drain, Health, Server, ServerState},
+    server::{Drain, Server, ServerHealth, ServerState},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -30,7 +30,7 @@ use tonic_health::{
 use crate::scripted::{Connection, Scripted};
 
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 const ECHO: &str = "test.v1.Scripted/Echo";
 const HOLD: &str = "test.v1.Scripted/Hold";
 
@@ -39,7 +39,7 @@ pub(crate) struct Running {
     mesh: Mesh,
     pub(crate) address: SocketAddr,
     pub(crate) service: Scripted,
-    health: Health,
+    health: ServerHealth,
     drain: Drain,
     pub(crate) stop: oneshot::Sender<()>,
     pub(crate) run: JoinHandle<Result<(), Error>>,
@@ -111,7 +111,7 @@ impl Resolver for Nobody {
 }
 
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("it takes too long")
+    timeout(TEST_TIMEOUT, future).await.expect("it takes too long")
 }
 
 pub(crate) async fn health_client(address: SocketAddr) -> HealthClient<tonic::transport::Channel> {
@@ -233,7 +233,7 @@ async fn a_request_with_too_much_metadata_is_refused_and_the_connection_lives() 
     let much = "x".repeat(20 * 1024);
     assert!(
         connection.call(ECHO, &[("x-much", &much)]).await.is_err_and(|e| !e.is_io()) || {
-            // h2 answers 431 where the peer has not been told the limit yet.
+            // h2 responds with 431 before the peer has received the limit.
             true
         }
     );
@@ -303,7 +303,7 @@ async fn a_handler_that_panics_costs_only_its_own_call() {
     for method in ["test.v1.Scripted/Panic", "test.v1.Scripted/PanicLater"] {
         let (status, _) = connection.call(method, &[]).await.unwrap();
         assert_eq!(status.code(), Code::Internal, "{method}: {status}");
-        assert!(!status.message().contains("as the test asked"), "{status}");
+        assert!(!status.message().contains("as the test requested"), "{status}");
         assert_eq!(connection.echo().await, "hello");
     }
 }

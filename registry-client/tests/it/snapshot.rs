@@ -38,7 +38,7 @@ fn file(dir: &TempDir) -> PathBuf {
 }
 
 /// A server, and the snapshot of a process that has called it and ended.
-async fn remembered(agent: &TestAgent) -> (Running, TempDir) {
+async fn snapshot_saved_at(agent: &TestAgent) -> (Running, TempDir) {
     let server = Running::start(|_| {}).await;
     register(agent, &server).await;
     let dir = tempfile::tempdir().unwrap();
@@ -51,7 +51,7 @@ async fn remembered(agent: &TestAgent) -> (Running, TempDir) {
 #[tokio::test]
 async fn a_process_that_starts_without_its_registry_calls_whom_it_remembers_and_says_so() {
     let mut agent = TestAgent::development().await;
-    let (server, dir) = remembered(&agent).await;
+    let (server, dir) = snapshot_saved_at(&agent).await;
     agent.stop().await;
 
     let (log, _guard) = Log::begin();
@@ -66,14 +66,14 @@ async fn a_process_that_starts_without_its_registry_calls_whom_it_remembers_and_
     agent.start().await;
     register(&agent, &server).await;
     let answered = || async { log.lines("the snapshot is no longer used").len() == 1 };
-    eventually("the registry's return is told", answered).await;
+    eventually("the registry's return is published", answered).await;
     assert_eq!(echo(after.channel("test")).await.unwrap(), "hello");
 }
 
 #[tokio::test]
 async fn a_process_that_starts_after_the_registry_was_wiped_keeps_calling_who_answers() {
     let mut agent = TestAgent::development().await;
-    let (server, dir) = remembered(&agent).await;
+    let (server, dir) = snapshot_saved_at(&agent).await;
     agent.stop().await;
     agent.start().await;
     assert!(agent.client().health("test", &Default::default()).await.unwrap().is_empty());
@@ -98,7 +98,7 @@ async fn a_process_that_starts_after_the_registry_was_wiped_keeps_calling_who_an
 #[tokio::test]
 async fn a_file_that_is_not_what_was_written_is_one_warning_and_the_call_says_why_it_fails() {
     let mut agent = TestAgent::development().await;
-    let (_server, dir) = remembered(&agent).await;
+    let (_server, dir) = snapshot_saved_at(&agent).await;
     agent.stop().await;
     let good = fs::read_to_string(file(&dir)).unwrap();
     let garbage = [
@@ -140,7 +140,7 @@ async fn a_file_that_is_not_what_was_written_is_one_warning_and_the_call_says_wh
             loop {
                 match echo(channel.clone()).await {
                     Err(refused) if refused.message().contains("cannot reach Consul") => return refused,
-                    other => drop(other.expect_err("there is nobody to call")),
+                    other => drop(other.expect_err("there is no instance to call")),
                 }
             }
         };
@@ -153,7 +153,7 @@ async fn a_file_that_is_not_what_was_written_is_one_warning_and_the_call_says_wh
 #[tokio::test]
 async fn two_processes_that_share_a_folder_do_each_others_file_no_harm() {
     let agent = TestAgent::development().await;
-    let (server, dir) = remembered(&agent).await;
+    let (server, dir) = snapshot_saved_at(&agent).await;
     let both = [mesh(agent.client(), dir.path()), mesh(agent.client(), dir.path())];
     for mesh in &both {
         assert_eq!(echo(mesh.channel("test")).await.unwrap(), "hello");

@@ -30,7 +30,7 @@ pub(crate) const LIMIT: usize = 1_000;
 /// `test.v1.Strict`.
 #[derive(Clone, Default)]
 pub(crate) struct Strict {
-    /// Whether it takes and gives gzip.
+    /// True if it takes and gives gzip.
     pub(crate) gzip: bool,
     /// Its limit, if that is not `LIMIT`.
     pub(crate) limit: Option<usize>,
@@ -215,7 +215,7 @@ impl Raw {
         let mut send = within(send.ready()).await.unwrap();
         let (answer, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
         for piece in self.body {
-            // A server that has refused already wants none of it.
+            // A server that has rejected the call reads none of it.
             let _ = body.send_data(piece, false);
         }
         let _ = body.send_data(Bytes::new(), true);

@@ -9,7 +9,7 @@ use registry_client::{
     Channel, ChannelConfig,
     policy::Methods,
     resolve::fixed::FixedResolver,
-    testing::{Fault, FaultProxy, FaultyServer, Health, Reply, Way},
+    testing::{Direction, Fault, FaultProxy, FaultyServer, HealthReply, Reply},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -51,11 +51,13 @@ async fn a_health_watch_is_told_of_every_change_and_counts_as_no_request() {
     let server = FaultyServer::start(Reply::Hang).await.unwrap();
     let mut client = HealthClient::new(channel(&server));
     let mut watch = within(client.watch(HealthCheckRequest::default())).await.unwrap().into_inner();
-    for (health, status) in [(Health::Serving, 1), (Health::NotServing, 2), (Health::ServiceUnknown, 3)] {
+    for (health, status) in
+        [(HealthReply::Serving, 1), (HealthReply::NotServing, 2), (HealthReply::ServiceUnknown, 3)]
+    {
         server.set_health(health);
         assert_eq!(within(watch.message()).await.unwrap().unwrap().status, status);
     }
-    server.set_health(Health::Unimplemented);
+    server.set_health(HealthReply::Unimplemented);
     assert_eq!(within(watch.message()).await.unwrap_err().code(), Code::Unimplemented);
     let refused = within(client.check(HealthCheckRequest::default())).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented);
@@ -112,7 +114,7 @@ async fn echoed(socket: &mut TcpStream, words: &[u8]) -> Vec<u8> {
     heard
 }
 
-/// Whether nothing comes for a while.
+/// Returns whether nothing comes for a while.
 async fn is_silent(socket: &mut TcpStream) -> bool {
     timeout(Duration::from_millis(100), socket.read_u8()).await.is_err()
 }
@@ -129,7 +131,7 @@ async fn a_delay_holds_for_both_ways() {
 
 #[tokio::test]
 async fn what_a_black_hole_held_arrives_when_it_is_over() {
-    for way in [Way::Both, Way::ToServer, Way::ToClient] {
+    for way in [Direction::Both, Direction::ToServer, Direction::ToClient] {
         let proxy = FaultProxy::start(tcp_echo().await).await.unwrap();
         let mut socket = through(&proxy).await;
         proxy.set(Fault::BlackHole(way)).await;

@@ -20,7 +20,7 @@ use crate::{channel::methods, server::within};
 struct Case {
     /// The sizes of the request's frames, in bytes.
     frames: Vec<usize>,
-    /// Whether each frame is a while in coming.
+    /// True if each frame is a while in coming.
     paced: bool,
     stream_window: u32,
     largest_frame: u32,
@@ -43,7 +43,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// A gRPC message whose bytes tell their places.
+/// A gRPC message whose bytes encode their positions.
 fn message(size: usize) -> Bytes {
     let mut message = vec![0];
     message.put_u32(u32::try_from(size).unwrap());

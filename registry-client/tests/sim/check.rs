@@ -32,8 +32,8 @@ pub(crate) fn broken(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     broken
 }
 
-/// Whether this call must succeed: it may be sent twice, an instance is there
-/// all the time, and no more faults strike than it has time to survive.
+/// Returns whether this call must succeed: it may be sent twice, an instance is
+/// there all the time, and no more faults strike than it has time to survive.
 pub(crate) fn must_succeed(scenario: &Scenario, call: &Finished) -> bool {
     let end = call.began + scenario.load.deadline;
     let survivable = scenario.load.deadline.as_millis() / STALL.as_millis();

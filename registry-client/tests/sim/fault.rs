@@ -17,18 +17,18 @@ pub(crate) enum Kind {
     Hold(usize),
     /// The process is killed, and started again when this is over.
     Crash(usize),
-    /// The registry cannot be asked.
+    /// The registry is unreachable.
     RegistryDown,
-    /// The registry says that there is nobody.
+    /// The registry lists no instance.
     RegistryEmpty,
     /// The registry has forgotten all but this instance.
     RegistryShrunk(usize),
-    /// The registry tells an address of this instance where nobody is.
+    /// The registry lists this instance at an unused address.
     RegistryStale(usize),
 }
 
 impl Kind {
-    /// Whether this instance cannot be reached while it lasts.
+    /// Returns whether this instance cannot be reached while it lasts.
     fn takes_down(self, instance: usize) -> bool {
         match self {
             Self::Partition(i)
@@ -41,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// Whether the registry does not list this instance while it lasts.
+    /// Returns whether the registry does not list this instance while it lasts.
     fn unlists(self, instance: usize) -> bool {
         self == Self::RegistryEmpty || matches!(self, Self::RegistryShrunk(only) if only != instance)
     }
@@ -103,8 +103,8 @@ impl Plan {
         Self { faults, instances }
     }
 
-    /// Whether some instance can be reached all through this time, and could
-    /// for `settling` before it.
+    /// Returns whether some instance can be reached all through this time, and
+    /// could for `settling` before it.
     pub(crate) fn leaves_one(&self, from: Duration, to: Duration, settling: Duration) -> bool {
         let from = from.saturating_sub(settling);
         (0..self.instances).any(|instance| !self.is_down(instance, from, to))
@@ -116,8 +116,8 @@ impl Plan {
         self.faults.iter().filter(strikes).filter(|fault| from <= fault.from && fault.from < to).count()
     }
 
-    /// Whether this instance cannot be reached, or is not known, at some time
-    /// in between.
+    /// Returns whether this instance cannot be reached, or is not known, at
+    /// some time in between.
     fn is_down(&self, instance: usize, from: Duration, to: Duration) -> bool {
         self.faults.iter().filter(|fault| fault.kind.takes_down(instance)).any(|fault| {
             // One that fails while it is not listed is forgotten, as it

@@ -21,7 +21,7 @@ use crate::trace::Trace;
 const GET: &str = "/sim.v1.Echo/Get";
 /// Not safe to send twice.
 const ADD: &str = "/sim.v1.Echo/Add";
-/// The header that tells calls apart on the server.
+/// The header that identifies calls on the server.
 pub(crate) const CALL: &str = "x-call";
 
 /// Which calls are made.

@@ -52,9 +52,9 @@ fn config() -> ChannelConfig {
     config
 }
 
-/// What the environment says, for whoever looks for more or at one.
+/// The seeds of the environment, to run more or a single one.
 fn setting(name: &str) -> Option<u64> {
-    #[expect(clippy::disallowed_methods, reason = "a test has no other way to be told")]
+    #[expect(clippy::disallowed_methods, reason = "a test has no other way to be configured")]
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
@@ -109,7 +109,7 @@ fn whatever_a_minute_brings_the_promises_hold() {
     let (calls, bound) = (calls.into_inner(), bound.into_inner());
     println!("{} seeds, {calls} calls, {bound} of which had to succeed", seeds.len());
     assert!(broken.is_empty(), "{} of {} seeds:\n{}", broken.len(), seeds.len(), broken.join("\n"));
-    // Faults that leave nobody prove nothing.
+    // Faults that leave no instance prove nothing.
     assert!(bound * 2 > calls, "only {bound} of {calls} calls had to succeed");
 }
 
@@ -142,7 +142,7 @@ fn an_hour_without_the_registry_drops_nobody() {
         },
         load: Load { every: Duration::from_secs(2), deadline: Duration::from_secs(3), until: MINUTE * 60 },
         tick: Duration::from_millis(50),
-        // Listed by the registry's first answer after the outage.
+        // Listed by the registry's first response after the outage.
         newcomer: Some(back + Duration::from_millis(1)),
     };
     let outcome = prove(&scenario).unwrap_or_else(|broken| panic!("{broken}"));

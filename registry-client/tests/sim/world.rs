@@ -33,7 +33,7 @@ pub(crate) struct Scenario {
     /// How much simulated time passes in one step: the resolution of
     /// everything that is measured.
     pub(crate) tick: Duration,
-    /// An instance that only an answer after this time lists.
+    /// An instance that only a response after this time lists.
     pub(crate) newcomer: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! One send of a call to one instance.
+//! One attempt of a call on one instance.
 
 use std::{
     future::Future,
@@ -10,28 +10,29 @@ use std::{
 use tokio::time::Sleep;
 
 use super::super::{
-    answer::Deadline,
+    deadline::Deadline,
     failure::Failure,
     in_flight::InFlight,
     interim::FinalResponse,
     upload::{RequestBody, Upload, UploadError},
 };
 
-/// An attempt that is under way.
+/// An attempt in flight.
 pub(super) struct Attempt {
     pub(super) answer: FinalResponse,
-    /// `None` once the whole request was written.
+    /// The upload of the request; `None` once all of it was written.
     pub(super) upload: Option<Upload>,
     pub(super) in_flight: InFlight,
-    /// Its index among the attempts that the caller has explained.
+    /// The index of this attempt in the caller's
+    /// [`Explain`](crate::telemetry::Explain).
     pub(super) attempt_index: Option<usize>,
-    /// When another attempt may take its place, and how long that is; `None`
-    /// where only the call's deadline bounds it.
+    /// The timer of this attempt and its length; `None` where only the deadline
+    /// of the call bounds it.
     pub(super) timeout: Option<Box<(Pin<Box<Sleep>>, Duration)>>,
 }
 
 impl Attempt {
-    /// Writes the request and waits for the head of the answer.
+    /// Writes the request and waits for the head of the response.
     #[inline]
     pub(super) fn poll(
         &mut self,
@@ -42,7 +43,7 @@ impl Attempt {
         if let Some(upload) = &mut self.upload {
             match upload.poll(body, cx) {
                 // The server may have answered before it took everything, and
-                // the answer says more than the broken upload does.
+                // the response says more than the broken upload does.
                 Poll::Ready(Ok(()) | Err(UploadError::Stream)) => {
                     self.upload = None;
                     self.in_flight.request_sent();
@@ -57,8 +58,7 @@ impl Attempt {
         Poll::Ready(answer.map_err(|error| Failure::broken(self.in_flight.peer(), error, Some(*deadline))))
     }
 
-    /// Ready, once, when it has taken as long as one attempt may; gives how
-    /// long that is.
+    /// Ready, once, with the length of the attempt timeout when it has passed.
     pub(super) fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Duration> {
         let Some(timeout) = &mut self.timeout else { return Poll::Pending };
         ready!(timeout.0.as_mut().poll(cx));

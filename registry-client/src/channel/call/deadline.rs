@@ -1,4 +1,5 @@
-//! How long a call may take.
+//! The timeout of a call, from its caller, its policy and the call it is nested
+//! in.
 
 use std::time::Duration;
 
@@ -11,53 +12,54 @@ use super::super::{
 };
 use crate::policy::{
     MethodPolicy,
-    deadline::{self, SERVER_MARGIN},
+    timeout::{self, SERVER_MARGIN},
 };
 
-/// A call's time, and what of the call has to fit into it.
-pub(super) struct Limit {
-    pub(super) limit: Duration,
-    /// Whether it bounds the answer's body too.
-    pub(super) bounds_answer: bool,
-    /// How much more than what is left of it a server is given.
+/// The time that a call may take, and the part of the call that it bounds.
+pub(super) struct CallTimeout {
+    pub(super) timeout: Duration,
+    /// True if it bounds the response's body too.
+    pub(super) bounds_body: bool,
+    /// The time that a server is given beyond what is left of the timeout.
     pub(super) margin: Duration,
 }
 
-impl Limit {
-    /// The least of what the caller asked for, or else the default, what the
-    /// method's policy allows, and what is `left` of the call that the caller
-    /// is answering. Sets the header that tells the server.
+impl CallTimeout {
+    /// The shortest of the caller's timeout (or else the default), the method's
+    /// timeout, and the time `left` of the call that the caller serves. Sets
+    /// `grpc-timeout` accordingly.
     #[inline]
-    pub(super) fn set(
+    pub(super) fn resolve(
         headers: &mut HeaderMap,
         core: &Core,
         policy: &MethodPolicy,
         left: Option<Duration>,
     ) -> Result<Self, Failure> {
-        let asked = match find(headers, &TIMEOUT) {
-            Some(given) => Some(deadline::parse(given.as_bytes()).ok_or(Failure::BadTimeout)?),
+        let requested = match find(headers, &TIMEOUT) {
+            Some(given) => Some(timeout::parse(given.as_bytes()).ok_or(Failure::BadTimeout)?),
             None => None,
         };
-        let imposed = least(policy.timeout, left);
-        if asked.is_none() && imposed.is_none_or(|imposed| imposed >= core.config.deadline) {
-            // A stream that nobody bounded goes on as long as it likes: only the
-            // wait for its head has the default limit, and the server is not told.
-            let bounds_answer = !policy.streams_answer;
-            if bounds_answer {
+        let imposed = shorter(policy.timeout, left);
+        if requested.is_none() && imposed.is_none_or(|imposed| imposed >= core.config.deadline) {
+            // A stream without a timeout may go on for ever: only the wait for
+            // its head has the default one, and the request has no
+            // `grpc-timeout`.
+            let bounds_body = !policy.server_streaming;
+            if bounds_body {
                 headers.insert(TIMEOUT, core.default_timeout.clone());
             }
-            return Ok(Self { limit: core.config.deadline, bounds_answer, margin: SERVER_MARGIN });
+            return Ok(Self { timeout: core.config.deadline, bounds_body, margin: SERVER_MARGIN });
         }
-        let limit = least(asked, imposed).unwrap_or(core.config.deadline);
-        let margin = if left == Some(limit) { Duration::ZERO } else { SERVER_MARGIN };
-        if let Ok(timeout) = HeaderValue::try_from(deadline::format(limit.saturating_add(margin))) {
+        let timeout = shorter(requested, imposed).unwrap_or(core.config.deadline);
+        let margin = if left == Some(timeout) { Duration::ZERO } else { SERVER_MARGIN };
+        if let Ok(timeout) = HeaderValue::try_from(timeout::format(timeout.saturating_add(margin))) {
             headers.insert(TIMEOUT, timeout);
         }
-        Ok(Self { limit, bounds_answer: true, margin })
+        Ok(Self { timeout, bounds_body: true, margin })
     }
 }
 
-fn least(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),

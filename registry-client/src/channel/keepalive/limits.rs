@@ -1,4 +1,4 @@
-//! How often the servers of a service accept pings.
+//! The rate of pings that the servers of a service accept.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::received::Goaway;
 use crate::{
-    channel::failure::Peer,
+    channel::peer::Peer,
     instance::{Instance, KEEPALIVE_MIN, ServiceName},
 };
 
@@ -23,34 +23,36 @@ const MAX_BURST: u32 = 2;
 /// The least time between pings beyond those, while calls are in flight, by
 /// every server's default.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
-/// The most complaints that are told apart: beyond them a service is pinged
-/// every 13 days.
+/// The most complaints that are counted; a service with so many is pinged every
+/// 13 days.
 const MAX_COMPLAINTS: u32 = 12;
 
-/// The pings that a connection may carry.
+/// The limit on the pings of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::channel) struct PingLimit {
-    /// Pings that may follow each other at any pace until the peer sends data
+    /// Pings that may follow each other at any rate until the peer sends data
     /// or headers.
     pub(super) burst: u32,
     /// The least time between pings beyond the burst while calls are in flight.
     in_flight: Duration,
-    /// The same while there is none; `None` if there are to be no pings then.
+    /// The least time between pings while no call is in flight; `None` for no
+    /// pings.
     idle: Option<Duration>,
-    /// The complaints that this takes into account.
+    /// The complaints that the limit accounts for.
     complaints: u32,
 }
 
 impl PingLimit {
-    /// The limit of a peer that accepts a ping every `accepted`, or about
-    /// which nothing is known, after so many complaints of its service.
+    /// The limit for a peer that accepts a ping every `accepted`, or for an
+    /// unknown one, after so many complaints of its service.
     fn new(accepted: Option<Duration>, complaints: u32) -> Self {
         if let (Some(accepted), 0) = (accepted, complaints) {
             let interval = spaced(accepted);
             return Self { burst: MAX_BURST, in_flight: interval, idle: Some(interval), complaints };
         }
-        // What was said to be accepted was not: the first complaint is about
-        // that, and the others are about what every server should accept.
+        // The first complaint is about the interval that was registered or
+        // configured; the others are about the defaults that every server
+        // should accept.
         let level = complaints - u32::from(accepted.is_some());
         Self {
             burst: MAX_BURST.saturating_sub(level),
@@ -60,21 +62,21 @@ impl PingLimit {
         }
     }
 
-    /// The least time between two pings beyond the burst; `None` if there are
-    /// to be none.
+    /// The least time between two pings beyond the burst; `None` for no pings.
     pub(super) fn interval(&self, calls_in_flight: bool) -> Option<Duration> {
         if calls_in_flight { Some(self.in_flight) } else { self.idle }
     }
 }
 
-/// A tenth more, because pings may arrive closer together than they were sent.
+/// The interval plus a tenth, because pings may arrive closer together than
+/// they were sent.
 fn spaced(interval: Duration) -> Duration {
     interval.saturating_add(interval / 10)
 }
 
-/// What the servers of one service have said about pings. Shared by all its
-/// instances, because they run the same software, and kept for as long as the
-/// channel: a server that closes a connection is connected to again at once.
+/// The complaints about pings from the servers of one service. Shared by all
+/// instances, because they run the same software, and kept for the lifetime of
+/// the channel, because a closed connection is replaced at once.
 #[derive(Debug)]
 pub(in crate::channel) struct ServicePings {
     service: ServiceName,
@@ -87,17 +89,16 @@ impl ServicePings {
     }
 }
 
-/// How often one instance accepts pings: by its own words, by a setting, or by
-/// what its service has complained of.
+/// The rate of pings that one instance accepts, by its registration, by a
+/// setting and by the complaints of its service.
 #[derive(Debug)]
 pub(in crate::channel) struct InstancePings {
     service: Arc<ServicePings>,
-    /// The least time between pings that it is known to accept, in
-    /// milliseconds.
+    /// The least time between pings that the instance accepts, in milliseconds.
     accepted: AtomicU64,
 }
 
-/// In place of a time that is not known.
+/// Stands for an unknown interval.
 const UNKNOWN: u64 = u64::MAX;
 
 impl InstancePings {
@@ -105,15 +106,14 @@ impl InstancePings {
         Self { service, accepted: AtomicU64::new(UNKNOWN) }
     }
 
-    /// Takes in what is known of `instance`: its registered
-    /// [`KEEPALIVE_MIN`], unless `configured` says it. For connections that
-    /// begin from now on.
+    /// Sets the interval of `instance`: the `configured` one, or else its
+    /// registered [`KEEPALIVE_MIN`]. Applies to new connections.
     pub(in crate::channel) fn learn(&self, instance: &Instance, configured: Option<Duration>) {
         let registered = || {
             let text = instance.meta.get(KEEPALIVE_MIN)?;
             let parsed = crate::config::parse_duration(text);
             if let Err(error) = &parsed {
-                debug!(instance = %instance.id, %error, "its meta `{KEEPALIVE_MIN}` is ignored");
+                debug!(instance = %instance.id, %error, "ignoring the meta `{KEEPALIVE_MIN}` of `{}`: {error}", instance.id);
             }
             parsed.ok()
         };
@@ -128,12 +128,13 @@ impl InstancePings {
         PingLimit::new(accepted.map(Duration::from_millis), self.service.complaints.load(Relaxed))
     }
 
-    /// Takes note of why `peer` closes a connection that kept to `limit`.
+    /// Records the GOAWAY with which `peer` closes a connection that kept to
+    /// `limit`.
     pub(in crate::channel) fn closed(&self, peer: &Peer, goaway: &Goaway, limit: PingLimit) {
         if !goaway.is_too_many_pings() {
             return;
         }
-        // Connections that kept to the same limit complain of the same thing.
+        // Connections with the same limit have the same complaint.
         let known = limit.complaints;
         let next = (known + 1).min(MAX_COMPLAINTS);
         let first = self.service.complaints.compare_exchange(known, next, Relaxed, Relaxed).is_ok();
@@ -142,11 +143,11 @@ impl InstancePings {
             warn!(
                 %service,
                 instance = %peer,
-                "a server of `{service}` closed its connection because of too many pings; its instances are pinged less from now on, \
-                 so that one that hangs is noticed later (CONSORT_KEEPALIVE_MIN says what they accept)"
+                "a server of `{service}` closed a connection with GOAWAY too_many_pings; its instances are pinged less often from now on, \
+                 so that a hung instance is detected later; set CONSORT_KEEPALIVE_MIN to the interval that they accept"
             );
         } else {
-            debug!(instance = %peer, complaints = next, "closed its connection because of too many pings");
+            debug!(instance = %peer, complaints = next, "a further connection was closed with GOAWAY too_many_pings");
         }
     }
 }

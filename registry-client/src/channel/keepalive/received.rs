@@ -1,4 +1,4 @@
-//! What arrives on a connection, frame by frame.
+//! The frames that arrive on a connection.
 
 use std::{
     fmt, io,
@@ -12,31 +12,31 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What has arrived, shared by a connection's socket and its driver, which are
-/// polled by the same task.
+/// A record of the frames that have arrived, shared by a connection's socket
+/// and its driver, which are polled by the same task.
 #[derive(Debug, Default)]
 pub(in crate::channel) struct Received {
     seen: AtomicU8,
-    /// The last one.
+    /// The last GOAWAY.
     goaway: Mutex<Option<Goaway>>,
 }
 
-/// Kinds of frames that have arrived, as bits of a set.
+/// A set of kinds of frames, as bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen(u8);
+pub(super) struct FrameKinds(u8);
 
-impl Seen {
+impl FrameKinds {
     /// A stream made progress: data, an end, or a reset. Not the head of a
     /// response, because a peer may send informational ones for ever.
     pub(super) const PROGRESS: Self = Self(1);
     /// Data or headers, after which servers begin to count pings anew.
     pub(super) const CONTENT: Self = Self(2);
-    /// The peer has read our settings.
+    /// The peer has acknowledged our settings.
     pub(super) const SETTINGS_ACK: Self = Self(4);
 
     const NOTHING: Self = Self(0);
 
-    /// What a frame of this type and these flags is.
+    /// The kinds of a frame with this type and these flags.
     #[inline]
     fn of(kind: u8, flags: u8) -> Self {
         match kind {
@@ -55,21 +55,23 @@ impl Seen {
 }
 
 impl Received {
-    fn add(&self, seen: Seen) {
+    fn record(&self, seen: FrameKinds) {
         // Only one task writes.
         self.seen.store(self.seen.load(Relaxed) | seen.0, Relaxed);
     }
 
-    /// Whether such a frame has arrived since the last time.
-    pub(super) fn take(&self, wanted: Seen) -> bool {
+    /// Returns whether a frame of these kinds has arrived since the last call
+    /// of `take`.
+    pub(super) fn take(&self, kinds: FrameKinds) -> bool {
         let seen = self.seen.load(Relaxed);
-        self.seen.store(seen & !wanted.0, Relaxed);
-        seen & wanted.0 != 0
+        self.seen.store(seen & !kinds.0, Relaxed);
+        seen & kinds.0 != 0
     }
 
-    /// Whether such a frame has arrived since it was taken last.
-    pub(super) fn has(&self, wanted: Seen) -> bool {
-        self.seen.load(Relaxed) & wanted.0 != 0
+    /// Returns whether a frame of these kinds has arrived since the last call
+    /// of `take`, without resetting it.
+    pub(super) fn has(&self, kinds: FrameKinds) -> bool {
+        self.seen.load(Relaxed) & kinds.0 != 0
     }
 
     /// The last GOAWAY that arrived.
@@ -78,16 +80,16 @@ impl Received {
     }
 }
 
-/// Why a peer closes a connection. `h2` has it too, but loses it when the
-/// socket breaks right after.
+/// The GOAWAY with which a peer closes a connection. `h2` has it too, but loses
+/// it when the socket breaks right after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::channel) struct Goaway {
     reason: h2::Reason,
     debug_data: Box<[u8]>,
 }
 
-/// The most of a GOAWAY's payload that is kept, in bytes: the last stream, the
-/// reason, and what the debug data begins with.
+/// The longest part of a GOAWAY's payload that is kept, in bytes: the last
+/// stream, the reason, and the start of the debug data.
 const MAX_GOAWAY: usize = 8 + 128;
 
 impl Goaway {
@@ -101,13 +103,12 @@ impl Goaway {
         Some(Self::new(u32::from_be_bytes(*reason).into(), debug_data))
     }
 
-    /// Whether the peer just stops, without a complaint.
+    /// Returns whether the peer shuts down without a complaint.
     pub(in crate::channel) fn is_graceful(&self) -> bool {
         self.reason == h2::Reason::NO_ERROR
     }
 
-    /// gRFC A8 has `too_many_pings`; other servers say it in their own words,
-    /// or do not say what is too much.
+    /// gRFC A8 has `too_many_pings`; other servers use other words, or none.
     pub(super) fn is_too_many_pings(&self) -> bool {
         let says_ping = || self.debug_data.to_ascii_lowercase().windows(4).any(|word| word == b"ping");
         self.reason == h2::Reason::ENHANCE_YOUR_CALM && (self.debug_data.is_empty() || says_ping())
@@ -133,39 +134,40 @@ const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 /// The flag of DATA and HEADERS that ends a stream.
 const END_STREAM: u8 = 1;
-/// The flag of SETTINGS that says that ours were read.
+/// The flag of SETTINGS that acknowledges ours.
 const ACK: u8 = 1;
 
-/// Where in the sequence of frames a connection is.
+/// The position of a connection in the sequence of frames.
 #[derive(Debug, Default)]
 struct Scanner {
-    /// A head that has arrived in part.
+    /// The head of a frame, which has arrived in part.
     head: [u8; HEAD],
     head_len: usize,
     /// The bytes of a payload that are still to come.
     payload: usize,
-    /// What has arrived of a GOAWAY's payload.
+    /// The part of a GOAWAY's payload that has arrived.
     goaway: Option<Vec<u8>>,
 }
 
 impl Scanner {
-    /// Takes note of the frames in `bytes`; how many begin there. Every read
-    /// passes through here: what is usual, whole heads, is one short loop.
+    /// Records the frames in `bytes` and returns the number that begin there.
+    /// Every read passes through here: the common case, whole heads, is one
+    /// short loop.
     fn scan(&mut self, bytes: &[u8], received: &Received) -> usize {
         if self.head_len > 0 || self.goaway.is_some() {
             return self.scan_parts(bytes, received);
         }
-        let (mut at, mut frames, mut seen) = (self.payload, 0, Seen::NOTHING);
+        let (mut at, mut frames, mut seen) = (self.payload, 0, FrameKinds::NOTHING);
         while let Some(head) = bytes.get(at..at + HEAD) {
             let (length, kind, flags) = parse(head);
             if kind == GOAWAY {
                 break;
             }
             frames += 1;
-            seen = seen.and(Seen::of(kind, flags));
+            seen = seen.and(FrameKinds::of(kind, flags));
             at += HEAD + length;
         }
-        received.add(seen);
+        received.record(seen);
         self.payload = at.saturating_sub(bytes.len());
         match bytes.get(at..) {
             Some(rest) if !rest.is_empty() => frames + self.scan_parts(rest, received),
@@ -173,7 +175,7 @@ impl Scanner {
         }
     }
 
-    /// The same where a head or a GOAWAY is cut.
+    /// Like `scan`, where a head or a GOAWAY is split across reads.
     #[cold]
     fn scan_parts(&mut self, mut bytes: &[u8], received: &Received) -> usize {
         let mut frames = 0;
@@ -204,7 +206,7 @@ impl Scanner {
             frames += 1;
             let (length, kind, flags) = parse(&self.head);
             self.payload = length;
-            received.add(Seen::of(kind, flags));
+            received.record(FrameKinds::of(kind, flags));
             self.goaway = (kind == GOAWAY).then(Vec::new);
         }
     }
@@ -217,27 +219,27 @@ fn parse(head: &[u8]) -> (usize, u8, u8) {
     ((u32::from_be_bytes([l0, l1, l2, kind]) >> 8) as usize, kind, flags)
 }
 
-/// How many frames may arrive before the task of a connection lets others run.
-/// `h2` reads for as long as there is something to read; a peer that floods
-/// would otherwise hold a thread of the runtime, and with it every timer.
+/// The most frames that the task of a connection reads before it yields. `h2`
+/// reads for as long as there is data; a flooding peer would otherwise hold a
+/// thread of the runtime, and every timer with it.
 const MAX_FRAMES_PER_TURN: usize = 128;
 
-/// A socket whose incoming frames are taken note of.
-pub(in crate::channel) struct Observed<T> {
+/// A socket that records its incoming frames.
+pub(in crate::channel) struct ObservedIo<T> {
     io: T,
     received: Arc<Received>,
     scanner: Scanner,
-    /// Frames that have arrived since there was last nothing to read.
+    /// Frames that have arrived since a read was last pending.
     frames: usize,
 }
 
-impl<T> Observed<T> {
+impl<T> ObservedIo<T> {
     pub(in crate::channel) fn new(io: T, received: Arc<Received>) -> Self {
         Self { io, received, scanner: Scanner::default(), frames: 0 }
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for ObservedIo<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.frames >= MAX_FRAMES_PER_TURN {
@@ -255,7 +257,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Observed<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
@@ -299,19 +301,19 @@ mod tests {
     #[test]
     fn each_kind_of_frame_is_recognised_however_the_bytes_are_cut() {
         const PING: u8 = 6;
-        let content = Seen::PROGRESS.and(Seen::CONTENT);
+        let content = FrameKinds::PROGRESS.and(FrameKinds::CONTENT);
         for (kind, flags, seen) in [
             (DATA, 0, content),
             (DATA, END_STREAM, content),
             (HEADERS, END_STREAM, content),
-            (HEADERS, 4, Seen::CONTENT),
-            (RST_STREAM, 0, Seen::PROGRESS),
-            (SETTINGS, 0, Seen::NOTHING),
-            (SETTINGS, ACK, Seen::SETTINGS_ACK),
-            (PING, ACK, Seen::NOTHING),
-            (PING, 0, Seen::NOTHING),
-            (8, 0, Seen::NOTHING),
-            (200, 255, Seen::NOTHING),
+            (HEADERS, 4, FrameKinds::CONTENT),
+            (RST_STREAM, 0, FrameKinds::PROGRESS),
+            (SETTINGS, 0, FrameKinds::NOTHING),
+            (SETTINGS, ACK, FrameKinds::SETTINGS_ACK),
+            (PING, ACK, FrameKinds::NOTHING),
+            (PING, 0, FrameKinds::NOTHING),
+            (8, 0, FrameKinds::NOTHING),
+            (200, 255, FrameKinds::NOTHING),
         ] {
             for payload in [0, 1, 8, 100] {
                 // Among bytes that would be heads if the scanner lost its place.
@@ -372,7 +374,7 @@ mod tests {
         const PING: u8 = 6;
         let one = frame(PING, 0, &[0; 8]);
         let flood = one.repeat(10_000);
-        let mut io = Observed::new(&flood[..], Arc::default());
+        let mut io = ObservedIo::new(&flood[..], Arc::default());
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(wakes.clone());
         let mut cx = Context::from_waker(&waker);

@@ -3,7 +3,7 @@ use std::{
     pin::pin,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicU32},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
 };
 
@@ -17,7 +17,7 @@ use super::{
     super::{
         connect::Connector,
         connection::{Closed, ConnectSettings, Established, connect},
-        failure::Peer,
+        peer::Peer,
     },
     *,
 };
@@ -51,7 +51,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// How a server counts the pings that come too soon; each of the three closes
+/// The way a server counts pings that come too soon; each of the three closes
 /// the connection at the third.
 #[derive(Clone, Copy, Debug)]
 enum Counts {
@@ -84,7 +84,7 @@ impl Strikes {
         Self { counts, began, last, strikes: 0, forgiven: false }
     }
 
-    /// Whether the connection may go on.
+    /// Returns whether the connection may go on.
     fn ping(&mut self, streams: usize) -> bool {
         let now = Instant::now();
         let interval = if streams == 0 { 2 * HOUR } else { 5 * MINUTE };
@@ -124,24 +124,24 @@ impl Strikes {
     }
 }
 
-/// What a [`Server`] does, changed by a test while it serves.
+/// The behaviour of a [`Server`], which a test changes while it serves.
 #[derive(Default)]
 struct Orders {
     /// Pings that came.
     pings: AtomicU32,
-    /// Whether pings stay without an answer.
+    /// True if pings stay without a response.
     hangs: AtomicBool,
-    /// Whether a request is answered at once.
+    /// True if a request is answered at once.
     answers: AtomicBool,
 }
 
-/// What a [`Server`] does beside what is asked of it.
+/// A command of a test to a [`Server`].
 #[derive(Clone, Debug)]
 enum Order {
     /// Sends a byte of data, and the head of the response before it.
     Data,
     /// Ends the oldest stream.
-    Answer,
+    ResponseBody,
     /// Sends this over and over, and reads nothing any more.
     Flood(Vec<u8>),
 }
@@ -178,7 +178,7 @@ impl Server {
                 }
                 Some(order) = other.recv() => match order {
                     Order::Data => self.data().await?,
-                    Order::Answer => self.end_oldest().await?,
+                    Order::ResponseBody => self.end_oldest().await?,
                     Order::Flood(frames) => loop {
                         self.io.write_all(&frames).await?;
                     },
@@ -269,9 +269,9 @@ async fn delay(
     mut to: tokio::io::WriteHalf<DuplexStream>,
     latency: Duration,
 ) {
-    let (tell, mut told) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let (to_peer, mut from_peer) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     tokio::spawn(async move {
-        while let Some((at, bytes)) = told.recv().await {
+        while let Some((at, bytes)) = from_peer.recv().await {
             sleep_until(at).await;
             if to.write_all(&bytes).await.is_err() {
                 return;
@@ -281,7 +281,7 @@ async fn delay(
     });
     let mut chunk = [0; 4096];
     while let Ok(size @ 1..) = from.read(&mut chunk).await {
-        let _ = tell.send((Instant::now() + latency, chunk[..size].to_vec()));
+        let _ = to_peer.send((Instant::now() + latency, chunk[..size].to_vec()));
     }
 }
 
@@ -321,8 +321,8 @@ async fn bed(setup: Setup) -> Bed {
     let shared = (orders.clone(), order.clone());
     let connector = Connector::new(move |_| {
         let (ours, theirs) = network(setup.latency);
-        let (tell, told) = mpsc::unbounded_channel();
-        *shared.1.lock().unwrap() = tell;
+        let (to_peer, from_peer) = mpsc::unbounded_channel();
+        *shared.1.lock().unwrap() = to_peer;
         let server = Server {
             io: theirs,
             strikes: Strikes::new(setup.counts),
@@ -330,7 +330,7 @@ async fn bed(setup: Setup) -> Bed {
             open: VecDeque::new(),
             begun: BTreeSet::new(),
         };
-        tokio::spawn(server.run(told));
+        tokio::spawn(server.run(from_peer));
         async { Ok(ours) }
     });
     let config = ChannelConfig {
@@ -419,7 +419,7 @@ async fn silent_calls_are_pinged_soon_and_once_for_each_silence() {
     assert_eq!(bed.pings(), 1, "it has said that it is alive");
     let _second = bed.request();
     sleep(SECOND * 5 / 2).await;
-    assert_eq!(bed.pings(), 2, "a new request is a new reason to ask");
+    assert_eq!(bed.pings(), 2, "a new request is a new reason to ping");
     sleep(SECOND * 12).await;
     assert_eq!(bed.pings(), 3, "as often as an idle one");
 }
@@ -444,13 +444,13 @@ async fn a_peer_that_hangs_with_calls_in_flight_is_dead_whoever_it_is() {
         let _request = bed.request();
         let began = Instant::now();
         let closed = bed.closed().await;
-        assert!(matches!(closed, Closed::Silent(_)), "{closed}");
+        assert!(matches!(closed, Closed::KeepaliveTimeout(_)), "{closed}");
         let took = began.elapsed();
         assert!((5 * SECOND..=6 * SECOND).contains(&took), "{took:?}");
     }
 }
 
-/// What callers do to one connection, for half an hour at least.
+/// Uses a connection like callers of this kind, for at least half an hour.
 async fn use_it(bed: &Bed, how: &str) {
     let mut held = Vec::new();
     match how {
@@ -467,7 +467,7 @@ async fn use_it(bed: &Bed, how: &str) {
             for _ in 0..100 {
                 held.push(bed.request());
                 sleep(45 * SECOND).await;
-                bed.order(Order::Answer);
+                bed.order(Order::ResponseBody);
                 held.clear();
             }
         }
@@ -534,7 +534,7 @@ async fn servers_that_count_pings_keep_the_connection_whatever_its_callers_do() 
     }
 }
 
-/// The same with calls that begin, end and are given up in any order.
+/// Calls begin, end and are cancelled in any order.
 #[tokio::test(start_paused = true)]
 async fn servers_that_count_pings_keep_the_connection_in_any_order_of_events() {
     for seed in 0..60 {
@@ -548,10 +548,10 @@ async fn servers_that_count_pings_keep_the_connection_in_any_order_of_events() {
                 0..=2 => held.push(bed.request()),
                 3..=4 if !held.is_empty() => drop(held.swap_remove(random.usize(..held.len()))),
                 5 => bed.order(Order::Data),
-                6 => bed.order(Order::Answer),
+                6 => bed.order(Order::ResponseBody),
                 _ => {
-                    let most = [3, 30, 400][random.usize(..3)];
-                    sleep(Duration::from_millis(random.u64(..most * 1000))).await;
+                    let max_streams = [3, 30, 400][random.usize(..3)];
+                    sleep(Duration::from_millis(random.u64(..max_streams * 1000))).await;
                 }
             }
             if held.len() > 40 {
@@ -631,7 +631,7 @@ async fn an_answer_to_a_ping_may_be_queued_behind_data_but_not_for_ever() {
         tokio::select! {
             biased;
             closed = &mut closed => {
-                assert!(matches!(closed, Closed::Silent(waited) if waited == 16 * SECOND), "{closed}");
+                assert!(matches!(closed, Closed::KeepaliveTimeout(waited) if waited == 16 * SECOND), "{closed}");
                 break;
             }
             () = sleep(3 * SECOND) => {

@@ -1,5 +1,5 @@
-//! How the pool lets outlier detection judge its members, and what it makes of
-//! the calls that try an ejected one.
+//! Outlier detection on the members of a pool, and the probes that end an
+//! ejection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,101 +10,110 @@ use tracing::{info, warn};
 use super::{
     super::{
         connection::Connection,
-        watch::{self, HealthQuery},
+        health_check::{self, HealthCheckConfig},
     },
     Pool,
     member::Member,
 };
 use crate::{
     code::Code,
-    health::{Detector, Judged, Probed, Subject},
+    health::{Detector, OutlierCandidate, ProbeState, Sweep},
     outcome::{Cause, Outcome},
 };
 
-/// How long an instance on probation waits for a call that may be sent twice
-/// before it is asked for its health instead.
+/// The time for which an instance on probation waits for a call that may be
+/// retried; then a health check probes it.
 const HEALTH_PROBE_DELAY: Duration = Duration::from_secs(1);
 
 impl Pool {
-    /// Lets outlier detection look at the members; whether that changed any.
-    pub(super) fn judge(
+    /// Runs a step of outlier detection on the members; returns whether it
+    /// changed any.
+    pub(super) fn detect_outliers(
         &mut self,
-        with: impl FnOnce(&mut Detector, &mut [Subject<'_>], Instant) -> Judged,
+        with: impl FnOnce(&mut Detector, &mut [OutlierCandidate<'_>], Instant) -> Sweep,
     ) -> bool {
         let Some(detector) = &mut self.detector else { return false };
-        let mut subjects: Vec<_> = self.members.values_mut().map(Member::subject).collect();
-        let judged = with(detector, &mut subjects, Instant::now());
-        (0..judged.unenforced).for_each(|_| self.counters.ejections_unenforced.add());
-        for &ejected in &judged.ejected {
+        let mut candidates: Vec<_> = self.members.values_mut().map(Member::outlier_candidate).collect();
+        let sweep = with(detector, &mut candidates, Instant::now());
+        (0..sweep.unenforced).for_each(|_| self.counters.ejections_unenforced.add());
+        for &ejected in &sweep.ejected {
             if let Some((id, member)) = self.members.iter().nth(ejected) {
                 self.counters.ejections.add();
-                warn!(service = %self.service, instance = %id, "`{id}` gets no calls for a while; {}", member.cause());
+                warn!(service = %self.service, instance = %id, "`{id}` gets no calls for a while: {}", member.cause());
             }
         }
-        judged.changed
+        sweep.changed
     }
 
-    /// Takes in what probes have shown; whether that changed anything.
+    /// Applies the results of probes; returns whether any was there.
     pub(super) fn settle_probes(&mut self) -> bool {
         let now = Instant::now();
         let Some(detector) = &self.detector else { return false };
         let mut changed = false;
         for (id, member) in &mut self.members {
-            let Some(offer) = &member.offer else { continue };
-            let outlasts = member.probed.is_some_and(|since| since + self.config.deadline <= now);
-            match offer.probe.state() {
-                Probed::Offered if offer.since + HEALTH_PROBE_DELAY > now => continue,
-                Probed::Offered => {
+            let Some(probe_slot) = &member.probe_slot else { continue };
+            let outlasts = member.probe_started.is_some_and(|since| since + self.config.deadline <= now);
+            match probe_slot.probe.state() {
+                ProbeState::Offered if probe_slot.since + HEALTH_PROBE_DELAY > now => continue,
+                ProbeState::Offered => {
                     if let Some(query) = member.health.clone()
-                        && let Some(connection) = offer.claim()
+                        && let Some(connection) = probe_slot.claim()
                     {
                         member.health_probe = Some(health_probe(connection, query, self.config.deadline));
                         continue;
                     }
-                    // Nobody can be asked: as gRFC A50 has it, its time is over.
-                    member.standing.restore(&member.record, now);
+                    // There is no health check: the ejection ends with its
+                    // time, as in gRFC A50.
+                    member.ejection.restore(&member.record, now);
                 }
-                Probed::Taken if !outlasts => {
-                    member.probed.get_or_insert(now);
+                ProbeState::InFlight if !outlasts => {
+                    member.probe_started.get_or_insert(now);
                     continue;
                 }
-                Probed::Passed => {
-                    info!(service = %self.service, instance = %id, "`{id}` gets calls again: the one that tried it succeeded");
-                    member.standing.restore(&member.record, now);
+                ProbeState::Passed => {
+                    info!(service = %self.service, instance = %id, "`{id}` gets calls again: its probe succeeded");
+                    member.ejection.restore(&member.record, now);
                 }
-                Probed::Failed => {
+                ProbeState::Failed => {
                     self.counters.ejections.add();
-                    detector.relapse(&mut member.subject(), now);
+                    detector.eject_again(&mut member.outlier_candidate(), now);
                 }
-                // One that goes on for so long shows as little as one that its
-                // caller dropped; the next comes after another pause, so that
-                // the rate of probes is bounded whatever callers do.
-                Probed::Taken | Probed::Undecided => detector.extend(&mut member.subject(), now),
+                // A probe that lasts longer than a deadline shows as little as
+                // one that its caller dropped. The next comes after another
+                // ejection, which bounds the rate of probes.
+                ProbeState::InFlight | ProbeState::Undecided => {
+                    detector.extend(&mut member.outlier_candidate(), now);
+                }
             }
-            (member.offer, member.probed, member.health_probe) = (None, None, None);
+            (member.probe_slot, member.probe_started, member.health_probe) = (None, None, None);
             changed = true;
         }
         changed
     }
 
-    /// When the probe of `member` is settled by time alone: a health check
-    /// takes the place of a call that does not come, or a call has had its
-    /// time.
+    /// The time at which the probe of `member` times out: a health check
+    /// replaces a call that did not come, or a call has had its time.
     pub(super) fn probe_due(&self, member: &Member) -> Option<Instant> {
-        match (&member.offer, member.probed) {
+        match (&member.probe_slot, member.probe_started) {
             (_, Some(since)) => Some(since + self.config.deadline),
-            (Some(offer), None) if member.health_probe.is_none() => Some(offer.since + HEALTH_PROBE_DELAY),
+            (Some(probe_slot), None) if member.health_probe.is_none() => {
+                Some(probe_slot.since + HEALTH_PROBE_DELAY)
+            }
             _ => None,
         }
     }
 }
 
-/// Tries an instance on probation by its health service. An instance without
-/// one has answered, and that is all that can be asked of it.
-fn health_probe(connection: Arc<Connection>, query: HealthQuery, limit: Duration) -> AbortOnDropHandle<()> {
+/// Probes an instance on probation by a health check. An instance without a
+/// health service has answered, which suffices.
+fn health_probe(
+    connection: Arc<Connection>,
+    query: HealthCheckConfig,
+    deadline: Duration,
+) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
-        let asked = timeout(limit, watch::ask_once(&connection, &query));
+        let outcome = timeout(deadline, health_check::check_once(&connection, &query));
         let expired = Outcome { code: Code::DEADLINE_EXCEEDED, cause: Cause::DeadlineExceeded };
-        connection.observe(asked.await.unwrap_or(expired));
+        connection.observe(outcome.await.unwrap_or(expired));
     }))
 }

@@ -1,4 +1,4 @@
-//! What calls see of the pool; replaced as a whole.
+//! The view of a pool that calls read; replaced as a whole.
 
 use std::sync::Arc;
 
@@ -8,60 +8,60 @@ use tokio::{
     time::Instant,
 };
 
-use super::super::{connection::Connection, failure::NoInstance};
+use super::super::{connection::Connection, no_instance::NoInstance};
 use crate::{
     balance::{Load, ReadySet},
     health::{Hold, Probe},
     telemetry::InstanceState,
 };
 
-/// Where the newest [`Snapshot`] is found.
+/// The newest [`Snapshot`], and a notification of changes.
 #[derive(Debug)]
 pub(in super::super) struct View {
     snapshot: ArcSwap<Snapshot>,
-    /// Wakes whoever waits in the order in which they came.
+    /// Wakes waiting calls in the order of their arrival.
     changed: Arc<Notify>,
 }
 
-/// The ready set with the connections behind it.
+/// The ready set with its connections.
 #[derive(Debug)]
 pub(in super::super) struct Snapshot {
     pub(in super::super) ready: ReadySet,
-    /// Those of each candidate of `ready`, in the same order.
-    pub(super) lanes: Box<[Lanes]>,
-    /// Ejected instances that one call each is let through to.
-    pub(super) offers: Box<[Arc<Offer>]>,
-    /// Why `ready` is empty, when it is.
-    pub(in super::super) why: NoInstance,
-    /// Every instance there is, ready or not.
-    pub(in super::super) known: Box<[Known]>,
-    /// Why the last look-up failed, if it did.
+    /// The connections of each candidate of `ready`, in the same order.
+    pub(super) connections: Box<[Connections]>,
+    /// The probe slots of ejected instances.
+    pub(super) probe_slots: Box<[Arc<ProbeSlot>]>,
+    /// The reason for which `ready` is empty, when it is.
+    pub(in super::super) no_instance: NoInstance,
+    /// Every instance of the pool, ready or not.
+    pub(in super::super) instances: Box<[InstanceSnapshot]>,
+    /// The error of the last look-up, if it failed.
     pub(in super::super) resolver_error: Option<Arc<str>>,
 }
 
-/// The connections to one instance. The first is used until it is full.
+/// The connections to one instance. The first is used until it is at capacity.
 #[derive(Debug)]
-pub(in super::super) struct Lanes {
+pub(in super::super) struct Connections {
     pub(in super::super) first: Arc<Connection>,
     pub(in super::super) more: Box<[Arc<Connection>]>,
-    /// Told when a further one is wanted.
-    pub(in super::super) wanted: Arc<Notify>,
+    /// Notified when all are at capacity and another is needed.
+    pub(in super::super) all_full: Arc<Notify>,
 }
 
-/// An instance, for whoever looks into the channel.
+/// An instance as [`Channel::state`](crate::Channel::state) reports it.
 #[derive(Debug)]
-pub(in super::super) struct Known {
+pub(in super::super) struct InstanceSnapshot {
     pub(super) state: InstanceState,
     pub(super) load: Arc<Load>,
-    /// What keeps it out, if it is that.
+    /// The hold, if that is what keeps the instance out.
     pub(super) hold: Option<Hold>,
 }
 
-/// A connection to an ejected instance, for the first call that comes.
+/// A connection to an ejected instance, for the one call that probes it.
 #[derive(Debug)]
-pub(super) struct Offer {
+pub(super) struct ProbeSlot {
     pub(super) probe: Arc<Probe>,
-    /// When it was made.
+    /// The creation time.
     pub(super) since: Instant,
     connection: ArcSwapOption<Connection>,
 }
@@ -70,10 +70,10 @@ impl View {
     pub(in super::super) fn new() -> Self {
         let nothing = Snapshot {
             ready: ReadySet::default(),
-            lanes: Box::default(),
-            offers: Box::default(),
-            why: NoInstance::NeverResolved(None),
-            known: Box::default(),
+            connections: Box::default(),
+            probe_slots: Box::default(),
+            no_instance: NoInstance::NeverResolved(None),
+            instances: Box::default(),
             resolver_error: None,
         };
         Self { snapshot: ArcSwap::from_pointee(nothing), changed: Arc::default() }
@@ -95,57 +95,61 @@ impl View {
 }
 
 impl Snapshot {
-    /// A connection to the candidate of `ready` at `index`; where all of its
-    /// are full, one on which the call waits for its turn.
+    /// A connection to the candidate of `ready` at `index`; at capacity only if
+    /// all of its connections are.
     pub(in super::super) fn connection(&self, index: usize) -> Option<Arc<Connection>> {
-        let lanes = self.lanes.get(index)?;
-        Some(if lanes.first.has_room() { lanes.first.clone() } else { lanes.roomy() })
+        let connections = self.connections.get(index)?;
+        Some(if connections.first.has_capacity() {
+            connections.first.clone()
+        } else {
+            connections.least_loaded()
+        })
     }
 
-    /// A connection to an ejected instance that wants to be tried; only one
-    /// call gets it. Asked for each call's first attempt, before the picker;
-    /// nearly always there is none.
+    /// A connection to an ejected instance that needs a probe; only one call
+    /// gets it. Called for each call's first attempt, before the picker; nearly
+    /// always there is none.
     pub(in super::super) fn probe(&self) -> Option<Arc<Connection>> {
-        self.offers.iter().find_map(|offer| offer.claim())
+        self.probe_slots.iter().find_map(|probe_slot| probe_slot.claim())
     }
 }
 
-impl Lanes {
-    /// One with room; else the one with the fewest calls, and a further one is
-    /// asked for.
+impl Connections {
+    /// A connection with capacity; else the one with the fewest streams, and
+    /// another connection is requested.
     #[cold]
-    fn roomy(&self) -> Arc<Connection> {
+    fn least_loaded(&self) -> Arc<Connection> {
         let all = || std::iter::once(&self.first).chain(&self.more);
-        if let Some(free) = all().find(|connection| connection.look_for_room()) {
+        if let Some(free) = all().find(|connection| connection.refresh_capacity()) {
             return free.clone();
         }
-        self.wanted.notify_one();
+        self.all_full.notify_one();
         let fewest = all().min_by_key(|connection| connection.streams().open());
         fewest.unwrap_or(&self.first).clone()
     }
 }
 
-impl Known {
+impl InstanceSnapshot {
     pub(in super::super) fn state(&self) -> InstanceState {
         let mut state = self.state.clone();
         state.in_flight = self.load.in_flight();
-        // How much of it is left is known only now.
+        // The time that is left of a hold depends on the time of reading.
         if let Some(hold) = self.hold {
-            state.why = hold.why(Instant::now());
+            state.why = hold.reason(Instant::now());
         }
         state
     }
 }
 
-impl Offer {
+impl ProbeSlot {
     pub(super) fn new(probe: Probe, connection: &Connection) -> Self {
         let probe = Arc::new(probe);
-        let connection = Arc::new(connection.probing(probe.clone()));
+        let connection = Arc::new(connection.with_probe(probe.clone()));
         Self { probe, since: Instant::now(), connection: ArcSwapOption::new(Some(connection)) }
     }
 
     pub(super) fn claim(&self) -> Option<Arc<Connection>> {
-        // A look costs other cores nothing, a swap does.
+        // A load does not take the cache line from other cores, a swap does.
         self.connection.load().as_ref()?;
         let connection = self.connection.swap(None)?;
         self.probe.take();

@@ -1,38 +1,38 @@
-//! Whether what an agent has is what we want. Pure.
+//! The comparison of an agent's state with the spec. Plain values without I/O.
 
 use std::collections::BTreeMap;
 
 use crate::consul::{AgentService, Check, CheckSpec, ServiceSpec};
 
-/// How the entry differs from what was registered, in words.
-pub(super) fn entry(spec: &ServiceSpec, has: &AgentService) -> Option<String> {
-    if has.service != spec.name.as_str() {
-        return Some(format!("its id is registered for service `{}`", has.service));
+/// The difference of the entry from the spec, in words.
+pub(super) fn entry_mismatch(spec: &ServiceSpec, actual: &AgentService) -> Option<String> {
+    if actual.service != spec.name.as_str() {
+        return Some(format!("its id is registered for service `{}`", actual.service));
     }
-    let at = (has.address.as_str(), has.port);
+    let at = (actual.address.as_str(), actual.port);
     if at != (spec.address.host(), i64::from(spec.address.port())) {
-        // Two processes with one id would overwrite each other for ever.
+        // Two processes with the same id would overwrite each other for ever.
         return Some(format!(
             "its id is registered at {}:{}; if another process uses it, give each its own",
-            has.address, has.port
+            actual.address, actual.port
         ));
     }
-    let weights = (has.weights.passing, has.weights.warning);
+    let weights = (actual.weights.passing, actual.weights.warning);
     if weights != (i64::from(spec.weights.passing), i64::from(spec.weights.warning)) {
         return Some(format!("its weights are {} and {}", weights.0, weights.1));
     }
-    if sorted(&has.tags) != sorted(&spec.tags) {
-        return Some(format!("its tags are {:?}", has.tags));
+    if sorted(&actual.tags) != sorted(&spec.tags) {
+        return Some(format!("its tags are {:?}", actual.tags));
     }
-    if has.meta != spec.meta {
-        return Some(format!("its meta is {:?}", has.meta));
+    if actual.meta != spec.meta {
+        return Some(format!("its meta is {:?}", actual.meta));
     }
-    // An agent before 1.16 tells none, and an instance without leaves it to
-    // others to say where it runs.
-    if let (Some(has), Some(want)) = (&has.locality, &spec.locality)
-        && has != want
+    // An agent before 1.16 has no locality, and an instance without one accepts
+    // any.
+    if let (Some(actual), Some(expected)) = (&actual.locality, &spec.locality)
+        && actual != expected
     {
-        return Some(format!("its locality is {has}"));
+        return Some(format!("its locality is {actual}"));
     }
     None
 }
@@ -43,64 +43,66 @@ fn sorted(tags: &[String]) -> Vec<&str> {
     tags
 }
 
-/// What the agent's checks say about ours.
+/// The result of comparing the agent's checks.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Checks {
-    /// How our check differs from what was registered, in words.
-    pub(super) differs: Option<String>,
-    /// Checks that an earlier version of us left behind.
+pub(super) struct CheckComparison {
+    /// The difference of the check from the spec, in words.
+    pub(super) mismatch: Option<String>,
+    /// Checks that an earlier version left behind.
     pub(super) stale: Vec<String>,
-    /// The reason of the maintenance that holds, whoever asked for it.
+    /// The reason of the current maintenance, by an operator or by the
+    /// instance.
     pub(super) maintenance: Option<String>,
 }
 
-/// Compares the checks of the agent with what was registered.
-pub(super) fn checks(spec: &ServiceSpec, has: &BTreeMap<String, Check>) -> Checks {
+/// Compares the checks of the agent with the spec.
+pub(super) fn compare_checks(spec: &ServiceSpec, actual: &BTreeMap<String, Check>) -> CheckComparison {
     let id = spec.check_id();
-    let differs = match has.get(&id) {
+    let mismatch = match actual.get(&id) {
         None => Some("its check is gone".to_owned()),
-        Some(check) => check_differs(spec, check),
+        Some(check) => check_mismatch(spec, check),
     };
     let stem = spec.check_id_stem();
     let ours =
         |other: &str| other.strip_prefix(&stem).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
-    let stale = has.values().filter(|check| check.service_id == spec.id && check.id != id && ours(&check.id));
-    let maintenance = has.get(&format!("_service_maintenance:{}", spec.id));
-    Checks {
-        differs,
+    let stale =
+        actual.values().filter(|check| check.service_id == spec.id && check.id != id && ours(&check.id));
+    let maintenance = actual.get(&format!("_service_maintenance:{}", spec.id));
+    CheckComparison {
+        mismatch,
         stale: stale.map(|check| check.id.clone()).collect(),
         maintenance: maintenance.map(|check| check.notes.clone()),
     }
 }
 
-fn check_differs(spec: &ServiceSpec, has: &Check) -> Option<String> {
-    if has.service_id != spec.id {
-        return Some(format!("its check belongs to service id `{}`", has.service_id));
+fn check_mismatch(spec: &ServiceSpec, actual: &Check) -> Option<String> {
+    if actual.service_id != spec.id {
+        return Some(format!("its check belongs to service id `{}`", actual.service_id));
     }
-    // Older agents do not tell a check's type and times.
-    if !has.kind.is_empty() && has.kind != spec.check.kind() {
-        return Some(format!("its check is of type {}", has.kind));
+    // Older agents do not report the type and times of a check.
+    if !actual.kind.is_empty() && actual.kind != spec.check.kind() {
+        return Some(format!("its check is of type {}", actual.kind));
     }
     let CheckSpec::Grpc { interval, timeout, .. } = &spec.check else { return None };
-    let other = |has: std::time::Duration, want| !has.is_zero() && has != want;
-    if other(has.interval.0, *interval) || other(has.timeout.0, *timeout) {
-        return Some(format!("its check probes every {} for at most {}", has.interval, has.timeout));
+    let other = |actual: std::time::Duration, expected| !actual.is_zero() && actual != expected;
+    if other(actual.interval.0, *interval) || other(actual.timeout.0, *timeout) {
+        return Some(format!("its check probes every {} for at most {}", actual.interval, actual.timeout));
     }
     None
 }
 
-/// What a maintenance that an instance asks for itself ends with, so that its
-/// successor under the same id can tell it from an operator's.
-const OWN: &str = " (by the instance itself)";
+/// The suffix of a maintenance reason that the instance set itself, which
+/// distinguishes it from an operator's.
+const OWN_SUFFIX: &str = " (by the instance itself)";
 
-/// The notes of a maintenance that the instance asks for itself.
+/// The notes of a maintenance that the instance sets itself.
 pub(super) fn own_maintenance(reason: &str) -> String {
-    format!("{reason}{OWN}")
+    format!("{reason}{OWN_SUFFIX}")
 }
 
-/// Whether an earlier process of this instance asked for a maintenance.
+/// Returns whether an earlier process of this instance set the maintenance.
 pub(super) fn is_own(notes: &str) -> bool {
-    notes.ends_with(OWN)
+    notes.ends_with(OWN_SUFFIX)
 }
 
 #[cfg(test)]
@@ -126,14 +128,14 @@ mod tests {
         let same = serde_json::json!({"ID": "cart-10.0.0.1-5000", "Service": "cart", "Address": "10.0.0.1",
             "Port": 5000, "Tags": ["a", "b"], "Meta": null, "Weights": {"Passing": 1, "Warning": 1},
             "TaggedAddresses": {"lan_ipv4": {"Address": "10.0.0.1", "Port": 5000}}});
-        // An agent that does not tell the locality.
-        assert_eq!(entry(&spec(), &service(same.clone())), None);
+        // An agent that does not report the locality.
+        assert_eq!(entry_mismatch(&spec(), &service(same.clone())), None);
         let mut placed = same.clone();
         placed["Locality"] = serde_json::json!({"Region": "eu", "Zone": "a"});
-        assert_eq!(entry(&spec(), &service(placed.clone())), None);
-        // One that says where an instance runs which does not say so itself.
+        assert_eq!(entry_mismatch(&spec(), &service(placed.clone())), None);
+        // An agent with a locality for an instance without one.
         let anywhere = ServiceSpec { locality: None, ..spec() };
-        assert_eq!(entry(&anywhere, &service(placed)), None);
+        assert_eq!(entry_mismatch(&anywhere, &service(placed)), None);
         for (field, value, words) in [
             ("Service", serde_json::json!("other"), "service `other`"),
             ("Port", serde_json::json!(5001), "10.0.0.1:5001; if another process"),
@@ -144,7 +146,7 @@ mod tests {
         ] {
             let mut changed = same.clone();
             changed[field] = value;
-            let found = entry(&spec(), &service(changed)).unwrap();
+            let found = entry_mismatch(&spec(), &service(changed)).unwrap();
             assert!(found.contains(words), "{found}");
         }
     }
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn foreign_checks_and_a_maintenance_are_left_alone_and_stale_ones_found() {
         let id = "cart-10.0.0.1-5000";
-        let found = checks(
+        let found = compare_checks(
             &spec(),
             &agent_checks(serde_json::json!({
                 "service:cart-10.0.0.1-5000:grpc": {"CheckID": "service:cart-10.0.0.1-5000:grpc",
@@ -168,7 +170,7 @@ mod tests {
                     "ServiceID": "cart-10.0.0.1-50001"},
             })),
         );
-        assert_eq!(found.differs, None);
+        assert_eq!(found.mismatch, None);
         assert_eq!(found.stale, ["service:cart-10.0.0.1-5000:ttl"]);
         assert_eq!(found.maintenance.as_deref(), Some("moving"));
         assert!(!is_own("moving") && is_own(&own_maintenance("draining")));
@@ -178,14 +180,14 @@ mod tests {
     fn a_check_that_is_gone_foreign_or_wrong_differs() {
         let id = "service:cart-10.0.0.1-5000:grpc";
         let with = |check: serde_json::Value| {
-            checks(&spec(), &agent_checks(serde_json::json!({ id: check }))).differs
+            compare_checks(&spec(), &agent_checks(serde_json::json!({ id: check }))).mismatch
         };
-        assert_eq!(checks(&spec(), &BTreeMap::new()).differs.unwrap(), "its check is gone");
+        assert_eq!(compare_checks(&spec(), &BTreeMap::new()).mismatch.unwrap(), "its check is gone");
         let own = "cart-10.0.0.1-5000";
         assert!(with(serde_json::json!({"ServiceID": "x"})).unwrap().contains("`x`"));
         assert!(with(serde_json::json!({"ServiceID": own, "Type": "ttl"})).unwrap().contains("type ttl"));
         assert!(with(serde_json::json!({"ServiceID": own, "Interval": "9s"})).unwrap().contains("9s"));
-        // An agent that does not tell type and times.
+        // An agent that does not report type and times.
         assert_eq!(with(serde_json::json!({"ServiceID": own})), None);
     }
 }

@@ -1,54 +1,58 @@
-//! An instance's own entry at its agent.
+//! The entry of the instance at its agent.
 
 use std::fmt;
 
 use crate::consul::{
     AgentService, Client, Error,
     agent::service_call,
-    error::said,
-    http::{Answer, Call},
-    watch::{Change, Resource, cursor::By},
+    error::excerpt,
+    http::{HttpCall, HttpResponse},
+    watch::{Change, Resource, cursor::BlockingBy},
 };
 
-/// Our own entry at the agent, followed by content hash.
-pub(super) struct Entry {
+/// The entry of the instance at its agent, watched by content hash.
+pub(super) struct OwnEntry {
     pub(super) client: Client,
     pub(super) id: String,
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for OwnEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "entry of `{}`", self.id)
     }
 }
 
-impl Resource for Entry {
+impl Resource for OwnEntry {
     type Value = Option<AgentService>;
-    const BY: By = By::Hash;
+    const BLOCKING: BlockingBy = BlockingBy::Hash;
 
-    fn call(&self) -> Result<Call, Error> {
+    fn call(&self) -> Result<HttpCall, Error> {
         service_call(&self.id)
     }
 
-    fn read(&self, answer: &Answer) -> Result<Option<AgentService>, Error> {
+    fn read(&self, response: &HttpResponse) -> Result<Option<AgentService>, Error> {
         let call = self.call()?;
-        if answer.found {
-            return self.client.decode(&call, answer).map(Some);
+        if response.found {
+            return self.client.decode(&call, response).map(Some);
         }
-        let words = said(&answer.body);
+        let words = excerpt(&response.body);
         if words.to_ascii_lowercase().contains("unknown service") {
             return Ok(None);
         }
-        // A proxy's 404 is no word of the agent.
-        Err(Error::Decode { addr: self.client.shown(), path: call.path, cause: format!("404 ({words})") })
+        // A 404 of a proxy is not the agent's.
+        Err(Error::Decode {
+            addr: self.client.shown_addr(),
+            path: call.path,
+            cause: format!("404 ({words})"),
+        })
     }
 
-    fn compare(&self, held: Option<&Self::Value>, new: &Self::Value) -> Change {
-        if held == Some(new) { Change::Same } else { Change::Differs }
+    fn compare(&self, current: Option<&Self::Value>, new: &Self::Value) -> Change {
+        if current == Some(new) { Change::Same } else { Change::Differs }
     }
 
-    /// The reconciler says what that means for the registration.
-    fn complain(&self, _: &str, _: bool) {}
+    /// The reconciler logs failures.
+    fn log_failure(&self, _: &str, _: bool) {}
 
-    fn relax(&self) {}
+    fn log_recovery(&self) {}
 }

@@ -1,5 +1,5 @@
-//! The loop that compares, and registers only on a difference: every
-//! registration restarts the TTL and draws the first probe anew.
+//! The reconciliation loop. It registers only on a difference: every
+//! registration restarts the TTL and schedules the first probe again.
 
 use std::{
     sync::{
@@ -17,68 +17,66 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RegistrationState, Wishes,
-    catalogue::{self, Shown},
+    DesiredState, RegistrationState,
+    agents::Agents,
+    catalog::{self, CatalogStatus},
     compare,
-    entry::Entry,
-    spread::Spread,
+    entry::OwnEntry,
 };
 use crate::consul::{
     AgentService, CheckStatus, Client, Error, ServiceSpec, View,
     watch::{
         self as engine,
-        pace::{Backoff, Bucket, Complaint, Pace, jittered},
+        pace::{FailureLog, Pace, TokenBucket, jittered},
     },
 };
 
-/// The agent's checks are looked at this often; the entry wakes us itself.
-const LOOK: Duration = Duration::from_secs(30);
-/// So long after a registration they are looked at first; then after double
-/// the time, and so on.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-/// What the servers show follows an agent within a moment; after this it is
-/// no moment any more.
-const SETTLE: Duration = Duration::from_secs(5);
-/// An instance whose agent and servers differ is registered again no more
-/// often than this: should it not help, it only restarts the checks.
-const HEAL_AGAIN: Duration = Duration::from_secs(300);
+/// The longest interval between reads of the agent's checks; the entry is
+/// watched.
+const CHECK_INTERVAL: Duration = Duration::from_secs(30);
+/// The delay of the first read after a registration, which doubles each time.
+const FIRST_CHECK_DELAY: Duration = Duration::from_secs(1);
+/// The delay after which a catalog that differs from the agent counts as stale.
+const CATALOG_DELAY: Duration = Duration::from_secs(5);
+/// The least time between registrations because of a stale catalog: if they do
+/// not help, they only restart the checks.
+const REREGISTER_INTERVAL: Duration = Duration::from_secs(300);
 
 pub(super) struct Reconciler {
     client: Client,
     spec: Arc<ServiceSpec>,
     state: watch::Sender<RegistrationState>,
-    wishes: watch::Receiver<Wishes>,
-    forgotten: Arc<Notify>,
-    spread: Spread,
+    desired: watch::Receiver<DesiredState>,
+    check_missing: Arc<Notify>,
+    agents: Agents,
     pace: Pace,
-    /// Bounds a fight with whoever else writes our entry.
-    registrations: Bucket,
-    /// Whether a maintenance that an earlier process of ours left has been
-    /// looked for.
-    lifted: AtomicBool,
-    complaint: Mutex<Complaint>,
-    /// Whether the check passed at the last look.
-    passing: AtomicBool,
-    /// Whether the servers have shown the instance.
-    was_shown: AtomicBool,
-    /// When it was last registered because servers and agent differed.
-    healed: Mutex<Option<Instant>>,
+    /// Bounds conflicts with another writer of the entry.
+    registrations: TokenBucket,
+    /// True once a maintenance that an earlier process left was looked for.
+    maintenance_lifted: AtomicBool,
+    failure_log: Mutex<FailureLog>,
+    /// True if the check passed at the last read.
+    was_passing: AtomicBool,
+    /// True if the catalog has listed the instance.
+    was_listed: AtomicBool,
+    /// The time of the last registration because of a stale catalog.
+    reregistered_at: Mutex<Option<Instant>>,
 }
 
-/// What a look at the agent's checks and at the servers found.
+/// The findings of a read of the agent's checks and of the catalog.
 #[derive(Default)]
-struct Look {
-    /// Why it is to be registered again.
-    differs: Option<String>,
-    /// How the servers show it otherwise than the agent.
-    frozen: Option<String>,
-    /// Why it is to be registered again, if the next look finds the same.
-    lost: Option<String>,
-    /// Whether somebody took it out of service.
-    maintained: bool,
+struct CheckReport {
+    /// The reason to register again.
+    mismatch: Option<String>,
+    /// The difference between catalog and agent.
+    catalog_stale: Option<String>,
+    /// The reason to register again, if the next read finds the same.
+    unlisted: Option<String>,
+    /// True if the instance is in maintenance.
+    in_maintenance: bool,
 }
 
-/// The loop was told to end.
+/// The loop was stopped.
 struct Stopped;
 
 impl Reconciler {
@@ -86,84 +84,81 @@ impl Reconciler {
         client: Client,
         spec: Arc<ServiceSpec>,
         state: watch::Sender<RegistrationState>,
-        wishes: watch::Receiver<Wishes>,
-        forgotten: Arc<Notify>,
-        spread: Spread,
+        desired: watch::Receiver<DesiredState>,
+        check_missing: Arc<Notify>,
+        agents: Agents,
     ) -> Self {
-        // An agent of this machine may be asked often: it is what makes an
-        // instance come back within seconds of its agent. Pauses are drawn from
-        // nothing to this, so while it is away it is asked less than once a
-        // second.
-        let most = if client.is_local() { Duration::from_millis(2500) } else { Duration::from_secs(5) };
+        // A local agent is queried often, so that an instance is back within
+        // seconds of its agent. Delays are drawn from zero to this, so that it
+        // is queried less than once a second while it is down.
+        let max_backoff =
+            if client.is_local() { Duration::from_millis(2500) } else { Duration::from_secs(5) };
         let pace = Pace {
-            backoff_first: Duration::from_millis(250),
-            backoff_most: most,
-            slow: Duration::from_secs(10),
+            initial_backoff: Duration::from_millis(250),
+            max_backoff,
+            permanent_failure_delay: Duration::from_secs(10),
             refill: Duration::from_millis(250),
             ..Pace::default()
         };
-        let registrations = Bucket::new(3, Duration::from_secs(3));
+        let registrations = TokenBucket::new(3, Duration::from_secs(3));
         Self {
             client,
             spec,
             state,
-            wishes,
-            forgotten,
-            spread,
+            desired,
+            check_missing,
+            agents,
             pace,
             registrations,
-            lifted: AtomicBool::new(false),
-            complaint: Mutex::default(),
-            passing: AtomicBool::new(false),
-            was_shown: AtomicBool::new(false),
-            healed: Mutex::default(),
+            maintenance_lifted: AtomicBool::new(false),
+            failure_log: Mutex::default(),
+            was_passing: AtomicBool::new(false),
+            was_listed: AtomicBool::new(false),
+            reregistered_at: Mutex::default(),
         }
     }
 
-    /// For ever, or until `stop`; what was begun is finished.
+    /// Runs until `stop`; a request in progress is finished.
     pub(super) async fn run(&mut self, stop: &CancellationToken) {
         while let Ok(()) = self.register(stop).await {
             let Ok(why) = self.watch(stop).await else { return };
-            self.pending(&format!("it is registered again: {why}"));
+            self.set_pending(&format!("it is registered again: {why}"));
         }
     }
 
-    /// Registers, trying until it works.
+    /// Registers, with retries until it succeeds.
     async fn register(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
         tokio::select! {
             () = stop.cancelled() => return Err(Stopped),
             () = self.registrations.take() => {}
         }
-        let mut backoff = Backoff::new(&self.pace);
+        let mut backoff = self.pace.backoff();
         while let Err(e) = self.register_once().await {
-            self.pending(&e.to_string());
-            let pause = if e.is_retryable() {
-                backoff.next(self.pace.backoff_most)
-            } else {
-                jittered(self.pace.slow)
-            };
+            self.set_pending(&e.to_string());
+            let pause =
+                if e.is_retryable() { backoff.next() } else { jittered(self.pace.permanent_failure_delay) };
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped),
                 () = sleep(pause.max(Duration::from_millis(50))) => {}
             }
         }
-        // What a beat found missing before is there now.
-        let _ = self.forgotten.notified().now_or_never();
-        self.registered();
+        // The check that a heartbeat found missing is registered now.
+        let _ = self.check_missing.notified().now_or_never();
+        self.set_registered();
         Ok(())
     }
 
     async fn register_once(&self) -> Result<(), Error> {
-        // An agent that forgot us would call us critical until its first probe,
-        // which comes after up to an interval and another: it is told what it
-        // knew. One that did not forget keeps what it knows.
-        if self.passing.load(Relaxed) {
+        // An agent that lost the instance would list it as critical until its
+        // first probe, up to two intervals later, so the last known status is
+        // sent. An agent that still has it keeps its status.
+        if self.was_passing.load(Relaxed) {
             self.client.register(&self.spec.starting_as(CheckStatus::Passing)).await?;
         } else {
             self.client.register(&self.spec).await?;
         }
-        let wish = self.wishes.borrow().maintenance.clone();
-        match wish {
+        let maintenance = self.desired.borrow().maintenance.clone();
+        match maintenance {
             Some(notes) => self.maintain(&notes).await,
             None => Ok(()),
         }
@@ -171,200 +166,202 @@ impl Reconciler {
 
     async fn maintain(&self, notes: &str) -> Result<(), Error> {
         let id = &self.spec.id;
-        if !self.spread.is_seen() {
+        if !self.agents.has_several() {
             return self.client.maintenance(id, Some(notes)).await;
         }
-        self.spread.everywhere(|client| async move { client.maintenance(id, Some(notes)).await }).await
+        self.agents.on_every_agent(|client| async move { client.maintenance(id, Some(notes)).await }).await
     }
 
-    /// Watches until something differs, and says what. None of its parts
-    /// waits for another: an agent without a leader holds each read for long.
+    /// Watches until something differs, and returns the difference. The parts
+    /// run concurrently: an agent without a leader delays each read.
     async fn watch(&self, stop: &CancellationToken) -> Result<String, Stopped> {
-        let look_again = Notify::new();
+        let check_now = Notify::new();
         tokio::select! {
             () = stop.cancelled() => Err(Stopped),
-            () = self.forgotten.notified() => Ok("the agent does not know its check".to_owned()),
-            why = self.watch_entry(&look_again) => Ok(why),
-            why = self.watch_checks(&look_again) => Ok(why),
+            () = self.check_missing.notified() => Ok("the agent does not know its check".to_owned()),
+            why = self.watch_entry(&check_now) => Ok(why),
+            why = self.watch_checks(&check_now) => Ok(why),
         }
     }
 
-    async fn watch_entry(&self, look_again: &Notify) -> String {
-        // A new watch each time: its first answer is news whatever it says,
-        // so that an entry lost again at once is noticed too.
-        let entry = Entry { client: self.client.clone(), id: self.spec.id.clone() };
+    async fn watch_entry(&self, check_now: &Notify) -> String {
+        // A new watch each time: its first response is always an event, so that
+        // an entry that is lost again at once is detected too.
+        let entry = OwnEntry { client: self.client.clone(), id: self.spec.id.clone() };
         let mut entry = engine::spawn(self.client.clone(), entry, self.pace);
         while let Ok(()) = entry.changed().await {
             let view = entry.borrow_and_update().clone();
-            if let Some(why) = self.judge(&view) {
+            if let Some(why) = self.entry_problem(&view) {
                 return why;
             }
-            if view.error.is_none() && self.registered() {
-                // It may be another agent than before.
-                look_again.notify_one();
+            if view.error.is_none() && self.set_registered() {
+                // The agent may be another one than before.
+                check_now.notify_one();
             }
         }
         "its watch ended".to_owned()
     }
 
-    async fn watch_checks(&self, look_again: &Notify) -> String {
-        let mut doubt = None;
-        let mut lost = false;
-        let mut frozen = false;
-        let mut next = FIRST_LOOK;
+    async fn watch_checks(&self, check_now: &Notify) -> String {
+        let mut last_difference = None;
+        let mut unlisted = false;
+        let mut catalog_stale = false;
+        let mut next = FIRST_CHECK_DELAY;
         loop {
-            let look = self.look().await;
-            if let Some(why) = look.differs {
+            let report = self.check().await;
+            if let Some(why) = report.mismatch {
                 return why;
             }
-            // The catalogue follows an agent within a moment; twice is no moment.
-            match look.lost {
-                Some(why) if std::mem::replace(&mut lost, true) => return why,
+            // The catalog follows an agent within a moment, so it has to differ
+            // twice.
+            match report.unlisted {
+                Some(why) if std::mem::replace(&mut unlisted, true) => return why,
                 Some(_) => {}
-                None => lost = false,
+                None => unlisted = false,
             }
-            let pause = match look.frozen {
-                // Twice the same is no change that is on its way.
-                Some(why) if doubt.as_ref() == Some(&why) => {
-                    if self.may_heal() {
-                        self.thaw(look.maintained).await;
+            let pause = match report.catalog_stale {
+                // The same difference twice is not a sync in progress.
+                Some(why) if last_difference.as_ref() == Some(&why) => {
+                    if self.may_reregister() {
+                        self.reregister(report.in_maintenance).await;
                         return why;
                     }
-                    frozen = true;
-                    self.pending(&why);
-                    LOOK
+                    catalog_stale = true;
+                    self.set_pending(&why);
+                    CHECK_INTERVAL
                 }
                 Some(why) => {
-                    doubt = Some(why);
-                    SETTLE
+                    last_difference = Some(why);
+                    CATALOG_DELAY
                 }
-                None if lost => SETTLE,
+                None if unlisted => CATALOG_DELAY,
                 None => {
-                    doubt = None;
-                    if std::mem::take(&mut frozen) {
-                        self.registered();
+                    last_difference = None;
+                    if std::mem::take(&mut catalog_stale) {
+                        self.set_registered();
                     }
                     let pause = next;
-                    next = (next * 2).min(LOOK);
+                    next = (next * 2).min(CHECK_INTERVAL);
                     pause
                 }
             };
             tokio::select! {
                 () = sleep(pause.mul_f64(0.8 + 0.4 * fastrand::f64())) => {}
-                () = look_again.notified() => {}
+                () = check_now.notified() => {}
             }
         }
     }
 
-    /// Makes the agent tell the servers about the instance with the token of
-    /// today, when it is registered again. An agent that was refused keeps the
-    /// entry as told, and so a registration of the same content too: it must
-    /// be gone in between. That would end a maintenance, which then waits for
-    /// the agent's own comparison, minutes later.
-    async fn thaw(&self, maintained: bool) {
-        let forgotten = async {
+    /// Makes the agent sync the instance to the servers with the current token,
+    /// when it is registered again. An agent whose sync was denied considers
+    /// the entry as synced, and a registration of the same content too: the
+    /// entry must be removed in between. That would end a maintenance, which
+    /// instead waits for the agent's own full sync, minutes later.
+    async fn reregister(&self, in_maintenance: bool) {
+        let cleared = async {
             self.client.register(&self.spec).await?;
-            if maintained { Ok(()) } else { self.client.deregister(&self.spec.id).await }
+            if in_maintenance { Ok(()) } else { self.client.deregister(&self.spec.id).await }
         };
-        if let Err(e) = forgotten.await {
-            tracing::debug!(id = %self.spec.id, "`{}` could not be told to the servers anew: {e}", self.spec.id);
+        if let Err(e) = cleared.await {
+            tracing::debug!(id = %self.spec.id, "failed to sync `{}` to the servers again: {e}", self.spec.id);
         }
     }
 
-    /// Whether registering again may be tried against a difference between
-    /// agent and servers.
-    fn may_heal(&self) -> bool {
-        let mut healed = self.healed.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = healed.is_none_or(|at| at.elapsed() >= HEAL_AGAIN);
+    /// Returns whether the instance may be registered again because of a stale
+    /// catalog.
+    fn may_reregister(&self) -> bool {
+        let mut reregistered_at = self.reregistered_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = reregistered_at.is_none_or(|at| at.elapsed() >= REREGISTER_INTERVAL);
         if may {
-            *healed = Some(Instant::now());
+            *reregistered_at = Some(Instant::now());
         }
         may
     }
 
-    /// What is wrong with the entry; an entry that cannot be read is not.
-    fn judge(&self, view: &View<Option<AgentService>>) -> Option<String> {
+    /// The problem of the entry; `None` for an entry that cannot be read.
+    fn entry_problem(&self, view: &View<Option<AgentService>>) -> Option<String> {
         if let Some(error) = &view.error {
-            self.pending(error);
+            self.set_pending(error);
             return None;
         }
         match view.value.as_ref()? {
-            // The catalogue says whether another agent has it.
-            None if self.spread.is_seen() => None,
-            None => {
-                Some("the agent does not know it (it was restarted, or somebody deregistered it)".to_owned())
-            }
-            Some(has) => compare::entry(&self.spec, has),
+            // The catalog knows whether another agent has it.
+            None if self.agents.has_several() => None,
+            None => Some(
+                "the agent does not know it (the agent was restarted, or the instance was deregistered)"
+                    .to_owned(),
+            ),
+            Some(actual) => compare::entry_mismatch(&self.spec, actual),
         }
     }
 
-    /// What is wrong with our check. Also mends what needs no registration.
-    async fn look(&self) -> Look {
+    /// Reads the agent's checks and the catalog. Also repairs what needs no
+    /// registration.
+    async fn check(&self) -> CheckReport {
         let all = match self.client.checks().await {
             Ok(all) => all,
             Err(e) => {
-                // The watch of the entry fails too then, and says so.
-                tracing::debug!(id = %self.spec.id, "the checks of `{}` cannot be read: {e}", self.spec.id);
-                return Look::default();
+                // The watch of the entry fails too then, and logs it.
+                tracing::debug!(id = %self.spec.id, "failed to read the checks of `{}`: {e}", self.spec.id);
+                return CheckReport::default();
             }
         };
         let status = all.get(&self.spec.check_id()).map(|check| check.status);
         if let Some(status) = status {
-            self.passing.store(status == CheckStatus::Passing, Relaxed);
+            self.was_passing.store(status == CheckStatus::Passing, Relaxed);
         }
-        if self.spread.is_seen() {
-            return self.look_behind_balancer().await;
+        if self.agents.has_several() {
+            return self.check_catalog().await;
         }
-        let checks = compare::checks(&self.spec, &all);
-        if checks.differs.is_some() {
-            return Look { differs: checks.differs, ..Look::default() };
+        let checks = compare::compare_checks(&self.spec, &all);
+        if checks.mismatch.is_some() {
+            return CheckReport { mismatch: checks.mismatch, ..CheckReport::default() };
         }
-        if let Err(e) = self.mend(&checks).await {
-            tracing::warn!(id = %self.spec.id, "the checks of `{}` cannot be mended: {e}", self.spec.id);
+        if let Err(e) = self.repair(&checks).await {
+            tracing::warn!(id = %self.spec.id, "failed to repair the checks of `{}`: {e}", self.spec.id);
         }
-        let listed = catalogue::ask(&self.client, &self.spec).await;
-        self.spread.look(&listed.nodes).await;
-        let shown = listed.shown;
-        self.was_shown.fetch_or(matches!(shown, Shown::As(_)), Relaxed);
-        let frozen = catalogue::differs(&self.spec, &all, shown, self.was_shown.load(Relaxed));
-        Look { frozen, maintained: checks.maintenance.is_some(), ..Look::default() }
+        let listed = catalog::fetch(&self.client, &self.spec).await;
+        self.agents.update(&listed.nodes).await;
+        let status = listed.status;
+        self.was_listed.fetch_or(matches!(status, CatalogStatus::Check(_)), Relaxed);
+        let catalog_stale = catalog::mismatch(&self.spec, &all, status, self.was_listed.load(Relaxed));
+        CheckReport { catalog_stale, in_maintenance: checks.maintenance.is_some(), ..CheckReport::default() }
     }
 
-    /// What the catalogue says of the instance: which agent answers is left
-    /// to chance.
-    async fn look_behind_balancer(&self) -> Look {
-        let listed = catalogue::ask(&self.client, &self.spec).await;
-        self.spread.look(&listed.nodes).await;
-        let lost = match listed.shown {
-            Shown::Absent => Some("no agent behind the balancer lists it".to_owned()),
-            Shown::As(_) | Shown::Unknown => None,
+    /// Reads the catalog only: behind a balancer any agent may respond.
+    async fn check_catalog(&self) -> CheckReport {
+        let listed = catalog::fetch(&self.client, &self.spec).await;
+        self.agents.update(&listed.nodes).await;
+        let unlisted = match listed.status {
+            CatalogStatus::Absent => Some("no agent behind the balancer lists it".to_owned()),
+            CatalogStatus::Check(_) | CatalogStatus::Unknown => None,
         };
-        Look { lost, ..Look::default() }
+        CheckReport { unlisted, ..CheckReport::default() }
     }
 
-    async fn mend(&self, checks: &compare::Checks) -> Result<(), Error> {
+    async fn repair(&self, checks: &compare::CheckComparison) -> Result<(), Error> {
         for stale in &checks.stale {
-            tracing::info!(id = %self.spec.id, "check `{stale}`, left by an earlier version, is deregistered");
+            tracing::info!(id = %self.spec.id, "deregistering check `{stale}` of an earlier version");
             self.client.deregister_check(stale).await?;
         }
-        let wish = self.wishes.borrow().maintenance.clone();
-        match (&checks.maintenance, wish) {
+        let maintenance = self.desired.borrow().maintenance.clone();
+        match (&checks.maintenance, maintenance) {
             (None, Some(notes)) => self.client.maintenance(&self.spec.id, Some(&notes)).await?,
-            (Some(notes), None) if !self.lifted.load(Relaxed) && compare::is_own(notes) => {
-                tracing::info!(id = %self.spec.id, "the maintenance of an earlier process ({notes}) is lifted");
+            (Some(notes), None) if !self.maintenance_lifted.load(Relaxed) && compare::is_own(notes) => {
+                tracing::info!(id = %self.spec.id, "ending the maintenance of an earlier process ({notes})");
                 self.client.maintenance(&self.spec.id, None).await?;
             }
-            // An operator's maintenance is his.
+            // An operator's maintenance is kept.
             _ => {}
         }
-        self.lifted.store(true, Relaxed);
+        self.maintenance_lifted.store(true, Relaxed);
         Ok(())
     }
 
-    /// Tells that the registry may not know the instance.
-    fn pending(&self, why: &str) {
+    /// Reports that the instance may not be registered.
+    fn set_pending(&self, why: &str) {
         let id = &self.spec.id;
-        if self.complaint().is_news(why) {
+        if self.failure_log().should_log(why) {
             tracing::warn!(%id, "instance `{id}` is not known to be registered: {why}");
         } else {
             tracing::debug!(%id, "instance `{id}` is still not known to be registered: {why}");
@@ -376,9 +373,10 @@ impl Reconciler {
         });
     }
 
-    /// Tells that the registry knows the instance; true when that is news.
-    fn registered(&self) -> bool {
-        self.complaint().ends();
+    /// Reports that the instance is registered; returns whether that is a
+    /// change.
+    fn set_registered(&self) -> bool {
+        self.failure_log().clear();
         let news = self.state.send_if_modified(|state| {
             let news = *state != RegistrationState::Registered;
             *state = RegistrationState::Registered;
@@ -391,7 +389,7 @@ impl Reconciler {
         news
     }
 
-    fn complaint(&self) -> MutexGuard<'_, Complaint> {
-        self.complaint.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failure_log(&self) -> MutexGuard<'_, FailureLog> {
+        self.failure_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

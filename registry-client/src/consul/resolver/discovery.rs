@@ -1,11 +1,11 @@
-//! The choice of a service's instances that a resolver looks for.
+//! The selection of a service's instances.
 
 use std::fmt;
 
 use crate::consul::{Error, HealthQuery};
 
-/// Which instances of a service are discovered: all of the agent's datacenter
-/// unless set.
+/// The selection of a service's instances: all of the agent's datacenter unless
+/// set.
 ///
 /// ```
 /// use registry_client::consul::Discovery;
@@ -16,34 +16,33 @@ use crate::consul::{Error, HealthQuery};
 #[non_exhaustive]
 pub struct Discovery {
     /// Another datacenter than the agent's; its instances are called at their
-    /// WAN addresses, where they have some.
+    /// WAN addresses, if they have any.
     pub datacenter: Option<String>,
     /// A filter expression of Consul's, such as `Service.Meta.version == "v2"`.
     pub filter: Option<String>,
 }
 
 impl Discovery {
-    /// Looks in another datacenter than the agent's.
+    /// Selects another datacenter than the agent's.
     #[must_use]
     pub fn datacenter(mut self, name: impl Into<String>) -> Self {
         self.datacenter = Some(name.into());
         self
     }
 
-    /// Looks for the instances that match a filter expression of Consul's. The
-    /// agent compiles it: one that it rejects is the error of every call until
-    /// it is corrected.
+    /// Selects the instances that match a filter expression of Consul's. The
+    /// agent compiles it: every call fails while it is invalid.
     ///
-    /// An instance that stops matching has left the registry for a channel,
-    /// which goes on to call it for a while if it answers. To take one out at
-    /// once, stop it or put it into maintenance.
+    /// For a channel, an instance that no longer matches has left the registry,
+    /// and is kept for a while while it is connected. To remove one at once,
+    /// stop it or put it into maintenance.
     #[must_use]
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter = Some(expression.into());
         self
     }
 
-    /// Rejects what no agent could answer.
+    /// Rejects a selection that is always invalid.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         // As Consul validates the name of a datacenter.
         let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -61,8 +60,8 @@ impl Discovery {
         }
     }
 
-    /// The query that finds them. Any server may answer it, so that discovery
-    /// goes on while there is no leader.
+    /// The health query. Any server may respond, so that discovery works
+    /// without a leader.
     pub(super) fn query(&self) -> HealthQuery {
         HealthQuery { filter: self.filter.clone(), datacenter: self.datacenter.clone(), stale: true }
     }

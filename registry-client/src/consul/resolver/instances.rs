@@ -1,70 +1,73 @@
-//! From what somebody registered to what can be called.
+//! The conversion of Consul's entries to instances.
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
 use crate::{
     consul::{Check, CheckStatus, HealthEntry},
-    instance::{Address, Health, Instance, InstanceId},
+    instance::{Address, Instance, InstanceHealth, InstanceId},
 };
 
-/// The most that one instance may weigh; Consul's own sidecars cap it so.
-const MOST_WEIGHT: i64 = 128;
+/// The largest weight; Consul's own sidecars have the same limit.
+const MAX_WEIGHT: i64 = 128;
 
-/// The checks of an instance that do not pass; for comparison without their
-/// output.
-pub(super) type Failing = Vec<(String, CheckStatus)>;
+/// The failing checks of an instance, without their output.
+pub(super) type FailingChecks = Vec<(String, CheckStatus)>;
 
-/// The instances of an answer, in the order of their ids.
+/// The instances of a response, in the order of their ids.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    /// Shared with whoever is told of them.
+pub(super) struct ServiceInstances {
+    /// Shared with the published resolution.
     pub(super) instances: Arc<[Instance]>,
-    /// One for each of them.
-    failing: Box<[Failing]>,
+    /// The failing checks of each instance.
+    failing_checks: Box<[FailingChecks]>,
 }
 
-impl Found {
-    /// Equal but for what the checks print, which Consul writes with a delay
-    /// of minutes and which would wake everyone.
-    pub(super) fn is_like(&self, other: &Self) -> bool {
-        let like = |(a, b): (&Instance, &Instance)| {
+impl ServiceInstances {
+    /// Returns whether both are equal except for the output of checks, which
+    /// Consul updates minutes later and which would wake every watcher.
+    pub(super) fn equals_ignoring_output(&self, other: &Self) -> bool {
+        let equal = |(a, b): (&Instance, &Instance)| {
             (&a.id, &a.address, a.weight, a.health, &a.tags, &a.meta, &a.locality)
                 == (&b.id, &b.address, b.weight, b.health, &b.tags, &b.meta, &b.locality)
         };
-        self.failing == other.failing && self.instances.iter().zip(&*other.instances).all(like)
+        self.failing_checks == other.failing_checks && self.instances.iter().zip(&*other.instances).all(equal)
     }
 }
 
-/// An entry that cannot be used, and why.
+/// An entry that cannot be used, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Omitted {
+pub(super) struct SkippedEntry {
     id: String,
     node: String,
     why: String,
 }
 
-impl fmt::Display for Omitted {
+impl fmt::Display for SkippedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, node, why } = self;
-        write!(f, "instance `{id}` of node `{node}`: {why}; register it anew or deregister it")
+        write!(f, "instance `{id}` of node `{node}`: {why}; register it again or deregister it")
     }
 }
 
-/// The instances of an answer, and what was left out. `wan`: at the addresses for other datacenters.
-pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Found, HashSet<Omitted>) {
-    let mut omitted = HashSet::new();
+/// The usable instances of a response, and the skipped entries. `wan`: with the
+/// addresses for other datacenters.
+pub(super) fn usable_instances(
+    entries: Vec<HealthEntry>,
+    wan: bool,
+) -> (ServiceInstances, HashSet<SkippedEntry>) {
+    let mut skipped = HashSet::new();
     let mut usable = Vec::new();
     for mut entry in entries {
         let (id, node) = (entry.service.id.clone(), std::mem::take(&mut entry.node.node));
         match instance(entry, wan) {
-            Ok((instance, failing)) => usable.push(Entry { node, instance, failing }),
+            Ok((instance, failing_checks)) => usable.push(UsableEntry { node, instance, failing_checks }),
             Err(why) => {
-                omitted.insert(Omitted { id, node, why });
+                skipped.insert(SkippedEntry { id, node, why });
             }
         }
     }
-    // An id is unique on its agent only; what listens at one address is one
-    // process, under however many ids and on however many nodes it stands.
+    // An id is unique on its agent only; entries with the same address are one
+    // process, whatever their ids and nodes.
     usable.sort_by(|a, b| a.key().cmp(&b.key()));
     let mut found = Vec::new();
     let mut usable = usable.into_iter().peekable();
@@ -74,46 +77,52 @@ pub(super) fn of(entries: Vec<HealthEntry>, wan: bool) -> (Found, HashSet<Omitte
         while let Some(other) = usable.next_if(|other| other.instance.address == address) {
             others.push(other);
         }
-        found.push(process(first, others, &mut omitted));
+        found.push(merge_process(first, others, &mut skipped));
     }
     found.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
-    let (instances, failing): (Vec<_>, Vec<_>) = found.into_iter().unzip();
-    (Found { instances: instances.into(), failing: failing.into() }, omitted)
+    let (instances, failing_checks): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+    (ServiceInstances { instances: instances.into(), failing_checks: failing_checks.into() }, skipped)
 }
 
-/// One entry that can be called.
-struct Entry {
+/// A usable entry.
+struct UsableEntry {
     node: String,
     instance: Instance,
-    failing: Failing,
+    failing_checks: FailingChecks,
 }
 
-impl Entry {
-    /// Those of one process stand together, the one that names it first.
+impl UsableEntry {
+    /// The sort key: entries of one process are adjacent, the one that names it
+    /// first.
     fn key(&self) -> (&Address, &InstanceId, &str) {
         (&self.instance.address, &self.instance.id, &self.node)
     }
 }
 
-/// The process that `first` and `others`, all of one address, stand for.
+/// Merges `first` and `others`, all of one address, to one process.
 ///
-/// A maintenance of any entry counts: somebody wants the process out, and
-/// named it by the entry at hand. Otherwise the healthiest entry decides. A
-/// check says that *one* agent reaches the process, and one success shows that
-/// the process works: an entry that is critical beside it stands at an agent
-/// that is cut off or dead, or is told no heartbeat any more, because the
-/// process registered elsewhere after a restart.
-fn process(first: Entry, others: Vec<Entry>, omitted: &mut HashSet<Omitted>) -> (Instance, Failing) {
-    // Whichever entry decides, the process stays the same.
+/// A maintenance of any entry counts: an operator wants the process out.
+/// Otherwise the healthiest entry decides. A check shows that *one* agent
+/// reaches the process, and one success shows that the process works: a
+/// critical entry beside it is at an agent that is disconnected or dead, or no
+/// longer gets heartbeats because the process registered elsewhere after a
+/// restart.
+fn merge_process(
+    first: UsableEntry,
+    others: Vec<UsableEntry>,
+    skipped: &mut HashSet<SkippedEntry>,
+) -> (Instance, FailingChecks) {
+    // The id does not depend on which entry decides.
     let (id, node) = (first.instance.id.clone(), first.node.clone());
-    let rank = |entry: &Entry| (entry.instance.health != Health::Maintenance, entry.instance.health);
+    let rank =
+        |entry: &UsableEntry| (entry.instance.health != InstanceHealth::Maintenance, entry.instance.health);
     let (mut decider, mut tags) = (first, Vec::new());
     for mut other in others {
         let (at, registered) = (&other.instance.address, id.registered());
         let why = format!(
             "it has the address {at} of instance `{registered}` of node `{node}` and is counted once with it"
         );
-        omitted.insert(Omitted {
+        skipped.insert(SkippedEntry {
             id: other.instance.id.registered().to_owned(),
             node: other.node.clone(),
             why,
@@ -127,10 +136,10 @@ fn process(first: Entry, others: Vec<Entry>, omitted: &mut HashSet<Omitted>) -> 
     instance.tags.append(&mut tags);
     instance.tags.sort_unstable();
     instance.tags.dedup();
-    (instance, decider.failing)
+    (instance, decider.failing_checks)
 }
 
-fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String> {
+fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, FailingChecks), String> {
     if entry.service.id.is_empty() {
         return Err("it has no id".to_owned());
     }
@@ -138,14 +147,14 @@ fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String
     let id = InstanceId::at(&entry.service.service, &entry.service.id, &address);
     let (health, reason) = verdict(&entry.checks);
     let weights = entry.service.weights;
-    let weight = if health == Health::Warning { weights.warning } else { weights.passing };
-    let weight = u16::try_from(weight.min(MOST_WEIGHT)).unwrap_or(0);
-    let usable = weight > 0 || matches!(health, Health::Critical | Health::Maintenance);
+    let weight = if health == InstanceHealth::Warning { weights.warning } else { weights.passing };
+    let weight = u16::try_from(weight.min(MAX_WEIGHT)).unwrap_or(0);
+    let usable = weight > 0 || matches!(health, InstanceHealth::Critical | InstanceHealth::Maintenance);
     let (health, reason) =
-        if usable { (health, reason) } else { (Health::Critical, format!("its weight is {weight}")) };
-    let failing = entry.checks.iter().filter(|check| check.status != CheckStatus::Passing);
-    let mut failing: Vec<_> = failing.map(|check| (check.id.clone(), check.status)).collect();
-    failing.sort_unstable();
+        if usable { (health, reason) } else { (InstanceHealth::Critical, format!("its weight is {weight}")) };
+    let failing_checks = entry.checks.iter().filter(|check| check.status != CheckStatus::Passing);
+    let mut failing_checks: Vec<_> = failing_checks.map(|check| (check.id.clone(), check.status)).collect();
+    failing_checks.sort_unstable();
     let instance = Instance {
         id,
         address,
@@ -156,7 +165,7 @@ fn instance(entry: HealthEntry, wan: bool) -> Result<(Instance, Failing), String
         meta: entry.service.meta,
         locality: entry.service.locality,
     };
-    Ok((instance, failing))
+    Ok((instance, failing_checks))
 }
 
 /// The service's address, or its node's where it has none.
@@ -177,27 +186,27 @@ fn address(entry: &HealthEntry, wan: bool) -> Result<Address, String> {
     Address::new(host, port).map_err(|e| e.to_string())
 }
 
-/// The worst of all checks, the node's included, and its words.
-fn verdict(checks: &[Check]) -> (Health, String) {
+/// The health by the worst of all checks, the node's included, with its reason.
+fn verdict(checks: &[Check]) -> (InstanceHealth, String) {
     if let Some(check) = checks.iter().find(|check| is_maintenance(&check.id)) {
-        return (Health::Maintenance, check.notes.clone());
+        return (InstanceHealth::Maintenance, check.notes.clone());
     }
     let worst = checks.iter().max_by_key(|check| check.status);
     match worst.map(|check| (check, check.status)) {
-        None | Some((_, CheckStatus::Passing)) => (Health::Passing, String::new()),
-        Some((check, CheckStatus::Warning)) => (Health::Warning, words(check)),
-        Some((check, CheckStatus::Critical)) => (Health::Critical, words(check)),
+        None | Some((_, CheckStatus::Passing)) => (InstanceHealth::Passing, String::new()),
+        Some((check, CheckStatus::Warning)) => (InstanceHealth::Warning, describe(check)),
+        Some((check, CheckStatus::Critical)) => (InstanceHealth::Critical, describe(check)),
     }
 }
 
-/// Whether a check stands for a maintenance, of a service or of a node.
+/// Returns whether a check is the maintenance of a service or of a node.
 fn is_maintenance(check_id: &str) -> bool {
     check_id == "_node_maintenance" || check_id.starts_with("_service_maintenance:")
 }
 
-fn words(check: &Check) -> String {
-    let said = crate::consul::error::said(check.output.as_bytes());
-    format!("check `{}` is {} ({said})", check.id, check.status)
+fn describe(check: &Check) -> String {
+    let output = crate::consul::error::excerpt(check.output.as_bytes());
+    format!("check `{}` is {} ({output})", check.id, check.status)
 }
 
 #[cfg(test)]
@@ -218,8 +227,8 @@ mod tests {
     }
 
     fn only(entry: serde_json::Value) -> Instance {
-        let (found, omitted) = of(entries(serde_json::json!([entry])), false);
-        assert!(omitted.is_empty(), "{omitted:?}");
+        let (found, skipped) = usable_instances(entries(serde_json::json!([entry])), false);
+        assert!(skipped.is_empty(), "{skipped:?}");
         found.instances[0].clone()
     }
 
@@ -231,11 +240,11 @@ mod tests {
         let kept =
             serde_json::json!({"CheckID": "_service_maintenance:a", "Status": "critical", "Notes": "moved"});
         let cases = [
-            (vec![], Health::Passing, 128, ""),
-            (vec![&passing], Health::Passing, 128, ""),
-            (vec![&passing, &warning], Health::Warning, 2, "check `w` is warning (hm)"),
-            (vec![&critical, &warning], Health::Critical, 128, "check `c` is critical (no answer)"),
-            (vec![&critical, &kept], Health::Maintenance, 128, "moved"),
+            (vec![], InstanceHealth::Passing, 128, ""),
+            (vec![&passing], InstanceHealth::Passing, 128, ""),
+            (vec![&passing, &warning], InstanceHealth::Warning, 2, "check `w` is warning (hm)"),
+            (vec![&critical, &warning], InstanceHealth::Critical, 128, "check `c` is critical (no answer)"),
+            (vec![&critical, &kept], InstanceHealth::Maintenance, 128, "moved"),
         ];
         for (checks, health, weight, reason) in cases {
             let found = only(one("a", serde_json::json!(checks)));
@@ -248,18 +257,18 @@ mod tests {
         let mut entry = one("a", serde_json::json!([]));
         entry["Service"]["Weights"]["Passing"] = 0.into();
         let found = only(entry);
-        assert_eq!((found.health, found.reason.as_str()), (Health::Critical, "its weight is 0"));
+        assert_eq!((found.health, found.reason.as_str()), (InstanceHealth::Critical, "its weight is 0"));
     }
 
     #[test]
     fn a_locality_is_told_and_its_change_is_news() {
         let mut entry = one("a", serde_json::json!([]));
-        let (nowhere, _) = of(entries(serde_json::json!([entry])), false);
+        let (nowhere, _) = usable_instances(entries(serde_json::json!([entry])), false);
         assert_eq!(nowhere.instances[0].locality, None);
         entry["Service"]["Locality"] = serde_json::json!({"Region": "eu", "Zone": "a"});
-        let (somewhere, _) = of(entries(serde_json::json!([entry])), false);
+        let (somewhere, _) = usable_instances(entries(serde_json::json!([entry])), false);
         assert_eq!(somewhere.instances[0].locality, Some(Locality::new("eu", "a").unwrap()));
-        assert!(!somewhere.is_like(&nowhere));
+        assert!(!somewhere.equals_ignoring_output(&nowhere));
     }
 
     #[test]
@@ -269,7 +278,7 @@ mod tests {
         assert_eq!(only(entry.clone()).address.to_string(), "10.0.0.9:80");
         entry["Service"]["TaggedAddresses"] = serde_json::json!({"wan": {"Address": "1.2.3.4", "Port": 90}});
         assert_eq!(only(entry.clone()).address.to_string(), "10.0.0.9:80");
-        let (found, _) = of(entries(serde_json::json!([entry])), true);
+        let (found, _) = usable_instances(entries(serde_json::json!([entry])), true);
         assert_eq!(found.instances[0].address.to_string(), "1.2.3.4:90");
     }
 
@@ -283,11 +292,11 @@ mod tests {
         }
         all.push(one("", serde_json::json!([])));
         all.push(one("good", serde_json::json!([])));
-        let (found, omitted) = of(entries(all.into()), false);
+        let (found, skipped) = usable_instances(entries(all.into()), false);
         assert_eq!(found.instances.len(), 1);
-        assert_eq!(omitted.len(), 4);
-        let words: Vec<String> = omitted.iter().map(ToString::to_string).collect();
-        assert!(words.iter().any(|w| w.contains("`bad2`") && w.contains("port 70000")), "{words:?}");
+        assert_eq!(skipped.len(), 4);
+        let describe: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+        assert!(describe.iter().any(|w| w.contains("`bad2`") && w.contains("port 70000")), "{describe:?}");
     }
 
     fn on(node: &str, id: &str, port: u16, status: &str) -> serde_json::Value {
@@ -305,10 +314,10 @@ mod tests {
     #[test]
     fn an_instances_id_does_not_depend_on_its_neighbours() {
         let both = [on("n1", "web", 80, "passing"), on("n2", "web", 81, "passing")];
-        let (found, omitted) = of(entries(both.to_vec().into()), false);
+        let (found, skipped) = usable_instances(entries(both.to_vec().into()), false);
         let ids: Vec<&str> = found.instances.iter().map(|instance| instance.id.as_str()).collect();
         assert_eq!(ids, ["web@10.0.0.1:80", "web@10.0.0.1:81"]);
-        assert!(omitted.is_empty(), "{omitted:?}");
+        assert!(skipped.is_empty(), "{skipped:?}");
         for (entry, id) in both.into_iter().zip(ids) {
             assert_eq!(only(entry).id.as_str(), id);
         }
@@ -316,7 +325,7 @@ mod tests {
 
     #[test]
     fn what_listens_at_one_address_is_one_process_of_the_best_health_unless_it_is_maintained() {
-        use Health::{Critical, Maintenance, Passing, Warning};
+        use InstanceHealth::{Critical, Maintenance, Passing, Warning};
         let cases = [
             ("passing", "passing", Passing),
             ("passing", "critical", Passing),
@@ -333,7 +342,7 @@ mod tests {
                 both[1]["Service"]["Tags"] = serde_json::json!(["c", "a"]);
                 for _ in 0..2 {
                     both.reverse();
-                    let (found, omitted) = of(entries(both.to_vec().into()), false);
+                    let (found, skipped) = usable_instances(entries(both.to_vec().into()), false);
                     let [instance] = &*found.instances else { panic!("{:?}", found.instances) };
                     let id = format!("{}@10.0.0.1:80", ids[0]);
                     assert_eq!(
@@ -342,10 +351,10 @@ mod tests {
                         "{one} {other}"
                     );
                     assert_eq!(instance.tags, ["a", "b", "c"]);
-                    let words: Vec<String> = omitted.iter().map(ToString::to_string).collect();
+                    let describe: Vec<String> = skipped.iter().map(ToString::to_string).collect();
                     assert!(
-                        words.len() == 1 && words[0].contains("of node `n2`: it has the address"),
-                        "{words:?}"
+                        describe.len() == 1 && describe[0].contains("of node `n2`: it has the address"),
+                        "{describe:?}"
                     );
                 }
             }
@@ -361,11 +370,13 @@ mod tests {
             entry["Service"]["Port"] = port.into();
             entry
         };
-        let (a, _) = of(entries(serde_json::json!([at(80, check("x")), at(81, check("x"))])), false);
-        let (b, _) = of(entries(serde_json::json!([at(81, check("y")), at(80, check("z"))])), false);
-        assert!(a.is_like(&b));
+        let (a, _) =
+            usable_instances(entries(serde_json::json!([at(80, check("x")), at(81, check("x"))])), false);
+        let (b, _) =
+            usable_instances(entries(serde_json::json!([at(81, check("y")), at(80, check("z"))])), false);
+        assert!(a.equals_ignoring_output(&b));
         let well = serde_json::json!([]);
-        let (c, _) = of(entries(serde_json::json!([at(80, well), at(81, check("x"))])), false);
-        assert!(!a.is_like(&c));
+        let (c, _) = usable_instances(entries(serde_json::json!([at(80, well), at(81, check("x"))])), false);
+        assert!(!a.equals_ignoring_output(&c));
     }
 }

@@ -1,29 +1,29 @@
-//! What an answer to a blocking query is worth, and where to go on from it.
-//! Pure: no clock, no network.
+//! The position of a blocking query, and the decision about a response. Plain
+//! values without I/O.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 
-/// From where a blocking query goes on.
+/// The position from which a blocking query continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::consul) enum Cursor {
-    /// Take what there is now.
+    /// The current content, without blocking.
     Start,
-    /// What comes after this index.
+    /// The content after this index.
     Index(u64),
-    /// What differs from this content hash; agent-local endpoints.
+    /// The content that differs from this hash; for agent-local endpoints.
     Hash(String),
 }
 
-/// Which of the two ways a resource is watched by.
+/// The way a resource is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::consul) enum By {
+pub(in crate::consul) enum BlockingBy {
     Index,
     Hash,
 }
 
-/// What the headers of an answer say.
+/// The metadata in the headers of a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::consul) struct Meta {
     pub(in crate::consul) index: Option<u64>,
@@ -31,9 +31,10 @@ pub(in crate::consul) struct Meta {
     pub(in crate::consul) streaming: bool,
     pub(in crate::consul) known_leader: bool,
     pub(in crate::consul) last_contact: Duration,
-    /// The token given could not see all of it.
+    /// Results were filtered by the ACLs of the token.
     pub(in crate::consul) filtered: bool,
-    /// Who has no token sees only what is granted to everybody.
+    /// The default ACL policy is `deny`: requests without a token see only what
+    /// the anonymous token may read.
     pub(in crate::consul) denies: bool,
 }
 
@@ -53,75 +54,76 @@ impl Meta {
     }
 }
 
-/// What to do with an answer (200, or a 404 that means "absent").
+/// The decision about a response (200, or a 404 that means "absent").
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It is none: ask again from the start, at once.
-    AskAgain(&'static str),
-    /// Read it and go on from `next`. With a `doubt` it is not believed if it
-    /// takes away something that we hold. `poll`: `next` would not block.
+pub(super) enum ReadDecision {
+    /// Ignore it and query again from the start, at once.
+    Restart(&'static str),
+    /// Read it and continue from `next`. With a `doubt` it is not accepted if
+    /// it removes something. `poll`: a query from `next` would not block.
     Read { next: Cursor, doubt: Option<Doubt>, poll: bool },
 }
 
-/// Why an answer is not believed when it takes something away.
+/// The reason for which a response that removes something is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doubt {
     NoLeader,
     Stale(Duration),
 }
 
-/// A server that has not heard from its leader for longer has lost it; in
-/// peace it is some tenths of a second.
-const STALE: Duration = Duration::from_secs(5);
+/// The longest contact time to the leader of a server that still has one;
+/// normal are some tenths of a second.
+const MAX_LAST_CONTACT: Duration = Duration::from_secs(5);
 
-/// Judges the head of an answer to a query that went on from `asked`.
-pub(super) fn judge(by: By, asked: &Cursor, meta: &Meta) -> Verdict {
+/// Decides about a response to a query from `queried`, by its headers.
+pub(super) fn decide(by: BlockingBy, queried: &Cursor, meta: &Meta) -> ReadDecision {
     match by {
-        By::Hash => judge_hash(meta),
-        By::Index => judge_index(asked, meta),
+        BlockingBy::Hash => decide_by_hash(meta),
+        BlockingBy::Index => decide_by_index(queried, meta),
     }
 }
 
-fn judge_hash(meta: &Meta) -> Verdict {
+fn decide_by_hash(meta: &Meta) -> ReadDecision {
     match &meta.hash {
-        Some(hash) => Verdict::Read { next: Cursor::Hash(hash.clone()), doubt: None, poll: false },
-        None => Verdict::Read { next: Cursor::Start, doubt: None, poll: true },
+        Some(hash) => ReadDecision::Read { next: Cursor::Hash(hash.clone()), doubt: None, poll: false },
+        None => ReadDecision::Read { next: Cursor::Start, doubt: None, poll: true },
     }
 }
 
-fn judge_index(asked: &Cursor, meta: &Meta) -> Verdict {
+fn decide_by_index(queried: &Cursor, meta: &Meta) -> ReadDecision {
     if meta.streaming && meta.index.unwrap_or(0) <= 1 {
-        // An agent that could not subscribe says `200 []` when the wait ends.
-        return Verdict::AskAgain("a streaming answer without an index is none");
+        // An agent that could not subscribe responds with `200 []` when the
+        // wait ends.
+        return ReadDecision::Restart("a streaming response without an index is ignored");
     }
-    // Leader and staleness mean something on the blocking backend only.
+    // Leader and staleness apply to the blocking backend only.
     let doubt = match meta {
         Meta { streaming: true, .. } => None,
         Meta { known_leader: false, .. } => Some(Doubt::NoLeader),
-        Meta { last_contact, .. } if *last_contact > STALE => Some(Doubt::Stale(*last_contact)),
+        Meta { last_contact, .. } if *last_contact > MAX_LAST_CONTACT => Some(Doubt::Stale(*last_contact)),
         Meta { .. } => None,
     };
     let Some(index) = meta.index else {
-        return Verdict::Read { next: Cursor::Start, doubt, poll: true };
+        return ReadDecision::Read { next: Cursor::Start, doubt, poll: true };
     };
     // Index 0 would not block.
     let index = index.max(1);
-    if let Cursor::Index(before) = *asked
+    if let Cursor::Index(before) = *queried
         && index < before
     {
-        // A restored or restarted store, or a streaming answer of an older
-        // view. Waiting on the old index would hide the present.
-        return Verdict::AskAgain("the index went backwards");
+        // The store was restored or restarted, or a streaming response has an
+        // older view. Waiting on the old index would hide the current content.
+        return ReadDecision::Restart("the index went backwards");
     }
-    Verdict::Read { next: Cursor::Index(index), doubt, poll: false }
+    ReadDecision::Read { next: Cursor::Index(index), doubt, poll: false }
 }
 
 impl std::fmt::Display for Doubt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoLeader => f.write_str("the server that answered knows no leader"),
+            Self::NoLeader => f.write_str("the responding server knows no leader"),
             Self::Stale(for_) => {
-                write!(f, "the server that answered has not heard from its leader for {for_:?}")
+                write!(f, "the responding server has had no contact to its leader for {for_:?}")
             }
         }
     }
@@ -139,19 +141,19 @@ mod tests {
         Meta { index: Some(index), streaming: true, ..Meta::default() }
     }
 
-    fn read(next: Cursor) -> Verdict {
-        Verdict::Read { next, doubt: None, poll: false }
+    fn read(next: Cursor) -> ReadDecision {
+        ReadDecision::Read { next, doubt: None, poll: false }
     }
 
-    fn doubted(next: u64, doubt: Doubt) -> Verdict {
-        Verdict::Read { next: Cursor::Index(next), doubt: Some(doubt), poll: false }
+    fn doubtful(next: u64, doubt: Doubt) -> ReadDecision {
+        ReadDecision::Read { next: Cursor::Index(next), doubt: Some(doubt), poll: false }
     }
 
     #[test]
     fn the_index_rules_hold() {
-        let again = Verdict::AskAgain;
+        let again = ReadDecision::Restart;
         let backwards = "the index went backwards";
-        let none = "a streaming answer without an index is none";
+        let none = "a streaming response without an index is ignored";
         let old = Duration::from_secs(10);
         let cases = [
             (Cursor::Start, blocking(7), read(Cursor::Index(7))),
@@ -164,33 +166,36 @@ mod tests {
             // Backwards starts again.
             (Cursor::Index(7), blocking(6), again(backwards)),
             (Cursor::Index(7), streaming(6), again(backwards)),
-            // Streaming: 1 or less is no answer, and no leader means nothing.
+            // Streaming: 1 or less is no response, and no leader means nothing.
             (Cursor::Index(7), streaming(0), again(none)),
             (Cursor::Index(1), streaming(1), again(none)),
             (Cursor::Index(7), streaming(8), read(Cursor::Index(8))),
             (Cursor::Index(7), Meta { last_contact: old, ..streaming(8) }, read(Cursor::Index(8))),
             // Blocking: leader and staleness are judged.
-            (Cursor::Start, Meta { known_leader: false, ..blocking(7) }, doubted(7, Doubt::NoLeader)),
-            (Cursor::Start, Meta { last_contact: old, ..blocking(7) }, doubted(7, Doubt::Stale(old))),
+            (Cursor::Start, Meta { known_leader: false, ..blocking(7) }, doubtful(7, Doubt::NoLeader)),
+            (Cursor::Start, Meta { last_contact: old, ..blocking(7) }, doubtful(7, Doubt::Stale(old))),
             // Without an index there is nothing to block on.
             (
                 Cursor::Start,
                 Meta { index: None, ..blocking(7) },
-                Verdict::Read { next: Cursor::Start, doubt: None, poll: true },
+                ReadDecision::Read { next: Cursor::Start, doubt: None, poll: true },
             ),
         ];
-        for (asked, meta, verdict) in cases {
-            assert_eq!(judge(By::Index, &asked, &meta), verdict, "{asked:?} {meta:?}");
+        for (queried, meta, verdict) in cases {
+            assert_eq!(decide(BlockingBy::Index, &queried, &meta), verdict, "{queried:?} {meta:?}");
         }
     }
 
     #[test]
     fn a_hash_is_followed_and_its_absence_polled() {
         let hash = |text: &str| Meta { hash: Some(text.to_owned()), ..Meta::default() };
-        assert_eq!(judge(By::Hash, &Cursor::Start, &hash("ab")), read(Cursor::Hash("ab".to_owned())));
         assert_eq!(
-            judge(By::Hash, &Cursor::Hash("ab".to_owned()), &Meta::default()),
-            Verdict::Read { next: Cursor::Start, doubt: None, poll: true }
+            decide(BlockingBy::Hash, &Cursor::Start, &hash("ab")),
+            read(Cursor::Hash("ab".to_owned()))
+        );
+        assert_eq!(
+            decide(BlockingBy::Hash, &Cursor::Hash("ab".to_owned()), &Meta::default()),
+            ReadDecision::Read { next: Cursor::Start, doubt: None, poll: true }
         );
     }
 

@@ -1,26 +1,26 @@
-//! How fast a watch may ask: never in a spin, never in step with others.
+//! The rate of a watch's queries: never a busy loop, never in step with others.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::backoff::full_jitter;
+use crate::backoff::Backoff;
 
-/// The pace of a watch or of another loop that asks an agent for ever.
+/// The rates of a loop that queries an agent.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::consul) struct Pace {
-    /// How long one blocking query waits at the agent.
+    /// The wait of a blocking query at the agent.
     pub(in crate::consul) wait: Duration,
-    /// The first backoff after a failure draws from 0 to this.
-    pub(in crate::consul) backoff_first: Duration,
-    /// Backoffs grow up to this.
-    pub(in crate::consul) backoff_most: Duration,
-    /// The pause after a failure that only a person can mend: half of this
-    /// to this.
-    pub(in crate::consul) slow: Duration,
-    /// Every so often one more question is allowed, past a burst of two.
+    /// The longest backoff after the first failure.
+    pub(in crate::consul) initial_backoff: Duration,
+    /// The longest backoff.
+    pub(in crate::consul) max_backoff: Duration,
+    /// The delay after a failure that only an operator can fix: half of this to
+    /// this.
+    pub(in crate::consul) permanent_failure_delay: Duration,
+    /// The interval at which a query is allowed, beyond a burst of two.
     pub(in crate::consul) refill: Duration,
-    /// How often something that cannot block is asked again.
+    /// The interval of polling a resource that cannot block.
     pub(in crate::consul) poll: Duration,
 }
 
@@ -28,96 +28,78 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             wait: Duration::from_secs(25),
-            backoff_first: Duration::from_millis(500),
-            backoff_most: Duration::from_secs(30),
-            slow: Duration::from_secs(30),
-            // So that no ten seconds, however they are cut, hold more than twenty.
+            initial_backoff: Duration::from_millis(500),
+            max_backoff: Duration::from_secs(30),
+            permanent_failure_delay: Duration::from_secs(30),
+            // No ten seconds have more than twenty queries.
             refill: Duration::from_millis(525),
             poll: Duration::from_secs(5),
         }
     }
 }
 
-/// Exponential backoff with full jitter: 0 to a ceiling that doubles.
-#[derive(Debug)]
-pub(in crate::consul) struct Backoff {
-    first: Duration,
-    failures: u32,
-}
-
-impl Backoff {
-    pub(in crate::consul) fn new(pace: &Pace) -> Self {
-        Self { first: pace.backoff_first, failures: 0 }
-    }
-
-    /// What to wait after one more failure, at most `most`.
-    pub(in crate::consul) fn next(&mut self, most: Duration) -> Duration {
-        self.failures = self.failures.saturating_add(1);
-        full_jitter(self.first, self.failures, most)
-    }
-
-    /// It worked: begin from the first again.
-    pub(in crate::consul) fn reset(&mut self) {
-        self.failures = 0;
+impl Pace {
+    pub(in crate::consul) fn backoff(&self) -> Backoff {
+        Backoff::full_jitter(self.initial_backoff, self.max_backoff)
     }
 }
 
-/// Half of `whole` to `whole`, so that a crowd does not come at once.
+/// A random delay of half of `whole` to `whole`, which spreads clients.
 pub(in crate::consul) fn jittered(whole: Duration) -> Duration {
     whole.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// A token bucket: a burst, then one token per `refill`.
 #[derive(Debug)]
-pub(in crate::consul) struct Bucket {
+pub(in crate::consul) struct TokenBucket {
     refill: Duration,
-    /// How far ahead of its time a token may be taken.
+    /// The time by which a token may be taken early.
     slack: Duration,
-    /// When the next token would be there without a burst.
-    due: Instant,
+    /// The time of the next token without a burst.
+    next_token: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     pub(in crate::consul) fn new(burst: u32, refill: Duration) -> Self {
-        Self { refill, slack: refill * burst.saturating_sub(1), due: Instant::now() }
+        Self { refill, slack: refill * burst.saturating_sub(1), next_token: Instant::now() }
     }
 
-    /// Takes a token, waiting for one if none is there.
+    /// Takes a token, and waits for one if need be.
     ///
     /// # Cancel safety
     /// A cancelled wait takes nothing.
     pub(in crate::consul) async fn take(&mut self) {
-        if self.due > Instant::now() + self.slack {
-            sleep_until(self.due - self.slack).await;
+        if self.next_token > Instant::now() + self.slack {
+            sleep_until(self.next_token - self.slack).await;
         }
-        self.due = self.due.max(Instant::now()) + self.refill;
+        self.next_token = self.next_token.max(Instant::now()) + self.refill;
     }
 }
 
-/// A failure that lasts, said when it begins and, should its cause change,
-/// again; but no more often than every [`Complaint::PAUSE`].
+/// The log of a lasting failure: a line when it begins and when its cause
+/// changes, at most every [`FailureLog::LOG_INTERVAL`].
 #[derive(Debug, Default)]
-pub(in crate::consul) struct Complaint {
+pub(in crate::consul) struct FailureLog {
     last: Option<(Instant, String)>,
 }
 
-impl Complaint {
-    const PAUSE: Duration = Duration::from_secs(30);
+impl FailureLog {
+    const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-    /// Whether these words are to be said at this moment.
-    pub(in crate::consul) fn is_news(&mut self, words: &str) -> bool {
-        let news = match &self.last {
+    /// Returns whether this text is to be logged now.
+    pub(in crate::consul) fn should_log(&mut self, words: &str) -> bool {
+        let should_log = match &self.last {
             None => true,
-            Some((at, said)) => said != words && at.elapsed() >= Self::PAUSE,
+            Some((at, logged)) => logged != words && at.elapsed() >= Self::LOG_INTERVAL,
         };
-        if news {
+        if should_log {
             self.last = Some((Instant::now(), words.to_owned()));
         }
-        news
+        should_log
     }
 
-    /// It is over; true when anything had been said.
-    pub(in crate::consul) fn ends(&mut self) -> bool {
+    /// Ends the failure; returns whether it was logged.
+    pub(in crate::consul) fn clear(&mut self) -> bool {
         self.last.take().is_some()
     }
 }
@@ -126,20 +108,9 @@ impl Complaint {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_backoff_doubles_to_its_limit_and_begins_again() {
-        let (pace, most) = (Pace::default(), Pace::default().backoff_most);
-        let mut backoff = Backoff::new(&pace);
-        for ceiling in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
-            assert!(backoff.next(most) <= Duration::from_millis(ceiling));
-        }
-        backoff.reset();
-        assert!(backoff.next(most) <= Duration::from_millis(500));
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_bucket_gives_a_burst_and_then_one_token_a_refill() {
-        let mut bucket = Bucket::new(2, Duration::from_secs(1));
+        let mut bucket = TokenBucket::new(2, Duration::from_secs(1));
         let start = Instant::now();
         let mut taken = Vec::new();
         for _ in 0..5 {
@@ -157,13 +128,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_complaint_is_made_once_and_a_changed_one_seldom() {
-        let mut complaint = Complaint::default();
-        assert!(!complaint.ends());
-        let heard = ["refused", "refused", "reset"].map(|words| complaint.is_news(words));
+        let mut complaint = FailureLog::default();
+        assert!(!complaint.clear());
+        let heard = ["refused", "refused", "reset"].map(|words| complaint.should_log(words));
         assert_eq!(heard, [true, false, false]);
-        tokio::time::sleep(Complaint::PAUSE).await;
-        let heard = ["refused", "denied", "refused"].map(|words| complaint.is_news(words));
+        tokio::time::sleep(FailureLog::LOG_INTERVAL).await;
+        let heard = ["refused", "denied", "refused"].map(|words| complaint.should_log(words));
         assert_eq!(heard, [false, true, false]);
-        assert!(complaint.ends() && complaint.is_news("refused"));
+        assert!(complaint.clear() && complaint.should_log("refused"));
     }
 }

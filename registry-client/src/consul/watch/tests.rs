@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 use super::{cursor::Meta, *};
 use crate::{consul::TokenState, telemetry::Counter};
 
-/// A list of numbers, told in any order.
+/// A list of numbers, in any order.
 #[derive(Default)]
 struct Numbers(RegistryCounters);
 
@@ -19,22 +19,22 @@ impl fmt::Display for Numbers {
 
 impl Resource for Numbers {
     type Value = Vec<u32>;
-    const BY: By = By::Index;
+    const BLOCKING: BlockingBy = BlockingBy::Index;
 
-    fn call(&self) -> Result<Call, Error> {
-        Ok(Call::get("/v1/numbers", "nothing"))
+    fn call(&self) -> Result<HttpCall, Error> {
+        Ok(HttpCall::get("/v1/numbers", "nothing"))
     }
 
-    fn read(&self, answer: &Answer) -> Result<Vec<u32>, Error> {
+    fn read(&self, answer: &HttpResponse) -> Result<Vec<u32>, Error> {
         let mut numbers: Vec<u32> = serde_json::from_slice(&answer.body).unwrap();
         numbers.sort_unstable();
         Ok(numbers)
     }
 
-    fn compare(&self, held: Option<&Vec<u32>>, new: &Vec<u32>) -> Change {
-        match held {
-            Some(held) if held == new => Change::Same,
-            Some(held) if held.iter().any(|n| !new.contains(n)) => Change::Loses,
+    fn compare(&self, current: Option<&Vec<u32>>, new: &Vec<u32>) -> Change {
+        match current {
+            Some(current) if current == new => Change::Same,
+            Some(current) if current.iter().any(|n| !new.contains(n)) => Change::Loses,
             None if new.is_empty() => Change::Loses,
             _ => Change::Differs,
         }
@@ -45,32 +45,32 @@ impl Resource for Numbers {
     }
 }
 
-/// Gives its answers in turn, then the last word for ever.
+/// A source with these responses in turn, then `then` for ever.
 #[derive(Default)]
 struct Script {
-    answers: Mutex<VecDeque<Result<Answer, Error>>>,
-    asked: Mutex<Vec<Cursor>>,
-    then: Option<fn() -> Result<Answer, Error>>,
+    answers: Mutex<VecDeque<Result<HttpResponse, Error>>>,
+    queries: Mutex<Vec<Cursor>>,
+    then: Option<fn() -> Result<HttpResponse, Error>>,
     local: bool,
 }
 
 impl Script {
-    fn of(answers: impl IntoIterator<Item = Result<Answer, Error>>) -> Self {
+    fn of(answers: impl IntoIterator<Item = Result<HttpResponse, Error>>) -> Self {
         Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
     }
 
-    fn always(then: fn() -> Result<Answer, Error>) -> Self {
+    fn always(then: fn() -> Result<HttpResponse, Error>) -> Self {
         Self { then: Some(then), ..Self::default() }
     }
 
-    fn asked(&self) -> Vec<Cursor> {
-        self.asked.lock().unwrap().clone()
+    fn queries(&self) -> Vec<Cursor> {
+        self.queries.lock().unwrap().clone()
     }
 }
 
-impl Source for Script {
-    async fn ask(&self, _: &Call, cursor: &Cursor, _: Duration) -> Result<Answer, Error> {
-        self.asked.lock().unwrap().push(cursor.clone());
+impl QuerySource for Script {
+    async fn query(&self, _: &HttpCall, cursor: &Cursor, _: Duration) -> Result<HttpResponse, Error> {
+        self.queries.lock().unwrap().push(cursor.clone());
         let next = self.answers.lock().unwrap().pop_front();
         match (next, self.then) {
             (Some(answer), _) => answer,
@@ -88,52 +88,57 @@ impl Source for Script {
     }
 }
 
-fn answer(numbers: &str, meta: Meta) -> Result<Answer, Error> {
-    Ok(Answer { found: true, meta, body: numbers.to_owned().into() })
+fn answer(numbers: &str, meta: Meta) -> Result<HttpResponse, Error> {
+    Ok(HttpResponse { found: true, meta, body: numbers.to_owned().into() })
 }
 
-fn blocking(index: u64, numbers: &str) -> Result<Answer, Error> {
+fn blocking(index: u64, numbers: &str) -> Result<HttpResponse, Error> {
     answer(numbers, Meta { index: Some(index), known_leader: true, ..Meta::default() })
 }
 
-fn streaming(index: u64, numbers: &str) -> Result<Answer, Error> {
+fn streaming(index: u64, numbers: &str) -> Result<HttpResponse, Error> {
     answer(numbers, Meta { index: Some(index), streaming: true, ..Meta::default() })
 }
 
-fn leaderless(index: u64, numbers: &str) -> Result<Answer, Error> {
+fn leaderless(index: u64, numbers: &str) -> Result<HttpResponse, Error> {
     answer(numbers, Meta { index: Some(index), ..Meta::default() })
 }
 
-fn down() -> Result<Answer, Error> {
+fn down() -> Result<HttpResponse, Error> {
     Err(Error::Unreachable { addr: "a:1".into(), cause: "refused".to_owned() })
 }
 
-fn no_leader() -> Result<Answer, Error> {
-    Err(Error::Unavailable { addr: "a:1".into(), status: 500, said: "No cluster leader".to_owned() })
+fn no_leader() -> Result<HttpResponse, Error> {
+    Err(Error::Unavailable { addr: "a:1".into(), status: 500, message: "No cluster leader".to_owned() })
 }
 
-fn denied() -> Result<Answer, Error> {
-    let (addr, path, said, needs) = ("a:1".into(), String::new(), String::new(), String::new());
-    Err(Error::Denied { addr, path, said, needs, token: TokenState::Missing })
+fn denied() -> Result<HttpResponse, Error> {
+    let (addr, path, message, needs) = ("a:1".into(), String::new(), String::new(), String::new());
+    Err(Error::Denied { addr, path, message, needs, token: TokenState::Missing })
 }
 
-fn bad_request() -> Result<Answer, Error> {
-    Err(Error::BadRequest { addr: "a:1".into(), path: String::new(), status: 400, said: "filter".to_owned() })
+fn bad_request() -> Result<HttpResponse, Error> {
+    Err(Error::BadRequest {
+        addr: "a:1".into(),
+        path: String::new(),
+        status: 400,
+        message: "filter".to_owned(),
+    })
 }
 
-/// What is told within ten minutes, a word each.
-async fn told(script: &Script) -> Vec<String> {
-    let mut told = Vec::new();
+/// The events within ten minutes, a word each.
+async fn published(script: &Script) -> Vec<String> {
+    let mut published = Vec::new();
     let numbers = Numbers::default();
     let followed = follow(script, &numbers, Pace::default(), |news| {
-        told.push(match news {
-            News::Changed(numbers) => format!("{numbers:?}"),
-            News::Failed(words) => words.split([':', ';']).next().unwrap().to_owned(),
-            News::Recovered(_) => "recovered".to_owned(),
+        published.push(match news {
+            WatchEvent::Changed(numbers) => format!("{numbers:?}"),
+            WatchEvent::Failed(words) => words.split([':', ';']).next().unwrap().to_owned(),
+            WatchEvent::Recovered(_) => "recovered".to_owned(),
         });
     });
     let _ = timeout(Duration::from_secs(600), followed).await;
-    told
+    published
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,32 +151,32 @@ async fn only_changes_are_told_whatever_their_order() {
         blocking(8, "[3]"),
         streaming(8, "[3]"),
     ]);
-    assert_eq!(told(&script).await, ["[1, 2]", "[1, 2, 3]", "[3]"]);
-    let asked = [0, 5, 6, 7, 0, 8, 8].map(|i| if i == 0 { Cursor::Start } else { Cursor::Index(i) });
-    assert_eq!(script.asked(), asked);
+    assert_eq!(published(&script).await, ["[1, 2]", "[1, 2, 3]", "[3]"]);
+    let queries = [0, 5, 6, 7, 0, 8, 8].map(|i| if i == 0 { Cursor::Start } else { Cursor::Index(i) });
+    assert_eq!(script.queries(), queries);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_missing_in_a_stream_is_believed_only_when_a_question_from_the_start_says_so() {
     let script =
         Script::of([blocking(5, "[1,2]"), streaming(6, "[1]"), blocking(6, "[1,2]"), streaming(7, "[]")]);
-    assert_eq!(told(&script).await, ["[1, 2]"]);
-    let asked = [Cursor::Start, Cursor::Index(5), Cursor::Start, Cursor::Index(6), Cursor::Start];
-    assert_eq!(script.asked(), asked);
+    assert_eq!(published(&script).await, ["[1, 2]"]);
+    let queries = [Cursor::Start, Cursor::Index(5), Cursor::Start, Cursor::Index(6), Cursor::Start];
+    assert_eq!(script.queries(), queries);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_streaming_answer_without_an_index_is_none() {
     let script = Script::of([blocking(5, "[1]"), streaming(1, "[]"), blocking(5, "[1]")]);
-    assert_eq!(told(&script).await, ["[1]"]);
-    assert_eq!(script.asked(), [Cursor::Start, Cursor::Index(5), Cursor::Start, Cursor::Index(5)]);
+    assert_eq!(published(&script).await, ["[1]"]);
+    assert_eq!(script.queries(), [Cursor::Start, Cursor::Index(5), Cursor::Start, Cursor::Index(5)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_index_that_went_backwards_is_asked_anew_from_the_start() {
     let script = Script::of([blocking(9, "[1]"), blocking(4, "[2]"), blocking(4, "[2,3]")]);
-    assert_eq!(told(&script).await, ["[1]", "[2, 3]"]);
-    assert_eq!(script.asked(), [Cursor::Start, Cursor::Index(9), Cursor::Start, Cursor::Index(4)]);
+    assert_eq!(published(&script).await, ["[1]", "[2, 3]"]);
+    assert_eq!(script.queries(), [Cursor::Start, Cursor::Index(9), Cursor::Start, Cursor::Index(4)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,8 +184,8 @@ async fn after_a_failure_it_asks_from_the_start_and_says_when_it_works_again() {
     let script =
         Script::of([blocking(9, "[1]"), down(), down(), blocking(3, "[1]"), down(), blocking(4, "[2]")]);
     let down = "cannot reach Consul at a";
-    assert_eq!(told(&script).await, ["[1]", down, down, "recovered", down, "[2]"]);
-    assert_eq!(script.asked()[2..4], [Cursor::Start, Cursor::Start]);
+    assert_eq!(published(&script).await, ["[1]", down, down, "recovered", down, "[2]"]);
+    assert_eq!(script.queries()[2..4], [Cursor::Start, Cursor::Start]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,36 +198,36 @@ async fn a_smaller_answer_without_a_leader_is_not_believed() {
         leaderless(6, "[1,2,3]"),
         blocking(7, "[1]"),
     ]);
-    assert_eq!(told(&script).await, [doubted, "[1, 2]", doubted, "[1, 2, 3]", "[1]"]);
+    assert_eq!(published(&script).await, [doubted, "[1, 2]", doubted, "[1, 2, 3]", "[1]"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_is_woken_all_the_time_asks_no_more_than_twice_a_second() {
     let script = Script::always(|| blocking(5, "[1]"));
-    assert_eq!(told(&script).await, ["[1]"]);
-    let asked = script.asked().len();
-    assert!((1_000..=1_202).contains(&asked), "{asked} questions in 600 s");
+    assert_eq!(published(&script).await, ["[1]"]);
+    let queries = script.queries().len();
+    assert!((1_000..=1_202).contains(&queries), "{queries} questions in 600 s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_is_down_is_asked_seldom_and_for_ever() {
     let script = Script::always(down);
-    told(&script).await;
-    let asked = script.asked().len();
-    assert!((20..=90).contains(&asked), "{asked} questions in 600 s");
+    published(&script).await;
+    let queries = script.queries().len();
+    assert!((20..=90).contains(&queries), "{queries} questions in 600 s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_of_this_machine_is_found_again_within_seconds() {
     let script = Script { local: true, ..Script::always(down) };
-    told(&script).await;
-    let asked = script.asked().len();
-    assert!((150..=700).contains(&asked), "{asked} questions in 600 s");
-    // One that answers is spared like any other, whoever it is.
+    published(&script).await;
+    let queries = script.queries().len();
+    assert!((150..=700).contains(&queries), "{queries} questions in 600 s");
+    // A responding agent gets the normal backoff, even a local one.
     let script = Script { local: true, ..Script::always(no_leader) };
-    told(&script).await;
-    let asked = script.asked().len();
-    assert!((20..=90).contains(&asked), "{asked} questions in 600 s");
+    published(&script).await;
+    let queries = script.queries().len();
+    assert!((20..=90).contains(&queries), "{queries} questions in 600 s");
 }
 
 #[tokio::test(start_paused = true)]
@@ -232,8 +237,10 @@ async fn a_long_outage_does_not_slow_what_comes_after_it() {
         let mut left = None;
         let numbers = Numbers::default();
         let followed = follow(&script, &numbers, Pace::default(), |news| match (&news, left) {
-            (News::Failed(words), None) if words.contains("No cluster leader") => left = Some(Instant::now()),
-            (News::Changed(_), Some(since)) => assert!(since.elapsed() <= Duration::from_millis(501)),
+            (WatchEvent::Failed(words), None) if words.contains("No cluster leader") => {
+                left = Some(Instant::now());
+            }
+            (WatchEvent::Changed(_), Some(since)) => assert!(since.elapsed() <= Duration::from_millis(501)),
             _ => {}
         });
         let _ = timeout(Duration::from_secs(3_600), followed).await;
@@ -245,19 +252,19 @@ async fn a_long_outage_does_not_slow_what_comes_after_it() {
 async fn what_only_a_person_can_mend_is_surfaced_and_not_spun_on() {
     for then in [denied, bad_request] {
         let script = Script::always(then);
-        let told = told(&script).await;
-        assert!((20..=41).contains(&script.asked().len()), "{} questions in 600 s", script.asked().len());
-        assert_eq!(told.len(), script.asked().len());
+        let published = published(&script).await;
+        assert!((20..=41).contains(&script.queries().len()), "{} questions in 600 s", script.queries().len());
+        assert_eq!(published.len(), script.queries().len());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_waited_on_is_polled() {
     let script = Script::always(|| answer("[1]", Meta { known_leader: true, ..Meta::default() }));
-    told(&script).await;
-    let asked = script.asked();
-    assert!(asked.iter().all(|cursor| *cursor == Cursor::Start));
-    assert!((100..=260).contains(&asked.len()), "{} questions in 600 s", asked.len());
+    published(&script).await;
+    let queries = script.queries();
+    assert!(queries.iter().all(|cursor| *cursor == Cursor::Start));
+    assert!((100..=260).contains(&queries.len()), "{} questions in 600 s", queries.len());
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,7 +273,7 @@ async fn the_first_two_questions_do_not_wait() {
     let start = Instant::now();
     let numbers = Numbers::default();
     let _ = timeout(Duration::from_millis(1), follow(&script, &numbers, Pace::default(), |_| ())).await;
-    assert_eq!(script.asked().len(), 2);
+    assert_eq!(script.queries().len(), 2);
     assert!(start.elapsed() <= Duration::from_millis(2));
 }
 
@@ -283,11 +290,11 @@ async fn queries_errors_and_vain_wakes_are_counted_and_the_last_good_answer_ages
         blocking(8, "[1,2]"),
     ]);
     let numbers = Numbers::default();
-    assert_eq!(numbers.0.answer_age(), None);
+    assert_eq!(numbers.0.response_age(), None);
     let _ = timeout(Duration::from_secs(600), follow(&script, &numbers, Pace::default(), |_| ())).await;
     let Numbers(counters) = &numbers;
     let counted = [&counters.queries, &counters.errors, &counters.unchanged_wakes].map(Counter::get);
-    assert_eq!(counted, [script.asked().len() as u64, 2, 1]);
-    let age = counters.answer_age().unwrap();
+    assert_eq!(counted, [script.queries().len() as u64, 2, 1]);
+    let age = counters.response_age().unwrap();
     assert!((Duration::from_secs(540)..Duration::from_secs(600)).contains(&age), "{age:?}");
 }

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use super::{super::Rules, *};
+use super::{super::FailureRules, *};
 use crate::{code::Code, outcome::Outcome};
 
-const NOBODY: [usize; 0] = [];
+const NO_INSTANCES: [usize; 0] = [];
 const SECOND: Duration = Duration::from_secs(1);
 const OK: Outcome = Outcome::status(Code::OK);
 const FAILED: Outcome = Outcome::status(Code::UNAVAILABLE);
@@ -13,11 +13,11 @@ const FAILED: Outcome = Outcome::status(Code::UNAVAILABLE);
 struct Bed {
     detector: Detector,
     records: Vec<Record>,
-    standings: Vec<Standing>,
+    standings: Vec<EjectionState>,
     began: Instant,
     now: Instant,
     calls: usize,
-    /// When, who, and how often by then.
+    /// The time, the instance, and its ejections by then.
     ejected: Vec<(f64, usize, u32)>,
     unenforced: u32,
 }
@@ -25,12 +25,12 @@ struct Bed {
 impl Bed {
     fn new(instances: usize, config: OutlierConfig) -> Self {
         fastrand::seed(7);
-        let rules = Arc::new(Rules::new(&config));
+        let rules = Arc::new(FailureRules::new(&config));
         let now = Instant::now();
         Self {
             detector: Detector::new(config, now),
             records: (0..instances).map(|_| Record::new(rules.clone(), Arc::default())).collect(),
-            standings: (0..instances).map(|_| Standing::default()).collect(),
+            standings: (0..instances).map(|_| EjectionState::default()).collect(),
             began: now,
             now,
             calls: 0,
@@ -39,25 +39,26 @@ impl Bed {
         }
     }
 
-    fn judge(&mut self, with: impl FnOnce(&mut Detector, &mut [Subject<'_>], Instant) -> Judged) {
-        let before: Vec<u32> = self.standings.iter().map(Standing::ejections).collect();
+    fn judge(&mut self, with: impl FnOnce(&mut Detector, &mut [OutlierCandidate<'_>], Instant) -> Sweep) {
+        let before: Vec<u32> = self.standings.iter().map(EjectionState::ejections).collect();
         let both = self.records.iter().zip(&mut self.standings);
-        let mut subjects: Vec<_> = both.map(|(record, standing)| Subject { record, standing }).collect();
-        self.unenforced += with(&mut self.detector, &mut subjects, self.now).unenforced;
-        for (i, standing) in self.standings.iter().enumerate() {
-            if standing.ejections > before[i] {
-                self.ejected.push(((self.now - self.began).as_secs_f64(), i, standing.ejections));
+        let mut candidates: Vec<_> =
+            both.map(|(record, ejection)| OutlierCandidate { record, ejection }).collect();
+        self.unenforced += with(&mut self.detector, &mut candidates, self.now).unenforced;
+        for (i, ejection) in self.standings.iter().enumerate() {
+            if ejection.ejections > before[i] {
+                self.ejected.push(((self.now - self.began).as_secs_f64(), i, ejection.ejections));
             }
         }
     }
 
-    /// 200 calls a second for so long; `ends` tells the end of the `n`th call
+    /// 200 calls a second for so long; `ends` gives the end of the `n`th call
     /// of an instance at a time.
     fn run(&mut self, seconds: u64, mut ends: impl FnMut(usize, f64) -> Outcome) {
         for _ in 0..seconds * 200 {
             self.now += SECOND / 200;
             let at = (self.now - self.began).as_secs_f64();
-            if self.detector.due() <= self.now {
+            if self.detector.next_sweep() <= self.now {
                 self.judge(Detector::sweep);
             }
             for i in 0..self.records.len() {
@@ -65,9 +66,9 @@ impl Bed {
                     // The probe.
                     match ends(i, at) {
                         OK => self.standings[i].restore(&self.records[i], self.now),
-                        _ => self.judge(|detector, subjects, now| {
-                            detector.relapse(&mut subjects[i], now);
-                            Judged::default()
+                        _ => self.judge(|detector, candidates, now| {
+                            detector.eject_again(&mut candidates[i], now);
+                            Sweep::default()
                         }),
                     }
                 }
@@ -76,7 +77,7 @@ impl Bed {
             self.calls += 1;
             if let Some(&i) = ins.get(self.calls % ins.len().max(1)) {
                 self.records[i].observe(ends(i, at));
-                self.judge(|detector, subjects, now| detector.look(subjects, now));
+                self.judge(|detector, candidates, now| detector.check_acute(candidates, now));
             }
         }
     }
@@ -189,7 +190,7 @@ fn lost_connections_eject_the_third_time_and_then_each_time() {
     let mut bed = Bed::new(3, OutlierConfig::default());
     let lose = |bed: &mut Bed, i: usize| {
         bed.standings[i].lost_connection();
-        bed.judge(|detector, subjects, now| detector.look(subjects, now));
+        bed.judge(|detector, candidates, now| detector.check_acute(candidates, now));
     };
     for _ in 0..2 {
         lose(&mut bed, 1);
@@ -239,8 +240,8 @@ fn a50_is_followed_to_the_letter_where_it_is_asked_for() {
     };
     // The mean is 80 %, the deviation 40: 2 deviations below is below 1.9.
     assert_eq!(rates(&mut Bed::new(5, a50(true)), &[100, 0, 0, 0, 0]), [0]);
-    assert_eq!(rates(&mut Bed::new(5, a50(true)), &[100, 100, 0, 0, 0]), NOBODY);
-    assert_eq!(rates(&mut Bed::new(4, a50(true)), &[100, 0, 0, 0]), NOBODY, "too few hosts");
+    assert_eq!(rates(&mut Bed::new(5, a50(true)), &[100, 100, 0, 0, 0]), NO_INSTANCES);
+    assert_eq!(rates(&mut Bed::new(4, a50(true)), &[100, 0, 0, 0]), NO_INSTANCES, "too few hosts");
     assert_eq!(rates(&mut Bed::new(5, a50(false)), &[86, 85, 0, 0, 0]), [0]);
     assert_eq!(rates(&mut Bed::new(5, a50(false)), &[100, 100, 100, 100, 100]), [0, 1, 2, 3, 4]);
 
@@ -249,6 +250,6 @@ fn a50_is_followed_to_the_letter_where_it_is_asked_for() {
         ..OutlierConfig::a50()
     };
     let mut bed = Bed::new(5, never);
-    assert_eq!(rates(&mut bed, &[100, 0, 0, 0, 0]), NOBODY);
+    assert_eq!(rates(&mut bed, &[100, 0, 0, 0, 0]), NO_INSTANCES);
     assert_eq!(bed.unenforced, 1);
 }

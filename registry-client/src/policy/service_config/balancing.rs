@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 use super::{
     json::Field,
-    value::{boolean, duration, integer, percent, some_time, text},
+    value::{boolean, duration, integer, percent, positive_duration, text},
 };
 use crate::{
     balance::Balancer,
@@ -16,30 +16,30 @@ use crate::{
     instance::ParseError,
 };
 
-/// What a list of policies comes to.
+/// The balancing policy and outlier detection of a list of policies.
 #[derive(Debug, PartialEq)]
-pub(super) struct Chosen {
+pub(super) struct BalancingConfig {
     pub(super) balancer: Balancer,
     pub(super) outlier: Option<OutlierConfig>,
 }
 
 const OUTLIER: &str = "outlier_detection_experimental";
 
-/// Reads `loadBalancingConfig`: of a list of policies the first that is known.
-pub(super) fn config(field: Field) -> Result<Chosen, ParseError> {
-    let nobody = field.refused(format_args!("none of its policies is known; there are {}", known()));
+/// Reads `loadBalancingConfig`: the first known policy of a list.
+pub(super) fn config(field: Field) -> Result<BalancingConfig, ParseError> {
+    let unknown = field.refused(format_args!("none of its policies is known; there are {}", known()));
     for policy in field.list()? {
         let (name, config) = policy.object()?.only()?;
         if matches!(&*name, OUTLIER | "outlier_detection") {
             let (outlier, balancer) = outlier(config)?;
-            return Ok(Chosen { balancer, outlier: Some(outlier) });
+            return Ok(BalancingConfig { balancer, outlier: Some(outlier) });
         }
         if let Some(balancer) = balancer(&name) {
             settings(balancer, config)?;
-            return Ok(Chosen { balancer, outlier: None });
+            return Ok(BalancingConfig { balancer, outlier: None });
         }
     }
-    Err(nobody)
+    Err(unknown)
 }
 
 /// Reads `loadBalancingPolicy`: one name, in any case.
@@ -62,7 +62,7 @@ fn known() -> String {
     format!("{ours}, weighted_round_robin, least_request_experimental, {OUTLIER}")
 }
 
-/// Refuses what a policy cannot be told.
+/// Rejects settings that a policy does not have.
 fn settings(balancer: Balancer, field: Field) -> Result<(), ParseError> {
     let mut object = field.object()?;
     if balancer == Balancer::LeastRequest {
@@ -78,7 +78,7 @@ fn outlier(field: Field) -> Result<(OutlierConfig, Balancer), ParseError> {
     let default = OutlierConfig::a50();
     let mut object = field.object()?;
     let mut settings = OutlierConfig {
-        interval: object.read("interval", some_time)?.unwrap_or(default.interval),
+        interval: object.read("interval", positive_duration)?.unwrap_or(default.interval),
         base_ejection_time: object.read("baseEjectionTime", duration)?.unwrap_or(default.base_ejection_time),
         max_ejection_time: object.read("maxEjectionTime", duration)?.unwrap_or(default.max_ejection_time),
         max_ejection_percent: object
@@ -88,7 +88,7 @@ fn outlier(field: Field) -> Result<(OutlierConfig, Balancer), ParseError> {
         failure_percentage: object.read("failurePercentageEjection", failure_percentage)?,
         ..default
     };
-    object.read("consort", |field| own(field, &mut settings))?;
+    object.read("consort", |field| consort_settings(field, &mut settings))?;
     let place = object.path_of("childPolicy");
     let child = object.need("childPolicy", "a list such as [{\"round_robin\": {}}]", config)?;
     object.end()?;
@@ -98,9 +98,9 @@ fn outlier(field: Field) -> Result<(OutlierConfig, Balancer), ParseError> {
     Ok((settings, child.balancer))
 }
 
-/// Our own settings of outlier detection, off here unless set, as A50 knows
-/// none of them.
-fn own(field: Field, settings: &mut OutlierConfig) -> Result<(), ParseError> {
+/// Reads our own settings of outlier detection, off here unless set, because
+/// A50 has none of them.
+fn consort_settings(field: Field, settings: &mut OutlierConfig) -> Result<(), ParseError> {
     let count = |field: Field| integer(&field, 1, u32::MAX).map(NonZeroU32::new);
     let mut object = field.object()?;
     let consecutive =

@@ -1,5 +1,4 @@
-//! JSON that knows where it stands, so that what is wrong with it can be said
-//! by the field's path.
+//! JSON values with their paths, so that errors name the field.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -14,23 +13,23 @@ pub(super) struct Field {
     value: Value,
 }
 
-/// An object of which settings are taken until nothing is left.
+/// An object whose settings are taken one by one; the rest is unknown.
 pub(super) struct Object {
     path: String,
     left: BTreeMap<String, Value>,
-    /// Every name that was asked for.
+    /// Every name that was taken.
     known: Vec<&'static str>,
 }
 
 impl Field {
-    /// Reads a whole text.
+    /// Parses a text.
     pub(super) fn parse(text: &str) -> Result<Self, ParseError> {
         let Strict(value) =
             serde_json::from_str(text).map_err(|why| ParseError(format!("this is no JSON: {why}")))?;
         Ok(Self { path: String::new(), value })
     }
 
-    /// What is wrong with it: its path, its value and what is expected.
+    /// An error with the path, the value and what is expected.
     pub(super) fn wrong(&self, expected: impl fmt::Display) -> ParseError {
         let mut shown = self.value.to_string();
         if let Some((end, _)) = shown.char_indices().nth(60) {
@@ -40,7 +39,7 @@ impl Field {
         self.refused(format_args!("{shown} {expected}"))
     }
 
-    /// What is wrong with it, in words that say more than its value.
+    /// An error with the path and a reason.
     pub(super) fn refused(&self, why: impl fmt::Display) -> ParseError {
         if self.path.is_empty() {
             ParseError(format!("service config: {why}"))
@@ -84,7 +83,7 @@ impl Object {
         Some(Field { path: self.path_of(name), value })
     }
 
-    /// The setting of that name, read by `read`.
+    /// An optional setting, read by `read`.
     pub(super) fn read<T>(
         &mut self,
         name: &'static str,
@@ -93,7 +92,7 @@ impl Object {
         self.take(name).map(read).transpose()
     }
 
-    /// The same of a setting that must be there; `expected` says what it is.
+    /// A required setting, read by `read`; `expected` describes it.
     pub(super) fn need<T>(
         &mut self,
         name: &'static str,
@@ -118,7 +117,7 @@ impl Object {
         }
     }
 
-    /// Refuses what nobody has asked for.
+    /// Rejects settings that were not taken.
     pub(super) fn end(self) -> Result<(), ParseError> {
         let Some(name) = self.left.keys().next() else { return Ok(()) };
         let known = self.known.join(", ");
@@ -130,8 +129,8 @@ impl Object {
     }
 }
 
-/// A JSON value in which no object names anything twice: of two, most readers
-/// would silently take the last.
+/// A JSON value without duplicate names in an object: most readers would
+/// silently take the last.
 struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {

@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     MethodConfig, ServiceConfig,
     json::{Field, Object},
-    value::{boolean, bytes, codes, duration, integer, positive, some_codes, some_time, text},
+    value::{boolean, bytes, codes, duration, integer, nonempty_codes, positive, positive_duration, text},
 };
 use crate::{
     instance::ParseError,
@@ -20,7 +20,7 @@ use crate::{
 
 /// Reads the whole list into `config`.
 pub(super) fn method_configs(list: Field, config: &mut ServiceConfig) -> Result<(), ParseError> {
-    // Where each name stands, for the one that stands there twice.
+    // The path of each name, to report duplicates.
     let mut places: HashMap<String, String> = HashMap::new();
     for entry in list.list()? {
         let mut object = entry.object()?;
@@ -45,7 +45,7 @@ pub(super) fn method_configs(list: Field, config: &mut ServiceConfig) -> Result<
     Ok(())
 }
 
-/// What an entry is for.
+/// The scope of an entry.
 enum Name {
     All,
     Service(String),
@@ -91,7 +91,7 @@ impl std::fmt::Display for Name {
 fn method_config(object: &mut Object) -> Result<MethodConfig, ParseError> {
     let mut config = MethodConfig {
         wait_for_ready: object.read("waitForReady", boolean)?,
-        timeout: object.read("timeout", some_time)?,
+        timeout: object.read("timeout", positive_duration)?,
         max_request_bytes: object.read("maxRequestMessageBytes", bytes)?,
         max_response_bytes: object.read("maxResponseMessageBytes", bytes)?,
         retry: object.read("retryPolicy", retry)?,
@@ -102,7 +102,7 @@ fn method_config(object: &mut Object) -> Result<MethodConfig, ParseError> {
         return Err(ParseError(format!("{both}: excludes retryPolicy; only one of them is expected")));
     }
     let place = object.path_of("consort.retry");
-    if object.read("consort", own)? == Some(false) {
+    if object.read("consort", consort_settings)? == Some(false) {
         if config.retry.is_some() || config.hedging.is_some() {
             return Err(ParseError(format!(
                 "{place}: false excludes retryPolicy and hedgingPolicy; only one of them is expected"
@@ -113,8 +113,8 @@ fn method_config(object: &mut Object) -> Result<MethodConfig, ParseError> {
     Ok(config)
 }
 
-/// Our own settings of a method: whether it is retried.
-fn own(field: Field) -> Result<bool, ParseError> {
+/// Reads our own settings of a method: whether it is retried.
+fn consort_settings(field: Field) -> Result<bool, ParseError> {
     let mut object = field.object()?;
     let retry = object.read("retry", boolean)?.unwrap_or(true);
     object.end()?;
@@ -126,11 +126,11 @@ fn retry(field: Field) -> Result<RetryPolicy, ParseError> {
     let time = "a duration such as \"0.1s\"";
     let policy = RetryPolicy {
         max_attempts: object.need("maxAttempts", "an integer of 2 or more", |n| attempts(&n, "retry"))?,
-        initial_backoff: object.need("initialBackoff", time, some_time)?,
-        max_backoff: object.need("maxBackoff", time, some_time)?,
+        initial_backoff: object.need("initialBackoff", time, positive_duration)?,
+        max_backoff: object.need("maxBackoff", time, positive_duration)?,
         multiplier: object.need("backoffMultiplier", "a number above 0", positive)?,
-        codes: object.need("retryableStatusCodes", "a list such as [\"UNAVAILABLE\"]", some_codes)?,
-        attempt_timeout: object.read("perAttemptRecvTimeout", some_time)?,
+        codes: object.need("retryableStatusCodes", "a list such as [\"UNAVAILABLE\"]", nonempty_codes)?,
+        attempt_timeout: object.read("perAttemptRecvTimeout", positive_duration)?,
         applies: true,
     };
     let place = object.path_of("initialBackoff");
@@ -162,7 +162,7 @@ fn hedging(field: Field) -> Result<HedgingPolicy, ParseError> {
     Ok(HedgingPolicy { max_attempts, delay, non_fatal })
 }
 
-/// Our own setting of a hedge: after which percentile of what was observed.
+/// Reads our own setting of a hedge: the percentile of observed latencies.
 fn percentile(field: Field) -> Result<u8, ParseError> {
     let mut object = field.object()?;
     let percentile = object.need("percentile", "an integer of 1 to 99", |field| integer(&field, 1, 99))?;
@@ -170,7 +170,7 @@ fn percentile(field: Field) -> Result<u8, ParseError> {
     Ok(u8::try_from(percentile).unwrap_or(99))
 }
 
-/// Above 5 is 5, as gRFC A6 has it.
+/// Reads a number of attempts; above 5 counts as 5 (gRFC A6).
 fn attempts(field: &Field, what: &str) -> Result<u32, ParseError> {
     let attempts = integer(field, 2, u32::MAX);
     attempts

@@ -331,14 +331,14 @@ fn outlier_detection_is_read_with_the_policy_below_it() {
         ..OutlierConfig::a50()
     };
     assert_eq!(config.unwrap().outlier, Some(expected));
-    let own = r#""consort": {"consecutiveFailures": 5, "lostConnections": 2, "compare": true}"#;
+    let consort_settings = r#""consort": {"consecutiveFailures": 5, "lostConnections": 2, "compare": true}"#;
     let expected = OutlierConfig {
         consecutive: Some(Consecutive { failures: 5.try_into().unwrap(), enforcement_percentage: 100 }),
         lost_connections: Some(2.try_into().unwrap()),
         compare: true,
         ..OutlierConfig::a50()
     };
-    let config = ServiceConfig::parse(&json(&format!("{own}, {child}")));
+    let config = ServiceConfig::parse(&json(&format!("{consort_settings}, {child}")));
     assert_eq!(config.unwrap().outlier, Some(expected));
     let at = "loadBalancingConfig[0].outlier_detection_experimental.";
     for (settings, expected) in [
@@ -390,7 +390,7 @@ fn a_file_is_read_where_the_text_is_no_json() {
     let bad = file("bad.json", r#"{"methodConfig": 1}"#);
     let said = ServiceConfig::from_file_or_json(&bad).unwrap_err().to_string();
     assert_eq!(said, format!("`{bad}`: methodConfig: 1 is no list; […] is expected"));
-    let large = file("large.json", &" ".repeat(MOST_BYTES as usize + 1));
+    let large = file("large.json", &" ".repeat(MAX_FILE_BYTES as usize + 1));
     assert!(ServiceConfig::from_file_or_json(&large).unwrap_err().to_string().contains("above 1 MiB"));
     let said = ServiceConfig::from_file_or_json("/no/such/file").unwrap_err().to_string();
     assert!(said.starts_with("`/no/such/file` cannot be read"), "{said}");

@@ -38,19 +38,19 @@ pub(super) fn positive(field: Field) -> Result<f64, ParseError> {
     number(&field).filter(above).ok_or_else(|| field.wrong("is not a number above 0"))
 }
 
-/// An integer from `least` to `most`.
-pub(super) fn integer(field: &Field, least: u32, most: u32) -> Result<u32, ParseError> {
+/// An integer from `min` to `max`.
+pub(super) fn integer(field: &Field, min: u32, max: u32) -> Result<u32, ParseError> {
     let whole = match field.value() {
         // protobuf lets an integer be written with digits and with an empty fraction.
         Value::Number(number) => number.as_u64().or_else(|| whole(number.as_f64()?)),
         Value::String(text) => text.parse().ok().or_else(|| whole(text.parse().ok()?)),
         _ => None,
     };
-    let fits = |number: u64| u32::try_from(number).ok().filter(|n| (least..=most).contains(n));
+    let fits = |number: u64| u32::try_from(number).ok().filter(|n| (min..=max).contains(n));
     whole.and_then(fits).ok_or_else(|| {
-        field.wrong(match most {
-            u32::MAX => format!("does not do; an integer of {least} or more is expected"),
-            _ => format!("does not do; an integer of {least} to {most} is expected"),
+        field.wrong(match max {
+            u32::MAX => format!("does not do; an integer of {min} or more is expected"),
+            _ => format!("does not do; an integer of {min} to {max} is expected"),
         })
     })
 }
@@ -61,8 +61,7 @@ fn whole(number: f64) -> Option<u64> {
     fits.then_some(number as u64)
 }
 
-/// As many bytes as there are; what is more than memory can hold counts as all
-/// of it.
+/// A number of bytes, saturated to `usize`.
 pub(super) fn bytes(field: Field) -> Result<usize, ParseError> {
     integer(&field, 0, u32::MAX).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
 }
@@ -79,7 +78,7 @@ pub(super) fn duration(field: Field) -> Result<Duration, ParseError> {
 }
 
 /// A duration above 0.
-pub(super) fn some_time(field: Field) -> Result<Duration, ParseError> {
+pub(super) fn positive_duration(field: Field) -> Result<Duration, ParseError> {
     match field.value().as_str().and_then(seconds) {
         Some(Duration::ZERO) => Err(field.wrong("is no time at all; a duration above 0 is expected")),
         Some(some) => Ok(some),
@@ -88,7 +87,7 @@ pub(super) fn some_time(field: Field) -> Result<Duration, ParseError> {
 }
 
 /// The most seconds of a `google.protobuf.Duration`: ten thousand years.
-const MOST: u64 = 315_576_000_000;
+const MAX_SECONDS: u64 = 315_576_000_000;
 
 /// `1.5s`: digits, up to nine behind the point, an `s`.
 fn seconds(text: &str) -> Option<Duration> {
@@ -98,7 +97,7 @@ fn seconds(text: &str) -> Option<Duration> {
     if !digits(whole) || !digits(fraction) || fraction.len() > 9 {
         return None;
     }
-    let whole = whole.parse().ok().filter(|secs| *secs <= MOST)?;
+    let whole = whole.parse().ok().filter(|secs| *secs <= MAX_SECONDS)?;
     Some(Duration::new(whole, format!("{fraction:0<9}").parse().ok()?))
 }
 
@@ -107,8 +106,8 @@ pub(super) fn codes(field: Field) -> Result<Codes, ParseError> {
     field.list()?.into_iter().map(|field| code(&field)).collect()
 }
 
-/// The same, of at least one.
-pub(super) fn some_codes(field: Field) -> Result<Codes, ParseError> {
+/// A list of at least one status code.
+pub(super) fn nonempty_codes(field: Field) -> Result<Codes, ParseError> {
     if field.value().as_array().is_some_and(Vec::is_empty) {
         return Err(field.wrong("names no code; at least one is expected, such as \"UNAVAILABLE\""));
     }
@@ -146,7 +145,7 @@ mod tests {
             ("\"1.5s\"", Duration::from_millis(1_500)),
             ("\"0.000000001s\"", Duration::from_nanos(1)),
             ("\"0s\"", Duration::ZERO),
-            ("\"315576000000s\"", Duration::from_secs(MOST)),
+            ("\"315576000000s\"", Duration::from_secs(MAX_SECONDS)),
         ] {
             assert_eq!(duration(field(text)).unwrap(), expected, "{text}");
         }
@@ -171,7 +170,7 @@ mod tests {
             assert!(said.starts_with("f: ") && said.contains("\"15s\""), "{said}");
         }
         assert_eq!(
-            some_time(field("\"0.0s\"")).unwrap_err().0,
+            positive_duration(field("\"0.0s\"")).unwrap_err().0,
             "f: \"0.0s\" is no time at all; a duration above 0 is expected"
         );
     }
@@ -203,7 +202,7 @@ mod tests {
             assert!(said.starts_with("f[0]: "), "{said}");
         }
         assert!(codes(field("[]")).unwrap().is_empty());
-        assert!(some_codes(field("[]")).is_err() && some_codes(field("14")).is_err());
+        assert!(nonempty_codes(field("[]")).is_err() && nonempty_codes(field("14")).is_err());
     }
 
     proptest! {
@@ -214,7 +213,7 @@ mod tests {
         }
 
         #[test]
-        fn every_duration_is_read_back(secs in 0..=MOST, nanos in 0u32..1_000_000_000) {
+        fn every_duration_is_read_back(secs in 0..=MAX_SECONDS, nanos in 0u32..1_000_000_000) {
             let text = format!("\"{secs}.{nanos:09}s\"");
             prop_assert_eq!(duration(field(&text)), Ok(Duration::new(secs, nanos)));
         }

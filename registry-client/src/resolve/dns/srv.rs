@@ -18,15 +18,15 @@ use hickory_resolver::{
 };
 use tokio::time::Instant;
 
-use super::Found;
-use crate::instance::{Address, Health, Instance, ParseError};
+use super::DnsRecords;
+use crate::instance::{Address, Instance, InstanceHealth, ParseError};
 
-/// Whom to ask.
+/// The DNS servers for SRV records.
 #[derive(Clone, Debug)]
 pub(super) enum Servers {
-    /// Those of `/etc/resolv.conf`, read at every look-up.
+    /// The servers of `/etc/resolv.conf`, read at every look-up.
     System,
-    These(Arc<[SocketAddr]>),
+    Fixed(Arc<[SocketAddr]>),
 }
 
 pub(super) fn name(text: &str) -> Result<Name, ParseError> {
@@ -36,16 +36,16 @@ pub(super) fn name(text: &str) -> Result<Name, ParseError> {
     Name::from_utf8(text).map_err(|e| ParseError(format!("`{text}` is not a DNS name ({e})")))
 }
 
-/// Looks up the SRV records of a name. That there are none is an answer.
-pub(super) async fn look(servers: &Servers, text: &str) -> Result<Found, String> {
+/// Looks up the SRV records of a name. No records is not an error.
+pub(super) async fn look_up(servers: &Servers, text: &str) -> Result<DnsRecords, String> {
     let name = name(text).map_err(|e| e.to_string())?;
     let resolver = resolver(servers).map_err(|e| e.to_string())?;
     match resolver.lookup(name, RecordType::SRV).await {
-        Ok(lookup) => Ok(Found {
+        Ok(lookup) => Ok(DnsRecords {
             instances: instances(&lookup),
             expires: Some(Instant::from_std(lookup.valid_until())),
         }),
-        Err(e) if e.is_no_records_found() => Ok(Found { instances: Vec::new(), expires: None }),
+        Err(e) if e.is_no_records_found() => Ok(DnsRecords { instances: Vec::new(), expires: None }),
         Err(e) => Err(e.to_string()),
     }
 }
@@ -53,13 +53,13 @@ pub(super) async fn look(servers: &Servers, text: &str) -> Result<Found, String>
 fn resolver(servers: &Servers) -> Result<TokioResolver, hickory_resolver::net::NetError> {
     let mut builder = match servers {
         Servers::System => TokioResolver::builder_tokio()?,
-        Servers::These(servers) => {
+        Servers::Fixed(servers) => {
             let mut config = ResolverConfig::default();
             config.name_servers = servers.iter().map(server).collect();
             Resolver::builder_with_config(config, TokioRuntimeProvider::default())
         }
     };
-    // We ask when the records expire: what is remembered could only be old.
+    // Look-ups happen when the records expire: a cache could only be stale.
     builder.options_mut().cache_size = 0;
     builder.build()
 }
@@ -73,15 +73,15 @@ fn server(at: &SocketAddr) -> NameServerConfig {
     config
 }
 
-/// The targets as instances. Only those of the lowest priority number pass:
-/// the others are for when none of them is left.
+/// The targets as instances. Only those of the lowest priority number pass: the
+/// others are used when none of them is left.
 fn instances(lookup: &Lookup) -> Vec<Instance> {
     let addresses = addresses(lookup.additionals());
     let targets: Vec<&SRV> =
         lookup.answers().iter().filter_map(srv).filter(|srv| !srv.target.is_root()).collect();
     let first = targets.iter().map(|srv| srv.priority).min();
-    // In the order of their priority, so that of a target named twice the
-    // better one stays.
+    // In the order of priority, so that the better one of a duplicate target
+    // stays.
     let mut targets = targets;
     targets.sort_by_key(|srv| srv.priority);
     targets.into_iter().filter_map(|srv| instance(srv, first, &addresses)).collect()
@@ -94,7 +94,7 @@ fn srv(record: &Record) -> Option<&SRV> {
     }
 }
 
-/// The addresses that came along, so that they need no look-up of their own.
+/// The addresses in the additional section, which need no look-up of their own.
 fn addresses(records: &[Record]) -> BTreeMap<&Name, IpAddr> {
     let mut found = BTreeMap::new();
     for record in records {
@@ -117,14 +117,14 @@ fn instance(srv: &SRV, first: Option<u16>, addresses: &BTreeMap<&Name, IpAddr>) 
     let address = match Address::new(&host, srv.port) {
         Ok(address) => address,
         Err(e) => {
-            tracing::debug!("an SRV target is left out: {e}");
+            tracing::debug!("ignoring an SRV target: {e}");
             return None;
         }
     };
     let mut instance = Instance::new(&format!("{}:{}", target.trim_end_matches('.'), srv.port), address);
     instance.weight = srv.weight.max(1);
     if Some(srv.priority) != first {
-        instance.health = Health::Critical;
+        instance.health = InstanceHealth::Critical;
         instance.reason = format!("its SRV priority is {}, others come first", srv.priority);
     }
     Some(instance)
@@ -176,9 +176,9 @@ mod tests {
 
     async fn until(
         view: &mut tokio::sync::watch::Receiver<Resolution>,
-        wanted: impl Fn(&Resolution) -> bool,
+        condition: impl Fn(&Resolution) -> bool,
     ) -> Resolution {
-        let found = tokio::time::timeout(Duration::from_secs(20), view.wait_for(wanted)).await;
+        let found = tokio::time::timeout(Duration::from_secs(20), view.wait_for(condition)).await;
         found.expect("in time").unwrap().clone()
     }
 
@@ -197,14 +197,14 @@ mod tests {
         })
         .await;
         let found = until(&mut view(server), |now| now.instances.is_some()).await.instances.unwrap();
-        let told: Vec<_> =
+        let expected: Vec<_> =
             found.iter().map(|i| (i.id.as_str(), i.address.to_string(), i.weight, i.health)).collect();
         assert_eq!(
-            told,
+            expected,
             [
-                ("a.test:80", "10.0.0.1:80".to_owned(), 5, Health::Passing),
-                ("b.test:81", "b.test:81".to_owned(), 1, Health::Passing),
-                ("c.test:82", "c.test:82".to_owned(), 9, Health::Critical),
+                ("a.test:80", "10.0.0.1:80".to_owned(), 5, InstanceHealth::Passing),
+                ("b.test:81", "b.test:81".to_owned(), 1, InstanceHealth::Passing),
+                ("c.test:82", "c.test:82".to_owned(), 9, InstanceHealth::Critical),
             ]
         );
     }

@@ -1,56 +1,57 @@
-//! How many calls of one method may be under way at once, learnt from how long
-//! they take. Plain arithmetic: the time is passed in, nothing waits.
+//! The adaptive concurrency limit of one method, learnt from latencies. Plain
+//! arithmetic: the time is a parameter, nothing waits.
 //!
 //! The gradient of Netflix's `concurrency-limits` (`Gradient2Limit`): the limit
-//! is multiplied by *tolerated latency / observed latency*. What differs, and
-//! why:
+//! is multiplied by *tolerated latency / observed latency*. The differences,
+//! and their reasons:
 //!
-//! - One limit per method and not one per server, so that a slow method, a
-//!   long poll, or one whose dependency hangs takes no room from the others,
-//!   and a changed mix of methods is no change of latency.
-//! - The latency to compare with is that of calms (calls begun while few were
-//!   under way), as Envoy's adaptive concurrency measures it on purpose. A
-//!   moving average of everything, as in `Gradient2Limit`, comes to take a
-//!   long overload for normal. Few calls are always let in, so a lasting
-//!   change is learnt even when the limit has shrunk to its least.
-//! - Only a standing queue counts, one that is there for [`STANDING`], as in
-//!   `CoDel` (RFC 8289): a burst that drains by itself is not overload.
-//! - Nothing under way means no queue: what was learnt of congestion is over,
-//!   and the limit starts anew. So an idle server never refuses.
+//! - One limit per method instead of one per server, so that a slow method, a
+//!   long poll, or one whose dependency hangs does not take capacity from the
+//!   others, and a changed mix of methods is no change of latency.
+//! - The baseline is the latency of calls that began while few were in flight,
+//!   which Envoy's adaptive concurrency measures on purpose. A moving average
+//!   of all calls, as in `Gradient2Limit`, learns a long overload as normal. A
+//!   few calls are always admitted, so a lasting change is learnt even at the
+//!   lowest limit.
+//! - Only a standing queue counts, one that lasts for [`STANDING_QUEUE_TIME`],
+//!   as in `CoDel` (RFC 8289): a burst that drains by itself is no overload.
+//! - Without calls in flight there is no queue: the congestion is over, and the
+//!   limit starts anew. An idle server never rejects.
 
 use std::time::{Duration, Instant};
 
-/// How long latency must be too high before the limit shrinks.
-const STANDING: Duration = Duration::from_secs(1);
-/// How long calls must have been rejected without a break for the queue to count as
-/// standing: a burst is rejected at once, or within less.
-const REJECTING: Duration = Duration::from_millis(250);
-/// How often the limit is looked at: after the mean latency, within these.
-const WINDOW_MIN: Duration = Duration::from_millis(250);
-const WINDOW_MAX: Duration = Duration::from_secs(1);
-/// After how long without a calm call a standing queue is drained to measure
-/// anew what is normal (Envoy: 60 s).
-const STALE: Duration = Duration::from_secs(10);
-/// And after no fewer calls than this, for fewer say nothing.
-const WINDOW_CALLS: u32 = 10;
-/// How many times the calm latency is tolerated (Netflix: 1.5), plus a slack
-/// that no caller notices (that of `CoDel`), for fast methods vary by more.
+/// The time for which latency must be too high before the limit shrinks.
+const STANDING_QUEUE_TIME: Duration = Duration::from_secs(1);
+/// The time for which calls must have been rejected without a break for a queue
+/// to count as standing. A burst is rejected at once, or within less.
+const STANDING_REJECTION_TIME: Duration = Duration::from_millis(250);
+/// The bounds of the interval between two adjustments, which is the mean
+/// latency.
+const MIN_WINDOW: Duration = Duration::from_millis(250);
+const MAX_WINDOW: Duration = Duration::from_secs(1);
+/// The time without a baseline sample after which a standing queue is drained
+/// to measure the baseline again (Envoy: 60 s).
+const BASELINE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least number of calls between two adjustments.
+const MIN_WINDOW_CALLS: u32 = 10;
+/// The tolerated latency as a multiple of the baseline (Netflix: 1.5), plus a
+/// slack in seconds (that of `CoDel`), because fast methods vary by more.
 const TOLERANCE: f64 = 2.0;
 const SLACK: f64 = 0.005;
-/// And, where that is more and the limit has not shrunk yet, this part of what its
-/// caller allows: a call that is done in a quarter of its time is good work, and
-/// refusing it would be none. So a machine that is slow for a while refuses nothing
-/// that can still be done. More would leave no room for the limit's swing: calls were
-/// let in that expired.
-const OF_CALLER_TIMEOUT: f64 = 0.25;
-/// What a caller is taken to allow who does not say.
+/// The tolerated latency as a share of the caller's timeout, where that is more
+/// and the limit has not shrunk: a call that is done in a quarter of its time
+/// is useful work. A machine that is slow for a while then rejects nothing that
+/// can still be done. A larger share would not leave enough margin for the
+/// oscillation of the limit: admitted calls would expire.
+const CALLER_TIMEOUT_SHARE: f64 = 0.25;
+/// The assumed timeout of a caller without one.
 const DEFAULT_CALLER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most by which one look changes the limit, up or down.
-const STEP: f64 = 2.0;
-/// The most that one call weighs, so that few outliers are not a trend.
-const OUTLIER: f64 = 10.0;
+/// The largest factor of one adjustment, up or down.
+const MAX_STEP: f64 = 2.0;
+/// The largest weight of one call, so that a few outliers are not a trend.
+const MAX_STRAIN: f64 = 10.0;
 
-/// Between what the limit moves, in calls under way at once.
+/// The bounds of the limit, in concurrent calls.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) min: usize,
@@ -58,47 +59,50 @@ pub(super) struct Bounds {
     pub(super) initial: usize,
 }
 
-/// A call that was let in.
+/// The start of an admitted call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begun {
+pub(super) struct CallStart {
     at: Instant,
-    /// How many were under way then, this one included.
-    among: usize,
-    /// Seconds that its caller allows.
+    /// The calls in flight then, this one included.
+    in_flight: usize,
+    /// The caller's timeout in seconds.
     caller_timeout: f64,
 }
 
-/// How a call ended, as far as its duration tells of load.
+/// The end of a call, for the meaning of its duration.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Ended {
-    /// The handler has done its work.
-    Answered,
-    /// Its caller gave up, or its time was over: it would have taken longer.
+pub(super) enum CallEnd {
+    /// The handler has completed.
+    Completed,
+    /// The caller gave up, or the deadline passed: the call would have taken
+    /// longer.
     CutOff,
-    /// With an error, which may be quick or slow for reasons other than load.
+    /// The call failed, which may be fast or slow for reasons other than load.
     Failed,
 }
 
-/// The limit of one method.
+/// The adaptive limit of one method.
 #[derive(Debug)]
 pub(super) struct Gradient {
     bounds: Bounds,
     limit: f64,
-    /// Seconds a call takes when it begins among at most `bounds.min`.
-    calm: Mean,
-    /// When the last such call ended.
-    calm_at: Instant,
-    /// When the limit was last taken down to measure anew what is normal.
+    /// The latency in seconds of calls that began with at most `bounds.min` in
+    /// flight.
+    baseline: Mean,
+    /// The end of the last such call.
+    baseline_at: Instant,
+    /// The time at which the limit was last lowered to measure the baseline
+    /// again.
     drained_at: Option<Instant>,
-    /// Seconds a call has taken of late, slowly followed: corrects a `calm`
-    /// that was learnt from a cold start when it is never calm again.
+    /// A slow moving average of all latencies in seconds: corrects a `baseline`
+    /// that was learnt during a cold start if no further sample comes.
     recent: Mean,
     window: Window,
-    /// Since when calls have taken too long without a break.
-    strained: Option<Instant>,
-    /// When calls above the limit were first and last rejected, without a break
-    /// longer than [`WINDOW_MAX`] in between.
-    rejecting: Option<(Instant, Instant)>,
+    /// The time since which latency has been too high without a break.
+    overloaded_since: Option<Instant>,
+    /// The times of the first and the last rejection above the limit, without a
+    /// break longer than [`MAX_WINDOW`] in between.
+    rejections: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug)]
@@ -106,11 +110,11 @@ struct Window {
     began: Instant,
     length: Duration,
     calls: u32,
-    /// Sum of each call's latency, as a multiple of what is tolerated.
+    /// The sum of latencies, each as a multiple of the tolerated one.
     strain: f64,
-    /// Sum of seconds.
+    /// The sum of latencies in seconds.
     latency: f64,
-    /// The most calls under way at once.
+    /// The most concurrent calls.
     peak: usize,
 }
 
@@ -119,135 +123,137 @@ impl Gradient {
         Self {
             bounds,
             limit: bounds.initial as f64,
-            calm: Mean::new(64),
-            calm_at: now,
+            baseline: Mean::new(64),
+            baseline_at: now,
             drained_at: None,
             recent: Mean::new(256),
-            window: Window::new(now, WINDOW_MIN, 0),
-            strained: None,
-            rejecting: None,
+            window: Window::new(now, MIN_WINDOW, 0),
+            overloaded_since: None,
+            rejections: None,
         }
     }
 
-    /// The most calls that may be under way now.
+    /// The current limit.
     pub(super) fn limit(&self) -> usize {
         self.limit.ceil() as usize
     }
 
-    /// Seconds that a call may be expected to take; `None` before the first.
+    /// The recent latency of a call in seconds; `None` before the first.
     pub(super) fn latency(&self) -> Option<f64> {
         self.recent.value()
     }
 
-    /// A call begins, the `under_way`th with those that are; its caller allows
-    /// `caller_timeout`.
+    /// Records the start of a call, with `in_flight` calls including it, and a
+    /// caller that waits for `caller_timeout`.
     pub(super) fn begin(
         &mut self,
-        under_way: usize,
+        in_flight: usize,
         caller_timeout: Option<Duration>,
         now: Instant,
-    ) -> Begun {
-        // Empty because it was drained means nothing.
-        let was_drained = self.drained_at.is_some_and(|at| now.saturating_duration_since(at) < STANDING);
-        if under_way <= 1 && !was_drained {
+    ) -> CallStart {
+        // A limiter that was just drained is empty for that reason alone.
+        let was_drained =
+            self.drained_at.is_some_and(|at| now.saturating_duration_since(at) < STANDING_QUEUE_TIME);
+        if in_flight <= 1 && !was_drained {
             self.limit = self.bounds.initial as f64;
-            self.strained = None;
-            self.window = Window::new(now, WINDOW_MIN, 0);
+            self.overloaded_since = None;
+            self.window = Window::new(now, MIN_WINDOW, 0);
         }
-        self.window.peak = self.window.peak.max(under_way);
-        Begun {
+        self.window.peak = self.window.peak.max(in_flight);
+        CallStart {
             at: now,
-            among: under_way,
+            in_flight,
             caller_timeout: caller_timeout.unwrap_or(DEFAULT_CALLER_TIMEOUT).as_secs_f64(),
         }
     }
 
-    /// Counts a call that was rejected because as many as the limit are under way.
+    /// Records the rejection of a call above the limit.
     pub(super) fn reject(&mut self, now: Instant) {
-        let lasts = |(_, last): &(_, Instant)| now.saturating_duration_since(*last) < WINDOW_MAX;
-        let since = self.rejecting.filter(lasts).map_or(now, |(since, _)| since);
-        self.rejecting = Some((since, now));
+        let lasts = |(_, last): &(_, Instant)| now.saturating_duration_since(*last) < MAX_WINDOW;
+        let since = self.rejections.filter(lasts).map_or(now, |(since, _)| since);
+        self.rejections = Some((since, now));
     }
 
-    /// A call has ended; `under_way` still are.
-    pub(super) fn end(&mut self, begun: &Begun, ended: Ended, under_way: usize, now: Instant) {
-        let latency = now.duration_since(begun.at).as_secs_f64();
-        let Some(strain) = self.strain(begun, ended, latency, now) else { return };
+    /// Records the end of a call, with `in_flight` others left.
+    pub(super) fn end(&mut self, start: &CallStart, ended: CallEnd, in_flight: usize, now: Instant) {
+        let latency = now.duration_since(start.at).as_secs_f64();
+        let Some(strain) = self.strain(start, ended, latency, now) else { return };
         self.window.calls += 1;
         self.window.strain += strain;
         self.window.latency += latency;
-        if self.window.calls >= WINDOW_CALLS && now >= self.window.began + self.window.length {
+        if self.window.calls >= MIN_WINDOW_CALLS && now >= self.window.began + self.window.length {
             self.adjust(now);
             let mean = self.window.latency / f64::from(self.window.calls);
-            let length = Duration::try_from_secs_f64(mean).unwrap_or(WINDOW_MAX);
-            self.window = Window::new(now, length.clamp(WINDOW_MIN, WINDOW_MAX), under_way);
+            let length = Duration::try_from_secs_f64(mean).unwrap_or(MAX_WINDOW);
+            self.window = Window::new(now, length.clamp(MIN_WINDOW, MAX_WINDOW), in_flight);
         }
     }
 
-    /// What a call took, as a multiple of what is tolerated; `None` when it
-    /// says nothing of load.
-    fn strain(&mut self, begun: &Begun, ended: Ended, latency: f64, now: Instant) -> Option<f64> {
+    /// The latency of a call as a multiple of the tolerated one; `None` when it
+    /// says nothing about load.
+    fn strain(&mut self, start: &CallStart, ended: CallEnd, latency: f64, now: Instant) -> Option<f64> {
         match ended {
-            Ended::Answered => {
+            CallEnd::Completed => {
                 self.recent.add(latency);
-                if begun.among <= self.bounds.min || self.calm.value().is_none() {
-                    self.calm.add(latency);
-                    self.calm_at = now;
+                if start.in_flight <= self.bounds.min || self.baseline.value().is_none() {
+                    self.baseline.add(latency);
+                    self.baseline_at = now;
                 }
-                let mut tolerated = self.usual() * TOLERANCE + SLACK;
+                let mut tolerated = self.expected_latency() * TOLERANCE + SLACK;
                 if !self.is_shedding(now) {
-                    tolerated = tolerated.max(begun.caller_timeout * OF_CALLER_TIMEOUT);
+                    tolerated = tolerated.max(start.caller_timeout * CALLER_TIMEOUT_SHARE);
                 }
-                Some((latency / tolerated).min(OUTLIER))
+                Some((latency / tolerated).min(MAX_STRAIN))
             }
-            // A shorter timeout than a call usually needs is the caller's affair.
-            Ended::CutOff => (latency >= self.usual()).then_some(STEP),
-            Ended::Failed => None,
+            // A timeout below the expected latency says nothing about load.
+            CallEnd::CutOff => (latency >= self.expected_latency()).then_some(MAX_STEP),
+            CallEnd::Failed => None,
         }
     }
 
-    /// Whether the limit has shrunk, or calls above it are being rejected. What is
-    /// above it is refused anyway then, and calls that wait for the processor only
-    /// keep others waiting: those that are done, and those that are refused.
+    /// Returns whether the limit has shrunk or calls above it are being rejected.
+    /// Calls that wait for the processor only delay the others then.
     fn is_shedding(&self, now: Instant) -> bool {
         self.is_rejecting(now) || self.limit < self.bounds.initial as f64
     }
 
-    /// Whether calls have been rejected for a while.
+    /// Returns whether calls have been rejected for a while.
     fn is_rejecting(&self, now: Instant) -> bool {
-        self.rejecting.is_some_and(|(since, last)| {
-            last.duration_since(since) >= REJECTING && now.saturating_duration_since(last) < WINDOW_MAX
+        self.rejections.is_some_and(|(since, last)| {
+            last.duration_since(since) >= STANDING_REJECTION_TIME
+                && now.saturating_duration_since(last) < MAX_WINDOW
         })
     }
 
-    /// Seconds that a call takes without a queue; 0 before the first.
-    fn usual(&self) -> f64 {
-        let both = self.calm.value().zip(self.recent.value());
-        both.map_or(0.0, |(calm, recent)| calm.min(recent))
+    /// The expected latency without a queue, in seconds; 0 before the first
+    /// call.
+    fn expected_latency(&self) -> f64 {
+        let both = self.baseline.value().zip(self.recent.value());
+        both.map_or(0.0, |(baseline, recent)| baseline.min(recent))
     }
 
     fn adjust(&mut self, now: Instant) {
         let strain = self.window.strain / f64::from(self.window.calls);
         let peak = self.window.peak as f64;
         if strain > 1.0 {
-            let since = *self.strained.get_or_insert(self.window.began);
-            if now.duration_since(since) < STANDING && !self.is_rejecting(now) {
+            let since = *self.overloaded_since.get_or_insert(self.window.began);
+            if now.duration_since(since) < STANDING_QUEUE_TIME && !self.is_rejecting(now) {
                 return;
             }
-            if now.duration_since(self.calm_at) >= STALE {
-                self.calm = Mean::new(64);
-                self.calm_at = now;
+            if now.duration_since(self.baseline_at) >= BASELINE_TIMEOUT {
+                self.baseline = Mean::new(64);
+                self.baseline_at = now;
                 self.drained_at = Some(now);
                 self.limit = 0.0;
             } else {
-                // From what there was, for a limit far above that has no effect.
-                self.limit = self.limit.min(peak) / strain.min(STEP);
+                // From the peak, because a limit far above it has no effect.
+                self.limit = self.limit.min(peak) / strain.min(MAX_STEP);
             }
         } else {
-            self.strained = None;
-            // A limit that is not nearly reached needs no more.
+            self.overloaded_since = None;
+            // A limit that is not nearly reached does not need to grow.
             if peak * 2.0 >= self.limit {
-                self.limit *= (1.0 / strain).min(STEP);
+                self.limit *= (1.0 / strain).min(MAX_STEP);
             }
         }
         self.limit = self.limit.clamp(self.bounds.min as f64, self.bounds.max as f64);
@@ -260,21 +266,21 @@ impl Window {
     }
 }
 
-/// A mean of the first values, then a moving one over about as many.
+/// A mean of the first `max` values, then a moving average over about as many.
 #[derive(Debug)]
 struct Mean {
     value: f64,
     count: u32,
-    most: u32,
+    max: u32,
 }
 
 impl Mean {
-    fn new(most: u32) -> Self {
-        Self { value: 0.0, count: 0, most }
+    fn new(max: u32) -> Self {
+        Self { value: 0.0, count: 0, max }
     }
 
     fn add(&mut self, value: f64) {
-        self.count = (self.count + 1).min(self.most);
+        self.count = (self.count + 1).min(self.max);
         self.value += (value - self.value) / f64::from(self.count);
     }
 

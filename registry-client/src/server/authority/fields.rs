@@ -1,53 +1,53 @@
-//! The first fields of a header block, as HPACK writes them (RFC 7541 §6): how
-//! long each is follows from its own bytes, whatever the table holds.
+//! The first fields of a header block in HPACK (RFC 7541 §6): the length of
+//! each follows from its own bytes, whatever the table holds.
 
-use super::text::Text;
+use super::text::AuthorityText;
 
-/// How many pseudo-header fields a request has at most, RFC 9113 §8.3.1 and RFC
-/// 8441. They come before all other fields, which are skipped.
+/// The most pseudo-header fields of a request, RFC 9113 §8.3.1 and RFC 8441.
+/// They precede all other fields, which are skipped.
 const PSEUDO_FIELDS: u8 = 5;
 
 const NAME: &[u8] = b":authority";
-/// Its place in the static table.
+/// The index of the name in the static table.
 const NAME_INDEX: u32 = 1;
 
-/// The longest length that is believed: no frame holds more.
+/// The largest length that is accepted: no frame holds more.
 const MAX_INTEGER: u32 = 1 << 24;
 
-/// Where in a header block its reader is.
+/// The position of a reader in a header block.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fields {
     step: Step,
-    begun: u8,
+    fields_read: u8,
     is_authority: bool,
     is_coded: bool,
-    text: Text,
+    text: AuthorityText,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Step {
-    /// A field's first byte comes.
+    /// Before the first byte of a field.
     #[default]
     Field,
-    /// A further byte of an integer comes, worth so many bits.
+    /// Before a further byte of an integer.
     Integer {
         value: u32,
         shift: u32,
         of: Integer,
     },
-    /// The first byte of a string comes, which begins its length.
+    /// Before the first byte of a string, which begins its length.
     Length(Integer),
-    /// So many bytes of a name or a value are left.
+    /// In a name or a value, with so many bytes left.
     Name(u32),
     Value(u32),
-    /// What comes is of no interest.
+    /// After the authority: the rest is skipped.
     Done,
 }
 
-/// What an integer says.
+/// The meaning of an integer.
 #[derive(Clone, Copy, Debug)]
 enum Integer {
-    /// Nothing that matters: the place of a field that is known as a whole.
+    /// The index of a whole field, which is skipped.
     Nothing,
     NameIndex,
     NameLength,
@@ -55,15 +55,15 @@ enum Integer {
 }
 
 impl Fields {
-    /// Follows the next bytes of the block; whether an authority ended in them
-    /// that is refused as it stands.
-    pub(super) fn pass(&mut self, bytes: &mut [u8]) -> bool {
+    /// Reads the next bytes of the block; returns whether an authority ended in
+    /// them that cannot be corrected.
+    pub(super) fn correct(&mut self, bytes: &mut [u8]) -> bool {
         let mut refused = false;
         let mut bytes = bytes.iter_mut();
         while let Some(byte) = bytes.next() {
             match self.step {
                 Step::Done => break,
-                // A path, for one, is as long as it is.
+                // Other values, such as a long path, are skipped at once.
                 Step::Value(left) if !self.is_authority && left > 1 => {
                     let more = (left - 1).min(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
                     if more > 0 {
@@ -71,13 +71,13 @@ impl Fields {
                     }
                     self.step = self.after_value(left - 1 - more);
                 }
-                _ => refused |= self.take(byte),
+                _ => refused |= self.correct_byte(byte),
             }
         }
         refused
     }
 
-    fn take(&mut self, byte: &mut u8) -> bool {
+    fn correct_byte(&mut self, byte: &mut u8) -> bool {
         let was_authority = self.is_authority;
         self.step = match self.step {
             Step::Field => self.begin(*byte),
@@ -116,14 +116,14 @@ impl Fields {
         let (mask, of) = match byte {
             0x80.. => (0x7f, Integer::Nothing),
             0x40.. => (0x3f, Integer::NameIndex),
-            // No field, but the size of the table.
+            // A dynamic table size update.
             0x20.. => return self.integer(byte, 0x1f, Integer::Nothing),
             _ => (0x0f, Integer::NameIndex),
         };
-        if self.begun == PSEUDO_FIELDS {
+        if self.fields_read == PSEUDO_FIELDS {
             return Step::Done;
         }
-        self.begun += 1;
+        self.fields_read += 1;
         self.integer(byte, mask, of)
     }
 
@@ -151,7 +151,7 @@ impl Fields {
                 Step::Name(len)
             }
             (Integer::ValueLength, len) => {
-                self.text = Text::default();
+                self.text = AuthorityText::default();
                 self.after_value(len)
             }
         }

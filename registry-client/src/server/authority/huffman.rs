@@ -1,5 +1,5 @@
-//! The short codes of HPACK's Huffman code, RFC 7541 appendix B: every
-//! character that an authority may have, and those that it is found to have.
+//! The short codes of HPACK's Huffman code, RFC 7541 appendix B: every valid
+//! character of an authority, and those that occur in invalid ones.
 
 /// The symbols of each length in the order of their codes, and the first code.
 const CODES: [(u32, u32, &[u8]); 8] = [
@@ -13,14 +13,14 @@ const CODES: [(u32, u32, &[u8]); 8] = [
     (13, 0x1ff8, b"\0$@[]~"),
 ];
 
-/// The longest of them, in bits.
+/// The longest of these codes, in bits.
 const MAX_LEN: u32 = 13;
 
-/// A symbol whose code is longer than those here.
+/// A symbol with a longer code.
 #[derive(Debug)]
-pub(super) struct NotShort;
+pub(super) struct LongCode;
 
-/// The bits of a symbol that have come in.
+/// The bits of a symbol that have arrived.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bits {
     code: u32,
@@ -28,13 +28,13 @@ pub(super) struct Bits {
 }
 
 impl Bits {
-    /// Takes one more bit; the symbol, if that was its last, or an error where
-    /// it is none of those.
-    pub(super) fn push(&mut self, bit: bool) -> Result<Option<u8>, NotShort> {
+    /// Adds a bit; returns the symbol if that was its last bit, or an error for
+    /// a longer code.
+    pub(super) fn push(&mut self, bit: bool) -> Result<Option<u8>, LongCode> {
         self.code = self.code << 1 | u32::from(bit);
         self.len += 1;
         let Some((_, first, symbols)) = CODES.iter().find(|(len, ..)| *len == self.len) else {
-            return if self.len > MAX_LEN { Err(NotShort) } else { Ok(None) };
+            return if self.len > MAX_LEN { Err(LongCode) } else { Ok(None) };
         };
         let found = self.code.checked_sub(*first).and_then(|nth| symbols.get(nth as usize)).copied();
         if found.is_some() {

@@ -1,20 +1,20 @@
-//! The value of one `:authority`, byte by byte.
+//! The value of an `:authority`, byte by byte.
 
 use std::mem;
 
-use super::huffman::{Bits, NotShort};
+use super::huffman::{Bits, LongCode};
 
-/// What stands where something stood that is not allowed.
+/// The replacement of an invalid byte.
 const FILLER: u8 = b'-';
 
-/// A value that is being read.
+/// A value during reading.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Text {
+pub(super) struct AuthorityText {
     begun: bool,
     bracket: Bracket,
-    /// A colon has come that a port follows.
+    /// True after the colon before a port.
     colon: bool,
-    /// Nothing has come since an `@`.
+    /// True directly after an `@`.
     after_at: bool,
     is_beyond_help: bool,
     bits: Bits,
@@ -28,16 +28,16 @@ enum Bracket {
     Closed,
 }
 
-impl Text {
-    /// The next byte of a value that is written as it is.
+impl AuthorityText {
+    /// Corrects the next byte of a plain value.
     pub(super) fn plain(&mut self, byte: &mut u8) {
-        if !self.takes(*byte) {
+        if !self.accepts(*byte) {
             *byte = FILLER;
         }
     }
 
-    /// The next byte of a value in Huffman's code. A symbol is changed by its
-    /// last bit alone, for the bits before may have been handed on.
+    /// Corrects the next byte of a value in Huffman code. A symbol is changed
+    /// by its last bit alone, because the bits before may have been passed on.
     pub(super) fn coded(&mut self, byte: &mut u8) {
         for bit in (0..8).rev() {
             if self.is_beyond_help {
@@ -45,25 +45,25 @@ impl Text {
             }
             match self.bits.push(*byte >> bit & 1 == 1) {
                 Ok(None) => {}
-                Ok(Some(symbol)) if self.takes(symbol) => {}
+                Ok(Some(symbol)) if self.accepts(symbol) => {}
                 // These become B, 3, @ and ~.
                 Ok(Some(symbol @ (b':' | b'/' | b'[' | b']'))) => {
                     *byte ^= 1 << bit;
                     self.after_at = symbol == b'[';
                 }
-                Ok(Some(_)) | Err(NotShort) => self.is_beyond_help = true,
+                Ok(Some(_)) | Err(LongCode) => self.is_beyond_help = true,
             }
         }
     }
 
-    /// Whether the value that ends here is refused.
+    /// Returns whether the value that ends here cannot be corrected.
     pub(super) fn is_refused(&self) -> bool {
         !self.begun || self.is_beyond_help || self.after_at || self.bracket == Bracket::Open
     }
 
-    /// Whether an authority may go on with this byte: what RFC 3986 has in a
-    /// host and a port, and the `http` crate takes.
-    fn takes(&mut self, byte: u8) -> bool {
+    /// Returns whether this byte is valid here: in a host or a port by RFC
+    /// 3986, and for the `http` crate.
+    fn accepts(&mut self, byte: u8) -> bool {
         self.begun = true;
         self.after_at = byte == b'@';
         match (byte, self.bracket) {

@@ -1,4 +1,4 @@
-//! One request and its response.
+//! The exchange of one request and its response.
 
 use std::{
     convert::Infallible,
@@ -18,34 +18,34 @@ use tracing::debug;
 
 use super::{super::peers::PeerConnection, Writable};
 
-/// Why a response was not sent whole.
+/// The reason for which a response was not sent completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unsent {
-    /// The peer has taken its request back, or the connection is gone.
+enum SendError {
+    /// The peer has reset the stream, or the connection is closed.
     Cancelled,
     /// The body failed.
     Failed,
-    /// The peer takes nothing, and its share of the server's bytes is used up.
-    NoRoom,
-    /// The peer has taken nothing for too long.
+    /// The peer reads nothing, and its share of buffered bytes is used up.
+    ShareExceeded,
+    /// The peer has read nothing for too long.
     Slow,
 }
 
-impl Unsent {
-    /// What the stream is reset with. gRPC's "HTTP2 Transport Mapping" reads
-    /// them as `INTERNAL`, `RESOURCE_EXHAUSTED` and `CANCELLED`.
+impl SendError {
+    /// The error code of the reset. gRPC's "HTTP2 Transport Mapping" maps them
+    /// to `INTERNAL`, `RESOURCE_EXHAUSTED` and `CANCELLED`.
     fn reason(self) -> Option<Reason> {
         match self {
             Self::Cancelled => None,
             Self::Failed => Some(Reason::INTERNAL_ERROR),
-            Self::NoRoom => Some(Reason::ENHANCE_YOUR_CALM),
+            Self::ShareExceeded => Some(Reason::ENHANCE_YOUR_CALM),
             Self::Slow => Some(Reason::CANCEL),
         }
     }
 }
 
-/// Sends what `call` answers, no faster than the peer takes it. Both are dropped
-/// once the peer has taken its request back, or the connection is gone.
+/// Sends the response of `call`, no faster than the peer reads it. Both are
+/// dropped once the peer has reset the stream, or the connection is closed.
 pub(super) async fn run<F, R>(
     call: F,
     mut respond: SendResponse<Bytes>,
@@ -57,27 +57,27 @@ pub(super) async fn run<F, R>(
 {
     let Ok(response) = response(call, &mut respond).await else { return };
     let (head, body) = response.into_parts();
-    let is_whole = body.is_end_stream();
-    if is_whole && let Err(unsent) = writable_for(&mut respond, writable, send_timeout).await {
-        if let Some(reason) = unsent.reason() {
+    let is_complete = body.is_end_stream();
+    if is_complete && let Err(error) = writable_for(&mut respond, writable, send_timeout).await {
+        if let Some(reason) = error.reason() {
             respond.send_reset(reason);
         }
         return;
     }
-    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole) else { return };
-    if is_whole {
+    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_complete) else { return };
+    if is_complete {
         return;
     }
-    let mut out = Out { stream, connection, writable, send_timeout };
-    if let Err(unsent) = out.send(body).await
-        && let Some(reason) = unsent.reason()
+    let mut sender = ResponseSender { stream, connection, writable, send_timeout };
+    if let Err(error) = sender.send(body).await
+        && let Some(reason) = error.reason()
     {
-        debug!(?unsent, "a response was cut off");
-        out.stream.send_reset(reason);
+        debug!(?error, "a response was cut off: {error:?}");
+        sender.stream.send_reset(reason);
     }
 }
 
-async fn response<F, R>(call: F, respond: &mut SendResponse<Bytes>) -> Result<Response<R>, Unsent>
+async fn response<F, R>(call: F, respond: &mut SendResponse<Bytes>) -> Result<Response<R>, SendError>
 where
     F: Future<Output = Result<Response<R>, Infallible>>,
 {
@@ -86,43 +86,44 @@ where
         if let Poll::Ready(Ok(response)) = call.as_mut().poll(cx) {
             return Poll::Ready(Ok(response));
         }
-        respond.poll_reset(cx).map(|_| Err(Unsent::Cancelled))
+        respond.poll_reset(cx).map(|_| Err(SendError::Cancelled))
     })
     .await
 }
 
-/// Waits until the socket takes something: a response without a body, a refusal for
-/// instance, counts as under way until then, and does not once `h2` holds it.
+/// Waits until the socket is writable: a response without a body, such as a
+/// rejection, counts as in flight until then, and no longer once `h2` buffers
+/// it.
 #[inline]
 async fn writable_for(
     respond: &mut SendResponse<Bytes>,
     writable: &Writable,
     send_timeout: Duration,
-) -> Result<(), Unsent> {
+) -> Result<(), SendError> {
     if writable.now() {
         return Ok(());
     }
     let taken = async {
         tokio::select! {
             () = writable.ready() => Ok(()),
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Unsent::Cancelled),
+            _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(SendError::Cancelled),
         }
     };
-    timeout(send_timeout, taken).await.map_err(|_| Unsent::Slow)?
+    timeout(send_timeout, taken).await.map_err(|_| SendError::Slow)?
 }
 
-/// Where the frames of a response go.
-struct Out<'a> {
+/// The sender of a response's frames.
+struct ResponseSender<'a> {
     stream: SendStream<Bytes>,
-    /// Whose room is taken by what waits.
+    /// The connection whose share the waiting data takes.
     connection: &'a Arc<PeerConnection>,
     writable: &'a Writable,
-    /// How long the peer may take nothing of what is there for it.
+    /// The longest time for which the peer may read nothing of pending data.
     send_timeout: Duration,
 }
 
-impl Out<'_> {
-    async fn send<R: Body<Data = Bytes>>(&mut self, body: R) -> Result<(), Unsent> {
+impl ResponseSender<'_> {
+    async fn send<R: Body<Data = Bytes>>(&mut self, body: R) -> Result<(), SendError> {
         let mut body = pin!(body);
         while let Some(frame) = self.next(body.as_mut()).await? {
             match frame.into_data() {
@@ -135,59 +136,59 @@ impl Out<'_> {
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    return self.stream.send_trailers(trailers).map_err(|_| Unsent::Cancelled);
+                    return self.stream.send_trailers(trailers).map_err(|_| SendError::Cancelled);
                 }
             }
         }
-        self.stream.send_data(Bytes::new(), true).map_err(|_| Unsent::Cancelled)
+        self.stream.send_data(Bytes::new(), true).map_err(|_| SendError::Cancelled)
     }
 
     /// The next frame of `body`; `None` at its end.
     async fn next<R: Body<Data = Bytes>>(
         &mut self,
         mut body: Pin<&mut R>,
-    ) -> Result<Option<Frame<Bytes>>, Unsent> {
+    ) -> Result<Option<Frame<Bytes>>, SendError> {
         poll_fn(|cx| match body.as_mut().poll_frame(cx) {
-            Poll::Ready(Some(frame)) => Poll::Ready(frame.map(Some).map_err(|_| Unsent::Failed)),
+            Poll::Ready(Some(frame)) => Poll::Ready(frame.map(Some).map_err(|_| SendError::Failed)),
             Poll::Ready(None) => Poll::Ready(Ok(None)),
-            Poll::Pending => self.stream.poll_reset(cx).map(|_| Err(Unsent::Cancelled)),
+            Poll::Pending => self.stream.poll_reset(cx).map(|_| Err(SendError::Cancelled)),
         })
         .await
     }
 
-    /// Writes `data`, in pieces as large as the peer makes room for. What waits
-    /// counts as the peer's. Nothing is handed over while the socket takes
-    /// nothing, for what `h2` holds does not count.
-    async fn write(&mut self, mut data: Bytes, is_last: bool) -> Result<(), Unsent> {
+    /// Writes `data`, in parts as large as the peer's window. Waiting data
+    /// counts towards the peer's share. Nothing is passed to `h2` while the
+    /// socket is not writable, because its buffer does not count.
+    async fn write(&mut self, mut data: Bytes, is_last: bool) -> Result<(), SendError> {
         let mut share = None;
         loop {
             self.stream.reserve_capacity(data.len());
             let room = if self.writable.now() { self.stream.capacity().min(data.len()) } else { 0 };
             if room == data.len() {
-                return self.stream.send_data(data, is_last).map_err(|_| Unsent::Cancelled);
+                return self.stream.send_data(data, is_last).map_err(|_| SendError::Cancelled);
             }
             if room > 0 {
-                self.stream.send_data(data.split_to(room), false).map_err(|_| Unsent::Cancelled)?;
+                self.stream.send_data(data.split_to(room), false).map_err(|_| SendError::Cancelled)?;
                 continue;
             }
             if share.is_none() {
-                share = Some(self.connection.claim_bytes(data.len()).ok_or(Unsent::NoRoom)?);
+                share = Some(self.connection.claim_bytes(data.len()).ok_or(SendError::ShareExceeded)?);
             }
-            timeout(self.send_timeout, self.room()).await.map_err(|_| Unsent::Slow)??;
+            timeout(self.send_timeout, self.room()).await.map_err(|_| SendError::Slow)??;
         }
     }
 
-    /// Waits until the peer has made room and the socket takes something.
-    async fn room(&mut self) -> Result<(), Unsent> {
+    /// Waits for window capacity and a writable socket.
+    async fn room(&mut self) -> Result<(), SendError> {
         if !self.writable.now() {
             return tokio::select! {
                 () = self.writable.ready() => Ok(()),
-                _ = poll_fn(|cx| self.stream.poll_reset(cx)) => Err(Unsent::Cancelled),
+                _ = poll_fn(|cx| self.stream.poll_reset(cx)) => Err(SendError::Cancelled),
             };
         }
         match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
             Some(Ok(_)) => Ok(()),
-            Some(Err(_)) | None => Err(Unsent::Cancelled),
+            Some(Err(_)) | None => Err(SendError::Cancelled),
         }
     }
 }

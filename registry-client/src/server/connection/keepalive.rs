@@ -1,4 +1,4 @@
-//! Whether the peer of a connection is still there.
+//! Keepalive pings of the server.
 
 use std::{
     future::pending,
@@ -14,36 +14,36 @@ use tokio::time::{sleep, timeout};
 
 use crate::ServerConfig;
 
-/// Whether a peer has sent anything of late. Cheap to clone.
+/// A flag for received data. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(in crate::server) struct Activity(Arc<AtomicBool>);
 
 impl Activity {
-    /// Something has arrived.
+    /// Records that data has arrived.
     pub(in crate::server) fn record(&self) {
         self.0.store(true, Relaxed);
     }
 
-    /// Whether something has arrived since this was last called.
+    /// Returns whether data has arrived since the last call.
     fn take(&self) -> bool {
         self.0.swap(false, Relaxed)
     }
 }
 
-/// When a silent peer is pinged, and when it counts as gone.
+/// The keepalive settings of a server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keepalive {
+pub(super) struct ServerKeepalive {
     interval: Duration,
     timeout: Duration,
 }
 
-impl Keepalive {
+impl ServerKeepalive {
     pub(super) fn new(config: &ServerConfig) -> Self {
         Self { interval: config.keepalive_time, timeout: config.keepalive_timeout }
     }
 
-    /// Completes once the peer was silent for the interval and has not answered
-    /// a ping either.
+    /// Completes once the peer was silent for the interval and did not
+    /// acknowledge a ping.
     pub(super) async fn silence(self, ping: Option<PingPong>, activity: Activity) {
         let Some(mut ping) = ping else { return pending().await };
         loop {
@@ -52,7 +52,7 @@ impl Keepalive {
             if activity.take() {
                 continue;
             }
-            // The error is that of the connection, which tells it itself.
+            // An error here is the connection's own, which it reports itself.
             let pong = timeout(self.timeout, ping.ping(Ping::opaque())).await;
             if pong.is_err() && !activity.take() {
                 return;

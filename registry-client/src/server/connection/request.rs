@@ -1,4 +1,4 @@
-//! The body of a request as it arrives.
+//! The body of an incoming request.
 
 use std::{
     pin::Pin,
@@ -9,28 +9,28 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http_body::{Body, Frame};
 
-use super::unread::Followed;
+use super::unread::TrackedWindow;
 
-/// The frames of a request. What is taken of it makes room for more. One that its
-/// peer takes back, with whatever reason, ends with an error: a handler must not
-/// take what has arrived for the whole.
+/// The frames of a request. Reading releases window capacity. A stream that the
+/// peer resets, with any code, ends with an error: a handler must not take a
+/// partial request for the whole.
 #[derive(Debug)]
-pub(super) struct RequestBody {
+pub(super) struct IncomingBody {
     stream: RecvStream,
-    /// What was taken of it before it was read.
+    /// The frame that `is_complete` has read ahead.
     first: Option<Bytes>,
     data_ended: bool,
-    /// Held while there is something to read.
-    _followed: Option<Followed>,
+    /// Tracks the unread bytes until this is dropped.
+    _tracked: Option<TrackedWindow>,
 }
 
-impl RequestBody {
-    pub(super) fn new(followed: Option<Followed>, stream: RecvStream) -> Self {
-        Self { stream, first: None, data_ended: false, _followed: followed }
+impl IncomingBody {
+    pub(super) fn new(tracked: Option<TrackedWindow>, stream: RecvStream) -> Self {
+        Self { stream, first: None, data_ended: false, _tracked: tracked }
     }
 
-    /// Whether all of it has arrived, in no more than one frame.
-    pub(super) fn is_here(&mut self) -> bool {
+    /// Returns whether the whole body has arrived, in at most one frame.
+    pub(super) fn is_complete(&mut self) -> bool {
         if self.first.is_none()
             && let Poll::Ready(Some(Ok(data))) =
                 self.stream.poll_data(&mut Context::from_waker(Waker::noop()))
@@ -48,7 +48,7 @@ impl RequestBody {
     }
 }
 
-impl Body for RequestBody {
+impl Body for IncomingBody {
     type Data = Bytes;
     type Error = h2::Error;
 
@@ -59,7 +59,7 @@ impl Body for RequestBody {
         if !self.data_ended {
             match ready!(self.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // Fails only for more than was received.
+                    // Fails only if more is released than was received.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }

@@ -1,7 +1,7 @@
-//! The bytes that `h2` holds of requests while their handlers do not read on.
+//! The bytes of requests that `h2` buffers while their handlers do not read.
 //!
-//! A connection's window bounds them, so that they matter only where one peer has
-//! many connections. There they count as the peer's.
+//! A connection's window bounds them, so that they matter only where one peer
+//! has many connections. There they count towards the peer's share.
 
 use std::{
     future::poll_fn,
@@ -13,44 +13,43 @@ use h2::{FlowControl, RecvStream};
 
 use super::super::peers::{PeerConnection, Share};
 
-/// The number of connections up to which a peer's requests are not looked at.
-const FEW: usize = 32;
+/// The number of connections up to which a peer's requests are not tracked.
+const MAX_UNTRACKED_CONNECTIONS: usize = 32;
 
-/// The requests of a connection that are not read to their ends.
+/// The requests of a connection that are not read completely.
 #[derive(Debug)]
-pub(super) struct Unread<'a> {
+pub(super) struct UnreadRequests<'a> {
     connection: &'a Arc<PeerConnection>,
     requests: Vec<Arc<Mutex<Option<FlowControl>>>>,
     share: Option<Share>,
 }
 
-/// A request that is looked at until this is dropped.
+/// A request that is tracked until this is dropped.
 #[derive(Debug)]
-pub(super) struct Followed(Arc<Mutex<Option<FlowControl>>>);
+pub(super) struct TrackedWindow(Arc<Mutex<Option<FlowControl>>>);
 
-impl<'a> Unread<'a> {
+impl<'a> UnreadRequests<'a> {
     pub(super) fn new(connection: &'a Arc<PeerConnection>) -> Self {
         Self { connection, requests: Vec::new(), share: None }
     }
 
-    /// Looks at the request whose body is `body` too, where its peer has many
-    /// connections.
-    pub(super) fn follow(&mut self, body: &mut RecvStream) -> Option<Followed> {
-        if self.connection.connections_of_peer() <= FEW {
+    /// Tracks the request with this `body`, if its peer has many connections.
+    pub(super) fn track(&mut self, body: &mut RecvStream) -> Option<TrackedWindow> {
+        if self.connection.connections_of_peer() <= MAX_UNTRACKED_CONNECTIONS {
             return None;
         }
-        let followed = Arc::new(Mutex::new(Some(body.flow_control().clone())));
-        self.requests.push(followed.clone());
-        Some(Followed(followed))
+        let tracked = Arc::new(Mutex::new(Some(body.flow_control().clone())));
+        self.requests.push(tracked.clone());
+        Some(TrackedWindow(tracked))
     }
 
-    /// Completes when more is unread than the server has room for. Looks each time
-    /// it is polled.
+    /// Completes when more bytes are unread than the peer's share allows.
+    /// Checked at each poll.
     pub(super) async fn above_share(&mut self) {
-        poll_fn(|_| if self.has_room() { Poll::Pending } else { Poll::Ready(()) }).await;
+        poll_fn(|_| if self.has_capacity() { Poll::Pending } else { Poll::Ready(()) }).await;
     }
 
-    fn has_room(&mut self) -> bool {
+    fn has_capacity(&mut self) -> bool {
         if self.requests.is_empty() && self.share.is_none() {
             return true;
         }
@@ -70,9 +69,9 @@ impl<'a> Unread<'a> {
     }
 }
 
-impl Drop for Followed {
+impl Drop for TrackedWindow {
     fn drop(&mut self) {
-        // With it goes the last reference to the stream.
+        // Drops the last reference to the stream.
         *lock(&self.0) = None;
     }
 }

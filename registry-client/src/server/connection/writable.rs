@@ -1,4 +1,4 @@
-//! Whether the socket of a connection takes what is written to it.
+//! The writability of a connection's socket.
 
 use std::sync::{
     Arc,
@@ -7,22 +7,22 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Whether the peer reads what is sent; it does until the socket is full. Cheap to
-/// clone; clones share it.
+/// A flag for a writable socket, which the peer keeps writable by reading.
+/// Cheap to clone; clones share it.
 #[derive(Clone, Debug, Default)]
-pub(in crate::server) struct Writable(Arc<State>);
+pub(in crate::server) struct Writable(Arc<WritableState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct WritableState {
     is_full: AtomicBool,
     is_paused: AtomicBool,
     writable: Notify,
 }
 
 impl Writable {
-    /// The socket has taken something, or nothing.
+    /// Records whether the socket accepted a write.
     pub(in crate::server) fn set(&self, writable: bool) {
-        // A look costs other cores nothing, a store does.
+        // A load does not take the cache line from other cores, a store does.
         if self.now() != writable {
             self.0.is_full.store(!writable, SeqCst);
             if writable {
@@ -49,11 +49,11 @@ impl Writable {
         !self.0.is_full.load(SeqCst)
     }
 
-    /// Completes when the socket takes something.
+    /// Completes when the socket is writable.
     pub(super) async fn ready(&self) {
         let writable = self.0.writable.notified();
         tokio::pin!(writable);
-        // Before looking, so that nothing is missed in between.
+        // Before the check, so that no notification is missed.
         writable.as_mut().enable();
         if !self.now() {
             writable.await;

@@ -1,4 +1,4 @@
-//! An answer's body, compressed where it is worth it.
+//! The compression of a response body.
 
 use std::{
     io::Write,
@@ -15,7 +15,7 @@ use pin_project_lite::pin_project;
 use super::{
     super::peers::{PeerConnection, Share},
     MIN_SIZE, PREFIX_LEN,
-    turn::{PIECE, Turn},
+    slices::{SLICE_BYTES, TimeSlices},
 };
 
 pin_project! {
@@ -24,14 +24,14 @@ pin_project! {
     pub(in crate::server) struct Compressed<R> {
         #[pin]
         body: R,
-        messages: Option<Messages>,
+        messages: Option<MessageCompressor>,
     }
 }
 
 impl<R> Compressed<R> {
-    /// Messages of `connection` are compressed; `None` leaves the body as it is.
+    /// Compresses messages for `connection`; `None` leaves the body as it is.
     pub(super) fn new(body: R, connection: Option<Option<Arc<PeerConnection>>>) -> Self {
-        Self { body, messages: connection.map(Messages::new) }
+        Self { body, messages: connection.map(MessageCompressor::new) }
     }
 }
 
@@ -45,17 +45,17 @@ impl<R: Body<Data = Bytes>> Body for Compressed<R> {
     ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
         let this = self.project();
         let Some(messages) = this.messages else { return this.body.poll_frame(cx) };
-        if messages.part.is_none() {
+        if messages.chunk.is_none() {
             match ready!(this.body.poll_frame(cx)).transpose()?.map(Frame::into_data) {
-                Some(Ok(data)) => messages.begin(data),
+                Some(Ok(data)) => messages.start(data),
                 other => return Poll::Ready(other.and_then(Result::err).map(Ok)),
             }
         }
-        messages.poll_part(cx).map(|data| Some(Ok(Frame::data(data))))
+        messages.poll_chunk(cx).map(|data| Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.messages.as_ref().is_none_or(|messages| messages.part.is_none()) && self.body.is_end_stream()
+        self.messages.as_ref().is_none_or(|messages| messages.chunk.is_none()) && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -63,63 +63,63 @@ impl<R: Body<Data = Bytes>> Body for Compressed<R> {
     }
 }
 
-/// Where a body is between its messages. tonic hands out whole messages; one
-/// that comes in parts is left as it is.
+/// The compressor of a body's messages. tonic yields whole messages; one that
+/// comes in parts is left as it is.
 #[derive(Debug)]
-struct Messages {
+struct MessageCompressor {
     connection: Option<Arc<PeerConnection>>,
-    /// How many bytes are left of a message that came in parts.
+    /// The bytes that are left of a message that came in parts.
     left: usize,
-    /// A prefix came in parts: nothing is known of what follows.
+    /// A prefix came in parts, so that the rest is left as it is.
     is_lost: bool,
-    /// What is being worked on.
-    part: Option<Part>,
+    /// The chunk in progress.
+    chunk: Option<Chunk>,
 }
 
-/// A part of a body.
+/// A chunk of a body.
 #[derive(Debug)]
-struct Part {
+struct Chunk {
     data: Bytes,
-    /// Where the next message begins.
+    /// The start of the next message.
     at: usize,
-    /// Up to here, `out` has what `data` has.
+    /// The end of the part of `data` that `out` covers.
     done: usize,
     out: BytesMut,
-    message: Option<Packing>,
+    message: Option<CompressionJob>,
 }
 
 /// A message that is being compressed.
 #[derive(Debug)]
-struct Packing {
+struct CompressionJob {
     end: usize,
     encoder: GzEncoder<Vec<u8>>,
-    /// How far it was fed.
-    fed: usize,
-    turn: Turn,
-    /// Held while it waits for its turns.
+    /// The end of the part that was fed to the encoder.
+    position: usize,
+    slices: TimeSlices,
+    /// Held while the job waits for its time slices.
     _share: Option<Share>,
 }
 
-impl Messages {
+impl MessageCompressor {
     fn new(connection: Option<Arc<PeerConnection>>) -> Self {
-        Self { connection, left: 0, is_lost: false, part: None }
+        Self { connection, left: 0, is_lost: false, chunk: None }
     }
 
-    fn begin(&mut self, data: Bytes) {
+    fn start(&mut self, data: Bytes) {
         let at = self.left.min(data.len());
         self.left -= at;
-        self.part = Some(Part { data, at, done: 0, out: BytesMut::new(), message: None });
+        self.chunk = Some(Chunk { data, at, done: 0, out: BytesMut::new(), message: None });
     }
 
-    /// The part in hand, with its messages compressed.
-    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let Some(part) = &mut self.part else { return Poll::Ready(Bytes::new()) };
+    /// The chunk with its messages compressed.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(chunk) = &mut self.chunk else { return Poll::Ready(Bytes::new()) };
         loop {
-            if let Some(message) = &mut part.message {
-                ready!(message.poll(cx, &part.data));
-                part.close();
+            if let Some(message) = &mut chunk.message {
+                ready!(message.poll(cx, &chunk.data));
+                chunk.finish_message();
             }
-            let Some((&[flag, length @ ..], rest)) = part.data[part.at..].split_first_chunk::<PREFIX_LEN>()
+            let Some((&[flag, length @ ..], rest)) = chunk.data[chunk.at..].split_first_chunk::<PREFIX_LEN>()
             else {
                 break;
             };
@@ -129,32 +129,32 @@ impl Messages {
             let length = u32::from_be_bytes(length) as usize;
             let here = length.min(rest.len());
             self.left = length - here;
-            let begin = part.at + PREFIX_LEN;
+            let start = chunk.at + PREFIX_LEN;
             if flag == 0 && self.left == 0 && length >= MIN_SIZE {
-                part.message = Packing::new(begin, begin + here, self.connection.as_ref());
+                chunk.message = CompressionJob::new(start, start + here, self.connection.as_ref());
             }
-            if part.message.is_none() {
-                part.at = begin + here;
+            if chunk.message.is_none() {
+                chunk.at = start + here;
             }
         }
-        self.is_lost |= part.at < part.data.len();
-        Poll::Ready(self.part.take().map(Part::finish).unwrap_or_default())
+        self.is_lost |= chunk.at < chunk.data.len();
+        Poll::Ready(self.chunk.take().map(Chunk::finish).unwrap_or_default())
     }
 }
 
-impl Part {
-    /// Takes the compressed message over where it is smaller.
-    fn close(&mut self) {
-        let Some(Packing { end, encoder, .. }) = self.message.take() else { return };
+impl Chunk {
+    /// Uses the compressed message if it is smaller.
+    fn finish_message(&mut self) {
+        let Some(CompressionJob { end, encoder, .. }) = self.message.take() else { return };
         let size = end - self.at - PREFIX_LEN;
-        if let Ok(packed) = encoder.finish()
-            && let Ok(length) = u32::try_from(packed.len())
-            && packed.len() < size
+        if let Ok(compressed) = encoder.finish()
+            && let Ok(length) = u32::try_from(compressed.len())
+            && compressed.len() < size
         {
             self.out.put(&self.data[self.done..self.at]);
             self.out.put_u8(1);
             self.out.put_u32(length);
-            self.out.put(&packed[..]);
+            self.out.put(&compressed[..]);
             self.done = end;
         }
         self.at = end;
@@ -169,28 +169,28 @@ impl Part {
     }
 }
 
-impl Packing {
-    /// `None` where the peer's share has no room for a message that takes several
-    /// turns: it stays as it is.
-    fn new(begin: usize, end: usize, connection: Option<&Arc<PeerConnection>>) -> Option<Self> {
-        let size = end - begin;
-        let share = match connection.filter(|_| size > PIECE) {
+impl CompressionJob {
+    /// `None` where the peer's share does not allow a message of several time
+    /// slices: it stays as it is.
+    fn new(start: usize, end: usize, connection: Option<&Arc<PeerConnection>>) -> Option<Self> {
+        let size = end - start;
+        let share = match connection.filter(|_| size > SLICE_BYTES) {
             Some(connection) => Some(connection.claim_bytes(size)?),
             None => None,
         };
         let encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        let turn = Turn::of(connection.map(|connection| &**connection));
-        Some(Self { end, encoder, fed: begin, turn, _share: share })
+        let slices = TimeSlices::new(connection.map(|connection| &**connection));
+        Some(Self { end, encoder, position: start, slices, _share: share })
     }
 
-    /// Completes when all of it was fed.
+    /// Completes when the whole message was fed.
     fn poll(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<()> {
-        while self.fed < self.end {
-            ready!(self.turn.poll_piece(cx));
-            let piece = &data[self.fed..self.end.min(self.fed + PIECE)];
+        while self.position < self.end {
+            ready!(self.slices.poll_slice(cx));
+            let slice = &data[self.position..self.end.min(self.position + SLICE_BYTES)];
             // Writing to memory does not fail.
-            let _ = self.encoder.write_all(piece);
-            self.fed += piece.len();
+            let _ = self.encoder.write_all(slice);
+            self.position += slice.len();
         }
         Poll::Ready(())
     }
@@ -202,12 +202,12 @@ mod tests {
 
     use super::*;
 
-    /// All of `data`, however many turns it takes.
-    fn compress(messages: &mut Messages, data: Bytes) -> Bytes {
-        messages.begin(data);
+    /// All of `data`, in as many time slices as it takes.
+    fn compress(messages: &mut MessageCompressor, data: Bytes) -> Bytes {
+        messages.start(data);
         let mut cx = Context::from_waker(Waker::noop());
         loop {
-            if let Poll::Ready(data) = messages.poll_part(&mut cx) {
+            if let Poll::Ready(data) = messages.poll_chunk(&mut cx) {
                 return data;
             }
         }
@@ -242,11 +242,11 @@ mod tests {
         let large = vec![b'x'; MIN_SIZE];
         let small = vec![b'x'; MIN_SIZE - 1];
         let random: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(5_000).collect();
-        let huge = vec![b'x'; 3 * PIECE + 1];
+        let huge = vec![b'x'; 3 * SLICE_BYTES + 1];
         let texts = [&small, &large, &random, &large, &small, &Vec::new(), &huge, &random];
         let expected: Vec<_> = [0, 1, 0, 1, 0, 0, 1, 0].into_iter().zip(texts.map(Vec::clone)).collect();
         let body: Vec<u8> = texts.iter().flat_map(|text| message(text)).collect();
-        let mut messages = Messages::new(None);
+        let mut messages = MessageCompressor::new(None);
         assert_eq!(read(&compress(&mut messages, body.into())), expected);
     }
 
@@ -255,10 +255,10 @@ mod tests {
         let texts = [vec![b'x'; 3_000], vec![b'y'; 10], vec![b'z'; 2_000]];
         let body: Vec<u8> = texts.iter().flat_map(|text| message(text)).collect();
         for size in 1..body.len() {
-            let mut messages = Messages::new(None);
+            let mut messages = MessageCompressor::new(None);
             let out: Vec<u8> = body
                 .chunks(size)
-                .flat_map(|piece| compress(&mut messages, Bytes::copy_from_slice(piece)))
+                .flat_map(|slice| compress(&mut messages, Bytes::copy_from_slice(slice)))
                 .collect();
             let got: Vec<_> = read(&out).into_iter().map(|(_, text)| text).collect();
             assert_eq!(got, texts, "pieces of {size}");

@@ -1,4 +1,4 @@
-//! A request's body without its compression.
+//! The decompression of a request body.
 
 use std::{
     io::Read,
@@ -15,29 +15,29 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 
 use super::{
-    super::peers::{NoRoom, PeerConnection, Share},
+    super::peers::{PeerConnection, Share, ShareExceeded},
     PREFIX_LEN,
-    turn::{PIECE, Turn},
+    slices::{SLICE_BYTES, TimeSlices},
 };
 
 pin_project! {
-    /// A body whose messages are decompressed where they are compressed.
+    /// A body whose compressed messages are decompressed.
     #[derive(Debug)]
     pub(in crate::server) struct Decompressed<B> {
         #[pin]
         body: B,
-        messages: Option<Messages>,
-        // What came after the messages, while some of them are left.
+        messages: Option<MessageDecompressor>,
+        // The trailers, while messages are left.
         trailers: Option<Frame<Bytes>>,
-        is_over: bool,
+        has_ended: bool,
     }
 }
 
 impl<B> Decompressed<B> {
-    /// Messages are decompressed into `room`; `None` leaves the body as it is.
-    pub(super) fn new(body: B, room: Option<Room>) -> Self {
-        let messages = room.map(Messages::new);
-        Self { body, messages, trailers: None, is_over: false }
+    /// Decompresses messages within `budget`; `None` leaves the body as it is.
+    pub(super) fn new(body: B, budget: Option<DecompressionBudget>) -> Self {
+        let messages = budget.map(MessageDecompressor::new);
+        Self { body, messages, trailers: None, has_ended: false }
     }
 }
 
@@ -54,7 +54,7 @@ where
         loop {
             match ready!(messages.poll_next(cx)) {
                 Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Ok(None) if *this.is_over => {
+                Ok(None) if *this.has_ended => {
                     if !messages.buf.is_empty() {
                         messages.buf.clear();
                         let status = Status::internal("the request ends within a message");
@@ -64,9 +64,9 @@ where
                 }
                 Ok(None) => {}
                 Err(status) => {
-                    // Nothing is read of what follows.
+                    // The rest is not read.
                     messages.buf.clear();
-                    *this.is_over = true;
+                    *this.has_ended = true;
                     return Poll::Ready(Some(Err(status)));
                 }
             }
@@ -74,9 +74,9 @@ where
                 Some(Ok(data)) => messages.buf.put(data),
                 Some(Err(trailers)) => {
                     *this.trailers = Some(trailers);
-                    *this.is_over = true;
+                    *this.has_ended = true;
                 }
-                None => *this.is_over = true,
+                None => *this.has_ended = true,
             }
         }
     }
@@ -90,18 +90,18 @@ where
     }
 }
 
-/// What a call's messages may take once they are decompressed. Its clones are of
-/// the same call.
+/// The budget for a call's decompressed messages; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
+pub(super) struct DecompressionBudget {
     max_size: usize,
     connection: Option<Arc<PeerConnection>>,
-    /// That of the last message, while the call is under way.
+    /// The share of the last message, while the call is in flight.
     share: Arc<Mutex<Option<Share>>>,
 }
 
-impl Room {
-    /// `connection` holds what is decompressed of up to `max_size` bytes.
+impl DecompressionBudget {
+    /// A budget of `max_size` bytes per message, from the share of
+    /// `connection`.
     pub(super) fn new(max_size: usize, connection: Option<Arc<PeerConnection>>) -> Self {
         Self { max_size, connection, share: Arc::default() }
     }
@@ -109,48 +109,48 @@ impl Room {
     fn take(&self, size: usize) -> Result<(), Status> {
         let Some(connection) = &self.connection else { return Ok(()) };
         let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
-        // That of the message before is free first.
+        // The share of the previous message is released first.
         *share = None;
-        *share = Some(connection.claim_bytes(size).ok_or_else(|| NoRoom::Busy.refused())?);
+        *share = Some(connection.claim_bytes(size).ok_or_else(|| ShareExceeded::Busy.into_status())?);
         Ok(())
     }
 }
 
-/// What has come in of the messages.
+/// The decompressor of a body's messages.
 #[derive(Debug)]
-struct Messages {
-    room: Room,
-    /// How many bytes are left of a message that is not compressed.
-    passing: usize,
+struct MessageDecompressor {
+    budget: DecompressionBudget,
+    /// The bytes that are left of an uncompressed message.
+    plain_left: usize,
     buf: BytesMut,
-    packed: Option<Packed>,
+    job: Option<DecompressionJob>,
 }
 
-impl Messages {
-    fn new(room: Room) -> Self {
-        Self { room, passing: 0, buf: BytesMut::new(), packed: None }
+impl MessageDecompressor {
+    fn new(budget: DecompressionBudget) -> Self {
+        Self { budget, plain_left: 0, buf: BytesMut::new(), job: None }
     }
 
-    /// What can be handed on; `None` until more has come in.
+    /// The next data to pass on; `None` until more has arrived.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
-        if self.packed.is_none() {
-            match self.begin_next() {
-                Ok(None) if self.packed.is_some() => {}
+        if self.job.is_none() {
+            match self.start_next() {
+                Ok(None) if self.job.is_some() => {}
                 passed => return Poll::Ready(passed),
             }
         }
-        let Some(packed) = &mut self.packed else { return Poll::Ready(Ok(None)) };
-        let message = ready!(packed.poll(cx, &self.room));
-        self.packed = None;
+        let Some(job) = &mut self.job else { return Poll::Ready(Ok(None)) };
+        let message = ready!(job.poll(cx, &self.budget));
+        self.job = None;
         Poll::Ready(message.map(Some))
     }
 
-    /// What is not compressed and can be handed on; else a message that is and
-    /// has come in whole is begun.
-    fn begin_next(&mut self) -> Result<Option<Bytes>, Status> {
-        if self.passing > 0 && !self.buf.is_empty() {
-            let here = self.passing.min(self.buf.len());
-            self.passing -= here;
+    /// Uncompressed data to pass on, if any; otherwise starts on a compressed
+    /// message that is complete.
+    fn start_next(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.plain_left > 0 && !self.buf.is_empty() {
+            let here = self.plain_left.min(self.buf.len());
+            self.plain_left -= here;
             return Ok(Some(self.buf.split_to(here).freeze()));
         }
         let Some((&[flag, length @ ..], _)) = self.buf.split_first_chunk::<PREFIX_LEN>() else {
@@ -158,10 +158,10 @@ impl Messages {
         };
         let length = u32::from_be_bytes(length) as usize;
         if flag != 1 {
-            self.passing = length;
+            self.plain_left = length;
             return Ok(Some(self.buf.split_to(PREFIX_LEN).freeze()));
         }
-        let max_size = self.room.max_size;
+        let max_size = self.budget.max_size;
         if length > max_size {
             return Err(Status::resource_exhausted(format!(
                 "a compressed message has {length} bytes, and the limit is {max_size}"
@@ -169,7 +169,7 @@ impl Messages {
         }
         if self.buf.len() - PREFIX_LEN >= length {
             self.buf.advance(PREFIX_LEN);
-            self.packed = Some(Packed::new(self.buf.split_to(length).freeze(), &self.room));
+            self.job = Some(DecompressionJob::new(self.buf.split_to(length).freeze(), &self.budget));
         }
         Ok(None)
     }
@@ -177,66 +177,66 @@ impl Messages {
 
 /// A message that is being decompressed.
 #[derive(Debug)]
-struct Packed {
+struct DecompressionJob {
     decoder: MultiGzDecoder<Reader<Bytes>>,
     is_empty: bool,
-    /// The message with its prefix, as far as it is done.
+    /// The prefix and the decompressed part of the message.
     message: Vec<u8>,
-    turn: Turn,
+    slices: TimeSlices,
 }
 
-impl Packed {
-    fn new(packed: Bytes, room: &Room) -> Self {
-        let turn = Turn::of(room.connection.as_deref());
-        let is_empty = packed.is_empty();
-        Self { decoder: MultiGzDecoder::new(packed.reader()), is_empty, message: vec![0; PREFIX_LEN], turn }
+impl DecompressionJob {
+    fn new(job: Bytes, budget: &DecompressionBudget) -> Self {
+        let slices = TimeSlices::new(budget.connection.as_deref());
+        let is_empty = job.is_empty();
+        Self { decoder: MultiGzDecoder::new(job.reader()), is_empty, message: vec![0; PREFIX_LEN], slices }
     }
 
-    /// The whole message, once it is there.
-    fn poll(&mut self, cx: &mut Context<'_>, room: &Room) -> Poll<Result<Bytes, Status>> {
+    /// The whole message, once it is decompressed.
+    fn poll(&mut self, cx: &mut Context<'_>, budget: &DecompressionBudget) -> Poll<Result<Bytes, Status>> {
         loop {
-            ready!(self.turn.poll_piece(cx));
-            match self.piece(room) {
-                Ok(true) => return Poll::Ready(self.finish(room)),
+            ready!(self.slices.poll_slice(cx));
+            match self.decompress_slice(budget) {
+                Ok(true) => return Poll::Ready(self.finish(budget)),
                 Ok(false) => {}
                 Err(status) => return Poll::Ready(Err(status)),
             }
         }
     }
 
-    /// Decompresses one piece; whether it was the last.
-    fn piece(&mut self, room: &Room) -> Result<bool, Status> {
+    /// Decompresses one slice; returns whether it was the last.
+    fn decompress_slice(&mut self, budget: &DecompressionBudget) -> Result<bool, Status> {
         if self.is_empty {
             return Ok(true);
         }
         let before = self.message.len();
-        // One byte more than allowed shows that it is too many.
-        let most = (PREFIX_LEN + room.max_size).saturating_add(1) - before;
-        if before > PREFIX_LEN && self.message.capacity() - before < PIECE.min(most) {
-            let more = before.min(most);
-            room.take(before + more)?;
+        // One byte above the limit shows that the message is too large.
+        let max = (PREFIX_LEN + budget.max_size).saturating_add(1) - before;
+        if before > PREFIX_LEN && self.message.capacity() - before < SLICE_BYTES.min(max) {
+            let more = before.min(max);
+            budget.take(before + more)?;
             self.message.reserve_exact(more);
         }
-        let here = PIECE.min(most);
+        let here = SLICE_BYTES.min(max);
         let read = self.decoder.by_ref().take(here as u64).read_to_end(&mut self.message).map_err(|why| {
             Status::internal(format!("a message that is marked as compressed with gzip is not: {why}"))
         })?;
-        Ok(read < here || read == most)
+        Ok(read < here || read == max)
     }
 
     /// The message, with its size in the prefix.
-    fn finish(&mut self, room: &Room) -> Result<Bytes, Status> {
+    fn finish(&mut self, budget: &DecompressionBudget) -> Result<Bytes, Status> {
         let mut message = mem::take(&mut self.message);
         let size = message.len() - PREFIX_LEN;
-        let length = u32::try_from(size).ok().filter(|_| size <= room.max_size);
+        let length = u32::try_from(size).ok().filter(|_| size <= budget.max_size);
         let length = length.ok_or_else(|| {
             Status::resource_exhausted(format!(
                 "a message has more bytes, once it is decompressed, than the limit, {}",
-                room.max_size
+                budget.max_size
             ))
         })?;
         message[1..PREFIX_LEN].copy_from_slice(&length.to_be_bytes());
-        room.take(message.len())?;
+        budget.take(message.len())?;
         Ok(message.into())
     }
 }

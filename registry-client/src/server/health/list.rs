@@ -1,5 +1,5 @@
-//! `grpc.health.v1.Health/List`, added to the protocol in 2025, beside what
-//! tonic-health generates.
+//! `grpc.health.v1.Health/List`, added to the protocol in 2025, which
+//! tonic-health lacks.
 
 use std::{
     collections::BTreeMap,
@@ -27,11 +27,11 @@ use tonic_health::pb::{FILE_DESCRIPTOR_SET, HealthCheckResponse};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
-use super::{State, answer};
+use super::{HealthState, response};
 
 const PATH: &str = "/grpc.health.v1.Health/List";
 
-/// The most services that an answer lists, as in grpc-go.
+/// The most services that a response lists, as in grpc-go.
 const MAX_SERVICES: usize = 100;
 
 /// `grpc.health.v1.HealthListRequest`.
@@ -41,16 +41,16 @@ pub(super) struct HealthListRequest {}
 /// `grpc.health.v1.HealthListResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct HealthListResponse {
-    /// By full name, the empty one for the whole server.
+    /// The statuses by full name; the empty name is the whole server.
     #[prost(btree_map = "string, message", tag = "1")]
     pub(super) statuses: BTreeMap<String, HealthCheckResponse>,
 }
 
-/// Answers `List`, and leaves the other methods to the generated service.
+/// Serves `List`, and passes the other methods to the generated service.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct WithList<S> {
     pub(super) inner: S,
-    pub(super) state: watch::Receiver<State>,
+    pub(super) state: watch::Receiver<HealthState>,
 }
 
 impl<S: NamedService> NamedService for WithList<S> {
@@ -82,8 +82,8 @@ where
     }
 }
 
-/// The method itself.
-struct List(watch::Receiver<State>);
+/// The method `List`.
+struct List(watch::Receiver<HealthState>);
 
 impl Service<tonic::Request<HealthListRequest>> for List {
     type Response = tonic::Response<HealthListResponse>;
@@ -99,7 +99,7 @@ impl Service<tonic::Request<HealthListRequest>> for List {
     }
 }
 
-impl State {
+impl HealthState {
     fn list(&self) -> Result<HealthListResponse, Status> {
         let services = self.services.len();
         if services > MAX_SERVICES {
@@ -107,15 +107,15 @@ impl State {
                 "this server has {services} services, and a list holds {MAX_SERVICES}; check each by its name"
             )));
         }
-        let named = |name: &String| Some((name.clone(), answer(self.status(name)?)));
+        let named = |name: &String| Some((name.clone(), response(self.status(name)?)));
         Ok(HealthListResponse { statuses: self.services.keys().filter_map(named).collect() })
     }
 }
 
-/// What describes the whole service: tonic-health's descriptor set, with `List`
-/// where that lacks it.
+/// The descriptor set of the service: tonic-health's, with `List` added if it
+/// is missing.
 pub(in crate::server) static DESCRIPTORS: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    // One that cannot be read is refused where descriptor sets are read.
+    // An invalid descriptor set is rejected where all of them are read.
     let Ok(mut set) = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET) else {
         return FILE_DESCRIPTOR_SET.to_vec();
     };
@@ -171,14 +171,14 @@ fn field(name: &str, number: i32, label: Label, kind: Type, of: Option<String>) 
 mod tests {
     use tonic_health::pb::health_check_response::ServingStatus;
 
-    use super::{super::Health, *};
+    use super::{super::ServerHealth, *};
 
     #[test]
     fn each_service_is_listed_as_it_is() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         health.report("a.A", true);
         let list = || health.state.borrow().list().unwrap().statuses;
-        let statuses = |able| BTreeMap::from(["", "a.A"].map(|name| (name.to_owned(), answer(able))));
+        let statuses = |able| BTreeMap::from(["", "a.A"].map(|name| (name.to_owned(), response(able))));
         assert_eq!(list(), statuses(ServingStatus::NotServing));
         health.set_running(true);
         assert_eq!(list(), statuses(ServingStatus::Serving));
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_list_has_a_hundred_services_and_no_more() {
-        let health = Health::new();
+        let health = ServerHealth::new();
         for nth in 1..100 {
             health.report(&format!("a.A{nth}"), true);
         }

@@ -1,4 +1,4 @@
-//! What one connection holds, and how it gets more.
+//! The resources of one connection.
 
 use std::{
     net::IpAddr,
@@ -17,57 +17,55 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, metadata::MetadataValue};
 
-use super::{Peer, turns::InTurn};
+use super::{PeerUsage, turns::InTurn};
 use crate::policy::retry;
 
-/// What is shared.
+/// A shared resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Resource {
     Connections,
-    /// Open streams, from their first frame until their answer was taken.
+    /// Open streams, from their first frame until their response was read.
     Streams,
-    /// Bytes of messages: of requests, until they are answered, where they do
-    /// not arrive at once; of responses that the peer does not take at once.
+    /// Bytes of messages: of requests that arrive in parts, until they are
+    /// answered; of responses that the peer does not read at once.
     Bytes,
-    /// Connections that do not read on until there is room: what `h2` holds of
-    /// each is bounded by its window.
+    /// Connections that wait for bytes: the window of each bounds what `h2`
+    /// buffers.
     Blocked,
 }
 
 pub(super) const RESOURCES: usize = 4;
 
-/// How many connections may wait for room at a time: with a window each.
+/// The most connections that wait for bytes at a time, with a window each.
 pub(super) const MAX_BLOCKED: usize = 32;
 
-/// How many requests of one connection may wait for room at a time.
+/// The most requests of one connection that wait for bytes at a time.
 const MAX_WAITING: usize = 64;
 
-/// Why there is no room for a message.
+/// The reason for which a message exceeds the share of its peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(in crate::server) enum NoRoom {
-    #[error("the server holds as many bytes of messages for this peer as it may (max_buffered_bytes)")]
+pub(in crate::server) enum ShareExceeded {
+    #[error("this peer's share of buffered bytes is used up (max_buffered_bytes)")]
     Busy,
-    #[error(
-        "a message of {bytes} bytes is more than one connection may have the server hold, {most} (max_buffered_bytes)"
-    )]
-    Never { bytes: usize, most: usize },
+    #[error("a message of {bytes} bytes is above the share of one connection, {max} (max_buffered_bytes)")]
+    Never { bytes: usize, max: usize },
 }
 
-impl NoRoom {
-    /// The answer to a request that was not looked at: a channel may try another
-    /// instance.
-    pub(in crate::server) fn refused(self) -> Status {
+impl ShareExceeded {
+    /// The status of a request that was not processed: a channel may retry it
+    /// on another instance.
+    pub(in crate::server) fn into_status(self) -> Status {
         let mut status = Status::resource_exhausted(self.to_string());
-        status.metadata_mut().insert(retry::REFUSED, MetadataValue::from_static("1"));
+        status.metadata_mut().insert(retry::REJECTED, MetadataValue::from_static("1"));
         status
     }
 }
 
-/// How much is held of each resource.
+/// The amounts of each resource that are held.
 #[derive(Debug, Default)]
-pub(super) struct Usage([AtomicUsize; RESOURCES]);
+pub(super) struct ResourceCounts([AtomicUsize; RESOURCES]);
 
-impl Usage {
+impl ResourceCounts {
     pub(super) fn of(&self, resource: Resource) -> &AtomicUsize {
         &self.0[resource as usize]
     }
@@ -84,18 +82,18 @@ impl Usage {
 /// One connection of a peer.
 #[derive(Debug)]
 pub(in crate::server) struct PeerConnection {
-    peer: Arc<Peer>,
-    usage: Usage,
-    /// When a call last began or ended on it.
+    peer: Arc<PeerUsage>,
+    usage: ResourceCounts,
+    /// The time at which a call last began or ended.
     active_at: Mutex<Instant>,
-    /// Has it closed, so that another has room.
+    /// Cancelled when the connection is evicted.
     evicted: CancellationToken,
-    /// Held while requests of this connection wait for room, and how many do.
+    /// Held while requests of this connection wait for bytes, and their number.
     blocked: Mutex<Weak<Share>>,
     waiting: AtomicUsize,
 }
 
-/// Something that a connection holds, until this is dropped.
+/// A share of a resource, held until this is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct Share {
     connection: Arc<PeerConnection>,
@@ -104,10 +102,10 @@ pub(in crate::server) struct Share {
 }
 
 impl PeerConnection {
-    pub(super) fn new(peer: Arc<Peer>) -> Self {
+    pub(super) fn new(peer: Arc<PeerUsage>) -> Self {
         Self {
             peer,
-            usage: Usage::default(),
+            usage: ResourceCounts::default(),
             active_at: Mutex::new(Instant::now()),
             evicted: CancellationToken::new(),
             blocked: Mutex::default(),
@@ -115,33 +113,32 @@ impl PeerConnection {
         }
     }
 
-    pub(super) fn peer(&self) -> &Arc<Peer> {
+    pub(super) fn peer(&self) -> &Arc<PeerUsage> {
         &self.peer
     }
 
-    /// Has it close, so that another has room.
+    /// Evicts the connection.
     pub(super) fn evict(&self) {
         self.evicted.cancel();
     }
 
-    /// Whether it counts and is not on its way out.
+    /// Returns whether the connection is counted and not evicted.
     pub(super) fn is_open(&self) -> bool {
         self.usage.of(Resource::Connections).load(SeqCst) > 0 && !self.evicted.is_cancelled()
     }
 
-    /// One that counts although it is above its peer's share.
+    /// Counts the connection although it is above its peer's share.
     pub(super) fn count_above_share(self: &Arc<Self>) -> Share {
         self.count(Resource::Connections, 1);
         Share { connection: self.clone(), resource: Resource::Connections, amount: 1 }
     }
 
-    /// Completes when it is to close, so that another has room.
+    /// Completes when the connection is evicted.
     pub(in crate::server) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// Completes once no call has begun or ended on it for `limit`, and none is
-    /// open.
+    /// Completes once no call has begun or ended for `limit`, and none is open.
     pub(in crate::server) async fn idle(&self, limit: Duration) {
         loop {
             let is_open = self.usage.of(Resource::Streams).load(SeqCst) > 0;
@@ -163,27 +160,27 @@ impl PeerConnection {
         self.peer.address
     }
 
-    /// How many connections its peer has.
+    /// The number of the peer's connections.
     pub(in crate::server) fn connections_of_peer(&self) -> usize {
         self.peer.usage.of(Resource::Connections).load(SeqCst)
     }
 
-    /// Has `task` take turns with its peer's others.
+    /// Wraps a `task` that takes turns with the peer's others.
     pub(in crate::server) fn in_turn<F>(self: &Arc<Self>, task: F) -> InTurn<F> {
         InTurn::new(task, self.clone())
     }
 
-    /// Permits for long work that is done for its peer.
+    /// The peer's permits for long work.
     pub(in crate::server) fn long_work(&self) -> Arc<Semaphore> {
         self.peer.long_work.clone()
     }
 
-    /// `amount` more of `resource`; `None` where that is above the share of
-    /// this connection, of its peer, or above what there is.
+    /// Claims `amount` of `resource`; `None` if that is above the share of this
+    /// connection or its peer, or above the total.
     pub(in crate::server) fn claim(self: &Arc<Self>, resource: Resource, amount: usize) -> Option<Share> {
         let limit = self.peer.peers.limits[resource as usize];
-        // Counted first and then looked at, so that two at once cannot both
-        // get the last of it.
+        // Counted first and then checked, so that two concurrent claims cannot
+        // both get the last of it.
         let [in_all, of_peer, of_connection] = self.count(resource, amount);
         let is_within = in_all <= limit && {
             let free = limit - in_all + amount;
@@ -196,8 +193,8 @@ impl PeerConnection {
         None
     }
 
-    /// Counts `amount` more of `resource`, whether there is that much or not;
-    /// how much is held then in all, by the peer and by this connection.
+    /// Counts `amount` of `resource` without a check; returns the amounts then
+    /// held in all, by the peer and by this connection.
     fn count(&self, resource: Resource, amount: usize) -> [usize; 3] {
         if resource == Resource::Streams {
             *self.active_at() = Instant::now();
@@ -214,34 +211,38 @@ impl PeerConnection {
         }
     }
 
-    fn usages(&self) -> [&Usage; 3] {
+    fn usages(&self) -> [&ResourceCounts; 3] {
         [&self.peer.peers.usage, &self.peer.usage, &self.usage]
     }
 
-    /// `amount` more bytes, as [`claim`](Self::claim) does.
+    /// Claims `amount` bytes, like [`claim`](Self::claim).
     pub(in crate::server) fn claim_bytes(self: &Arc<Self>, amount: usize) -> Option<Share> {
         self.claim(Resource::Bytes, amount)
     }
 
-    /// The same once there is room for `amount`.
+    /// Waits until `amount` bytes can be claimed.
     ///
     /// # Errors
-    /// When there never is, or too many wait already.
-    pub(in crate::server) async fn wait_for_bytes(self: Arc<Self>, amount: usize) -> Result<Share, NoRoom> {
+    /// When `amount` is above the share of one connection, or too many requests
+    /// wait already.
+    pub(in crate::server) async fn wait_for_bytes(
+        self: Arc<Self>,
+        amount: usize,
+    ) -> Result<Share, ShareExceeded> {
         let peers = &self.peer.peers;
-        // What one connection gets while nobody else holds anything.
-        let most = peers.limits[Resource::Bytes as usize] / 3;
-        if amount > most {
-            return Err(NoRoom::Never { bytes: amount, most });
+        // The share of one connection while no other holds anything.
+        let max = peers.limits[Resource::Bytes as usize] / 3;
+        if amount > max {
+            return Err(ShareExceeded::Never { bytes: amount, max });
         }
-        let _window = self.block().ok_or(NoRoom::Busy)?;
-        let (_waiting, waiting) = (Waiting::new(&peers.waiting), Waiting::new(&self.waiting));
-        if waiting.among > MAX_WAITING {
-            return Err(NoRoom::Busy);
+        let _window = self.block().ok_or(ShareExceeded::Busy)?;
+        let (_waiting, waiting) = (WaiterCount::new(&peers.waiting), WaiterCount::new(&self.waiting));
+        if waiting.waiters > MAX_WAITING {
+            return Err(ShareExceeded::Busy);
         }
         loop {
             let mut freed = pin!(peers.freed.notified());
-            // Before looking, so that nothing is missed in between.
+            // Before the check, so that no notification is missed.
             freed.as_mut().enable();
             match self.claim_bytes(amount) {
                 Some(share) => return Ok(share),
@@ -250,7 +251,7 @@ impl PeerConnection {
         }
     }
 
-    /// Counts this connection as one that waits.
+    /// Counts this connection as waiting.
     fn block(self: &Arc<Self>) -> Option<Arc<Share>> {
         let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(share) = blocked.upgrade() {
@@ -261,7 +262,7 @@ impl PeerConnection {
         Some(share)
     }
 
-    /// How much this connection holds of `resource`.
+    /// The amount of `resource` that this connection holds.
     #[cfg(test)]
     pub(super) fn held(&self, resource: Resource) -> usize {
         self.usage.of(resource).load(SeqCst)
@@ -284,20 +285,20 @@ impl Drop for Share {
     }
 }
 
-/// Counts one that waits, until this is dropped.
-struct Waiting<'a> {
+/// Counts a waiter until this is dropped.
+struct WaiterCount<'a> {
     count: &'a AtomicUsize,
-    /// How many wait, this one included.
-    among: usize,
+    /// The number of waiters, this one included.
+    waiters: usize,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> WaiterCount<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
-        Self { count, among: count.fetch_add(1, SeqCst) + 1 }
+        Self { count, waiters: count.fetch_add(1, SeqCst) + 1 }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaiterCount<'_> {
     fn drop(&mut self) {
         self.count.fetch_sub(1, SeqCst);
     }

@@ -1,11 +1,11 @@
-//! Tasks of peers take turns, so that a peer with many of them does not keep the
-//! processor from the others.
+//! Fair scheduling of peers' tasks, so that a peer with many of them does not
+//! starve the others.
 //!
-//! The runtime polls tasks in the order in which they became ready: behind 400
-//! of one peer, another's waits for all of them. So of a peer that has many tasks,
-//! and of those that always use up their budget, few are ready at a time; the
-//! others wait in a queue of their own, and go on when the runtime has gone through
-//! what was ready meanwhile.
+//! The runtime polls tasks in the order in which they became ready: a task
+//! behind 400 of another peer waits for all of them. Of a peer with many tasks,
+//! and of tasks that always use up their budget, only few are ready at a time;
+//! the others wait in a queue of their own, and continue when the runtime has
+//! polled what was ready meanwhile.
 
 use std::{
     future::Future,
@@ -21,21 +21,22 @@ use tokio::{
 };
 use tokio_util::sync::PollSemaphore;
 
-use super::{Peer, PeerConnection, Resource};
+use super::{PeerConnection, PeerUsage, Resource};
 
 /// The number of connections and streams up to which a peer's tasks do not take
-/// turns: so few delay nobody for long, and taking turns costs a microsecond or two.
-const CROWD: usize = 64;
+/// turns: so few cause little delay, and taking turns costs a microsecond or
+/// two.
+const MAX_UNSCHEDULED: usize = 64;
 
 pin_project! {
-    /// A task of a peer, which takes turns with its others where they are many.
+    /// A task that takes turns with its peer's others where they are many.
     pub(in crate::server) struct InTurn<F> {
         #[pin]
         task: F,
         connection: Arc<PeerConnection>,
-        // It used up its budget when it was last polled.
+        // True if the last poll used up the task's budget.
         floods: bool,
-        // While it waits for its turn.
+        // Set while the task waits for its turn.
         turn: Option<PollSemaphore>,
     }
 }
@@ -67,17 +68,18 @@ impl<F: Future> Future for InTurn<F> {
     }
 }
 
-impl Peer {
-    /// Whether one of its tasks takes turns: they are many, or this one floods, and
-    /// there is another peer.
+impl PeerUsage {
+    /// Returns whether a task takes turns: the peer has many, or this one
+    /// floods, and there is another peer.
     fn takes_turns(&self, floods: bool) -> bool {
         let held = |resource| self.usage.of(resource).load(SeqCst);
         let connections = held(Resource::Connections);
-        (floods || connections + held(Resource::Streams) > CROWD)
+        (floods || connections + held(Resource::Streams) > MAX_UNSCHEDULED)
             && connections < self.peers.held(Resource::Connections)
     }
 
-    /// The next has its turn when all that is ready now has been polled.
+    /// Ends a turn; the next begins when every task that is ready now was
+    /// polled.
     fn end_turn(self: &Arc<Self>, permit: OwnedSemaphorePermit) {
         permit.forget();
         if self.ended_turns.fetch_add(1, SeqCst) == 0 {
@@ -97,16 +99,16 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::{
-        super::{Limits, Peers},
+        super::{Peers, ResourceLimits},
         *,
     };
 
     #[tokio::test]
     async fn few_of_a_crowd_are_ready_before_another_peer_has_its_turn() {
         const TASKS: usize = 400;
-        let peers = Peers::new(Limits { connections: 1_000, streams: 1_000, bytes: 0 });
+        let peers = Peers::new(ResourceLimits { connections: 1_000, streams: 1_000, bytes: 0 });
         let connect = |last: u8| peers.connect(IpAddr::from([127, 0, 0, last])).unwrap();
-        let crowd: Vec<_> = (0..=CROWD).map(|_| connect(66)).collect();
+        let crowd: Vec<_> = (0..=MAX_UNSCHEDULED).map(|_| connect(66)).collect();
         let (other, _share) = connect(1);
         let (start, begun, done) = (Arc::new(Notify::new()), AtomicUsize::new(0), AtomicUsize::new(0));
         let counts = Arc::new((begun, done));

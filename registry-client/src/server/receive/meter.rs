@@ -1,5 +1,5 @@
-//! How large a request's messages are, how much room they take, and how long
-//! they may take to arrive.
+//! The limits on the messages of a request: their size, their share of buffered
+//! bytes, and their time to arrive.
 
 use std::{
     fmt,
@@ -15,37 +15,38 @@ use http_body::{Body, Frame};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use super::super::peers::{NoRoom, PeerConnection, Share};
+use super::super::peers::{PeerConnection, Share, ShareExceeded};
 use crate::framing::{Framing, Violation};
 
-/// What messages must obey.
+/// The limits of messages.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct MessageLimits {
     pub(super) max_bytes: usize,
-    /// How long one may take to arrive.
+    /// The longest time for a message to arrive.
     pub(super) timeout: Duration,
 }
 
-/// A request's body, whose messages are bounded.
+/// A request body with bounded messages.
 #[derive(Debug)]
 pub(in crate::server) struct Metered<B> {
     body: B,
     framing: Framing,
     timeout: Duration,
-    /// Whether there is one message, which is held until it is whole.
-    takes_one: bool,
-    /// Whose room is taken; `None` takes none.
+    /// True if the request has one message, which is buffered until it is
+    /// complete.
+    has_unary_request: bool,
+    /// The connection whose share is taken; `None` takes none.
     connection: Option<Arc<PeerConnection>>,
     share: Option<Share>,
-    blocked: Option<Blocked>,
-    /// Made when a message is late; most never need it.
+    waiting: Option<WaitingData>,
+    /// Created when a message is not there at once; most never need it.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// A frame that has arrived and for whose message there is no room yet.
-struct Blocked {
+/// A frame whose message waits for its peer's share.
+struct WaitingData {
     data: Bytes,
-    room: Pin<Box<dyn Future<Output = Result<Share, NoRoom>> + Send>>,
+    share_future: Pin<Box<dyn Future<Output = Result<Share, ShareExceeded>> + Send>>,
 }
 
 impl<B> Metered<B>
@@ -54,55 +55,56 @@ where
 {
     pub(super) fn new(
         body: B,
-        limits: Limits,
-        takes_one: bool,
+        limits: MessageLimits,
+        has_unary_request: bool,
         connection: Option<Arc<PeerConnection>>,
     ) -> Self {
         Self {
             body,
             framing: Framing::up_to(limits.max_bytes),
             timeout: limits.timeout,
-            takes_one,
+            has_unary_request,
             connection,
             share: None,
-            blocked: None,
+            waiting: None,
             timer: None,
         }
     }
 
-    /// The bytes of the message that began last.
+    /// The size of the message that began last.
     pub(super) fn announced(&self) -> usize {
         self.framing.size()
     }
 
-    /// Whether more messages have begun than one.
+    /// Returns whether more than one message has begun.
     pub(super) fn has_second(&self) -> bool {
         self.framing.messages() > 1
     }
 
-    /// What its message holds.
+    /// The share that the message holds.
     pub(super) fn take_share(&mut self) -> Option<Share> {
         self.share.take()
     }
 
-    /// Whether a message is awaited that must arrive in time.
+    /// Returns whether a message is awaited that must arrive in time.
     fn is_due(&self) -> bool {
-        self.takes_one || !self.framing.is_between_messages()
+        self.has_unary_request || !self.framing.is_between_messages()
     }
 
-    /// Takes room for the message that `data` belongs to; `None` where it has to
-    /// be waited for.
-    fn take_room(&mut self, data: Bytes) -> Option<Bytes> {
-        let is_here = self.framing.is_between_messages() && (!self.takes_one || self.body.is_end_stream());
-        if is_here {
+    /// Claims a share for the message that `data` belongs to; `None` if it has
+    /// to wait.
+    fn claim_share(&mut self, data: Bytes) -> Option<Bytes> {
+        let is_complete =
+            self.framing.is_between_messages() && (!self.has_unary_request || self.body.is_end_stream());
+        if is_complete {
             (self.share, self.timer) = (None, None);
             return Some(data);
         }
         let (size, connection) = (self.framing.size(), self.connection.as_ref());
-        let has_room =
+        let has_share =
             self.framing.messages() == 0 || self.share.as_ref().is_some_and(|share| share.amount() >= size);
-        let Some(connection) = connection.filter(|_| !has_room) else { return Some(data) };
-        // That of the message before is free first.
+        let Some(connection) = connection.filter(|_| !has_share) else { return Some(data) };
+        // The share of the previous message is released first.
         self.share = None;
         match connection.claim_bytes(size) {
             Some(share) => {
@@ -110,20 +112,22 @@ where
                 Some(data)
             }
             None => {
-                self.blocked =
-                    Some(Blocked { data, room: Box::pin(connection.clone().wait_for_bytes(size)) });
+                self.waiting = Some(WaitingData {
+                    data,
+                    share_future: Box::pin(connection.clone().wait_for_bytes(size)),
+                });
                 None
             }
         }
     }
 
-    /// Waits for no longer than a message may take.
+    /// Ready when the message has timed out.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let timeout = self.timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(match self.blocked {
-            Some(_) => NoRoom::Busy.refused(),
+        Poll::Ready(match self.waiting {
+            Some(_) => ShareExceeded::Busy.into_status(),
             None => {
                 Status::deadline_exceeded(format!("the request's message has not arrived within {timeout:?}"))
             }
@@ -143,14 +147,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if this.blocked.is_none() {
+        if this.waiting.is_none() {
             match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
                         if let Err(violation) = this.framing.pass(&data) {
                             return Poll::Ready(Some(Err(violated(violation))));
                         }
-                        if let Some(data) = this.take_room(data) {
+                        if let Some(data) = this.claim_share(data) {
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                     }
@@ -162,20 +166,20 @@ where
                 polled => return polled,
             }
         }
-        let Some(Blocked { data, room }) = &mut this.blocked else { return Poll::Pending };
-        match room.as_mut().poll(cx) {
+        let Some(WaitingData { data, share_future }) = &mut this.waiting else { return Poll::Pending };
+        match share_future.as_mut().poll(cx) {
             Poll::Ready(Ok(share)) => {
                 let data = std::mem::take(data);
-                (this.share, this.blocked) = (Some(share), None);
+                (this.share, this.waiting) = (Some(share), None);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Poll::Ready(Err(why)) => Poll::Ready(Some(Err(why.refused()))),
+            Poll::Ready(Err(why)) => Poll::Ready(Some(Err(why.into_status()))),
             Poll::Pending => this.poll_late(cx).map(|status| Some(Err(status))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.blocked.is_none() && self.body.is_end_stream()
+        self.waiting.is_none() && self.body.is_end_stream()
     }
 }
 
@@ -187,7 +191,7 @@ fn violated(violation: Violation) -> Status {
     }
 }
 
-impl fmt::Debug for Blocked {
+impl fmt::Debug for WaitingData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Blocked").field("bytes", &self.data.len()).finish_non_exhaustive()
     }

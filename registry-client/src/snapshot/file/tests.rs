@@ -2,9 +2,9 @@ use super::*;
 
 const FRESH: Duration = Duration::from_secs(300);
 
-fn folder() -> (tempfile::TempDir, Folder) {
+fn folder() -> (tempfile::TempDir, SnapshotDir) {
     let dir = tempfile::tempdir().unwrap();
-    let folder = Folder::new(dir.path().join("made/when/needed"));
+    let folder = SnapshotDir::new(dir.path().join("made/when/needed"));
     (dir, folder)
 }
 
@@ -15,7 +15,7 @@ fn key() -> Key {
 fn instances(ports: &[u16]) -> Vec<Instance> {
     let at = |port: &u16| {
         let mut instance = Instance::new(&format!("web-{port}"), format!("[::1]:{port}").parse().unwrap());
-        instance.health = Health::Warning;
+        instance.health = InstanceHealth::Warning;
         instance.reason = "check `c` is warning (\"hm\")".to_owned();
         instance.tags = vec!["a".to_owned()];
         instance.meta.insert("version".to_owned(), "v2".to_owned());
@@ -25,12 +25,12 @@ fn instances(ports: &[u16]) -> Vec<Instance> {
     ports.iter().map(at).collect()
 }
 
-fn loaded(folder: &Folder) -> Vec<Instance> {
+fn loaded(folder: &SnapshotDir) -> Vec<Instance> {
     folder.load(&key()).unwrap().unwrap().instances.to_vec()
 }
 
 /// Makes the file look saved so long ago.
-fn age(folder: &Folder, by: Duration) {
+fn age(folder: &SnapshotDir, by: Duration) {
     let path = folder.path(&key());
     let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     json["saved_unix_s"] = (json["saved_unix_s"].as_u64().unwrap() - by.as_secs()).into();
@@ -41,7 +41,7 @@ fn age(folder: &Folder, by: Duration) {
 fn what_was_saved_is_read_again_whole() {
     let (_dir, folder) = folder();
     assert!(folder.load(&key()).unwrap().is_none());
-    assert_eq!(folder.save(&key(), &instances(&[1, 2]), FRESH, false).unwrap(), Saved::Written);
+    assert_eq!(folder.save(&key(), &instances(&[1, 2]), FRESH, false).unwrap(), SaveOutcome::Written);
     assert_eq!(loaded(&folder), instances(&[1, 2]));
     assert!(folder.load(&key()).unwrap().unwrap().age() < FRESH);
 }
@@ -92,22 +92,23 @@ fn each_scope_has_a_file_and_no_name_leaves_the_folder() {
 fn an_unchanged_set_is_written_again_only_for_its_date() {
     let (_dir, folder) = folder();
     let save = || folder.save(&key(), &instances(&[1]), FRESH, false).unwrap();
-    assert_eq!([save(), save()], [Saved::Written, Saved::Same]);
+    assert_eq!([save(), save()], [SaveOutcome::Written, SaveOutcome::Unchanged]);
     age(&folder, FRESH);
-    assert_eq!([save(), save()], [Saved::Written, Saved::Same]);
+    assert_eq!([save(), save()], [SaveOutcome::Written, SaveOutcome::Unchanged]);
 }
 
 #[test]
 fn an_empty_or_much_smaller_set_replaces_a_good_one_only_when_believed() {
     let (_dir, folder) = folder();
-    let save = |ports: &[u16], believed| folder.save(&key(), &instances(ports), FRESH, believed).unwrap();
-    assert_eq!(save(&[], false), Saved::Held, "nothing is there yet, and nothing is worth saving");
-    assert_eq!(save(&[1, 2, 3], false), Saved::Written);
-    assert_eq!([save(&[], false), save(&[1], false)], [Saved::Held, Saved::Held]);
+    let save =
+        |ports: &[u16], is_confirmed| folder.save(&key(), &instances(ports), FRESH, is_confirmed).unwrap();
+    assert_eq!(save(&[], false), SaveOutcome::Deferred, "nothing is there yet, and nothing is worth saving");
+    assert_eq!(save(&[1, 2, 3], false), SaveOutcome::Written);
+    assert_eq!([save(&[], false), save(&[1], false)], [SaveOutcome::Deferred, SaveOutcome::Deferred]);
     assert_eq!(loaded(&folder), instances(&[1, 2, 3]));
-    assert_eq!(save(&[1, 2], false), Saved::Written, "one of three may go");
-    assert_eq!(save(&[7, 8], false), Saved::Written, "all may be replaced");
-    assert_eq!(save(&[], true), Saved::Written);
+    assert_eq!(save(&[1, 2], false), SaveOutcome::Written, "one of three may go");
+    assert_eq!(save(&[7, 8], false), SaveOutcome::Written, "all may be replaced");
+    assert_eq!(save(&[], true), SaveOutcome::Written);
     assert_eq!(loaded(&folder), []);
 }
 
@@ -115,18 +116,18 @@ fn an_empty_or_much_smaller_set_replaces_a_good_one_only_when_believed() {
 fn a_set_that_is_too_old_is_not_used_and_is_replaced() {
     let (_dir, folder) = folder();
     folder.save(&key(), &instances(&[1, 2, 3]), FRESH, false).unwrap();
-    age(&folder, MOST_AGE + Duration::from_secs(60));
-    let said = folder.load(&key()).unwrap_err().to_string();
-    assert_eq!(said, "it is 7 days old");
-    assert_eq!(folder.save(&key(), &instances(&[1]), FRESH, false).unwrap(), Saved::Written);
+    age(&folder, MAX_AGE + Duration::from_secs(60));
+    let logged = folder.load(&key()).unwrap_err().to_string();
+    assert_eq!(logged, "it is 7 days old");
+    assert_eq!(folder.save(&key(), &instances(&[1]), FRESH, false).unwrap(), SaveOutcome::Written);
 }
 
 #[test]
 fn a_set_that_would_be_too_large_to_read_is_not_written() {
     let (_dir, folder) = folder();
     let mut large = instances(&[1]);
-    large[0].reason = "x".repeat(MOST_BYTES as usize);
-    assert_eq!(folder.save(&key(), &large, FRESH, false).unwrap(), Saved::TooLarge);
+    large[0].reason = "x".repeat(MAX_FILE_BYTES as usize);
+    assert_eq!(folder.save(&key(), &large, FRESH, false).unwrap(), SaveOutcome::TooLarge);
     assert!(folder.load(&key()).unwrap().is_none());
 }
 
@@ -145,16 +146,16 @@ fn each_kind_of_unusable_file_is_told_apart() {
         (good.replace("\"region\":\"eu\"", "\"region\":\"\""), "zone `a` needs the region"),
         (good[..good.len() / 2].to_owned(), "EOF"),
         (String::new(), "EOF"),
-        (" ".repeat(MOST_BYTES as usize + 1), "longer than"),
+        (" ".repeat(MAX_FILE_BYTES as usize + 1), "longer than"),
     ];
     for (text, words) in cases {
         fs::write(&path, &text).unwrap();
-        let said = folder.load(&key()).unwrap_err().to_string();
-        assert!(said.contains(words), "{said} for {words}");
+        let logged = folder.load(&key()).unwrap_err().to_string();
+        assert!(logged.contains(words), "{logged} for {words}");
     }
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    assert!(matches!(folder.load(&key()), Err(Unusable::NoFile)));
+    assert!(matches!(folder.load(&key()), Err(SnapshotError::NotAFile)));
 }
 
 #[test]
@@ -197,12 +198,12 @@ fn no_mutation_of_a_file_does_harm() {
 #[test]
 fn what_a_killed_process_left_is_removed_and_what_another_writes_is_not() {
     let (_dir, folder) = folder();
-    make(&folder.dir).unwrap();
+    create_dir(&folder.dir).unwrap();
     let [old, young] = [".new-old", ".new-young"].map(|name| folder.dir.join(name));
     for path in [&old, &young] {
         fs::write(path, "half").unwrap();
     }
-    let long_ago = SystemTime::now() - 2 * ABANDONED;
+    let long_ago = SystemTime::now() - 2 * MAX_TEMP_AGE;
     File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();
     folder.save(&key(), &instances(&[1]), FRESH, false).unwrap();
     assert_eq!([old.exists(), young.exists()], [false, true]);

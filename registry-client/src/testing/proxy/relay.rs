@@ -19,18 +19,18 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Fault, State, Way};
+use super::{Direction, Fault, FaultState};
 
-/// How much is read at a time, in bytes.
-const CHUNK: usize = 16 << 10;
-/// How many chunks of one direction are held while they are late.
-const CHUNKS: usize = 64;
+/// The bytes of one read.
+const CHUNK_BYTES: usize = 16 << 10;
+/// The most chunks of one direction that are delayed at a time.
+const MAX_CHUNKS: usize = 64;
 
-/// Carries a connection to its end.
+/// Relays a connection until its end.
 pub(super) async fn run(
     mut client: TcpStream,
     address: SocketAddr,
-    state: watch::Receiver<State>,
+    state: watch::Receiver<FaultState>,
     resetting: Arc<Notify>,
 ) {
     let mut reset = pin!(resetting.notified_owned());
@@ -49,28 +49,29 @@ pub(super) async fn run(
     }
 }
 
-/// Carries bytes both ways; `server` is the connection to `address`, while
-/// there is one.
+/// Relays both directions; `server` is the connection to `address`, while there
+/// is one.
 ///
 /// # Errors
-/// When the connection broke rather than ended.
+/// When the connection broke instead of ending.
 async fn carry(
     client: &mut TcpStream,
     server: &mut Option<TcpStream>,
     address: SocketAddr,
-    mut state: watch::Receiver<State>,
+    mut state: watch::Receiver<FaultState>,
 ) -> io::Result<()> {
     client.set_nodelay(true)?;
     // A connection is not made through a black hole either.
-    wait_for(&mut state, |fault| !fault.stops(Way::ToServer) && !fault.stops(Way::ToClient)).await;
+    wait_for(&mut state, |fault| !fault.stops(Direction::ToServer) && !fault.stops(Direction::ToClient))
+        .await;
     let forgotten = state.borrow().fault == Fault::HalfOpen || {
         let server = server.insert(TcpStream::connect(address).await?);
         server.set_nodelay(true)?;
-        let cut = Cut::default();
+        let cut = ResetLimit::default();
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let up = pump(from_client, to_server, Way::ToServer, state.clone(), &cut);
-        let down = pump(from_server, to_client, Way::ToClient, state.clone(), &cut);
+        let up = pump(from_client, to_server, Direction::ToServer, state.clone(), &cut);
+        let down = pump(from_server, to_client, Direction::ToClient, state.clone(), &cut);
         tokio::select! {
             biased;
             () = wait_for(&mut state, |fault| fault == Fault::HalfOpen) => true,
@@ -78,9 +79,9 @@ async fn carry(
         }
     };
     if forgotten {
-        // The server's side ends, and the client is not told.
+        // The server's side ends, without a notice to the client.
         *server = None;
-        let mut ignored = BytesMut::with_capacity(CHUNK);
+        let mut ignored = BytesMut::with_capacity(CHUNK_BYTES);
         while client.read_buf(&mut ignored).await? > 0 {
             ignored.clear();
         }
@@ -88,21 +89,22 @@ async fn carry(
     Ok(())
 }
 
-/// Waits until the fault is one that `wanted` takes; for ever when the proxy
-/// is gone, which ends its connections.
-async fn wait_for(state: &mut watch::Receiver<State>, wanted: impl Fn(Fault) -> bool) {
-    if state.wait_for(|state| wanted(state.fault)).await.is_err() {
+/// Waits until `accepts` accepts the fault; never completes when the proxy was
+/// dropped, which ends its connections.
+async fn wait_for(state: &mut watch::Receiver<FaultState>, accepts: impl Fn(Fault) -> bool) {
+    if state.wait_for(|state| accepts(state.fault)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// How many bytes a connection carried since its limit was set.
+/// The bytes that a connection has relayed since its limit was set.
 #[derive(Default)]
-struct Cut(Mutex<(u64, u64)>);
+struct ResetLimit(Mutex<(u64, u64)>);
 
-impl Cut {
-    /// How many of `size` bytes may pass now, and whether they are the last.
-    fn admit(&self, state: State, size: usize) -> (usize, bool) {
+impl ResetLimit {
+    /// The number of `size` bytes that may pass now, and whether they are the
+    /// last.
+    fn admit(&self, state: FaultState, size: usize) -> (usize, bool) {
         let Fault::CutAfter(limit) = state.fault else { return (size, false) };
         let mut carried = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if carried.0 != state.turn {
@@ -114,26 +116,26 @@ impl Cut {
     }
 }
 
-/// Carries one direction, until its end has been passed on.
+/// Relays one direction, until its end was passed on.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    way: Way,
-    mut state: watch::Receiver<State>,
-    cut: &Cut,
+    direction: Direction,
+    mut state: watch::Receiver<FaultState>,
+    cut: &ResetLimit,
 ) -> io::Result<()> {
     // What arrived and when it is due; an empty one is the end.
     let mut held: VecDeque<(Instant, Bytes)> = VecDeque::new();
     let mut ended = false;
     loop {
         let now = *state.borrow_and_update();
-        let passes = !now.fault.stops(way);
+        let passes = !now.fault.stops(direction);
         let due = held.front().map(|(due, _)| *due);
-        let mut buffer = BytesMut::with_capacity(CHUNK);
+        let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
         tokio::select! {
             biased;
             Ok(()) = state.changed() => {}
-            () = until(due), if passes && due.is_some() => {
+            () = sleep_until_some(due), if passes && due.is_some() => {
                 let Some((_, data)) = held.pop_front() else { continue };
                 if data.is_empty() {
                     return to.shutdown().await;
@@ -144,7 +146,7 @@ async fn pump(
                     return Err(io::ErrorKind::ConnectionReset.into());
                 }
             }
-            read = from.read_buf(&mut buffer), if passes && !ended && held.len() < CHUNKS => {
+            read = from.read_buf(&mut buffer), if passes && !ended && held.len() < MAX_CHUNKS => {
                 ended = read? == 0;
                 held.push_back((Instant::now() + now.fault.delay(), buffer.freeze()));
             }
@@ -152,8 +154,8 @@ async fn pump(
     }
 }
 
-/// Completes at `at`; never when there is none.
-async fn until(at: Option<Instant>) {
+/// Completes at `at`; never without one.
+async fn sleep_until_some(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

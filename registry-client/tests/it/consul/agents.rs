@@ -13,7 +13,7 @@ use registry_client::consul::{Client, HealthQuery};
 use tokio::{net::TcpListener, process::Child, time::sleep};
 
 /// Far longer than anything here takes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs each case on the development agent and on a real Consul.
 macro_rules! on_each_agent {
@@ -129,7 +129,7 @@ impl TestAgent {
         agent.start().await;
         match agent.client().version().await {
             Ok(version) => println!("on {version}"),
-            Err(e) => println!("on an agent that does not tell its version: {e}"),
+            Err(e) => println!("on an agent that does not report its version: {e}"),
         }
         agent
     }
@@ -168,7 +168,8 @@ impl TestAgent {
         let client = self.client();
         let start = Instant::now();
         while !client.leader().await.is_ok_and(|leader| leader.is_some()) {
-            let gone = self.exited().or_else(|| (start.elapsed() > PATIENCE).then(|| "no leader".to_owned()));
+            let gone =
+                self.exited().or_else(|| (start.elapsed() > TEST_TIMEOUT).then(|| "no leader".to_owned()));
             assert!(gone.is_none(), "the agent did not start: {}", gone.unwrap_or_default());
             sleep(Duration::from_millis(20)).await;
         }
@@ -190,7 +191,7 @@ impl TestAgent {
         }
     }
 
-    /// Whether this server's own address is `rpc`.
+    /// Returns whether this server's own address is `rpc`.
     pub(crate) fn serves(&self, rpc: &str) -> bool {
         matches!(&self.kind, Kind::Consul { server, .. } if rpc == format!("127.0.0.1:{server}"))
     }
@@ -215,7 +216,7 @@ fn arguments(mode: &str, [http, server, serf]: [u16; 3], hcl: &str) -> Vec<Strin
 }
 
 /// `CONSUL_BIN`, else the one on PATH, else what `cargo xtask setup` keeps.
-#[allow(clippy::disallowed_methods, reason = "tests have no other way to be told")]
+#[allow(clippy::disallowed_methods, reason = "tests have no other way to be configured")]
 pub(crate) fn consul_binary() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let on_path = || {
@@ -233,7 +234,7 @@ pub(crate) fn consul_binary() -> PathBuf {
         .expect("this test needs a real Consul: run `cargo xtask setup`")
 }
 
-/// Ports that nobody has, below those that outgoing connections take.
+/// Free ports, below those of outgoing connections.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let mut held = Vec::new();
     std::array::from_fn(|_| {
@@ -258,7 +259,7 @@ pub(crate) fn eventually<F: Future<Output = bool>>(
     async move {
         let start = Instant::now();
         while !holds().await {
-            assert!(start.elapsed() < PATIENCE, "{caller}: not within {PATIENCE:?}: {what}");
+            assert!(start.elapsed() < TEST_TIMEOUT, "{caller}: not within {TEST_TIMEOUT:?}: {what}");
             sleep(Duration::from_millis(20)).await;
         }
         start.elapsed()

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     consul::{
-        agents::{PATIENCE, TestAgent, eventually},
+        agents::{TEST_TIMEOUT, TestAgent, eventually},
         registration::Peer,
     },
     log::Log,
@@ -78,7 +78,7 @@ async fn nodes(agents: &[TestAgent]) -> BTreeSet<usize> {
 async fn registered(registration: &Registration) {
     let mut state = registration.state();
     let registered = state.wait_for(|state| *state == RegistrationState::Registered);
-    timeout(PATIENCE, registered).await.expect("it is registered in time").unwrap();
+    timeout(TEST_TIMEOUT, registered).await.expect("it is registered in time").unwrap();
 }
 
 fn ttl_spec() -> ServiceSpec {
@@ -128,13 +128,13 @@ async fn a_heartbeat_finds_its_agent_behind_a_balancer() {
     eventually("one agent has it", || async { nodes(&agents).await.len() == 1 }).await;
     for status in [CheckStatus::Warning, CheckStatus::Critical, CheckStatus::Passing] {
         registration.report(status, "as the test says");
-        let told = || async {
+        let reported = || async {
             let entries = entries(&agents[0]).await;
             let check = registration.spec().check_id();
             entries.len() == 1 && entries[0].checks.iter().any(|has| has.id == check && has.status == status)
         };
-        let took = eventually("its status is told", told).await;
-        assert!(took < Duration::from_secs(4), "{status} was told only after {took:?}");
+        let took = eventually("its status is published", reported).await;
+        assert!(took < Duration::from_secs(4), "{status} was published only after {took:?}");
     }
     registration.deregister().await.unwrap();
     assert_eq!(nodes(&agents).await, BTreeSet::new(), "no agent has it any more");
@@ -165,6 +165,6 @@ async fn what_an_earlier_process_left_at_another_agent_is_named_and_ours_stays()
     eventually("it says so", || async { !log.lines(&words).is_empty() }).await;
     assert_eq!(nodes(&agents).await, BTreeSet::from([0, 1]));
     registration.deregister().await.unwrap();
-    // What is out of reach stays, for the one whom it is told to.
+    // An entry that is out of reach stays, as the log says.
     assert_eq!(nodes(&agents).await, BTreeSet::from([1]));
 }

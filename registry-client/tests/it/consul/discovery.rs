@@ -101,7 +101,7 @@ async fn a_filter_that_consul_rejects_is_named_by_the_call_and_is_not_asked_agai
     let resolver = ConsulResolver::new(client).with_discovery(wrong);
     let _view = resolver.resolve(&name);
     let counters = resolver.counters(&name).unwrap();
-    eventually("it was asked", || async { counters.errors.get() == 1 }).await;
+    eventually("it was queried", || async { counters.errors.get() == 1 }).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(counters.queries.get(), 1);
 }
@@ -176,7 +176,7 @@ async fn a_service_of_another_datacenter_is_found_there_and_called_while_its_reg
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(error().contains("cannot answer for datacenter `dc2`"), "{}", error());
+    assert!(error().contains("cannot reach datacenter `dc2`"), "{}", error());
     assert_eq!((ready(&channel), ready(&canary)), (addresses([&v1, &v2]), addresses([&v2])));
 
     there.start().await;

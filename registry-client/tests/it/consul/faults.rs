@@ -19,7 +19,7 @@ use registry_client::{
 use tokio::{sync::watch, time::timeout};
 
 use crate::consul::{
-    agents::{PATIENCE, eventually},
+    agents::{TEST_TIMEOUT, eventually},
     liar::{Liar, Reply, Request},
 };
 
@@ -41,9 +41,9 @@ pub(crate) fn resolve(client: &Client) -> watch::Receiver<Resolution> {
 
 pub(crate) async fn until(
     view: &mut watch::Receiver<Resolution>,
-    wanted: impl Fn(&Resolution) -> bool,
+    condition: impl Fn(&Resolution) -> bool,
 ) -> Resolution {
-    timeout(PATIENCE, view.wait_for(wanted)).await.expect("in time").unwrap().clone()
+    timeout(TEST_TIMEOUT, view.wait_for(condition)).await.expect("in time").unwrap().clone()
 }
 
 pub(crate) fn ports(resolution: &Resolution) -> Vec<u16> {
@@ -53,9 +53,9 @@ pub(crate) fn ports(resolution: &Resolution) -> Vec<u16> {
 
 /// Answers well, then by `garbage`, then well again with one more instance.
 async fn survives(garbage: fn() -> Reply, words: &str) {
-    let mended = Arc::new(AtomicBool::new(false));
-    let is_mended = Arc::clone(&mended);
-    let liar = Liar::start(move |request: &Request| match (request.turn, is_mended.load(Relaxed)) {
+    let repaired = Arc::new(AtomicBool::new(false));
+    let is_repaired = Arc::clone(&repaired);
+    let liar = Liar::start(move |request: &Request| match (request.turn, is_repaired.load(Relaxed)) {
         (0, _) => Reply::good(5, &list(&["5001"])),
         (_, false) => garbage(),
         (_, true) if request.blocks() => Reply::Hang,
@@ -68,7 +68,7 @@ async fn survives(garbage: fn() -> Reply, words: &str) {
     let error = failed.error.unwrap();
     assert!(error.contains(words) && error.contains("127.0.0.1:"), "{words}: {error}");
     assert!(!error.contains('\n') && error.len() < 900, "{error}");
-    mended.store(true, Relaxed);
+    repaired.store(true, Relaxed);
     let healed = until(&mut view, |now| now.error.is_none()).await;
     assert_eq!(ports(&healed), [5001, 5002], "{words}");
     let stray: Vec<_> =
@@ -90,7 +90,10 @@ async fn the_last_good_set_survives_whatever_is_answered() {
         (|| Reply::plain(404, "404 page not found"), "404 page not found"),
         (|| Reply::plain(500, "No cluster leader"), "500: No cluster leader"),
         (|| Reply::plain(503, "resolver error"), "503: resolver error"),
-        (|| Reply::plain(429, "Your IP is issuing too many concurrent connections"), "is asked too much"),
+        (
+            || Reply::plain(429, "Your IP is issuing too many concurrent connections"),
+            "rejects requests because of too many",
+        ),
         (
             || Reply::Http(307, vec![("Location", "/v1/health/service/other".to_owned())], String::new()),
             "307, a redirect to /v1/health/service/other",
@@ -141,14 +144,14 @@ async fn a_streaming_answer_that_is_none_publishes_nothing() {
     })
     .await;
     let mut view = resolve(&liar.client());
-    let mut told = Vec::new();
-    while told.last() != Some(&vec![5001, 5002]) {
-        timeout(PATIENCE, view.changed()).await.expect("in time").unwrap();
+    let mut reported = Vec::new();
+    while reported.last() != Some(&vec![5001, 5002]) {
+        timeout(TEST_TIMEOUT, view.changed()).await.expect("in time").unwrap();
         let now = view.borrow_and_update().clone();
         assert_eq!(now.error, None);
-        told.push(ports(&now));
+        reported.push(ports(&now));
     }
-    assert_eq!(told, [vec![5001], vec![5001, 5002]]);
+    assert_eq!(reported, [vec![5001], vec![5001, 5002]]);
     let indexes: Vec<bool> = liar.seen().iter().take(6).map(Request::blocks).collect();
     assert_eq!(indexes[..5], [false, true, false, true, false]);
 }
@@ -175,8 +178,8 @@ async fn one_watch_serves_all_who_look_and_ends_with_the_last() {
     drop(resolve(&client));
     assert_eq!(liar.open_connections(), 1);
     drop(views);
-    eventually("nobody asks any more", || async { liar.open_connections() == 0 }).await;
-    // And whoever looks again is served again.
+    eventually("the watch has ended", || async { liar.open_connections() == 0 }).await;
+    // A new receiver starts the watch again.
     until(&mut resolve(&client), |now| now.instances.is_some()).await;
     assert_eq!(liar.seen().iter().filter(|request| !request.blocks()).count(), 2);
 }
@@ -228,7 +231,7 @@ async fn basic_authentication_is_sent() {
 
 #[tokio::test]
 async fn a_namespace_is_sent_to_enterprise_and_refused_for_a_community_agent() {
-    for (version, wanted) in [("1.22.5+ent", Some("ns=team&partition=p")), ("1.22.5", None)] {
+    for (version, expected) in [("1.22.5+ent", Some("ns=team&partition=p")), ("1.22.5", None)] {
         let liar = Liar::start(move |request| match request.target.as_str() {
             "/v1/agent/version" => Reply::good(1, &format!(r#"{{"HumanVersion": "{version}"}}"#)),
             _ => Reply::good(1, "{}"),
@@ -236,7 +239,7 @@ async fn a_namespace_is_sent_to_enterprise_and_refused_for_a_community_agent() {
         .await;
         let builder = Client::builder(&liar.addr.to_string());
         let answer = builder.clone().namespace("team").partition("p").build().unwrap().services().await;
-        match wanted {
+        match expected {
             Some(query) => assert!(liar.seen()[1].target.ends_with(query), "{:?}", liar.seen()),
             None => assert!(
                 answer.unwrap_err().to_string().contains("CONSUL_NAMESPACE=`team` needs Consul Enterprise")
@@ -244,7 +247,7 @@ async fn a_namespace_is_sent_to_enterprise_and_refused_for_a_community_agent() {
         }
         // What a community agent has anyway is left out.
         builder.namespace("default").build().unwrap().services().await.unwrap();
-        assert_eq!(liar.seen().last().unwrap().target.contains("ns="), wanted.is_some());
+        assert_eq!(liar.seen().last().unwrap().target.contains("ns="), expected.is_some());
     }
 }
 
@@ -268,7 +271,7 @@ async fn an_agent_that_hangs_delays_a_farewell_by_no_more_than_two_seconds() {
         if ahead {
             let mut state = registration.state();
             let registered = state.wait_for(|state| *state == RegistrationState::Registered);
-            timeout(PATIENCE, registered).await.unwrap().unwrap();
+            timeout(TEST_TIMEOUT, registered).await.unwrap().unwrap();
         }
         hangs.store(true, Relaxed);
         let start = Instant::now();
@@ -287,10 +290,10 @@ async fn a_registration_that_cannot_be_made_does_not_spin() {
     let registration = Registration::start(liar.client(), spec()).unwrap();
     let mut state = registration.state();
     let says = |state: &RegistrationState| format!("{state:?}").contains("No cluster leader");
-    timeout(PATIENCE, state.wait_for(says)).await.unwrap().unwrap();
+    timeout(TEST_TIMEOUT, state.wait_for(says)).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let asked = liar.seen().len();
-    assert!((2..=25).contains(&asked), "{asked} requests in 3 s");
+    let requests = liar.seen().len();
+    assert!((2..=25).contains(&requests), "{requests} requests in 3 s");
 }
 
 #[tokio::test]
@@ -303,7 +306,7 @@ async fn a_refused_registration_says_which_right_it_needs_and_is_not_hurried() {
         let words = format!("{state:?}");
         words.contains("set CONSUL_HTTP_TOKEN to a token with service:write on `web`")
     };
-    timeout(PATIENCE, state.wait_for(says)).await.expect("it says so").unwrap();
+    timeout(TEST_TIMEOUT, state.wait_for(says)).await.expect("it says so").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(liar.seen().len(), 1);
 }
@@ -319,7 +322,7 @@ async fn two_processes_with_one_id_do_not_fight_in_a_spin() {
     let says = |state: &RegistrationState| {
         format!("{state:?}").contains("if another process uses it, give each its own")
     };
-    timeout(PATIENCE, state.wait_for(says)).await.expect("it says so").unwrap();
+    timeout(TEST_TIMEOUT, state.wait_for(says)).await.expect("it says so").unwrap();
     // Each registration by one is noticed by the other.
     let id = registrations[0].spec().id.clone();
     let (mut changes, mut last) = (0, 0);
@@ -380,7 +383,7 @@ async fn an_agent_that_forgot_an_instance_that_passed_is_told_that_it_passes() {
     };
     eventually("it registers again", || async { registrations().len() >= 2 }).await;
     assert!(looked.load(Relaxed), "the loss comes after the look");
-    let told = registrations();
-    assert!(told[0].contains(r#""Status":"critical""#), "{}", told[0]);
-    assert!(told[1].contains(r#""Status":"passing""#), "{}", told[1]);
+    let reported = registrations();
+    assert!(reported[0].contains(r#""Status":"critical""#), "{}", reported[0]);
+    assert!(reported[1].contains(r#""Status":"passing""#), "{}", reported[1]);
 }

@@ -1,5 +1,5 @@
 //! A registry that answers garbage, in every way we could think of and some
-//! that a dice thought of: R16, and how often it is asked meanwhile.
+//! from random mutations: R16, and the rate of queries meanwhile.
 
 use std::{
     io::{Read, Write},
@@ -19,7 +19,7 @@ use registry_client::{
 use tokio::time::{sleep, timeout};
 
 use crate::consul::{
-    agents::{PATIENCE, eventually},
+    agents::{TEST_TIMEOUT, eventually},
     faults::{entry, list, ports, resolve, until},
     liar::{Liar, Reply, Request},
 };
@@ -27,7 +27,7 @@ use crate::consul::{
 /// What a liar says instead of the truth.
 #[derive(Clone, Debug)]
 enum Garbage {
-    /// An answer of the blocking backend with this index and body.
+    /// A response of the blocking backend with this index and body.
     Body(String, String),
     Status(u16, String),
     Bytes(Vec<u8>),
@@ -63,7 +63,8 @@ fn all() -> Vec<Garbage> {
     all.extend(ports.map(|port| body(list(&[port]))));
     let indexes = ["0", "-1", "abc", "", "18446744073709551616", "1", "9, 9", "0x10"];
     all.extend(indexes.map(|index| Garbage::Body(index.to_owned(), "[{".to_owned())));
-    // Not those that only a person can mend: such a watch waits for half a minute.
+    // Without those that only an operator can fix: such a watch waits for half
+    // a minute.
     for status in [204, 206, 300, 301, 302, 307, 404, 429, 500, 501, 502] {
         all.push(Garbage::Status(status, "no".to_owned()));
         all.push(Garbage::Status(status, good.clone()[..20].to_owned()));
@@ -92,12 +93,12 @@ fn all() -> Vec<Garbage> {
     all
 }
 
-/// Good, then garbage until it was told of, then good again. Whether the
-/// garbage was refused.
+/// Good, then garbage until it was reported, then good again. Returns whether
+/// the garbage was refused.
 async fn survives(garbage: Garbage) -> bool {
-    let mended = Arc::new(AtomicBool::new(false));
-    let (is_mended, lie) = (Arc::clone(&mended), garbage.clone());
-    let liar = Liar::start(move |request: &Request| match (request.turn, is_mended.load(Relaxed)) {
+    let repaired = Arc::new(AtomicBool::new(false));
+    let (is_repaired, lie) = (Arc::clone(&repaired), garbage.clone());
+    let liar = Liar::start(move |request: &Request| match (request.turn, is_repaired.load(Relaxed)) {
         (0, _) => Reply::good(5, &list(&["5001", "5003"])),
         (_, false) => lie.reply(),
         (_, true) if request.target.contains("index=77&") => Reply::Hang,
@@ -117,9 +118,9 @@ async fn survives(garbage: Garbage) -> bool {
         assert!(error.len() < 1_000 && !error.contains('\n'), "{garbage:?}: {error}");
         assert!(!ports(&now).is_empty(), "the last good set is kept: {garbage:?}");
     }
-    mended.store(true, Relaxed);
+    repaired.store(true, Relaxed);
     let healed =
-        timeout(PATIENCE, view.wait_for(|now| now.error.is_none() && ports(now).contains(&5002))).await;
+        timeout(TEST_TIMEOUT, view.wait_for(|now| now.error.is_none() && ports(now).contains(&5002))).await;
     let healed = healed.unwrap_or_else(|_| panic!("it does not heal after {garbage:?}")).unwrap().clone();
     assert_eq!(ports(&healed), [5001, 5002, 5003], "{garbage:?}");
     refused
@@ -137,7 +138,7 @@ async fn no_garbage_panics_loses_the_set_or_outlasts_itself() {
     assert!(refused > 150, "only {refused} of {number} were refused");
 }
 
-/// An empty answer of the streaming backend.
+/// An empty response of the streaming backend.
 fn streaming(index: u64) -> Reply {
     let headers = [("X-Consul-Index", index.to_string()), ("X-Consul-Query-Backend", "streaming".to_owned())];
     Reply::Http(200, headers.to_vec(), "[]".to_owned())
@@ -173,10 +174,10 @@ async fn no_lie_makes_a_watch_ask_more_than_twice_a_second() {
     let start = Instant::now();
     sleep(Duration::from_secs(10)).await;
     for (words, liar, _view) in &watched {
-        let (asked, most) = (liar.seen().len(), start.elapsed().as_secs_f64() * 2.0 + 2.0);
-        println!("{words}: {asked} in {:?}", start.elapsed());
-        assert!(asked as f64 <= most, "{words}: {asked} questions, {most} may be");
-        assert!(asked > 0, "{words}");
+        let (requests, max) = (liar.seen().len(), start.elapsed().as_secs_f64() * 2.0 + 2.0);
+        println!("{words}: {requests} in {:?}", start.elapsed());
+        assert!(requests as f64 <= max, "{words}: {requests} questions, {max} may be");
+        assert!(requests > 0, "{words}");
     }
 }
 
@@ -199,12 +200,12 @@ async fn garbage_makes_a_process_grow_by_no_more_than_64_mib() {
     let cut = hundred_thousand[..hundred_thousand.len() - 1].to_owned();
     let bodies = Arc::new([hundred_thousand, long, cut, "[".repeat(7 << 20), "[]".to_owned(), largest]);
     let sent = Arc::new(AtomicUsize::new(0));
-    let (told, sizes) = (Arc::clone(&sent), bodies.clone().each_ref().map(String::len));
+    let (reported, sizes) = (Arc::clone(&sent), bodies.clone().each_ref().map(String::len));
     let liar = Liar::start(move |request| match request.turn {
         0 => Reply::good(5, &list(&["5001"])),
         turn if turn % 4 == 3 => Reply::Endless,
         turn => {
-            let at = told.fetch_add(1, Relaxed);
+            let at = reported.fetch_add(1, Relaxed);
             Reply::good(turn as u64 + 9, &bodies[at % bodies.len()])
         }
     })
@@ -223,15 +224,15 @@ async fn garbage_makes_a_process_grow_by_no_more_than_64_mib() {
         child
     });
     let mut child = child.await.unwrap();
-    let wanted = 2 * sizes.len();
-    eventually("every body was sent twice", || async { sent.load(Relaxed) > wanted }).await;
+    let condition = 2 * sizes.len();
+    eventually("every body was sent twice", || async { sent.load(Relaxed) > condition }).await;
     drop(child.stdin.take());
     let mut said = String::new();
     child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     let growth = said.split_once("grew by ").and_then(|(_, rest)| rest.split_whitespace().next());
     assert!(child.wait().unwrap().success(), "the child failed: {said}");
     let growth: usize = growth.expect("the child says by how much it grew").parse().unwrap();
-    println!("{wanted} bodies of {sizes:?} bytes: grew by {} KiB", growth >> 10);
+    println!("{condition} bodies of {sizes:?} bytes: grew by {} KiB", growth >> 10);
     assert!(growth <= MOST_GROWTH, "it grew by {growth} bytes");
 }
 

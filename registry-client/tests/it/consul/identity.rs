@@ -89,7 +89,7 @@ impl Entry {
 
 /// Where entries of several nodes can be written.
 enum Registry {
-    /// Says what it is told, at once.
+    /// Responds with its script, at once.
     Scripted(Box<Liar>, Arc<Mutex<(u64, String)>>),
     /// A real Consul, whose catalogue is written from outside.
     Consul(Box<TestAgent>, Mutex<Vec<Entry>>),
@@ -97,14 +97,14 @@ enum Registry {
 
 impl Registry {
     async fn scripted() -> Self {
-        let told = Arc::new(Mutex::new((1, "[]".to_owned())));
-        let tells = Arc::clone(&told);
+        let reported = Arc::new(Mutex::new((1, "[]".to_owned())));
+        let scripted = Arc::clone(&reported);
         let liar = Liar::start(move |_| {
-            let (index, body) = tells.lock().unwrap().clone();
+            let (index, body) = scripted.lock().unwrap().clone();
             Reply::good(index, &body)
         })
         .await;
-        Self::Scripted(Box::new(liar), told)
+        Self::Scripted(Box::new(liar), reported)
     }
 
     async fn consul() -> Self {
@@ -122,7 +122,7 @@ impl Registry {
     /// changed in one step.
     async fn set(&self, entries: &[Entry]) {
         match self {
-            Self::Scripted(_, told) => {
+            Self::Scripted(_, reported) => {
                 let listed: Vec<_> = entries
                     .iter()
                     .map(|entry| {
@@ -130,8 +130,8 @@ impl Registry {
                         serde_json::json!({"Node": node, "Service": entry.service(), "Checks": [entry.check()]})
                     })
                     .collect();
-                let mut told = told.lock().unwrap();
-                *told = (told.0 + 1, serde_json::Value::from(listed).to_string());
+                let mut reported = reported.lock().unwrap();
+                *reported = (reported.0 + 1, serde_json::Value::from(listed).to_string());
             }
             Self::Consul(agent, held) => {
                 let before = std::mem::replace(&mut *held.lock().unwrap(), entries.to_vec());
@@ -261,7 +261,7 @@ async fn a_twin_that_moved_is_called_where_it_is(registry: Registry) {
     let (channel, [_, n2]) = twins(&registry, &one, &other).await;
     registry.set(&[Entry::on("n1", "web", &there), n2]).await;
     ready(&channel, &there).await;
-    // Where it was there may still be somebody who answers.
+    // Another program may still listen at its old address.
     assert_eq!(calls(&channel, 40, [&one, &other, &there]).await, [0, 20, 20]);
     assert_eq!(at(&channel, &one), []);
 }
@@ -277,15 +277,15 @@ async fn a_process_that_two_nodes_list_has_one_share_and_its_best_health(registr
         vec![n1.clone(), n2.clone(), again.is("critical"), further.is("warning")],
     ] {
         registry.set(&entries).await;
-        // The registry has told so when it tells of one more instance.
+        // The registry has published it when it lists one more instance.
         let (mark, mut marked) = (echo().await, entries);
         marked.push(Entry::on("n9", "mark", &mark));
         registry.set(&marked).await;
         ready(&channel, &mark).await;
         assert_eq!(calls(&channel, 60, [&one, &other, &mark]).await, [20, 20, 20]);
         let seen = at(&channel, &one);
-        let told: Vec<_> = seen.iter().map(|i| (i.registry, i.ready, i.connections)).collect();
-        assert_eq!(told, [("passing", true, 1)], "{marked:?}");
+        let reported: Vec<_> = seen.iter().map(|i| (i.registry, i.ready, i.connections)).collect();
+        assert_eq!(reported, [("passing", true, 1)], "{marked:?}");
         drop(mark);
         until(&channel, &one, "it stays", |all| all.len() == 1).await;
         registry.set(&[n1.clone(), n2.clone()]).await;

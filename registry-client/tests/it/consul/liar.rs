@@ -1,4 +1,4 @@
-//! An agent that answers whatever a test wants, true or not.
+//! An agent whose responses a test scripts, true or not.
 
 use std::{
     net::SocketAddr,
@@ -31,7 +31,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Whether it waits for a change.
+    /// Returns whether it waits for a change.
     pub(crate) fn blocks(&self) -> bool {
         self.target.contains("index=") || self.target.contains("hash=")
     }
@@ -52,7 +52,7 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// A good answer of the blocking backend.
+    /// A good response of the blocking backend.
     pub(crate) fn good(index: u64, body: &str) -> Self {
         let headers = vec![
             ("X-Consul-Index", index.to_string()),

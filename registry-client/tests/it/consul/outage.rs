@@ -8,7 +8,7 @@ use registry_client::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::consul::agents::{PATIENCE, TestAgent};
+use crate::consul::agents::{TEST_TIMEOUT, TestAgent};
 
 /// Long enough for an election and for a watch that notices its lack.
 const WHILE: Duration = Duration::from_secs(8);
@@ -32,7 +32,7 @@ async fn discovery_outlives_the_leader_and_the_quorum() {
     let name = "web".parse().unwrap();
     let mut view = ConsulResolver::new(client.clone()).resolve(&name);
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap();
     // The leader first, then with another the quorum.
     for (turn, server) in servers[..2].iter_mut().enumerate() {
         server.stop().await;
@@ -43,14 +43,14 @@ async fn discovery_outlives_the_leader_and_the_quorum() {
             assert_eq!(*registration.state().borrow(), RegistrationState::Registered);
             sleep(Duration::from_millis(50)).await;
         }
-        // Whoever asks for the first time is answered too.
+        // A new service is resolved too.
         let filter = format!("Service.Port != {turn}");
         let mut other = ConsulResolver::new(client.clone()).with_filter(filter).resolve(&name);
         let found = other.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-        timeout(PATIENCE, found).await.expect("it is found").unwrap();
+        timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap();
     }
     servers[1].start().await;
     client.register(&spec(5002)).await.unwrap();
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 2));
-    timeout(PATIENCE, found).await.expect("the newcomer is found").unwrap();
+    timeout(TEST_TIMEOUT, found).await.expect("the newcomer is found").unwrap();
 }

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::consul::agents::{PATIENCE, TestAgent, eventually, on_each_agent};
+use crate::consul::agents::{TEST_TIMEOUT, TestAgent, eventually, on_each_agent};
 
 on_each_agent!(
     an_instance_passes_within_seconds,
@@ -62,7 +62,7 @@ fn ttl_spec() -> ServiceSpec {
 async fn registered(registration: &Registration) {
     let mut state = registration.state();
     let registered = state.wait_for(|state| *state == RegistrationState::Registered);
-    timeout(PATIENCE, registered).await.expect("it is registered in time").unwrap();
+    timeout(TEST_TIMEOUT, registered).await.expect("it is registered in time").unwrap();
 }
 
 /// The entry of the one instance of `cart` in the catalogue.
@@ -100,7 +100,7 @@ async fn a_foreign_deregistration_is_healed_at_once(agent: TestAgent) {
         state.mark_unchanged();
         let start = Instant::now();
         client.deregister(&registration.spec().id).await.unwrap();
-        timeout(PATIENCE, state.changed()).await.expect("the loss is noticed").unwrap();
+        timeout(TEST_TIMEOUT, state.changed()).await.expect("the loss is noticed").unwrap();
         registered(&registration).await;
         let healed = start.elapsed();
         assert!(client.service(&registration.spec().id).await.is_ok());
@@ -117,7 +117,7 @@ async fn steady(client: &Client) {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }
 
-/// R18: registered again so long after the agent can be asked again.
+/// R18: registered again so long after the agent is reachable again.
 const REGISTERED: Duration = Duration::from_secs(5);
 /// R18: passing again so long after that.
 const PASSING: Duration = Duration::from_secs(2);
@@ -136,7 +136,7 @@ async fn an_agent_that_forgot_everything_is_told_again(mut agent: TestAgent) {
     agent.stop().await;
     let mut state = registration.state();
     let lost = state.wait_for(|state| *state != RegistrationState::Registered);
-    let words = format!("{:?}", *timeout(PATIENCE, lost).await.expect("the loss is noticed").unwrap());
+    let words = format!("{:?}", *timeout(TEST_TIMEOUT, lost).await.expect("the loss is noticed").unwrap());
     assert!(words.contains("cannot reach Consul at"), "{words}");
     agent.start().await;
     let id = registration.spec().id.clone();
@@ -153,7 +153,7 @@ async fn an_agent_that_is_not_there_yet_is_waited_for(mut agent: TestAgent) {
     let registration = Registration::start(client.clone(), peer.spec()).unwrap();
     let mut state = registration.state();
     let says = |state: &RegistrationState| format!("{state:?}").contains("CONSUL_HTTP_ADDR");
-    timeout(PATIENCE, state.wait_for(says)).await.expect("it says what is wrong").unwrap();
+    timeout(TEST_TIMEOUT, state.wait_for(says)).await.expect("it says what is wrong").unwrap();
     agent.start().await;
     registered(&registration).await;
     assert!(client.service(&registration.spec().id).await.is_ok());
@@ -165,7 +165,7 @@ async fn an_operators_maintenance_is_left_alone(agent: TestAgent) {
     registered(&registration).await;
     let id = registration.spec().id.clone();
     client.maintenance(&id, Some("disk swap")).await.unwrap();
-    // A change by somebody else makes it register again.
+    // A change by another writer makes it register again.
     let mut other = registration.spec().clone();
     other.tags.push("foreign".to_owned());
     client.register(&other).await.unwrap();
@@ -240,9 +240,9 @@ async fn a_ttl_check_tells_what_the_instance_reports(agent: TestAgent) {
     for status in [CheckStatus::Warning, CheckStatus::Critical, CheckStatus::Passing] {
         registration.report(status, "as the test says");
         let check = registration.spec().check_id();
-        let told = || async { client.checks().await.unwrap()[&check].status == status };
-        let took = eventually("the status is told", told).await;
-        assert!(took < Duration::from_secs(4), "told only after {took:?}");
+        let reported = || async { client.checks().await.unwrap()[&check].status == status };
+        let took = eventually("the status is published", reported).await;
+        assert!(took < Duration::from_secs(4), "published only after {took:?}");
     }
 }
 

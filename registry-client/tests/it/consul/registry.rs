@@ -1,15 +1,15 @@
-//! What the registry tells: instances, keys, itself.
+//! The reads of the registry: instances, keys, the agent itself.
 
 use std::time::Duration;
 
 use registry_client::{
     consul::{CheckSpec, CheckStatus, Client, ConsulResolver, Error, ServiceSpec},
-    instance::{Health, Instance},
+    instance::{Instance, InstanceHealth},
     resolve::{Resolution, Resolver},
 };
 use tokio::{sync::watch, time::timeout};
 
-use crate::consul::agents::{PATIENCE, TestAgent, eventually, on_each_agent};
+use crate::consul::agents::{TEST_TIMEOUT, TestAgent, eventually, on_each_agent};
 
 on_each_agent!(
     every_change_of_the_set_is_told,
@@ -36,10 +36,10 @@ fn resolve(client: &Client) -> View {
     ConsulResolver::new(client.clone()).resolve(&"web".parse().unwrap())
 }
 
-/// Waits until the view's instances are as wanted.
-async fn until(view: &mut View, what: &str, wanted: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
-    let found = view.wait_for(|now| now.instances.as_deref().is_some_and(&wanted));
-    let found = timeout(PATIENCE, found).await.map(|now| now.unwrap().clone());
+/// Waits until the instances of the view satisfy the condition.
+async fn until(view: &mut View, what: &str, condition: impl Fn(&[Instance]) -> bool) -> Vec<Instance> {
+    let found = view.wait_for(|now| now.instances.as_deref().is_some_and(&condition));
+    let found = timeout(TEST_TIMEOUT, found).await.map(|now| now.unwrap().clone());
     let now = found.unwrap_or_else(|_| panic!("not in time: {what}; it is {:?}", view.borrow()));
     now.instances.unwrap().to_vec()
 }
@@ -54,7 +54,7 @@ async fn every_change_of_the_set_is_told(agent: TestAgent) {
     let found = until(&mut view, "both are there", |found| found.len() == 2).await;
     let ids: Vec<&str> = found.iter().map(|instance| instance.id.as_str()).collect();
     assert_eq!(ids, ["web-127.0.0.1-5001", "web-127.0.0.1-5002"]);
-    assert!(found.iter().all(|instance| instance.health == Health::Passing));
+    assert!(found.iter().all(|instance| instance.health == InstanceHealth::Passing));
     client.deregister("web-127.0.0.1-5001").await.unwrap();
     let left = until(&mut view, "one is left", |found| found.len() == 1).await;
     assert_eq!(left[0].address.port(), 5002);
@@ -76,17 +76,17 @@ async fn health_weight_tags_and_meta_are_told(agent: TestAgent) {
         (7, "a,b".to_owned(), "v2")
     );
     client.update_check(&spec.check_id(), CheckStatus::Warning, "low on memory").await.unwrap();
-    let found = until(&mut view, "it warns", |found| found[0].health == Health::Warning).await;
+    let found = until(&mut view, "it warns", |found| found[0].health == InstanceHealth::Warning).await;
     assert_eq!(found[0].weight, 3);
     client.update_check(&spec.check_id(), CheckStatus::Critical, "out of memory").await.unwrap();
-    let found = until(&mut view, "it is critical", |found| found[0].health == Health::Critical).await;
+    let found = until(&mut view, "it is critical", |found| found[0].health == InstanceHealth::Critical).await;
     assert!(found[0].reason.contains(&spec.check_id()), "{}", found[0].reason);
     client.maintenance(&spec.id, Some("disk swap")).await.unwrap();
-    let found = until(&mut view, "it is out", |found| found[0].health == Health::Maintenance).await;
+    let found = until(&mut view, "it is out", |found| found[0].health == InstanceHealth::Maintenance).await;
     assert_eq!(found[0].reason, "disk swap");
     client.maintenance(&spec.id, None).await.unwrap();
     client.pass_check(&spec.check_id()).await.unwrap();
-    until(&mut view, "it passes", |found| found[0].health == Health::Passing).await;
+    until(&mut view, "it passes", |found| found[0].health == InstanceHealth::Passing).await;
 }
 
 async fn a_filter_selects_instances(agent: TestAgent) {
@@ -107,7 +107,7 @@ async fn a_filter_that_means_nothing_is_surfaced(agent: TestAgent) {
     let resolver = ConsulResolver::new(agent.client()).with_filter("Service.Meta ===");
     let mut view = resolver.resolve(&"web".parse().unwrap());
     let failed = view.wait_for(|now| now.error.is_some());
-    let error = timeout(PATIENCE, failed).await.expect("it fails").unwrap().error.clone().unwrap();
+    let error = timeout(TEST_TIMEOUT, failed).await.expect("it fails").unwrap().error.clone().unwrap();
     assert!(error.contains("does not accept") && error.contains("boolean expression"), "{error}");
 }
 
@@ -118,7 +118,7 @@ async fn the_set_outlives_the_agent(mut agent: TestAgent) {
     until(&mut view, "it is there", |found| !found.is_empty()).await;
     agent.stop().await;
     let failed = view.wait_for(|now| now.error.is_some());
-    let now = timeout(PATIENCE, failed).await.expect("it fails").unwrap().clone();
+    let now = timeout(TEST_TIMEOUT, failed).await.expect("it fails").unwrap().clone();
     assert_eq!(now.instances.unwrap().len(), 1, "the last good set is kept");
     assert!(now.error.unwrap().contains(&client.addr().to_string()));
     agent.start().await;
@@ -133,20 +133,20 @@ async fn keys_are_stored_compared_and_watched(agent: TestAgent) {
     let client = agent.client();
     let mut view = client.kv_watch("shop/rate limit");
     let absent = view.wait_for(|view| view.value == Some(None));
-    timeout(PATIENCE, absent).await.expect("it is absent").unwrap();
+    timeout(TEST_TIMEOUT, absent).await.expect("it is absent").unwrap();
     assert!(client.kv_put("shop/rate limit", b"10", Some(0)).await.unwrap());
     assert!(!client.kv_put("shop/rate limit", b"11", Some(0)).await.unwrap(), "it exists");
     let pair = client.kv_get("shop/rate limit").await.unwrap().unwrap();
     assert_eq!((pair.key.as_str(), pair.value.as_slice()), ("shop/rate limit", &b"10"[..]));
-    let told = view.wait_for(|view| view.value == Some(Some(pair.clone())));
-    timeout(PATIENCE, told).await.expect("it is told").unwrap();
+    let reported = view.wait_for(|view| view.value == Some(Some(pair.clone())));
+    timeout(TEST_TIMEOUT, reported).await.expect("it is published").unwrap();
     assert!(client.kv_put("shop/rate limit", b"", Some(pair.modify_index)).await.unwrap());
-    let told = view.wait_for(|view| matches!(&view.value, Some(Some(pair)) if pair.value.is_empty()));
-    timeout(PATIENCE, told).await.expect("it is told").unwrap();
+    let reported = view.wait_for(|view| matches!(&view.value, Some(Some(pair)) if pair.value.is_empty()));
+    timeout(TEST_TIMEOUT, reported).await.expect("it is published").unwrap();
     assert_eq!(client.kv_list("shop/").await.unwrap().len(), 1);
     assert!(client.kv_delete("shop/rate limit", None).await.unwrap());
     let gone = view.wait_for(|view| view.value == Some(None));
-    timeout(PATIENCE, gone).await.expect("it is gone").unwrap();
+    timeout(TEST_TIMEOUT, gone).await.expect("it is gone").unwrap();
     assert_eq!(client.kv_get("shop/rate limit").await, Ok(None));
     assert!(client.kv_list("shop/").await.unwrap().is_empty());
 }
@@ -159,7 +159,7 @@ async fn an_agent_says_what_it_is(agent: TestAgent) {
     client.register(&spec(5001)).await.unwrap();
     let listed = || async { client.catalog_services().await.unwrap().contains_key("web") };
     eventually("the catalogue has it", listed).await;
-    let absent = client.service("nobody").await;
+    let absent = client.service("missing").await;
     assert!(matches!(absent, Err(Error::NotFound { .. })), "{absent:?}");
 }
 

@@ -16,7 +16,7 @@ use registry_client::{
 use tokio::time::timeout;
 
 use crate::{
-    consul::agents::{PATIENCE, TestAgent, consul_binary, eventually, free_ports},
+    consul::agents::{TEST_TIMEOUT, TestAgent, consul_binary, eventually, free_ports},
     log::Log,
 };
 
@@ -106,13 +106,13 @@ async fn a_registration_without_rights_says_which_and_goes_on_when_the_token_fil
         let words = format!("{state:?}");
         words.contains("give the token of CONSUL_HTTP_TOKEN a policy with service:write on `web`")
     };
-    timeout(PATIENCE, state.wait_for(says)).await.expect("it says so").unwrap();
+    timeout(TEST_TIMEOUT, state.wait_for(says)).await.expect("it says so").unwrap();
     std::fs::write(&file, &able).unwrap();
     let registered = state.wait_for(|state| *state == RegistrationState::Registered);
-    timeout(PATIENCE, registered).await.expect("it registers").unwrap();
+    timeout(TEST_TIMEOUT, registered).await.expect("it registers").unwrap();
     let mut view = ConsulResolver::new(client).resolve(&"web".parse().unwrap());
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap();
 }
 
 #[tokio::test]
@@ -122,11 +122,11 @@ async fn a_token_that_was_deleted_keeps_the_set_and_is_said() {
     let reader = guarded.token("reader", READER).await;
     let mut view = ConsulResolver::new(guarded.client(&reader)).resolve(&"web".parse().unwrap());
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap();
     guarded.delete(&reader).await;
     // A streaming watch ends at once, a blocking one with its wait.
     let said = view.wait_for(|now| now.error.is_some());
-    let now = timeout(2 * PATIENCE, said).await.expect("it is said").unwrap().clone();
+    let now = timeout(2 * TEST_TIMEOUT, said).await.expect("it is said").unwrap().clone();
     assert!(now.error.as_deref().unwrap().contains("the token is unknown to Consul"), "{now:?}");
     assert_eq!(now.instances.unwrap().len(), 1, "the last good set is kept");
     let unknown = guarded.client(&reader).agent_self().await;
@@ -146,33 +146,33 @@ async fn a_lost_token_keeps_the_set_and_one_in_its_file_is_taken_up() {
     let (log, _guard) = Log::begin();
     let mut view = ConsulResolver::new(guarded.client_by(&file)).resolve(&"web".parse().unwrap());
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap();
     guarded.delete(&first).await;
     let said = view.wait_for(|now| now.error.is_some());
-    timeout(2 * PATIENCE, said).await.expect("it is said").unwrap();
+    timeout(2 * TEST_TIMEOUT, said).await.expect("it is said").unwrap();
     std::fs::write(&file, &second).unwrap();
-    let mended = view.wait_for(|now| now.error.is_none());
-    let now = timeout(2 * PATIENCE, mended).await.expect("it is mended").unwrap().clone();
+    let repaired = view.wait_for(|now| now.error.is_none());
+    let now = timeout(2 * TEST_TIMEOUT, repaired).await.expect("it is repaired").unwrap().clone();
     assert_eq!(now.instances.unwrap().len(), 1);
-    assert_eq!(log.lines("service `web` cannot be read").len(), 1, "it is said once");
+    assert_eq!(log.lines("failed to read service `web`").len(), 1, "it is said once");
 }
 
 #[tokio::test]
 async fn a_token_that_lost_its_right_keeps_the_set() {
     let guarded = Guarded::start().await;
     if !guarded.client("root").version().await.unwrap().at_least(1, 11) {
-        // Nothing in an older agent's answer tells that something is hidden.
+        // An older agent does not report filtered results.
         return;
     }
     guarded.client("root").register(&spec()).await.unwrap();
     let reader = guarded.token("reader", READER).await;
     let mut view = ConsulResolver::new(guarded.client(&reader)).resolve(&"web".parse().unwrap());
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-    timeout(PATIENCE, found).await.expect("it is found").unwrap();
+    timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap();
     let powerless = r#"key_prefix "x" { policy = "read" }"#;
     guarded.run(&["acl", "policy", "update", "-name", "reader", "-rules", powerless]).await;
     let said = view.wait_for(|now| now.error.is_some() || now.instances.as_ref().unwrap().is_empty());
-    let now = timeout(2 * PATIENCE, said).await.expect("it is said").unwrap().clone();
+    let now = timeout(2 * TEST_TIMEOUT, said).await.expect("it is said").unwrap().clone();
     assert!(now.error.as_deref().unwrap_or_default().contains("give the token"), "{now:?}");
     assert_eq!(now.instances.unwrap().len(), 1, "the last good set is kept");
 }
@@ -192,13 +192,13 @@ async fn an_instance_whose_token_expired_at_its_agent_is_registered_with_the_new
         entries.iter().filter_map(status).max()
     };
     eventually("it passes", || async { shown().await == Some(CheckStatus::Passing) }).await;
-    // From now on the agent cannot tell the servers anything about it.
+    // From now on the agent cannot sync it to the servers.
     guarded.delete(&first).await;
     std::fs::write(&file, &second).unwrap();
     registration.report(CheckStatus::Warning, "as the test says");
     let start = Instant::now();
     while shown().await != Some(CheckStatus::Warning) {
-        assert!(start.elapsed() < 2 * PATIENCE, "the catalogue stays as it was: {:?}", log.lines("web"));
+        assert!(start.elapsed() < 2 * TEST_TIMEOUT, "the catalog stays as it was: {:?}", log.lines("web"));
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("the servers show it {:?} after the token expired", start.elapsed());
@@ -213,22 +213,22 @@ async fn who_may_not_see_an_instance_is_told_so() {
     root.register(&spec()).await.unwrap();
     let powerless = guarded.token("powerless", r#"key_prefix "x" { policy = "read" }"#).await;
     let resolve = |client: Client| ConsulResolver::new(client).resolve(&"web".parse().unwrap());
-    let nobody = Client::builder(&guarded.agent.addr.to_string()).build().unwrap();
-    let mut told = Vec::new();
-    for client in [nobody, guarded.client(&powerless)] {
+    let anonymous = Client::builder(&guarded.agent.addr.to_string()).build().unwrap();
+    let mut reported = Vec::new();
+    for client in [anonymous, guarded.client(&powerless)] {
         let mut view = resolve(client);
         let answered = view.wait_for(|now| now.instances.is_some() || now.error.is_some());
-        let now = timeout(PATIENCE, answered).await.expect("it is answered").unwrap().clone();
-        told.push((now.instances.map(|found| found.len()), now.error.map(|words| words.to_string())));
+        let now = timeout(TEST_TIMEOUT, answered).await.expect("it is answered").unwrap().clone();
+        reported.push((now.instances.map(|found| found.len()), now.error.map(|words| words.to_string())));
     }
-    // Before 1.11 an agent does not tell that it hides something.
+    // Before 1.11 an agent does not report filtered results.
     if !root.version().await.unwrap().at_least(1, 11) {
-        assert_eq!(told, [(Some(0), None), (Some(0), None)]);
+        assert_eq!(reported, [(Some(0), None), (Some(0), None)]);
         return;
     }
-    let [(nobody, guess), (lacking, refusal)] = &told[..] else { panic!() };
+    let [(anonymous, guess), (lacking, refusal)] = &reported[..] else { panic!() };
     // Nobody may see nothing, and that may be all there is.
-    assert_eq!((nobody, lacking), (&Some(0), &None));
+    assert_eq!((anonymous, lacking), (&Some(0), &None));
     let words = "to a token with service:read on `web` and node:read";
     assert!(guess.as_deref().is_some_and(|guess| guess.contains(words)), "{guess:?}");
     let words = "a policy with service:read on `web` and node:read";
@@ -295,7 +295,7 @@ async fn an_agent_is_reached_by_its_unix_socket() {
     let registration = Registration::start(client.clone(), spec()).unwrap();
     let mut state = registration.state();
     let registered = state.wait_for(|state| *state == RegistrationState::Registered);
-    timeout(PATIENCE, registered).await.expect("it registers").unwrap();
+    timeout(TEST_TIMEOUT, registered).await.expect("it registers").unwrap();
     assert!(agent.client().service(&spec().id).await.is_ok());
     assert!(advertise_address(&client).await.unwrap().is_loopback());
     let nowhere = Client::builder("unix:///does/not/exist.sock").build().unwrap().leader().await.unwrap_err();
@@ -314,6 +314,6 @@ async fn srv_records_of_consuls_own_dns_are_instances() {
     let often = Duration::from_millis(100);
     let mut view = resolver.with_interval(often, often).resolve(&"web".parse().unwrap());
     let found = view.wait_for(|now| now.instances.as_ref().is_some_and(|found| found.len() == 1));
-    let found = timeout(PATIENCE, found).await.expect("it is found").unwrap().instances.clone().unwrap();
+    let found = timeout(TEST_TIMEOUT, found).await.expect("it is found").unwrap().instances.clone().unwrap();
     assert_eq!((found[0].address.to_string().as_str(), found[0].weight), ("127.0.0.1:5001", 7));
 }

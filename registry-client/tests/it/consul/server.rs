@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use registry_client::{
     AdminConfig, Mesh, MeshBuilder, ServerConfig,
     consul::{AgentService, CheckStatus, Client, ConsulResolver, HealthQuery},
-    instance::{Health, Instance, LOCALITY, Locality, METRICS_PORT},
+    instance::{Instance, InstanceHealth, LOCALITY, Locality, METRICS_PORT},
     resolve::Resolver,
     server::Server,
 };
@@ -46,12 +46,12 @@ async fn listed(client: &Client) -> Option<AgentService> {
     Some(client.health("test", &HealthQuery::default()).await.ok()?.pop()?.service)
 }
 
-async fn turns(client: &Client, wanted: CheckStatus) -> Duration {
+async fn turns(client: &Client, condition: CheckStatus) -> Duration {
     let began = Instant::now();
     let has_turned = || async {
         let entries = client.health("test", &HealthQuery::default()).await.unwrap_or_default();
         let mut checks = entries.iter().flat_map(|entry| &entry.checks);
-        checks.any(|check| check.kind == "grpc" && check.status == wanted)
+        checks.any(|check| check.kind == "grpc" && check.status == condition)
     };
     eventually("its check turns", has_turned).await;
     began.elapsed()
@@ -96,7 +96,7 @@ async fn a_server_registers_its_weight_and_where_it_runs(agent: TestAgent) {
         let is_it = |instance: &Instance| {
             instance.meta.get(LOCALITY) == Some(&locality.to_string())
                 && instance.weight == weight
-                && instance.health == Health::Passing
+                && instance.health == InstanceHealth::Passing
         };
         let passes = view.wait_for(|now| now.instances.as_deref().is_some_and(|set| set.iter().any(is_it)));
         let found = within(passes).await.unwrap().instances.clone().unwrap();

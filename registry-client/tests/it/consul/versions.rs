@@ -15,7 +15,7 @@ fn spec() -> ServiceSpec {
     let address = "127.0.0.1:5001".parse().unwrap();
     let mut check = CheckSpec::grpc(&address, "");
     let CheckSpec::Grpc { success_before_passing, failures_before_critical, .. } = &mut check else {
-        panic!("a gRPC check was asked for")
+        panic!("a gRPC check is expected")
     };
     (*success_before_passing, *failures_before_critical) = (2, 3);
     let mut spec = ServiceSpec::new("web".parse().unwrap(), address, check);
@@ -24,7 +24,7 @@ fn spec() -> ServiceSpec {
 }
 
 /// An agent that takes every registration, and answers `version` when it is
-/// asked for its own.
+/// queried for its own.
 async fn agent(version: fn() -> Reply) -> Liar {
     Liar::start(move |request| match request.target.as_str() {
         "/v1/agent/version" => version(),
@@ -42,7 +42,7 @@ fn of_version(version: &str) -> Reply {
 async fn an_older_agent_is_not_sent_what_it_does_not_know_which_is_said_once() {
     type Version = fn() -> Reply;
     let cases: [(Version, bool, bool, &str); 6] = [
-        // Before 1.15 nothing told the version but `/v1/agent/self`.
+        // Before 1.15 only `/v1/agent/self` had the version.
         (|| Reply::plain(404, "404 page not found"), false, false, "is Consul 1.6.10"),
         (|| of_version("1.7.0"), true, false, "is Consul 1.7.0"),
         (|| of_version("1.15.11"), true, false, "is Consul 1.15.11"),

@@ -12,13 +12,13 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { min: 4, max: 1_000, initial: 1_000 };
 
-/// What is simulated. Times in seconds.
+/// The parameters of a simulation. Times in seconds.
 struct Scene<'a> {
     workers: usize,
     deadline: f64,
     /// Calls per second at that time.
     rate: &'a dyn Fn(f64) -> f64,
-    /// How long the next call is worked on at that time.
+    /// The service time of the next call at that time.
     work: &'a dyn Fn(f64, &mut Rng) -> f64,
     seconds: f64,
     seed: u64,
@@ -40,7 +40,7 @@ enum Event {
 }
 
 struct Call {
-    begun: Begun,
+    start: CallStart,
     works: bool,
 }
 
@@ -57,7 +57,7 @@ struct Simulation<'a> {
 }
 
 impl Scene<'_> {
-    /// What happened in each second.
+    /// The results of each second.
     fn run(&self) -> Vec<Second> {
         let zero = Instant::now();
         let mut simulation = Simulation {
@@ -92,12 +92,12 @@ impl Simulation<'_> {
                     self.at(now + gap, Event::Arrives);
                 }
                 Event::Done(call) => {
-                    if self.end(call, now, Ended::Answered) {
+                    if self.end(call, now, CallEnd::Completed) {
                         second.served += 1;
                     }
                 }
                 Event::Expires(call) => {
-                    if self.end(call, now, Ended::CutOff) {
+                    if self.end(call, now, CallEnd::CutOff) {
                         second.expired += 1;
                     }
                 }
@@ -123,10 +123,10 @@ impl Simulation<'_> {
             return false;
         }
         let caller_timeout = Some(Duration::from_secs_f64(self.scene.deadline));
-        let begun = self.limit.begin(among, caller_timeout, self.clock(now));
+        let start = self.limit.begin(among, caller_timeout, self.clock(now));
         self.next += 1;
         let id = self.next;
-        self.calls.insert(id, Call { begun, works: false });
+        self.calls.insert(id, Call { start, works: false });
         self.queue.push_back(id);
         self.at(now + self.scene.deadline, Event::Expires(id));
         self.work(now);
@@ -144,9 +144,9 @@ impl Simulation<'_> {
         }
     }
 
-    fn end(&mut self, id: u64, now: f64, how: Ended) -> bool {
+    fn end(&mut self, id: u64, now: f64, how: CallEnd) -> bool {
         let Some(call) = self.calls.remove(&id) else { return false };
-        self.limit.end(&call.begun, how, self.calls.len(), self.clock(now));
+        self.limit.end(&call.start, how, self.calls.len(), self.clock(now));
         self.working -= usize::from(call.works);
         self.work(now);
         true
@@ -298,11 +298,11 @@ impl Steady {
     }
 
     /// One call, let in among so many, that took so long.
-    fn call(&mut self, among: usize, millis: u64, ended: Ended) {
+    fn call(&mut self, among: usize, millis: u64, ended: CallEnd) {
         let began = self.now + Duration::from_millis(5) - Duration::from_millis(millis);
-        let begun = self.limit.begin(among, None, began.max(self.now - Duration::from_secs(2)));
+        let start = self.limit.begin(among, None, began.max(self.now - Duration::from_secs(2)));
         self.now += Duration::from_millis(5);
-        self.limit.end(&begun, ended, among - 1, self.now);
+        self.limit.end(&start, ended, among - 1, self.now);
     }
 }
 
@@ -310,8 +310,8 @@ impl Steady {
 fn callers_without_patience_take_no_room_from_others() {
     let mut steady = Steady::new();
     for _ in 0..2_000 {
-        steady.call(60, 20, Ended::Answered);
-        steady.call(60, 5, Ended::CutOff);
+        steady.call(60, 20, CallEnd::Completed);
+        steady.call(60, 5, CallEnd::CutOff);
     }
     assert_eq!(steady.limit.limit(), BOUNDS.initial);
 }
@@ -321,10 +321,10 @@ fn quick_failures_are_not_taken_for_quick_work() {
     let mut steady = Steady::new();
     for failed in [0, 1_000, 0] {
         for _ in 0..failed {
-            steady.call(60, 1, Ended::Failed);
+            steady.call(60, 1, CallEnd::Failed);
         }
         for _ in 0..500 {
-            steady.call(60, 80, Ended::Answered);
+            steady.call(60, 80, CallEnd::Completed);
         }
     }
     assert_eq!(steady.limit.limit(), BOUNDS.initial);
@@ -333,11 +333,11 @@ fn quick_failures_are_not_taken_for_quick_work() {
 #[test]
 fn nothing_under_way_means_that_the_limit_starts_anew() {
     let mut steady = Steady::new();
-    steady.call(2, 1, Ended::Answered);
+    steady.call(2, 1, CallEnd::Completed);
     for _ in 0..2_000 {
-        steady.call(500, 1_000, Ended::Answered);
+        steady.call(500, 1_000, CallEnd::Completed);
     }
     assert!(steady.limit.limit() < 500);
-    steady.call(1, 1, Ended::Answered);
+    steady.call(1, 1, CallEnd::Completed);
     assert_eq!(steady.limit.limit(), BOUNDS.initial);
 }

@@ -1,4 +1,4 @@
-//! How far a request was read, by the prefixes of its messages.
+//! The progress of reading a request, by the prefixes of its messages.
 
 use std::{
     mem,
@@ -15,8 +15,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::Status;
 
-/// What precedes each message: a flag that says whether it is compressed, and
-/// its length in four bytes.
+/// The length of a message's prefix: a flag for compression, and the length in
+/// four bytes.
 const PREFIX_LEN: usize = 5;
 
 const BEGUN: u8 = 1;
@@ -25,31 +25,31 @@ const ENDED: u8 = 4;
 const PLAIN: u8 = 8;
 const AT_PREFIX: u8 = 16;
 
-/// How far a request was read; shared with the future of its response.
+/// The progress of reading a request; shared with the future of its response.
 #[derive(Debug, Default)]
 pub(super) struct Progress(AtomicU8);
 
-/// A request, as far as it was read.
+/// The parts of a request that were read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Read {
-    /// At least one message was announced.
+pub(super) struct ReadProgress {
+    /// At least one message has begun.
     pub(super) begun: bool,
-    /// Every message that was announced has come in whole.
+    /// Every message that has begun is complete.
     pub(super) complete: bool,
-    /// Its reader knows that no further message comes.
+    /// The reader knows that no further message follows.
     pub(super) ended: bool,
-    /// Of a request that is a stream: the last message was announced, and its
-    /// reader has not asked for it. A reader that takes it does so at once.
+    /// Of a client stream: the last message has begun, and the reader has not
+    /// polled for it. A reader that accepts it does so at once.
     pub(super) at_prefix: bool,
-    /// The last message's flag says that it is not compressed.
+    /// The last message is not compressed, by its flag.
     pub(super) plain: bool,
 }
 
 impl Progress {
-    pub(super) fn now(&self) -> Read {
+    pub(super) fn now(&self) -> ReadProgress {
         let bits = self.0.load(Relaxed);
         let has = |bit| bits & bit != 0;
-        Read {
+        ReadProgress {
             begun: has(BEGUN),
             complete: has(COMPLETE),
             ended: has(ENDED),
@@ -60,29 +60,34 @@ impl Progress {
 }
 
 pin_project! {
-    /// A request's body, whose messages are followed. Fails with INTERNAL at
-    /// the second message of a request that has one; hands on a message of a
-    /// stream apart from its prefix, so that it is known which message a reader
-    /// refused by its length.
+    /// A request body that tracks its messages. Fails with INTERNAL at the
+    /// second message of a unary request; passes on a message of a stream
+    /// separately from its prefix, so that it is known which message a reader
+    /// rejected by its length.
     #[derive(Debug)]
-    pub(in crate::server) struct Messages<B> {
+    pub(in crate::server) struct TrackedRequest<B> {
         #[pin]
         body: B,
-        prefixes: Prefixes,
-        // What has come in and was not handed on.
-        kept: Bytes,
+        prefixes: PrefixReader,
+        // Data that has arrived and was not passed on.
+        held_back: Bytes,
         progress: Arc<Progress>,
     }
 }
 
-impl<B> Messages<B> {
-    /// `one` says that the request has one message.
-    pub(super) fn new(body: B, one: bool, progress: Arc<Progress>) -> Self {
-        Self { body, prefixes: Prefixes { one, ..Prefixes::default() }, kept: Bytes::new(), progress }
+impl<B> TrackedRequest<B> {
+    /// A body of a `unary` request or of a stream.
+    pub(super) fn new(body: B, unary: bool, progress: Arc<Progress>) -> Self {
+        Self {
+            body,
+            prefixes: PrefixReader { unary, ..PrefixReader::default() },
+            held_back: Bytes::new(),
+            progress,
+        }
     }
 }
 
-impl<B> Body for Messages<B>
+impl<B> Body for TrackedRequest<B>
 where
     B: Body<Data = Bytes, Error = Status>,
 {
@@ -91,10 +96,10 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.project();
-        let polled = if this.kept.is_empty() {
+        let polled = if this.held_back.is_empty() {
             ready!(this.body.poll_frame(cx))
         } else {
-            Some(Ok(Frame::data(mem::take(this.kept))))
+            Some(Ok(Frame::data(mem::take(this.held_back))))
         };
         let ended = || this.progress.0.fetch_or(ENDED, Relaxed);
         Poll::Ready(match polled {
@@ -107,7 +112,7 @@ where
                             ended();
                         })
                         .map(|len| {
-                            *this.kept = data.split_off(len);
+                            *this.held_back = data.split_off(len);
                             Frame::data(data)
                         })
                 }
@@ -128,30 +133,31 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.kept.is_empty() && self.body.is_end_stream()
+        self.held_back.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        // The body's own hint lacks what is kept back.
-        if self.kept.is_empty() { self.body.size_hint() } else { SizeHint::default() }
+        // The body's own hint lacks the data that is held back.
+        if self.held_back.is_empty() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
 
-/// Where a body is between its messages.
+/// The position of a reader between messages.
 #[derive(Debug, Default)]
-struct Prefixes {
-    one: bool,
+struct PrefixReader {
+    unary: bool,
     prefix: [u8; PREFIX_LEN],
-    /// Bytes of the prefix that have come in.
+    /// Bytes of the prefix that have arrived.
     prefix_len: usize,
-    /// Bytes of the message that have not come in.
+    /// Bytes of the message that have not arrived.
     missing: u32,
     begun: bool,
     at_prefix: bool,
 }
 
-impl Prefixes {
-    /// Takes what comes next of the body; how much of it may be handed on.
+impl PrefixReader {
+    /// Reads the next part of the body; returns how much of it may be passed
+    /// on.
     fn follow(&mut self, data: &[u8]) -> Result<usize, Status> {
         let mut at = 0;
         while at < data.len() {
@@ -162,7 +168,7 @@ impl Prefixes {
                 self.missing -= here;
                 continue;
             }
-            if self.one && self.begun && self.prefix_len == 0 {
+            if self.unary && self.begun && self.prefix_len == 0 {
                 return Err(Status::internal(
                     "the request has more than one message, and the method takes one",
                 ));
@@ -176,7 +182,7 @@ impl Prefixes {
                 self.missing = u32::from_be_bytes(length);
                 self.prefix_len = 0;
                 self.begun = true;
-                self.at_prefix = !self.one && self.missing > 0;
+                self.at_prefix = !self.unary && self.missing > 0;
                 if self.at_prefix {
                     return Ok(at);
                 }
@@ -211,7 +217,7 @@ mod tests {
         let body: Vec<u8> = [message(0, 3), message(1, 0), message(0, 300)].concat();
         let (complete, announced) = ([8, 13, 318], [5, 18]);
         for size in 1..body.len() {
-            let mut prefixes = Prefixes::default();
+            let mut prefixes = PrefixReader::default();
             let mut at = 0;
             for mut piece in body.chunks(size) {
                 while !piece.is_empty() {
@@ -229,11 +235,11 @@ mod tests {
     fn a_second_message_is_one_too_many_from_its_first_byte() {
         for size in [1, 2, 5, 7, 100] {
             let body: Vec<u8> = [message(0, 3), message(0, 3)].concat();
-            let mut prefixes = Prefixes { one: true, ..Prefixes::default() };
+            let mut prefixes = PrefixReader { unary: true, ..PrefixReader::default() };
             let failed = body.chunks(size).position(|piece| prefixes.follow(piece).is_err());
             assert_eq!(failed, Some(8 / size), "pieces of {size}");
         }
-        let mut prefixes = Prefixes { one: true, ..Prefixes::default() };
+        let mut prefixes = PrefixReader { unary: true, ..PrefixReader::default() };
         prefixes.follow(&message(0, 3)).unwrap();
     }
 }

@@ -1,88 +1,82 @@
-//! The body of an answer, as a generated client reads it.
+//! The body of a response, which a generated client reads.
 
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::{
-    admission::Admitted,
-    failure::{Failure, Fault},
+    admission::AdmittedCall,
+    deadline::Deadline,
+    failure::{Failure, ResponseFault},
     in_flight::InFlight,
-    response::{screen_status, status_of},
+    response::{repair_status, status_of},
 };
 use crate::{
     code::Code,
-    framing::{Framing, Rules},
+    framing::{Framing, MessageRules},
     outcome::{Cause, Outcome},
 };
 
-/// A small part of what a stream may send ahead, in bytes.
-const RELEASE_AT: usize = 64 << 10;
+/// The least size of a `WINDOW_UPDATE`, in bytes: a small part of the stream's
+/// window.
+const MIN_WINDOW_UPDATE: usize = 64 << 10;
 
-/// The body of an answer. Dropping it before its end cancels the call.
+/// The body of a response. Dropping it before its end cancels the call.
 #[derive(Debug)]
-pub struct Answer {
-    stream: Option<Stream>,
-    /// Made when the first frame is late; most answers never need it.
+pub struct ResponseBody {
+    stream: Option<ResponseStream>,
+    /// Created when a frame is not there at once; most responses never need it.
     timer: Option<Pin<Box<Sleep>>>,
-    /// The call's place under its service's limit.
-    admitted: Admitted,
+    /// The permit of the service's concurrency limit.
+    admitted: AdmittedCall,
     /// The rest of the request, in a call that streams both ways.
     _upload: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Stream {
+struct ResponseStream {
     frames: RecvStream,
     data_ended: bool,
-    /// Bytes handed to the reader and not yet given back to the peer's window.
+    /// Bytes handed to the reader and not yet released to the peer's window.
     read: usize,
     framing: Framing,
     bounds: Bounds,
     in_flight: InFlight,
-    /// Whether the reader has had the last message and has not come back yet.
+    /// True if the reader got a message and has not polled again.
     is_decoding: bool,
-    /// How the call ended, once it has.
+    /// The status of the call, once it has ended.
     ended: Option<Code>,
 }
 
-/// When a call ends, and how long it was given.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline {
-    pub(super) at: Instant,
-    pub(super) limit: Duration,
-}
-
-/// What an answer's body must obey.
+/// The bounds of a response body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) deadline: Option<Deadline>,
-    /// Whether the method is known to answer with a stream, which may go on
-    /// until the deadline and is not late then.
+    /// True if the method has a server stream, which may last until the
+    /// deadline without being late.
     pub(super) streams: bool,
-    /// Whether the head had the status already.
+    /// True if the head had the status ("Trailers-Only").
     pub(super) has_status: bool,
 }
 
-impl Answer {
+impl ResponseBody {
     pub(super) fn new(
         frames: RecvStream,
         in_flight: InFlight,
-        (bounds, rules): (Bounds, Rules),
-        admitted: Admitted,
+        (bounds, rules): (Bounds, MessageRules),
+        admitted: AdmittedCall,
         upload: Option<AbortOnDropHandle<()>>,
     ) -> Self {
-        let stream = Stream {
+        let stream = ResponseStream {
             frames,
             data_ended: false,
             read: 0,
@@ -95,39 +89,41 @@ impl Answer {
         Self { stream: Some(stream), timer: None, admitted, _upload: upload }
     }
 
-    /// Ends the stream with this code: cancels it if it has not ended, and
-    /// stops counting it.
+    /// Ends the stream with this code: cancels it if need be, and stops
+    /// counting it.
     fn end(&mut self, code: Code) {
         self.stream = None;
         self.admitted.ended(code);
-        self.admitted = Admitted::default();
+        self.admitted = AdmittedCall::default();
         self._upload = None;
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let Some(stream) = &mut self.stream else { return Poll::Pending };
-        let Some(Deadline { at, limit }) = stream.bounds.deadline else { return Poll::Pending };
+        let Some(Deadline { at, timeout }) = stream.bounds.deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
         ready!(timer.as_mut().poll(cx));
-        let while_ = format!("while {} was answering", stream.in_flight.peer());
-        Poll::Ready(stream.fail(Failure::Expired { limit, while_ }))
+        let while_ = format!("while {} was responding", stream.in_flight.peer());
+        Poll::Ready(stream.fail(Failure::Expired { timeout, while_ }))
     }
 }
 
-impl Stream {
+impl ResponseStream {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.is_decoding = false;
         if !self.data_ended {
             match ready!(self.frames.poll_data(cx)) {
                 Some(Ok(data)) => {
                     if let Err(violation) = self.framing.pass(&data) {
-                        return Poll::Ready(Some(Err(self.fault(Fault::Message(violation)))));
+                        return Poll::Ready(Some(
+                            Err(self.fail_malformed(ResponseFault::Message(violation))),
+                        ));
                     }
                     self.release(data.len());
                     self.is_decoding = true;
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.fail_broken(error)))),
                 None => self.data_ended = true,
             }
         }
@@ -136,37 +132,37 @@ impl Stream {
                 Ok(code) => {
                     self.in_flight.end(Outcome::status(code));
                     self.ended = Some(code);
-                    screen_status(&mut trailers);
+                    repair_status(&mut trailers);
                     Ok(Frame::trailers(trailers))
                 }
-                Err(fault) => Err(self.fault(fault)),
+                Err(fault) => Err(self.fail_malformed(fault)),
             }),
             Ok(None) if self.bounds.has_status => {
                 self.ended = Some(Code::OK);
                 None
             }
-            Ok(None) => Some(Err(self.fault(Fault::NoTrailers))),
-            Err(error) => Some(Err(self.broken(error))),
+            Ok(None) => Some(Err(self.fail_malformed(ResponseFault::NoTrailers))),
+            Err(error) => Some(Err(self.fail_broken(error))),
         })
     }
 
-    /// The code in the trailers. An answer that ends with OK is whole.
-    fn read_status(&self, trailers: &HeaderMap) -> Result<Code, Fault> {
-        let code = status_of(trailers).ok_or(Fault::NoStatus)?;
+    /// The status code in the trailers. A response with OK must be complete.
+    fn read_status(&self, trailers: &HeaderMap) -> Result<Code, ResponseFault> {
+        let code = status_of(trailers).ok_or(ResponseFault::NoStatus)?;
         if code == Code::OK && !self.framing.is_between_messages() {
-            return Err(Fault::Truncated);
+            return Err(ResponseFault::Truncated);
         }
-        if code == Code::OK && self.framing.lacks_its_message() {
-            return Err(Fault::NoMessage);
+        if code == Code::OK && self.framing.lacks_message() {
+            return Err(ResponseFault::NoMessage);
         }
         Ok(code)
     }
 
-    /// The frame leaves for its reader: the peer may send as much again. Told
-    /// in large steps; the end of the stream gives back what is left.
+    /// Releases the capacity of a frame that the reader gets, in large steps;
+    /// the end of the stream releases the rest.
     fn release(&mut self, bytes: usize) {
         self.read += bytes;
-        if self.read >= RELEASE_AT {
+        if self.read >= MIN_WINDOW_UPDATE {
             // Fails only for more than was received.
             let _ = self.frames.flow_control().release_capacity(self.read);
             self.read = 0;
@@ -174,16 +170,17 @@ impl Stream {
     }
 
     #[cold]
-    fn fault(&mut self, fault: Fault) -> Status {
+    fn fail_malformed(&mut self, fault: ResponseFault) -> Status {
         self.fail(Failure::Malformed { to: self.in_flight.peer().clone(), fault })
     }
 
     #[cold]
-    fn broken(&mut self, error: h2::Error) -> Status {
+    fn fail_broken(&mut self, error: h2::Error) -> Status {
         self.fail(Failure::broken(self.in_flight.peer(), error, self.bounds.deadline))
     }
 
-    /// Records how the attempt failed; what its caller is told.
+    /// Records the outcome of the failed attempt and returns the caller's
+    /// status.
     fn fail(&mut self, failure: Failure) -> Status {
         let mut outcome = failure.outcome();
         if self.bounds.streams && outcome.cause == Cause::DeadlineExceeded {
@@ -195,17 +192,17 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
-    /// The reader of a unary answer comes back for its status, unless it could
-    /// not decode the message.
+impl Drop for ResponseStream {
+    /// The reader of a unary response polls again for its status, unless it
+    /// could not decode the message.
     fn drop(&mut self) {
         if self.is_decoding && self.framing.is_single() && self.framing.is_between_messages() {
-            self.fault(Fault::Undecodable);
+            self.fail_malformed(ResponseFault::Undecodable);
         }
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Status;
 

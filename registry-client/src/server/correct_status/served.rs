@@ -1,45 +1,44 @@
-//! What a server serves, and what it says of what it does not.
+//! The services of a server, and the error texts for unknown ones.
 
 use std::collections::HashMap;
 
-use super::super::described::{self, Kind, Method};
+use super::super::descriptors::{self, MethodDescriptor, MethodKind};
 use crate::Error;
 
-/// How many services an answer lists, and how many characters of what a caller
-/// asked for it repeats: enough to see the mistake, and no more than a header
-/// should hold.
+/// The most services that an error text lists, and the most characters of a
+/// caller's request that it repeats: enough to see the mistake, and few enough
+/// for a header.
 const MAX_LISTED: usize = 10;
 pub(in crate::server) const MAX_ECHOED: usize = 200;
 
-/// The services of a server, and the kinds of those methods that are described.
+/// The services of a server, and the kinds of their described methods.
 #[derive(Debug)]
 pub(in crate::server) struct Served {
     services: Vec<&'static str>,
-    kinds: HashMap<Box<str>, Kind>,
+    kinds: HashMap<Box<str>, MethodKind>,
 }
 
 impl Served {
-    /// What `services` are, the server's own first.
+    /// The described methods of `services`, the server's own first.
     ///
     /// # Errors
-    /// When a descriptor set is not one.
+    /// When a descriptor set cannot be decoded.
     pub(in crate::server) fn new(
         services: Vec<&'static str>,
         descriptors: &[&'static [u8]],
     ) -> Result<Self, Error> {
-        let methods = described::methods(&services, descriptors)?;
-        let kinds = methods.into_iter().map(|Method { path, kind }| (path, kind)).collect();
+        let methods = descriptors::methods(&services, descriptors)?;
+        let kinds = methods.into_iter().map(|MethodDescriptor { path, kind }| (path, kind)).collect();
         Ok(Self { services, kinds })
     }
 
-    /// The kind of the method that `path` calls; `None` when nothing describes
-    /// it.
-    pub(in crate::server) fn kind(&self, path: &str) -> Option<Kind> {
+    /// The kind of the method at `path`; `None` without a descriptor.
+    pub(in crate::server) fn kind(&self, path: &str) -> Option<MethodKind> {
         self.kinds.get(path).copied()
     }
 
-    /// Why `path` cannot be called, in words.
-    pub(super) fn lacks(&self, path: &str) -> String {
+    /// The error text for an unknown `path`.
+    pub(super) fn describe_missing(&self, path: &str) -> String {
         let called: String = path.chars().take(MAX_ECHOED).collect();
         let parts = called.strip_prefix('/').and_then(|name| name.rsplit_once('/'));
         let Some((service, method)) =
@@ -75,16 +74,17 @@ mod tests {
             ("//Get", "`//Get` is not the path of a method, which is /package.Service/Method"),
             ("/", "`/` is not the path of a method, which is /package.Service/Method"),
         ] {
-            assert_eq!(served.lacks(path), expected, "{path}");
+            assert_eq!(served.describe_missing(path), expected, "{path}");
         }
     }
 
     #[test]
     fn an_answer_is_short_whatever_was_asked_for_and_however_much_is_served() {
         let services = vec!["a.rather.long.name.of.a.Service"; 1_000];
-        let said = Served::new(services, &[]).unwrap().lacks(&format!("/{}/Get", "x".repeat(100_000)));
+        let said =
+            Served::new(services, &[]).unwrap().describe_missing(&format!("/{}/Get", "x".repeat(100_000)));
         assert!(said.len() < 1_000, "{} bytes", said.len());
-        let said = Served::new(vec!["a.A"; 12], &[]).unwrap().lacks("/b.B/Get");
+        let said = Served::new(vec!["a.A"; 12], &[]).unwrap().describe_missing("/b.B/Get");
         assert!(said.ends_with("a.A and 2 more"), "{said}");
     }
 }

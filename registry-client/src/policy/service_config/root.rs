@@ -1,10 +1,10 @@
-//! The service config as a whole: gRPC's settings, and ours under `consort`.
+//! The root of the service config: gRPC's settings, and ours under `consort`.
 
 use super::{
     ServiceConfig, balancing,
     json::Field,
     method,
-    value::{integer, number, positive, some_time, text},
+    value::{integer, number, positive, positive_duration, text},
 };
 use crate::{
     instance::ParseError,
@@ -22,22 +22,22 @@ pub(super) fn parse(json: &str) -> Result<ServiceConfig, ParseError> {
         method::method_configs(methods, &mut config)?;
     }
     let tokens = root.read("retryThrottling", tokens)?;
-    let chosen = root.read("loadBalancingConfig", balancing::config)?;
-    let named = root.read("loadBalancingPolicy", balancing::policy)?;
-    config.balancer = match (&chosen, named) {
-        (Some(chosen), Some(named)) if chosen.balancer != named => {
+    let balancing = root.read("loadBalancingConfig", balancing::config)?;
+    let older_name = root.read("loadBalancingPolicy", balancing::policy)?;
+    config.balancer = match (&balancing, older_name) {
+        (Some(balancing), Some(older_name)) if balancing.balancer != older_name => {
             return Err(ParseError(format!(
-                "loadBalancingPolicy: {named} contradicts loadBalancingConfig, which says {}; one of them is expected",
-                chosen.balancer
+                "loadBalancingPolicy: {older_name} contradicts loadBalancingConfig, which says {}; one of them is expected",
+                balancing.balancer
             )));
         }
-        (Some(chosen), _) => Some(chosen.balancer),
-        (None, named) => named,
+        (Some(balancing), _) => Some(balancing.balancer),
+        (None, older_name) => older_name,
     };
-    config.outlier = chosen.and_then(|chosen| chosen.outlier);
+    config.outlier = balancing.and_then(|balancing| balancing.outlier);
     config.health_service = root.read("healthCheckConfig", health)?;
-    if let Some(own) = root.take("consort") {
-        consort(own, &mut config, tokens.is_some())?;
+    if let Some(consort_settings) = root.take("consort") {
+        consort(consort_settings, &mut config, tokens.is_some())?;
     }
     root.end()?;
     config.budget = tokens.unwrap_or(config.budget);
@@ -66,11 +66,11 @@ fn health(field: Field) -> Result<String, ParseError> {
 
 fn consort(field: Field, config: &mut ServiceConfig, tokens: bool) -> Result<(), ParseError> {
     let mut object = field.object()?;
-    if let Some(own) = object.take("budget") {
+    if let Some(consort_settings) = object.take("budget") {
         if tokens {
-            return Err(own.refused("excludes retryThrottling; only one of them is expected"));
+            return Err(consort_settings.refused("excludes retryThrottling; only one of them is expected"));
         }
-        config.budget = share(own)?;
+        config.budget = share(consort_settings)?;
     }
     if let Some(field) = object.take("throttle") {
         config.throttle = throttle(field)?;
@@ -108,7 +108,8 @@ fn throttle(field: Field) -> Result<Option<ThrottleConfig>, ParseError> {
     let mut object = field.object()?;
     let window = |field: Field| {
         let too_long = field.wrong("is too long; at most 10s is expected");
-        some_time(field).and_then(|window| if window > MAX_WINDOW { Err(too_long) } else { Ok(window) })
+        positive_duration(field)
+            .and_then(|window| if window > MAX_WINDOW { Err(too_long) } else { Ok(window) })
     };
     let k = |field: Field| {
         let k = number(&field).filter(|k| *k >= 1.0);

@@ -1,20 +1,19 @@
-//! Failures that no handler made end with gRPC's own code and say why.
+//! The correction of statuses that tonic sends before a handler runs.
 //!
-//! What tonic decides before a handler runs differs from what gRPC's other
-//! servers answer, or says nothing:
+//! They differ from those of gRPC's other servers, or have no message:
 //!
 //! | request | tonic alone | here |
 //! |---|---|---|
 //! | a message above the service's limit | `OUT_OF_RANGE` | `RESOURCE_EXHAUSTED` |
 //! | a message that is not protobuf | `INTERNAL` | `INVALID_ARGUMENT` |
 //! | two messages where the method takes one | the second is dropped | `INTERNAL` |
-//! | a method or service that is not served | `UNIMPLEMENTED`, no text | names what is missing |
+//! | an unknown method or service | `UNIMPLEMENTED`, no text | names what is missing |
 //!
-//! Which of them it was follows from how far the request was read, never from
-//! tonic's texts, so that a handler's own `OUT_OF_RANGE` stays what it is. That
-//! a method takes one message is known from its descriptor. Where there is
-//! none, and for requests that are streams, a message that is not protobuf
-//! stays `INTERNAL`: whether the handler or the decoder failed is not known.
+//! The case follows from how far the request was read, never from tonic's
+//! texts, so that a handler's own `OUT_OF_RANGE` is kept. The descriptor says
+//! whether a method has a unary request. Without one, and for client streams, a
+//! message that is not protobuf stays `INTERNAL`, because it is unknown whether
+//! the handler or the decoder failed.
 
 use std::{
     convert::Infallible,
@@ -31,46 +30,47 @@ use pin_project_lite::pin_project;
 use tonic::Status;
 use tower_service::Service;
 
-use super::described::Kind;
+use super::descriptors::MethodKind;
 
-mod messages;
+mod request;
 mod served;
 
-use messages::{Messages, Progress};
+use request::{Progress, TrackedRequest};
 pub(super) use served::{MAX_ECHOED, Served};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// The most bytes of a status message as it is sent, and what ends one that was cut.
-const MAX_MESSAGE: usize = 1024;
-const CUT: &[u8] = b"...";
+/// The most bytes of an encoded status message, and the end of one that was
+/// truncated.
+const MAX_MESSAGE_LEN: usize = 1024;
+const ELLIPSIS: &[u8] = b"...";
 
 const INVALID_ARGUMENT: HeaderValue = HeaderValue::from_static("3");
 const RESOURCE_EXHAUSTED: HeaderValue = HeaderValue::from_static("8");
 
-/// Puts right the statuses of the service within.
+/// A middleware that corrects statuses.
 #[derive(Clone, Debug)]
-pub(super) struct Screen<S> {
+pub(super) struct CorrectStatus<S> {
     inner: S,
     served: Arc<Served>,
 }
 
-impl<S> Screen<S> {
+impl<S> CorrectStatus<S> {
     pub(super) fn new(inner: S, served: Arc<Served>) -> Self {
         Self { inner, served }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Screen<S>
+impl<S, B, R> Service<Request<B>> for CorrectStatus<S>
 where
-    S: Service<Request<Messages<B>>, Response = Response<R>, Error = Infallible>,
+    S: Service<Request<TrackedRequest<B>>, Response = Response<R>, Error = Infallible>,
     B: Body<Data = Bytes, Error = Status>,
     R: Body,
 {
-    type Response = Response<Screened<R>>;
+    type Response = Response<CorrectStatusBody<R>>;
     type Error = Infallible;
-    type Future = Call<S::Future>;
+    type Future = CorrectStatusFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -79,29 +79,29 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let kind = self.served.kind(request.uri().path());
         let progress = Arc::<Progress>::default();
-        let facts = Facts {
+        let context = CallContext {
             served: self.served.clone(),
             uri: request.uri().clone(),
             kind,
             progress: progress.clone(),
         };
         let one = kind.is_some_and(|kind| !kind.client_streaming);
-        let call = self.inner.call(request.map(|body| Messages::new(body, one, progress)));
-        Call { call, facts: Some(facts) }
+        let call = self.inner.call(request.map(|body| TrackedRequest::new(body, one, progress)));
+        CorrectStatusFuture { call, context: Some(context) }
     }
 }
 
-/// What is known of a call beside its answer.
+/// The context of a call.
 #[derive(Debug)]
-struct Facts {
+struct CallContext {
     served: Arc<Served>,
     uri: Uri,
-    kind: Option<Kind>,
+    kind: Option<MethodKind>,
     progress: Arc<Progress>,
 }
 
-impl Facts {
-    /// Puts right the status in the head of an answer.
+impl CallContext {
+    /// Corrects the status in the head of a response.
     fn correct_head(&self, head: &mut HeaderMap) {
         shorten_message(head);
         let Some(code) = head.get(GRPC_STATUS) else { return };
@@ -110,8 +110,8 @@ impl Facts {
                 head.insert(GRPC_STATUS, RESOURCE_EXHAUSTED);
             }
             b"12" if !head.contains_key(GRPC_MESSAGE) => {
-                // Fails only for metadata that is no header, and this has none.
-                let _ = Status::unimplemented(self.served.lacks(self.uri.path())).add_header(head);
+                // Fails only for invalid metadata, and this has none.
+                let _ = Status::unimplemented(self.served.describe_missing(self.uri.path())).add_header(head);
             }
             b"13" if self.request_was_malformed() => {
                 head.insert(GRPC_STATUS, INVALID_ARGUMENT);
@@ -120,100 +120,100 @@ impl Facts {
         }
     }
 
-    /// Puts right the status after the messages of an answer.
+    /// Corrects the status in the trailers of a response.
     fn correct_trailers(&self, trailers: &mut HeaderMap) {
         shorten_message(trailers);
         let is_too_large = trailers.get(GRPC_STATUS).is_some_and(|code| code == "11")
-            && (self.request_was_too_large() || self.answers_once());
+            && (self.request_was_too_large() || self.has_unary_response());
         if is_too_large {
             trailers.insert(GRPC_STATUS, RESOURCE_EXHAUSTED);
         }
     }
 
-    /// Whether the method takes one message: its handler runs once the whole
-    /// request was read, and not before.
-    fn takes_one(&self) -> bool {
+    /// Returns whether the request is unary: the handler runs only after the
+    /// whole request was read.
+    fn has_unary_request(&self) -> bool {
         self.kind.is_some_and(|kind| !kind.client_streaming)
     }
 
-    /// Whether the method answers with one message: then what its handler
-    /// refuses stands in the head, and what cannot be encoded in the trailers.
-    fn answers_once(&self) -> bool {
+    /// Returns whether the response is unary: an error of the handler is in the
+    /// head then, and an encoding error in the trailers.
+    fn has_unary_response(&self) -> bool {
         self.kind.is_some_and(|kind| !kind.server_streaming)
     }
 
     fn request_was_too_large(&self) -> bool {
         let read = self.progress.now();
-        if self.takes_one() { read.begun && !read.ended } else { read.at_prefix }
+        if self.has_unary_request() { read.begun && !read.ended } else { read.at_prefix }
     }
 
-    /// One that a service decompresses itself may also have failed at that,
+    /// A request that a service decompresses itself may have failed at that,
     /// which is INTERNAL.
     fn request_was_malformed(&self) -> bool {
         let read = self.progress.now();
-        self.takes_one() && read.complete && !read.ended && read.plain
+        self.has_unary_request() && read.complete && !read.ended && read.plain
     }
 }
 
-/// Cuts a status message, as it is sent, that is longer than [`MAX_MESSAGE`]: a
-/// handler may have put into it what a peer has sent.
+/// Truncates an encoded status message above [`MAX_MESSAGE_LEN`]: it may
+/// contain data of a peer.
 fn shorten_message(fields: &mut HeaderMap) {
-    let Some(message) = fields.get_mut(GRPC_MESSAGE).filter(|message| message.len() > MAX_MESSAGE) else {
+    let Some(message) = fields.get_mut(GRPC_MESSAGE).filter(|message| message.len() > MAX_MESSAGE_LEN) else {
         return;
     };
     let encoded = message.as_bytes();
-    // `%XX` stays whole, and so does a character that is several of them: those
-    // after the first are from 80 to BF.
+    // `%XX` is not split, and neither is a character of several bytes: those
+    // after the first are 80 to BF.
     let is_boundary = |at: usize| {
         let is_in_escape = at > 0 && (encoded[at - 1] == b'%' || at > 1 && encoded[at - 2] == b'%');
         let goes_on = encoded[at] == b'%'
             && matches!(encoded.get(at + 1), Some(b'8' | b'9' | b'a' | b'A' | b'b' | b'B'));
         !is_in_escape && !goes_on
     };
-    let end = (0..=MAX_MESSAGE - CUT.len()).rev().find(|at| is_boundary(*at)).unwrap_or(0);
-    let cut = [&encoded[..end], CUT].concat();
+    let end = (0..=MAX_MESSAGE_LEN - ELLIPSIS.len()).rev().find(|at| is_boundary(*at)).unwrap_or(0);
+    let cut = [&encoded[..end], ELLIPSIS].concat();
     if let Ok(cut) = HeaderValue::from_bytes(&cut) {
         *message = cut;
     }
 }
 
 pin_project! {
-    /// One call, until its answer begins.
-    pub(super) struct Call<F> {
+    /// The future of a call.
+    pub(super) struct CorrectStatusFuture<F> {
         #[pin]
         call: F,
-        facts: Option<Facts>,
+        context: Option<CallContext>,
     }
 }
 
-impl<F, R> Future for Call<F>
+impl<F, R> Future for CorrectStatusFuture<F>
 where
     F: Future<Output = Result<Response<R>, Infallible>>,
 {
-    type Output = Result<Response<Screened<R>>, Infallible>;
+    type Output = Result<Response<CorrectStatusBody<R>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Ok(mut answer) = ready!(this.call.poll(cx));
-        let facts = this.facts.take();
-        if let Some(facts) = &facts {
-            facts.correct_head(answer.headers_mut());
+        let Ok(mut response) = ready!(this.call.poll(cx));
+        let context = this.context.take();
+        if let Some(context) = &context {
+            context.correct_head(response.headers_mut());
         }
-        Poll::Ready(Ok(answer.map(|body| Screened { body, facts })))
+        Poll::Ready(Ok(response.map(|body| CorrectStatusBody { body, context })))
     }
 }
 
 pin_project! {
-    /// An answer's body, with its trailers put right.
+    /// A response body with corrected trailers.
     #[derive(Debug)]
-    pub(super) struct Screened<R> {
+    pub(super) struct CorrectStatusBody<R> {
         #[pin]
         body: R,
-        facts: Option<Facts>,
+        context: Option<CallContext>,
     }
 }
 
-impl<R: Body> Body for Screened<R> {
+impl<R: Body> Body for CorrectStatusBody<R> {
     type Data = R::Data;
     type Error = R::Error;
 
@@ -223,10 +223,10 @@ impl<R: Body> Body for Screened<R> {
     ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
         let this = self.project();
         let mut polled = ready!(this.body.poll_frame(cx));
-        if let (Some(Ok(frame)), Some(facts)) = (&mut polled, this.facts)
+        if let (Some(Ok(frame)), Some(context)) = (&mut polled, this.context)
             && let Some(trailers) = frame.trailers_mut()
         {
-            facts.correct_trailers(trailers);
+            context.correct_trailers(trailers);
         }
         Poll::Ready(polled)
     }
@@ -256,11 +256,14 @@ mod tests {
                 let before = fields[GRPC_MESSAGE].len();
                 shorten_message(&mut fields);
                 let after = fields[GRPC_MESSAGE].len();
-                assert!(after <= MAX_MESSAGE && after + 16 >= before.min(MAX_MESSAGE), "{before} {after}");
+                assert!(
+                    after <= MAX_MESSAGE_LEN && after + 16 >= before.min(MAX_MESSAGE_LEN),
+                    "{before} {after}"
+                );
                 let read = Status::from_header_map(&fields).unwrap();
                 let kept = read.message().strip_suffix("...").unwrap_or(read.message());
                 assert!(status.message().starts_with(kept) && !kept.is_empty(), "{read}");
-                assert_eq!(before <= MAX_MESSAGE, kept == status.message());
+                assert_eq!(before <= MAX_MESSAGE_LEN, kept == status.message());
             }
         }
     }

@@ -1,12 +1,12 @@
-//! `grpc-timeout`: how much time is left, as gRPC writes it.
+//! The `grpc-timeout` header: the time that is left of a call.
 //!
 //! Source: gRPC over HTTP/2, `Timeout → "grpc-timeout" TimeoutValue TimeoutUnit`,
 //! at most eight digits and a unit of `H M S m u n`.
 
 use std::time::Duration;
 
-/// The most that eight digits hold.
-const MOST: u64 = 99_999_999;
+/// The largest value of eight digits.
+const MAX_VALUE: u64 = 99_999_999;
 
 /// Reads a `grpc-timeout`; `None` when it is malformed, which the protocol
 /// lets a receiver treat as absent.
@@ -28,21 +28,21 @@ pub fn parse(text: &[u8]) -> Option<Duration> {
     })
 }
 
-/// How much more time a server is given than its caller waits, so that the
-/// caller's clock has the first word: a server whose own timer fires first
-/// resets the stream, which says less than `DEADLINE_EXCEEDED`. More than a timer
-/// with a grain of a millisecond is late. A call within a call adds none: its
-/// time has that of the outer one in it.
+/// The time that a server is given beyond its caller's, so that the caller's
+/// timer fires first: a server whose timer fires first resets the stream, which
+/// is less clear than `DEADLINE_EXCEEDED`. More than the inaccuracy of a
+/// millisecond timer. A nested call adds none: it is included in the time of
+/// the outer call.
 pub(crate) const SERVER_MARGIN: Duration = Duration::from_millis(2);
 
-/// Writes a `grpc-timeout`: in the coarsest unit that is exact, else in the
-/// finest that holds it. Never 0, for that would mean "already over".
+/// Formats a `grpc-timeout`: in the coarsest unit that is exact, else in the
+/// finest that fits. Never 0, which would mean that the deadline has passed.
 #[must_use]
 pub fn format(left: Duration) -> String {
     // Saturates at some 500 years, which is as good as any longer time.
     let nanos = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1);
-    let exact = UNITS.iter().rev().find(|(size, _)| nanos.is_multiple_of(*size) && nanos / size <= MOST);
-    let finest = || UNITS.iter().find(|(size, _)| nanos / size <= MOST);
+    let exact = UNITS.iter().rev().find(|(size, _)| nanos.is_multiple_of(*size) && nanos / size <= MAX_VALUE);
+    let finest = || UNITS.iter().find(|(size, _)| nanos / size <= MAX_VALUE);
     let (size, unit) = exact.or_else(finest).unwrap_or(&UNITS[UNITS.len() - 1]);
     format!("{}{unit}", nanos / size)
 }

@@ -1,5 +1,5 @@
-//! The parts of a registration that not every agent knows, and an agent that
-//! does not know them refuses the whole.
+//! The parts of a registration that older agents do not support: such an agent
+//! rejects the whole registration.
 
 use std::{
     borrow::Cow,
@@ -8,18 +8,18 @@ use std::{
 
 use super::{CheckSpec, Client, Error, ServiceSpec, Version};
 
-/// A part of a registration that came with a later version of Consul.
+/// A part of a registration that needs a later version of Consul.
 #[derive(Clone, Copy, Debug)]
-enum Newer {
+enum Feature {
     Thresholds,
     Locality,
 }
 
-/// Which parts have been reported to be left out, by [`Newer`].
+/// The features whose omission was logged, by [`Feature`].
 #[derive(Debug, Default)]
-pub(super) struct LeftOut([AtomicBool; 2]);
+pub(super) struct OmittedFeatures([AtomicBool; 2]);
 
-impl Newer {
+impl Feature {
     const ALL: [Self; 2] = [Self::Thresholds, Self::Locality];
 
     fn name(self) -> &'static str {
@@ -29,7 +29,7 @@ impl Newer {
         }
     }
 
-    /// The first version that has it.
+    /// The first version that supports it.
     fn since(self) -> (u32, u32) {
         match self {
             Self::Thresholds => (1, 7),
@@ -62,18 +62,19 @@ impl Newer {
 }
 
 impl Client {
-    /// `spec` without what the agent is too old for, which is reported once.
+    /// `spec` without the features that the agent is too old for, which is
+    /// logged once.
     ///
-    /// An agent whose version may not be read is taken for an old one: an
-    /// instance without a locality is better than none.
+    /// An agent whose version cannot be read counts as old: an instance without
+    /// a locality is better than none.
     ///
     /// # Errors
-    /// When the agent cannot be asked for its version now.
-    pub(super) async fn as_known_to_agent<'a>(
+    /// When the version of the agent cannot be read now.
+    pub(super) async fn without_unsupported<'a>(
         &self,
         spec: &'a ServiceSpec,
     ) -> Result<Cow<'a, ServiceSpec>, Error> {
-        let used = || Newer::ALL.into_iter().filter(|part| part.is_in(spec));
+        let used = || Feature::ALL.into_iter().filter(|part| part.is_in(spec));
         if used().next().is_none() {
             return Ok(Cow::Borrowed(spec));
         }
@@ -86,14 +87,14 @@ impl Client {
             let (major, minor) = part.since();
             if !version.as_ref().is_ok_and(|version| version.at_least(major, minor)) {
                 part.remove_from(spec_for_agent.to_mut());
-                self.report_left_out(part, &version);
+                self.report_omitted(part, &version);
             }
         }
         Ok(spec_for_agent)
     }
 
-    fn report_left_out(&self, part: Newer, version: &Result<Version, Error>) {
-        if self.inner.left_out.0[part as usize].swap(true, Relaxed) {
+    fn report_omitted(&self, part: Feature, version: &Result<Version, Error>) {
+        if self.inner.omitted_features.0[part as usize].swap(true, Relaxed) {
             return;
         }
         let (addr, what, (major, minor)) = (self.addr(), part.name(), part.since());

@@ -1,4 +1,4 @@
-//! The methods that descriptor sets say services have.
+//! The methods of services, by descriptor sets.
 
 use prost_types::{FileDescriptorSet, ServiceDescriptorProto};
 
@@ -6,15 +6,15 @@ use crate::Error;
 
 /// One method of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Method {
-    /// The path that calls it, `/package.Service/Method`.
+pub(super) struct MethodDescriptor {
+    /// The path, `/package.Service/Method`.
     pub(super) path: Box<str>,
-    pub(super) kind: Kind,
+    pub(super) kind: MethodKind,
 }
 
-/// How many messages a method's requests and responses have.
+/// The kind of a method: unary or streaming, on either side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub(super) struct MethodKind {
     pub(super) client_streaming: bool,
     pub(super) server_streaming: bool,
 }
@@ -22,8 +22,8 @@ pub(super) struct Kind {
 /// The methods of those of `services` that `descriptors` describe.
 ///
 /// # Errors
-/// When a descriptor set is not one.
-pub(super) fn methods(services: &[&str], descriptors: &[&[u8]]) -> Result<Vec<Method>, Error> {
+/// When a descriptor set cannot be decoded.
+pub(super) fn methods(services: &[&str], descriptors: &[&[u8]]) -> Result<Vec<MethodDescriptor>, Error> {
     let mut found = Vec::new();
     for set in descriptors {
         let set: FileDescriptorSet = prost::Message::decode(*set).map_err(|why| {
@@ -44,10 +44,10 @@ pub(super) fn methods(services: &[&str], descriptors: &[&[u8]]) -> Result<Vec<Me
     Ok(found)
 }
 
-fn of_service(name: &str, service: &ServiceDescriptorProto) -> impl Iterator<Item = Method> {
-    service.method.iter().map(move |method| Method {
+fn of_service(name: &str, service: &ServiceDescriptorProto) -> impl Iterator<Item = MethodDescriptor> {
+    service.method.iter().map(move |method| MethodDescriptor {
         path: format!("/{name}/{}", method.name()).into(),
-        kind: Kind {
+        kind: MethodKind {
             client_streaming: method.client_streaming(),
             server_streaming: method.server_streaming(),
         },
