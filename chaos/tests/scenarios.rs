@@ -116,7 +116,6 @@ fn r24_events_have_their_effect_once_and_in_order_despite_kills() {
 }
 
 #[test]
-#[ignore = "its promise does not hold yet (RELIABILITY.md); `cargo xtask chaos R29` runs it"]
 fn r29_a_hostile_peer_takes_nothing_from_its_neighbour() {
     holds("R29");
 }

@@ -241,17 +241,18 @@ impl ChargeState {
     /// # Errors
     /// [`Final`].
     pub fn after(from: Option<Self>, event: ChargeEvent) -> Result<(Self, Option<Posting>), Final> {
+        use ChargeEvent as Event;
         Ok(match (from, event) {
-            (None | Some(Self::Declined), ChargeEvent::Charge) => (Self::Succeeded, Some(Posting::Charge)),
-            (None | Some(Self::Declined), ChargeEvent::Decline) => (Self::Declined, None),
-            (Some(Self::Succeeded), ChargeEvent::Charge | ChargeEvent::Decline) => (Self::Succeeded, None),
-            (Some(Self::Refunded | Self::Voided), ChargeEvent::Charge | ChargeEvent::Decline) => {
+            (None | Some(Self::Declined), Event::Charge) => (Self::Succeeded, Some(Posting::Charge)),
+            (None | Some(Self::Declined), Event::Decline) => (Self::Declined, None),
+            (Some(Self::Succeeded), Event::Charge | Event::Decline) => (Self::Succeeded, None),
+            (Some(Self::Refunded | Self::Voided), Event::Charge | Event::Decline) => {
                 return Err(Final);
             }
 
-            (Some(Self::Succeeded), ChargeEvent::Refund) => (Self::Refunded, Some(Posting::Refund)),
-            (None | Some(Self::Declined), ChargeEvent::Refund) => (Self::Voided, None),
-            (Some(state @ (Self::Refunded | Self::Voided)), ChargeEvent::Refund) => (state, None),
+            (Some(Self::Succeeded), Event::Refund) => (Self::Refunded, Some(Posting::Refund)),
+            (None | Some(Self::Declined), Event::Refund) => (Self::Voided, None),
+            (Some(state @ (Self::Refunded | Self::Voided)), Event::Refund) => (state, None),
         })
     }
 

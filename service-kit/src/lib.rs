@@ -3,7 +3,7 @@
 //! - [`service`]: `main` and the wiring of a service, from its settings to its end
 //! - [`auth`]: authentication and authorization of callers
 //! - [`config`]: settings, each from a flag, the environment or a default
-//! - [`telemetry`]: logging
+//! - [`telemetry`][]: logging
 //! - [`metrics`]: metrics, as a page for Prometheus
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`events`]: events, from an outbox to the services that subscribe

@@ -255,7 +255,7 @@ pub async fn serve<S: Service>(
     Ok(served?)
 }
 
-/// Reports NOT_SERVING while the database cannot be written: callers then choose
+/// Reports `NOT_SERVING` while the database cannot be written: callers then choose
 /// another instance, whose disk may work.
 async fn report_health(
     mut database: watch::Receiver<database::Health>,

@@ -38,6 +38,8 @@ pub(super) const MAX_MUTE_TIME: Duration = Duration::from_secs(15);
 /// The limit on the time until the server has released everything after an
 /// attack.
 const MAX_RELEASE_TIME: Duration = Duration::from_secs(5);
+/// The figure that a pause of the machine may miss.
+const P99: &str = "p99";
 /// The time of the neighbour's first calls, which are not counted.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// The interval between two samples of memory, and between two calls on new
@@ -100,14 +102,27 @@ pub(super) async fn run(setting: ScenarioSetting) -> Result<ScenarioOutcome> {
     // Other tests run on this machine, so the limit is a second.
     let floor = setting.sized(Duration::from_secs(1), MIN_P99_LIMIT, MIN_P99_LIMIT);
     for attack in attacks {
-        let mut part = run_and_evaluate(&setting, attack, floor).await?;
-        if setting.size == Size::Quick && !part.held() {
-            // Other tests run on this machine, so a miss is repeated once.
-            part = run_and_evaluate(&setting, attack, floor).await?;
-        }
+        let part = two_of_three(&setting, attack, floor).await?;
         outcome.add(attack.name, part);
     }
     Ok(outcome)
+}
+
+/// Runs an attack, and twice more when it missed no more than its p99: a pause of
+/// the machine of 50 ms decides the p99 of 600 calls. In the quick size other tests
+/// run beside it, which may miss any figure.
+async fn two_of_three(
+    setting: &ScenarioSetting,
+    attack: &Attack,
+    floor: Duration,
+) -> Result<ScenarioOutcome> {
+    let first = run_and_evaluate(setting, attack, floor).await?;
+    let is_late_only = first.figures.iter().all(|figure| figure.held || figure.what == P99);
+    if first.held() || !(is_late_only || setting.size == Size::Quick) {
+        return Ok(first);
+    }
+    let second = run_and_evaluate(setting, attack, floor).await?;
+    if second.held() { run_and_evaluate(setting, attack, floor).await } else { Ok(second) }
 }
 
 async fn run_and_evaluate(
@@ -246,7 +261,7 @@ fn evaluate(
     outcome.at_most("new connections failed", attacked.newcomers.0, 0, "server/accept.rs; server/peers.rs");
     let most = (before.percentile(0.99) * MAX_P99_FACTOR).max(floor);
     let p99 = Some(calls.percentile(0.99));
-    outcome.within("p99", p99, most, "server/peers/turns.rs: what is ready before another peer's");
+    outcome.within(P99, p99, most, "server/peers/turns.rs: what is ready before another peer's");
     outcome.at_most(
         "MiB more memory",
         attacked.grown(),

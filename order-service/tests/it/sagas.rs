@@ -255,7 +255,7 @@ async fn a_write_of_who_lost_the_order_is_refused(database: TestDatabase) {
     assert_eq!(app.stock.taken(), 1);
 }
 
-async fn every_change_is_told_in_its_order(database: TestDatabase) {
+async fn every_change_is_reported_in_its_order(database: TestDatabase) {
     let app = FakeApp::spawn(database, 0).await;
     let sagas = app.sagas(Faults::default()).await;
     let id = crate::crashes::create_order(&app, &sagas, CUSTOMER).await;
@@ -313,6 +313,6 @@ on_both_databases!(
     a_carrier_that_is_away_takes_the_order_later,
     an_order_from_before_the_clock_was_set_back_is_carried_on,
     a_write_of_who_lost_the_order_is_refused,
-    every_change_is_told_in_its_order,
+    every_change_is_reported_in_its_order,
     a_watch_sees_states_in_their_order,
 );

@@ -202,30 +202,27 @@ impl ReservationState {
         event: ReservationEvent,
     ) -> Result<(Self, Option<Transfer>), InvalidTransition> {
         use Place::{Available, Reserved, Sold};
+        use ReservationEvent as Event;
         let transfer = |from, to| Some(Transfer { from, to });
         Ok(match (from, event) {
-            (None | Some(Self::Expired), ReservationEvent::Reserve) => {
-                (Self::Held, transfer(Available, Reserved))
-            }
-            (Some(state @ (Self::Held | Self::Committed)), ReservationEvent::Reserve) => (state, None),
+            (None | Some(Self::Expired), Event::Reserve) => (Self::Held, transfer(Available, Reserved)),
+            (Some(state @ (Self::Held | Self::Committed)), Event::Reserve) => (state, None),
 
-            (Some(Self::Held), ReservationEvent::Commit) => (Self::Committed, transfer(Reserved, Sold)),
-            (Some(Self::Expired), ReservationEvent::Commit) => (Self::Committed, transfer(Available, Sold)),
-            (Some(Self::Committed), ReservationEvent::Commit) => (Self::Committed, None),
+            (Some(Self::Held), Event::Commit) => (Self::Committed, transfer(Reserved, Sold)),
+            (Some(Self::Expired), Event::Commit) => (Self::Committed, transfer(Available, Sold)),
+            (Some(Self::Committed), Event::Commit) => (Self::Committed, None),
 
-            (Some(Self::Held), ReservationEvent::Release) => (Self::Released, transfer(Reserved, Available)),
-            (Some(Self::Committed), ReservationEvent::Release) => (Self::Released, transfer(Sold, Available)),
-            (None | Some(Self::Expired | Self::Released), ReservationEvent::Release) => {
-                (Self::Released, None)
-            }
+            (Some(Self::Held), Event::Release) => (Self::Released, transfer(Reserved, Available)),
+            (Some(Self::Committed), Event::Release) => (Self::Released, transfer(Sold, Available)),
+            (None | Some(Self::Expired | Self::Released), Event::Release) => (Self::Released, None),
 
-            (Some(Self::Held), ReservationEvent::Expire) => (Self::Expired, transfer(Reserved, Available)),
-            (Some(state), ReservationEvent::Expire) => (state, None),
+            (Some(Self::Held), Event::Expire) => (Self::Expired, transfer(Reserved, Available)),
+            (Some(state), Event::Expire) => (state, None),
 
-            (Some(Self::Released), ReservationEvent::Reserve | ReservationEvent::Commit) => {
+            (Some(Self::Released), Event::Reserve | Event::Commit) => {
                 return Err(InvalidTransition::Released);
             }
-            (None, ReservationEvent::Commit | ReservationEvent::Expire) => {
+            (None, Event::Commit | Event::Expire) => {
                 return Err(InvalidTransition::NotFound);
             }
         })

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_means_nothing_is_named_with_its_mend() {
+    fn a_setting_that_means_nothing_is_named_with_its_repair() {
         let words = |pairs| read(pairs).unwrap_err().to_string();
         assert!(words(&[("CONSUL_HTTP_SSL", "maybe")]).contains("CONSUL_HTTP_SSL=`maybe`"));
         let unseen = words(&[("CONSUL_HTTP_TOKEN", "hunter2\r")]);

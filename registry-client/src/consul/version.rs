@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_compared_and_editions_told_apart() {
+    fn versions_are_compared_and_editions_distinguished() {
         assert!(Version::parse("1.22.5").at_least(1, 16));
         assert!(!Version::parse("1.8.7+dfsg1").at_least(1, 16));
         assert!(!Version::parse("1.8.7+dfsg1").is_enterprise());

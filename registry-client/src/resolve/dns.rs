@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_addresses_of_a_host_are_told() {
+    async fn the_addresses_of_a_host_are_reported() {
         let mut view = DnsResolver::hosts("localhost:80").unwrap().resolve(&"any".parse().unwrap());
         let now = view.wait_for(|now| now.instances.is_some()).await.unwrap();
         let found = now.instances.as_deref().unwrap();

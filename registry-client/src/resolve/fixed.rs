@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_is_told_and_changes_only_when_it_does() {
+    fn a_set_is_reported_and_changes_only_when_it_does() {
         let resolver = FixedResolver::new(["127.0.0.1:1".parse::<Address>().unwrap()]);
         let mut view = resolver.resolve(&"any".parse().unwrap());
         let first = view.borrow_and_update().instances.clone().unwrap();

@@ -36,7 +36,7 @@ async fn saved(dir: &Path, expected: &[u16]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_set_outlives_the_process_that_was_told_it() {
+async fn a_set_outlives_the_process_that_received_it() {
     let dir = tempfile::tempdir().unwrap();
     let registry = FixedResolver::with(instances(&[1, 2]));
     let before = SnapshotResolver::new(registry.clone(), dir.path()).resolve(&web());

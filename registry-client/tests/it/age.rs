@@ -22,7 +22,7 @@ use crate::{
 const AGE: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn an_old_connection_is_told_to_go_and_its_calls_finish() {
+async fn an_old_connection_is_sent_goaway_and_its_calls_finish() {
     let server = Running::start(|config| config.max_connection_age = Some(AGE)).await;
     let begun = Instant::now();
     let connection = Connection::open(server.address).await;

@@ -223,7 +223,7 @@ async fn a_call_that_is_dropped_resets_its_stream() {
 }
 
 #[tokio::test]
-async fn the_time_that_is_left_is_told_to_the_server() {
+async fn the_time_that_is_left_is_reported_to_the_server() {
     let peer = scripted(|n| if n == 0 { Reply::fail(Code::Unavailable) } else { Reply::Echo }).await;
     let resolver = FixedResolver::with([peer.instance("one")]);
     let channel = channel(&resolver, |_| {});
@@ -424,14 +424,14 @@ async fn both_sides_of_a_stream_may_speak_in_turn() {
     say.send("0".to_owned()).await.unwrap();
     let request = Request::new(ReceiverStream::new(said));
     let answer = grpc.streaming(request, path, ProstCodec::<String, String>::default());
-    let mut heard = within(answer).await.unwrap().into_inner();
+    let mut received = within(answer).await.unwrap().into_inner();
     for turn in 1..50 {
-        assert_eq!(within(heard.next()).await.unwrap().unwrap(), (turn - 1).to_string());
+        assert_eq!(within(received.next()).await.unwrap().unwrap(), (turn - 1).to_string());
         say.send(turn.to_string()).await.unwrap();
     }
     drop(say);
-    assert_eq!(within(heard.next()).await.unwrap().unwrap(), "49");
-    assert!(within(heard.next()).await.is_none());
+    assert_eq!(within(received.next()).await.unwrap().unwrap(), "49");
+    assert!(within(received.next()).await.is_none());
 }
 
 #[tokio::test]
@@ -445,14 +445,14 @@ async fn a_stream_far_larger_than_any_window_arrives_whole_and_in_order() {
     let request = Request::new(tokio_stream::iter((0..60).map(message)));
     let path = http::uri::PathAndQuery::from_static("/test.v1.Peer/Chat");
     let answer = grpc.streaming(request, path, ProstCodec::<String, String>::default());
-    let mut heard = within(answer).await.unwrap().into_inner();
+    let mut received = within(answer).await.unwrap().into_inner();
     for n in 0..60 {
         assert!(
-            within(heard.next()).await.unwrap().unwrap() == message(n),
+            within(received.next()).await.unwrap().unwrap() == message(n),
             "message {n} is not the one sent"
         );
     }
-    assert!(within(heard.next()).await.is_none());
+    assert!(within(received.next()).await.is_none());
 }
 
 #[tokio::test]

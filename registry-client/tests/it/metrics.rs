@@ -96,7 +96,7 @@ fn series(metric: &Metric) -> Vec<(String, f64)> {
 }
 
 #[tokio::test]
-async fn a_meter_is_told_what_channels_did_and_know_under_the_names_of_grpc() {
+async fn a_meter_is_reported_what_channels_did_and_know_under_the_names_of_grpc() {
     let (refuses, echoes) =
         (FaultyServer::start(Reply::Echo).await.unwrap(), FaultyServer::start(Reply::Echo).await.unwrap());
     // Not so many in a row that it is ejected.
@@ -158,7 +158,7 @@ async fn a_meter_keeps_no_mesh_alive_and_sees_each_of_its_channels() {
 }
 
 #[tokio::test]
-async fn a_meter_is_told_how_the_registry_answers() {
+async fn a_meter_is_reported_how_the_registry_answers() {
     let mut agent = TestAgent::development().await;
     let server = Running::start(|_| {}).await;
     register(&agent, &server, "v2").await;

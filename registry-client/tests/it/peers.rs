@@ -269,7 +269,7 @@ async fn a_socket_that_says_nothing_is_closed_when_another_needs_its_place() {
 }
 
 #[tokio::test]
-async fn a_connection_without_calls_is_told_to_go_and_one_with_a_stream_is_not() {
+async fn a_connection_without_calls_is_sent_goaway_and_one_with_a_stream_is_not() {
     let server = Running::start(|config| config.max_connection_idle = Some(Duration::from_millis(300))).await;
     let (idle, busy) = (Connection::open(server.address).await, Connection::open(server.address).await);
     let mut ticks = within(busy.begin(TICKS, &[])).await.unwrap();

@@ -93,7 +93,7 @@ async fn a_server_registers_leaves_and_deregisters_in_this_order() {
     server.stop.send(()).unwrap();
     let leaving = once(&mut view, all(InstanceHealth::Maintenance)).await;
     assert!(leaving[0].reason.contains("shutting down"), "{}", leaving[0].reason);
-    assert!(!server.drain.is_draining(), "callers must have time to hear of it");
+    assert!(!server.drain.is_draining(), "callers must have time to notice it");
     assert_eq!(Connection::open(server.address).await.echo().await, "hello");
 
     once(&mut view, <[_]>::is_empty).await;
@@ -139,7 +139,7 @@ async fn the_whole_stop_takes_less_than_ten_seconds_whatever_does_not_end() {
     let began = Instant::now();
     server.stop.send(()).unwrap();
     within(server.drain.draining()).await;
-    assert!(began.elapsed() >= drain, "callers must have time to hear of it");
+    assert!(began.elapsed() >= drain, "callers must have time to notice it");
     // Neither the stream nor the agent takes any notice.
     assert!(within(endless.message()).await.is_none_or(|m| m.is_err()), "it is cut off in the end");
     within(server.run).await.unwrap().unwrap();

@@ -69,7 +69,7 @@ impl Scripted {
                 tokio::time::sleep(WORK).await;
             }
             "Hold" => {
-                let _told = Dropped(self.dropped.clone());
+                let _reported = Dropped(self.dropped.clone());
                 self.begun.add_permits(1);
                 self.release.acquire().await.unwrap().forget();
             }

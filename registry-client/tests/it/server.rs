@@ -120,7 +120,7 @@ pub(crate) async fn health_client(address: SocketAddr) -> HealthClient<tonic::tr
 }
 
 #[tokio::test]
-async fn callers_that_watch_hear_not_serving_while_calls_are_still_taken() {
+async fn callers_that_watch_receive_not_serving_while_calls_are_still_taken() {
     for name in ["", "test.v1.Scripted"] {
         let server = Running::start(|config| config.drain = Duration::from_secs(1)).await;
         let connection = Connection::open(server.address).await;
@@ -143,7 +143,7 @@ async fn callers_that_watch_hear_not_serving_while_calls_are_still_taken() {
 }
 
 #[tokio::test]
-async fn a_drained_connection_is_told_to_go_away_and_the_port_is_free() {
+async fn a_drained_connection_is_sent_goaway_and_the_port_is_free() {
     let server = Running::start(|_| {}).await;
     let connection = Connection::open(server.address).await;
     assert_eq!(connection.echo().await, "hello");

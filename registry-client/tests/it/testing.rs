@@ -35,7 +35,7 @@ async fn call(channel: &Channel) -> Result<String, Status> {
 }
 
 #[tokio::test]
-async fn a_server_fails_the_share_of_calls_that_it_is_told() {
+async fn a_server_fails_the_share_of_calls_that_is_configured() {
     let server = FaultyServer::start(Reply::Echo).await.unwrap();
     let channel = channel(&server);
     server.set_share(0.25, Reply::fail(Code::Internal));
@@ -47,7 +47,7 @@ async fn a_server_fails_the_share_of_calls_that_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_health_watch_is_told_of_every_change_and_counts_as_no_request() {
+async fn a_health_watch_reports_every_change_and_counts_as_no_request() {
     let server = FaultyServer::start(Reply::Hang).await.unwrap();
     let mut client = HealthClient::new(channel(&server));
     let mut watch = within(client.watch(HealthCheckRequest::default())).await.unwrap().into_inner();
@@ -75,7 +75,7 @@ async fn a_storm_of_goaway_costs_connections_and_no_call() {
 }
 
 #[tokio::test]
-async fn pushback_is_told_in_the_trailers() {
+async fn pushback_is_reported_in_the_trailers() {
     let server = FaultyServer::start(Reply::pushback(Code::Aborted, Some(Duration::from_millis(20)))).await;
     let server = server.unwrap();
     let failed = call(&channel(&server)).await.unwrap_err();
@@ -109,9 +109,9 @@ async fn through(proxy: &FaultProxy) -> TcpStream {
 
 async fn echoed(socket: &mut TcpStream, words: &[u8]) -> Vec<u8> {
     socket.write_all(words).await.unwrap();
-    let mut heard = vec![0; words.len()];
-    within(socket.read_exact(&mut heard)).await.unwrap();
-    heard
+    let mut received = vec![0; words.len()];
+    within(socket.read_exact(&mut received)).await.unwrap();
+    received
 }
 
 /// Returns whether nothing comes for a while.
@@ -181,13 +181,13 @@ async fn a_connection_is_cut_after_exactly_so_many_bytes() {
     proxy.set(Fault::CutAfter(150)).await;
     // A hundred pass to the server, and fifty come back.
     socket.write_all(&[7; 100]).await.unwrap();
-    let mut heard = Vec::new();
-    let end = within(socket.read_to_end(&mut heard)).await;
-    assert_eq!((heard.len(), end.unwrap_err().kind()), (50, ErrorKind::ConnectionReset));
+    let mut received = Vec::new();
+    let end = within(socket.read_to_end(&mut received)).await;
+    assert_eq!((received.len(), end.unwrap_err().kind()), (50, ErrorKind::ConnectionReset));
 }
 
 #[tokio::test]
-async fn a_reset_is_told_to_the_client() {
+async fn a_reset_is_reported_to_the_client() {
     let proxy = FaultProxy::start(tcp_echo().await).await.unwrap();
     let mut socket = through(&proxy).await;
     proxy.reset();

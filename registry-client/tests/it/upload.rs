@@ -92,8 +92,8 @@ proptest! {
     #[test]
     fn every_upload_arrives_whole_and_in_order(case in cases()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (sent, heard) = runtime.block_on(within(echoed(case)));
-        let differing = sent.iter().zip(&heard).position(|(one, other)| one != other);
-        prop_assert_eq!((heard.len(), differing), (sent.len(), None));
+        let (sent, received) = runtime.block_on(within(echoed(case)));
+        let differing = sent.iter().zip(&received).position(|(one, other)| one != other);
+        prop_assert_eq!((received.len(), differing), (sent.len(), None));
     }
 }

@@ -12,19 +12,19 @@ use tokio::time::timeout;
 
 use crate::database::{open, raise};
 
-async fn heard(subscription: &mut Subscription) -> bool {
+async fn received(subscription: &mut Subscription) -> bool {
     timeout(Duration::from_secs(10), subscription.changed()).await.is_ok()
 }
 
-async fn a_change_is_heard_through_every_replica(database: TestDatabase) {
+async fn a_change_is_received_through_every_replica(database: TestDatabase) {
     let (one, other) = (open(&database).await, open(&database).await);
     let mut here = one.changes().subscribe("a");
     let mut there = other.changes().subscribe("a");
     for _ in 0..3 {
         raise(&one, "a").await;
-        assert!(heard(&mut here).await && heard(&mut there).await);
+        assert!(received(&mut here).await && received(&mut there).await);
         raise(&other, "a").await;
-        assert!(heard(&mut here).await && heard(&mut there).await);
+        assert!(received(&mut here).await && received(&mut there).await);
     }
 }
 
@@ -33,7 +33,7 @@ async fn a_subscriber_hears_of_what_happened_right_after_it_came(database: TestD
     for _ in 0..5 {
         let mut there = other.changes().subscribe("a");
         raise(&one, "a").await;
-        assert!(heard(&mut there).await);
+        assert!(received(&mut there).await);
     }
 }
 
@@ -50,7 +50,7 @@ async fn connections_that_the_server_cuts_are_made_anew() {
     let mut there = other.changes().subscribe("a");
     raise(&one, "a").await;
     raise(&other, "a").await;
-    assert!(heard(&mut there).await);
+    assert!(received(&mut there).await);
 
     const CUT: &str = "SELECT count(pg_terminate_backend(pid)) AS cut FROM pg_stat_activity \
          WHERE datname = current_database() AND pid <> pg_backend_pid()";
@@ -68,6 +68,6 @@ async fn connections_that_the_server_cuts_are_made_anew() {
 }
 
 on_both_databases!(
-    a_change_is_heard_through_every_replica,
+    a_change_is_received_through_every_replica,
     a_subscriber_hears_of_what_happened_right_after_it_came,
 );

@@ -23,7 +23,7 @@ async fn refusals(settings: &str, times: usize) -> Vec<String> {
         others.spawn(async move {
             let mut connection = PgConnection::connect(&url).await.unwrap();
             loop {
-                // One may hear what was meant for another.
+                // One may receive what was meant for another.
                 let _ = connection.execute("SELECT pg_sleep(random() / 100)").await;
             }
         });

@@ -136,7 +136,7 @@ async fn many_at_once_are_each_whole(database: TestDatabase) {
     for number in 0..60 {
         let database = database.clone();
         writing.spawn(async move {
-            commit(&database, &format!("n{number:02}"), FailureCase::None).await.unwrap()
+            commit(&database, &format!("n{number:02}"), FailureCase::None).await.unwrap();
         });
     }
     writing.join_all().await;

@@ -19,7 +19,7 @@ async fn refusal(url: &str, migrations: &Migrations) -> String {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_named_with_how_to_mend_it() {
+async fn a_folder_that_is_not_there_is_named_with_how_to_repair_it() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let why = refusal(&format!("sqlite:{}/a.db", missing.display()), &MIGRATIONS).await;

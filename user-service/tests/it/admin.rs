@@ -29,7 +29,7 @@ async fn started(database: TestDatabase, password: &str, times: usize) -> (TestA
     for _ in 0..times {
         let (database, password) = (shared.clone(), password.to_owned());
         starting.spawn(async move {
-            start_with_admin(&database, "ADA@example.com", &password).await.stop().await
+            start_with_admin(&database, "ADA@example.com", &password).await.stop().await;
         });
     }
     starting.join_all().await;

@@ -577,7 +577,7 @@ async fn what_a_server_complains_of_holds_for_the_next_connection_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reason_of_a_goaway_is_told_where_the_connection_drains_and_where_it_ends() {
+async fn the_reason_of_a_goaway_is_reported_where_the_connection_drains_and_where_it_ends() {
     let complaint = "GOAWAY ENHANCE_YOUR_CALM (too_many_pings)";
     for calls_in_flight in [false, true] {
         let bed = bed(Setup { counts: Counts::AsGrpcGo, accepts: Some("100ms"), ..SETUP }).await;

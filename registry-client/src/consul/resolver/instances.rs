@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_locality_is_told_and_its_change_is_news() {
+    fn a_locality_is_reported_and_its_change_is_news() {
         let mut entry = one("a", serde_json::json!([]));
         let (nowhere, _) = usable_instances(entries(serde_json::json!([entry])), false);
         assert_eq!(nowhere.instances[0].locality, None);

@@ -130,11 +130,11 @@ mod tests {
     async fn a_complaint_is_made_once_and_a_changed_one_seldom() {
         let mut complaint = FailureLog::default();
         assert!(!complaint.clear());
-        let heard = ["refused", "refused", "reset"].map(|words| complaint.should_log(words));
-        assert_eq!(heard, [true, false, false]);
+        let received = ["refused", "refused", "reset"].map(|words| complaint.should_log(words));
+        assert_eq!(received, [true, false, false]);
         tokio::time::sleep(FailureLog::LOG_INTERVAL).await;
-        let heard = ["refused", "denied", "refused"].map(|words| complaint.should_log(words));
-        assert_eq!(heard, [false, true, false]);
+        let received = ["refused", "denied", "refused"].map(|words| complaint.should_log(words));
+        assert_eq!(received, [false, true, false]);
         assert!(complaint.clear() && complaint.should_log("refused"));
     }
 }

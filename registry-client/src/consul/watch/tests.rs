@@ -142,7 +142,7 @@ async fn published(script: &Script) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_changes_are_told_whatever_their_order() {
+async fn only_changes_are_reported_whatever_their_order() {
     let script = Script::of([
         blocking(5, "[1,2]"),
         blocking(6, "[2,1]"),
@@ -249,7 +249,7 @@ async fn a_long_outage_does_not_slow_what_comes_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_only_a_person_can_mend_is_surfaced_and_not_spun_on() {
+async fn what_only_a_person_can_repair_is_surfaced_and_not_spun_on() {
     for then in [denied, bad_request] {
         let script = Script::always(then);
         let published = published(&script).await;

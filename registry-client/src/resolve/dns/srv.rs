@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_told_a_failure_keeps_the_set_and_no_record_empties_it() {
+    async fn a_change_is_reported_a_failure_keeps_the_set_and_no_record_empties_it() {
         let mut turn = 0;
         let server = dns(move |message| {
             turn += 1;

@@ -132,7 +132,7 @@ fn a_set_that_would_be_too_large_to_read_is_not_written() {
 }
 
 #[test]
-fn each_kind_of_unusable_file_is_told_apart() {
+fn each_kind_of_unusable_file_is_distinguished() {
     let (_dir, folder) = folder();
     folder.save(&key(), &instances(&[1]), FRESH, false).unwrap();
     let path = folder.path(&key());

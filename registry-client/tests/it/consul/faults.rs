@@ -20,7 +20,7 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::consul::{
     agents::{TEST_TIMEOUT, eventually},
-    liar::{Liar, Reply, Request},
+    liar::{FakeRegistry, Reply, Request},
 };
 
 pub(crate) fn entry(port: &str) -> String {
@@ -55,13 +55,14 @@ pub(crate) fn ports(resolution: &Resolution) -> Vec<u16> {
 async fn survives(garbage: fn() -> Reply, words: &str) {
     let repaired = Arc::new(AtomicBool::new(false));
     let is_repaired = Arc::clone(&repaired);
-    let liar = Liar::start(move |request: &Request| match (request.turn, is_repaired.load(Relaxed)) {
-        (0, _) => Reply::good(5, &list(&["5001"])),
-        (_, false) => garbage(),
-        (_, true) if request.blocks() => Reply::Hang,
-        (_, true) => Reply::good(6, &list(&["5001", "5002"])),
-    })
-    .await;
+    let liar =
+        FakeRegistry::start(move |request: &Request| match (request.turn, is_repaired.load(Relaxed)) {
+            (0, _) => Reply::good(5, &list(&["5001"])),
+            (_, false) => garbage(),
+            (_, true) if request.blocks() => Reply::Hang,
+            (_, true) => Reply::good(6, &list(&["5001", "5002"])),
+        })
+        .await;
     let mut view = resolve(&liar.client());
     let failed = until(&mut view, |now| now.error.is_some()).await;
     assert_eq!(ports(&failed), [5001], "the last good set is kept: {words}");
@@ -113,7 +114,7 @@ async fn the_last_good_set_survives_whatever_is_answered() {
 #[tokio::test]
 async fn an_instance_that_cannot_be_dialled_is_left_out_and_the_others_stay() {
     let ports_answered = ["70000", "0", "-1", "1e99", "\"80\"", "null", "5001", "184467440737095516150"];
-    let liar = Liar::start(move |request| match request.blocks() {
+    let liar = FakeRegistry::start(move |request| match request.blocks() {
         true => Reply::Hang,
         false => Reply::good(5, &list(&ports_answered).replace("web-\"80\"", "web-text")),
     })
@@ -133,7 +134,7 @@ async fn a_streaming_answer_that_is_none_publishes_nothing() {
         ];
         Reply::Http(200, headers, body.to_owned())
     };
-    let liar = Liar::start(move |request| match (request.turn, request.blocks()) {
+    let liar = FakeRegistry::start(move |request| match (request.turn, request.blocks()) {
         (0, _) => Reply::good(5, &list(&["5001"])),
         (1, _) => streaming("1", "[]"),
         (2, _) => Reply::good(3, &list(&["5001"])),
@@ -158,7 +159,7 @@ async fn a_streaming_answer_that_is_none_publishes_nothing() {
 
 #[tokio::test]
 async fn one_watch_serves_all_who_look_and_ends_with_the_last() {
-    let liar = Liar::start(|request| match request.blocks() {
+    let liar = FakeRegistry::start(|request| match request.blocks() {
         true => Reply::Hang,
         false => Reply::good(5, &list(&["5001"])),
     })
@@ -186,7 +187,7 @@ async fn one_watch_serves_all_who_look_and_ends_with_the_last() {
 
 #[tokio::test]
 async fn a_get_that_died_on_a_pooled_connection_is_sent_once_more_and_a_put_is_not() {
-    let liar = Liar::start(|request| match request.nth {
+    let liar = FakeRegistry::start(|request| match request.nth {
         0 => Reply::good(5, r#""127.0.0.1:8300""#),
         _ => Reply::Close,
     })
@@ -206,7 +207,7 @@ async fn the_token_goes_by_header_and_a_new_one_in_its_file_is_used_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");
     std::fs::write(&file, "canary-old\n").unwrap();
-    let liar = Liar::start(|request| match request.head.contains("x-consul-token: canary-new") {
+    let liar = FakeRegistry::start(|request| match request.head.contains("x-consul-token: canary-new") {
         true => Reply::good(1, "{}"),
         false => Reply::plain(403, "ACL not found"),
     })
@@ -222,7 +223,7 @@ async fn the_token_goes_by_header_and_a_new_one_in_its_file_is_used_at_once() {
 
 #[tokio::test]
 async fn basic_authentication_is_sent() {
-    let liar = Liar::start(|_| Reply::good(1, "{}")).await;
+    let liar = FakeRegistry::start(|_| Reply::good(1, "{}")).await;
     let client = Client::builder(&liar.addr.to_string()).basic_auth("user:word".to_owned()).build().unwrap();
     client.services().await.unwrap();
     // In lower case, as heads are kept.
@@ -232,7 +233,7 @@ async fn basic_authentication_is_sent() {
 #[tokio::test]
 async fn a_namespace_is_sent_to_enterprise_and_refused_for_a_community_agent() {
     for (version, expected) in [("1.22.5+ent", Some("ns=team&partition=p")), ("1.22.5", None)] {
-        let liar = Liar::start(move |request| match request.target.as_str() {
+        let liar = FakeRegistry::start(move |request| match request.target.as_str() {
             "/v1/agent/version" => Reply::good(1, &format!(r#"{{"HumanVersion": "{version}"}}"#)),
             _ => Reply::good(1, "{}"),
         })
@@ -259,11 +260,12 @@ fn spec() -> ServiceSpec {
 async fn an_agent_that_hangs_delays_a_farewell_by_no_more_than_two_seconds() {
     let hangs = Arc::new(AtomicBool::new(false));
     let is_hanging = Arc::clone(&hangs);
-    let liar = Liar::start(move |request| match (is_hanging.load(Relaxed), request.method.as_str()) {
-        (false, "PUT") => Reply::plain(200, ""),
-        _ => Reply::Hang,
-    })
-    .await;
+    let liar =
+        FakeRegistry::start(move |request| match (is_hanging.load(Relaxed), request.method.as_str()) {
+            (false, "PUT") => Reply::plain(200, ""),
+            _ => Reply::Hang,
+        })
+        .await;
     // Registered, and not yet.
     for ahead in [true, false] {
         hangs.store(!ahead, Relaxed);
@@ -286,7 +288,7 @@ async fn an_agent_that_hangs_delays_a_farewell_by_no_more_than_two_seconds() {
 
 #[tokio::test]
 async fn a_registration_that_cannot_be_made_does_not_spin() {
-    let liar = Liar::start(|_| Reply::plain(500, "No cluster leader")).await;
+    let liar = FakeRegistry::start(|_| Reply::plain(500, "No cluster leader")).await;
     let registration = Registration::start(liar.client(), spec()).unwrap();
     let mut state = registration.state();
     let says = |state: &RegistrationState| format!("{state:?}").contains("No cluster leader");
@@ -298,8 +300,10 @@ async fn a_registration_that_cannot_be_made_does_not_spin() {
 
 #[tokio::test]
 async fn a_refused_registration_says_which_right_it_needs_and_is_not_hurried() {
-    let liar =
-        Liar::start(|_| Reply::plain(403, "Permission denied: token lacks permission 'service:write'")).await;
+    let liar = FakeRegistry::start(|_| {
+        Reply::plain(403, "Permission denied: token lacks permission 'service:write'")
+    })
+    .await;
     let registration = Registration::start(liar.client(), spec()).unwrap();
     let mut state = registration.state();
     let says = |state: &RegistrationState| {
@@ -340,7 +344,7 @@ async fn two_processes_with_one_id_do_not_fight_in_a_spin() {
 
 #[tokio::test]
 async fn a_check_of_another_type_means_that_the_agent_forgot_us() {
-    let liar = Liar::start(|request| match (request.method.as_str(), request.target.as_str()) {
+    let liar = FakeRegistry::start(|request| match (request.method.as_str(), request.target.as_str()) {
         ("PUT", target) if target.starts_with("/v1/agent/check/update") => {
             Reply::plain(500, r#"CheckID "x" does not have associated TTL"#)
         }
@@ -356,14 +360,14 @@ async fn a_check_of_another_type_means_that_the_agent_forgot_us() {
 }
 
 #[tokio::test]
-async fn an_agent_that_forgot_an_instance_that_passed_is_told_that_it_passes() {
+async fn an_agent_that_forgot_an_instance_that_passed_is_notified_that_it_passes() {
     let looked = Arc::new(AtomicBool::new(false));
     let has_looked = Arc::clone(&looked);
     let entry = r#"{"ID": "web-127.0.0.1-5001", "Service": "web", "Address": "127.0.0.1", "Port": 5001,
         "Weights": {"Passing": 1, "Warning": 1}}"#;
     let checks = r#"{"service:web-127.0.0.1-5001:ttl": {"ServiceID": "web-127.0.0.1-5001", "Type": "ttl",
         "CheckID": "service:web-127.0.0.1-5001:ttl", "Status": "passing"}}"#;
-    let liar = Liar::start(move |request| match (request.method.as_str(), request.target.as_str()) {
+    let liar = FakeRegistry::start(move |request| match (request.method.as_str(), request.target.as_str()) {
         ("PUT", _) => Reply::plain(200, ""),
         (_, "/v1/agent/checks") => {
             has_looked.store(true, Relaxed);

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::consul::{
     agents::{TEST_TIMEOUT, eventually},
     faults::{entry, list, ports, resolve, until},
-    liar::{Liar, Reply, Request},
+    liar::{FakeRegistry, Reply, Request},
 };
 
 /// What a liar says instead of the truth.
@@ -98,16 +98,17 @@ fn all() -> Vec<Garbage> {
 async fn survives(garbage: Garbage) -> bool {
     let repaired = Arc::new(AtomicBool::new(false));
     let (is_repaired, lie) = (Arc::clone(&repaired), garbage.clone());
-    let liar = Liar::start(move |request: &Request| match (request.turn, is_repaired.load(Relaxed)) {
-        (0, _) => Reply::good(5, &list(&["5001", "5003"])),
-        (_, false) => lie.reply(),
-        (_, true) if request.target.contains("index=77&") => Reply::Hang,
-        (_, true) => Reply::good(77, &list(&["5001", "5002", "5003"])),
-    })
-    .await;
+    let liar =
+        FakeRegistry::start(move |request: &Request| match (request.turn, is_repaired.load(Relaxed)) {
+            (0, _) => Reply::good(5, &list(&["5001", "5003"])),
+            (_, false) => lie.reply(),
+            (_, true) if request.target.contains("index=77&") => Reply::Hang,
+            (_, true) => Reply::good(77, &list(&["5001", "5002", "5003"])),
+        })
+        .await;
     let mut view = resolve(&liar.client());
     until(&mut view, |now| now.instances.is_some()).await;
-    eventually("it has heard the garbage", || async {
+    eventually("it has received the garbage", || async {
         view.borrow().error.is_some() || liar.seen().len() > 3
     })
     .await;
@@ -167,7 +168,7 @@ async fn no_lie_makes_a_watch_ask_more_than_twice_a_second() {
     ];
     let mut watched = Vec::new();
     for (words, lie) in lies {
-        let liar = Liar::start(lie).await;
+        let liar = FakeRegistry::start(lie).await;
         let view = resolve(&liar.client());
         watched.push((words, liar, view));
     }
@@ -182,7 +183,7 @@ async fn no_lie_makes_a_watch_ask_more_than_twice_a_second() {
 }
 
 /// The memory figure of R16, of a process of its own.
-const MOST_GROWTH: usize = 64 << 20;
+const MAX_GROWTH: usize = 64 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_makes_a_process_grow_by_no_more_than_64_mib() {
@@ -201,7 +202,7 @@ async fn garbage_makes_a_process_grow_by_no_more_than_64_mib() {
     let bodies = Arc::new([hundred_thousand, long, cut, "[".repeat(7 << 20), "[]".to_owned(), largest]);
     let sent = Arc::new(AtomicUsize::new(0));
     let (reported, sizes) = (Arc::clone(&sent), bodies.clone().each_ref().map(String::len));
-    let liar = Liar::start(move |request| match request.turn {
+    let liar = FakeRegistry::start(move |request| match request.turn {
         0 => Reply::good(5, &list(&["5001"])),
         turn if turn % 4 == 3 => Reply::Endless,
         turn => {
@@ -233,7 +234,7 @@ async fn garbage_makes_a_process_grow_by_no_more_than_64_mib() {
     assert!(child.wait().unwrap().success(), "the child failed: {said}");
     let growth: usize = growth.expect("the child says by how much it grew").parse().unwrap();
     println!("{condition} bodies of {sizes:?} bytes: grew by {} KiB", growth >> 10);
-    assert!(growth <= MOST_GROWTH, "it grew by {growth} bytes");
+    assert!(growth <= MAX_GROWTH, "it grew by {growth} bytes");
 }
 
 /// Follows `web` at the address on its standard input until that ends, then

@@ -22,7 +22,7 @@ use crate::{
     channel::{GET, call, config, echo, methods},
     consul::{
         agents::{TestAgent, eventually},
-        liar::{Liar, Reply},
+        liar::{FakeRegistry, Reply},
     },
 };
 
@@ -90,7 +90,7 @@ impl Entry {
 /// Where entries of several nodes can be written.
 enum Registry {
     /// Responds with its script, at once.
-    Scripted(Box<Liar>, Arc<Mutex<(u64, String)>>),
+    Scripted(Box<FakeRegistry>, Arc<Mutex<(u64, String)>>),
     /// A real Consul, whose catalogue is written from outside.
     Consul(Box<TestAgent>, Mutex<Vec<Entry>>),
 }
@@ -99,7 +99,7 @@ impl Registry {
     async fn scripted() -> Self {
         let reported = Arc::new(Mutex::new((1, "[]".to_owned())));
         let scripted = Arc::clone(&reported);
-        let liar = Liar::start(move |_| {
+        let liar = FakeRegistry::start(move |_| {
             let (index, body) = scripted.lock().unwrap().clone();
             Reply::good(index, &body)
         })

@@ -69,7 +69,7 @@ impl Reply {
 }
 
 /// The liar; its connections end with it.
-pub(crate) struct Liar {
+pub(crate) struct FakeRegistry {
     pub(crate) addr: SocketAddr,
     seen: Arc<Mutex<Vec<Request>>>,
     /// Connections that are open.
@@ -79,7 +79,7 @@ pub(crate) struct Liar {
 
 type Answer = dyn Fn(&Request) -> Reply + Send + Sync;
 
-impl Liar {
+impl FakeRegistry {
     pub(crate) async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -110,7 +110,7 @@ impl Liar {
     }
 }
 
-impl Drop for Liar {
+impl Drop for FakeRegistry {
     fn drop(&mut self) {
         self.task.abort();
     }

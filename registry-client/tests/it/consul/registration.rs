@@ -16,7 +16,7 @@ use crate::consul::agents::{TEST_TIMEOUT, TestAgent, eventually, on_each_agent};
 on_each_agent!(
     an_instance_passes_within_seconds,
     a_foreign_deregistration_is_healed_at_once,
-    an_agent_that_forgot_everything_is_told_again,
+    an_agent_that_forgot_everything_is_registered_again,
     an_agent_that_is_not_there_yet_is_waited_for,
     an_operators_maintenance_is_left_alone,
     a_maintenance_of_its_own_outlasts_the_agent_and_not_the_process,
@@ -129,7 +129,7 @@ async fn passing_after(client: &Client) -> Duration {
     took
 }
 
-async fn an_agent_that_forgot_everything_is_told_again(mut agent: TestAgent) {
+async fn an_agent_that_forgot_everything_is_registered_again(mut agent: TestAgent) {
     let (client, peer) = (agent.client(), Peer::start().await);
     let registration = Registration::start(client.clone(), peer.spec()).unwrap();
     steady(&client).await;

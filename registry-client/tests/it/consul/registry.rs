@@ -12,8 +12,8 @@ use tokio::{sync::watch, time::timeout};
 use crate::consul::agents::{TEST_TIMEOUT, TestAgent, eventually, on_each_agent};
 
 on_each_agent!(
-    every_change_of_the_set_is_told,
-    health_weight_tags_and_meta_are_told,
+    every_change_of_the_set_is_reported,
+    health_weight_tags_and_meta_are_reported,
     a_filter_selects_instances,
     a_filter_that_means_nothing_is_surfaced,
     the_set_outlives_the_agent,
@@ -44,7 +44,7 @@ async fn until(view: &mut View, what: &str, condition: impl Fn(&[Instance]) -> b
     now.instances.unwrap().to_vec()
 }
 
-async fn every_change_of_the_set_is_told(agent: TestAgent) {
+async fn every_change_of_the_set_is_reported(agent: TestAgent) {
     let client = agent.client();
     let mut view = resolve(&client);
     until(&mut view, "an unknown service has no instance", <[_]>::is_empty).await;
@@ -62,7 +62,7 @@ async fn every_change_of_the_set_is_told(agent: TestAgent) {
     until(&mut view, "none is left", <[_]>::is_empty).await;
 }
 
-async fn health_weight_tags_and_meta_are_told(agent: TestAgent) {
+async fn health_weight_tags_and_meta_are_reported(agent: TestAgent) {
     let client = agent.client();
     let mut spec = spec(5001);
     (spec.weights.passing, spec.weights.warning) = (7, 3);

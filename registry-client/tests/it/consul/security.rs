@@ -93,7 +93,7 @@ const READER: &str = r#"service_prefix "" { policy = "read" } node_prefix "" { p
 const WRITER: &str = r#"service "web" { policy = "write" } node_prefix "" { policy = "read" }"#;
 
 #[tokio::test]
-async fn a_registration_without_rights_says_which_and_goes_on_when_the_token_file_is_mended() {
+async fn a_registration_without_rights_says_which_and_goes_on_when_the_token_file_is_repaired() {
     let guarded = Guarded::start().await;
     let file = guarded.dir.path().join("token");
     let powerless = guarded.token("powerless", r#"key_prefix "x" { policy = "read" }"#).await;
@@ -207,7 +207,7 @@ async fn an_instance_whose_token_expired_at_its_agent_is_registered_with_the_new
 }
 
 #[tokio::test]
-async fn who_may_not_see_an_instance_is_told_so() {
+async fn who_may_not_see_an_instance_is_notified() {
     let guarded = Guarded::start().await;
     let root = guarded.client("root");
     root.register(&spec()).await.unwrap();

@@ -6,7 +6,7 @@ use registry_client::{
 };
 
 use crate::{
-    consul::liar::{Liar, Reply},
+    consul::liar::{FakeRegistry, Reply},
     log::Log,
 };
 
@@ -25,8 +25,8 @@ fn spec() -> ServiceSpec {
 
 /// An agent that takes every registration, and answers `version` when it is
 /// queried for its own.
-async fn agent(version: fn() -> Reply) -> Liar {
-    Liar::start(move |request| match request.target.as_str() {
+async fn agent(version: fn() -> Reply) -> FakeRegistry {
+    FakeRegistry::start(move |request| match request.target.as_str() {
         "/v1/agent/version" => version(),
         "/v1/agent/self" => Reply::good(1, r#"{"Config": {"Version": "1.6.10"}}"#),
         _ => Reply::plain(200, ""),

@@ -77,7 +77,7 @@ async fn a_method_without_a_row_is_denied_to_everybody() {
 }
 
 #[tokio::test]
-async fn health_is_told_to_everybody() {
+async fn health_is_reported_to_everybody() {
     let behind = Behind::spawn().await;
     for path in ["/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"]
     {
