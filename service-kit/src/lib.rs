@@ -7,6 +7,7 @@
 //! - [`metrics`]: metrics, as a page for Prometheus
 //! - [`database`]: one type over SQLite and PostgreSQL
 //! - [`events`]: events, from an outbox to the services that subscribe
+//! - [`nats`]: the client of NATS
 //! - [`idempotency`]: a repeated request has one effect and gets the same response
 //! - [`lease`]: the exclusive right of one replica to a task
 //! - [`retention`]: deletion of old rows, a batch at a time

@@ -32,15 +32,15 @@ impl Writable {
         }
     }
 
-    /// Stops reading the socket until it takes something again, if it is full: what
-    /// would be read asks for answers that would have to be held.
+    /// Pauses reading until the next successful write, if the socket is full:
+    /// further requests would only add responses to buffer.
     pub(super) fn pause_if_full(&self) {
         if !self.now() {
             self.0.is_paused.store(true, SeqCst);
         }
     }
 
-    /// Whether nothing is to be read.
+    /// Returns whether reading is paused.
     pub(in crate::server) fn is_paused(&self) -> bool {
         self.0.is_paused.load(SeqCst)
     }
